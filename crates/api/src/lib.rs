@@ -1,0 +1,1 @@
+//! Kubernetes kinds, schema, codecs, defaults, validation, selectors, patches. Pure: no I/O, no clock.

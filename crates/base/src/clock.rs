@@ -1,0 +1,66 @@
+//! The one source of wall-clock time, so that a simulation can supply its own.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+type Source = Box<dyn Fn() -> Timestamp + Send + Sync>;
+static SOURCE: OnceLock<Source> = OnceLock::new();
+
+/// The current wall-clock time.
+pub fn now() -> Timestamp {
+    match SOURCE.get() {
+        Some(source) => source(),
+        #[allow(clippy::disallowed_methods)] // this is the one place
+        None => Timestamp::now(),
+    }
+}
+
+/// Replaces the wall clock for the whole process, once, before anything has asked for the time.
+/// Returns false if a source was already set. For simulations and tests.
+pub fn set_source(source: impl Fn() -> Timestamp + Send + Sync + 'static) -> bool {
+    SOURCE.set(Box::new(source)).is_ok()
+}
+
+/// `2026-01-02T03:04:05Z`: Kubernetes' metav1.Time (whole seconds, UTC).
+pub fn rfc3339(t: Timestamp) -> String {
+    t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// `2026-01-02T03:04:05.123456Z`: Kubernetes' metav1.MicroTime.
+pub fn rfc3339_micro(t: Timestamp) -> String {
+    t.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+}
+
+/// `2026-01-02T03:04:05.123456789Z`: what Docker writes in logs and inspect documents (trailing zeros dropped, as Go does).
+pub fn rfc3339_nano(t: Timestamp) -> String {
+    let full = t.strftime("%Y-%m-%dT%H:%M:%S.%9f").to_string();
+    format!("{}Z", full.trim_end_matches('0').trim_end_matches('.'))
+}
+
+/// `rfc3339_nano` of now.
+pub fn now_nano() -> String {
+    rfc3339_nano(now())
+}
+
+/// The time from `earlier` to `later`; zero if `later` is not later.
+pub fn between(earlier: Timestamp, later: Timestamp) -> Duration {
+    Duration::try_from(later.duration_since(earlier)).unwrap_or(Duration::ZERO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats() {
+        let t: Timestamp = "2026-01-02T03:04:05.120000000Z".parse().unwrap();
+        assert_eq!(rfc3339(t), "2026-01-02T03:04:05Z");
+        assert_eq!(rfc3339_micro(t), "2026-01-02T03:04:05.120000Z");
+        assert_eq!(rfc3339_nano(t), "2026-01-02T03:04:05.12Z");
+        let whole: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
+        assert_eq!(rfc3339_nano(whole), "2026-01-02T03:04:05Z");
+        assert_eq!(between(t, whole), Duration::ZERO);
+    }
+}

@@ -1,0 +1,74 @@
+//! Durable changes of files: write, fsync, rename, fsync the folder. A crash between any two steps leaves
+//! either the old content or the new one, and at most a `.tmp-…` file that start-up removes.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Replaces the file `path` with `bytes`, durably and atomically; `mode` are its permission bits.
+pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let temporary = stage(path, bytes, mode, true)?;
+    fs::rename(&temporary, path)?;
+    fsync_dir(parent(path))
+}
+
+/// As `write_atomic`, but without the two fsyncs: for files that need no more than not to be seen half
+/// written, because what they say is lost with a reboot anyway (everything below the run folder).
+pub fn write_volatile(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let temporary = stage(path, bytes, mode, false)?;
+    fs::rename(&temporary, path)
+}
+
+fn stage(path: &Path, bytes: &[u8], mode: u32, sync: bool) -> io::Result<std::path::PathBuf> {
+    let temporary = parent(path).join(format!(".tmp-{}", crate::rng::hex(8)));
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        file.write_all(bytes)?;
+        if sync { file.sync_all() } else { Ok(()) }
+    };
+    write().inspect_err(|_| {
+        let _ = fs::remove_file(&temporary);
+    })?;
+    Ok(temporary)
+}
+
+/// Makes renames and creations inside `dir` durable.
+pub fn fsync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Removes what an interrupted `write_atomic` left in `dir`.
+pub fn remove_leftovers(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(b".tmp-") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replaces_and_cleans() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a");
+        write_atomic(&file, b"one", 0o600).unwrap();
+        write_atomic(&file, b"two", 0o600).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"two");
+        fs::write(dir.path().join(".tmp-x"), b"half").unwrap();
+        remove_leftovers(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,1 @@
+//! The Docker object model: containers, images, volumes, networks, events.

@@ -1,0 +1,1 @@
+//! Images: content store, pull, push, unpacking, snapshots, garbage collection.

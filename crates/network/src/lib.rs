@@ -1,0 +1,1 @@
+//! Bridges, addresses, veth pairs and nftables.

@@ -1,0 +1,1 @@
+//! Runs one container at a time: shim, exec, standard streams, logs, statistics.

@@ -1,0 +1,1 @@
+//! Revisions and watch: the embedded store and etcd.
