@@ -1,0 +1,217 @@
+//! TLS configurations made from the authority.
+
+use std::net::IpAddr;
+use std::sync::{Arc, RwLock};
+
+use base::clock;
+use jiff::{SignedDuration, Timestamp};
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::prelude::FromDer;
+
+use crate::{Error, Identity, LEAF_DAYS, Pki, Result, not_after};
+
+/// Whether a server asks its clients for a certificate of the cluster's authority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// A client may show one; without one it is anonymous at this layer.
+    Optional,
+    /// A client must show one.
+    Required,
+    /// None is asked for.
+    None,
+}
+
+/// A server's names, from which its certificate is renewed.
+struct Renewing {
+    pki: Arc<Pki>,
+    name: String,
+    dns_names: Vec<String>,
+    ips: Vec<IpAddr>,
+    current: RwLock<(Arc<CertifiedKey>, Timestamp)>,
+}
+
+impl std::fmt::Debug for Renewing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Renewing").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Renewing {
+    fn issue(
+        pki: &Pki,
+        name: &str,
+        dns: &[String],
+        ips: &[IpAddr],
+    ) -> Result<(Arc<CertifiedKey>, Timestamp)> {
+        let identity = pki.issue_server(name, dns, ips)?;
+        let renew_at = not_after(&identity.cert_pem)? - SignedDuration::from_hours(LEAF_DAYS * 24 / 3);
+        Ok((certified(&identity)?, renew_at))
+    }
+}
+
+impl ResolvesServerCert for Renewing {
+    // The check rides on the handshake, so no timer is needed: a server nobody calls needs no fresh certificate.
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let (key, renew_at) = self.current.read().ok()?.clone();
+        if clock::now() < renew_at {
+            return Some(key);
+        }
+        match Self::issue(&self.pki, &self.name, &self.dns_names, &self.ips) {
+            Ok(fresh) => {
+                let key = fresh.0.clone();
+                *self.current.write().ok()? = fresh;
+                tracing::info!(server = %self.name, "server certificate renewed");
+                Some(key)
+            }
+            Err(e) => {
+                tracing::error!(server = %self.name, error = %e, "server certificate not renewed");
+                Some(key)
+            }
+        }
+    }
+}
+
+impl Pki {
+    /// A server configuration whose certificate, for these names and addresses, is renewed in the last third of its life.
+    /// Offers HTTP/2 and HTTP/1.1 by ALPN.
+    pub fn server_config(
+        self: &Arc<Self>,
+        name: &str,
+        dns_names: &[String],
+        ips: &[IpAddr],
+        clients: ClientAuth,
+    ) -> Result<ServerConfig> {
+        let current = Renewing::issue(self, name, dns_names, ips)?;
+        let resolver = Renewing {
+            pki: self.clone(),
+            name: name.into(),
+            dns_names: dns_names.to_vec(),
+            ips: ips.to_vec(),
+            current: RwLock::new(current),
+        };
+        let builder =
+            ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+        let verifier = || {
+            Ok::<_, Error>(WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()?), provider()))
+        };
+        let builder = match clients {
+            ClientAuth::None => builder.with_no_client_auth(),
+            ClientAuth::Optional => builder.with_client_cert_verifier(
+                verifier()?.allow_unauthenticated().build().map_err(|e| Error::Certificate(e.to_string()))?,
+            ),
+            ClientAuth::Required => builder.with_client_cert_verifier(
+                verifier()?.build().map_err(|e| Error::Certificate(e.to_string()))?,
+            ),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(resolver));
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(config)
+    }
+
+    /// A client configuration that trusts only this authority and shows `identity`, if any. No ALPN is set.
+    pub fn client_config(&self, identity: Option<&Identity>) -> Result<ClientConfig> {
+        client_config(&self.ca_pem, identity)
+    }
+
+    fn roots(&self) -> Result<RootCertStore> {
+        roots(&self.ca_pem)
+    }
+}
+
+/// A client configuration that trusts only the authorities in `ca_pem` and shows `identity`, if any.
+pub fn client_config(ca_pem: &str, identity: Option<&Identity>) -> Result<ClientConfig> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots(ca_pem)?);
+    Ok(match identity {
+        None => builder.with_no_client_auth(),
+        Some(id) => builder.with_client_auth_cert(certificates(&id.cert_pem)?, private_key(&id.key_pem)?)?,
+    })
+}
+
+/// The common name and the organizations of a certificate: user and groups, as Kubernetes reads them.
+pub fn user_of_certificate(der: &CertificateDer<'_>) -> Result<(String, Vec<String>)> {
+    let (_, cert) = x509_parser::certificate::X509Certificate::from_der(der)
+        .map_err(|e| Error::Certificate(format!("not a certificate: {e}")))?;
+    let text = |a: &x509_parser::x509::AttributeTypeAndValue<'_>| a.as_str().ok().map(str::to_owned);
+    let user = cert.subject().iter_common_name().next().and_then(text);
+    let user = user.ok_or_else(|| Error::Certificate("the certificate has no common name".into()))?;
+    Ok((user, cert.subject().iter_organization().filter_map(text).collect()))
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn roots(ca_pem: &str) -> Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for cert in certificates(ca_pem)? {
+        roots.add(cert)?;
+    }
+    Ok(roots)
+}
+
+pub(crate) fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
+    CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|e| Error::Certificate(format!("not a PEM certificate: {e}")))
+}
+
+fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>> {
+    PrivateKeyDer::from_pem_slice(pem.as_bytes())
+        .map_err(|e| Error::Certificate(format!("not a PEM key: {e}")))
+}
+
+fn certified(identity: &Identity) -> Result<Arc<CertifiedKey>> {
+    let key = rustls::crypto::ring::sign::any_supported_type(&private_key(&identity.key_pem)?)?;
+    Ok(Arc::new(CertifiedKey::new(certificates(&identity.cert_pem)?, key)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs a handshake in memory and returns the client's certificate as the server saw it.
+    fn handshake(
+        server: ServerConfig,
+        client: ClientConfig,
+    ) -> std::result::Result<Option<String>, rustls::Error> {
+        let mut s = rustls::ServerConnection::new(Arc::new(server))?;
+        let mut c = rustls::ClientConnection::new(Arc::new(client), "localhost".try_into().unwrap())?;
+        while s.is_handshaking() || c.is_handshaking() {
+            let mut wire = Vec::new();
+            while c.wants_write() {
+                c.write_tls(&mut wire).unwrap();
+            }
+            s.read_tls(&mut wire.as_slice()).unwrap();
+            s.process_new_packets()?;
+            wire.clear();
+            while s.wants_write() {
+                s.write_tls(&mut wire).unwrap();
+            }
+            c.read_tls(&mut wire.as_slice()).unwrap();
+            c.process_new_packets()?;
+        }
+        Ok(s.peer_certificates().map(|certs| user_of_certificate(&certs[0]).unwrap().0))
+    }
+
+    #[test]
+    fn mutual_tls() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::open(dir.path()).unwrap();
+        let server = |auth| pki.server_config("s", &["localhost".into()], &[], auth).unwrap();
+        let admin = pki.issue_client("admin", &["system:masters".into()]).unwrap();
+        let with = || pki.client_config(Some(&admin)).unwrap();
+        let without = || pki.client_config(None).unwrap();
+        assert_eq!(handshake(server(ClientAuth::Required), with()).unwrap().as_deref(), Some("admin"));
+        assert_eq!(handshake(server(ClientAuth::Optional), without()).unwrap(), None);
+        assert!(handshake(server(ClientAuth::Required), without()).is_err());
+        let other = tempfile::tempdir().unwrap();
+        let stranger = Pki::open(other.path()).unwrap();
+        assert!(handshake(server(ClientAuth::None), stranger.client_config(None).unwrap()).is_err());
+    }
+}
