@@ -1,1 +1,258 @@
-//! Runs one container at a time: shim, exec, standard streams, logs, statistics.
+//! Runs one container at a time: its shim, its first process, exec, standard streams, logs, statistics.
+//!
+//! Promises: the process that uses this crate never forks a container (a shim, which is a re-execution of the binary
+//! with one thread, does); a container outlives the process that started it, and its log, exit code and time are
+//! found again by the next one; ends are pushed as [`Event`]s, nothing is polled.
+//! Leaves to others: images and their layers (`image`), wiring the network namespace (`network`), names, restart
+//! policies and everything else that Docker or Kubernetes users see (`engine`, `kubelet`).
+
+mod client;
+pub mod defaults;
+mod error;
+pub mod fake;
+pub mod logs;
+mod protocol;
+pub mod shim;
+mod spec;
+mod stream;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+
+pub use client::{ShimCommand, ShimRuntime};
+pub use error::{Error, ExecErrorKind, Result};
+pub use spec::{ContainerSpec, ExecSpec, IoSpec, LogSpec, Rootfs, SandboxSpec, SeccompProfile, StdinMode};
+pub use stream::{Chunk, IoStream, StdinWriter, Stream};
+
+/// The answer to [`Runtime::create`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Created {
+    /// The first process, in the machine's pid namespace; `/proc/PID/ns/*` are the container's namespaces.
+    pub pid: u32,
+}
+
+/// How a container or an exec ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// The exit status, or 128 + the signal that ended it.
+    pub code: i32,
+    /// The signal that ended it, if one did.
+    pub signal: Option<i32>,
+    /// When the process was reaped.
+    pub at: jiff::Timestamp,
+    /// Whether the kernel killed a process of the container for lack of memory.
+    pub oom_killed: bool,
+}
+
+/// What a container is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Status {
+    /// Namespaces and root are made; the first process waits for [`Runtime::start`].
+    Created,
+    /// Its first process runs.
+    Running,
+    /// Frozen.
+    Paused,
+    /// Its first process has ended.
+    Stopped,
+}
+
+/// What is known of one container.
+#[derive(Debug, Clone)]
+pub struct State {
+    /// The container's id.
+    pub id: String,
+    /// The first process; none once it has ended.
+    pub pid: Option<u32>,
+    /// What it is doing.
+    pub status: Status,
+    /// When it was created.
+    pub created_at: jiff::Timestamp,
+    /// When its first process was started.
+    pub started_at: Option<jiff::Timestamp>,
+    /// How it ended, once it has.
+    pub exit: Option<Exit>,
+    /// What it was created from.
+    pub spec: Arc<ContainerSpec>,
+}
+
+/// Something happened to a container.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// The container's id.
+    pub id: String,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// What happened to a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EventKind {
+    /// It was created.
+    Created,
+    /// Its first process was started.
+    Started,
+    /// Its first process (`exec_id` none) or an exec ended; all its output has been logged.
+    Exited {
+        /// Which exec, if it was one.
+        exec_id: Option<String>,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// The kernel ran into its memory limit and killed a process.
+    Oom,
+    /// It was frozen.
+    Paused,
+    /// It was thawed.
+    Resumed,
+    /// It was deleted.
+    Deleted,
+}
+
+/// An exec was started.
+#[derive(Debug)]
+pub struct ExecStarted {
+    /// Its process, in the machine's pid namespace.
+    pub pid: u32,
+    /// Its standard streams and its end.
+    pub io: IoStream,
+}
+
+/// A pod's sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sandbox {
+    /// The pod's id.
+    pub id: String,
+    /// The process that holds the pod's namespaces; with a shared pid namespace, that namespace's first process.
+    pub pid: u32,
+    /// The pod's network namespace, `/proc/PID/ns/net`.
+    pub netns: PathBuf,
+}
+
+/// What a container uses, from its cgroups. Counters are since its start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// CPU.
+    pub cpu: CpuStats,
+    /// Memory.
+    pub memory: MemoryStats,
+    /// Number of tasks.
+    pub pids_current: u64,
+    /// Limit of tasks, none if there is none.
+    pub pids_limit: Option<u64>,
+    /// Disk traffic, per device.
+    pub block: Vec<BlockStats>,
+}
+
+/// CPU time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CpuStats {
+    /// Total, nanoseconds.
+    pub usage_ns: u64,
+    /// In user mode, nanoseconds.
+    pub user_ns: u64,
+    /// In the kernel, nanoseconds.
+    pub system_ns: u64,
+    /// Per CPU, nanoseconds (cgroup v1 only).
+    pub per_cpu_ns: Vec<u64>,
+    /// Number of elapsed enforcement periods.
+    pub periods: u64,
+    /// Number of periods in which it was throttled.
+    pub throttled_periods: u64,
+    /// Time throttled, nanoseconds.
+    pub throttled_ns: u64,
+}
+
+/// Memory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MemoryStats {
+    /// Bytes in use, page cache included.
+    pub usage: u64,
+    /// The highest `usage` seen, 0 if the kernel does not tell.
+    pub max_usage: u64,
+    /// Limit in bytes; the machine's memory if there is none.
+    pub limit: u64,
+    /// Failures for lack of memory.
+    pub failcnt: u64,
+    /// Processes killed for lack of memory.
+    pub oom_kills: u64,
+    /// The kernel's `memory.stat`, as it is.
+    pub stat: std::collections::BTreeMap<String, u64>,
+}
+
+impl MemoryStats {
+    /// Bytes in use without the page cache that can go at once: what `docker stats` shows and what Kubernetes calls
+    /// the working set.
+    pub fn working_set(&self) -> u64 {
+        let inactive = self.stat.get("total_inactive_file").or_else(|| self.stat.get("inactive_file"));
+        self.usage.saturating_sub(inactive.copied().unwrap_or(0))
+    }
+}
+
+/// Traffic of one block device.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BlockStats {
+    /// Major device number.
+    pub major: u64,
+    /// Minor device number.
+    pub minor: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Bytes written.
+    pub write_bytes: u64,
+    /// Read operations.
+    pub read_ios: u64,
+    /// Write operations.
+    pub write_ios: u64,
+}
+
+/// Whoever runs containers: the built-in one ([`ShimRuntime`]) or a fake for simulation and tests
+/// ([`fake::FakeRuntime`]).
+#[async_trait]
+pub trait Runtime: Send + Sync + 'static {
+    /// Makes the container's namespaces, cgroup and root; its first process waits for [`Runtime::start`].
+    async fn create(&self, spec: &ContainerSpec) -> Result<Created>;
+    /// Executes the first process; returns when execve(2) has succeeded. [`Error::Exec`] says what is wrong with the
+    /// command otherwise, and the container is then stopped.
+    async fn start(&self, id: &str) -> Result<()>;
+    /// Sends a signal to the first process, or to every process of the container.
+    async fn signal(&self, id: &str, signal: i32, all: bool) -> Result<()>;
+    /// Runs one more process in a running container.
+    async fn exec(&self, id: &str, exec: &ExecSpec) -> Result<ExecStarted>;
+    /// The container's output from now on, and its input. Attach between create and start to miss nothing.
+    async fn attach(&self, id: &str) -> Result<IoStream>;
+    /// Sets the terminal's size, of the first process or of an exec.
+    async fn resize(&self, id: &str, exec_id: Option<&str>, rows: u16, cols: u16) -> Result<()>;
+    /// Freezes every process.
+    async fn pause(&self, id: &str) -> Result<()>;
+    /// Thaws every process.
+    async fn resume(&self, id: &str) -> Result<()>;
+    /// Changes limits; what is none stays.
+    async fn update(&self, id: &str, resources: &oci_spec::runtime::LinuxResources) -> Result<()>;
+    /// What it uses.
+    async fn stats(&self, id: &str) -> Result<Stats>;
+    /// Its processes, in the machine's pid namespace.
+    async fn pids(&self, id: &str) -> Result<Vec<u32>>;
+    /// What is known of it.
+    async fn state(&self, id: &str) -> Result<State>;
+    /// What is known of every container that was created and not deleted since the machine's start.
+    async fn list(&self) -> Result<Vec<State>>;
+    /// Removes a container that has ended (any, with `force`): processes, cgroup, bundle. Idempotent.
+    async fn delete(&self, id: &str, force: bool) -> Result<()>;
+    /// What happens from now on.
+    fn events(&self) -> broadcast::Receiver<Event>;
+    /// Makes a pod's namespaces and the process that holds them.
+    async fn sandbox_create(&self, spec: &SandboxSpec) -> Result<Sandbox>;
+    /// Removes them. Its containers must be deleted first. Idempotent.
+    async fn sandbox_delete(&self, id: &str) -> Result<()>;
+    /// Every sandbox that was created and not deleted since the machine's start.
+    async fn sandboxes(&self) -> Result<Vec<Sandbox>>;
+    /// What a sandbox was created from.
+    async fn sandbox_spec(&self, id: &str) -> Result<SandboxSpec>;
+    /// Resolves when the container's first process has ended; at once if it has.
+    async fn wait(&self, id: &str) -> Result<Exit>;
+}

@@ -1,1 +1,4 @@
-//! System calls: the only crate with unsafe code.
+//! System calls: the only crate with unsafe code. Each module is a safe, thin face of one kernel interface;
+//! policy (what a container is) stays in `runtime`.
+
+pub mod netns;

@@ -1,0 +1,1 @@
+//! What a container has unless told otherwise: Docker's defaults.

@@ -1,0 +1,1 @@
+//! A runtime without processes, for simulations and other crates' tests.

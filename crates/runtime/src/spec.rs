@@ -1,0 +1,174 @@
+//! What a container, an exec and a sandbox are made from.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use oci_spec::runtime::{Process, Spec};
+use serde::{Deserialize, Serialize};
+
+/// Everything a shim needs to run a container.
+///
+/// Beyond the OCI specification: `oci.process.user.username`, when set, is a Docker user expression
+/// (`name`, `uid`, `name:group`, `uid:gid`) that the first process resolves by /etc/passwd and /etc/group **inside the
+/// container's root**; it then wins over `uid`, `gid`, and adds the user's groups to `additional_gids`.
+/// `HOME` is set from /etc/passwd when the environment lacks it. A missing working directory is made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// 64 hexadecimal digits in Docker's case; any file name of at most 128 bytes.
+    pub id: String,
+    /// Process, mounts (made after the root, in their order), hostname, and `linux`: namespaces (with paths: joined),
+    /// resources, masked and read-only paths, devices, sysctls, `cgroups_path` (absolute, below each hierarchy's root).
+    pub oci: Spec,
+    /// The root file system.
+    pub rootfs: Rootfs,
+    /// Standard streams and the log.
+    pub io: IoSpec,
+    /// Whether the first process is a reaper of ours that runs the command as its child (`docker run --init`).
+    #[serde(default)]
+    pub init: bool,
+    /// The system call filter.
+    #[serde(default)]
+    pub seccomp: SeccompProfile,
+    /// Free-form; Kubernetes' annotations of a pod's container.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// Free-form; the engine finds containers of pods by these.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Where the system call filter comes from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SeccompProfile {
+    /// `oci.linux.seccomp` as it stands (none there: no filter).
+    #[default]
+    Spec,
+    /// Docker's default profile, resolved for the process's capabilities.
+    Default,
+    /// A profile in Docker's JSON form, resolved for the process's capabilities.
+    Docker(String),
+    /// No filter.
+    Unconfined,
+}
+
+/// The root file system. It is mounted inside the container's own mount namespace, so nothing is left on the machine
+/// after a crash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rootfs {
+    /// An overlay.
+    Overlay {
+        /// The read-only layers, the top one first.
+        lower: Vec<PathBuf>,
+        /// The writable layer.
+        upper: PathBuf,
+        /// Overlayfs' own folder, on the same file system as `upper`.
+        work: PathBuf,
+        /// Whether the container may not write.
+        readonly: bool,
+    },
+    /// A folder.
+    Path {
+        /// The folder.
+        path: PathBuf,
+        /// Whether the container may not write.
+        readonly: bool,
+    },
+}
+
+impl Rootfs {
+    /// Whether the container may not write.
+    pub fn readonly(&self) -> bool {
+        match self {
+            Rootfs::Overlay { readonly, .. } | Rootfs::Path { readonly, .. } => *readonly,
+        }
+    }
+}
+
+/// Standard streams and the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IoSpec {
+    /// A terminal instead of three pipes.
+    pub tty: bool,
+    /// What happens to standard input.
+    pub stdin: StdinMode,
+    /// Where output is recorded.
+    pub log: LogSpec,
+    /// The terminal's first size: rows, columns.
+    pub size: Option<(u16, u16)>,
+}
+
+impl Default for IoSpec {
+    fn default() -> Self {
+        Self { tty: false, stdin: StdinMode::Closed, log: LogSpec::None, size: None }
+    }
+}
+
+/// What happens to standard input.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StdinMode {
+    /// /dev/null.
+    #[default]
+    Closed,
+    /// Stays open when whoever attached leaves.
+    Open,
+    /// Is closed when the first one who attached leaves (Docker's StdinOnce).
+    OpenOnce,
+}
+
+/// Where output is recorded.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogSpec {
+    /// Nowhere.
+    #[default]
+    None,
+    /// Docker's json-file format.
+    JsonFile {
+        /// The current file; older ones are `path.1`, `path.2`, …
+        path: PathBuf,
+        /// Bytes after which a new file is begun.
+        max_size: Option<u64>,
+        /// How many files are kept in all, at least 1.
+        max_files: u32,
+    },
+}
+
+/// One more process in a running container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExecSpec {
+    /// Its id, unique in the container.
+    pub exec_id: String,
+    /// The process; `user.username` is resolved as for a container's first process.
+    pub process: Process,
+    /// A terminal instead of three pipes.
+    pub tty: bool,
+    /// Whether standard input is connected; else it is /dev/null.
+    pub stdin: bool,
+    /// The terminal's first size: rows, columns.
+    pub size: Option<(u16, u16)>,
+    /// Whether it has the container's system call filter lifted (`docker exec --privileged`).
+    #[serde(default)]
+    pub unconfined: bool,
+}
+
+/// A pod's namespaces.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    /// The pod's id; any file name of at most 128 bytes.
+    pub id: String,
+    /// The pod's host name.
+    pub hostname: String,
+    /// The machine's network namespace instead of one of its own.
+    pub host_network: bool,
+    /// The machine's pid namespace for its containers.
+    pub host_pid: bool,
+    /// The machine's IPC namespace instead of one of its own.
+    pub host_ipc: bool,
+    /// One pid namespace for all its containers.
+    pub share_pid: bool,
+    /// Kernel parameters of its namespaces (`net.*`, `kernel.shm*`, `kernel.msg*`, `kernel.sem`, `fs.mqueue.*`).
+    pub sysctls: BTreeMap<String, String>,
+    /// The pod's cgroup, absolute, below each hierarchy's root: made if missing, removed with the sandbox.
+    pub cgroup: String,
+    /// Free-form.
+    pub annotations: BTreeMap<String, String>,
+}
