@@ -1,0 +1,73 @@
+//! The engine's errors: one variant per class of answer that the Docker API knows, each with the text its
+//! clients show. The HTTP layer maps a variant to a status code and nothing else.
+
+/// What went wrong, in the words that the client prints.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The request itself is wrong (400).
+    #[error("{0}")]
+    Invalid(String),
+    /// Credentials are missing or wrong (401).
+    #[error("{0}")]
+    Unauthorized(String),
+    /// The operation is not allowed on this object (403).
+    #[error("{0}")]
+    Forbidden(String),
+    /// No such object (404).
+    #[error("{0}")]
+    NotFound(String),
+    /// The object's state does not permit it (409).
+    #[error("{0}")]
+    Conflict(String),
+    /// Nothing to do: it is so already (304).
+    #[error("{0}")]
+    NotModified(String),
+    /// The engine failed (500).
+    #[error("{0}")]
+    System(String),
+    /// This engine or machine cannot do that (501).
+    #[error("{0}")]
+    NotImplemented(String),
+    /// Something needed is not there for now (503).
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// The crate's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// The HTTP status code of the answer.
+    pub fn status(&self) -> u16 {
+        match self {
+            Error::Invalid(_) => 400,
+            Error::Unauthorized(_) => 401,
+            Error::Forbidden(_) => 403,
+            Error::NotFound(_) => 404,
+            Error::Conflict(_) => 409,
+            Error::NotModified(_) => 304,
+            Error::System(_) => 500,
+            Error::NotImplemented(_) => 501,
+            Error::Unavailable(_) => 503,
+        }
+    }
+
+    /// A failure of the machine while doing `what`.
+    pub fn io(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> Error {
+        move |e| Error::System(format!("{what}: {e}"))
+    }
+
+    pub(crate) fn no_container(reference: &str) -> Error {
+        Error::NotFound(format!("No such container: {reference}"))
+    }
+}
+
+macro_rules! constructor {
+    ($($name:ident => $variant:ident),*) => {$(
+        #[doc = concat!("An [`Error::", stringify!($variant), "`].")]
+        pub(crate) fn $name(message: impl Into<String>) -> Error {
+            Error::$variant(message.into())
+        }
+    )*};
+}
+constructor!(invalid => Invalid, forbidden => Forbidden, not_found => NotFound, conflict => Conflict, system => System);
