@@ -1,1 +1,29 @@
-//! Images: content store, pull, push, unpacking, snapshots, garbage collection.
+//! Images: content store, archives, registries, unpacked layers and the writable snapshots above them.
+//!
+//! It promises that an image, once acknowledged, is whole and survives a crash; that nothing half remains; that no
+//! archive writes outside the root it is unpacked in; and that memory stays small whatever the size of an image.
+//! It leaves running containers to `runtime`, who may use an image to the caller of `ImageStore::remove`, and
+//! Dockerfiles to `build`.
+//!
+//! ```text
+//! DATA-DIR/images/
+//!   images.db         metadata: configurations, tags, manifests, which layer lies where (SQLite)
+//!   layers/NAME/fs    one unpacked layer each, overlayfs form; layers/NAME/recipe rebuilds its exact tar
+//!   blobs/sha256/HEX  compressed layers as a registry sent them
+//!   snapshots/KEY/    fs, work: the writable layer of a container or build step
+//! ```
+
+pub mod archive;
+pub mod config;
+mod error;
+pub mod reference;
+pub mod registry;
+mod store;
+mod types;
+
+pub use config::{Config, Empty, Healthcheck, History, ImageConfig};
+pub use error::{Error, Result};
+pub use reference::Reference;
+pub use registry::{Auth, Registry};
+pub use store::{ImageStore, Import, Snapshot};
+pub use types::*;

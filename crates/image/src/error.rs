@@ -1,0 +1,73 @@
+//! What can go wrong with images, in Docker's words where Docker has words for it.
+
+use std::path::{Path, PathBuf};
+
+/// This crate's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error of the image store, an archive or a registry.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No image has that name or id (HTTP 404).
+    #[error("No such image: {0}")]
+    NoSuchImage(String),
+    /// A name, digest, platform or option is malformed (HTTP 400).
+    #[error("{0}")]
+    Invalid(String),
+    /// An archive, manifest or configuration is broken (HTTP 400 or 500, by who sent it).
+    #[error("{0}")]
+    Corrupt(String),
+    /// The image is used by something that forbids the change (HTTP 409).
+    #[error("{0}")]
+    Conflict(String),
+    /// The object asked for does not exist, image apart (HTTP 404).
+    #[error("{0}")]
+    NotFound(String),
+    /// A registry refused the credentials (HTTP 401 or 403).
+    #[error("{0}")]
+    Denied(String),
+    /// A registry could not be reached or misbehaved; repeating may help.
+    #[error("{0}")]
+    Registry(String),
+    /// The caller went away.
+    #[error("{0} was cancelled")]
+    Cancelled(String),
+    /// A system call failed on a file.
+    #[error("{action} {path}: {source}")]
+    File {
+        /// What was tried: `open`, `write`...
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// A stream failed.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// The metadata database failed.
+    #[error("image metadata: {0}")]
+    Database(#[from] rusqlite::Error),
+    /// A document of ours could not be written or read.
+    #[error("image metadata: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+impl Error {
+    /// Wraps a failed system call on `path`.
+    pub fn file(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.as_ref().to_path_buf();
+        move |source| Error::File { action, path, source }
+    }
+
+    /// Whether the object asked for does not exist.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Error::NoSuchImage(_) | Error::NotFound(_))
+    }
+}
+
+impl From<rustix::io::Errno> for Error {
+    fn from(e: rustix::io::Errno) -> Self {
+        Error::Io(e.into())
+    }
+}

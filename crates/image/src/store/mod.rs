@@ -1,0 +1,208 @@
+//! The store: metadata in one SQLite database, layers and snapshots in folders beside it.
+//!
+//! Every change is one transaction; a folder is made and synced before the row that names it, and removed after that
+//! row is gone, so that a crash leaves at most folders that nobody names, and `open` removes those. What is read often
+//! (images, tags, where layers lie) is kept in memory, written through under the database's lock.
+
+mod create;
+mod db;
+mod layers;
+mod load;
+mod remove;
+mod save;
+mod snapshots;
+mod usage;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+
+pub use create::Import;
+pub use snapshots::Snapshot;
+
+use crate::error::{Error, Result};
+use crate::reference;
+use crate::types::{Image, Layer};
+
+/// All images of one instance.
+pub struct ImageStore {
+    root: PathBuf,
+    db: Mutex<rusqlite::Connection>,
+    index: RwLock<Index>,
+    leases: Mutex<HashMap<String, usize>>,
+    snapshots: Mutex<HashMap<String, Arc<snapshots::Record>>>,
+    pulls: tokio::sync::Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// What is in memory of the database.
+#[derive(Default)]
+struct Index {
+    images: HashMap<String, Arc<Image>>,
+    /// `docker.io/library/app:latest` -> id
+    tags: BTreeMap<String, String>,
+    /// `docker.io/library/app@sha256:...` -> id
+    digests: BTreeMap<String, String>,
+    layers: HashMap<String, LayerInfo>,
+}
+
+/// Where a layer lies.
+#[derive(Debug, Clone)]
+pub(crate) struct LayerInfo {
+    /// The name of its folder below `layers`.
+    pub dir: String,
+    /// Bytes in its files.
+    pub size: u64,
+    /// Bytes of its tar.
+    pub tar_size: u64,
+    /// Whether its tar had an entry for the root folder itself.
+    pub has_root: bool,
+}
+
+/// Keeps a layer from being collected while it lives.
+pub struct Lease {
+    diff_id: String,
+    store: std::sync::Weak<ImageStore>,
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Lease").field(&self.diff_id).finish()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(store) = self.store.upgrade() else { return };
+        let mut leases = store.leases.lock();
+        if let Some(n) = leases.get_mut(&self.diff_id) {
+            *n -= 1;
+            if *n == 0 {
+                leases.remove(&self.diff_id);
+            }
+        }
+    }
+}
+
+/// Runs blocking work off the async threads.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
+        Err(_) => Err(Error::Cancelled("work on an image".into())),
+    }
+}
+
+impl ImageStore {
+    /// Opens the store below `data_dir`, makes it if there is none, and removes what an interrupted change left.
+    pub async fn open(data_dir: &Path) -> Result<Arc<Self>> {
+        let root = data_dir.join("images");
+        blocking(move || Self::open_blocking(root)).await
+    }
+
+    fn open_blocking(root: PathBuf) -> Result<Arc<Self>> {
+        for dir in ["layers", "blobs/sha256", "snapshots", "empty"] {
+            std::fs::create_dir_all(root.join(dir)).map_err(Error::file("make the folder", root.join(dir)))?;
+        }
+        let db = db::open(&root.join("images.db"))?;
+        let index = db::load(&db)?;
+        let store = Arc::new(Self {
+            snapshots: Mutex::new(snapshots::scan(&root)?),
+            root,
+            db: Mutex::new(db),
+            index: RwLock::new(index),
+            leases: Mutex::default(),
+            pulls: tokio::sync::Mutex::default(),
+        });
+        store.sweep()?;
+        Ok(store)
+    }
+
+    /// Finds an image by reference, id, or a unique prefix of an id.
+    pub fn get(&self, text: &str) -> Result<Arc<Image>> {
+        let index = self.index.read();
+        let by_id = |id: &str| index.images.get(id).cloned();
+        let hex = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        let bare = text.strip_prefix("sha256:").unwrap_or(text);
+        if bare.len() == 64 && hex(bare) {
+            return by_id(&format!("sha256:{bare}")).ok_or_else(|| Error::NoSuchImage(text.into()));
+        }
+        let parsed = reference::parse(text);
+        if let Ok(r) = &parsed {
+            let found = match &r.digest {
+                Some(digest) => index.digests.get(&r.with_digest(digest).to_string()),
+                None => index.tags.get(&r.clone().with_default_tag().to_string()),
+            };
+            if let Some(image) = found.and_then(|id| by_id(id)) {
+                return Ok(image);
+            }
+        }
+        if hex(bare) && bare.len() < 64 {
+            let prefix = format!("sha256:{bare}");
+            let mut found = index.images.iter().filter(|(id, _)| id.starts_with(&prefix));
+            match (found.next(), found.next()) {
+                (Some((_, image)), None) => return Ok(image.clone()),
+                (Some(_), Some(_)) => {
+                    return Err(Error::Invalid(format!("ambiguous image id prefix {text}: several images start with it")));
+                }
+                _ => {}
+            }
+        }
+        Err(Error::NoSuchImage(parsed?.with_default_tag().familiar()))
+    }
+
+    /// Every image, newest first.
+    pub fn list(&self) -> Vec<Arc<Image>> {
+        let mut all: Vec<_> = self.index.read().images.values().cloned().collect();
+        all.sort_by(|a, b| b.created().cmp(&a.created()).then_with(|| a.id.cmp(&b.id)));
+        all
+    }
+
+    /// The ids of the images built or committed on `id`.
+    pub fn children(&self, id: &str) -> Vec<String> {
+        let index = self.index.read();
+        index.images.values().filter(|i| i.parent.as_deref() == Some(id)).map(|i| i.id.clone()).collect()
+    }
+
+    /// Puts a tag on an image. A tag that stood elsewhere moves.
+    pub async fn tag(self: &Arc<Self>, image: &str, target: &str) -> Result<()> {
+        let r = reference::parse(target)?;
+        if r.digest.is_some() {
+            return Err(Error::Invalid("refusing to create a tag with a digest reference".into()));
+        }
+        let image = self.get(image)?;
+        let (store, r) = (self.clone(), r.with_default_tag());
+        blocking(move || store.write(|tx| db::set_tag(tx, &r, &image.id))).await
+    }
+
+    /// The layer of that digest, if it is here; it stays while the returned value lives.
+    pub(crate) fn existing_layer(self: &Arc<Self>, diff_id: &str) -> Option<Layer> {
+        let mut leases = self.leases.lock();
+        let size = self.index.read().layers.get(diff_id)?.size;
+        *leases.entry(diff_id.into()).or_default() += 1;
+        let lease = Lease { diff_id: diff_id.into(), store: Arc::downgrade(self) };
+        Some(Layer { diff_id: diff_id.into(), size, _lease: Arc::new(lease) })
+    }
+
+    /// One transaction; afterwards the memory follows for the images that it names as changed.
+    fn write<T>(&self, change: impl FnOnce(&mut db::Changes<'_>) -> Result<T>) -> Result<T> {
+        let mut db = self.db.lock();
+        let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let mut changes = db::Changes::new(tx);
+        let value = change(&mut changes)?;
+        let touched = changes.commit()?;
+        db::follow(&db, &mut self.index.write(), &touched)?;
+        Ok(value)
+    }
+
+    fn layers_dir(&self) -> PathBuf {
+        self.root.join("layers")
+    }
+
+    fn blob_path(&self, digest: &str) -> PathBuf {
+        self.root.join("blobs/sha256").join(digest.strip_prefix("sha256:").unwrap_or(digest))
+    }
+}
