@@ -1,0 +1,1 @@
+//! JSON with duplicate fields noticed, and values checked against a schema.

@@ -1,0 +1,273 @@
+//! Field paths and the list of what is wrong with an object, in upstream's texts (tools match on them).
+
+use std::fmt;
+
+use serde_json::Value;
+
+/// Path of a field: `spec.containers[0].image`, `metadata.labels[app]`.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Path(String);
+
+impl Path {
+    /// A path of one field.
+    pub fn new(root: &str) -> Path {
+        Path(root.to_owned())
+    }
+
+    /// The empty path.
+    pub fn root() -> Path {
+        Path::default()
+    }
+
+    /// A field below.
+    pub fn child(&self, name: &str) -> Path {
+        if self.0.is_empty() { Path(name.to_owned()) } else { Path(format!("{}.{name}", self.0)) }
+    }
+
+    /// An item of a list.
+    pub fn index(&self, i: usize) -> Path {
+        Path(format!("{}[{i}]", self.0))
+    }
+
+    /// A value of a map.
+    pub fn key(&self, key: &str) -> Path {
+        Path(format!("{}[{key}]", self.0))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What kind of thing is wrong with a field: the `reason` of a cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorType {
+    /// The value is there and must not be changed, or names something that is missing.
+    NotFound,
+    /// A value is needed.
+    Required,
+    /// A value that must be unique is not.
+    Duplicate,
+    /// The value is malformed or out of range.
+    Invalid,
+    /// The value is none of an enumeration.
+    NotSupported,
+    /// The field may not be used here.
+    Forbidden,
+    /// The text is longer than allowed.
+    TooLong,
+    /// The list has more items than allowed.
+    TooMany,
+    /// The value has the wrong type.
+    TypeInvalid,
+    /// Something else failed.
+    Internal,
+}
+
+impl ErrorType {
+    /// The `reason` of a cause in a `Status`.
+    pub fn reason(self) -> &'static str {
+        match self {
+            ErrorType::NotFound => "FieldValueNotFound",
+            ErrorType::Required => "FieldValueRequired",
+            ErrorType::Duplicate => "FieldValueDuplicate",
+            ErrorType::Invalid => "FieldValueInvalid",
+            ErrorType::NotSupported => "FieldValueNotSupported",
+            ErrorType::Forbidden => "FieldValueForbidden",
+            ErrorType::TooLong => "FieldValueTooLong",
+            ErrorType::TooMany => "FieldValueTooMany",
+            ErrorType::TypeInvalid => "FieldValueTypeInvalid",
+            ErrorType::Internal => "InternalError",
+        }
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            ErrorType::NotFound => "Not found",
+            ErrorType::Required => "Required value",
+            ErrorType::Duplicate => "Duplicate value",
+            ErrorType::Invalid | ErrorType::TypeInvalid => "Invalid value",
+            ErrorType::NotSupported => "Unsupported value",
+            ErrorType::Forbidden => "Forbidden",
+            ErrorType::TooLong => "Too long",
+            ErrorType::TooMany => "Too many",
+            ErrorType::Internal => "Internal error",
+        }
+    }
+}
+
+/// One thing that is wrong with a field.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FieldError {
+    /// What kind of thing.
+    pub kind: ErrorType,
+    /// Which field.
+    pub field: String,
+    /// The offending value, as it is shown; `None` where none is.
+    pub value: Option<String>,
+    /// The rule that it breaks.
+    pub detail: String,
+}
+
+impl FieldError {
+    /// The text without the field: the `message` of a cause.
+    pub fn body(&self) -> String {
+        let label = self.kind.label();
+        let mut out = match &self.value {
+            Some(value) => format!("{label}: {value}"),
+            None => label.to_owned(),
+        };
+        if !self.detail.is_empty() {
+            out.push_str(": ");
+            out.push_str(&self.detail);
+        }
+        out
+    }
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.field.is_empty() {
+            write!(f, "{}", self.body())
+        } else {
+            write!(f, "{}: {}", self.field, self.body())
+        }
+    }
+}
+
+/// How a value appears in a message: strings quoted, scalars bare, the rest as JSON.
+pub fn show(value: &Value) -> String {
+    match value {
+        Value::String(s) => quote(s),
+        Value::Null => "null".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// A string in double quotes, escaped.
+pub fn quote(text: &str) -> String {
+    Value::String(text.to_owned()).to_string()
+}
+
+/// What is wrong with an object; empty means nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ErrorList(pub Vec<FieldError>);
+
+impl ErrorList {
+    /// Nothing wrong.
+    pub fn new() -> ErrorList {
+        ErrorList::default()
+    }
+
+    /// Is nothing wrong?
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds one.
+    pub fn push(&mut self, kind: ErrorType, path: &Path, value: Option<String>, detail: impl Into<String>) {
+        self.0.push(FieldError { kind, field: path.as_str().to_owned(), value, detail: detail.into() });
+    }
+
+    /// Takes over all of `other`.
+    pub fn append(&mut self, other: ErrorList) {
+        self.0.extend(other.0);
+    }
+
+    /// `path: Required value: detail`
+    pub fn required(&mut self, path: &Path, detail: impl Into<String>) {
+        self.push(ErrorType::Required, path, None, detail);
+    }
+
+    /// `path: Invalid value: value: detail`
+    pub fn invalid(&mut self, path: &Path, value: &Value, detail: impl Into<String>) {
+        self.push(ErrorType::Invalid, path, Some(show(value)), detail);
+    }
+
+    /// As [`ErrorList::invalid`], of a string.
+    pub fn invalid_str(&mut self, path: &Path, value: &str, detail: impl Into<String>) {
+        self.push(ErrorType::Invalid, path, Some(quote(value)), detail);
+    }
+
+    /// `path: Unsupported value: value: supported values: "a", "b"`
+    pub fn not_supported(&mut self, path: &Path, value: &Value, supported: &[&str]) {
+        let mut sorted = supported.to_vec();
+        sorted.sort_unstable();
+        let list = sorted.iter().map(|s| quote(s)).collect::<Vec<_>>().join(", ");
+        self.push(ErrorType::NotSupported, path, Some(show(value)), format!("supported values: {list}"));
+    }
+
+    /// `path: Forbidden: detail`
+    pub fn forbidden(&mut self, path: &Path, detail: impl Into<String>) {
+        self.push(ErrorType::Forbidden, path, None, detail);
+    }
+
+    /// `path: Duplicate value: value`
+    pub fn duplicate(&mut self, path: &Path, value: &Value) {
+        self.push(ErrorType::Duplicate, path, Some(show(value)), "");
+    }
+
+    /// `path: Not found: value`
+    pub fn not_found(&mut self, path: &Path, value: &Value) {
+        self.push(ErrorType::NotFound, path, Some(show(value)), "");
+    }
+
+    /// `path: Too long: may not be more than MAX bytes`
+    pub fn too_long(&mut self, path: &Path, max: usize) {
+        self.push(ErrorType::TooLong, path, None, format!("may not be more than {max} bytes"));
+    }
+
+    /// `path: Too many: N: must have at most MAX items`
+    pub fn too_many(&mut self, path: &Path, n: usize, max: usize) {
+        self.push(ErrorType::TooMany, path, Some(n.to_string()), format!("must have at most {max} items"));
+    }
+
+    /// The texts joined as a `Status` message has them: one alone, several as `[a, b]`.
+    pub fn message(&self) -> String {
+        // As upstream's aggregate does, a text that occurs twice is shown once.
+        let mut texts: Vec<String> = Vec::new();
+        for e in &self.0 {
+            let text = e.to_string();
+            if !texts.contains(&text) {
+                texts.push(text);
+            }
+        }
+        if texts.len() == 1 { texts.concat() } else { format!("[{}]", texts.join(", ")) }
+    }
+}
+
+impl IntoIterator for ErrorList {
+    type Item = FieldError;
+    type IntoIter = std::vec::IntoIter<FieldError>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn texts_are_upstream_s() {
+        let mut list = ErrorList::new();
+        let spec = Path::new("spec");
+        list.required(&spec.child("containers"), "");
+        assert_eq!(list.message(), "spec.containers: Required value");
+        list.not_supported(&spec.child("restartPolicy"), &json!("Always"), &["OnFailure", "Never"]);
+        list.invalid(&spec.child("ports").index(1).child("port"), &json!(0), "must be between 1 and 65535, inclusive");
+        assert_eq!(
+            list.message(),
+            "[spec.containers: Required value, spec.restartPolicy: Unsupported value: \"Always\": supported values: \
+             \"Never\", \"OnFailure\", spec.ports[1].port: Invalid value: 0: must be between 1 and 65535, inclusive]"
+        );
+    }
+}

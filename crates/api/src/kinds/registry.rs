@@ -1,0 +1,228 @@
+//! The registry of built-in kinds: the table of resources joined with the declarations of this folder.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, OnceLock};
+
+use super::strategy::Generic;
+use super::{Conversion, Kind, Strategy, Subresource, Version, VersionSchema};
+use crate::names::{self, Gvk, Gvr};
+use crate::schema::TypeId;
+use crate::table::Columns;
+
+const RESOURCES: &str = include_str!("../../tables/resources.txt");
+
+/// What is particular to a kind.
+pub(super) struct Decl {
+    /// Group in which it is stored.
+    pub group: &'static str,
+    /// Resource name.
+    pub resource: &'static str,
+    /// Version in which it is stored; `""` for the best one.
+    pub storage: &'static str,
+    /// Short names.
+    pub short: &'static [&'static str],
+    /// Categories.
+    pub categories: &'static [&'static str],
+    /// Printer columns.
+    pub columns: Columns,
+    /// Rules.
+    pub strategy: fn() -> Arc<dyn Strategy>,
+    /// Other groups in which the same objects are served.
+    pub also: &'static [&'static str],
+    /// Versions whose shape differs from the storage version's.
+    pub conversions: &'static [(&'static str, &'static str, Conversion)],
+}
+
+/// A declaration in which nothing is particular.
+pub(super) const PLAIN: Decl = Decl {
+    group: "",
+    resource: "",
+    storage: "",
+    short: &[],
+    categories: &[],
+    columns: Columns::Default,
+    strategy: || Arc::new(Generic),
+    also: &[],
+    conversions: &[],
+};
+
+struct Registry {
+    kinds: Vec<Arc<Kind>>,
+    by_gvr: HashMap<Gvr, usize>,
+    by_gvk: HashMap<Gvk, usize>,
+}
+
+struct Row {
+    version: &'static str,
+    kind: &'static str,
+    namespaced: bool,
+    verbs: Vec<&'static str>,
+    subresources: Vec<Subresource>,
+}
+
+/// Orders versions as discovery does: stable before beta before alpha, newer before older. Greater is better.
+pub fn version_rank(version: &str) -> (u8, u32, u32) {
+    let rest = version.strip_prefix('v').unwrap_or(version);
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let (major, rest) = rest.split_at(end);
+    let major = major.parse().unwrap_or(0);
+    if rest.is_empty() {
+        (3, major, 0)
+    } else if let Some(n) = rest.strip_prefix("beta") {
+        (2, major, n.parse().unwrap_or(0))
+    } else if let Some(n) = rest.strip_prefix("alpha") {
+        (1, major, n.parse().unwrap_or(0))
+    } else {
+        (0, 0, 0)
+    }
+}
+
+fn build() -> Registry {
+    // (group, resource) -> its versions
+    let mut rows: BTreeMap<(&str, &str), Vec<Row>> = BTreeMap::new();
+    let mut subresources: Vec<(&str, &str, &str, Subresource)> = Vec::new();
+    for line in RESOURCES.lines().filter(|l| !l.starts_with('#')) {
+        let words: Vec<&'static str> = line.split(' ').collect();
+        let [gv, path, kind, scope, verbs, rest @ ..] = words.as_slice() else { continue };
+        let Some((group, version)) = gv.split_once('/') else { continue };
+        let verbs: Vec<&'static str> = verbs.split(',').collect();
+        match path.split_once('/') {
+            None => rows.entry((group, path)).or_default().push(Row {
+                version,
+                kind,
+                namespaced: *scope == "Namespaced",
+                verbs,
+                subresources: Vec::new(),
+            }),
+            Some((resource, name)) => {
+                let of = rest.first().unwrap_or(gv);
+                let (g, v) = of.split_once('/').unwrap_or(("", of));
+                let sub = Subresource { name: name.to_owned(), gvk: Gvk::new(g, v, kind), verbs };
+                subresources.push((group, version, resource, sub));
+            }
+        }
+    }
+    for (group, version, resource, sub) in subresources {
+        if let Some(row) =
+            rows.get_mut(&(group, resource)).and_then(|rs| rs.iter_mut().find(|r| r.version == version))
+        {
+            row.subresources.push(sub);
+        }
+    }
+    let decls = super::decls();
+    let also: Vec<(&str, &str)> =
+        decls.iter().flat_map(|d| d.also.iter().map(move |g| (*g, d.resource))).collect();
+    let mut registry = Registry { kinds: Vec::new(), by_gvr: HashMap::new(), by_gvk: HashMap::new() };
+    for ((group, resource), versions) in &rows {
+        if also.contains(&(group, resource)) {
+            continue;
+        }
+        let plain = &PLAIN;
+        let decl = decls.iter().find(|d| d.group == *group && d.resource == *resource).copied().unwrap_or(plain);
+        let mut served: Vec<(&str, &Row)> = versions.iter().map(|r| (*group, r)).collect();
+        for other in decl.also {
+            served.extend(rows.get(&(*other, *resource)).into_iter().flatten().map(|r| (*other, r)));
+        }
+        let Some(first) = versions.iter().max_by_key(|r| version_rank(r.version)) else { continue };
+        let storage = if decl.storage.is_empty() { first.version } else { decl.storage };
+        let mut list: Vec<Version> = served
+            .iter()
+            .map(|(group, row)| Version {
+                group: (*group).to_owned(),
+                version: row.version.to_owned(),
+                served: true,
+                schema: TypeId::of_gvk(group, row.version, row.kind).map_or(VersionSchema::Any, VersionSchema::Table),
+                verbs: row.verbs.clone(),
+                subresources: row.subresources.clone(),
+                conversion: decl
+                    .conversions
+                    .iter()
+                    .find(|(g, v, _)| g == group && *v == row.version)
+                    .map_or(Conversion::Identity, |(_, _, c)| *c),
+                deprecation: None,
+            })
+            .collect();
+        list.sort_by_key(|v| std::cmp::Reverse((v.group == *group, version_rank(&v.version))));
+        let at = registry.kinds.len();
+        for v in &list {
+            let gvr = Gvr::owned(v.group.as_str(), v.version.as_str(), *resource);
+            registry.by_gvr.insert(gvr, at);
+            registry.by_gvk.insert(Gvk::owned(v.group.as_str(), v.version.as_str(), first.kind), at);
+        }
+        let words = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
+        registry.kinds.push(Arc::new(Kind {
+            group: (*group).to_owned(),
+            version: storage.to_owned(),
+            kind: first.kind.to_owned(),
+            list_kind: format!("{}List", first.kind),
+            plural: (*resource).to_owned(),
+            singular: first.kind.to_lowercase(),
+            short_names: words(decl.short),
+            categories: words(decl.categories),
+            namespaced: first.namespaced,
+            versions: list,
+            columns: decl.columns.clone(),
+            strategy: (decl.strategy)(),
+            custom: false,
+        }));
+    }
+    registry
+}
+
+fn registry() -> &'static Registry {
+    static REGISTRY: OnceLock<Registry> = OnceLock::new();
+    REGISTRY.get_or_init(build)
+}
+
+/// Every built-in kind, by group and resource.
+pub fn all() -> &'static [Arc<Kind>] {
+    &registry().kinds
+}
+
+/// The built-in kind served as this resource in this version.
+pub fn by_gvr(gvr: &Gvr) -> Option<&'static Arc<Kind>> {
+    let r = registry();
+    r.by_gvr.get(gvr).and_then(|at| r.kinds.get(*at))
+}
+
+/// The built-in kind of this group, version and kind.
+pub fn by_gvk(gvk: &Gvk) -> Option<&'static Arc<Kind>> {
+    let r = registry();
+    r.by_gvk.get(gvk).and_then(|at| r.kinds.get(*at))
+}
+
+/// The built-in kind of an `apiVersion` and `kind`.
+pub fn by_storage(api_version: &str, kind: &str) -> Option<&'static Arc<Kind>> {
+    let (group, version) = names::split_api_version(api_version);
+    by_gvk(&Gvk::owned(group, version, kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_ranked_as_discovery_orders_them() {
+        let mut versions = ["v1alpha1", "v1", "v2beta2", "v2", "v1beta1", "v2beta1"];
+        versions.sort_by_key(|v| std::cmp::Reverse(version_rank(v)));
+        assert_eq!(versions, ["v2", "v1", "v2beta2", "v2beta1", "v1beta1", "v1alpha1"]);
+    }
+
+    #[test]
+    fn every_kind_has_a_type_and_a_storage_version() {
+        assert!(all().len() > 70);
+        for kind in all() {
+            assert!(kind.storage().is_some(), "{kind:?} has no storage version");
+            for v in &kind.versions {
+                assert!(matches!(v.schema, VersionSchema::Table(_)), "{} has no type", v.gvk(kind));
+            }
+        }
+        let pods = by_gvr(&names::gvr::PODS).unwrap();
+        assert_eq!((pods.kind.as_str(), pods.namespaced), ("Pod", true));
+        assert!(pods.has_subresource("ephemeralcontainers") && pods.has_subresource("exec"));
+        let ingress = by_gvr(&Gvr::new("extensions", "v1beta1", "ingresses")).unwrap();
+        assert_eq!(ingress.gvr(), names::gvr::INGRESSES);
+        let events = by_gvr(&Gvr::new("events.k8s.io", "v1", "events")).unwrap();
+        assert_eq!(events.gvr(), names::gvr::EVENTS);
+    }
+}

@@ -1,0 +1,296 @@
+//! The rules that all kinds have in common: metadata, status and generation.
+
+use serde_json::{Value, json};
+
+use super::Kind;
+use crate::field::{ErrorList, Path};
+use crate::selector::Label;
+use crate::{meta, validate};
+
+static NULL: Value = Value::Null;
+
+/// Fields of metadata that a client may not choose, or may not change.
+pub(super) fn prepare_create(kind: &Kind, obj: &mut Value) {
+    let map = meta::as_map(obj);
+    if kind.has_subresource("status") && !kind.strategy.status_with_spec() {
+        map.shift_remove("status");
+    }
+    let metadata = meta::entry(map, "metadata");
+    for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
+        metadata.shift_remove(field);
+    }
+    if has_generation(kind) {
+        metadata.insert("generation".to_owned(), json!(1));
+    }
+    kind.strategy.prepare_create(obj);
+}
+
+fn has_generation(kind: &Kind) -> bool {
+    kind.custom || kind.strategy.has_generation()
+}
+
+fn carry(new: &mut Value, old: &Value, field: &str) {
+    let map = meta::as_map(new);
+    match old.get(field) {
+        Some(v) => map.insert(field.to_owned(), v.clone()),
+        None => map.shift_remove(field),
+    };
+}
+
+pub(super) fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, subresource: &str) {
+    match subresource {
+        // Everything but the status is the old object's. Managed fields and the revision asked for stay the new one's.
+        "status" | "approval" => {
+            let status = new.get("status").cloned();
+            let metadata = meta::of(new).clone();
+            *new = old.clone();
+            let map = meta::as_map(new);
+            match status {
+                Some(s) => map.insert("status".to_owned(), s),
+                None => map.shift_remove("status"),
+            };
+            let to = meta::entry(map, "metadata");
+            for field in ["resourceVersion", "managedFields"] {
+                match metadata.get(field) {
+                    Some(v) => to.insert(field.to_owned(), v.clone()),
+                    None => to.shift_remove(field),
+                };
+            }
+            // Upstream lets the status of Nodes, Pods and custom resources bring labels and annotations along.
+            if matches!((kind.group.as_str(), kind.kind.as_str()), ("", "Node" | "Pod" | "Namespace" | "Service" | "PersistentVolume" | "PersistentVolumeClaim")) {
+                for field in ["labels", "annotations"] {
+                    if let Some(v) = metadata.get(field) {
+                        to.insert(field.to_owned(), v.clone());
+                    }
+                }
+            }
+        }
+        _ => {
+            if kind.has_subresource("status") && !kind.strategy.status_with_spec() {
+                carry(new, old, "status");
+            }
+            kind.strategy.prepare_update(new, old);
+        }
+    }
+    let keep = meta::of(old).clone();
+    let metadata = meta::of_mut(new);
+    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink"] {
+        // A uid or creation time that the client left out is the old one's; a different uid is for validation to refuse.
+        if field == "uid" && metadata.get("uid").and_then(Value::as_str).is_some_and(|u| !u.is_empty()) {
+            continue;
+        }
+        match keep.get(field) {
+            Some(v) => metadata.insert(field.to_owned(), v.clone()),
+            None => metadata.shift_remove(field),
+        };
+    }
+    if has_generation(kind) && subresource != "status" && spec_changed(new, old) {
+        let next = meta::generation(old) + 1;
+        meta::of_mut(new).insert("generation".to_owned(), json!(next));
+    }
+}
+
+/// Does anything differ beyond metadata and status?
+fn spec_changed(new: &Value, old: &Value) -> bool {
+    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return true };
+    let counts = |k: &str| !matches!(k, "metadata" | "status" | "apiVersion" | "kind");
+    new.iter().any(|(k, v)| counts(k) && !same(old.get(k).unwrap_or(&NULL), v))
+        || old.keys().any(|k| counts(k) && !new.contains_key(k))
+}
+
+fn same(a: &Value, b: &Value) -> bool {
+    a == b
+}
+
+pub(super) fn validate_create(kind: &Kind, obj: &Value) -> ErrorList {
+    let mut errors = metadata(kind, obj);
+    errors.append(kind.strategy.validate(obj));
+    errors
+}
+
+pub(super) fn validate_update(kind: &Kind, new: &Value, old: &Value, subresource: &str) -> ErrorList {
+    let mut errors = metadata_update(kind, new, old);
+    match subresource {
+        "status" => errors.append(kind.strategy.validate_status(new, old)),
+        _ => {
+            let mut own = kind.strategy.validate_update(new, old);
+            // The same error found by both is said once.
+            let general = kind.strategy.validate(new);
+            own.0.extend(general.0.into_iter());
+            let mut seen: Vec<_> = Vec::new();
+            for e in own.0 {
+                if !seen.contains(&e) {
+                    seen.push(e);
+                }
+            }
+            errors.append(ErrorList(seen));
+        }
+    }
+    errors
+}
+
+fn metadata(kind: &Kind, obj: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let path = Path::new("metadata");
+    let name = meta::name(obj);
+    let generate = meta::generate_name(obj);
+    if !generate.is_empty() {
+        for why in kind.strategy.check_name(generate, true) {
+            errors.invalid_str(&path.child("generateName"), generate, why);
+        }
+    }
+    if name.is_empty() {
+        errors.required(&path.child("name"), "name or generateName is required");
+    } else {
+        for why in kind.strategy.check_name(name, false) {
+            errors.invalid_str(&path.child("name"), name, why);
+        }
+    }
+    let namespace = meta::namespace(obj);
+    if kind.namespaced {
+        if namespace.is_empty() {
+            errors.required(&path.child("namespace"), "");
+        } else {
+            for why in validate::dns_label(namespace) {
+                errors.invalid_str(&path.child("namespace"), namespace, why);
+            }
+        }
+    } else if !namespace.is_empty() {
+        errors.forbidden(&path.child("namespace"), "not allowed on this type");
+    }
+    errors.append(metadata_maps(obj));
+    errors
+}
+
+/// Checks `metadata.labels` as upstream does; also for templates of pods, with their own path.
+pub(super) fn labels(labels: &Value, path: &Path) -> ErrorList {
+    let mut errors = ErrorList::new();
+    for (key, value) in labels.as_object().into_iter().flatten() {
+        for why in validate::qualified_name(key) {
+            errors.invalid_str(path, key, why);
+        }
+        for why in validate::label_value(validate::text(value)) {
+            errors.invalid_str(path, validate::text(value), why);
+        }
+    }
+    errors
+}
+
+/// Checks `metadata.annotations`: keys, and 256 KiB in all.
+pub(super) fn annotations(annotations: &Value, path: &Path) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let mut size = 0;
+    for (key, value) in annotations.as_object().into_iter().flatten() {
+        for why in validate::qualified_name(&key.to_lowercase()) {
+            errors.invalid_str(path, key, why);
+        }
+        size += key.len() + validate::text(value).len();
+    }
+    if size > 256 << 10 {
+        errors.too_long(path, 256 << 10);
+    }
+    errors
+}
+
+fn metadata_maps(obj: &Value) -> ErrorList {
+    let path = Path::new("metadata");
+    let m = meta::of(obj);
+    let mut errors = labels(&m["labels"], &path.child("labels"));
+    errors.append(annotations(&m["annotations"], &path.child("annotations")));
+    let owners = path.child("ownerReferences");
+    let mut controllers = 0;
+    for (i, owner) in m["ownerReferences"].as_array().into_iter().flatten().enumerate() {
+        let at = owners.index(i);
+        for (field, what) in [("apiVersion", "version must not be empty"), ("kind", "must not be empty"), ("name", "must not be empty"), ("uid", "must not be empty")] {
+            if owner[field].as_str().unwrap_or_default().is_empty() {
+                errors.invalid_str(&at.child(field), "", what);
+            }
+        }
+        if owner["apiVersion"] == "v1" && owner["kind"] == "Event" {
+            errors.invalid(&at, owner, "v1, Kind=Event is disallowed from being an owner");
+        }
+        controllers += u32::from(owner["controller"] == true);
+    }
+    if controllers > 1 {
+        errors.invalid(&owners, &m["ownerReferences"], "Only one reference can have Controller set to true. Found \"true\" in references");
+    }
+    for (i, finalizer) in meta::finalizers(obj).enumerate() {
+        let at = path.child("finalizers").index(i);
+        for why in validate::qualified_name(finalizer) {
+            errors.invalid_str(&at, finalizer, why);
+        }
+    }
+    errors
+}
+
+fn metadata_update(kind: &Kind, new: &Value, old: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let path = Path::new("metadata");
+    let (n, o) = (meta::of(new), meta::of(old));
+    for field in ["name", "namespace", "uid"] {
+        if field == "namespace" && !kind.namespaced {
+            continue;
+        }
+        if n[field] != o[field] {
+            errors.invalid(&path.child(field), &n[field], "field is immutable");
+        }
+    }
+    if meta::is_deleting(old) {
+        let before: Vec<&str> = meta::finalizers(old).collect();
+        let added: Vec<&str> = meta::finalizers(new).filter(|f| !before.contains(f)).collect();
+        if !added.is_empty() {
+            let found = serde_json::to_string(&added).unwrap_or_default();
+            errors.forbidden(
+                &path.child("finalizers"),
+                format!("no new finalizers can be added if the object is being deleted, found new finalizers {found}"),
+            );
+        }
+    }
+    errors.append(metadata_maps(new));
+    errors
+}
+
+fn at<'a>(obj: &'a Value, path: &str) -> &'a Value {
+    path.trim_start_matches('.').split('.').fold(obj, |v, part| v.get(part).unwrap_or(&NULL))
+}
+
+pub(super) fn scale_of(kind: &Kind, obj: &Value) -> Option<Value> {
+    let paths = kind.strategy.scale_paths()?;
+    let m = meta::of(obj);
+    let mut metadata = serde_json::Map::new();
+    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(v) = m.get(field) {
+            metadata.insert(field.to_owned(), v.clone());
+        }
+    }
+    let mut status = json!({"replicas": at(obj, &paths.status_replicas).as_i64().unwrap_or(0)});
+    if let Some(path) = &paths.selector {
+        let selector = at(obj, path);
+        let text = match selector {
+            Value::String(s) => s.clone(),
+            Value::Object(s) if s.contains_key("matchLabels") || s.contains_key("matchExpressions") => {
+                Label::from_selector(selector).map(|l| l.to_string()).unwrap_or_default()
+            }
+            other => Label::from_match_labels(other).to_string(),
+        };
+        if !text.is_empty() {
+            status["selector"] = Value::String(text);
+        }
+    }
+    let mut spec = json!({});
+    if let Some(n) = at(obj, &paths.spec_replicas).as_i64().filter(|n| *n != 0) {
+        spec["replicas"] = json!(n);
+    }
+    Some(json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status}))
+}
+
+pub(super) fn set_scale(kind: &Kind, obj: &mut Value, replicas: i64) {
+    let Some(paths) = kind.strategy.scale_paths() else { return };
+    let mut parts: Vec<&str> = paths.spec_replicas.trim_start_matches('.').split('.').collect();
+    let last = parts.pop().unwrap_or_default();
+    let mut map = meta::as_map(obj);
+    for part in parts {
+        map = meta::entry(map, part);
+    }
+    map.insert(last.to_owned(), json!(replicas));
+}

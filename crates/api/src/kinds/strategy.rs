@@ -1,0 +1,101 @@
+//! The rules that differ from kind to kind.
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+
+use crate::field::ErrorList;
+
+/// Rules of one kind, on objects of its storage version. Everything is optional: what all kinds have in common (metadata, status
+/// and generation rules) is done for every kind by [`crate::Kind`], which calls these.
+pub trait Strategy: Send + Sync + 'static {
+    /// Sets what was left out.
+    fn default(&self, obj: &mut Value) {
+        let _ = obj;
+    }
+
+    /// Clears what a creator may not set.
+    fn prepare_create(&self, obj: &mut Value) {
+        let _ = obj;
+    }
+
+    /// Carries over from `old` what an update may not change.
+    fn prepare_update(&self, new: &mut Value, old: &Value) {
+        let _ = (new, old);
+    }
+
+    /// What is wrong with a new object.
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let _ = obj;
+        ErrorList::new()
+    }
+
+    /// What is wrong with a change, beyond what [`Strategy::validate`] says of the new object: fields that are immutable.
+    fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
+        let _ = (new, old);
+        ErrorList::new()
+    }
+
+    /// What is wrong with a change of the status.
+    fn validate_status(&self, new: &Value, old: &Value) -> ErrorList {
+        let _ = (new, old);
+        ErrorList::new()
+    }
+
+    /// Is the generation raised when something other than metadata and status changes?
+    fn has_generation(&self) -> bool {
+        false
+    }
+
+    /// Is the object itself also the place where its status is written, though `status` is a subresource?
+    fn status_with_spec(&self) -> bool {
+        false
+    }
+
+    /// Why a name is none for this kind; empty if it is good. `prefix`: it is a generateName.
+    fn check_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        crate::validate::dns_subdomain_name(name, prefix)
+    }
+
+    /// Warnings for whoever creates or changes the object.
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        let _ = obj;
+        Vec::new()
+    }
+
+    /// Fields that field selectors may name, beside `metadata.name` and `metadata.namespace`.
+    fn selectable_fields(&self) -> &[Cow<'static, str>] {
+        &[]
+    }
+
+    /// May a PUT create an object that is not there?
+    fn allow_create_on_update(&self) -> bool {
+        false
+    }
+
+    /// May a PUT leave `metadata.resourceVersion` out?
+    fn allow_unconditional_update(&self) -> bool {
+        true
+    }
+
+    /// Paths of the replicas in spec, the replicas in status and the selector, for the `scale` subresource.
+    fn scale_paths(&self) -> Option<ScalePaths> {
+        None
+    }
+}
+
+/// Dotted paths for the `scale` subresource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScalePaths {
+    /// e.g. `spec.replicas`
+    pub spec_replicas: Cow<'static, str>,
+    /// e.g. `status.replicas`
+    pub status_replicas: Cow<'static, str>,
+    /// e.g. `spec.selector`; a LabelSelector object, a map of labels, or the text of a selector.
+    pub selector: Option<Cow<'static, str>>,
+}
+
+/// The strategy of a kind without rules of its own.
+pub struct Generic;
+
+impl Strategy for Generic {}

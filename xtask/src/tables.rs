@@ -1,0 +1,251 @@
+//! `xtask tables FACTS...`: derives the tables that `crates/api` embeds from files of facts about the Kubernetes API.
+//!
+//! Writes `crates/api/tables/types.txt` (see `api::schema` for its form) and `crates/api/tables/resources.txt`
+//! (`GROUP/VERSION RESOURCE[/SUB] KIND SCOPE VERBS [KIND-GROUP/KIND-VERSION]`). Where two files of facts name the same
+//! type or resource, the first one counts. The output is sorted, so that a change of the facts reads well as a diff.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Map, Value};
+
+/// Reads `facts` and writes the tables below `root`, the workspace's folder.
+pub fn run(facts: &[PathBuf], root: &Path) -> Result<()> {
+    if facts.is_empty() {
+        bail!("name the files of facts to derive the tables from, e.g. kubernetes-api.json");
+    }
+    let mut types: BTreeMap<String, Value> = BTreeMap::new();
+    let mut resources: BTreeMap<String, Value> = BTreeMap::new();
+    let mut messages: BTreeMap<String, Value> = BTreeMap::new();
+    for path in facts {
+        let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let facts: Value =
+            serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", path.display()))?;
+        for (into, key) in [(&mut types, "types"), (&mut resources, "resources"), (&mut messages, "protobuf")] {
+            let part = facts[key].as_object().with_context(|| format!("{} has no {key}", path.display()))?;
+            for (name, value) in part {
+                into.entry(name.clone()).or_insert_with(|| value.clone());
+            }
+        }
+    }
+    let folder = root.join("crates/api/tables");
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    for (name, text) in
+        [("types.txt", type_table(&types, &messages)?), ("resources.txt", resource_table(&resources)?)]
+    {
+        let path = folder.join(name);
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("wrote {}", path.display());
+    }
+    Ok(())
+}
+
+/// Types that have a name of their own in the table's type column instead of a row.
+fn builtin(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "string" => "string",
+        "string:byte" => "bytes",
+        "integer:int32" => "int32",
+        "integer:int64" | "integer" => "int64",
+        "number:double" | "number" => "double",
+        "boolean" => "bool",
+        "object" | "any" => "any",
+        "io.k8s.apimachinery.pkg.apis.meta.v1.Time" => "Time",
+        "io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime" => "MicroTime",
+        "io.k8s.apimachinery.pkg.api.resource.Quantity" => "Quantity",
+        "io.k8s.apimachinery.pkg.util.intstr.IntOrString" => "IntOrString",
+        "io.k8s.apimachinery.pkg.runtime.RawExtension" => "RawExtension",
+        "io.k8s.apimachinery.pkg.apis.meta.v1.FieldsV1" => "FieldsV1",
+        _ if name.starts_with("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.")
+            && (name.ends_with(".JSON") || name.contains(".JSONSchemaPropsOr")) =>
+        {
+            "any"
+        }
+        _ => return None,
+    })
+}
+
+fn type_table(types: &BTreeMap<String, Value>, messages: &BTreeMap<String, Value>) -> Result<String> {
+    let mut out = String::from("# Derived by `cargo xtask tables`; see api::schema for the form. Do not edit.\n");
+    for (name, ty) in types {
+        if builtin(name).is_some() {
+            continue;
+        }
+        out.push_str(name);
+        if let Some(gvk) = ty["gvk"].as_array() {
+            let flat: Vec<&str> = gvk.iter().filter_map(Value::as_str).collect();
+            if flat.len() == 3 {
+                write!(out, " gvk={}", flat.join("/"))?;
+            }
+        }
+        if ty["nopb"].as_i64() == Some(1) && !known_message(name, messages) {
+            out.push_str(" noproto");
+        }
+        let empty = Map::new();
+        let fields = ty["fields"].as_object().unwrap_or(&empty);
+        if fields.is_empty() {
+            out.push_str(" any");
+        }
+        out.push('\n');
+        let mut sorted: Vec<_> = fields.iter().collect();
+        sorted.sort_by_key(|(name, _)| name.as_str());
+        for (field, facts) in sorted {
+            write!(out, "\t{field} {}", type_text(&facts["t"], name)?)?;
+            if facts["req"].as_i64() == Some(1) {
+                out.push_str(" required");
+            }
+            if let Some(list) = facts["list"].as_str() {
+                write!(out, " list={list}")?;
+            }
+            if let Some(keys) = facts["keys"].as_array() {
+                let keys: Vec<&str> = keys.iter().filter_map(Value::as_str).collect();
+                write!(out, " keys={}", keys.join(","))?;
+            }
+            for key in ["merge", "patch"] {
+                if let Some(text) = facts[key].as_str() {
+                    write!(out, " {key}={text}")?;
+                }
+            }
+            if facts["map"].as_str() == Some("atomic") {
+                out.push_str(" mapatomic");
+            }
+            if let Some((numbers, proto)) = (Facts { types, messages }).numbers(name, field, facts, 0) {
+                let numbers: Vec<String> = numbers.iter().map(u64::to_string).collect();
+                write!(out, " pb={}", numbers.join("."))?;
+                if !proto.is_empty() {
+                    write!(out, " pt={}", proto.replace(' ', ""))?;
+                }
+            }
+            out.push('\n');
+        }
+    }
+    Ok(out)
+}
+
+fn message_name(type_name: &str) -> String {
+    type_name.strip_prefix("io.").unwrap_or(type_name).to_owned()
+}
+
+fn known_message(type_name: &str, messages: &BTreeMap<String, Value>) -> bool {
+    messages.contains_key(&message_name(type_name))
+}
+
+/// Types and messages, by name.
+struct Facts<'a> {
+    types: &'a BTreeMap<String, Value>,
+    messages: &'a BTreeMap<String, Value>,
+}
+
+impl Facts<'_> {
+    /// The protobuf numbers on the way to a field of a type, and its protobuf type where JSON's does not say it.
+    fn numbers(&self, owner: &str, field: &str, facts: &Value, depth: u8) -> Option<(Vec<u64>, String)> {
+        if let Some(number) = facts["pb"].as_u64() {
+            return Some((vec![number], odd(facts["pt"].as_str().unwrap_or_default())));
+        }
+        if let Some(found) = self.embedded(&facts["inl"], field, depth) {
+            return Some(found);
+        }
+        if let Some(found) = self.in_message(&message_name(owner), field, depth) {
+            return Some(found);
+        }
+        // A field embedded twice over: its siblings name the message it comes with.
+        let siblings = self.types.get(owner)?["fields"].as_object()?;
+        siblings.values().find_map(|sibling| self.embedded(&sibling["inl"], field, depth))
+    }
+
+    fn embedded(&self, inline: &Value, field: &str, depth: u8) -> Option<(Vec<u64>, String)> {
+        let mut path = vec![inline.get(0)?.as_u64()?];
+        let message = inline.get(1)?.as_str()?;
+        let (mut rest, proto) = self.in_message(message, field, depth)?;
+        path.append(&mut rest);
+        Some((path, proto))
+    }
+
+    fn in_message(&self, message: &str, field: &str, depth: u8) -> Option<(Vec<u64>, String)> {
+        if let Some(row) = self.messages.get(message).and_then(|m| m.get(field)).and_then(Value::as_array) {
+            return Some((vec![row.first()?.as_u64()?], odd(row.get(1)?.as_str().unwrap_or_default())));
+        }
+        if depth > 3 {
+            return None;
+        }
+        let owner = format!("io.{message}");
+        let facts = self.types.get(&owner)?["fields"].get(field)?;
+        if facts["pb"].is_null() && facts["inl"].is_null() {
+            return None;
+        }
+        self.numbers(&owner, field, facts, depth + 1)
+    }
+}
+
+/// Protobuf types that do not follow from the JSON type.
+fn odd(proto: &str) -> String {
+    match proto {
+        // A list in a message of its own.
+        "Verbs" => proto.to_owned(),
+        "uint32" | "uint64" | "float" | "sint32" | "sint64" | "fixed64" => proto.to_owned(),
+        _ => String::new(),
+    }
+}
+
+fn type_text(ty: &Value, owner: &str) -> Result<String> {
+    let text = ty.as_str().with_context(|| format!("{owner}: a field without a type"))?;
+    for (open, close) in [("{[", "]}"), ("{", "}"), ("[", "]")] {
+        if let Some(inner) = text.strip_prefix(open).and_then(|t| t.strip_suffix(close)) {
+            return Ok(format!("{open}{}{close}", base_text(inner, owner)));
+        }
+    }
+    Ok(base_text(text, owner))
+}
+
+fn base_text(name: &str, owner: &str) -> String {
+    if let Some(short) = builtin(name) {
+        return short.to_owned();
+    }
+    let package = owner.rsplit_once('.').map(|(p, _)| p).unwrap_or_default();
+    match name.rsplit_once('.') {
+        Some((p, local)) if p == package => format!(".{local}"),
+        _ => name.to_owned(),
+    }
+}
+
+fn resource_table(resources: &BTreeMap<String, Value>) -> Result<String> {
+    let mut out = String::from(
+        "# Derived by `cargo xtask tables`: GROUP/VERSION RESOURCE KIND SCOPE VERBS [GROUP/VERSION of the kind]. Do not edit.\n",
+    );
+    for (path, facts) in resources {
+        let mut parts = path.trim_end_matches('/').splitn(3, '/');
+        let (Some(group), Some(version), Some(resource)) = (parts.next(), parts.next(), parts.next()) else {
+            bail!("{path}: not GROUP/VERSION/RESOURCE");
+        };
+        if path.ends_with('/') {
+            continue; // `proxy/` is `proxy` with a path below
+        }
+        let kind = facts["kind"].as_str().with_context(|| format!("{path}: no kind"))?;
+        let scope = if facts["namespaced"].as_bool() == Some(true) { "Namespaced" } else { "Cluster" };
+        let actions: Vec<&str> =
+            facts["actions"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let mut verbs: Vec<&str> = Vec::new();
+        for action in &actions {
+            match *action {
+                "post" => verbs.push("create"),
+                "put" => verbs.push("update"),
+                "list" if actions.contains(&"post") => verbs.extend(["list", "watch"]),
+                "connect" if resource.ends_with("/proxy") => {
+                    verbs.extend(["create", "delete", "get", "patch", "update"]);
+                }
+                "connect" => verbs.extend(["create", "get"]),
+                other => verbs.push(other),
+            }
+        }
+        verbs.sort_unstable();
+        write!(out, "{group}/{version} {resource} {kind} {scope} {}", verbs.join(","))?;
+        let gv: Vec<&str> = facts["gv"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        if gv != [group, version] {
+            write!(out, " {}", gv.join("/"))?;
+        }
+        out.push('\n');
+    }
+    Ok(out)
+}
