@@ -1,0 +1,351 @@
+//! [`Network`]: what `engine` and `kubelet` call. It joins links and rules, and knows which of them are ours.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base::Instance;
+use ipnet::{IpNet, Ipv6Net};
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+use crate::link::{BridgeLink, Endpoint, Link, NetlinkLink, Route, Uplink};
+use crate::nft::{Firewall, Nft};
+use crate::ports::PortMapper;
+use crate::rules;
+
+/// A bridge and how packets pass it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BridgeSpec {
+    /// The link's name, at most 15 bytes.
+    pub name: String,
+    /// The bridge's own address, which is the containers' gateway, with the subnet's size.
+    pub gateway: IpNet,
+    /// The same for IPv6, if the network has it.
+    pub gateway6: Option<Ipv6Net>,
+    /// Bytes; `None` takes that of the link of the default route, or 1500.
+    pub mtu: Option<u32>,
+    /// Containers leave the machine under its own address.
+    pub masquerade: bool,
+    /// Destinations which are reached under the containers' own addresses all the same (other nodes' pods).
+    pub masquerade_except: Vec<IpNet>,
+    /// Containers on it may talk to each other.
+    pub icc: bool,
+    /// Nothing enters it from elsewhere but through published ports and Services: Docker's networks are apart.
+    /// Pods' networks are not isolated.
+    pub isolated: bool,
+    /// Nothing leaves it.
+    pub internal: bool,
+}
+
+impl BridgeSpec {
+    /// A bridge as Docker's default: masqueraded, isolated, its containers talk to each other.
+    pub fn new(name: impl Into<String>, gateway: IpNet) -> Self {
+        Self {
+            name: name.into(),
+            gateway,
+            gateway6: None,
+            mtu: None,
+            masquerade: true,
+            masquerade_except: Vec::new(),
+            icc: true,
+            isolated: true,
+            internal: false,
+        }
+    }
+
+    /// Its addresses.
+    pub fn gateways(&self) -> impl Iterator<Item = IpNet> {
+        std::iter::once(self.gateway).chain(self.gateway6.map(IpNet::V6))
+    }
+}
+
+/// A route of a container beside the default ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteSpec {
+    /// Where it leads.
+    pub destination: IpNet,
+    /// The next router; `None` if on the link.
+    pub via: Option<IpAddr>,
+}
+
+/// One interface of one container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AttachSpec {
+    /// The container's network namespace: `/proc/PID/ns/net`.
+    pub netns: PathBuf,
+    /// The bridge (or, with `uplink`, ignored).
+    pub bridge: String,
+    /// Its name inside: `eth0`.
+    pub ifname: String,
+    /// `None`: derived from the first address, so that neighbours' caches survive a restart of the container.
+    pub mac: Option<[u8; 6]>,
+    /// Its addresses with their subnets' sizes.
+    pub addresses: Vec<IpNet>,
+    /// The default router; `None` for an internal network or when another interface has it.
+    pub gateway: Option<IpAddr>,
+    /// The default router of IPv6.
+    pub gateway6: Option<Ipv6Addr>,
+    /// Bytes; `None` takes the bridge's.
+    pub mtu: Option<u32>,
+    /// Further routes.
+    pub routes: Vec<RouteSpec>,
+    /// Kernel parameters written inside before the interface comes up: (`net.ipv4.conf.eth0.rp_filter`, `0`).
+    pub sysctls: Vec<(String, String)>,
+    /// Something else than a port of `bridge`: macvlan, ipvlan.
+    pub uplink: Option<Uplink>,
+    /// The port may talk to the bridge only, not to other ports.
+    pub port_isolated: bool,
+}
+
+/// What came of an attach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// The end on this machine, for `detach`; empty if there is none (macvlan, ipvlan).
+    pub host_ifname: String,
+    /// The interface's hardware address.
+    pub mac: [u8; 6],
+}
+
+/// The network of one instance.
+pub struct Network {
+    instance: Instance,
+    link: Arc<dyn Link>,
+    firewall: Arc<dyn Firewall>,
+    ports: PortMapper,
+    bridges: Mutex<BTreeMap<String, BridgeState>>,
+}
+
+#[derive(Debug, Clone)]
+struct BridgeState {
+    mtu: Option<u32>,
+}
+
+impl Network {
+    /// The network on the given kernel, or on fakes. Makes our table, or brings its static part up to date and takes
+    /// over what the daemon before left in it.
+    pub fn open(instance: &Instance, link: Arc<dyn Link>, firewall: Arc<dyn Firewall>) -> Result<Arc<Self>> {
+        if let Err(e) = firewall.apply(rules::base()) {
+            // A table of another version whose sets have another shape: it is replaced as a whole.
+            tracing::warn!("{e}: making the table anew");
+            firewall.remove_table()?;
+            firewall.apply(rules::base())?;
+        }
+        let ports = PortMapper::open(firewall.clone())?;
+        Ok(Arc::new(Self { instance: instance.clone(), link, firewall, ports, bridges: Mutex::default() }))
+    }
+
+    /// The network of this machine (of the network namespace that the calling thread is in).
+    pub fn host(instance: &Instance) -> Result<Arc<Self>> {
+        Self::open(instance, Arc::new(NetlinkLink::open()?), Arc::new(Nft::open(&instance.name())?))
+    }
+
+    /// Our table, for those who add chains of their own to its [`rules::hooks`].
+    pub fn firewall(&self) -> &Arc<dyn Firewall> {
+        &self.firewall
+    }
+
+    /// Links and routes.
+    pub fn link(&self) -> &Arc<dyn Link> {
+        &self.link
+    }
+
+    /// The instance.
+    pub fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
+    /// Published ports.
+    pub fn ports(&self) -> &PortMapper {
+        &self.ports
+    }
+
+    /// Makes a bridge or brings it to what it should be, with its rules.
+    pub async fn ensure_bridge(&self, spec: &BridgeSpec) -> Result<()> {
+        if spec.name.is_empty() || spec.name.len() > 15 || spec.name.contains(['/', ' ', ':']) {
+            return Err(Error::Invalid(format!(
+                "{:?} is no name of a network interface (1 to 15 bytes)",
+                spec.name
+            )));
+        }
+        let mtu = match spec.mtu {
+            Some(mtu) => Some(mtu),
+            None => self.link.default_mtu().await?,
+        };
+        self.link.sysctl("net.ipv4.ip_forward", "1").await?;
+        if spec.gateway6.is_some() {
+            self.link.sysctl("net.ipv6.conf.all.forwarding", "1").await?;
+        }
+        // Rules first: no packet passes the new bridge before they hold.
+        self.firewall.apply(rules::bridge(spec))?;
+        let link = BridgeLink {
+            name: spec.name.clone(),
+            alias: self.instance.name(),
+            mac: mac_for(spec.gateway.addr()),
+            mtu,
+            addresses: spec.gateways().collect(),
+        };
+        self.link.ensure_bridge(&link).await?;
+        // Connections from this machine to a published port of 127.0.0.1 leave through the bridge.
+        self.link.sysctl(&format!("net.ipv4.conf.{}.route_localnet", slashed(&spec.name)), "1").await?;
+        self.bridges.lock().insert(spec.name.clone(), BridgeState { mtu });
+        Ok(())
+    }
+
+    /// Removes a bridge and its rules; nothing happens if there is none.
+    pub async fn remove_bridge(&self, name: &str) -> Result<()> {
+        self.link.delete(name).await?;
+        self.bridges.lock().remove(name);
+        let known = self.firewall.chains()?.iter().any(|c| rules::bridge_of_chain(c) == Some(name));
+        if known { self.firewall.apply(rules::remove_bridge(name)) } else { Ok(()) }
+    }
+
+    /// Removes every bridge of ours that is not in `keep`: what a crash between two steps left behind.
+    pub async fn retain_bridges(&self, keep: &[String]) -> Result<()> {
+        let alias = self.instance.name();
+        let links = self.link.list().await?;
+        let stray = links.into_iter().filter(|l| l.kind == "bridge" && l.alias == alias).map(|l| l.name);
+        let chains = self.firewall.chains()?;
+        let ruled = chains.iter().filter_map(|c| rules::bridge_of_chain(c)).map(str::to_owned);
+        let stray: std::collections::BTreeSet<_> = stray.chain(ruled).filter(|n| !keep.contains(n)).collect();
+        for name in stray {
+            self.remove_bridge(&name).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives a container an interface. Leaves nothing if it fails.
+    pub async fn attach(&self, spec: &AttachSpec) -> Result<Attached> {
+        let endpoint = self.endpoint(spec);
+        let mac = self.link.attach(&endpoint).await?;
+        let host_ifname = match endpoint.uplink {
+            Uplink::Bridge { host, .. } => host,
+            _ => String::new(),
+        };
+        Ok(Attached { host_ifname, mac })
+    }
+
+    fn endpoint(&self, spec: &AttachSpec) -> Endpoint {
+        let uplink = spec.uplink.clone().unwrap_or_else(|| Uplink::Bridge {
+            bridge: spec.bridge.clone(),
+            host: format!("{}{}", self.veth_prefix(), base::rng::hex(4)),
+            isolated: spec.port_isolated,
+        });
+        let mac = match &uplink {
+            Uplink::Ipvlan { .. } => None,
+            _ => spec.mac.or_else(|| spec.addresses.first().map(|a| mac_for(a.addr()))),
+        };
+        let mut routes = Vec::new();
+        let defaults = [spec.gateway, spec.gateway6.map(IpAddr::V6)].into_iter().flatten();
+        for gateway in defaults {
+            // A gateway outside the interface's own subnets is on the link all the same.
+            if !spec.addresses.iter().any(|net| net.contains(&gateway)) {
+                routes.push(Route { destination: gateway.into(), via: None, source: None });
+            }
+            let all =
+                if gateway.is_ipv4() { IpNet::V4(Default::default()) } else { IpNet::V6(Default::default()) };
+            routes.push(Route { destination: all, via: Some(gateway), source: None });
+        }
+        routes.extend(spec.routes.iter().map(|r| Route {
+            destination: r.destination,
+            via: r.via,
+            source: None,
+        }));
+        let ifname = slashed(&spec.ifname);
+        let v6 = spec.addresses.iter().any(|a| a.addr().is_ipv6());
+        let mut sysctls = vec![
+            // Neighbours that knew a former owner of the address learn of the new one at once.
+            (format!("net.ipv4.conf.{ifname}.arp_notify"), "1".into()),
+            (format!("net.ipv6.conf.{ifname}.disable_ipv6"), if v6 { "0" } else { "1" }.into()),
+        ];
+        if !Path::new("/proc/sys/net/ipv6").exists() {
+            sysctls.pop();
+        }
+        sysctls.extend(spec.sysctls.iter().cloned());
+        let mtu = spec.mtu.or_else(|| self.bridges.lock().get(&spec.bridge).and_then(|b| b.mtu));
+        Endpoint {
+            uplink,
+            netns: spec.netns.clone(),
+            ifname: spec.ifname.clone(),
+            mac,
+            mtu,
+            addresses: spec.addresses.clone(),
+            routes,
+            sysctls,
+        }
+    }
+
+    /// Removes the end of an interface on this machine, and with it the whole interface. Nothing happens if it is
+    /// gone, as it is when its namespace has ended, or if the name is empty.
+    pub async fn detach(&self, host_ifname: &str) -> Result<()> {
+        if host_ifname.is_empty() { Ok(()) } else { self.link.delete(host_ifname).await }
+    }
+
+    /// Removes an interface from inside a living container's namespace (macvlan, ipvlan).
+    pub async fn detach_in(&self, netns: &Path, ifname: &str) -> Result<()> {
+        self.link.delete_in(netns, ifname).await
+    }
+
+    /// Brings `lo` up in a namespace that gets no other interface.
+    pub async fn loopback_up(&self, netns: &Path) -> Result<()> {
+        self.link.loopback_up(netns).await
+    }
+
+    /// `tug down`: removes our table and every link of ours. Everything is tried; the first error is returned.
+    pub async fn teardown(&self) -> Result<()> {
+        let mut first = Ok(());
+        let mut note = |r: Result<()>| {
+            if let Err(e) = r {
+                tracing::warn!("{e}");
+                if first.is_ok() {
+                    first = Err(e);
+                }
+            }
+        };
+        let (alias, prefix) = (self.instance.name(), self.veth_prefix());
+        match self.link.list().await {
+            Ok(links) => {
+                let ours = |l: &crate::link::LinkInfo| {
+                    l.alias == alias
+                        || (l.kind == "veth"
+                            && l.name.starts_with(&prefix)
+                            && l.name.len() == prefix.len() + 8)
+                };
+                for link in links.iter().filter(|l| ours(l)) {
+                    note(self.link.delete(&link.name).await);
+                }
+            }
+            Err(e) => note(Err(e)),
+        }
+        self.ports.close();
+        note(self.firewall.remove_table());
+        self.bridges.lock().clear();
+        first
+    }
+
+    /// What the names of our veths begin with: 15 bytes leave room for the instance and eight digits.
+    fn veth_prefix(&self) -> String {
+        match self.instance.suffix().as_str() {
+            "" => "tugv".into(),
+            suffix => format!("v{}", suffix.trim_start_matches('-')),
+        }
+    }
+}
+
+/// In a parameter's name the dots of an interface's name are written as slashes.
+fn slashed(ifname: &str) -> String {
+    ifname.replace('.', "/")
+}
+
+/// A locally administered hardware address that follows from the address, as Docker's do: 02:42 and the IPv4 address.
+pub(crate) fn mac_for(address: IpAddr) -> [u8; 6] {
+    let tail = match address {
+        IpAddr::V4(a) => a.octets(),
+        IpAddr::V6(a) => {
+            let o = a.octets();
+            [o[12], o[13], o[14], o[15]]
+        }
+    };
+    [0x02, 0x42, tail[0], tail[1], tail[2], tail[3]]
+}

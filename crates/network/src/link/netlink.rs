@@ -1,0 +1,557 @@
+//! Links by rtnetlink, encoded by hand: several requests travel in one datagram, so that a container's interface
+//! costs two system calls on this side and a handful inside its namespace.
+
+use std::fs::{self, File};
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use ipnet::IpNet;
+use parking_lot::Mutex;
+
+use super::{BridgeLink, Endpoint, Link, LinkInfo, Route, Uplink};
+use crate::error::{Error, Result};
+use crate::netns::in_netns;
+use crate::nft::Family;
+use crate::wire::{
+    Channel, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, Writer, attribute, attributes,
+    text,
+};
+
+const NETLINK_ROUTE: isize = 0;
+const NEWLINK: u16 = 16;
+const DELLINK: u16 = 17;
+const GETLINK: u16 = 18;
+const NEWADDR: u16 = 20;
+const DELADDR: u16 = 21;
+const GETADDR: u16 = 22;
+const NEWROUTE: u16 = 24;
+const GETROUTE: u16 = 26;
+
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
+const IFLA_NET_NS_FD: u16 = 28;
+const INFO_KIND: u16 = 1;
+const INFO_DATA: u16 = 2;
+const INFO_SLAVE_KIND: u16 = 4;
+const INFO_SLAVE_DATA: u16 = 5;
+const BR_NF_CALL_IPTABLES: u16 = 36;
+const BR_NF_CALL_IP6TABLES: u16 = 37;
+const BRPORT_MODE: u16 = 4;
+const BRPORT_ISOLATED: u16 = 33;
+const VETH_PEER: u16 = 1;
+const IFF_UP: u32 = 1;
+
+const ENODEV: i32 = 19;
+const EEXIST: i32 = 17;
+const ESRCH: i32 = 3;
+const EADDRNOTAVAIL: i32 = 99;
+
+/// rtnetlink of the network namespace in which it was opened.
+pub struct NetlinkLink {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    channel: Mutex<Channel>,
+}
+
+impl NetlinkLink {
+    /// Opens the socket in the calling thread's network namespace.
+    pub fn open() -> Result<Self> {
+        Ok(Self { inner: Arc::new(Inner { channel: Mutex::new(Channel::open(NETLINK_ROUTE)?) }) })
+    }
+
+    /// Requests wait for the kernel's one lock over all links, which others may hold for milliseconds.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let inner = self.inner.clone();
+        match tokio::task::spawn_blocking(move || f(&inner)).await {
+            Ok(result) => result,
+            Err(e) => Err(Error::io("a task that speaks netlink", std::io::Error::other(e))),
+        }
+    }
+}
+
+#[async_trait]
+impl Link for NetlinkLink {
+    async fn ensure_bridge(&self, bridge: &BridgeLink) -> Result<()> {
+        let bridge = bridge.clone();
+        self.blocking(move |i| i.ensure_bridge(&bridge)).await
+    }
+    async fn attach(&self, endpoint: &Endpoint) -> Result<[u8; 6]> {
+        let endpoint = endpoint.clone();
+        self.blocking(move |i| i.attach(&endpoint)).await
+    }
+    async fn loopback_up(&self, netns: &Path) -> Result<()> {
+        let netns = netns.to_owned();
+        self.blocking(move |_| {
+            in_netns(&netns, || {
+                let mut requests = Requests::default();
+                requests.up("bring lo up".into(), LOOPBACK);
+                requests.run(&mut Channel::open(NETLINK_ROUTE)?)
+            })
+        })
+        .await
+    }
+    async fn delete(&self, name: &str) -> Result<()> {
+        let name = name.to_owned();
+        self.blocking(move |i| delete(&mut i.channel.lock(), &name)).await
+    }
+    async fn delete_in(&self, netns: &Path, name: &str) -> Result<()> {
+        let (netns, name): (PathBuf, String) = (netns.to_owned(), name.to_owned());
+        self.blocking(move |_| in_netns(&netns, || delete(&mut Channel::open(NETLINK_ROUTE)?, &name))).await
+    }
+    async fn list(&self) -> Result<Vec<LinkInfo>> {
+        self.blocking(|i| i.list()).await
+    }
+    async fn ensure_route(&self, link: &str, route: &Route) -> Result<()> {
+        let (link, route) = (link.to_owned(), route.clone());
+        self.blocking(move |i| {
+            let mut channel = i.channel.lock();
+            let index = find(&mut channel, &link)?.ok_or_else(|| no_link(&link))?.index;
+            let mut requests = Requests::default();
+            requests.route(index, &route);
+            requests.run(&mut channel)
+        })
+        .await
+    }
+    async fn default_mtu(&self) -> Result<Option<u32>> {
+        self.blocking(|i| i.default_mtu()).await
+    }
+    async fn sysctl(&self, name: &str, value: &str) -> Result<()> {
+        let (name, value) = (name.to_owned(), value.to_owned());
+        self.blocking(move |_| write_sysctl(&name, &value)).await
+    }
+}
+
+/// `lo` is the first link of every namespace.
+const LOOPBACK: u32 = 1;
+
+impl Inner {
+    fn ensure_bridge(&self, b: &BridgeLink) -> Result<()> {
+        let mut channel = self.channel.lock();
+        let existing = find(&mut channel, &b.name)?;
+        if let Some(other) = existing.as_ref().filter(|l| l.kind != "bridge") {
+            let kind = if other.kind.is_empty() { "hardware" } else { &other.kind };
+            return Err(Error::Invalid(format!(
+                "link {} exists and is no bridge but {kind}: rename or remove it",
+                b.name
+            )));
+        }
+        if existing.is_none() {
+            let mut make = Requests::default();
+            make.message(
+                format!("add bridge {}", b.name),
+                NEWLINK,
+                NLM_F_CREATE | NLM_F_EXCL,
+                &ifinfo(0, 0),
+                |w| {
+                    w.string(IFLA_IFNAME, &b.name);
+                    w.bytes(IFLA_ADDRESS, &b.mac);
+                    b.mtu.iter().for_each(|mtu| w.u32(IFLA_MTU, *mtu));
+                    w.nest(IFLA_LINKINFO, |w| w.string(INFO_KIND, "bridge"));
+                },
+            );
+            make.run(&mut channel)?;
+        }
+        let index = find(&mut channel, &b.name)?.ok_or_else(|| no_link(&b.name))?.index;
+        // Packets between two ports must pass our rules as routed ones do. The kernel may lack the module for it.
+        let mut filter = Requests::default();
+        filter.message(format!("filter bridged packets of {}", b.name), NEWLINK, 0, &ifinfo(index, 0), |w| {
+            w.nest(IFLA_LINKINFO, |w| {
+                w.string(INFO_KIND, "bridge");
+                w.nest(INFO_DATA, |w| {
+                    w.u8(BR_NF_CALL_IPTABLES, 1);
+                    w.u8(BR_NF_CALL_IP6TABLES, 1);
+                });
+            });
+        });
+        if let Err(e) = filter.run(&mut channel) {
+            tracing::warn!(
+                "{e}: traffic between containers of one network is not filtered; load br_netfilter"
+            );
+        }
+        let mut requests = Requests::default();
+        requests.message(format!("set up bridge {}", b.name), NEWLINK, 0, &ifinfo(index, IFF_UP), |w| {
+            w.string(IFLA_IFALIAS, &b.alias);
+            w.bytes(IFLA_ADDRESS, &b.mac);
+            b.mtu.iter().for_each(|mtu| w.u32(IFLA_MTU, *mtu));
+        });
+        let present = addresses(&mut channel, index)?;
+        for address in present.iter().filter(|a| !b.addresses.contains(a)) {
+            requests.address(&b.name, index, *address, false);
+        }
+        for address in b.addresses.iter().filter(|a| !present.contains(a)) {
+            requests.address(&b.name, index, *address, true);
+        }
+        requests.run(&mut channel)
+    }
+
+    fn attach(&self, e: &Endpoint) -> Result<[u8; 6]> {
+        let file = File::open(&e.netns)
+            .map_err(|err| Error::io(format!("open network namespace {}", e.netns.display()), err))?;
+        let mut make = Requests::default();
+        {
+            let mut channel = self.channel.lock();
+            let parent = match &e.uplink {
+                Uplink::Bridge { bridge: p, .. }
+                | Uplink::Macvlan { parent: p, .. }
+                | Uplink::Ipvlan { parent: p, .. } => p,
+            };
+            let parent = find(&mut channel, parent)?.ok_or_else(|| no_link(parent))?;
+            let inside = |w: &mut Writer| {
+                w.string(IFLA_IFNAME, &e.ifname);
+                w.u32(IFLA_NET_NS_FD, file.as_raw_fd() as u32);
+                e.mac.iter().for_each(|mac| w.bytes(IFLA_ADDRESS, mac));
+                e.mtu.iter().for_each(|mtu| w.u32(IFLA_MTU, *mtu));
+            };
+            let new = NLM_F_CREATE | NLM_F_EXCL;
+            match &e.uplink {
+                Uplink::Bridge { host, isolated, .. } => {
+                    make.message(format!("add veth {host}"), NEWLINK, new, &ifinfo(0, IFF_UP), |w| {
+                        w.string(IFLA_IFNAME, host);
+                        w.u32(IFLA_MASTER, parent.index);
+                        e.mtu.iter().for_each(|mtu| w.u32(IFLA_MTU, *mtu));
+                        w.nest(IFLA_LINKINFO, |w| {
+                            w.string(INFO_KIND, "veth");
+                            w.nest(INFO_DATA, |w| {
+                                w.nest(VETH_PEER, |w| {
+                                    w.raw(&ifinfo(0, 0));
+                                    inside(w);
+                                });
+                            });
+                        });
+                    });
+                    // Hairpin: a container that calls its own published port gets its packet back through this port.
+                    make.message(format!("set up bridge port {host}"), NEWLINK, 0, &ifinfo(0, 0), |w| {
+                        w.string(IFLA_IFNAME, host);
+                        w.nest(IFLA_LINKINFO, |w| {
+                            w.string(INFO_SLAVE_KIND, "bridge");
+                            w.nest(INFO_SLAVE_DATA, |w| {
+                                w.u8(BRPORT_MODE, 1);
+                                w.u8(BRPORT_ISOLATED, u8::from(*isolated));
+                            });
+                        });
+                    });
+                }
+                Uplink::Macvlan { mode, .. } => {
+                    make.message(format!("add macvlan {}", e.ifname), NEWLINK, new, &ifinfo(0, 0), |w| {
+                        inside(w);
+                        w.u32(IFLA_LINK, parent.index);
+                        w.nest(IFLA_LINKINFO, |w| {
+                            w.string(INFO_KIND, "macvlan");
+                            w.nest(INFO_DATA, |w| w.u32(1, *mode));
+                        });
+                    });
+                }
+                Uplink::Ipvlan { mode, .. } => {
+                    make.message(format!("add ipvlan {}", e.ifname), NEWLINK, new, &ifinfo(0, 0), |w| {
+                        inside(w);
+                        w.u32(IFLA_LINK, parent.index);
+                        w.nest(IFLA_LINKINFO, |w| {
+                            w.string(INFO_KIND, "ipvlan");
+                            w.nest(INFO_DATA, |w| w.u16(1, *mode));
+                        });
+                    });
+                }
+            }
+            if let Err(err) = make.run(&mut channel) {
+                self.undo(&mut channel, e);
+                return Err(err);
+            }
+        }
+        in_netns(&e.netns, || set_up(e)).inspect_err(|_| self.undo(&mut self.channel.lock(), e))
+    }
+
+    /// Removes what a failed `attach` may have made.
+    fn undo(&self, channel: &mut Channel, e: &Endpoint) {
+        let removed = match &e.uplink {
+            Uplink::Bridge { host, .. } => delete(channel, host),
+            _ => in_netns(&e.netns, || delete(&mut Channel::open(NETLINK_ROUTE)?, &e.ifname)),
+        };
+        if let Err(e) = removed {
+            tracing::warn!("after a failed attach: {e}");
+        }
+    }
+
+    fn list(&self) -> Result<Vec<LinkInfo>> {
+        let messages = self.channel.lock().dump("list links", |w, seq| {
+            w.begin(GETLINK, NLM_F_DUMP, seq, &ifinfo(0, 0));
+            w.end();
+        })?;
+        Ok(messages.iter().filter(|m| m.kind == NEWLINK).filter_map(|m| link_info(&m.payload)).collect())
+    }
+
+    fn default_mtu(&self) -> Result<Option<u32>> {
+        let messages = self.channel.lock().dump("list routes", |w, seq| {
+            w.begin(GETROUTE, NLM_F_DUMP, seq, &rtmsg(Family::V4, 0, 0));
+            w.end();
+        })?;
+        const OIF: u16 = 4;
+        const MAIN: u8 = 254;
+        let index = messages.iter().filter(|m| m.kind == NEWROUTE && m.payload.len() >= 12).find_map(|m| {
+            let default = m.payload[1] == 0 && m.payload[4] == MAIN;
+            default.then(|| attribute(&m.payload[12..], OIF)).flatten().and_then(number)
+        });
+        let Some(index) = index else { return Ok(None) };
+        Ok(self.list()?.into_iter().find(|l| l.index == index).map(|l| l.mtu))
+    }
+}
+
+/// Inside the namespace: parameters, addresses, up, routes.
+fn set_up(e: &Endpoint) -> Result<[u8; 6]> {
+    let mut channel = Channel::open(NETLINK_ROUTE)?;
+    let link = find(&mut channel, &e.ifname)?.ok_or_else(|| no_link(&e.ifname))?;
+    for (name, value) in &e.sysctls {
+        write_sysctl(name, value)?;
+    }
+    let mut requests = Requests::default();
+    requests.up("bring lo up".into(), LOOPBACK);
+    for address in &e.addresses {
+        requests.address(&e.ifname, link.index, *address, true);
+    }
+    requests.up(format!("bring {} up", e.ifname), link.index);
+    for route in &e.routes {
+        requests.route(link.index, route);
+    }
+    requests.run(&mut channel)?;
+    Ok(link.mac.first_chunk().copied().unwrap_or_default())
+}
+
+/// Acknowledged requests that travel together.
+#[derive(Default)]
+struct Requests {
+    writer: Writer,
+    names: Vec<(String, &'static [i32])>,
+}
+
+impl Requests {
+    fn message(
+        &mut self,
+        name: String,
+        kind: u16,
+        flags: u16,
+        header: &[u8],
+        body: impl FnOnce(&mut Writer),
+    ) {
+        // Sequence numbers count from 0 here and are moved to the channel's own when sent.
+        self.writer.begin(kind, flags | NLM_F_ACK, self.names.len() as u32, header);
+        body(&mut self.writer);
+        self.writer.end();
+        self.names.push((name, &[]));
+    }
+
+    /// The message added last may fail with one of `errnos`: what it wants is so already.
+    fn tolerate(&mut self, errnos: &'static [i32]) {
+        if let Some(last) = self.names.last_mut() {
+            last.1 = errnos;
+        }
+    }
+
+    fn up(&mut self, name: String, index: u32) {
+        self.message(name, NEWLINK, 0, &ifinfo(index, IFF_UP), |_| {});
+    }
+
+    fn address(&mut self, link: &str, index: u32, address: IpNet, add: bool) {
+        const NODAD: u8 = 2;
+        let v6 = address.addr().is_ipv6();
+        let mut header = [
+            Family::of(address.addr()).number(),
+            address.prefix_len(),
+            if v6 { NODAD } else { 0 },
+            0,
+            0,
+            0,
+            0,
+            0,
+        ];
+        header[4..].copy_from_slice(&index.to_ne_bytes());
+        let (verb, kind, flags) =
+            if add { ("add", NEWADDR, NLM_F_CREATE | NLM_F_REPLACE) } else { ("remove", DELADDR, 0) };
+        self.message(format!("{verb} address {address} of {link}"), kind, flags, &header, |w| {
+            let bytes = octets(address.addr());
+            w.bytes(2, &bytes);
+            w.bytes(1, &bytes);
+            if let IpNet::V4(net) = address
+                && net.prefix_len() < 31
+                && add
+            {
+                w.bytes(4, &net.broadcast().octets());
+            }
+        });
+        self.tolerate(if add { &[EEXIST] } else { &[EADDRNOTAVAIL] });
+    }
+
+    fn route(&mut self, index: u32, route: &Route) {
+        const LINK_SCOPE: u8 = 253;
+        let family = Family::of(route.destination.addr());
+        let scope = if route.via.is_none() && family == Family::V4 { LINK_SCOPE } else { 0 };
+        let header = rtmsg(family, route.destination.prefix_len(), scope);
+        self.message(
+            format!("add route to {}", route.destination),
+            NEWROUTE,
+            NLM_F_CREATE | NLM_F_REPLACE,
+            &header,
+            |w| {
+                if route.destination.prefix_len() > 0 {
+                    w.bytes(1, &octets(route.destination.network()));
+                }
+                w.u32(4, index);
+                route.via.iter().for_each(|via| w.bytes(5, &octets(*via)));
+                route.source.iter().for_each(|source| w.bytes(7, &octets(*source)));
+            },
+        );
+    }
+
+    fn run(mut self, channel: &mut Channel) -> Result<()> {
+        let first = channel.sequence(self.names.len() as u32);
+        let (mut at, mut n) = (0, 0);
+        while at < self.writer.buf.len() {
+            let b = &mut self.writer.buf[at..];
+            let len = u32::from_ne_bytes([b[0], b[1], b[2], b[3]]) as usize;
+            b[8..12].copy_from_slice(&(first + n).to_ne_bytes());
+            at += len;
+            n += 1;
+        }
+        let (answers, _, _) = channel.exchange(&self.writer.buf)?;
+        for a in answers.iter().filter(|a| a.errno != 0) {
+            let Some((name, tolerated)) = a.seq.checked_sub(first).and_then(|i| self.names.get(i as usize))
+            else {
+                continue;
+            };
+            if !tolerated.contains(&a.errno) {
+                return Err(Error::Kernel { op: name.clone(), errno: a.errno, detail: a.detail.clone() });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn no_link(name: &str) -> Error {
+    Error::Kernel { op: format!("find link {name}"), errno: ENODEV, detail: String::new() }
+}
+
+fn find(channel: &mut Channel, name: &str) -> Result<Option<LinkInfo>> {
+    let seq = channel.sequence(1);
+    let mut w = Writer::new();
+    w.begin(GETLINK, 0, seq, &ifinfo(0, 0));
+    w.string(IFLA_IFNAME, name);
+    w.end();
+    let (answers, messages, _) = channel.exchange(&w.buf)?;
+    match answers.iter().find(|a| a.seq == seq && a.errno != 0) {
+        Some(a) if a.errno == ENODEV => Ok(None),
+        Some(a) => {
+            Err(Error::Kernel { op: format!("find link {name}"), errno: a.errno, detail: a.detail.clone() })
+        }
+        None => Ok(messages.iter().find(|m| m.seq == seq).and_then(|m| link_info(&m.payload))),
+    }
+}
+
+fn delete(channel: &mut Channel, name: &str) -> Result<()> {
+    let mut requests = Requests::default();
+    requests
+        .message(format!("delete link {name}"), DELLINK, 0, &ifinfo(0, 0), |w| w.string(IFLA_IFNAME, name));
+    requests.tolerate(&[ENODEV, ESRCH]);
+    requests.run(channel)
+}
+
+/// The addresses of a link that are not the kernel's own link-local ones.
+fn addresses(channel: &mut Channel, index: u32) -> Result<Vec<IpNet>> {
+    let messages = channel.dump("list addresses", |w, seq| {
+        w.begin(GETADDR, NLM_F_DUMP, seq, &[0; 8]);
+        w.end();
+    })?;
+    let mut found = Vec::new();
+    for m in messages.iter().filter(|m| m.kind == NEWADDR && m.payload.len() >= 8) {
+        let p = &m.payload;
+        const LINK_SCOPE: u8 = 253;
+        if u32::from_ne_bytes([p[4], p[5], p[6], p[7]]) != index || p[3] == LINK_SCOPE {
+            continue;
+        }
+        let value = attribute(&p[8..], 2).or_else(|| attribute(&p[8..], 1));
+        let ip: Option<IpAddr> = match value {
+            Some(v) if v.len() == 4 => v.first_chunk::<4>().map(|a| IpAddr::from(*a)),
+            Some(v) => v.first_chunk::<16>().map(|a| IpAddr::from(*a)),
+            None => None,
+        };
+        found.extend(ip.and_then(|ip| IpNet::new(ip, p[1]).ok()));
+    }
+    Ok(found)
+}
+
+fn link_info(payload: &[u8]) -> Option<LinkInfo> {
+    let header = payload.get(..16)?;
+    let at = |i: usize| u32::from_ne_bytes([header[i], header[i + 1], header[i + 2], header[i + 3]]);
+    let mut link = LinkInfo { index: at(4), up: at(8) & IFF_UP != 0, ..LinkInfo::default() };
+    for (kind, value) in attributes(&payload[16..]) {
+        match kind {
+            IFLA_IFNAME => link.name = text(value),
+            IFLA_IFALIAS => link.alias = text(value),
+            IFLA_ADDRESS => link.mac = value.to_vec(),
+            IFLA_MTU => link.mtu = number(value).unwrap_or(0),
+            IFLA_MASTER => link.master = number(value).unwrap_or(0),
+            IFLA_LINKINFO => link.kind = attribute(value, INFO_KIND).map(text).unwrap_or_default(),
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn number(value: &[u8]) -> Option<u32> {
+    value.first_chunk().map(|b| u32::from_ne_bytes(*b))
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(a) => a.octets().into(),
+        IpAddr::V6(a) => a.octets().into(),
+    }
+}
+
+/// `struct ifinfomsg`; the flags are also the mask of what changes.
+fn ifinfo(index: u32, flags: u32) -> [u8; 16] {
+    let mut header = [0; 16];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..12].copy_from_slice(&flags.to_ne_bytes());
+    header[12..].copy_from_slice(&flags.to_ne_bytes());
+    header
+}
+
+/// `struct rtmsg` of a unicast route in the main table.
+fn rtmsg(family: Family, prefix: u8, scope: u8) -> [u8; 12] {
+    const MAIN: u8 = 254;
+    const STATIC: u8 = 4;
+    const UNICAST: u8 = 1;
+    [family.number(), prefix, 0, 0, MAIN, STATIC, scope, UNICAST, 0, 0, 0, 0]
+}
+
+/// Writes below /proc/sys of the calling thread's namespace. A dot in an interface's name is written as a slash.
+fn write_sysctl(name: &str, value: &str) -> Result<()> {
+    let path: String = name
+        .chars()
+        .map(|c| {
+            if c == '.' {
+                '/'
+            } else if c == '/' {
+                '.'
+            } else {
+                c
+            }
+        })
+        .collect();
+    if path.split('/').any(|part| part.is_empty() || part == "..") {
+        return Err(Error::Invalid(format!("{name} is no kernel parameter's name")));
+    }
+    fs::write(Path::new("/proc/sys").join(&path), value)
+        .map_err(|e| Error::io(format!("set {name} to {value}"), e))
+}

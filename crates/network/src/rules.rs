@@ -1,0 +1,226 @@
+//! The rules of an instance's table, as pure functions: what is always there, and what each bridge adds.
+//!
+//! Static chains look things up in maps; a bridge or a published port is a few elements of those and chains of its own.
+//! So a change never rewrites rules that others depend on, and a new daemon finds the elements still in place.
+
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::facade::BridgeSpec;
+use crate::nft::{
+    Batch, Element, Family, Hook, Kind, Op, Reg, Rule, SetSpec, Verdict, field, key,
+    state::{ESTABLISHED, RELATED},
+};
+
+/// The bit of a packet's mark that asks for masquerading when it leaves.
+pub const MASQUERADE_MARK: u32 = 0x2000_0000;
+
+/// Chains that the static rules jump to and that others fill; see [`crate::Network::firewall`].
+pub mod hooks {
+    /// In nat prerouting and nat output, before published ports: Services choose endpoints here.
+    pub const SERVICES: &str = "services";
+    /// In filter input, forward and output, for new connections: Services without endpoints refuse here.
+    pub const REFUSALS: &str = "refusals";
+    /// In filter forward, before anything is accepted: network policies.
+    pub const POLICY: &str = "policy";
+    /// In nat postrouting, before anything is masqueraded.
+    pub const LEAVING: &str = "leaving";
+}
+
+pub(crate) const FORWARD_FROM: &str = "forward-from";
+pub(crate) const FORWARD_TO: &str = "forward-to";
+pub(crate) const MASQUERADE_FROM: &str = "masquerade-from";
+pub(crate) const BRIDGES: &str = "bridges";
+
+/// The sets of published ports of one family.
+pub(crate) fn port_sets(family: Family) -> (&'static str, &'static str, &'static str) {
+    match family {
+        Family::V4 => ("ports", "ports-at", "hairpin"),
+        Family::V6 => ("ports6", "ports6-at", "hairpin6"),
+    }
+}
+
+/// Makes the table and its static part, or brings that up to date, without disturbing elements and others' chains.
+pub(crate) fn base() -> Batch {
+    let mut b = Batch::new();
+    b.op(Op::AddTable);
+    let dstnat = -100;
+    let srcnat = 100;
+    b.base_chain("raw", Kind::Filter, Hook::Prerouting, -300);
+    b.base_chain("prerouting", Kind::Nat, Hook::Prerouting, dstnat);
+    b.base_chain("output", Kind::Nat, Hook::Output, dstnat);
+    b.base_chain("postrouting", Kind::Nat, Hook::Postrouting, srcnat);
+    b.base_chain("forward", Kind::Filter, Hook::Forward, 0);
+    b.base_chain("filter-input", Kind::Filter, Hook::Input, 0);
+    b.base_chain("filter-output", Kind::Filter, Hook::Output, 0);
+    for chain in [hooks::SERVICES, hooks::REFUSALS, hooks::POLICY, hooks::LEAVING, "published"] {
+        b.chain(chain);
+    }
+    b.set(SetSpec::set(BRIDGES, &[field::IFNAME]));
+    for map in [FORWARD_FROM, FORWARD_TO, MASQUERADE_FROM] {
+        b.set(SetSpec::vmap(map, &[field::IFNAME]));
+    }
+    for family in [Family::V4, Family::V6] {
+        let (any, at, hairpin) = port_sets(family);
+        let ip = field::ip(family);
+        b.set(SetSpec::map(any, &[field::PROTO, field::PORT], &[ip, field::PORT]));
+        b.set(SetSpec::map(at, &[ip, field::PROTO, field::PORT], &[ip, field::PORT]));
+        b.set(SetSpec::set(hairpin, &[ip, ip]));
+    }
+
+    let loopback: IpNet = Ipv4Net::new_assert([127, 0, 0, 0].into(), 8).into();
+    b.replace_chain(
+        "raw",
+        vec![
+            // route_localnet makes the kernel accept these; no neighbour may reach what listens on loopback only.
+            Rule::new("raw")
+                .iifname(false, "lo")
+                .daddr(true, loopback)
+                .drop()
+                .comment("loopback from outside"),
+        ],
+    );
+    b.replace_chain(
+        "prerouting",
+        vec![Rule::new("prerouting").jump(hooks::SERVICES), Rule::new("prerouting").jump("published")],
+    );
+    b.replace_chain(
+        "output",
+        vec![Rule::new("output").jump(hooks::SERVICES), Rule::new("output").jump("published")],
+    );
+    b.replace_chain("published", [Family::V4, Family::V6].into_iter().flat_map(published).collect());
+    b.replace_chain("postrouting", postrouting(loopback));
+    let r = || Rule::new("forward");
+    b.replace_chain(
+        "forward",
+        vec![
+            r().jump(hooks::POLICY),
+            r().ct_state(ESTABLISHED | RELATED).accept(),
+            r().jump(hooks::REFUSALS),
+            r().load_iifname(Reg(0)).vmap(FORWARD_FROM, Reg(0)),
+            r().ct_dnat(true).accept().comment("published ports and services"),
+            r().load_oifname(Reg(0)).vmap(FORWARD_TO, Reg(0)),
+        ],
+    );
+    b.replace_chain("filter-input", vec![Rule::new("filter-input").jump(hooks::REFUSALS)]);
+    b.replace_chain("filter-output", vec![Rule::new("filter-output").jump(hooks::REFUSALS)]);
+    b
+}
+
+fn published(family: Family) -> Vec<Rule> {
+    let (any, at, _) = port_sets(family);
+    // Registers: the key from 4 on, the address and port found from 12 on.
+    let words = if family == Family::V4 { 1 } else { 4 };
+    let (k, a) = (Reg(4), Reg(10));
+    let port = Some(Reg(10 + words));
+    let after = Reg(4 + words);
+    vec![
+        Rule::new("published")
+            .family(family)
+            .load_daddr(family, k)
+            .load_l4proto(after)
+            .load_dport(Reg(after.0 + 1))
+            .map(at, k, a)
+            .dnat(family, a, port)
+            .comment("ports published at one address"),
+        Rule::new("published")
+            .family(family)
+            .to_local(true)
+            .load_l4proto(k)
+            .load_dport(Reg(k.0 + 1))
+            .map(any, k, a)
+            .dnat(family, a, port)
+            .comment("ports published at every address"),
+    ]
+}
+
+fn postrouting(loopback: IpNet) -> Vec<Rule> {
+    let r = || Rule::new("postrouting");
+    let mut rules = vec![r().jump(hooks::LEAVING)];
+    rules.push(r().mark(MASQUERADE_MARK).clear_mark(MASQUERADE_MARK).masquerade());
+    for family in [Family::V4, Family::V6] {
+        let words = if family == Family::V4 { 1 } else { 4 };
+        rules.push(
+            r().family(family)
+                .load_saddr(family, Reg(4))
+                .load_daddr(family, Reg(4 + words))
+                .lookup(port_sets(family).2, Reg(4))
+                .masquerade()
+                .comment("a container that calls itself by its published port"),
+        );
+    }
+    rules.push(r().saddr(true, loopback).load_oifname(Reg(4)).lookup(BRIDGES, Reg(4)).masquerade());
+    rules.push(r().load_iifname(Reg(0)).vmap(MASQUERADE_FROM, Reg(0)));
+    rules
+}
+
+fn chain_from(bridge: &str) -> String {
+    format!("from-{bridge}")
+}
+fn chain_to(bridge: &str) -> String {
+    format!("to-{bridge}")
+}
+fn chain_masquerade(bridge: &str) -> String {
+    format!("masquerade-{bridge}")
+}
+
+/// Makes a bridge's chains and elements, or replaces their rules.
+pub(crate) fn bridge(spec: &BridgeSpec) -> Batch {
+    let name = spec.name.as_str();
+    let mut b = Batch::new();
+    let (from, to, masquerade) = (chain_from(name), chain_to(name), chain_masquerade(name));
+
+    let mut rules = Vec::new();
+    if spec.internal {
+        rules.push(
+            Rule::new(&from).oifname(false, name).drop().comment("an internal network does not go out"),
+        );
+    }
+    b.replace_chain(&from, rules);
+
+    let mut rules = Vec::new();
+    if spec.icc {
+        rules.push(Rule::new(&to).iifname(true, name).accept());
+    } else {
+        rules.push(Rule::new(&to).iifname(true, name).drop().comment("containers do not talk to each other"));
+    }
+    if spec.isolated || spec.internal {
+        rules.push(Rule::new(&to).drop().comment("only published ports from elsewhere"));
+    }
+    b.replace_chain(&to, rules);
+
+    let mut rules = Vec::new();
+    if spec.masquerade && !spec.internal {
+        rules.push(Rule::new(&masquerade).oifname(true, name).back());
+        rules
+            .extend(spec.masquerade_except.iter().map(|net| Rule::new(&masquerade).daddr(true, *net).back()));
+        for net in spec.gateways() {
+            rules.push(Rule::new(&masquerade).saddr(true, net.trunc()).masquerade());
+        }
+    }
+    b.replace_chain(&masquerade, rules);
+
+    let element = |chain: &str| vec![Element::verdict(key::link(name), Verdict::Jump(chain.into()))];
+    b.add(BRIDGES, vec![Element::new(key::link(name))]);
+    b.add(FORWARD_FROM, element(&from));
+    b.add(FORWARD_TO, element(&to));
+    b.add(MASQUERADE_FROM, element(&masquerade));
+    b
+}
+
+/// Removes what `bridge` made.
+pub(crate) fn remove_bridge(name: &str) -> Batch {
+    let mut b = Batch::new();
+    let gone = || vec![Element::new(key::link(name))];
+    for set in [BRIDGES, FORWARD_FROM, FORWARD_TO, MASQUERADE_FROM] {
+        b.delete(set, gone());
+    }
+    for chain in [chain_from(name), chain_to(name), chain_masquerade(name)] {
+        b.op(Op::FlushChain(chain.clone())).op(Op::DeleteChain(chain));
+    }
+    b
+}
+
+/// The bridge whose chain this is.
+pub(crate) fn bridge_of_chain(chain: &str) -> Option<&str> {
+    chain.strip_prefix("from-")
+}
