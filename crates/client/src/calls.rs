@@ -12,8 +12,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 
 use crate::{
-    BoxBody, BoxStream, Duplex, Error, Https, Kubeconfig, ListOptions, ObjectList, Result, Transport, WatchEvent,
-    WatchOptions,
+    BoxBody, BoxStream, Duplex, Error, Https, Kubeconfig, ListOptions, ObjectList, Result, Transport,
+    WatchEvent, WatchOptions,
 };
 
 /// What may stand in a path segment or a query value as it is.
@@ -143,7 +143,14 @@ impl Client {
     }
 
     /// Posts to an object's sub-resource: `binding`, `eviction`, `token`.
-    pub async fn create_sub(&self, gvr: &Gvr, ns: &str, name: &str, sub: &str, body: &Value) -> Result<Arc<Object>> {
+    pub async fn create_sub(
+        &self,
+        gvr: &Gvr,
+        ns: &str,
+        name: &str,
+        sub: &str,
+        body: &Value,
+    ) -> Result<Arc<Object>> {
         self.object(Method::POST, self.managed(object_path(gvr, ns, name, Some(sub))), Some(body)).await
     }
 
@@ -165,7 +172,14 @@ impl Client {
     }
 
     /// Patches an object.
-    pub async fn patch(&self, gvr: &Gvr, ns: &str, name: &str, kind: PatchType, patch: &Value) -> Result<Arc<Object>> {
+    pub async fn patch(
+        &self,
+        gvr: &Gvr,
+        ns: &str,
+        name: &str,
+        kind: PatchType,
+        patch: &Value,
+    ) -> Result<Arc<Object>> {
         self.patch_at(self.managed(object_path(gvr, ns, name, None)), kind.media_type(), patch).await
     }
 
@@ -214,7 +228,8 @@ impl Client {
         name: &str,
         options: &DeleteOptions,
     ) -> Result<Option<Arc<Object>>> {
-        let answer = self.object(Method::DELETE, object_path(gvr, ns, name, None), Some(&options.body())).await?;
+        let answer =
+            self.object(Method::DELETE, object_path(gvr, ns, name, None), Some(&options.body())).await?;
         Ok((answer.kind() != "Status").then_some(answer))
     }
 
@@ -268,7 +283,8 @@ impl Client {
     }
 
     async fn object(&self, method: Method, path: String, body: Option<&Value>) -> Result<Arc<Object>> {
-        let mut request = Request::builder().method(method).uri(path).header(header::ACCEPT, "application/json");
+        let mut request =
+            Request::builder().method(method).uri(path).header(header::ACCEPT, "application/json");
         let mut bytes = Bytes::new();
         if let Some(body) = body {
             request = request.header(header::CONTENT_TYPE, "application/json");

@@ -33,7 +33,8 @@ pub async fn preferred(client: &Client) -> Result<(Vec<Resource>, Vec<String>)> 
     for group in groups["groups"].as_array().into_iter().flatten() {
         let name = group["name"].as_str().unwrap_or_default();
         let preferred = group["preferredVersion"]["version"].as_str().unwrap_or_default();
-        let versions = group["versions"].as_array().into_iter().flatten().filter_map(|v| v["version"].as_str());
+        let versions =
+            group["versions"].as_array().into_iter().flatten().filter_map(|v| v["version"].as_str());
         let mut seen: Vec<Resource> = Vec::new();
         for version in std::iter::once(preferred).chain(versions.filter(|v| *v != preferred)) {
             match client.raw(&format!("/apis/{name}/{version}")).await {

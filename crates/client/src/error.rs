@@ -25,7 +25,7 @@ pub enum Error {
 }
 
 /// What a fallible call of this crate gives.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
@@ -73,7 +73,8 @@ impl Error {
 
     /// The namespace is going away, nothing new may be made in it.
     pub fn is_namespace_terminating(&self) -> bool {
-        let causes = self.status().and_then(|s| s.details.as_ref()).map(|d| d.causes.as_slice()).unwrap_or_default();
+        let causes =
+            self.status().and_then(|s| s.details.as_ref()).map(|d| d.causes.as_slice()).unwrap_or_default();
         causes.iter().any(|c| c.reason == "NamespaceTerminating")
     }
 

@@ -14,8 +14,8 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::{
-    BoxBody, BoxStream, Client, Duplex, Error, ListOptions, ObjectList, Result, Transport, WatchEvent, WatchKind,
-    WatchOptions,
+    BoxBody, BoxStream, Client, Duplex, Error, ListOptions, ObjectList, Result, Transport, WatchEvent,
+    WatchKind, WatchOptions,
 };
 
 struct Watcher {
@@ -195,8 +195,11 @@ impl State {
         match path.trim_matches('/').split('/').collect::<Vec<_>>().as_slice() {
             ["api", v] => Some(resources("", v)),
             ["apis"] => {
-                let mut groups: Vec<_> =
-                    self.discovery.iter().map(|r| (r.gvr.group.to_string(), r.gvr.version.to_string())).collect();
+                let mut groups: Vec<_> = self
+                    .discovery
+                    .iter()
+                    .map(|r| (r.gvr.group.to_string(), r.gvr.version.to_string()))
+                    .collect();
                 groups.retain(|(g, _)| !g.is_empty());
                 groups.sort();
                 groups.dedup();
@@ -225,7 +228,12 @@ impl State {
         let id = (gvr.clone(), key.clone());
         if name.is_empty() {
             if method == Method::DELETE {
-                let keys: Vec<Key> = self.objects.keys().filter(|(g, k)| g == gvr && (ns.is_empty() || k.namespace == *ns)).map(|(_, k)| k.clone()).collect();
+                let keys: Vec<Key> = self
+                    .objects
+                    .keys()
+                    .filter(|(g, k)| g == gvr && (ns.is_empty() || k.namespace == *ns))
+                    .map(|(_, k)| k.clone())
+                    .collect();
                 for key in keys {
                     self.delete(gvr, key, &body)?;
                 }
@@ -301,7 +309,8 @@ impl State {
             let generation = meta::generation(old.value()) + 1;
             meta::of_mut(&mut new).insert("generation".into(), generation.into());
         }
-        let finished = meta::is_deleting(&new) && meta::finalizers(&new).next().is_none() && !waits(gvr, &new);
+        let finished =
+            meta::is_deleting(&new) && meta::finalizers(&new).next().is_none() && !waits(gvr, &new);
         self.set(gvr, key, (!finished).then_some(new))
     }
 
@@ -310,7 +319,11 @@ impl State {
             return Err(Status::not_found(gvr, &key.name));
         };
         if options["preconditions"]["uid"].as_str().is_some_and(|u| u != old.uid()) {
-            return Err(Status::conflict(gvr, &key.name, "the UID in the precondition is not that of the object"));
+            return Err(Status::conflict(
+                gvr,
+                &key.name,
+                "the UID in the precondition is not that of the object",
+            ));
         }
         let mut new = old.value().clone();
         match options["propagationPolicy"].as_str() {
@@ -373,7 +386,12 @@ impl Route {
             _ => return None,
         };
         let route = |ns: &str, resource: &str, name: &str, sub: &str| {
-            Some(Route { gvr: Gvr::owned(group, version, resource), ns: ns.into(), name: name.into(), sub: sub.into() })
+            Some(Route {
+                gvr: Gvr::owned(group, version, resource),
+                ns: ns.into(),
+                name: name.into(),
+                sub: sub.into(),
+            })
         };
         match rest {
             ["namespaces", name, "finalize"] => route("", "namespaces", name, "finalize"),
@@ -399,7 +417,8 @@ impl Transport for Fake {
         } else {
             serde_json::from_slice(request.body()).map_err(|e| Error::Decode(e.to_string()))?
         };
-        let path = percent_encoding::percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned();
+        let path =
+            percent_encoding::percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned();
         let mut state = self.state.lock();
         if request.method() == Method::GET
             && let Some(document) = state.discovery(&path)
@@ -411,7 +430,8 @@ impl Transport for Fake {
             Err(status) => (status.code, status.to_json()),
         };
         let mut response = Response::new(Bytes::from(body));
-        *response.status_mut() = http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+        *response.status_mut() =
+            http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
         Ok(response)
     }
 

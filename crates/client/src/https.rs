@@ -20,8 +20,8 @@ use serde_json::value::RawValue;
 
 use crate::calls::{checked, encode, refusal};
 use crate::{
-    BoxBody, BoxStream, Duplex, Endpoint, Error, ListOptions, ObjectList, Result, Transport, WatchEvent, WatchKind,
-    WatchOptions,
+    BoxBody, BoxStream, Duplex, Endpoint, Error, ListOptions, ObjectList, Result, Transport, WatchEvent,
+    WatchKind, WatchOptions,
 };
 
 /// How long a connection attempt may take.
@@ -85,7 +85,9 @@ impl Https {
             match endpoint.server_name.clone() {
                 Some(name) => {
                     let name = rustls_pki_types::ServerName::try_from(name).map_err(|e| wrong(&e))?;
-                    Ok::<_, Error>(b.with_server_name_resolver(hyper_rustls::FixedServerNameResolver::new(name)))
+                    Ok::<_, Error>(
+                        b.with_server_name_resolver(hyper_rustls::FixedServerNameResolver::new(name)),
+                    )
                 }
                 None => Ok(b),
             }
@@ -103,7 +105,8 @@ impl Https {
     async fn prepare<B>(&self, request: Request<B>) -> Result<Request<B>> {
         let (mut parts, body) = request.into_parts();
         let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
-        parts.uri = format!("{}{path}", self.base).parse().map_err(|e| Error::Config(format!("{path}: {e}")))?;
+        parts.uri =
+            format!("{}{path}", self.base).parse().map_err(|e| Error::Config(format!("{path}: {e}")))?;
         let token = match &self.auth {
             Auth::None => None,
             Auth::Token(t) => Some(t.clone()),
@@ -216,7 +219,8 @@ impl Transport for Https {
             let body = response.into_body().collect().await.map_err(|e| broken(&e))?.to_bytes();
             return Err(refusal(code, &body));
         }
-        let lines = Lines { body: response.into_body().into_data_stream(), buffer: BytesMut::new(), searched: 0 };
+        let lines =
+            Lines { body: response.into_body().into_data_stream(), buffer: BytesMut::new(), searched: 0 };
         Ok(Box::pin(futures::stream::unfold(Some(lines), |lines| async {
             let mut lines = lines?;
             match lines.next().await {
@@ -280,7 +284,8 @@ fn decode_event(line: &[u8]) -> Result<WatchEvent> {
         "ERROR" => return Err(refusal(StatusCode::INTERNAL_SERVER_ERROR, raw.object.get().as_bytes())),
         other => return Err(wrong(&format!("unknown type {other:?}"))),
     };
-    let object = Object::from_json(Bytes::copy_from_slice(raw.object.get().as_bytes())).map_err(|e| wrong(&e))?;
+    let object =
+        Object::from_json(Bytes::copy_from_slice(raw.object.get().as_bytes())).map_err(|e| wrong(&e))?;
     Ok(WatchEvent { kind, object })
 }
 
@@ -324,7 +329,11 @@ fn decode_list(body: &Bytes) -> Result<ObjectList> {
         }
         items.push(object);
     }
-    Ok(ObjectList { revision: raw.metadata.resource_version.parse().unwrap_or(0), items, next: raw.metadata.next })
+    Ok(ObjectList {
+        revision: raw.metadata.resource_version.parse().unwrap_or(0),
+        items,
+        next: raw.metadata.next,
+    })
 }
 
 /// A transport that can be shared.
@@ -354,8 +363,10 @@ mod tests {
 
     #[test]
     fn events() {
-        let e = decode_event(br#"{"type":"MODIFIED","object":{"kind":"Pod","metadata":{"name":"a","resourceVersion":"3"}}}"#)
-            .unwrap();
+        let e = decode_event(
+            br#"{"type":"MODIFIED","object":{"kind":"Pod","metadata":{"name":"a","resourceVersion":"3"}}}"#,
+        )
+        .unwrap();
         assert_eq!((e.kind, e.object.name(), e.object.revision()), (WatchKind::Modified, "a", 3));
         let gone = decode_event(br#"{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Expired","code":410,"message":"too old"}}"#);
         assert!(gone.unwrap_err().is_expired());

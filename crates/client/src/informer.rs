@@ -278,7 +278,12 @@ impl Informer {
         let mut last = match *from {
             Some(revision) => revision,
             None => {
-                let options = ListOptions { labels: labels.clone(), fields: fields.clone(), any_revision: true, ..Default::default() };
+                let options = ListOptions {
+                    labels: labels.clone(),
+                    fields: fields.clone(),
+                    any_revision: true,
+                    ..Default::default()
+                };
                 let list = client.list(&self.gvr, namespace, &options).await?;
                 self.replace(list.items);
                 self.advance(list.revision.max(1));
@@ -286,7 +291,8 @@ impl Informer {
             }
         };
         *from = Some(last);
-        let options = WatchOptions { revision: last, labels: labels.clone(), fields: fields.clone(), bookmarks: true };
+        let options =
+            WatchOptions { revision: last, labels: labels.clone(), fields: fields.clone(), bookmarks: true };
         let mut events = client.watch(&self.gvr, namespace, &options).await?;
         while let Some(event) = events.next().await {
             let event = event?;
@@ -368,7 +374,10 @@ impl Informers {
         let deadline = Instant::now() + limit;
         for informer in known {
             if tokio::time::timeout_at(deadline, informer.synced()).await.is_err() {
-                return Err(Error::Transport(format!("{} could not be listed within {limit:?}", informer.gvr)));
+                return Err(Error::Transport(format!(
+                    "{} could not be listed within {limit:?}",
+                    informer.gvr
+                )));
             }
         }
         Ok(())
@@ -387,7 +396,9 @@ mod tests {
     }
 
     fn say(c: &Change) -> String {
-        let r = |o: &Option<Arc<Object>>| o.as_ref().map_or("-".to_string(), |o| o.at(&["spec", "x"]).to_string());
+        let r = |o: &Option<Arc<Object>>| {
+            o.as_ref().map_or("-".to_string(), |o| o.at(&["spec", "x"]).to_string())
+        };
         format!("{} {}>{}", c.object().name(), r(&c.old), r(&c.new))
     }
 
@@ -407,7 +418,10 @@ mod tests {
         assert_eq!(pods.list("ns").len(), 2);
         assert_eq!(pods.list("other").len(), 0);
         assert_eq!(pods.by_index(index::NODE, "n2")[0].name(), "b");
-        client.patch(&gvr::PODS, "ns", "a", PatchType::Merge, &json!({"spec": {"x": 2, "nodeName": "n2"}})).await.unwrap();
+        client
+            .patch(&gvr::PODS, "ns", "a", PatchType::Merge, &json!({"spec": {"x": 2, "nodeName": "n2"}}))
+            .await
+            .unwrap();
         client.delete(&gvr::PODS, "ns", "b", &DeleteOptions::default()).await.unwrap();
         assert_eq!(say(&changes.recv().await.unwrap()), "b ->null");
         assert_eq!(say(&changes.recv().await.unwrap()), "a null>2");

@@ -81,7 +81,8 @@ struct Context {
 impl Kubeconfig {
     /// Reads the file `path`.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
+        let text =
+            std::fs::read_to_string(path).map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
         let mut config = Self::parse(&text).map_err(|e| Error::Config(format!("{}: {e}", path.display())))?;
         config.path = path.into();
         Ok(config)
@@ -104,12 +105,15 @@ impl Kubeconfig {
         let context = named(&self.contexts, name)
             .and_then(|n| n.context)
             .ok_or_else(|| wrong(format!("there is no context {name:?}")))?;
-        let cluster = named(&self.clusters, &context.cluster)
-            .and_then(|n| n.cluster)
-            .ok_or_else(|| wrong(format!("context {name:?} names the cluster {:?}, which is not there", context.cluster)))?;
+        let cluster = named(&self.clusters, &context.cluster).and_then(|n| n.cluster).ok_or_else(|| {
+            wrong(format!("context {name:?} names the cluster {:?}, which is not there", context.cluster))
+        })?;
         let user = named(&self.users, &context.user).and_then(|n| n.user).unwrap_or_default();
         if user.exec.is_some() || user.auth_provider.is_some() {
-            return Err(wrong(format!("user {:?} signs in through a plug-in, which is not supported", context.user)));
+            return Err(wrong(format!(
+                "user {:?} signs in through a plug-in, which is not supported",
+                context.user
+            )));
         }
         if cluster.insecure_skip_tls_verify {
             return Err(wrong(format!(
@@ -117,13 +121,22 @@ impl Kubeconfig {
                 context.cluster
             )));
         }
-        let ca_pem = self.pem("certificate-authority", &cluster.certificate_authority, &cluster.certificate_authority_data)?;
+        let ca_pem = self.pem(
+            "certificate-authority",
+            &cluster.certificate_authority,
+            &cluster.certificate_authority_data,
+        )?;
         let cert = self.pem("client-certificate", &user.client_certificate, &user.client_certificate_data)?;
         let key = self.pem("client-key", &user.client_key, &user.client_key_data)?;
         let identity = match (cert, key) {
             (Some(cert_pem), Some(key_pem)) => Some(pki::Identity { cert_pem, key_pem }),
             (None, None) => None,
-            _ => return Err(wrong(format!("user {:?} has only one of client certificate and key", context.user))),
+            _ => {
+                return Err(wrong(format!(
+                    "user {:?} has only one of client certificate and key",
+                    context.user
+                )));
+            }
         };
         let auth = match (user.token, user.token_file) {
             (Some(token), _) => Auth::Token(token),

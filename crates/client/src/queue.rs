@@ -1,7 +1,7 @@
 //! The work queue: each key at most once in it, each key in one pair of hands at a time, failures with growing delays.
 
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,7 +93,8 @@ impl<K: Eq + Hash + Clone + Send> WorkQueue<K> {
             *n += 1;
             *n
         };
-        let delay = FIRST_DELAY.saturating_mul(1u32.checked_shl(failures - 1).unwrap_or(u32::MAX)).min(LAST_DELAY);
+        let delay =
+            FIRST_DELAY.saturating_mul(1u32.checked_shl(failures - 1).unwrap_or(u32::MAX)).min(LAST_DELAY);
         self.add_after(key, delay);
     }
 
@@ -236,7 +237,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn closing_wakes_everybody() {
         let q = WorkQueue::<u8>::new();
-        let waiting: Vec<_> = (0..3).map(|_| tokio::spawn({ let q = q.clone(); async move { q.next().await } })).collect();
+        let waiting: Vec<_> = (0..3)
+            .map(|_| {
+                tokio::spawn({
+                    let q = q.clone();
+                    async move { q.next().await }
+                })
+            })
+            .collect();
         tokio::task::yield_now().await;
         q.close();
         for w in waiting {

@@ -69,7 +69,14 @@ impl Recorder {
     }
 
     /// As `event`, about a part of it: `spec.containers{main}`.
-    pub fn event_at(&self, object: &Object, field: &str, kind: &'static str, reason: &str, message: impl Into<String>) {
+    pub fn event_at(
+        &self,
+        object: &Object,
+        field: &str,
+        kind: &'static str,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
         let mut involved = reference(object);
         involved["fieldPath"] = field.into();
         self.event_about(involved, kind, reason, message);
@@ -139,7 +146,11 @@ impl Memory {
     /// The key to count this under, and the message to write.
     fn key(&mut self, told: &Told) -> (EventKey, String) {
         let text = |f: &str| told.involved[f].as_str().unwrap_or_default().to_owned();
-        let uid = if text("uid").is_empty() { format!("{}/{}", text("namespace"), text("name")) } else { text("uid") };
+        let uid = if text("uid").is_empty() {
+            format!("{}/{}", text("namespace"), text("name"))
+        } else {
+            text("uid")
+        };
         let mut key = EventKey {
             uid,
             field: text("fieldPath"),
@@ -214,7 +225,8 @@ async fn write(client: Client, component: Arc<str>, host: Arc<str>, mut queue: m
                 Err(e) if e.is_not_found() && known.is_some() => known = None, // it has expired: begin a new one
                 Err(e) if e.is_transient() && tries < TRIES => {
                     // A timer, because nothing tells when a server that failed is back.
-                    tokio::time::sleep(e.retry_after().unwrap_or(Duration::from_secs(u64::from(tries)))).await;
+                    tokio::time::sleep(e.retry_after().unwrap_or(Duration::from_secs(u64::from(tries))))
+                        .await;
                 }
                 Err(e) => {
                     // A namespace that is going away takes no more Events: nobody would read them.
@@ -249,8 +261,8 @@ fn event(told: &Told, namespace: &str, message: &str, time: &str, component: &st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake::Fake;
     use crate::ListOptions;
+    use crate::fake::Fake;
 
     async fn recorded(client: &Client, recorder: Recorder) -> Vec<(String, u64, String)> {
         drop(recorder);
@@ -261,7 +273,11 @@ mod tests {
             .iter()
             .map(|e| {
                 let v = e.value();
-                (v["reason"].as_str().unwrap().into(), v["count"].as_u64().unwrap(), v["message"].as_str().unwrap().into())
+                (
+                    v["reason"].as_str().unwrap().into(),
+                    v["count"].as_u64().unwrap(),
+                    v["message"].as_str().unwrap().into(),
+                )
             })
             .collect();
         out.sort();
@@ -269,7 +285,9 @@ mod tests {
     }
 
     fn pod() -> Arc<Object> {
-        Object::from_value(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "ns", "uid": "u"}}))
+        Object::from_value(
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "ns", "uid": "u"}}),
+        )
     }
 
     #[tokio::test(start_paused = true)]
