@@ -259,8 +259,12 @@ impl Network {
             (format!("net.ipv4.conf.{ifname}.arp_notify"), "1".into()),
             (format!("net.ipv6.conf.{ifname}.disable_ipv6"), if v6 { "0" } else { "1" }.into()),
         ];
+        if v6 {
+            // Nobody else can have our addresses, and a hairpin port would show the question back as an answer.
+            sysctls.push((format!("net.ipv6.conf.{ifname}.accept_dad"), "0".into()));
+        }
         if !Path::new("/proc/sys/net/ipv6").exists() {
-            sysctls.pop();
+            sysctls.truncate(1);
         }
         sysctls.extend(spec.sysctls.iter().cloned());
         let mtu = spec.mtu.or_else(|| self.bridges.lock().get(&spec.bridge).and_then(|b| b.mtu));

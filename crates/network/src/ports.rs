@@ -159,7 +159,10 @@ impl PortMapper {
             let reservation = if replaced {
                 state.get_mut(&place(m)).and_then(|h| h._reservation.take())
             } else {
-                let (socket, port) = reserve(m)?;
+                let (socket, port) = reserve(m).map_err(|e| match e {
+                    Error::PortTaken { .. } => taken(m, holder(&state, m).unwrap_or_default()),
+                    e => e,
+                })?;
                 mapping.host_port = port;
                 socket
             };
@@ -218,6 +221,12 @@ impl PortMapper {
     pub(crate) fn close(&self) {
         self.state.lock().clear();
     }
+}
+
+/// Who of ours has the port at another address, or at every one.
+fn holder<'a>(state: &'a BTreeMap<Place, Held>, m: &PortMapping) -> Option<&'a str> {
+    let same = |h: &&Held| h.mapping.proto == m.proto && h.mapping.host_port == m.host_port;
+    state.values().find(same).map(|h| h.owner.as_str())
 }
 
 fn place(m: &PortMapping) -> Place {

@@ -181,6 +181,8 @@ impl Inner {
                 "{e}: traffic between containers of one network is not filtered; load br_netfilter"
             );
         }
+        // Its addresses are ours to give: no second of waiting whether someone else has them. (Absent without IPv6.)
+        let _ = write_sysctl(&format!("net.ipv6.conf.{}.accept_dad", b.name.replace('.', "/")), "0");
         let mut requests = Requests::default();
         requests.message(format!("set up bridge {}", b.name), NEWLINK, 0, &ifinfo(index, IFF_UP), |w| {
             w.string(IFLA_IFALIAS, &b.alias);

@@ -150,12 +150,13 @@ fn set_body(w: &mut Writer, set: &SetSpec) {
         w.be32(6, data_type);
         w.be32(7, data_len);
     }
-    if set.dynamic.is_some() || set.key.len() > 1 {
+    let ranges_of_parts = set.interval && set.key.len() > 1;
+    if set.dynamic.is_some() || ranges_of_parts {
         w.nest(9, |w| {
             if let Some(size) = set.dynamic {
                 w.be32(1, size);
             }
-            if set.key.len() > 1 {
+            if ranges_of_parts {
                 w.nest(2, |w| {
                     for field in &set.key {
                         w.nest(1, |w| w.be32(1, field.len));

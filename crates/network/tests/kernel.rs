@@ -1,0 +1,328 @@
+//! Bridges, isolation, masquerading and published ports on the real kernel.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::io::ErrorKind;
+
+use network::nft::{Batch, Op, Rule};
+use network::{Error, PortMapping, Proto};
+use support::{Ns, bridge, container, machine};
+
+fn tcp(host_ip: &str, host_port: u16, to: &str, container_port: u16) -> PortMapping {
+    let (host_ip, container_ip) = (host_ip.parse().unwrap(), to.parse().unwrap());
+    PortMapping { proto: Proto::Tcp, host_ip, host_port, container_ip, container_port }
+}
+
+#[test]
+fn containers_of_a_bridge_and_the_world() {
+    machine(|m| async move {
+        let net = m.network("/run/t1");
+        let out = m.outside(&net).await;
+        out.serve("out", 80);
+        net.ensure_bridge(&bridge("b0", "172.17.0.1/16")).await.unwrap();
+        let (a, at) = container(&net, "b0", "172.17.0.2/16", "172.17.0.1").await;
+        let (b, _) = container(&net, "b0", "172.17.0.3/16", "172.17.0.1").await;
+        assert_eq!(at.mac, [2, 0x42, 172, 17, 0, 2]);
+        assert!(at.host_ifname.len() <= 15);
+        a.serve("a", 80);
+        assert_eq!(m.call("172.17.0.2:80").unwrap(), "a 172.17.0.1");
+        assert_eq!(
+            b.call("172.17.0.2:80").unwrap(),
+            "a 172.17.0.3",
+            "neighbours see each other's own address"
+        );
+        assert_eq!(
+            a.call("192.168.50.2:80").unwrap(),
+            "out 192.168.50.1",
+            "the world sees the machine's address"
+        );
+        assert_eq!(
+            out.call("172.17.0.2:80").unwrap_err(),
+            ErrorKind::TimedOut,
+            "nothing unpublished from outside"
+        );
+
+        net.detach(&at.host_ifname).await.unwrap();
+        net.detach(&at.host_ifname).await.unwrap();
+        assert!(b.call("172.17.0.2:80").is_err());
+        net.remove_bridge("b0").await.unwrap();
+        net.remove_bridge("b0").await.unwrap();
+        assert_eq!(net.firewall().chains().unwrap().iter().filter(|c| c.ends_with("b0")).count(), 0);
+    });
+}
+
+#[test]
+fn networks_are_apart() {
+    machine(|m| async move {
+        let net = m.network("/run/t2");
+        let out = m.outside(&net).await;
+        out.serve("out", 80);
+        net.ensure_bridge(&bridge("b1", "10.1.0.1/24")).await.unwrap();
+        net.ensure_bridge(&bridge("b2", "10.2.0.1/24")).await.unwrap();
+        let mut quiet = bridge("b3", "10.3.0.1/24");
+        quiet.icc = false;
+        net.ensure_bridge(&quiet).await.unwrap();
+        let mut internal = bridge("b4", "10.4.0.1/24");
+        internal.internal = true;
+        net.ensure_bridge(&internal).await.unwrap();
+        let mut pods = bridge("b5", "10.5.0.1/24");
+        pods.isolated = false;
+        pods.masquerade_except = vec!["10.5.0.0/16".parse().unwrap(), "192.168.50.0/25".parse().unwrap()];
+        net.ensure_bridge(&pods).await.unwrap();
+
+        let (a, _) = container(&net, "b1", "10.1.0.2/24", "10.1.0.1").await;
+        let (b, _) = container(&net, "b2", "10.2.0.2/24", "10.2.0.1").await;
+        let (c, _) = container(&net, "b3", "10.3.0.2/24", "10.3.0.1").await;
+        let (d, _) = container(&net, "b3", "10.3.0.3/24", "10.3.0.1").await;
+        let (e, _) = container(&net, "b4", "10.4.0.2/24", "10.4.0.1").await;
+        let (f, _) = container(&net, "b4", "10.4.0.3/24", "10.4.0.1").await;
+        let (p, _) = container(&net, "b5", "10.5.0.2/24", "10.5.0.1").await;
+        for (ns, name) in [(&a, "a"), (&b, "b"), (&c, "c"), (&d, "d"), (&e, "e"), (&f, "f"), (&p, "p")] {
+            ns.serve(name, 80);
+        }
+        assert_eq!(a.call("10.2.0.2:80").unwrap_err(), ErrorKind::TimedOut);
+        assert_eq!(b.call("10.1.0.2:80").unwrap_err(), ErrorKind::TimedOut);
+        assert_eq!(
+            c.call("10.3.0.3:80").unwrap_err(),
+            ErrorKind::TimedOut,
+            "no inter-container communication"
+        );
+        assert_eq!(c.call("192.168.50.2:80").unwrap(), "out 192.168.50.1");
+        assert_eq!(e.call("10.4.0.3:80").unwrap(), "f 10.4.0.2", "an internal network works inside");
+        assert_eq!(e.call("192.168.50.2:80").unwrap_err(), ErrorKind::TimedOut, "and not outside");
+        assert_eq!(e.call("10.1.0.2:80").unwrap_err(), ErrorKind::TimedOut);
+        assert_eq!(a.call("10.4.0.2:80").unwrap_err(), ErrorKind::TimedOut);
+        assert_eq!(m.call("10.4.0.2:80").unwrap(), "e 10.4.0.1", "the machine itself reaches it");
+        assert_eq!(out.call("10.5.0.2:80").unwrap(), "p 192.168.50.2", "pods are reachable");
+        assert_eq!(p.call("192.168.50.2:80").unwrap(), "out 10.5.0.2", "and keep their address where told");
+    });
+}
+
+#[test]
+fn published_ports() {
+    machine(|m| async move {
+        let net = m.network("/run/t3");
+        let out = m.outside(&net).await;
+        net.ensure_bridge(&bridge("b0", "172.17.0.1/16")).await.unwrap();
+        net.ensure_bridge(&bridge("b9", "172.18.0.1/16")).await.unwrap();
+        let (a, _) = container(&net, "b0", "172.17.0.2/16", "172.17.0.1").await;
+        let (b, _) = container(&net, "b0", "172.17.0.3/16", "172.17.0.1").await;
+        let (other, _) = container(&net, "b9", "172.18.0.2/16", "172.18.0.1").await;
+        a.serve("a", 80);
+        a.serve_udp("a", 53);
+        let udp = PortMapping { proto: Proto::Udp, ..tcp("0.0.0.0", 5353, "172.17.0.2", 53) };
+        let local = tcp("127.0.0.1", 8081, "172.17.0.2", 80);
+        let wan = tcp("192.168.50.1", 8082, "172.17.0.2", 80);
+        let chosen = net
+            .ports()
+            .publish(
+                "a",
+                &[
+                    tcp("0.0.0.0", 8080, "172.17.0.2", 80),
+                    udp,
+                    local,
+                    wan,
+                    tcp("0.0.0.0", 0, "172.17.0.2", 80),
+                ],
+            )
+            .unwrap();
+        assert!(chosen[4].host_port > 0);
+        for (who, to) in
+            [("127.0.0.1", "172.17.0.1"), ("192.168.50.1", "192.168.50.1"), ("172.17.0.1", "172.17.0.1")]
+        {
+            assert_eq!(m.call(&format!("{who}:8080")).unwrap(), format!("a {to}"), "{who}");
+        }
+        assert_eq!(m.call(&format!("127.0.0.1:{}", chosen[4].host_port)).unwrap(), "a 172.17.0.1");
+        assert_eq!(out.call("192.168.50.1:8080").unwrap(), "a 192.168.50.2", "the client's address is kept");
+        assert_eq!(out.call_udp("192.168.50.1:5353").unwrap(), "a 192.168.50.2");
+        assert_eq!(m.call_udp("127.0.0.1:5353").unwrap(), "a 172.17.0.1");
+        assert_eq!(b.call("172.17.0.1:8080").unwrap(), "a 172.17.0.3", "a neighbour");
+        assert_eq!(a.call("172.17.0.1:8080").unwrap(), "a 172.17.0.1", "the container itself");
+        assert_eq!(a.call("192.168.50.1:8080").unwrap(), "a 172.17.0.1");
+        assert!(
+            other.call("192.168.50.1:8080").unwrap().starts_with("a "),
+            "another network, by the published port"
+        );
+        assert_eq!(other.call("172.17.0.2:80").unwrap_err(), ErrorKind::TimedOut, "but not past it");
+
+        assert_eq!(m.call("127.0.0.1:8081").unwrap(), "a 172.17.0.1");
+        assert!(out.call("192.168.50.1:8081").is_err(), "published on loopback only");
+        assert_eq!(out.call("192.168.50.1:8082").unwrap(), "a 192.168.50.2");
+        assert!(m.call("127.0.0.1:8082").is_err());
+        // A neighbour must not reach loopback by routing to it, though the bridge accepts such packets now.
+        assert!(out.call("127.0.0.1:8081").is_err());
+
+        let taken = net.ports().publish("b", &[tcp("0.0.0.0", 8080, "172.17.0.3", 80)]).unwrap_err();
+        assert!(
+            taken.to_string().starts_with("Bind for 0.0.0.0:8080 failed: port is already allocated"),
+            "{taken}"
+        );
+        let overlap = net.ports().publish("b", &[tcp("127.0.0.1", 8080, "172.17.0.3", 80)]).unwrap_err();
+        assert!(overlap.to_string().ends_with("(by a)"), "{overlap}");
+        let holder = std::net::TcpListener::bind("127.0.0.1:9999").unwrap();
+        let foreign = net.ports().publish("b", &[tcp("127.0.0.1", 9999, "172.17.0.3", 80)]).unwrap_err();
+        assert!(matches!(foreign, Error::PortTaken { .. }), "{foreign}");
+        drop(holder);
+        assert!(std::net::TcpListener::bind("0.0.0.0:8080").is_err(), "the port is kept from others");
+
+        net.ports().publish("b", &[tcp("0.0.0.0", 8090, "172.17.0.2", 80)]).unwrap();
+        net.ports().unpublish("a").unwrap();
+        assert!(m.call("127.0.0.1:8080").is_err());
+        assert!(out.call("192.168.50.1:8082").is_err());
+        assert_eq!(
+            a.call("172.17.0.1:8090").unwrap(),
+            "a 172.17.0.1",
+            "the hairpin of the other owner stays"
+        );
+        std::net::TcpListener::bind("0.0.0.0:8080").unwrap();
+    });
+}
+
+#[test]
+fn a_new_daemon_takes_over_without_a_gap() {
+    machine(|m| async move {
+        let net = m.network("/run/t4");
+        let out = m.outside(&net).await;
+        net.ensure_bridge(&bridge("b0", "172.17.0.1/16")).await.unwrap();
+        net.ensure_bridge(&bridge("b1", "172.18.0.1/16")).await.unwrap();
+        let (a, _) = container(&net, "b0", "172.17.0.2/16", "172.17.0.1").await;
+        a.serve("a", 80);
+        net.ports().publish("a", &[tcp("0.0.0.0", 8080, "172.17.0.2", 80)]).unwrap();
+        net.ports()
+            .publish(
+                "dead",
+                &[tcp("0.0.0.0", 8081, "172.17.0.9", 80), tcp("127.0.0.1", 8083, "172.17.0.2", 80)],
+            )
+            .unwrap();
+        let before = net.ports().published("a");
+        drop(net);
+
+        let net = m.network("/run/t4");
+        assert_eq!(out.call("192.168.50.1:8080").unwrap(), "a 192.168.50.2", "before anyone said anything");
+        assert_eq!(net.ports().published("a"), before);
+        assert!(std::net::TcpListener::bind("0.0.0.0:8080").is_err(), "reserved again");
+        net.ensure_bridge(&bridge("b0", "172.17.0.1/16")).await.unwrap();
+        net.retain_bridges(&["b0".into()]).await.unwrap();
+        net.ports().retain(|owner| owner == "a").unwrap();
+        assert_eq!(net.ports().publish("a", &before).unwrap(), before, "publishing again is nothing new");
+        assert!(net.ports().published("dead").is_empty());
+        assert_eq!(out.call("192.168.50.1:8080").unwrap(), "a 192.168.50.2");
+        assert_eq!(a.call("192.168.50.1:8080").unwrap(), "a 172.17.0.1", "hairpin still");
+        let links: Vec<_> = net.link().list().await.unwrap().into_iter().map(|l| l.name).collect();
+        assert!(links.contains(&"b0".into()) && !links.contains(&"b1".into()), "{links:?}");
+
+        net.teardown().await.unwrap();
+        let links: Vec<_> = net.link().list().await.unwrap().into_iter().map(|l| l.name).collect();
+        assert!(
+            !links.contains(&"b0".into()) && links.contains(&"wan0".into()),
+            "only ours are removed: {links:?}"
+        );
+        assert!(net.firewall().chains().unwrap().is_empty());
+        assert!(!links.iter().any(|l| l.starts_with('v') && l.len() == 15), "{links:?}");
+    });
+}
+
+#[test]
+fn two_instances_leave_each_other_alone() {
+    machine(|m| async move {
+        let (one, two) = (m.network("/run/one"), m.network("/run/two"));
+        one.ensure_bridge(&bridge("x0", "10.1.0.1/24")).await.unwrap();
+        two.ensure_bridge(&bridge("y0", "10.2.0.1/24")).await.unwrap();
+        let (a, _) = container(&one, "x0", "10.1.0.2/24", "10.1.0.1").await;
+        let (b, _) = container(&two, "y0", "10.2.0.2/24", "10.2.0.1").await;
+        a.serve("a", 80);
+        b.serve("b", 80);
+        one.ports().publish("a", &[tcp("0.0.0.0", 8001, "10.1.0.2", 80)]).unwrap();
+        two.ports().publish("b", &[tcp("0.0.0.0", 8002, "10.2.0.2", 80)]).unwrap();
+        one.retain_bridges(&[]).await.unwrap();
+        one.teardown().await.unwrap();
+        assert_eq!(m.call("127.0.0.1:8002").unwrap(), "b 10.2.0.1");
+        assert!(m.call("127.0.0.1:8001").is_err());
+        one.teardown().await.unwrap();
+    });
+}
+
+#[test]
+fn ipv6() {
+    machine(|m| async move {
+        let net = m.network("/run/t6");
+        let out = m.outside(&net).await;
+        out.serve6("out", 80);
+        let mut spec = bridge("b0", "172.17.0.1/16");
+        spec.gateway6 = Some("fd17::1/64".parse().unwrap());
+        net.ensure_bridge(&spec).await.unwrap();
+        let ns = Ns::new();
+        net.attach(&network::AttachSpec {
+            netns: ns.path.clone(),
+            bridge: "b0".into(),
+            ifname: "eth0".into(),
+            addresses: vec!["172.17.0.2/16".parse().unwrap(), "fd17::2/64".parse().unwrap()],
+            gateway: Some("172.17.0.1".parse().unwrap()),
+            gateway6: Some("fd17::1".parse().unwrap()),
+            ..Default::default()
+        })
+        .await
+        .unwrap();
+        ns.serve6("six", 80);
+        assert_eq!(ns.call("[fd50::2]:80").unwrap(), "out");
+        net.ports()
+            .publish("six", &[tcp("::", 8080, "fd17::2", 80), tcp("0.0.0.0", 8080, "172.17.0.2", 80)])
+            .unwrap();
+        assert_eq!(out.call("[fd50::1]:8080").unwrap(), "six");
+        assert_eq!(out.call("192.168.50.1:8080").unwrap(), "six");
+        assert_eq!(m.call("[fd50::1]:8080").unwrap(), "six");
+        assert_eq!(ns.call("[fd17::1]:8080").unwrap(), "six", "hairpin");
+        assert!(out.call("[fd17::2]:80").is_err());
+        let families = tcp("::", 8080, "172.17.0.2", 80);
+        assert!(matches!(net.ports().publish("six", &[families]), Err(Error::Invalid(_))));
+    });
+}
+
+#[test]
+fn a_failing_batch_names_its_operation_and_changes_nothing() {
+    machine(|m| async move {
+        let net = m.network("/run/t7");
+        let before = net.firewall().chains().unwrap();
+        let mut batch = Batch::new();
+        batch.chain("new").rule(Rule::new("nowhere").accept().comment("lost")).chain("after");
+        let error = net.firewall().apply(batch).unwrap_err();
+        assert!(
+            error.to_string().contains("add rule \"lost\" to chain nowhere: No such file or directory"),
+            "{error}"
+        );
+        assert_eq!(net.firewall().chains().unwrap(), before);
+        let mut batch = Batch::new();
+        batch.op(Op::DeleteChain("published".into()));
+        let error = net.firewall().apply(batch).unwrap_err();
+        assert!(error.to_string().contains("delete chain published: Device or resource busy"), "{error}");
+    });
+}
+
+#[test]
+fn a_failed_attach_leaves_nothing() {
+    machine(|m| async move {
+        let net = m.network("/run/t8");
+        net.ensure_bridge(&bridge("b0", "172.17.0.1/16")).await.unwrap();
+        let ns = Ns::new();
+        let mut spec = network::AttachSpec {
+            netns: ns.path.clone(),
+            bridge: "b0".into(),
+            ifname: "eth0".into(),
+            addresses: vec!["172.17.0.2/16".parse().unwrap()],
+            sysctls: vec![("net.ipv4.conf.eth0.no_such_thing".into(), "1".into())],
+            ..Default::default()
+        };
+        let count = net.link().list().await.unwrap().len();
+        let error = net.attach(&spec).await.unwrap_err();
+        assert!(error.to_string().contains("net.ipv4.conf.eth0.no_such_thing"), "{error}");
+        assert_eq!(net.link().list().await.unwrap().len(), count);
+        spec.sysctls.clear();
+        spec.bridge = "missing".into();
+        let error = net.attach(&spec).await.unwrap_err();
+        assert_eq!(error.to_string(), "find link missing: No such device (os error 19)");
+        spec.bridge = "b0".into();
+        net.attach(&spec).await.unwrap();
+    });
+}
