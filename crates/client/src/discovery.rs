@@ -53,6 +53,17 @@ pub async fn preferred(client: &Client) -> Result<(Vec<Resource>, Vec<String>)> 
     Ok((out, unreadable))
 }
 
+/// The resource whose objects say `apiVersion: API_VERSION` and `kind: KIND`, if the server has it.
+pub async fn find(client: &Client, api_version: &str, kind: &str) -> Result<Option<Resource>> {
+    let (group, version) = api::names::split_api_version(api_version);
+    let path = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
+    match client.raw(&path).await {
+        Ok(document) => Ok(resources(group, version, &document).into_iter().find(|r| r.kind == kind)),
+        Err(e) if e.is_not_found() => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 fn resources(group: &str, version: &str, document: &Value) -> Vec<Resource> {
     let list = document["resources"].as_array().into_iter().flatten();
     list.filter_map(|r| {
