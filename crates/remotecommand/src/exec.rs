@@ -406,7 +406,7 @@ mod tests {
         let mut got: HashMap<u32, (Vec<u8>, bool)> = HashMap::new();
         let mut buffer = [0u8; 4096];
         'wire: loop {
-            while let Some(frame) = decoder.next().unwrap() {
+            while let Some(frame) = decoder.decode().unwrap() {
                 match frame {
                     Frame::Data { id, fin, data } => {
                         let entry = got.entry(id).or_default();

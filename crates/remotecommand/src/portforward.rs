@@ -226,7 +226,7 @@ mod tests {
             let n = client.read(&mut buffer).await.unwrap();
             assert!(n > 0);
             decoder.feed(&buffer[..n]);
-            while let Some(frame) = decoder.next().unwrap() {
+            while let Some(frame) = decoder.decode().unwrap() {
                 match frame {
                     Frame::Data { id, fin, data } => {
                         texts.entry(id).or_default().extend_from_slice(&data);

@@ -236,7 +236,7 @@ mod tests {
 
     async fn next(decoder: &mut Decoder, io: &mut (impl AsyncRead + Unpin)) -> Option<Frame> {
         loop {
-            if let Some(frame) = decoder.next().unwrap() {
+            if let Some(frame) = decoder.decode().unwrap() {
                 return Some(frame);
             }
             let mut buffer = [0u8; 4096];

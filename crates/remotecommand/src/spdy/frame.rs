@@ -99,13 +99,13 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Takes bytes from the wire. The caller draws `next` until it answers None before it feeds more.
+    /// Takes bytes from the wire. The caller draws `decode` until it answers None before it feeds more.
     pub fn feed(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
     /// The next frame, None if more bytes are needed. After an error the connection is of no more use.
-    pub fn next(&mut self) -> Result<Option<Frame>, Error> {
+    pub fn decode(&mut self) -> Result<Option<Frame>, Error> {
         if let Some((id, fin, left)) = self.data {
             if self.buffer.is_empty() {
                 return Ok(None);
@@ -128,7 +128,7 @@ impl Decoder {
                 return Ok(Some(Frame::Data { id: first, fin, data: Bytes::new() }));
             }
             self.data = Some((first, fin, length));
-            return self.next();
+            return self.decode();
         }
         if length > MAX_CONTROL {
             return Err(Error::Protocol("a control frame is larger than 64 KiB"));
@@ -275,7 +275,7 @@ mod tests {
         let mut decoder = Decoder::default();
         decoder.feed(bytes);
         let mut frames = Vec::new();
-        while let Some(frame) = decoder.next()? {
+        while let Some(frame) = decoder.decode()? {
             frames.push(frame);
         }
         Ok(frames)
@@ -314,7 +314,7 @@ mod tests {
             let mut got = Vec::new();
             for byte in *bytes {
                 decoder.feed(&[*byte]);
-                while let Some(frame) = decoder.next().unwrap() {
+                while let Some(frame) = decoder.decode().unwrap() {
                     got.push(frame);
                 }
             }

@@ -113,7 +113,7 @@ impl<T> Session<T> {
             if let Some(event) = self.events.pop_front() {
                 return Ok(Some(event));
             }
-            match self.decoder.next()? {
+            match self.decoder.decode()? {
                 Some(frame) => self.frame(frame)?,
                 None => return Ok(None),
             }
@@ -359,7 +359,7 @@ mod tests {
 
     fn frames(decoder: &mut Decoder, session: &mut Session<u8>) -> Vec<Frame> {
         decoder.feed(&session.output().split());
-        std::iter::from_fn(|| decoder.next().unwrap()).collect()
+        std::iter::from_fn(|| decoder.decode().unwrap()).collect()
     }
 
     #[test]
