@@ -1,15 +1,43 @@
-//! Tasks of the project: `cargo xtask tables FACTS...`.
+//! Tasks of the project: `cargo xtask bench`, `cargo xtask tables`.
+
+mod bench;
 mod tables;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
-fn main() -> anyhow::Result<()> {
-    let mut args = std::env::args_os().skip(1);
-    match args.next().as_deref().and_then(std::ffi::OsStr::to_str) {
-        Some("tables") => {
-            let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
-            tables::run(&args.map(PathBuf::from).collect::<Vec<_>>(), root)
+use clap::{Parser, Subcommand};
+
+/// Tasks of the project.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Measure speed and memory; print a table of medians.
+    Bench(bench::Options),
+    /// Derive the committed tables of the Kubernetes API from these files of facts.
+    Tables {
+        /// Files of facts (JSON), newest first.
+        facts: Vec<PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+    let result = match Cli::parse().task {
+        Task::Bench(options) => bench::run(&options),
+        Task::Tables { facts } => tables::run(&facts, root),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("xtask: {e:#}");
+            ExitCode::FAILURE
         }
-        _ => anyhow::bail!("usage: cargo xtask tables FACTS..."),
     }
 }

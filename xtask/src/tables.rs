@@ -23,7 +23,8 @@ pub fn run(facts: &[PathBuf], root: &Path) -> Result<()> {
         let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let facts: Value =
             serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", path.display()))?;
-        for (into, key) in [(&mut types, "types"), (&mut resources, "resources"), (&mut messages, "protobuf")] {
+        for (into, key) in [(&mut types, "types"), (&mut resources, "resources"), (&mut messages, "protobuf")]
+        {
             let part = facts[key].as_object().with_context(|| format!("{} has no {key}", path.display()))?;
             for (name, value) in part {
                 into.entry(name.clone()).or_insert_with(|| value.clone());
@@ -68,7 +69,8 @@ fn builtin(name: &str) -> Option<&'static str> {
 }
 
 fn type_table(types: &BTreeMap<String, Value>, messages: &BTreeMap<String, Value>) -> Result<String> {
-    let mut out = String::from("# Derived by `cargo xtask tables`; see api::schema for the form. Do not edit.\n");
+    let mut out =
+        String::from("# Derived by `cargo xtask tables`; see api::schema for the form. Do not edit.\n");
     for (name, ty) in types {
         if builtin(name).is_some() {
             continue;

@@ -1,0 +1,129 @@
+//! An instance of Tug in a temporary folder, and what its processes use.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+/// A running instance; stopped by `stop`.
+pub struct Instance {
+    tug: PathBuf,
+    folder: TempDir,
+}
+
+/// Builds the release binary of this tree.
+pub fn build() -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--release", "--package", "tug"])
+        .status()
+        .context("cargo build")?;
+    if !status.success() {
+        bail!("cargo build --release --package tug: {status}");
+    }
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| here.join("target"), PathBuf::from);
+    Ok(target.join("x86_64-unknown-linux-gnu/release/tug"))
+}
+
+impl Instance {
+    /// Starts one on an empty data folder; says how long `tug up` took to return.
+    pub fn start(tug: &Path) -> Result<(Self, Duration)> {
+        let folder = TempDir::with_prefix("tug-bench-")?;
+        let instance = Self { tug: tug.into(), folder };
+        let begun = Instant::now();
+        instance.tug("up")?;
+        Ok((instance, begun.elapsed()))
+    }
+
+    /// Stops it and removes its folders.
+    pub fn stop(self) -> Result<()> {
+        self.tug("down")?;
+        self.folder.close().context("removing the benchmark's folder")
+    }
+
+    fn tug(&self, command: &str) -> Result<()> {
+        let output = Command::new(&self.tug)
+            .arg(command)
+            .arg("--data-dir")
+            .arg(self.data_dir())
+            .arg("--run-dir")
+            .arg(self.run_dir())
+            .output()
+            .with_context(|| self.tug.display().to_string())?;
+        if !output.status.success() {
+            bail!("tug {command}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.folder.path().join("run")
+    }
+
+    /// What DOCKER_HOST must be.
+    pub fn docker_host(&self) -> String {
+        format!("unix://{}", self.run_dir().join("docker.sock").display())
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.data_dir().join("kubeconfig")
+    }
+
+    /// The instance's own processes: those of the binary that name its folder on their command line.
+    fn processes(&self) -> Result<Vec<PathBuf>> {
+        let folder = self.folder.path().as_os_str().as_encoded_bytes().to_vec();
+        let executable = fs::canonicalize(&self.tug)?;
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let path = entry?.path();
+            // Processes come and go while the folder is read; one that is gone is none of ours.
+            let Ok(command) = fs::read(path.join("cmdline")) else { continue };
+            let ours = fs::read_link(path.join("exe")).is_ok_and(|exe| exe == executable)
+                && command.windows(folder.len()).any(|w| w == folder);
+            if ours {
+                found.push(path);
+            }
+        }
+        if found.is_empty() {
+            bail!("no process of {} runs", executable.display());
+        }
+        Ok(found)
+    }
+
+    /// Proportional set size of all its processes, MiB.
+    pub fn pss_mib(&self) -> Result<f64> {
+        let mut kib = 0u64;
+        for process in self.processes()? {
+            let text = fs::read_to_string(process.join("smaps_rollup"))?;
+            let line =
+                text.lines().find_map(|l| l.strip_prefix("Pss:")).context("smaps_rollup has no Pss")?;
+            kib += line.trim().trim_end_matches(" kB").parse::<u64>()?;
+        }
+        Ok(kib as f64 / 1024.0)
+    }
+
+    /// Processor time that its processes have used, seconds.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        let mut ticks = 0u64;
+        for process in self.processes()? {
+            let text = fs::read_to_string(process.join("stat"))?;
+            // After the command's name in parentheses: fields 3 and on of proc_pid_stat(5); 14 and 15 are the times.
+            let rest = text.rsplit_once(')').context("stat")?.1;
+            for field in rest.split_whitespace().skip(11).take(2) {
+                ticks += field.parse::<u64>()?;
+            }
+        }
+        let per_second = rustix::param::clock_ticks_per_second();
+        Ok(ticks as f64 / per_second as f64)
+    }
+}
