@@ -15,6 +15,7 @@
 
 pub mod archive;
 pub mod config;
+mod bridge;
 mod error;
 pub mod reference;
 pub mod registry;
@@ -22,6 +23,7 @@ mod store;
 mod types;
 
 pub use config::{Config, Empty, Healthcheck, History, ImageConfig};
+pub use bridge::Bridge;
 pub use error::{Error, Result};
 pub use reference::Reference;
 pub use registry::{Auth, Registry};

@@ -1,1 +1,234 @@
-//! stub
+//! Compression: found out from the first bytes, undone and done while streaming.
+
+use std::io::{self, BufReader, Read};
+use std::sync::mpsc;
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+
+/// How a stream is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// RFC 1952.
+    Gzip,
+    /// RFC 8878.
+    Zstd,
+}
+
+/// The compression that the first bytes of a stream tell; xz and bzip2 are refused by name.
+pub fn sniff(head: &[u8]) -> Result<Compression> {
+    match head {
+        [0x1f, 0x8b, ..] => Ok(Compression::Gzip),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Compression::Zstd),
+        // A skippable frame starts a zstd stream too.
+        [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Compression::Zstd),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Err(Error::Corrupt(
+            "the archive is compressed with xz, which is not supported: recompress it with gzip or zstd".into(),
+        )),
+        [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, ..] => Err(Error::Corrupt(
+            "the archive is compressed with bzip2, which is not supported: recompress it with gzip or zstd".into(),
+        )),
+        _ => Ok(Compression::None),
+    }
+}
+
+/// Reads up to `buf.len()` bytes; fewer only at the end.
+pub fn read_head(r: &mut dyn Read, buf: &mut [u8]) -> io::Result<usize> {
+    let mut n = 0;
+    while n < buf.len() {
+        match r.read(&mut buf[n..]) {
+            Ok(0) => break,
+            Ok(m) => n += m,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(n)
+}
+
+/// Undoes whatever compression the stream has.
+pub fn decoder<'a, R: Read + Send + 'a>(mut r: R) -> Result<(Compression, Box<dyn Read + Send + 'a>)> {
+    let mut head = [0u8; 6];
+    let n = read_head(&mut r, &mut head)?;
+    let kind = sniff(&head[..n])?;
+    let whole = io::Cursor::new(head).take(n as u64).chain(r);
+    let buffered = || BufReader::with_capacity(64 * 1024, whole);
+    Ok(match kind {
+        Compression::None => (kind, Box::new(buffered()) as Box<dyn Read + Send>),
+        Compression::Gzip => (kind, Box::new(flate2::bufread::MultiGzDecoder::new(buffered()))),
+        Compression::Zstd => (kind, Box::new(zstd::stream::read::Decoder::with_buffer(buffered())?)),
+    })
+}
+
+/// Counts and digests what passes.
+pub struct Digesting<T> {
+    inner: T,
+    hash: Sha256,
+    count: u64,
+}
+
+impl<T> Digesting<T> {
+    /// Around `inner`.
+    pub fn new(inner: T) -> Self {
+        Self { inner, hash: Sha256::new(), count: 0 }
+    }
+
+    /// `sha256:...` of everything that passed, and its length.
+    pub fn finish(self) -> (String, u64, T) {
+        (format!("sha256:{}", hex::encode(self.hash.finalize())), self.count, self.inner)
+    }
+
+    /// Bytes so far.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+}
+
+impl<R: Read> Read for Digesting<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.hash.update(&buf[..n]);
+        self.count += n as u64;
+        Ok(n)
+    }
+}
+
+impl<W: io::Write> io::Write for Digesting<W> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let n = self.inner.write(buf)?;
+        self.hash.update(&buf[..n]);
+        self.count += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// `sha256:...` of some bytes.
+pub fn digest_of(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+}
+
+const CHUNK: usize = 256 * 1024;
+const AHEAD: usize = 4;
+
+/// Runs `work` on what `source` gives while a second thread reads ahead and digests it, at most a megabyte. Returns the
+/// digest and length of all that `source` gave; `work` must read to the end, or the rest counts as an error.
+pub fn read_ahead<T>(
+    mut source: impl Read + Send,
+    work: impl FnOnce(&mut dyn Read) -> Result<T>,
+) -> Result<(T, String, u64)> {
+    std::thread::scope(|scope| {
+        let (full_tx, full_rx) = mpsc::sync_channel::<io::Result<(Vec<u8>, usize)>>(AHEAD);
+        let (empty_tx, empty_rx) = mpsc::channel::<Vec<u8>>();
+        let reader = scope.spawn(move || {
+            let mut hash = Sha256::new();
+            let mut count = 0u64;
+            loop {
+                let mut buf = empty_rx.try_recv().unwrap_or_else(|_| vec![0u8; CHUNK]);
+                match read_head(&mut source, &mut buf) {
+                    Ok(0) => break,
+                    Ok(n) => {
+                        hash.update(&buf[..n]);
+                        count += n as u64;
+                        if full_tx.send(Ok((buf, n))).is_err() {
+                            break;
+                        }
+                    }
+                    Err(e) => {
+                        // The worker reports it; if it is gone, it has an error of its own.
+                        let _ = full_tx.send(Err(e));
+                        break;
+                    }
+                }
+            }
+            (format!("sha256:{}", hex::encode(hash.finalize())), count)
+        });
+        let mut stream = Ahead { full: full_rx, empty: empty_tx, current: (Vec::new(), 0), at: 0, ended: false };
+        let value = work(&mut stream).and_then(|v| {
+            let mut rest = [0u8; 4096];
+            match stream.read(&mut rest)? {
+                0 => Ok(v),
+                _ => Err(Error::Corrupt("there is more data after the end of the archive".into())),
+            }
+        });
+        drop(stream);
+        let (digest, count) = match reader.join() {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        Ok((value?, digest, count))
+    })
+}
+
+struct Ahead {
+    full: mpsc::Receiver<io::Result<(Vec<u8>, usize)>>,
+    empty: mpsc::Sender<Vec<u8>>,
+    current: (Vec<u8>, usize),
+    at: usize,
+    ended: bool,
+}
+
+impl Read for Ahead {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.current.1 {
+            if self.ended {
+                return Ok(0);
+            }
+            let old = std::mem::take(&mut self.current.0);
+            if !old.is_empty() {
+                // The reader may have ended already.
+                let _ = self.empty.send(old);
+            }
+            self.at = 0;
+            self.current = match self.full.recv() {
+                Ok(next) => next.inspect_err(|_| self.ended = true)?,
+                Err(_) => {
+                    self.ended = true;
+                    (Vec::new(), 0)
+                }
+            };
+        }
+        let n = buf.len().min(self.current.1 - self.at);
+        buf[..n].copy_from_slice(&self.current.0[self.at..self.at + n]);
+        self.at += n;
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn undoes_each() {
+        let text = b"hello ".repeat(100_000);
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gz.write_all(&text).unwrap();
+        for (bytes, want) in [
+            (text.clone(), Compression::None),
+            (gz.finish().unwrap(), Compression::Gzip),
+            (zstd::encode_all(&text[..], 1).unwrap(), Compression::Zstd),
+        ] {
+            let (kind, mut r) = decoder(&bytes[..]).unwrap();
+            let mut out = Vec::new();
+            r.read_to_end(&mut out).unwrap();
+            assert_eq!((kind, out.len()), (want, text.len()));
+        }
+        assert!(decoder(&[0xfd, b'7', b'z', b'X', b'Z', 0, 0][..]).is_err());
+    }
+
+    #[test]
+    fn reads_ahead() {
+        let data: Vec<u8> = (0..3_000_000u32).map(|i| i as u8).collect();
+        let (n, digest, count) = read_ahead(&data[..], |r| Ok(io::copy(r, &mut io::sink())?)).unwrap();
+        assert_eq!((n, count, digest), (3_000_000, 3_000_000, digest_of(&data)));
+        assert!(read_ahead(&data[..], |_| Ok(())).is_err());
+    }
+}

@@ -6,9 +6,9 @@
 
 pub mod compress;
 pub(crate) mod diff;
-mod extract;
+pub(crate) mod extract;
 pub(crate) mod overlay;
-mod pack;
+pub(crate) mod pack;
 pub(crate) mod recipe;
 pub mod root;
 pub mod tar;

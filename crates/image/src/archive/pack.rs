@@ -1,15 +1,278 @@
-//! stub
-use std::os::fd::BorrowedFd;
+//! Making a tar of what lies below a path inside a root: for `docker cp`, `export`, and for new layers.
+//!
+//! The order is that of the names' bytes, times are cut to seconds and owners have no names, so that equal folders give
+//! equal archives.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
-use std::io::Write;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+
+use super::extract::proc_path;
+use super::tar::{self, Entry, Kind};
+use super::{overlay, root};
 use crate::error::Result;
+
 /// How to pack.
 #[derive(Debug, Clone, Default)]
 pub struct TarOptions {
-    /// The name of the top entry in the archive instead of the path's last component; `Some("")` packs a folder's content without a name (`docker export`).
+    /// The name of the top entry in the archive instead of the path's last component; `Some("")` packs a folder's
+    /// content without an entry for itself (`docker export`).
     pub name: Option<String>,
     /// Follow `path` itself if it is a symbolic link.
     pub follow: bool,
 }
-/// Writes a tar of what is at `path` inside `root`, with everything below it.
-pub fn tar_of(root: BorrowedFd<'_>, path: &Path, options: &TarOptions, out: &mut dyn Write) -> Result<()> { let _ = (root, path, options, out); unimplemented!() }
+
+/// Writes a tar of what is at `path` inside `root`, with everything below it. Blocking.
+pub fn tar_of(root: BorrowedFd<'_>, path: &Path, options: &TarOptions, out: &mut dyn Write) -> Result<()> {
+    let path = root::clean(path);
+    let name = match &options.name {
+        Some(name) => name.clone().into_bytes(),
+        None => path.file_name().unwrap_or(OsStr::new("/")).as_bytes().to_vec(),
+    };
+    let mut sink = Plain(out);
+    let mut p = Packer { sink: &mut sink, links: HashMap::new(), whiteouts: false };
+    let flags = if options.follow { OFlags::PATH } else { OFlags::PATH | OFlags::NOFOLLOW };
+    let top = root::open(root, &path, flags)?;
+    let stat = rustix::fs::fstat(&top)?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        let dir = rustix::fs::openat(&top, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        if !name.is_empty() {
+            p.dir_entry(&dir, &stat, &name)?;
+        }
+        p.children(&dir, &name)?;
+    } else {
+        if options.follow {
+            p.opened(&top, &stat, &name)?;
+        } else {
+            let (parent, base) = root::open_parent(root, &path)?;
+            p.node(&parent, base.unwrap_or_default(), &name)?;
+        }
+    }
+    out.write_all(&tar::END)?;
+    Ok(())
+}
+
+/// Gets the archive's bytes.
+pub(crate) trait Sink {
+    /// Headers and padding.
+    fn raw(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// The content of the file `path`: `size` bytes from `data`.
+    fn file(&mut self, path: &[u8], size: u64, data: &mut dyn Read) -> io::Result<()>;
+}
+
+struct Plain<'a>(&'a mut dyn Write);
+
+impl Sink for Plain<'_> {
+    fn raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes)
+    }
+
+    fn file(&mut self, _: &[u8], size: u64, data: &mut dyn Read) -> io::Result<()> {
+        copy_exactly(data, size, self.0)
+    }
+}
+
+/// Copies `size` bytes; a file that shrank while it was read is filled up with zeros.
+pub(crate) fn copy_exactly(data: &mut dyn Read, size: u64, out: &mut dyn Write) -> io::Result<()> {
+    let copied = io::copy(&mut data.take(size), out)?;
+    if copied < size {
+        io::copy(&mut io::repeat(0).take(size - copied), out)?;
+    }
+    Ok(())
+}
+
+/// Packs an overlayfs upper folder as a layer: whiteouts become `.wh.` files. Returns the bytes in its files.
+pub(crate) fn pack_layer(dir: &Path, sink: &mut dyn Sink) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(dir, flags, Mode::empty())?;
+    let mut p = Packer { sink, links: HashMap::new(), whiteouts: true };
+    p.children(&fd, b"")?;
+    p.sink.raw(&tar::END)
+}
+
+struct Packer<'a> {
+    sink: &'a mut dyn Sink,
+    /// Files with several names: which name was written.
+    links: HashMap<(u64, u64), Vec<u8>>,
+    whiteouts: bool,
+}
+
+impl Packer<'_> {
+    fn children(&mut self, dir: &OwnedFd, name: &[u8]) -> io::Result<()> {
+        let mut names: Vec<OsString> = Vec::new();
+        for entry in rustix::fs::Dir::read_from(dir)? {
+            let entry = entry?;
+            let n = entry.file_name().to_bytes();
+            if n != b"." && n != b".." {
+                names.push(OsString::from_vec(n.to_vec()));
+            }
+        }
+        names.sort();
+        for child in names {
+            let mut full = name.to_vec();
+            if !full.is_empty() && !full.ends_with(b"/") {
+                full.push(b'/');
+            }
+            full.extend_from_slice(child.as_bytes());
+            match self.node(dir, &child, &full) {
+                // Gone since it was listed: a running container goes on working.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    fn node(&mut self, parent: &OwnedFd, name: &OsStr, full: &[u8]) -> io::Result<()> {
+        let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let dir = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+                self.dir_entry(&dir, &stat, full)?;
+                self.children(&dir, full)
+            }
+            FileType::RegularFile => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+                let fd = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+                let stat = rustix::fs::fstat(&fd)?;
+                self.opened(&fd, &stat, full)
+            }
+            FileType::CharacterDevice if self.whiteouts && stat.st_rdev == 0 => {
+                let (dir, base) = match full.iter().rposition(|b| *b == b'/') {
+                    Some(i) => full.split_at(i + 1),
+                    None => (&[][..], full),
+                };
+                let mut e = Entry::new([dir, b".wh.", base].concat(), Kind::File);
+                e.mode = 0;
+                e.mtime = (stat.st_mtime, 0);
+                self.sink.raw(&tar::header(&e))
+            }
+            FileType::Symlink => {
+                let mut e = entry(&stat, full, Kind::Symlink);
+                e.link = rustix::fs::readlinkat(parent, name, Vec::new())?.into_bytes();
+                e.mode = 0o777;
+                e.xattrs = xattrs_of(&proc_path(parent, Some(name)))?;
+                self.sink.raw(&tar::header(&e))
+            }
+            other => {
+                let kind = match other {
+                    FileType::CharacterDevice => Kind::Char,
+                    FileType::BlockDevice => Kind::Block,
+                    FileType::Fifo => Kind::Fifo,
+                    // Sockets have no form in a tar.
+                    _ => return Ok(()),
+                };
+                let mut e = entry(&stat, full, kind);
+                e.device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+                e.xattrs = xattrs_of(&proc_path(parent, Some(name)))?;
+                self.sink.raw(&tar::header(&e))
+            }
+        }
+    }
+
+    fn dir_entry(&mut self, dir: &OwnedFd, stat: &Stat, full: &[u8]) -> io::Result<()> {
+        let mut name = full.to_vec();
+        if !name.ends_with(b"/") {
+            name.push(b'/');
+        }
+        let mut e = entry(stat, &name, Kind::Dir);
+        let path = proc_path(dir, None);
+        e.xattrs = xattrs_of(&path.join("."))?;
+        self.sink.raw(&tar::header(&e))?;
+        if self.whiteouts && overlay::is_opaque(&path.join(".")) {
+            let mut mark = Entry::new([&name[..], b".wh..wh..opq"].concat(), Kind::File);
+            mark.mode = 0;
+            mark.mtime = (stat.st_mtime, 0);
+            self.sink.raw(&tar::header(&mark))?;
+        }
+        Ok(())
+    }
+
+    /// A regular file that is open (perhaps as a path only).
+    fn opened(&mut self, fd: &OwnedFd, stat: &Stat, full: &[u8]) -> io::Result<()> {
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind != FileType::RegularFile {
+            let kind = match kind {
+                FileType::CharacterDevice => Kind::Char,
+                FileType::BlockDevice => Kind::Block,
+                FileType::Fifo => Kind::Fifo,
+                _ => return Ok(()),
+            };
+            let mut e = entry(stat, full, kind);
+            e.device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+            return self.sink.raw(&tar::header(&e));
+        }
+        let mut e = entry(stat, full, Kind::File);
+        e.xattrs = xattrs_of(&proc_path(fd, None))?;
+        if stat.st_nlink > 1 {
+            if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
+                e.kind = Kind::HardLink;
+                e.link = first.clone();
+                return self.sink.raw(&tar::header(&e));
+            }
+            self.links.insert((stat.st_dev, stat.st_ino), full.to_vec());
+        }
+        e.size = stat.st_size.max(0) as u64;
+        self.sink.raw(&tar::header(&e))?;
+        if e.size > 0 {
+            // Opened again, because the first may be a path only.
+            let mut file = File::open(proc_path(fd, None))?;
+            self.sink.file(full, e.size, &mut file)?;
+            self.sink.raw(tar::pad(e.size))?;
+        }
+        Ok(())
+    }
+}
+
+fn entry(stat: &Stat, name: &[u8], kind: Kind) -> Entry {
+    let mut e = Entry::new(name, kind);
+    e.mode = stat.st_mode & 0o7777;
+    e.uid = stat.st_uid;
+    e.gid = stat.st_gid;
+    e.mtime = (stat.st_mtime, 0);
+    e
+}
+
+/// The extended attributes that belong into an archive, by name; `path` itself is not followed unless it is open.
+fn xattrs_of(path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let open = path.starts_with("/proc/self/fd") && path.components().count() == 5;
+    let list = |buf: &mut [u8]| {
+        if open { rustix::fs::listxattr(path, buf) } else { rustix::fs::llistxattr(path, buf) }
+    };
+    let mut names = vec![0u8; 1024];
+    let n = loop {
+        match list(&mut names) {
+            Ok(n) => break n,
+            Err(rustix::io::Errno::RANGE) => names.resize(names.len() * 4, 0),
+            Err(rustix::io::Errno::NOTSUP) => return Ok(Vec::new()),
+            Err(e) => return Err(e.into()),
+        }
+    };
+    let mut all = Vec::new();
+    for name in names[..n].split(|b| *b == 0).filter(|n| !n.is_empty()) {
+        if name.starts_with(b"trusted.overlay.") || name == b"security.selinux" {
+            continue;
+        }
+        let key = OsStr::from_bytes(name);
+        let mut value = vec![0u8; 65536];
+        let got =
+            if open { rustix::fs::getxattr(path, key, &mut value) } else { rustix::fs::lgetxattr(path, key, &mut value) };
+        match got {
+            Ok(n) => {
+                value.truncate(n);
+                all.push((name.to_vec(), value));
+            }
+            Err(rustix::io::Errno::NODATA) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    all.sort();
+    Ok(all)
+}

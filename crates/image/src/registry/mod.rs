@@ -1,4 +1,6 @@
 //! Registries: where images come from and go to.
+pub mod manifest;
+
 use std::sync::Arc;
 use crate::store::ImageStore;
 use crate::{Image,Platform,ProgressSender,Result};

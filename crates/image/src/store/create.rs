@@ -1,8 +1,18 @@
-//! stub
+//! New images: from a layer (builds, commits) and from the tar of a root file system.
+
 use std::sync::Arc;
-use super::ImageStore;
-use crate::{Config,Image,NewImage,Platform,Result};
+
 use tokio::io::AsyncRead;
+
+
+use super::{ImageStore, blocking, db};
+use crate::archive::compress;
+use crate::bridge::Bridge;
+use crate::config::{Config, History, ImageConfig};
+use crate::error::{Error, Result};
+use crate::reference;
+use crate::types::{Image, Layer, NewImage, Platform};
+
 /// What an import makes of a tar.
 #[derive(Debug, Clone, Default)]
 pub struct Import {
@@ -15,9 +25,95 @@ pub struct Import {
     /// `--platform`.
     pub platform: Option<Platform>,
 }
+
 impl ImageStore {
-    /// Makes an image of a layer.
-    pub async fn create(self: &Arc<Self>, new: NewImage) -> Result<Arc<Image>> { let _ = new; unimplemented!() }
-    /// Makes an image of the tar of a root file system.
-    pub async fn import<R: AsyncRead + Send + Unpin + 'static>(self: &Arc<Self>, tar: R, import: Import) -> Result<Arc<Image>> { let _ = (tar, import); unimplemented!() }
+    /// Makes an image of a layer, or of a change of the configuration alone.
+    pub async fn create(self: &Arc<Self>, new: NewImage) -> Result<Arc<Image>> {
+        let parent = new.parent.as_deref().map(|id| self.get(id)).transpose()?;
+        let mut config = match &parent {
+            Some(p) => ImageConfig { other: serde_json::Map::new(), ..p.config.clone() },
+            None => ImageConfig::scratch(),
+        };
+        if let Some(p) = &new.platform {
+            (config.os, config.architecture, config.variant) = (p.os.clone(), p.architecture.clone(), p.variant.clone());
+        }
+        let now = base::clock::now();
+        config.created = Some(new.history.created.unwrap_or(now));
+        config.config = new.config;
+        config.author = if new.author.is_empty() { config.author } else { new.author };
+        config.comment = new.comment;
+        config.container = String::new();
+        config.docker_version = String::new();
+        let history = History { created: config.created, empty_layer: new.layer.is_none(), ..new.history };
+        config.history.push(history);
+        if let Some(layer) = &new.layer {
+            config.rootfs.diff_ids.push(layer.diff_id.clone());
+        }
+        let raw = serde_json::to_vec(&config)?;
+        let parent_id = parent.as_ref().filter(|_| new.keep_parent).map(|p| p.id.clone());
+        // The parent's layers stay, because it is an image, unless it is removed at this moment: lease them.
+        let mut leases: Vec<Layer> = self.lease_all(&config.rootfs.diff_ids)?;
+        leases.extend(new.layer);
+        self.add_config(raw, parent_id, leases).await
+    }
+
+    /// Leases every layer of a list, or says which one is missing.
+    pub(crate) fn lease_all(self: &Arc<Self>, diff_ids: &[String]) -> Result<Vec<Layer>> {
+        diff_ids
+            .iter()
+            .map(|d| self.existing_layer(d).ok_or_else(|| Error::Corrupt(format!("layer {d} is missing"))))
+            .collect()
+    }
+
+    async fn add_config(self: &Arc<Self>, raw: Vec<u8>, parent: Option<String>, leases: Vec<Layer>) -> Result<Arc<Image>> {
+        let store = self.clone();
+        blocking(move || {
+            let id = compress::digest_of(&raw);
+            store.write(|c| db::add_image(c, &id, &raw, parent.as_deref()))?;
+            drop(leases);
+            store.get(&id)
+        })
+        .await
+    }
+
+    /// Makes an image of the tar of a root file system, compressed or not.
+    pub async fn import<R>(self: &Arc<Self>, tar: R, import: Import) -> Result<Arc<Image>>
+    where
+        R: AsyncRead + Send + Unpin + 'static,
+    {
+        let reference = import.reference.as_deref().map(reference::parse).transpose()?;
+        if reference.as_ref().is_some_and(|r| r.digest.is_some()) {
+            return Err(Error::Invalid("cannot import digest reference".into()));
+        }
+        let layer = self.unpack_async(tar).await?;
+        let message = if import.message.is_empty() { "Imported from -".to_string() } else { import.message };
+        let image = self
+            .create(NewImage {
+                layer: Some(layer),
+                config: import.config,
+                history: History { comment: message.clone(), ..History::default() },
+                comment: message,
+                platform: import.platform,
+                ..NewImage::default()
+            })
+            .await?;
+        match reference {
+            Some(r) => {
+                self.tag(&image.id, &r.to_string()).await?;
+                self.get(&image.id)
+            }
+            None => Ok(image),
+        }
+    }
+
+    /// Unpacks a tar, compressed or not, as a layer.
+    pub async fn unpack_async<R: AsyncRead + Send + Unpin + 'static>(self: &Arc<Self>, tar: R) -> Result<Layer> {
+        let store = self.clone();
+        let bridge = Bridge::new(tar);
+        blocking(move || {
+            let (_, stream) = compress::decoder(bridge)?;
+            store.unpack(stream)
+        })
+        .await
+    }
 }

@@ -1,9 +1,361 @@
-//! stub
+//! Loading archives: `docker save`'s old and new forms and OCI layouts, read once from front to back.
+//!
+//! An archive says only at its end which of its files is a layer of what, so each file that is not a document is taken
+//! for a layer and unpacked at once; what no image claims is collected afterwards.
+
+use std::collections::HashMap;
+use std::io::{self, Read};
 use std::sync::Arc;
-use super::ImageStore;
-use crate::{Loaded,ProgressSender,Result};
+
+use serde::Deserialize;
 use tokio::io::AsyncRead;
+
+use super::{ImageStore, blocking, db};
+use crate::archive::compress::{self, Compression, Digesting, digest_of};
+use crate::archive::tar::{Kind, Reader};
+use crate::bridge::Bridge;
+use crate::config::ImageConfig;
+use crate::error::{Error, Result};
+use crate::reference;
+use crate::registry::manifest::{Descriptor, Index, Manifest, is_index};
+use crate::types::{Layer, Loaded, Platform, Progress, ProgressSender};
+
+/// The largest document (configuration, manifest) that is read, and all of an archive's together.
+const DOCUMENT_LIMIT: u64 = 8 << 20;
+const DOCUMENTS_LIMIT: usize = 64 << 20;
+/// How deep indexes may name indexes.
+const INDEX_DEPTH: u32 = 4;
+
+/// One member of `manifest.json`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Item {
+    config: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    #[serde(default)]
+    layers: Option<Vec<String>>,
+}
+
+/// What the archive's files turned out to be.
+#[derive(Default)]
+struct Found {
+    documents: HashMap<String, Vec<u8>>,
+    /// The layer, and the digest of the file as it was (compressed or not).
+    layers: HashMap<String, (Layer, String)>,
+    links: HashMap<String, String>,
+    /// Why a file is neither.
+    broken: HashMap<String, String>,
+}
+
+/// An image that the archive describes.
+struct Wanted {
+    config: Vec<u8>,
+    layers: Vec<String>,
+    names: Vec<String>,
+    manifest: Option<(String, String, Vec<u8>)>,
+}
+
 impl ImageStore {
-    /// Loads every image of an archive (`docker save`'s old and new forms, OCI layout).
-    pub async fn load<R: AsyncRead + Send + Unpin + 'static>(self: &Arc<Self>, tar: R, progress: Option<ProgressSender>) -> Result<Vec<Loaded>> { let _ = (tar, progress); unimplemented!() }
+    /// Loads every image of an archive, compressed or not.
+    pub async fn load<R>(self: &Arc<Self>, tar: R, progress: Option<ProgressSender>) -> Result<Vec<Loaded>>
+    where
+        R: AsyncRead + Send + Unpin + 'static,
+    {
+        let store = self.clone();
+        let bridge = Bridge::new(tar);
+        let loaded = blocking(move || {
+            let mut found = store.read_archive(bridge, progress.as_ref())?;
+            let wanted = found.images()?;
+            wanted.into_iter().map(|w| store.add_loaded(&mut found, w)).collect::<Result<Vec<_>>>()
+        })
+        .await;
+        // What no image claimed, or everything after an error.
+        self.collect().await?;
+        loaded
+    }
+
+    fn read_archive(self: &Arc<Self>, tar: impl Read + Send, progress: Option<&ProgressSender>) -> Result<Found> {
+        let (_, stream) = compress::decoder(tar)?;
+        let mut reader = Reader::new(stream);
+        let mut found = Found::default();
+        let mut documents = 0;
+        while let Some(entry) = reader.next_entry().map_err(|e| Error::Corrupt(e.to_string()))? {
+            let path = clean(&String::from_utf8_lossy(&entry.path), "");
+            match entry.kind {
+                Kind::Symlink | Kind::HardLink => {
+                    let base = if entry.kind == Kind::Symlink { path.rsplit_once('/').map_or("", |(d, _)| d) } else { "" };
+                    let target = clean(&String::from_utf8_lossy(&entry.link), base);
+                    found.links.insert(path, target);
+                }
+                Kind::File => {
+                    let mut head = [0u8; 512];
+                    let n = compress::read_head(&mut reader, &mut head)?;
+                    let mut data = io::Cursor::new(&head[..n]).chain(&mut reader);
+                    let first = head[..n].iter().find(|b| !b.is_ascii_whitespace());
+                    if matches!(first, Some(b'{' | b'[')) && entry.size <= DOCUMENT_LIMIT {
+                        let mut bytes = Vec::with_capacity(entry.size as usize);
+                        data.read_to_end(&mut bytes)?;
+                        documents += bytes.len();
+                        if documents > DOCUMENTS_LIMIT {
+                            return Err(Error::Corrupt("the archive has more than 64 MiB of documents".into()));
+                        }
+                        found.documents.insert(path, bytes);
+                        continue;
+                    }
+                    match self.layer_of_file(&path, &head[..n], data, entry.size, progress) {
+                        Ok(layer) => {
+                            found.layers.insert(path, layer);
+                        }
+                        Err(Error::Corrupt(why)) => {
+                            found.broken.insert(path, why);
+                        }
+                        Err(e) => return Err(e),
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    fn layer_of_file(
+        self: &Arc<Self>,
+        path: &str,
+        head: &[u8],
+        data: impl Read + Send,
+        size: u64,
+        progress: Option<&ProgressSender>,
+    ) -> Result<(Layer, String)> {
+        // What the file claims to be and is here already needs no second unpacking: ours has been verified.
+        if let Some(hex) = path.strip_prefix("blobs/sha256/") {
+            let digest = format!("sha256:{hex}");
+            let known = self.diff_id_of_blob(&digest)?.unwrap_or_else(|| digest.clone());
+            if let Some(layer) = self.existing_layer(&known) {
+                return Ok((layer, digest));
+            }
+        }
+        let counted = Counted { inner: data, done: 0, total: size, told: 0, progress };
+        if compress::sniff(head)? == Compression::None {
+            let layer = self.unpack(counted)?;
+            let digest = layer.diff_id.clone();
+            return Ok((layer, digest));
+        }
+        let mut raw = Digesting::new(counted);
+        let layer = {
+            let (_, stream) = compress::decoder(&mut raw)?;
+            self.unpack(stream)?
+        };
+        io::copy(&mut raw, &mut io::sink())?;
+        let (digest, _, _) = raw.finish();
+        Ok((layer, digest))
+    }
+
+    /// The layer whose compressed form has this digest.
+    pub(crate) fn diff_id_of_blob(&self, digest: &str) -> Result<Option<String>> {
+        use rusqlite::OptionalExtension;
+        let db = self.db.lock();
+        let mut statement = db.prepare_cached("SELECT diff_id FROM layer_blobs WHERE digest = ?1")?;
+        Ok(statement.query_row([digest], |r| r.get(0)).optional()?)
+    }
+
+    fn add_loaded(self: &Arc<Self>, found: &mut Found, wanted: Wanted) -> Result<Loaded> {
+        let id = digest_of(&wanted.config);
+        let config = ImageConfig::parse(&wanted.config, &id)?;
+        let diff_ids = &config.rootfs.diff_ids;
+        if wanted.layers.len() != diff_ids.len() {
+            return Err(Error::Corrupt(format!(
+                "invalid manifest, layers length mismatch: expected {}, got {}",
+                diff_ids.len(),
+                wanted.layers.len()
+            )));
+        }
+        let mut leases = Vec::new();
+        for (i, (path, want)) in wanted.layers.iter().zip(diff_ids).enumerate() {
+            let path = found.resolve(path);
+            let layer = match found.layers.get(&path) {
+                Some((layer, _)) => layer.clone(),
+                // An archive may leave out what is here already.
+                None => self.existing_layer(want).ok_or_else(|| {
+                    let why = found.broken.get(&path).map_or("it is not in the archive", String::as_str);
+                    Error::Corrupt(format!("layer {path} of image {id}: {why}"))
+                })?,
+            };
+            if layer.diff_id != *want {
+                return Err(Error::Corrupt(format!(
+                    "invalid diffID for layer {i}: expected {want:?}, got {:?}",
+                    layer.diff_id
+                )));
+            }
+            leases.push(layer);
+        }
+        let tags = wanted.names.iter().map(|n| reference::parse_tagged(n)).collect::<Result<Vec<_>>>()?;
+        self.write(|c| {
+            db::add_image(c, &id, &wanted.config, None)?;
+            if let Some((digest, media_type, content)) = &wanted.manifest {
+                db::add_manifest(c, digest, media_type, content, &id)?;
+            }
+            for tag in tags.iter().filter(|t| t.digest.is_none()) {
+                db::set_tag(c, tag, &id)?;
+            }
+            Ok(())
+        })?;
+        let references = tags.iter().map(reference::Reference::familiar).collect();
+        Ok(Loaded { image: self.get(&id)?, references })
+    }
+}
+
+impl Found {
+    /// Follows the archive's links from a file's name.
+    fn resolve(&self, path: &str) -> String {
+        let mut path = clean(path, "");
+        for _ in 0..8 {
+            match self.links.get(&path) {
+                Some(target) => path = target.clone(),
+                None => break,
+            }
+        }
+        path
+    }
+
+    fn document(&mut self, path: &str) -> Result<Vec<u8>> {
+        let path = self.resolve(path);
+        self.documents
+            .get(&path)
+            .cloned()
+            .ok_or_else(|| Error::Corrupt(format!("invalid archive: {path} is missing in it")))
+    }
+
+    /// A blob of an OCI layout, verified.
+    fn blob(&mut self, digest: &str) -> Result<Vec<u8>> {
+        let Some(hex) = digest.strip_prefix("sha256:") else {
+            return Err(Error::Corrupt(format!("unsupported digest {digest}")));
+        };
+        let bytes = self.document(&format!("blobs/sha256/{hex}"))?;
+        if digest_of(&bytes) != digest {
+            return Err(Error::Corrupt(format!("the archive's blob {digest} has other content")));
+        }
+        Ok(bytes)
+    }
+
+    fn images(&mut self) -> Result<Vec<Wanted>> {
+        if self.documents.contains_key("manifest.json") {
+            return self.docker_images();
+        }
+        if self.documents.contains_key("index.json") {
+            return self.oci_images();
+        }
+        Err(Error::Corrupt(
+            "invalid archive: it has neither a manifest.json (docker save) nor an index.json (OCI layout); a root file \
+             system is imported with `docker import`"
+                .into(),
+        ))
+    }
+
+    fn docker_images(&mut self) -> Result<Vec<Wanted>> {
+        let text = self.document("manifest.json")?;
+        let items: Vec<Item> =
+            serde_json::from_slice(&text).map_err(|e| Error::Corrupt(format!("invalid manifest.json: {e}")))?;
+        items
+            .into_iter()
+            .map(|item| {
+                Ok(Wanted {
+                    config: self.document(&item.config)?,
+                    layers: item.layers.unwrap_or_default(),
+                    names: item.repo_tags.unwrap_or_default(),
+                    manifest: None,
+                })
+            })
+            .collect()
+    }
+
+    fn oci_images(&mut self) -> Result<Vec<Wanted>> {
+        let text = self.document("index.json")?;
+        let index = Index::parse(&text, "index.json")?;
+        let mut out = Vec::new();
+        for descriptor in index.manifests {
+            let name = descriptor.name();
+            if let Some(wanted) = self.oci_image(&descriptor, name, 0)? {
+                out.push(wanted);
+            }
+        }
+        Ok(out)
+    }
+
+    fn oci_image(&mut self, descriptor: &Descriptor, name: Option<String>, depth: u32) -> Result<Option<Wanted>> {
+        let bytes = self.blob(&descriptor.digest)?;
+        if is_index(&descriptor.media_type, &bytes) {
+            if depth >= INDEX_DEPTH {
+                return Err(Error::Corrupt("the archive's indexes are nested too deeply".into()));
+            }
+            let index = Index::parse(&bytes, &descriptor.digest)?;
+            return match index.choose(&Platform::host()) {
+                Some(d) => self.oci_image(&d.clone(), name, depth + 1),
+                None => Err(Error::Corrupt(format!("the archive has no image for {}", Platform::host()))),
+            };
+        }
+        let manifest = Manifest::parse(&bytes, &descriptor.digest)?;
+        if !manifest.is_image() {
+            // Signatures, attestations.
+            return Ok(None);
+        }
+        let mut layers = Vec::new();
+        for l in &manifest.layers {
+            let path = format!("blobs/{}", l.digest.replace(':', "/"));
+            if self.layers.get(&path).is_some_and(|(_, digest)| *digest != l.digest) {
+                return Err(Error::Corrupt(format!("the archive's blob {} has other content", l.digest)));
+            }
+            layers.push(path);
+        }
+        Ok(Some(Wanted {
+            config: self.blob(&manifest.config.digest)?,
+            layers,
+            names: name.into_iter().filter(|n| reference::parse(n).is_ok()).collect(),
+            manifest: Some((descriptor.digest.clone(), descriptor.media_type.clone(), bytes)),
+        }))
+    }
+}
+
+/// `path` seen from the folder `base`, without `.` and `..`.
+fn clean(path: &str, base: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in base.split('/').chain(path.split('/')) {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            p => parts.push(p),
+        }
+    }
+    parts.join("/")
+}
+
+/// Tells the progress of a read, every megabyte.
+struct Counted<'a, R> {
+    inner: R,
+    done: u64,
+    total: u64,
+    told: u64,
+    progress: Option<&'a ProgressSender>,
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.done += n as u64;
+        if let Some(progress) = self.progress
+            && self.done >= self.told + (1 << 20)
+        {
+            self.told = self.done;
+            // A slow listener misses lines rather than slowing the load.
+            let _ = progress.try_send(Progress {
+                status: "Loading layer".into(),
+                current: Some(self.done),
+                total: Some(self.total),
+                ..Progress::default()
+            });
+        }
+        Ok(n)
+    }
 }

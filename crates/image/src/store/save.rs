@@ -1,9 +1,167 @@
-//! stub
+//! Saving images as an archive that both Docker (`manifest.json`) and OCI tools (`index.json`) read.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
-use super::ImageStore;
-use crate::Result;
+
+use serde_json::json;
 use tokio::io::AsyncWrite;
+
+use super::{ImageStore, blocking};
+use crate::archive::compress::{self, digest_of};
+use crate::archive::tar::{self, Entry, Kind};
+use crate::bridge::Bridge;
+use crate::error::{Error, Result};
+use crate::reference::{self, Reference};
+use crate::registry::manifest::media;
+use crate::types::Image;
+
 impl ImageStore {
-    /// Writes an archive of the named images (references or ids).
-    pub async fn save<W: AsyncWrite + Send + Unpin + 'static>(self: &Arc<Self>, names: &[String], out: W) -> Result<()> { let _ = (names, out); unimplemented!() }
+    /// Writes an archive of the named images. A name without a tag means all tags of that repository.
+    pub async fn save<W>(self: &Arc<Self>, names: &[String], out: W) -> Result<()>
+    where
+        W: AsyncWrite + Send + Unpin + 'static,
+    {
+        let chosen = self.chosen(names)?;
+        let store = self.clone();
+        let bridge = Bridge::new(out);
+        blocking(move || {
+            let mut out = BufWriter::with_capacity(256 * 1024, bridge);
+            store.write_archive(&chosen, &mut out)?;
+            let mut bridge = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+            bridge.shutdown()?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Checks that every image is there, before an answer is begun.
+    pub fn can_save(&self, names: &[String]) -> Result<()> {
+        self.chosen(names).map(|_| ())
+    }
+
+    fn chosen(&self, names: &[String]) -> Result<Vec<(Arc<Image>, Vec<Reference>)>> {
+        let mut chosen: Vec<(Arc<Image>, Vec<Reference>)> = Vec::new();
+        let mut add = |image: Arc<Image>, tag: Option<Reference>| {
+            let at = chosen.iter().position(|(i, _)| i.id == image.id).unwrap_or_else(|| {
+                chosen.push((image, Vec::new()));
+                chosen.len() - 1
+            });
+            if let Some(tag) = tag
+                && !chosen[at].1.contains(&tag)
+            {
+                chosen[at].1.push(tag);
+            }
+        };
+        for name in names {
+            let bare = name.strip_prefix("sha256:").unwrap_or(name);
+            let parsed = reference::parse(name).ok();
+            if let Some(r) = parsed.as_ref().filter(|r| r.tag.is_none() && r.digest.is_none()) {
+                let of_repository: Vec<_> = {
+                    let index = self.index.read();
+                    let prefix = format!("{}:", r.name());
+                    let tags = index.tags.range(prefix.clone()..).take_while(|(t, _)| t.starts_with(&prefix));
+                    tags.filter_map(|(t, id)| Some((index.images.get(id)?.clone(), reference::parse(t).ok()?))).collect()
+                };
+                if !of_repository.is_empty() {
+                    of_repository.into_iter().for_each(|(i, t)| add(i, Some(t)));
+                    continue;
+                }
+            }
+            let image = self.get(name)?;
+            let by_id = image.id["sha256:".len()..].starts_with(bare);
+            add(image, parsed.filter(|_| !by_id).and_then(|r| r.tag.is_some().then(|| r.tagged()).flatten()));
+        }
+        if chosen.is_empty() {
+            return Err(Error::Invalid("no image was named".into()));
+        }
+        Ok(chosen)
+    }
+
+    fn write_archive(&self, chosen: &[(Arc<Image>, Vec<Reference>)], out: &mut dyn Write) -> Result<()> {
+        for dir in ["blobs/", "blobs/sha256/"] {
+            out.write_all(&tar::header(&Entry::new(dir, Kind::Dir)))?;
+        }
+        let mut written = HashSet::new();
+        let mut manifests = Vec::new();
+        let mut docker = Vec::new();
+        let mut repositories: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+        for (image, tags) in chosen {
+            let mut layers = Vec::new();
+            for diff_id in image.diff_ids() {
+                let (tar, size) = self.layer_tar(diff_id)?;
+                layers.push(json!({"mediaType": media::OCI_LAYER, "digest": diff_id, "size": size}));
+                if !written.insert(diff_id.clone()) {
+                    continue;
+                }
+                let mut e = Entry::new(blob_name(diff_id), Kind::File);
+                e.size = size;
+                out.write_all(&tar::header(&e))?;
+                let (n, digest, _) = compress::read_ahead(tar, |r| Ok(io::copy(r, out)?))?;
+                if n != size || digest != *diff_id {
+                    return Err(Error::Corrupt(format!("layer {diff_id} has changed on disk: load the image again")));
+                }
+                out.write_all(tar::pad(size))?;
+            }
+            let mut blob = |digest: &str, bytes: &[u8], out: &mut dyn Write| -> io::Result<()> {
+                if !written.insert(digest.to_string()) {
+                    return Ok(());
+                }
+                document(out, &blob_name(digest), bytes)
+            };
+            blob(&image.id, &image.raw_config, out)?;
+            let manifest = serde_json::to_vec(&json!({
+                "schemaVersion": 2,
+                "mediaType": media::OCI_MANIFEST,
+                "config": {"mediaType": media::OCI_CONFIG, "digest": image.id, "size": image.raw_config.len()},
+                "layers": layers,
+            }))?;
+            let digest = digest_of(&manifest);
+            blob(&digest, &manifest, out)?;
+            let described = |annotations: Option<serde_json::Value>| {
+                let mut d = json!({"mediaType": media::OCI_MANIFEST, "digest": digest, "size": manifest.len()});
+                if let Some(a) = annotations {
+                    d["annotations"] = a;
+                }
+                d
+            };
+            if tags.is_empty() {
+                manifests.push(described(None));
+            }
+            for tag in tags {
+                let name = tag.tag.clone().unwrap_or_default();
+                manifests.push(described(Some(json!({
+                    "io.containerd.image.name": tag.to_string(),
+                    "org.opencontainers.image.ref.name": name,
+                }))));
+                let top = image.diff_ids().last().cloned().unwrap_or_default();
+                let top = top.trim_start_matches("sha256:").to_string();
+                repositories.entry(tag.familiar_name()).or_default().insert(name, top);
+            }
+            docker.push(json!({
+                "Config": blob_name(&image.id),
+                "RepoTags": (!tags.is_empty()).then(|| tags.iter().map(Reference::familiar).collect::<Vec<_>>()),
+                "Layers": image.diff_ids().iter().map(|d| blob_name(d)).collect::<Vec<_>>(),
+            }));
+        }
+        let index = json!({"schemaVersion": 2, "mediaType": media::OCI_INDEX, "manifests": manifests});
+        document(out, "index.json", &serde_json::to_vec(&index)?)?;
+        document(out, "manifest.json", &serde_json::to_vec(&docker)?)?;
+        document(out, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        if !repositories.is_empty() {
+            document(out, "repositories", &serde_json::to_vec(&repositories)?)?;
+        }
+        out.write_all(&tar::END)?;
+        Ok(())
+    }
+}
+
+fn blob_name(digest: &str) -> String {
+    format!("blobs/{}", digest.replace(':', "/"))
+}
+
+fn document(out: &mut dyn Write, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let mut e = Entry::new(name, Kind::File);
+    e.size = bytes.len() as u64;
+    tar::write_entry(out, &e, bytes)
 }

@@ -1,0 +1,182 @@
+//! Manifests and indexes: OCI image-spec 1.1 and Docker's schema 2.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::types::Platform;
+
+/// Media types.
+pub mod media {
+    /// OCI image manifest.
+    pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    /// OCI index.
+    pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    /// OCI image configuration.
+    pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+    /// OCI layer, uncompressed.
+    pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+    /// OCI layer, gzip.
+    pub const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+    /// OCI layer, zstd.
+    pub const OCI_LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+    /// Docker manifest, schema 2.
+    pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+    /// Docker manifest list.
+    pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+    /// Docker image configuration.
+    pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+    /// Docker layer, gzip.
+    pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+    /// Docker layer that registries need not keep.
+    pub const DOCKER_FOREIGN: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
+}
+
+/// Names a blob.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// What it is.
+    #[serde(default)]
+    pub media_type: String,
+    /// `sha256:...`
+    pub digest: String,
+    /// Bytes.
+    #[serde(default)]
+    pub size: u64,
+    /// Where else to get it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub urls: Vec<String>,
+    /// For which machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<PlatformSpec>,
+    /// Remarks.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Descriptor {
+    /// The image's name in an OCI layout, as containerd or others note it.
+    pub fn name(&self) -> Option<String> {
+        let full = self.annotations.get("io.containerd.image.name");
+        full.or_else(|| self.annotations.get("org.opencontainers.image.ref.name").filter(|n| n.contains([':', '/']))).cloned()
+    }
+}
+
+/// A platform in an index.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlatformSpec {
+    /// `amd64`
+    #[serde(default)]
+    pub architecture: String,
+    /// `linux`
+    #[serde(default)]
+    pub os: String,
+    /// `v8`
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub variant: String,
+}
+
+/// An image manifest.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// 2.
+    pub schema_version: u32,
+    /// Its own media type.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub media_type: String,
+    /// What kind of artifact this is, if no image.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub artifact_type: String,
+    /// The configuration.
+    pub config: Descriptor,
+    /// The layers, lowest first.
+    #[serde(default)]
+    pub layers: Vec<Descriptor>,
+}
+
+impl Manifest {
+    /// Parses a manifest; `what` names it in errors.
+    pub fn parse(bytes: &[u8], what: &str) -> Result<Self> {
+        let m: Self =
+            serde_json::from_slice(bytes).map_err(|e| Error::Corrupt(format!("invalid manifest {what}: {e}")))?;
+        if m.schema_version != 2 {
+            return Err(Error::Corrupt(format!("manifest {what}: schema version {} is not supported", m.schema_version)));
+        }
+        for d in m.layers.iter().chain([&m.config]) {
+            if !crate::reference::is_digest(&d.digest) {
+                return Err(Error::Corrupt(format!("manifest {what}: invalid digest {:?}", d.digest)));
+            }
+        }
+        Ok(m)
+    }
+
+    /// Whether it describes an image that can run, and not a signature or the like.
+    pub fn is_image(&self) -> bool {
+        let layer = |t: &str| {
+            t.starts_with("application/vnd.oci.image.layer.") || t.starts_with("application/vnd.docker.image.rootfs.")
+        };
+        matches!(self.config.media_type.as_str(), "" | media::OCI_CONFIG | media::DOCKER_CONFIG)
+            && self.layers.iter().all(|l| layer(&l.media_type) || l.media_type.is_empty())
+    }
+}
+
+/// An index or manifest list.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Index {
+    /// 2.
+    pub schema_version: u32,
+    /// Its own media type.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub media_type: String,
+    /// The manifests.
+    #[serde(default)]
+    pub manifests: Vec<Descriptor>,
+}
+
+impl Index {
+    /// Parses an index; `what` names it in errors.
+    pub fn parse(bytes: &[u8], what: &str) -> Result<Self> {
+        let index: Self =
+            serde_json::from_slice(bytes).map_err(|e| Error::Corrupt(format!("invalid index {what}: {e}")))?;
+        for d in &index.manifests {
+            if !crate::reference::is_digest(&d.digest) {
+                return Err(Error::Corrupt(format!("index {what}: invalid digest {:?}", d.digest)));
+            }
+        }
+        Ok(index)
+    }
+
+    /// The manifest for a platform; one that says no platform fits any, as the last choice.
+    pub fn choose(&self, platform: &Platform) -> Option<&Descriptor> {
+        let fits = |d: &&Descriptor, exact: bool| {
+            d.platform.as_ref().is_some_and(|p| {
+                platform.accepts(&p.os, &p.architecture, &p.variant) && (!exact || p.variant == platform.variant)
+            })
+        };
+        let none = |d: &&Descriptor| d.platform.is_none();
+        let all = &self.manifests;
+        all.iter()
+            .find(|d| fits(d, true))
+            .or_else(|| all.iter().find(|d| fits(d, false)))
+            .or_else(|| all.iter().find(none))
+    }
+}
+
+/// Whether a document is an index, by its declared type or else its members.
+pub fn is_index(media_type: &str, bytes: &[u8]) -> bool {
+    match media_type {
+        media::OCI_INDEX | media::DOCKER_LIST => true,
+        media::OCI_MANIFEST | media::DOCKER_MANIFEST => false,
+        _ => {
+            #[derive(Deserialize)]
+            struct Probe {
+                manifests: Option<serde::de::IgnoredAny>,
+            }
+            serde_json::from_slice::<Probe>(bytes).is_ok_and(|p| p.manifests.is_some())
+        }
+    }
+}
