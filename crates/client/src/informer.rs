@@ -422,7 +422,7 @@ mod tests {
             .patch(&gvr::PODS, "ns", "a", PatchType::Merge, &json!({"spec": {"x": 2, "nodeName": "n2"}}))
             .await
             .unwrap();
-        client.delete(&gvr::PODS, "ns", "b", &DeleteOptions::default()).await.unwrap();
+        fake.remove(&gvr::PODS, "ns", "b");
         assert_eq!(say(&changes.recv().await.unwrap()), "b ->null");
         assert_eq!(say(&changes.recv().await.unwrap()), "a null>2");
         assert_eq!(say(&changes.recv().await.unwrap()), "b null>-");

@@ -312,7 +312,7 @@ mod tests {
         let got = recorded(&client, recorder).await;
         assert_eq!(got.len(), SIMILAR + 1);
         assert_eq!(got.iter().map(|g| g.1).sum::<u64>(), BURST as u64);
-        assert!(got[0].2.starts_with("(combined from similar events): number"), "{got:?}");
+        assert!(got[SIMILAR].2.starts_with("(combined from similar events): number"), "{got:?}");
     }
 
     #[tokio::test(start_paused = true)]
