@@ -1,1 +1,47 @@
-//! The controllers, one module each.
+//! The loops that make the cluster what its objects say.
+//!
+//! Each controller is one module: which objects concern it (its sources), what it sees of them, and a pure function from
+//! that to [`Action`]s, with a table of tests. [`machine`] does the rest for all of them: queue, retries, carrying out,
+//! and waiting until the caches show what was done, so that nothing is done twice.
+//!
+//! No controller keeps anything in memory that a restart would lose. They speak to the API server only, as clients.
+
+mod children;
+mod deployment;
+mod machine;
+mod replicas;
+#[cfg(test)]
+mod testing;
+mod view;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{Client, Informers, Recorder};
+use tokio_util::sync::CancellationToken;
+
+pub use machine::{Action, Announce, Controller, Decision, Machine, Source};
+
+/// What the controllers need to know.
+pub struct Options {
+    /// The instance they work for.
+    pub instance: base::Instance,
+    /// The cluster's authority, whose certificate every namespace gets.
+    pub pki: Arc<pki::Pki>,
+}
+
+/// Runs every controller until `shutdown`.
+pub async fn run(options: Options, client: Client, informers: Informers, shutdown: CancellationToken) {
+    let machine = Machine::new(client, informers, shutdown.clone());
+    machine.start(replicas::ReplicaSets::new(&machine));
+    machine.start(replicas::ReplicationControllers::new(&machine));
+    machine.start(deployment::Deployments::new(&machine));
+    let _ = Duration::ZERO;
+    shutdown.cancelled().await;
+    machine.stopped().await;
+}
+
+/// The recorder of a controller.
+pub(crate) fn recorder(machine: &Machine, name: &str) -> Recorder {
+    Recorder::new(machine.client().named(name), name, "")
+}
