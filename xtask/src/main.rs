@@ -1,7 +1,8 @@
-//! Tasks of the project: `cargo xtask bench`, `cargo xtask tables`.
+//! Tasks of the project: `cargo xtask bench`, `cargo xtask vm-test`, `cargo xtask tables`.
 
 mod bench;
 mod tables;
+mod vm;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,6 +21,8 @@ struct Cli {
 enum Task {
     /// Measure speed and memory; print a table of medians.
     Bench(bench::Options),
+    /// Run container tests in a virtual machine with cgroup v2.
+    VmTest(vm::Options),
     /// Derive the committed tables of the Kubernetes API from these files of facts.
     Tables {
         /// Files of facts (JSON), newest first.
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
     let result = match Cli::parse().task {
         Task::Bench(options) => bench::run(&options),
+        Task::VmTest(options) => vm::run(&options, root),
         Task::Tables { facts } => tables::run(&facts, root),
     };
     match result {
