@@ -137,7 +137,7 @@ impl Network {
     }
 
     /// The network of this machine (of the network namespace that the calling thread is in).
-    pub fn host(instance: &Instance) -> Result<Arc<Self>> {
+    pub async fn host(instance: &Instance) -> Result<Arc<Self>> {
         Self::open(instance, Arc::new(NetlinkLink::open()?), Arc::new(Nft::open(&instance.name())?))
     }
 
@@ -193,6 +193,25 @@ impl Network {
         Ok(())
     }
 
+    /// Makes the link that carries addresses of the Services' range which are answered on this machine itself (the
+    /// cluster's DNS), and the route that leads the whole range to it: a connection from this machine to a Service
+    /// needs a route before our rules can choose an endpoint, even on a machine without a default route.
+    ///
+    /// The link is a bridge without ports; kernels without dummy links have that.
+    pub async fn ensure_service_link(&self, addresses: &[IpAddr]) -> Result<()> {
+        let name = self.instance.link("s");
+        let link = BridgeLink {
+            name: name.clone(),
+            alias: self.instance.name(),
+            mac: mac_for(self.instance.dns_ip().into()),
+            mtu: None,
+            addresses: addresses.iter().map(|a| IpNet::from(*a)).collect(),
+        };
+        self.link.ensure_bridge(&link).await?;
+        let all = IpNet::V4(self.instance.service_cidr.trunc());
+        self.link.ensure_route(&name, &Route { destination: all, via: None, source: None }).await
+    }
+
     /// Removes a bridge and its rules; nothing happens if there is none.
     pub async fn remove_bridge(&self, name: &str) -> Result<()> {
         self.link.delete(name).await?;
@@ -205,7 +224,9 @@ impl Network {
     pub async fn retain_bridges(&self, keep: &[String]) -> Result<()> {
         let alias = self.instance.name();
         let links = self.link.list().await?;
-        let stray = links.into_iter().filter(|l| l.kind == "bridge" && l.alias == alias).map(|l| l.name);
+        let services = self.instance.link("s");
+        let ours = |l: &crate::link::LinkInfo| l.kind == "bridge" && l.alias == alias && l.name != services;
+        let stray = links.into_iter().filter(ours).map(|l| l.name);
         let chains = self.firewall.chains()?;
         let ruled = chains.iter().filter_map(|c| rules::bridge_of_chain(c)).map(str::to_owned);
         let stray: std::collections::BTreeSet<_> = stray.chain(ruled).filter(|n| !keep.contains(n)).collect();

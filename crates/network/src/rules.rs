@@ -40,7 +40,7 @@ pub(crate) fn port_sets(family: Family) -> (&'static str, &'static str, &'static
 }
 
 /// Makes the table and its static part, or brings that up to date, without disturbing elements and others' chains.
-pub(crate) fn base() -> Batch {
+pub fn base() -> Batch {
     let mut b = Batch::new();
     b.op(Op::AddTable);
     let dstnat = -100;

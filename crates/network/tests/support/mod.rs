@@ -138,7 +138,9 @@ impl Machine {
     }
 
     pub fn network(&self, run_dir: &str) -> Arc<Network> {
-        Network::host(&self.instance(run_dir)).unwrap()
+        let instance = self.instance(run_dir);
+        let rules = network::nft::Nft::open(&instance.name()).unwrap();
+        Network::open(&instance, self.link.clone(), Arc::new(rules)).unwrap()
     }
 
     /// From the machine itself.
