@@ -1,0 +1,94 @@
+//! Cluster-wide defaults and protections of storage and ingress objects.
+
+use api::Status;
+use async_trait::async_trait;
+use serde_json::json;
+
+use super::{Operation, Plugin, Review};
+
+/// The newest object of a kind that an annotation marks as the default.
+fn marked(r: &Review<'_>, group: &str, resource: &str, annotations: &[&str]) -> Option<String> {
+    r.server
+        .cache
+        .kind(group, resource)
+        .all("")
+        .into_iter()
+        .filter(|o| annotations.iter().any(|a| o.annotation(a) == Some("true")))
+        .max_by_key(|o| (api::meta::created(o.value()), std::cmp::Reverse(o.name().to_owned())))
+        .map(|o| o.name().to_owned())
+}
+
+/// DefaultStorageClass: a claim that names no class gets the default one.
+pub struct DefaultStorageClass;
+
+#[async_trait]
+impl Plugin for DefaultStorageClass {
+    fn name(&self) -> &'static str {
+        "DefaultStorageClass"
+    }
+
+    fn handles(&self, r: &Review<'_>) -> bool {
+        r.operation == Operation::Create && r.is("persistentvolumeclaims")
+    }
+
+    async fn mutate(&self, r: &mut Review<'_>) -> Result<(), Status> {
+        let named = r.object.pointer("/spec/storageClassName").is_some_and(|v| !v.is_null())
+            || api::meta::annotation(r.object, "volume.beta.kubernetes.io/storage-class").is_some();
+        let marks = [
+            "storageclass.kubernetes.io/is-default-class",
+            "storageclass.beta.kubernetes.io/is-default-class",
+        ];
+        if !named && let Some(class) = marked(r, "storage.k8s.io", "storageclasses", &marks) {
+            api::meta::child(r.object, "spec").insert("storageClassName".into(), json!(class));
+        }
+        Ok(())
+    }
+}
+
+/// DefaultIngressClass: the same for an Ingress.
+pub struct DefaultIngressClass;
+
+#[async_trait]
+impl Plugin for DefaultIngressClass {
+    fn name(&self) -> &'static str {
+        "DefaultIngressClass"
+    }
+
+    fn handles(&self, r: &Review<'_>) -> bool {
+        r.operation == Operation::Create && r.gvr.resource == "ingresses" && r.subresource.is_empty()
+    }
+
+    async fn mutate(&self, r: &mut Review<'_>) -> Result<(), Status> {
+        let named = r.object.pointer("/spec/ingressClassName").is_some_and(|v| !v.is_null())
+            || api::meta::annotation(r.object, "kubernetes.io/ingress.class").is_some();
+        let marks = ["ingressclass.kubernetes.io/is-default-class"];
+        if !named && let Some(class) = marked(r, "networking.k8s.io", "ingressclasses", &marks) {
+            api::meta::child(r.object, "spec").insert("ingressClassName".into(), json!(class));
+        }
+        Ok(())
+    }
+}
+
+/// StorageObjectInUseProtection: volumes and claims carry the finalizers that keep them while they are used.
+pub struct StorageObjectInUse;
+
+#[async_trait]
+impl Plugin for StorageObjectInUse {
+    fn name(&self) -> &'static str {
+        "StorageObjectInUseProtection"
+    }
+
+    fn handles(&self, r: &Review<'_>) -> bool {
+        r.operation == Operation::Create && (r.is("persistentvolumeclaims") || r.is("persistentvolumes"))
+    }
+
+    async fn mutate(&self, r: &mut Review<'_>) -> Result<(), Status> {
+        let finalizer = if r.gvr.resource == "persistentvolumes" {
+            "kubernetes.io/pv-protection"
+        } else {
+            "kubernetes.io/pvc-protection"
+        };
+        api::meta::add_finalizer(r.object, finalizer);
+        Ok(())
+    }
+}

@@ -1,0 +1,143 @@
+//! Admission: what may be changed in, and said against, a write after authorization and before it is stored.
+//!
+//! Every plugin that changes objects runs before every plugin that only judges, in the order of [`stock`].
+
+mod defaults;
+mod lifecycle;
+mod limits;
+mod node;
+mod pods;
+mod quota;
+mod security;
+
+use api::{Gvr, Kind, Status, Value};
+use async_trait::async_trait;
+
+use crate::ApiServer;
+use crate::user::UserInfo;
+
+/// The kind of write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// A new object.
+    Create,
+    /// A change.
+    Update,
+    /// A deletion; `object` is null.
+    Delete,
+    /// exec, attach, port-forward, proxy; `object` is null.
+    Connect,
+}
+
+/// A write under judgement.
+pub struct Review<'a> {
+    /// The server, for what else there is in the cluster.
+    pub server: &'a ApiServer,
+    /// Who writes.
+    pub user: &'a UserInfo,
+    /// What kind of object.
+    pub kind: &'a Kind,
+    /// Its resource, in the version it is stored in.
+    pub gvr: &'a Gvr,
+    /// The subresource, empty for the object itself.
+    pub subresource: &'a str,
+    /// What is done.
+    pub operation: Operation,
+    /// The object's namespace, empty if it has none.
+    pub namespace: &'a str,
+    /// The object's name; empty if it is yet to be generated.
+    pub name: &'a str,
+    /// The object as it will be.
+    pub object: &'a mut Value,
+    /// The object as it is.
+    pub old: Option<&'a Value>,
+    /// Whether nothing will be stored.
+    pub dry_run: bool,
+    /// Warnings for the client.
+    pub warnings: &'a mut Vec<String>,
+}
+
+impl Review<'_> {
+    /// A refusal in upstream's form: `RESOURCE "NAME" is forbidden: WHY`.
+    pub fn forbidden(&self, why: impl Into<String>) -> Status {
+        Status::forbidden(self.gvr, self.name, &why.into())
+    }
+
+    /// Whether this is about the object itself (no subresource) of this core resource.
+    pub fn is(&self, resource: &str) -> bool {
+        self.subresource.is_empty() && self.gvr.group.is_empty() && self.gvr.resource == resource
+    }
+}
+
+/// A step of admission.
+#[async_trait]
+pub trait Plugin: Send + Sync {
+    /// Upstream's name of it.
+    fn name(&self) -> &'static str;
+
+    /// Whether it has anything to do with this write; asked before the others, so that most writes pass most plugins
+    /// without cost.
+    fn handles(&self, review: &Review<'_>) -> bool;
+
+    /// Changes the object.
+    async fn mutate(&self, _review: &mut Review<'_>) -> Result<(), Status> {
+        Ok(())
+    }
+
+    /// Refuses the write, or not.
+    async fn validate(&self, _review: &mut Review<'_>) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
+/// The plugins of a stock server.
+pub fn stock() -> Vec<Box<dyn Plugin>> {
+    vec![
+        Box::new(lifecycle::NamespaceLifecycle),
+        Box::new(limits::LimitRanger),
+        Box::new(pods::ServiceAccount),
+        Box::new(node::NodeRestriction),
+        Box::new(pods::Priority),
+        Box::new(pods::DefaultTolerationSeconds),
+        Box::new(pods::TaintNodesByCondition),
+        Box::new(pods::RuntimeClass),
+        Box::new(defaults::DefaultStorageClass),
+        Box::new(defaults::StorageObjectInUse),
+        Box::new(defaults::DefaultIngressClass),
+        Box::new(security::PodSecurity),
+        Box::new(quota::ResourceQuota::default()),
+    ]
+}
+
+/// Runs the mutating half of all plugins.
+pub async fn mutate(plugins: &[Box<dyn Plugin>], review: &mut Review<'_>) -> Result<(), Status> {
+    for plugin in plugins {
+        if plugin.handles(review) {
+            plugin.mutate(review).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs the validating half of all plugins.
+pub async fn validate(plugins: &[Box<dyn Plugin>], review: &mut Review<'_>) -> Result<(), Status> {
+    for plugin in plugins {
+        if plugin.handles(review) {
+            plugin.validate(review).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The pod spec inside an object of one of the kinds that carry one, for plugins that judge templates too.
+fn pod_spec<'a>(gvr: &Gvr, object: &'a Value) -> Option<&'a Value> {
+    match (&*gvr.group, &*gvr.resource) {
+        ("", "pods") => object.get("spec"),
+        ("", "replicationcontrollers")
+        | ("apps", "deployments" | "replicasets" | "daemonsets" | "statefulsets")
+        | ("batch", "jobs") => object.pointer("/spec/template/spec"),
+        ("batch", "cronjobs") => object.pointer("/spec/jobTemplate/spec/template/spec"),
+        ("", "podtemplates") => object.pointer("/template/spec"),
+        _ => None,
+    }
+}

@@ -1,0 +1,222 @@
+//! Who is it? Client certificates, service accounts' tokens, bootstrap tokens; nobody where that is allowed.
+//!
+//! A token is good only while what it is bound to lives: the service account, and the pod, secret or node it names.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use api::{Status, Value};
+use parking_lot::Mutex;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::cache::{Cache, local_key};
+use crate::user::UserInfo;
+
+/// Verified tokens are remembered by their digest, so that a signature is checked once, not with each request.
+const REMEMBERED: usize = 4096;
+/// How long a deleted service account's tokens are still good, as upstream has it, in seconds.
+const GRACE_SECONDS: i64 = 60;
+
+/// Reads credentials.
+pub struct Authenticator {
+    pki: Arc<pki::Pki>,
+    cache: Arc<Cache>,
+    issuer: String,
+    verified: Mutex<HashMap<[u8; 32], Arc<Value>>>,
+}
+
+/// The audiences that the API server itself accepts.
+pub fn default_audience(domain: &str) -> String {
+    format!("https://kubernetes.default.svc.{domain}")
+}
+
+impl Authenticator {
+    /// An authenticator of tokens that `pki` signed.
+    pub fn new(pki: Arc<pki::Pki>, cache: Arc<Cache>, issuer: String) -> Self {
+        Self { pki, cache, issuer, verified: Mutex::default() }
+    }
+
+    /// The name this cluster's tokens bear as their issuer, which is also the API server's audience.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// Who the bearer of `token` is, if one of `audiences` is among the token's (of no audiences: the API server's own);
+    /// with the audiences that are. An error says why not.
+    pub fn token(&self, token: &str, audiences: &[String]) -> Result<(UserInfo, Vec<String>), String> {
+        if let Some(user) = self.bootstrap_token(token) {
+            return Ok((user, audiences.to_vec()));
+        }
+        let claims = self.verify(token)?;
+        let text = |p: &str| claims.pointer(p).and_then(Value::as_str).unwrap_or("");
+        let now = base::clock::now().as_second();
+        if claims.get("exp").and_then(Value::as_i64).is_some_and(|exp| exp <= now) {
+            return Err("service account token has expired".into());
+        }
+        if claims.get("nbf").and_then(Value::as_i64).is_some_and(|nbf| nbf > now + 60) {
+            return Err("service account token is not valid yet".into());
+        }
+        if text("/iss") == "kubernetes/serviceaccount" {
+            return self.legacy(token, &claims).map(|u| (u, audiences.to_vec()));
+        }
+        if text("/iss") != self.issuer {
+            return Err(format!("the token's issuer is \"{}\", not \"{}\"", text("/iss"), self.issuer));
+        }
+        let theirs: Vec<&str> = match claims.get("aud") {
+            Some(Value::String(one)) => vec![one],
+            Some(Value::Array(many)) => many.iter().filter_map(Value::as_str).collect(),
+            _ => Vec::new(),
+        };
+        let own = [self.issuer.clone()];
+        let wanted = if audiences.is_empty() { &own[..] } else { audiences };
+        let common: Vec<String> = wanted.iter().filter(|a| theirs.contains(&a.as_str())).cloned().collect();
+        if common.is_empty() {
+            return Err(format!("token audiences {theirs:?} is invalid for the target audiences {wanted:?}"));
+        }
+        let namespace = text("/kubernetes.io/namespace");
+        let (name, uid) = (text("/kubernetes.io/serviceaccount/name"), text("/kubernetes.io/serviceaccount/uid"));
+        self.alive("serviceaccounts", namespace, name, uid)?;
+        let mut user = UserInfo::service_account(namespace, name, uid);
+        let mut note = |key: &str, value: &str| {
+            user.extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value.to_owned()]);
+        };
+        if let Some(id) = claims.get("jti").and_then(Value::as_str) {
+            note("credential-id", &format!("JTI={id}"));
+        }
+        if claims.pointer("/kubernetes.io/pod").is_some() {
+            let (pod, pod_uid) = (text("/kubernetes.io/pod/name"), text("/kubernetes.io/pod/uid"));
+            self.alive("pods", namespace, pod, pod_uid)?;
+            note("pod-name", pod);
+            note("pod-uid", pod_uid);
+        }
+        if claims.pointer("/kubernetes.io/secret").is_some() {
+            let (secret, secret_uid) = (text("/kubernetes.io/secret/name"), text("/kubernetes.io/secret/uid"));
+            self.alive("secrets", namespace, secret, secret_uid)?;
+        }
+        if claims.pointer("/kubernetes.io/node").is_some() {
+            let (node, node_uid) = (text("/kubernetes.io/node/name"), text("/kubernetes.io/node/uid"));
+            if claims.pointer("/kubernetes.io/pod").is_none() {
+                self.alive("nodes", "", node, node_uid)?;
+            }
+            note("node-name", node);
+            note("node-uid", node_uid);
+        }
+        Ok((user, common))
+    }
+
+    fn verify(&self, token: &str) -> Result<Arc<Value>, String> {
+        let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+        if let Some(claims) = self.verified.lock().get(&digest) {
+            return Ok(claims.clone());
+        }
+        let claims = Arc::new(self.pki.verify_token(token).map_err(|e| e.to_string())?);
+        let mut verified = self.verified.lock();
+        if verified.len() >= REMEMBERED {
+            verified.clear();
+        }
+        verified.insert(digest, claims.clone());
+        Ok(claims)
+    }
+
+    /// Fails unless the object exists with this uid and has not been deleted for longer than the grace time.
+    fn alive(&self, resource: &str, namespace: &str, name: &str, uid: &str) -> Result<(), String> {
+        let kind = self.cache.kind("", resource);
+        let Some(object) = kind.get(&local_key(namespace, name)) else {
+            return Err(format!("{resource} \"{namespace}/{name}\" that the token is bound to does not exist"));
+        };
+        if object.uid() != uid {
+            return Err(format!("{resource} \"{namespace}/{name}\" is another one than the token is bound to"));
+        }
+        if object.is_deleting() {
+            let grace = if resource == "pods" {
+                api::meta::deleted(object.value()).map(|t| t.as_second() + GRACE_SECONDS)
+            } else {
+                api::meta::deleted(object.value()).map(|t| t.as_second())
+            };
+            if grace.is_some_and(|t| t < base::clock::now().as_second()) {
+                return Err(format!("{resource} \"{namespace}/{name}\" that the token is bound to was deleted"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A token out of a Secret of type `kubernetes.io/service-account-token`: good while the secret holds it.
+    fn legacy(&self, token: &str, claims: &Value) -> Result<UserInfo, String> {
+        let text = |field: &str| {
+            claims.get(format!("kubernetes.io/serviceaccount/{field}")).and_then(Value::as_str).unwrap_or("")
+        };
+        let namespace = text("namespace");
+        let (name, uid) = (text("service-account.name"), text("service-account.uid"));
+        self.alive("serviceaccounts", namespace, name, uid)?;
+        let secret = self.cache.kind("", "secrets").get(&local_key(namespace, text("secret.name")));
+        let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, token);
+        let holds = secret.is_some_and(|s| {
+            s.value().pointer("/data/token").and_then(Value::as_str) == Some(encoded.as_str())
+        });
+        if !holds {
+            return Err(format!("secret \"{namespace}/{}\" no longer holds this token", text("secret.name")));
+        }
+        Ok(UserInfo::service_account(namespace, name, uid))
+    }
+
+    /// `abcdef.0123456789abcdef`, kept in the Secret kube-system/bootstrap-token-abcdef.
+    fn bootstrap_token(&self, token: &str) -> Option<UserInfo> {
+        let (id, secret) = token.split_once('.')?;
+        let fits = |s: &str, n| s.len() == n && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        if !fits(id, 6) || !fits(secret, 16) {
+            return None;
+        }
+        let object = self.cache.kind("", "secrets").get(&format!("kube-system/bootstrap-token-{id}"))?;
+        let object = object.value();
+        if object.get("type").and_then(Value::as_str) != Some("bootstrap.kubernetes.io/token") {
+            return None;
+        }
+        let field = |name: &str| {
+            let text = object.get("data")?.get(name)?.as_str()?;
+            let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text).ok()?;
+            String::from_utf8(bytes).ok()
+        };
+        // Compared as digests, so that the time it takes says nothing of how much was right.
+        if Sha256::digest(field("token-secret")?) != Sha256::digest(secret) || field("token-id")? != id {
+            return None;
+        }
+        if let Some(expiry) = field("expiration")
+            && expiry.parse::<jiff::Timestamp>().is_ok_and(|t| t <= base::clock::now())
+        {
+            return None;
+        }
+        if field("usage-bootstrap-authentication").as_deref() != Some("true") {
+            return None;
+        }
+        let mut user = UserInfo::new(&format!("system:bootstrap:{id}"), &["system:bootstrappers"]);
+        for group in field("auth-extra-groups").unwrap_or_default().split(',').filter(|g| !g.is_empty()) {
+            user.groups.push(group.to_owned());
+        }
+        Some(user)
+    }
+
+    /// Signs a token for a service account; `bound` is what else it is bound to (`pod`, `secret`, `node`) as claims.
+    pub fn sign(
+        &self,
+        namespace: &str,
+        account: (&str, &str),
+        audiences: &[String],
+        seconds: i64,
+        bound: &[(&str, Value)],
+    ) -> Result<(String, i64), Status> {
+        let now = base::clock::now().as_second();
+        let own = [self.issuer.clone()];
+        let audiences = if audiences.is_empty() { &own[..] } else { audiences };
+        let mut about = json!({"namespace": namespace, "serviceaccount": {"name": account.0, "uid": account.1}});
+        for (key, value) in bound {
+            about[*key] = value.clone();
+        }
+        let claims = json!({
+            "aud": audiences, "exp": now + seconds, "iat": now, "iss": self.issuer, "jti": base::rng::uuid(),
+            "kubernetes.io": about, "nbf": now, "sub": format!("system:serviceaccount:{namespace}:{}", account.0),
+        });
+        let token = self.pki.sign_token(&claims).map_err(Status::internal)?;
+        Ok((token, now + seconds))
+    }
+}

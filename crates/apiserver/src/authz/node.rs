@@ -1,0 +1,180 @@
+//! The node authorizer: a kubelet may do what its job needs, and read only what pods bound to its node refer to.
+
+use api::Value;
+
+use super::{Attributes, Decision, Rule, policy};
+use crate::cache::Cache;
+
+/// What is checked object by object instead of by rule.
+const GUARDED: [&str; 4] = ["secrets", "configmaps", "persistentvolumeclaims", "persistentvolumes"];
+
+/// The rules that hold for every node.
+pub struct NodeRules(Vec<Rule>);
+
+impl Default for NodeRules {
+    fn default() -> Self {
+        let (roles, _) = policy::stock();
+        let role = roles.iter().find(|r| r["metadata"]["name"] == "system:node");
+        let mut rules = role.map(super::rules_of).unwrap_or_default();
+        for rule in &mut rules {
+            rule.resources.retain(|r| {
+                !GUARDED.contains(&r.as_str()) && r != "serviceaccounts/token" && r != "leases" && r != "csinodes"
+            });
+        }
+        rules.retain(|r| !r.resources.is_empty());
+        Self(rules)
+    }
+}
+
+impl NodeRules {
+    /// Whether the node `node` may do what is asked.
+    pub fn authorize(&self, cache: &Cache, node: &str, a: &Attributes<'_>) -> Decision {
+        let yes = || Decision::Allow(String::new());
+        if !a.is_resource {
+            return Decision::NoOpinion(String::new());
+        }
+        let own = |what: &str| {
+            if a.name == node || a.verb == "create" && a.name.is_empty() {
+                yes()
+            } else {
+                Decision::NoOpinion(format!("can only access {what} with the same name as the requesting node"))
+            }
+        };
+        match (a.group, a.resource, a.subresource) {
+            ("coordination.k8s.io", "leases", "") if a.namespace == "kube-node-lease" => return own("node lease"),
+            ("coordination.k8s.io", "leases", _) => {
+                return Decision::NoOpinion(
+                    "can only access leases in the \"kube-node-lease\" system namespace".into(),
+                );
+            }
+            ("storage.k8s.io", "csinodes", "") => return own("CSINode"),
+            ("", "secrets" | "configmaps" | "persistentvolumeclaims" | "persistentvolumes", "") => {
+                if !matches!(a.verb, "get" | "list" | "watch") || a.name.is_empty() {
+                    return Decision::NoOpinion("can only read resources of this type by name".into());
+                }
+                return if refers(cache, node, a) {
+                    yes()
+                } else {
+                    Decision::NoOpinion(format!(
+                        "no relationship found between node '{node}' and this object"
+                    ))
+                };
+            }
+            ("", "serviceaccounts", "token") => {
+                return if a.verb == "create" && refers(cache, node, a) {
+                    yes()
+                } else {
+                    Decision::NoOpinion(format!(
+                        "no relationship found between node '{node}' and this object"
+                    ))
+                };
+            }
+            _ => {}
+        }
+        if self.0.iter().any(|r| r.allows(a)) { yes() } else { Decision::NoOpinion(String::new()) }
+    }
+}
+
+/// Whether a pod on `node` refers to the object.
+fn refers(cache: &Cache, node: &str, a: &Attributes<'_>) -> bool {
+    let claims = cache.kind("", "persistentvolumeclaims");
+    cache.kind("", "pods").all(a.namespace).iter().any(|pod| {
+        let spec = pod.spec();
+        if spec.get("nodeName").and_then(Value::as_str) != Some(node) {
+            return false;
+        }
+        match a.resource {
+            "serviceaccounts" => spec.get("serviceAccountName").and_then(Value::as_str) == Some(a.name),
+            "persistentvolumes" => claim_names(pod.name(), spec).any(|c| {
+                claims.get(&crate::cache::local_key(pod.namespace(), &c)).is_some_and(|claim| {
+                    claim.spec().get("volumeName").and_then(Value::as_str) == Some(a.name)
+                })
+            }),
+            "persistentvolumeclaims" => claim_names(pod.name(), spec).any(|c| c == a.name),
+            "secrets" => names(spec, &["secretName", "secretRef", "secretKeyRef", "secret", "imagePullSecrets"], a.name),
+            _ => names(spec, &["configMap", "configMapRef", "configMapKeyRef"], a.name),
+        }
+    })
+}
+
+fn claim_names<'a>(pod: &'a str, spec: &'a Value) -> impl Iterator<Item = String> + 'a {
+    spec.get("volumes").and_then(Value::as_array).into_iter().flatten().filter_map(move |v| {
+        let claim = v.pointer("/persistentVolumeClaim/claimName").and_then(Value::as_str).map(str::to_owned);
+        claim.or_else(|| v.get("ephemeral").and(v.get("name")?.as_str()).map(|name| format!("{pod}-{name}")))
+    })
+}
+
+/// Whether below one of `fields`, anywhere in `value`, there is a reference to `name`.
+fn names(value: &Value, fields: &[&str], name: &str) -> bool {
+    match value {
+        Value::Object(map) => map.iter().any(|(k, v)| {
+            let here = fields.contains(&k.as_str())
+                && match v {
+                    Value::String(s) => s == name,
+                    Value::Object(o) => ["name", "secretName"].iter().any(|f| o.get(*f).and_then(Value::as_str) == Some(name)),
+                    Value::Array(list) => list.iter().any(|x| x.get("name").and_then(Value::as_str) == Some(name)),
+                    _ => false,
+                };
+            here || names(v, fields, name)
+        }),
+        Value::Array(list) => list.iter().any(|v| names(v, fields, name)),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::user::{NODES, UserInfo};
+    use serde_json::json;
+    use store::{Expect, Op, Txn};
+    use tokio_util::sync::CancellationToken;
+
+    #[tokio::test]
+    async fn a_node_reads_what_its_pods_name() {
+        let store = store::memory();
+        let pod = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "p", "namespace": "a"}, "spec": {
+            "nodeName": "n1", "serviceAccountName": "default",
+            "volumes": [{"name": "v", "secret": {"secretName": "s"}},
+                        {"name": "w", "projected": {"sources": [{"configMap": {"name": "root"}}]}}],
+            "containers": [{"env": [{"valueFrom": {"secretKeyRef": {"name": "t", "key": "k"}}}]}]}});
+        let value = api::object::encode_for_store(&pod);
+        let op = Op::Put { value, lease: None };
+        store.txn(Txn { key: "/registry/core/pods/a/p".into(), expect: Expect::Any, op }).await.unwrap();
+        let shutdown = CancellationToken::new();
+        let cache = Cache::start(store, false, shutdown.clone()).await.unwrap();
+        let rules = NodeRules::default();
+        let ask = |node: &str, verb: &str, group: &str, resource: &str, sub: &str, name: &str| {
+            let user = UserInfo::new(&format!("system:node:{node}"), &[NODES]);
+            let a = Attributes {
+                user: &user,
+                verb,
+                is_resource: true,
+                group,
+                resource,
+                subresource: sub,
+                namespace: if resource == "leases" { "kube-node-lease" } else { "a" },
+                name,
+                path: "",
+            };
+            rules.authorize(&cache, node, &a).allowed()
+        };
+        for (resource, name, want) in [
+            ("secrets", "s", true),
+            ("secrets", "t", true),
+            ("secrets", "other", false),
+            ("configmaps", "root", true),
+            ("configmaps", "s", false),
+        ] {
+            assert_eq!(ask("n1", "get", "", resource, "", name), want, "{resource} {name}");
+            assert!(!ask("n2", "get", "", resource, "", name));
+        }
+        assert!(ask("n1", "create", "", "serviceaccounts", "token", "default"));
+        assert!(!ask("n2", "create", "", "serviceaccounts", "token", "default"));
+        assert!(ask("n1", "update", "coordination.k8s.io", "leases", "", "n1"));
+        assert!(!ask("n1", "update", "coordination.k8s.io", "leases", "", "n2"));
+        assert!(ask("n1", "patch", "", "pods", "status", "p"));
+        assert!(!ask("n1", "create", "apps", "deployments", "", ""));
+        shutdown.cancel();
+    }
+}

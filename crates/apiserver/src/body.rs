@@ -1,0 +1,180 @@
+//! Bodies of answers: whole, a list put together while it is sent, or a stream.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use api::Object;
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::stream::BoxStream;
+use http_body::{Frame, SizeHint};
+
+/// Whatever breaks a stream off.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How much of a list is put together at a time: big enough that the cost per chunk vanishes, small enough for caches.
+const CHUNK: usize = 128 << 10;
+
+/// The body of an answer.
+pub enum Body {
+    /// Everything at once.
+    Full(Bytes),
+    /// A list of encoded objects.
+    List(ListBody),
+    /// Chunks as they come.
+    Stream(BoxStream<'static, Result<Bytes, BoxError>>),
+    /// Another body's frames, passed on.
+    Proxied(http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>),
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Self::Full(Bytes::new())
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(v: Vec<u8>) -> Self {
+        Self::Full(v.into())
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(v: Bytes) -> Self {
+        Self::Full(v)
+    }
+}
+
+impl From<String> for Body {
+    fn from(v: String) -> Self {
+        Self::Full(v.into())
+    }
+}
+
+impl From<&'static str> for Body {
+    fn from(v: &'static str) -> Self {
+        Self::Full(Bytes::from_static(v.as_bytes()))
+    }
+}
+
+/// A list that is put together chunk by chunk from the bytes that the watch cache holds.
+pub struct ListBody {
+    head: Bytes,
+    items: Vec<Arc<Object>>,
+    next: usize,
+    left: u64,
+    done: bool,
+}
+
+impl ListBody {
+    /// `head` is everything up to and including `"items":[`; the end is added here.
+    pub fn new(head: Vec<u8>, items: Vec<Arc<Object>>) -> Self {
+        let commas = items.len().saturating_sub(1);
+        let objects: usize = items.iter().map(|o| o.json().len()).sum();
+        let left = (head.len() + objects + commas + TAIL.len()) as u64;
+        Self { head: head.into(), items, next: 0, left, done: false }
+    }
+
+    /// The length in bytes of what has not been taken.
+    pub fn len(&self) -> u64 {
+        self.left
+    }
+
+    /// Whether everything has been taken.
+    pub fn is_empty(&self) -> bool {
+        self.done
+    }
+
+    fn chunk(&mut self) -> Option<Bytes> {
+        if self.done {
+            return None;
+        }
+        let mut out = BytesMut::with_capacity(usize::try_from(self.left).map_or(CHUNK, |l| l.min(CHUNK + 16384)));
+        out.put_slice(&std::mem::take(&mut self.head));
+        while let Some(item) = self.items.get(self.next) {
+            if self.next > 0 {
+                out.put_u8(b',');
+            }
+            out.put_slice(item.json());
+            self.next += 1;
+            if out.len() >= CHUNK {
+                break;
+            }
+        }
+        if self.next == self.items.len() {
+            out.put_slice(TAIL);
+            self.done = true;
+        }
+        self.left -= out.len() as u64;
+        Some(out.freeze())
+    }
+
+    /// The whole rest at once.
+    pub fn collect(mut self) -> Bytes {
+        let mut out = BytesMut::with_capacity(usize::try_from(self.left).unwrap_or(0));
+        while let Some(chunk) = self.chunk() {
+            out.put_slice(&chunk);
+        }
+        out.freeze()
+    }
+}
+
+const TAIL: &[u8] = b"]}\n";
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::List(list) => Poll::Ready(list.chunk().map(|c| Ok(Frame::data(c)))),
+            Self::Stream(stream) => {
+                stream.as_mut().poll_next(cx).map(|item| item.map(|chunk| chunk.map(Frame::data)))
+            }
+            Self::Proxied(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::List(list) => list.done,
+            Self::Stream(_) => false,
+            Self::Proxied(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::List(list) => SizeHint::with_exact(list.left),
+            Self::Stream(_) => SizeHint::default(),
+            Self::Proxied(body) => body.size_hint(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn a_list_is_whole_and_as_long_as_it_says() {
+        for n in [0, 1, 3, 5000] {
+            let items: Vec<_> =
+                (0..n).map(|i| Object::from_value(json!({"metadata": {"name": format!("object-{i}")}}))).collect();
+            let list = ListBody::new(b"{\"items\":[".to_vec(), items);
+            let length = list.len();
+            let bytes = list.collect();
+            assert_eq!(bytes.len() as u64, length);
+            let value: Value = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!(value["items"].as_array().unwrap().len(), n);
+        }
+    }
+}

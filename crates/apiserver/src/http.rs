@@ -1,0 +1,102 @@
+//! The socket: TCP, TLS with optional client certificates, HTTP/1.1 and HTTP/2, one task per connection.
+//!
+//! It hands every request to [`crate::pipeline`] with what the connection says about its peer, and ends connections
+//! gracefully when the server shuts down.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::ApiServer;
+use crate::pipeline::{Payload, Peer};
+use crate::user::UserInfo;
+
+/// A handshake that takes longer is given up, so that silent peers cost nothing. No event tells that nothing will come.
+const HANDSHAKE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Serves `listener` until `shutdown`.
+pub async fn serve(
+    server: Arc<ApiServer>,
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    shutdown: CancellationToken,
+) {
+    let acceptor = TlsAcceptor::from(tls);
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                let _ = stream.set_nodelay(true);
+                let (server, acceptor, shutdown) = (server.clone(), acceptor.clone(), shutdown.clone());
+                connections.spawn(async move {
+                    match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                        Ok(Ok(stream)) => connection(server, stream, address, shutdown).await,
+                        Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
+                        Err(_) => tracing::debug!(%address, "TLS handshake took too long"),
+                    }
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: others will be freed by connections that end.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    connections.close();
+    // Connections were told; streams that do not end by themselves are dropped with their tasks.
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(2), connections.wait()).await;
+}
+
+async fn connection(
+    server: Arc<ApiServer>,
+    stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>,
+    address: SocketAddr,
+    shutdown: CancellationToken,
+) {
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).cloned();
+    let user = certificate.and_then(|c| match pki::user_of_certificate(&c) {
+        Ok((name, groups)) => {
+            let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+            Some(Arc::new(UserInfo::new(&name, &groups)))
+        }
+        Err(error) => {
+            tracing::warn!(%address, %error, "client certificate without a user");
+            None
+        }
+    });
+    let peer = Peer { user, address: Some(address) };
+    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let (server, peer) = (server.clone(), peer.clone());
+        async move {
+            let request = request.map(Payload::Incoming);
+            Ok::<_, std::convert::Infallible>(server.handle(request, peer).await)
+        }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http2().max_concurrent_streams(1000).initial_stream_window_size(1 << 20).max_frame_size(1 << 18);
+    builder.http1().half_close(false);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%address, %error, "connection ended");
+    }
+}

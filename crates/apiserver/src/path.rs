@@ -1,0 +1,187 @@
+//! What a request is about: group, version, resource, namespace, name, subresource and verb, read from method and
+//! path alone, as upstream's RequestInfo does. Pure; knows nothing of which resources exist.
+
+use http::Method;
+
+/// The parts of a request's path and its verb; what authorization looks at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RequestInfo {
+    /// Whether this is a request for an API resource; otherwise only `path` and `verb` matter.
+    pub is_resource: bool,
+    /// The whole path, decoded.
+    pub path: String,
+    /// get, list, watch, create, update, patch, delete, deletecollection; for other paths the method in lower case.
+    pub verb: &'static str,
+    /// The API group, empty for the core group.
+    pub group: String,
+    /// The API version.
+    pub version: String,
+    /// The namespace, empty for none.
+    pub namespace: String,
+    /// The resource's plural name.
+    pub resource: String,
+    /// The subresource, empty for none.
+    pub subresource: String,
+    /// The object's name, empty for a collection.
+    pub name: String,
+    /// What follows the subresource, without its first slash (the rest of a proxied path).
+    pub rest: String,
+}
+
+/// What the path asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// An API resource.
+    Resource,
+    /// `/api`
+    Versions,
+    /// `/apis`
+    Groups,
+    /// `/apis/GROUP`
+    Group,
+    /// `/api/VERSION` or `/apis/GROUP/VERSION`
+    Version,
+    /// Everything else.
+    Other,
+}
+
+fn decode(s: &str) -> String {
+    percent_encoding::percent_decode_str(s).decode_utf8_lossy().into_owned()
+}
+
+fn plain_verb(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "get",
+        Method::HEAD => "head",
+        Method::POST => "post",
+        Method::PUT => "put",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        Method::OPTIONS => "options",
+        _ => "unknown",
+    }
+}
+
+/// Namespace subresources: what may follow `/namespaces/NAME/` without being a resource inside it.
+const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
+
+impl RequestInfo {
+    /// Reads method and path; `watch` says whether the query asks for a watch.
+    pub fn parse(method: &Method, raw_path: &str, watch: bool) -> (Route, Self) {
+        let mut info = Self { path: decode(raw_path), verb: plain_verb(method), ..Self::default() };
+        let raw: Vec<&str> = raw_path.trim_matches('/').split('/').collect();
+        let parts: Vec<String> = raw.iter().map(|p| decode(p)).collect();
+        let rest = match parts[0].as_str() {
+            "api" => {
+                if parts.len() == 1 {
+                    return (Route::Versions, info);
+                }
+                info.version = parts[1].clone();
+                2
+            }
+            "apis" => {
+                if parts.len() == 1 {
+                    return (Route::Groups, info);
+                }
+                info.group = parts[1].clone();
+                if parts.len() == 2 {
+                    return (Route::Group, info);
+                }
+                info.version = parts[2].clone();
+                3
+            }
+            _ => return (Route::Other, info),
+        };
+        let mut at = rest;
+        if parts.len() == at {
+            return (Route::Version, info);
+        }
+        let mut watch = watch;
+        if parts[at] == "watch" && parts.len() > at + 1 {
+            watch = true;
+            at += 1;
+        }
+        info.is_resource = true;
+        if parts[at] == "namespaces" && parts.len() > at + 1 {
+            info.namespace = parts[at + 1].clone();
+            if parts.len() > at + 2 && !NAMESPACE_SUBRESOURCES.contains(&parts[at + 2].as_str()) {
+                at += 2;
+            }
+        }
+        info.resource = parts[at].clone();
+        info.name = parts.get(at + 1).cloned().unwrap_or_default();
+        info.subresource = parts.get(at + 2).cloned().unwrap_or_default();
+        if raw.len() > at + 3 {
+            info.rest = raw[at + 3..].join("/");
+        }
+        if !info.rest.is_empty() || info.subresource == "proxy" {
+            // A trailing slash is part of a proxied path.
+            if raw_path.ends_with('/') && !info.rest.is_empty() {
+                info.rest.push('/');
+            }
+        }
+        info.verb = match *method {
+            Method::GET | Method::HEAD => match (watch, info.name.is_empty()) {
+                (true, _) if info.subresource.is_empty() => "watch",
+                (_, true) => "list",
+                _ => "get",
+            },
+            Method::POST => "create",
+            Method::PUT => "update",
+            Method::PATCH => "patch",
+            Method::DELETE if info.name.is_empty() => "deletecollection",
+            Method::DELETE => "delete",
+            _ => plain_verb(method),
+        };
+        (Route::Resource, info)
+    }
+
+    /// `pods` or `pods/log`, as RBAC rules name it.
+    pub fn resource_and_sub(&self) -> String {
+        if self.subresource.is_empty() {
+            self.resource.clone()
+        } else {
+            format!("{}/{}", self.resource, self.subresource)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(method: Method, path: &str) -> String {
+        let (route, i) = RequestInfo::parse(&method, path, false);
+        format!(
+            "{route:?} {} g={} v={} ns={} r={} n={} s={} rest={}",
+            i.verb, i.group, i.version, i.namespace, i.resource, i.name, i.subresource, i.rest
+        )
+    }
+
+    #[test]
+    fn paths() {
+        for (method, path, want) in [
+            (Method::GET, "/api", "Versions get g= v= ns= r= n= s= rest="),
+            (Method::GET, "/apis/apps", "Group get g=apps v= ns= r= n= s= rest="),
+            (Method::GET, "/apis/apps/v1", "Version get g=apps v=v1 ns= r= n= s= rest="),
+            (Method::GET, "/api/v1/pods", "Resource list g= v=v1 ns= r=pods n= s= rest="),
+            (Method::GET, "/api/v1/watch/pods", "Resource watch g= v=v1 ns= r=pods n= s= rest="),
+            (Method::POST, "/api/v1/namespaces/a/pods", "Resource create g= v=v1 ns=a r=pods n= s= rest="),
+            (Method::GET, "/api/v1/namespaces/a", "Resource get g= v=v1 ns=a r=namespaces n=a s= rest="),
+            (
+                Method::PUT,
+                "/api/v1/namespaces/a/finalize",
+                "Resource update g= v=v1 ns=a r=namespaces n=a s=finalize rest=",
+            ),
+            (Method::DELETE, "/api/v1/nodes", "Resource deletecollection g= v=v1 ns= r=nodes n= s= rest="),
+            (
+                Method::GET,
+                "/api/v1/namespaces/a/pods/p/proxy/x/y%2Fz/",
+                "Resource get g= v=v1 ns=a r=pods n=p s=proxy rest=x/y%2Fz/",
+            ),
+            (Method::GET, "/healthz", "Other get g= v= ns= r= n= s= rest="),
+        ] {
+            assert_eq!(info(method, path), want, "{path}");
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! DELETE: at once, after a grace period, or when the last finalizer is gone.
+
+use std::sync::Arc;
+
+use api::{Object, Status, Value};
+use serde_json::json;
+use store::Expect;
+
+use super::update::is_finished;
+use super::{Context, Missed};
+use crate::ApiServer;
+use crate::admission::{self, Operation, Review};
+use crate::query::Query;
+
+/// The finalizer that makes the garbage collector delete dependents first.
+const FOREGROUND: &str = "foregroundDeletion";
+/// The finalizer that makes it leave them without an owner.
+const ORPHAN: &str = "orphan";
+
+/// The options of a delete.
+#[derive(Debug, Clone, Default)]
+pub struct DeleteOptions {
+    /// Seconds the object has to end.
+    pub grace: Option<i64>,
+    /// `Orphan`, `Background`, `Foreground`, or empty for the kind's default.
+    pub propagation: String,
+    /// Only this object, not another one of the same name.
+    pub uid: Option<String>,
+    /// Only if it has not changed.
+    pub revision: Option<u64>,
+    /// Do everything but delete.
+    pub dry_run: bool,
+}
+
+impl DeleteOptions {
+    /// From a body (null if there is none) and the query, which fills in what the body does not say.
+    pub fn parse(body: &Value, query: &Query) -> Result<Self, Status> {
+        let bad = Status::bad_request;
+        let mut options = Self { dry_run: crate::query::dry_run(query).map_err(bad)?, ..Self::default() };
+        options.grace = match body.get("gracePeriodSeconds").and_then(Value::as_i64) {
+            Some(s) => Some(s),
+            None => query.number("gracePeriodSeconds").map_err(bad)?,
+        };
+        if options.grace.is_some_and(|s| s < 0) {
+            // As upstream: a negative period is the shortest that still lets the kubelet do its work.
+            options.grace = Some(1);
+        }
+        let text = |v: &Value, f: &str| v.get(f).and_then(Value::as_str).unwrap_or("").to_owned();
+        options.propagation = match text(body, "propagationPolicy") {
+            p if p.is_empty() => query.get("propagationPolicy").unwrap_or("").to_owned(),
+            p => p,
+        };
+        let orphans = body
+            .get("orphanDependents")
+            .and_then(Value::as_bool)
+            .or_else(|| query.some("orphanDependents").map(|v| v == "true"));
+        if let Some(orphan) = orphans {
+            if !options.propagation.is_empty() {
+                return Err(invalid("orphanDependents and deletionPropagation cannot be both set"));
+            }
+            options.propagation = if orphan { "Orphan" } else { "Background" }.to_owned();
+        }
+        if !matches!(options.propagation.as_str(), "" | "Orphan" | "Background" | "Foreground") {
+            return Err(invalid(&format!(
+                "propagationPolicy: Unsupported value: \"{}\": supported values: \"Foreground\", \"Background\", \"Orphan\"",
+                options.propagation
+            )));
+        }
+        let preconditions = body.get("preconditions").unwrap_or(&Value::Null);
+        options.uid = preconditions.get("uid").and_then(Value::as_str).map(str::to_owned);
+        if let Some(v) = preconditions.get("resourceVersion").and_then(Value::as_str) {
+            options.revision = Some(crate::query::resource_version(v).map_err(bad)?);
+        }
+        let dry = body.get("dryRun").and_then(Value::as_array);
+        options.dry_run |= dry.is_some_and(|d| d.iter().any(|v| v == "All"));
+        Ok(options)
+    }
+}
+
+fn invalid(why: &str) -> Status {
+    Status::failure(422, "Invalid", format!("DeleteOptions.meta.k8s.io \"\" is invalid: {why}"))
+}
+
+/// What a delete did.
+#[derive(Debug, Clone)]
+pub enum Deleted {
+    /// The object is gone; its last state.
+    Gone(Arc<Object>),
+    /// It will go when its grace period or its finalizers have ended; its state now.
+    Going(Arc<Object>),
+}
+
+impl ApiServer {
+    /// Deletes the object `name`.
+    pub async fn delete(&self, cx: &mut Context, name: &str, options: &DeleteOptions) -> Result<Deleted, Status> {
+        let mut old = self.get_object(cx, name).await?;
+        self.admit_delete(cx, name, old.value(), options.dry_run).await?;
+        loop {
+            match self.delete_once(cx, name, options, &old).await {
+                Ok(deleted) => {
+                    return Ok(deleted);
+                }
+                Err(Missed::Failed(status)) => return Err(status),
+                Err(Missed::Conflict(Some(newer))) => old = newer,
+                Err(Missed::Conflict(None)) => return Err(Status::not_found(&cx.gvr(), name)),
+            }
+        }
+    }
+
+    async fn admit_delete(&self, cx: &mut Context, name: &str, old: &Value, dry_run: bool) -> Result<(), Status> {
+        let (gvr, user, kind, namespace) =
+            (cx.kind.gvr(), cx.user.clone(), cx.kind.clone(), cx.namespace().to_owned());
+        let mut object = Value::Null;
+        let mut review = Review {
+            server: self,
+            user: &user,
+            kind: &kind,
+            gvr: &gvr,
+            subresource: "",
+            operation: Operation::Delete,
+            namespace: &namespace,
+            name,
+            object: &mut object,
+            old: Some(old),
+            dry_run,
+            warnings: &mut cx.warnings,
+        };
+        admission::mutate(&self.admission, &mut review).await?;
+        admission::validate(&self.admission, &mut review).await
+    }
+
+    async fn delete_once(
+        &self,
+        cx: &mut Context,
+        name: &str,
+        options: &DeleteOptions,
+        old: &Arc<Object>,
+    ) -> Result<Deleted, Missed> {
+        let fail = |why: String| Missed::Failed(Status::conflict(&cx.gvr(), name, &why));
+        if let Some(uid) = options.uid.as_deref().filter(|u| *u != old.uid()) {
+            return Err(fail(format!(
+                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                old.uid()
+            )));
+        }
+        if let Some(r) = options.revision.filter(|r| *r != old.revision()) {
+            return Err(fail(format!(
+                "Precondition failed: ResourceVersion in precondition: {r}, ResourceVersion in object meta: {}",
+                old.revision()
+            )));
+        }
+        let mut new = old.value().clone();
+        set_propagation(&mut new, &options.propagation);
+        let grace = grace_period(&cx.kind, old.value(), options.grace);
+        let now = base::clock::now();
+        let already = api::meta::deleted(old.value());
+        let stays = api::meta::finalizers(&new).next().is_some()
+            || cx.kind.plural == "namespaces"
+                && cx.kind.group.is_empty()
+                && new.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty());
+        if grace > 0 || stays {
+            let meta = api::meta::of_mut(&mut new);
+            let before = meta.get("deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
+            match already {
+                // A second delete can only shorten the time that is left.
+                Some(_) if grace >= before => {}
+                Some(started) => {
+                    let began = started.as_second() - before;
+                    let ends = jiff::Timestamp::from_second(began + grace).unwrap_or(now);
+                    meta.insert("deletionTimestamp".into(), json!(api::meta::time(ends)));
+                    meta.insert("deletionGracePeriodSeconds".into(), json!(grace));
+                }
+                None => {
+                    let ends = now.checked_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(now);
+                    meta.insert("deletionTimestamp".into(), json!(api::meta::time(ends)));
+                    meta.insert("deletionGracePeriodSeconds".into(), json!(grace));
+                    if let Some(g) = meta.get("generation").and_then(Value::as_i64) {
+                        meta.insert("generation".into(), json!(g + 1));
+                    }
+                }
+            }
+            if cx.kind.plural == "namespaces" && cx.kind.group.is_empty() {
+                api::meta::child(&mut new, "status").insert("phase".into(), json!("Terminating"));
+            }
+            if !(is_finished(&cx.kind, &new) && already.is_some()) {
+                if options.dry_run || &new == old.value() {
+                    return Ok(Deleted::Going(Object::from_value(new)));
+                }
+                let object = self.put(cx, name, new, Expect::ModRevision(old.revision())).await?;
+                return Ok(Deleted::Going(object));
+            }
+        }
+        if options.dry_run {
+            return Ok(Deleted::Gone(old.clone()));
+        }
+        let revision = self.remove(cx, name, old.revision()).await?;
+        let mut last = old.value().clone();
+        api::object::set_revision(&mut last, revision);
+        Ok(Deleted::Gone(Object::from_value(last)))
+    }
+
+    /// Deletes each of `names`; what is gone already is no failure.
+    pub async fn delete_all(
+        &self,
+        cx: &mut Context,
+        items: Vec<Arc<Object>>,
+        options: &DeleteOptions,
+    ) -> Result<Vec<Arc<Object>>, Status> {
+        let mut out = Vec::with_capacity(items.len());
+        for item in items {
+            let mut one = cx.clone();
+            one.info.namespace = item.namespace().to_owned();
+            match self.delete(&mut one, item.name(), options).await {
+                Ok(Deleted::Gone(object) | Deleted::Going(object)) => out.push(object),
+                Err(status) if status.code == 404 => {}
+                Err(status) => return Err(status),
+            }
+        }
+        Ok(out)
+    }
+}
+
+fn set_propagation(object: &mut Value, policy: &str) {
+    match policy {
+        "Orphan" => {
+            api::meta::remove_finalizer(object, FOREGROUND);
+            api::meta::add_finalizer(object, ORPHAN);
+        }
+        "Foreground" => {
+            api::meta::remove_finalizer(object, ORPHAN);
+            api::meta::add_finalizer(object, FOREGROUND);
+        }
+        "Background" => {
+            api::meta::remove_finalizer(object, ORPHAN);
+            api::meta::remove_finalizer(object, FOREGROUND);
+        }
+        _ => {}
+    }
+}
+
+/// The grace period that a deletion of this object starts: of pods that run somewhere, and of nothing else.
+fn grace_period(kind: &api::Kind, object: &Value, asked: Option<i64>) -> i64 {
+    if kind.plural != "pods" || !kind.group.is_empty() {
+        return 0;
+    }
+    let text = |p: &str| object.pointer(p).and_then(Value::as_str).unwrap_or("");
+    if text("/spec/nodeName").is_empty() || matches!(text("/status/phase"), "Succeeded" | "Failed") {
+        return 0;
+    }
+    asked.unwrap_or_else(|| {
+        object.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_pods_that_run_have_grace() {
+        let pods = api::kinds::by_gvr(&api::names::gvr::PODS).unwrap();
+        let maps = api::kinds::by_gvr(&api::names::gvr::CONFIG_MAPS).unwrap();
+        let pod = |node: &str, phase: &str| {
+            json!({"spec": {"nodeName": node, "terminationGracePeriodSeconds": 7}, "status": {"phase": phase}})
+        };
+        for (kind, object, asked, want) in [
+            (pods, pod("n", "Running"), None, 7),
+            (pods, pod("n", "Running"), Some(0), 0),
+            (pods, pod("n", "Running"), Some(3), 3),
+            (pods, pod("", "Pending"), None, 0),
+            (pods, pod("n", "Failed"), None, 0),
+            (maps, json!({}), Some(5), 0),
+        ] {
+            assert_eq!(grace_period(kind, &object, asked), want, "{object}");
+        }
+    }
+
+    #[test]
+    fn options_are_read_from_body_and_query() {
+        let parse = |body: Value, query: &str| DeleteOptions::parse(&body, &Query::parse(Some(query)));
+        assert_eq!(parse(json!(null), "gracePeriodSeconds=5").unwrap().grace, Some(5));
+        assert_eq!(parse(json!({"gracePeriodSeconds": 0}), "gracePeriodSeconds=5").unwrap().grace, Some(0));
+        assert_eq!(parse(json!({"orphanDependents": true}), "").unwrap().propagation, "Orphan");
+        assert!(parse(json!({"propagationPolicy": "Sometimes"}), "").is_err());
+        assert!(parse(json!({"dryRun": ["All"]}), "").unwrap().dry_run);
+    }
+}

@@ -1,0 +1,244 @@
+//! PATCH: JSON patch, merge patch, strategic merge patch, server-side apply.
+
+use std::sync::Arc;
+
+use api::{Object, Status, Value};
+use serde_json::json;
+
+use super::{Context, Modify, value_in};
+use crate::ApiServer;
+use crate::query::WriteOptions;
+
+/// The most operations a JSON patch may have, as upstream.
+const MAX_OPERATIONS: usize = 10_000;
+
+/// A decoded patch.
+#[derive(Debug, Clone)]
+pub enum PatchBody {
+    /// RFC 6902
+    Json(Value),
+    /// RFC 7386
+    Merge(Value),
+    /// By the schema's merge keys.
+    Strategic(Value),
+    /// Server-side apply.
+    Apply(Value),
+}
+
+const MEDIA_TYPES: [&str; 4] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/apply-patch+yaml",
+    "application/strategic-merge-patch+json",
+];
+
+impl PatchBody {
+    /// Decodes a patch by its media type.
+    pub fn parse(content_type: &str, body: &[u8], custom: bool) -> Result<Self, Status> {
+        let json = || {
+            serde_json::from_slice::<Value>(body)
+                .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))
+        };
+        match content_type.split(';').next().unwrap_or("").trim() {
+            "application/json-patch+json" => {
+                let patch = json()?;
+                if patch.as_array().is_some_and(|ops| ops.len() > MAX_OPERATIONS) {
+                    return Err(Status::too_large(format!(
+                        "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
+                        patch.as_array().map_or(0, Vec::len)
+                    )));
+                }
+                Ok(Self::Json(patch))
+            }
+            "application/merge-patch+json" => Ok(Self::Merge(json()?)),
+            "application/strategic-merge-patch+json" if !custom => Ok(Self::Strategic(json()?)),
+            "application/apply-patch+yaml" => Ok(Self::Apply(api::codec::yaml::decode(body)?)),
+            _ => Err(Status::unsupported_media_type(if custom { &MEDIA_TYPES[..3] } else { &MEDIA_TYPES })),
+        }
+    }
+
+    /// Applies the patch to an object or subresource; not for server-side apply.
+    fn onto(&self, target: &Value, schema: api::schema::Schema<'_>) -> Result<Value, Status> {
+        match self {
+            Self::Json(patch) => api::patch::json_patch(target, patch),
+            Self::Merge(patch) => {
+                let mut out = target.clone();
+                api::patch::merge_patch(&mut out, patch);
+                Ok(out)
+            }
+            Self::Strategic(patch) => api::patch::strategic_merge(target, patch, schema),
+            Self::Apply(_) => Err(Status::bad_request("server-side apply is not possible here")),
+        }
+    }
+}
+
+impl ApiServer {
+    /// Patches the object the path names, through `subresource` if that is not empty. Says whether it was created.
+    pub async fn patch(
+        &self,
+        cx: &mut Context,
+        patch: PatchBody,
+        subresource: &str,
+        options: &WriteOptions,
+    ) -> Result<(Arc<Object>, bool), Status> {
+        if let PatchBody::Apply(config) = patch {
+            return self.apply(cx, config, subresource, options).await;
+        }
+        if options.force {
+            return Err(Status::failure(
+                422,
+                "Invalid",
+                "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch",
+            ));
+        }
+        let kind = cx.kind.clone();
+        let at = cx.version;
+        let name = cx.info.name.clone();
+        let gvr = cx.gvr();
+        let mut warnings = Vec::new();
+        let mut change = |old: &Arc<Object>| {
+            let version = &kind.versions[at];
+            let base = value_in(&kind, version, old);
+            let patched = patch.onto(&base, version.schema())?;
+            let decoded =
+                api::codec::check(patched, &version.api_version(), &kind.kind, version.schema(), options.validation)?;
+            warnings = decoded.warnings;
+            let mut new = decoded.value;
+            check_identity(&new, old, &gvr)?;
+            kind.to_storage(&mut new)?;
+            kind.default(&mut new);
+            Ok(new)
+        };
+        let modify = Modify { name: &name, subresource, options, applied: false, admit: true };
+        let object = self.modify(cx, &modify, &mut change).await?;
+        cx.warnings.append(&mut warnings);
+        Ok((object, false))
+    }
+
+    async fn apply(
+        &self,
+        cx: &mut Context,
+        config: Value,
+        subresource: &str,
+        options: &WriteOptions,
+    ) -> Result<(Arc<Object>, bool), Status> {
+        if options.manager.is_empty() {
+            return Err(Status::failure(
+                422,
+                "Invalid",
+                "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+            ));
+        }
+        let kind = cx.kind.clone();
+        let version = &kind.versions[cx.version];
+        let api_version = version.api_version();
+        let decoded = api::codec::check(config, &api_version, &kind.kind, version.schema(), options.validation)?;
+        let mut config = decoded.value;
+        cx.warnings.extend(decoded.warnings);
+        let name = cx.info.name.clone();
+        match api::meta::name(&config) {
+            "" => {
+                api::meta::of_mut(&mut config).insert("name".into(), json!(name));
+            }
+            given if given != name => {
+                return Err(Status::bad_request(format!(
+                    "the name of the object ({given}) does not match the name on the URL ({name})"
+                )));
+            }
+            _ => {}
+        }
+        if !api::meta::of(&config).get("managedFields").is_none_or(Value::is_null) {
+            return Err(Status::bad_request("metadata.managedFields must be nil"));
+        }
+        self.check_namespace(cx, &mut config)?;
+        kind.to_storage(&mut config)?;
+        let wanted = api::meta::resource_version(&config).to_owned();
+        let gvr = cx.gvr();
+        let writer = api::patch::apply::Writer {
+            manager: &options.manager,
+            now: base::clock::now(),
+            subresource,
+            api_version: &api_version,
+        };
+        let mut change = |old: &Arc<Object>| {
+            if !wanted.is_empty() && wanted != old.revision().to_string() {
+                return Err(Status::modified(&gvr, old.name()));
+            }
+            let mut new =
+                api::patch::apply::apply(Some(old.value()), &config, kind.schema(), writer, options.force)?;
+            kind.default(&mut new);
+            Ok(new)
+        };
+        let modify = Modify { name: &name, subresource, options, applied: true, admit: true };
+        // Two appliers may race to create the object: whoever loses applies to what the other made.
+        for _ in 0..4 {
+            match self.modify(cx, &modify, &mut change).await {
+                Err(status) if status.code == 404 && subresource.is_empty() => {}
+                answer => return Ok((answer?, false)),
+            }
+            if !wanted.is_empty() {
+                return Err(Status::not_found(&cx.gvr(), &name));
+            }
+            let mut new = api::patch::apply::apply(None, &config, kind.schema(), writer, options.force)?;
+            // What is created goes through the same door as every other new object, in the version of the request.
+            if !kind.is_storage(version) {
+                kind.from_storage(&mut new, version);
+            }
+            let creating = WriteOptions { applied: true, ..options.clone() };
+            match self.create(cx, new, &creating).await {
+                Err(status) if status.reason == "AlreadyExists" => {}
+                answer => return Ok((answer?, true)),
+            }
+        }
+        Err(Status::modified(&cx.gvr(), &name))
+    }
+
+    /// Patches a subresource that is a document of its own (Scale): `read` makes it of the object, `write` puts it back.
+    pub async fn patch_document(
+        &self,
+        cx: &mut Context,
+        patch: &PatchBody,
+        how: &Modify<'_>,
+        schema: api::schema::Schema<'_>,
+        read: impl Fn(&Object) -> Result<Value, Status> + Send,
+        write: impl Fn(&Value, &mut Value) -> Result<(), Status> + Send,
+    ) -> Result<Arc<Object>, Status> {
+        let mut change = |old: &Arc<Object>| {
+            let document = read(old)?;
+            let patched = match patch {
+                PatchBody::Apply(config) => {
+                    let mut out = document;
+                    api::patch::merge_patch(&mut out, config);
+                    out
+                }
+                patch => patch.onto(&document, schema)?,
+            };
+            let mut new = old.value().clone();
+            write(&patched, &mut new)?;
+            Ok(new)
+        };
+        self.modify(cx, how, &mut change).await
+    }
+}
+
+/// A patch changes neither name nor uid, and its resourceVersion, if it sets one, must be the current one.
+fn check_identity(new: &Value, old: &Object, gvr: &api::Gvr) -> Result<(), Status> {
+    let name = api::meta::name(new);
+    if name != old.name() {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            old.name()
+        )));
+    }
+    let uid = api::meta::uid(new);
+    if !uid.is_empty() && uid != old.uid() {
+        let why =
+            format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", old.uid());
+        return Err(Status::conflict(gvr, name, &why));
+    }
+    let revision = api::meta::resource_version(new);
+    if !revision.is_empty() && revision != old.revision().to_string() {
+        return Err(Status::modified(gvr, name));
+    }
+    Ok(())
+}

@@ -1,0 +1,248 @@
+//! PUT, and the read-change-write loop under everything else that changes an object.
+
+use std::sync::Arc;
+
+use api::{Object, Status, Value};
+use serde_json::json;
+use store::Expect;
+
+use super::{Context, Missed};
+use crate::ApiServer;
+use crate::admission::{self, Operation, Review};
+use crate::query::WriteOptions;
+
+/// How often an unconditional change is tried again when others are faster. Each round means that somebody else
+/// succeeded; the bound only keeps a client from waiting behind an endless stream of others.
+const ATTEMPTS: usize = 64;
+
+/// How an object is changed.
+pub struct Modify<'a> {
+    /// The object's name.
+    pub name: &'a str,
+    /// The subresource it is changed through, empty for the object itself.
+    pub subresource: &'a str,
+    /// The request's options.
+    pub options: &'a WriteOptions,
+    /// Whether what `change` returns has its managed fields already (server-side apply).
+    pub applied: bool,
+    /// Whether admission is asked (it is not for what admission itself writes).
+    pub admit: bool,
+}
+
+impl ApiServer {
+    /// Replaces an object (or its subresource) by `value`, which is in the requested version and has passed the decoder.
+    /// Says whether the object was created.
+    pub async fn update(
+        &self,
+        cx: &mut Context,
+        mut value: Value,
+        subresource: &str,
+        options: &WriteOptions,
+    ) -> Result<(Arc<Object>, bool), Status> {
+        let name = cx.info.name.clone();
+        let given = api::meta::name(&value);
+        if given.is_empty() {
+            return Err(Status::bad_request(format!(
+                "name must be provided: the name of the object () does not match the name on the URL ({name})"
+            )));
+        }
+        if given != name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({given}) does not match the name on the URL ({name})"
+            )));
+        }
+        self.check_namespace(cx, &mut value)?;
+        let kind = cx.kind.clone();
+        kind.to_storage(&mut value)?;
+        kind.default(&mut value);
+        let revision = match api::meta::resource_version(&value) {
+            "" | "0" => None,
+            text => Some(crate::query::resource_version(text).map_err(|e| {
+                Status::bad_request(format!("metadata.resourceVersion: {e}"))
+            })?),
+        };
+        let uid = api::meta::uid(&value).to_owned();
+        let gvr = cx.gvr();
+        if revision.is_none() && !kind.strategy.allow_unconditional_update() {
+            let mut errors = api::ErrorList::new();
+            let path = api::Path::new("metadata").child("resourceVersion");
+            errors.invalid(&path, &json!(0), "must be specified for an update");
+            return Err(Status::invalid(&kind.gvk(), &name, &errors));
+        }
+        let modify = Modify { name: &name, subresource, options, applied: false, admit: true };
+        let mut change = |old: &Arc<Object>| {
+            if !uid.is_empty() && uid != old.uid() {
+                let why = format!(
+                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                    old.uid()
+                );
+                return Err(Status::conflict(&gvr, &name, &why));
+            }
+            if revision.is_some_and(|r| r != old.revision()) {
+                return Err(Status::modified(&gvr, &name));
+            }
+            Ok(value.clone())
+        };
+        match self.modify(cx, &modify, &mut change).await {
+            Err(status)
+                if status.code == 404 && subresource.is_empty() && kind.strategy.allow_create_on_update() =>
+            {
+                if revision.is_some() {
+                    return Err(Status::not_found(&cx.gvr(), &name));
+                }
+                Ok((self.create(cx, value, options).await?, true))
+            }
+            answer => Ok((answer?, false)),
+        }
+    }
+
+    /// Reads an object, lets `change` make the new one of it (storage version), and writes that if nobody else has written
+    /// meanwhile; else starts over.
+    pub async fn modify(
+        &self,
+        cx: &mut Context,
+        how: &Modify<'_>,
+        change: &mut (dyn FnMut(&Arc<Object>) -> Result<Value, Status> + Send),
+    ) -> Result<Arc<Object>, Status> {
+        let mut old = self.get_object(cx, how.name).await?;
+        for _ in 0..ATTEMPTS {
+            let new = change(&old)?;
+            match self.replace(cx, how, &old, new).await {
+                Ok(object) => return Ok(object),
+                Err(Missed::Failed(status)) => return Err(status),
+                Err(Missed::Conflict(Some(newer))) => old = newer,
+                Err(Missed::Conflict(None)) => return Err(Status::not_found(&cx.gvr(), how.name)),
+            }
+        }
+        Err(Status::modified(&cx.gvr(), how.name))
+    }
+
+    async fn replace(
+        &self,
+        cx: &mut Context,
+        how: &Modify<'_>,
+        old: &Arc<Object>,
+        mut new: Value,
+    ) -> Result<Arc<Object>, Missed> {
+        let kind = cx.kind.clone();
+        carry_over(&mut new, old.value());
+        kind.prepare_update(&mut new, old.value(), how.subresource);
+        let (gvr, user, namespace) = (kind.gvr(), cx.user.clone(), cx.namespace().to_owned());
+        let mut warnings = Vec::new();
+        let mut review = Review {
+            server: self,
+            user: &user,
+            kind: &kind,
+            gvr: &gvr,
+            subresource: how.subresource,
+            operation: Operation::Update,
+            namespace: &namespace,
+            name: how.name,
+            object: &mut new,
+            old: Some(old.value()),
+            dry_run: how.options.dry_run,
+            warnings: &mut warnings,
+        };
+        if how.admit {
+            admission::mutate(&self.admission, &mut review).await.map_err(Missed::Failed)?;
+        }
+        let _held = self.allocate(cx, review.object, Some(old.value())).await.map_err(Missed::Failed)?;
+        let errors = kind.validate_update(review.object, old.value(), how.subresource);
+        if !errors.is_empty() {
+            return Err(Missed::Failed(Status::invalid(&kind.gvk(), how.name, &errors)));
+        }
+        if how.subresource.is_empty() {
+            self.check_escalation(&user, &kind, &namespace, review.object, Some(old.value()))
+                .map_err(Missed::Failed)?;
+        }
+        if how.admit {
+            admission::validate(&self.admission, &mut review).await.map_err(Missed::Failed)?;
+        }
+        cx.warnings.append(&mut warnings);
+        if how.subresource.is_empty() {
+            cx.warnings.extend(kind.warnings(&new));
+        }
+        api::object::set_revision(&mut new, old.revision());
+        if !how.applied {
+            let api_version = cx.version().api_version();
+            let writer = api::patch::apply::Writer {
+                manager: cx.manager(how.options),
+                now: base::clock::now(),
+                subresource: how.subresource,
+                api_version: &api_version,
+            };
+            api::patch::apply::track_update(Some(old.value()), &mut new, kind.schema(), writer);
+        }
+        if same(&new, old.value()) {
+            return Ok(old.clone());
+        }
+        if how.options.dry_run {
+            return Ok(Object::from_value(new));
+        }
+        if is_finished(&kind, &new) {
+            let revision = self.remove(cx, how.name, old.revision()).await?;
+            api::object::set_revision(&mut new, revision);
+            return Ok(Object::from_value(new));
+        }
+        let object = self.put(cx, how.name, new, Expect::ModRevision(old.revision())).await?;
+        if _held.is_some() {
+            self.cache.wait_for(object.revision()).await;
+        }
+        Ok(object)
+    }
+}
+
+/// What no update changes, whatever it says.
+fn carry_over(new: &mut Value, old: &Value) {
+    let from = api::meta::of(old);
+    let into = api::meta::of_mut(new);
+    for field in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generateName"] {
+        match from.get(field) {
+            Some(v) => {
+                into.insert(field.into(), v.clone());
+            }
+            // The base of a generated name may be left, the rest is the server's to set.
+            None if field == "generateName" => {}
+            None => {
+                into.shift_remove(field);
+            }
+        }
+    }
+    into.shift_remove("selfLink");
+}
+
+/// Whether nothing changed but the times in managed fields, which then stay as they are.
+fn same(new: &Value, old: &Value) -> bool {
+    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return new == old };
+    if new.len() != old.len() || new.iter().any(|(k, v)| k != "metadata" && old.get(k) != Some(v)) {
+        return false;
+    }
+    let empty = api::Map::new();
+    let meta = |m: &api::Map| m.get("metadata").and_then(Value::as_object).cloned().unwrap_or_else(|| empty.clone());
+    let (mut a, mut b) = (meta(new), meta(old));
+    let strip = |m: &mut api::Map| {
+        let mut fields = m.shift_remove("managedFields").unwrap_or(Value::Null);
+        for entry in fields.as_array_mut().into_iter().flatten() {
+            if let Some(e) = entry.as_object_mut() {
+                e.shift_remove("time");
+            }
+        }
+        fields
+    };
+    strip(&mut a) == strip(&mut b) && a == b
+}
+
+/// Whether an object that is being deleted has nothing left that holds it.
+pub(super) fn is_finished(kind: &api::Kind, object: &Value) -> bool {
+    if !api::meta::is_deleting(object) || api::meta::finalizers(object).next().is_some() {
+        return false;
+    }
+    if api::meta::of(object).get("deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0) != 0 {
+        return false;
+    }
+    if kind.plural == "namespaces" && kind.group.is_empty() {
+        let held = object.pointer("/spec/finalizers").and_then(Value::as_array);
+        return held.is_none_or(Vec::is_empty);
+    }
+    true
+}
