@@ -21,11 +21,12 @@ use store::{Expect, Op, Txn};
 
 pub use delete::{DeleteOptions, Deleted};
 pub use hooks::Addresses;
-pub use list::{Listed, parse_selectors};
+pub use list::Listed;
+use list::parse_selectors;
 pub use patch::PatchBody;
-pub use render::{render_list, render_object};
+pub use render::{render_list, render_object, render_status, reply, reply_value};
 pub use update::Modify;
-pub use watch::{WatchItem, watch_stream};
+pub use watch::{WatchItem, bookmark_object, render_watch, watch_stream};
 
 use crate::ApiServer;
 use crate::cache::local_key;

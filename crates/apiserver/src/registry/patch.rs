@@ -109,7 +109,7 @@ impl ApiServer {
             kind.default(&mut new);
             Ok(new)
         };
-        let modify = Modify { name: &name, subresource, options, applied: false, admit: true };
+        let modify = Modify { name: &name, subresource, options, applied: false, checked: true };
         let object = self.modify(cx, &modify, &mut change).await?;
         cx.warnings.append(&mut warnings);
         Ok((object, false))
@@ -169,7 +169,7 @@ impl ApiServer {
             kind.default(&mut new);
             Ok(new)
         };
-        let modify = Modify { name: &name, subresource, options, applied: true, admit: true };
+        let modify = Modify { name: &name, subresource, options, applied: true, checked: true };
         // Two appliers may race to create the object: whoever loses applies to what the other made.
         for _ in 0..4 {
             match self.modify(cx, &modify, &mut change).await {

@@ -147,3 +147,17 @@ pub fn render_event(
     }
     Ok(crate::cache::frame(word, &api::object::encode(&value)))
 }
+
+/// An answer that is a failure, always in JSON: the one form that every client reads.
+pub fn render_status(status: &Status) -> Response<Body> {
+    let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = reply(code, MediaType::Json.as_str(), status.to_json());
+    if let Some(seconds) = status.details.as_ref().and_then(|d| d.retry_after_seconds) {
+        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    }
+    if status.code == 401 {
+        let value = header::HeaderValue::from_static("Bearer realm=\"kubernetes\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
+    }
+    response
+}

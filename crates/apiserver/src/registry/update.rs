@@ -25,8 +25,9 @@ pub struct Modify<'a> {
     pub options: &'a WriteOptions,
     /// Whether what `change` returns has its managed fields already (server-side apply).
     pub applied: bool,
-    /// Whether admission is asked (it is not for what admission itself writes).
-    pub admit: bool,
+    /// Whether the kind's update rules and admission are asked. They are not for what the server itself changes (a pod's
+    /// node, a quota's usage).
+    pub checked: bool,
 }
 
 impl ApiServer {
@@ -69,7 +70,7 @@ impl ApiServer {
             errors.invalid(&path, &json!(0), "must be specified for an update");
             return Err(Status::invalid(&kind.gvk(), &name, &errors));
         }
-        let modify = Modify { name: &name, subresource, options, applied: false, admit: true };
+        let modify = Modify { name: &name, subresource, options, applied: false, checked: true };
         let mut change = |old: &Arc<Object>| {
             if !uid.is_empty() && uid != old.uid() {
                 let why = format!(
@@ -126,7 +127,9 @@ impl ApiServer {
     ) -> Result<Arc<Object>, Missed> {
         let kind = cx.kind.clone();
         carry_over(&mut new, old.value());
-        kind.prepare_update(&mut new, old.value(), how.subresource);
+        if how.checked {
+            kind.prepare_update(&mut new, old.value(), how.subresource);
+        }
         let (gvr, user, namespace) = (kind.gvr(), cx.user.clone(), cx.namespace().to_owned());
         let mut warnings = Vec::new();
         let mut review = Review {
@@ -143,19 +146,21 @@ impl ApiServer {
             dry_run: how.options.dry_run,
             warnings: &mut warnings,
         };
-        if how.admit {
+        if how.checked {
             admission::mutate(&self.admission, &mut review).await.map_err(Missed::Failed)?;
         }
         let _held = self.allocate(cx, review.object, Some(old.value())).await.map_err(Missed::Failed)?;
-        let errors = kind.validate_update(review.object, old.value(), how.subresource);
-        if !errors.is_empty() {
-            return Err(Missed::Failed(Status::invalid(&kind.gvk(), how.name, &errors)));
+        if how.checked {
+            let errors = kind.validate_update(review.object, old.value(), how.subresource);
+            if !errors.is_empty() {
+                return Err(Missed::Failed(Status::invalid(&kind.gvk(), how.name, &errors)));
+            }
         }
         if how.subresource.is_empty() {
             self.check_escalation(&user, &kind, &namespace, review.object, Some(old.value()))
                 .map_err(Missed::Failed)?;
         }
-        if how.admit {
+        if how.checked {
             admission::validate(&self.admission, &mut review).await.map_err(Missed::Failed)?;
         }
         cx.warnings.append(&mut warnings);

@@ -1,0 +1,216 @@
+//! What every cluster has from its first moment: system namespaces, stock roles and bindings, the system priority classes,
+//! and the `kubernetes` Service with its endpoints.
+//!
+//! Runs at each start, writes only what is missing (or, of stock roles that have not been opted out of, what is outdated),
+//! all at once, so that an empty store costs a few group commits.
+
+use std::sync::Arc;
+
+use api::{Object, Status, Value};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use serde_json::json;
+
+use crate::ApiServer;
+use crate::authz::policy;
+use crate::query::WriteOptions;
+use crate::registry::{Context, Modify};
+use crate::user::UserInfo;
+
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// Writes what is missing.
+pub async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
+    let namespaces = NAMESPACES
+        .map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
+        .to_vec();
+    ensure_all(server, namespaces, false).await?;
+    // Reads the namespaces just made, which is what the objects inside them are checked against.
+    server.cache.caught_up().await.map_err(crate::registry::store_failure)?;
+    let (roles, bindings) = policy::stock();
+    ensure_all(server, roles, true).await?;
+    let mut rest = bindings;
+    rest.extend(priority_classes());
+    rest.extend(kube_system_roles());
+    ensure_all(server, rest, false).await?;
+    kubernetes_service(server).await
+}
+
+fn priority_classes() -> Vec<Value> {
+    [
+        ("system-cluster-critical", 2_000_000_000i64, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
+        ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
+    ]
+    .map(|(name, value, description)| {
+        json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name},
+            "value": value, "description": description})
+    })
+    .to_vec()
+}
+
+/// The roles that stock components need inside kube-system and kube-public.
+fn kube_system_roles() -> Vec<Value> {
+    let meta = |ns: &str, name: &str| {
+        json!({"name": name, "namespace": ns, "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"},
+            "annotations": {"rbac.authorization.kubernetes.io/autoupdate": "true"}})
+    };
+    let role = |ns: &str, name: &str, rules: Value| {
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": meta(ns, name), "rules": rules})
+    };
+    let bind = |ns: &str, name: &str, role: &str, subjects: Value| {
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": meta(ns, name),
+            "subjects": subjects,
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": role}})
+    };
+    let user = |name: &str| json!({"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": name});
+    let account = |name: &str| json!({"kind": "ServiceAccount", "namespace": "kube-system", "name": name});
+    let authentication = "extension-apiserver-authentication-reader";
+    let mut all = vec![
+        role(
+            "kube-system",
+            authentication,
+            json!([{"apiGroups": [""], "resources": ["configmaps"],
+                "resourceNames": ["extension-apiserver-authentication"], "verbs": ["get", "list", "watch"]}]),
+        ),
+        bind(
+            "kube-system",
+            "system::extension-apiserver-authentication-reader",
+            authentication,
+            json!([user("system:kube-controller-manager"), user("system:kube-scheduler")]),
+        ),
+        role(
+            "kube-system",
+            "system:controller:token-cleaner",
+            json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["delete", "get", "list", "watch"]},
+                {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch", "update"]}]),
+        ),
+        bind(
+            "kube-system",
+            "system:controller:token-cleaner",
+            "system:controller:token-cleaner",
+            json!([account("token-cleaner")]),
+        ),
+        role(
+            "kube-public",
+            "system:controller:bootstrap-signer",
+            json!([{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list", "watch"]},
+                {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["cluster-info"], "verbs": ["update"]},
+                {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch", "update"]}]),
+        ),
+        bind(
+            "kube-public",
+            "system:controller:bootstrap-signer",
+            "system:controller:bootstrap-signer",
+            json!([account("bootstrap-signer")]),
+        ),
+    ];
+    for (name, component) in [
+        ("system::leader-locking-kube-controller-manager", "kube-controller-manager"),
+        ("system::leader-locking-kube-scheduler", "kube-scheduler"),
+    ] {
+        all.push(role(
+            "kube-system",
+            name,
+            json!([{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["watch"]},
+                {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [component], "verbs": ["get", "update"]}]),
+        ));
+        all.push(bind(
+            "kube-system",
+            name,
+            name,
+            json!([user(&format!("system:{component}")), account(component)]),
+        ));
+    }
+    all
+}
+
+fn context(server: &ApiServer, object: &Value) -> Result<Context, Status> {
+    let text = |f: &str| object.get(f).and_then(Value::as_str).unwrap_or("");
+    let gvk = api::Gvk::parse(text("apiVersion"), text("kind"));
+    let kinds = server.kinds.load();
+    let kind = kinds.all.iter().find(|k| k.gvk() == gvk).cloned();
+    let kind = kind.ok_or_else(|| Status::internal(format!("no kind {gvk}")))?;
+    let user = Arc::new(UserInfo::master("system:apiserver"));
+    Ok(Context::internal(user, kind, api::meta::namespace(object), api::meta::name(object)))
+}
+
+/// Creates what is not there; with `update`, brings what is there and differs in `rules` up to date.
+async fn ensure_all(server: &Arc<ApiServer>, objects: Vec<Value>, update: bool) -> Result<(), Status> {
+    stream::iter(objects.into_iter().map(Ok::<_, Status>))
+        .try_for_each_concurrent(64, |object| async move { ensure(server, object, update).await })
+        .await
+}
+
+async fn ensure(server: &Arc<ApiServer>, object: Value, update: bool) -> Result<(), Status> {
+    let mut cx = context(server, &object)?;
+    let options = WriteOptions::default();
+    let name = cx.info.name.clone();
+    let existing = server.cache.kind(&cx.kind.group, &cx.kind.plural).get(&cx.key());
+    let Some(existing) = existing else {
+        return match server.create(&mut cx, object, &options).await {
+            // Another server of the same store was faster.
+            Err(s) if s.reason == "AlreadyExists" => Ok(()),
+            answer => answer.map(|_| ()),
+        };
+    };
+    let opted_out =
+        existing.annotation("rbac.authorization.kubernetes.io/autoupdate").is_some_and(|v| v != "true");
+    // An aggregated role's rules are the aggregation controller's.
+    let aggregated = object.get("aggregationRule").is_some();
+    if !update || opted_out || aggregated || existing.value().get("rules") == object.get("rules") {
+        return Ok(());
+    }
+    let rules = object.get("rules").cloned().unwrap_or(Value::Null);
+    let mut change = |old: &Arc<Object>| {
+        let mut new = old.value().clone();
+        new["rules"] = rules.clone();
+        Ok(new)
+    };
+    let modify = Modify { name: &name, subresource: "", options: &options, applied: false, checked: true };
+    server.modify(&mut cx, &modify, &mut change).await.map(|_| ())
+}
+
+/// The Service by which pods reach this server, and where it leads.
+async fn kubernetes_service(server: &Arc<ApiServer>) -> Result<(), Status> {
+    let instance = &server.options.instance;
+    let ip = instance.kubernetes_ip().to_string();
+    let node = instance.node_ip.to_string();
+    let port = server.address.port();
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    let service = json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
+        "spec": {"type": "ClusterIP", "clusterIP": ip, "sessionAffinity": "None",
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}]}});
+    let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": "kubernetes", "namespace": "default",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": [{"addresses": [{"ip": node}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}]});
+    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": "kubernetes", "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": if instance.node_ip.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{"addresses": [node], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}]});
+    for (object, fields) in [(service, &["spec"][..]), (endpoints, &["subsets"][..]), (slice, &["endpoints", "ports"][..])] {
+        let wanted = object.clone();
+        ensure(server, object, false).await?;
+        server.cache.caught_up().await.map_err(crate::registry::store_failure)?;
+        // The node's address or port may have changed since the last start.
+        let mut cx = context(server, &wanted)?;
+        let name = cx.info.name.clone();
+        let mut change = |old: &Arc<Object>| {
+            let mut new = old.value().clone();
+            for field in fields {
+                if *field == "spec" {
+                    new["spec"]["ports"] = wanted["spec"]["ports"].clone();
+                } else {
+                    new[*field] = wanted[*field].clone();
+                }
+            }
+            Ok(new)
+        };
+        let options = WriteOptions::default();
+        let modify = Modify { name: &name, subresource: "", options: &options, applied: false, checked: true };
+        server.modify(&mut cx, &modify, &mut change).await?;
+    }
+    Ok(())
+}

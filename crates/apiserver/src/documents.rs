@@ -1,0 +1,313 @@
+//! Documents about the server: discovery, OpenAPI, version, health, metrics, token issuer.
+//!
+//! Discovery and OpenAPI documents are made when first asked for and kept until the set of kinds changes.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use api::openapi::{Docs, NoDocs};
+use api::{Status, Value, discovery, openapi};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Response, StatusCode, header};
+use parking_lot::Mutex;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::ApiServer;
+use crate::body::Body;
+use crate::negotiate::{Form, accept};
+use crate::path::Route;
+use crate::pipeline::Call;
+use crate::registry::reply;
+
+/// What was made once is kept, plain and compressed.
+#[derive(Clone)]
+struct Document {
+    media: &'static str,
+    etag: String,
+    plain: Bytes,
+    gzip: Bytes,
+}
+
+/// The documents made so far.
+#[derive(Default)]
+pub struct Documents(Mutex<HashMap<String, Document>>);
+
+impl Documents {
+    /// Forgets all, because the set of kinds has changed.
+    pub fn clear(&self) {
+        self.0.lock().clear();
+    }
+}
+
+const JSON: &str = "application/json";
+const OPENAPI_PROTO: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+fn etag(bytes: &[u8]) -> String {
+    hex::encode_upper(Sha256::digest(bytes))
+}
+
+impl ApiServer {
+    /// Answers a request that is not about a resource.
+    pub(crate) async fn document(self: &Arc<Self>, call: Call, route: Route) -> Result<Response<Body>, Status> {
+        let path = call.info.path.trim_end_matches('/').to_owned();
+        let method = call.request.method();
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            return Err(Status::failure(405, "MethodNotAllowed", "the server does not allow this method on the requested resource"));
+        }
+        let kinds = self.kinds.load_full();
+        match route {
+            Route::Versions | Route::Groups => {
+                let core = route == Route::Versions;
+                let form = accept(call.header("accept"), true)?.form;
+                let address = format!("{}:{}", self.options.instance.node_ip, self.address.port());
+                let made = self.made(&call, &format!("{path} {form:?}"), JSON, || {
+                    Some(match (&form, core) {
+                        (Form::Discovery(v), core) => discovery::aggregated(&kinds.all, core, v),
+                        (_, true) => discovery::api_versions(&address),
+                        (_, false) => discovery::api_group_list(&kinds.all),
+                    })
+                });
+                let mut response = made?;
+                if let Form::Discovery(v) = form {
+                    let media = format!("application/json;g=apidiscovery.k8s.io;v={v};as=APIGroupDiscoveryList");
+                    if let Ok(value) = HeaderValue::from_str(&media) {
+                        response.headers_mut().insert(header::CONTENT_TYPE, value);
+                    }
+                }
+                response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+                Ok(response)
+            }
+            Route::Group => {
+                self.made(&call, &path, JSON, || discovery::api_group(&kinds.all, &call.info.group))
+            }
+            Route::Version => self.made(&call, &path, JSON, || {
+                discovery::api_resource_list(&kinds.all, &call.info.group, &call.info.version)
+            }),
+            _ => self.other(&call, &path, &kinds.all).await,
+        }
+    }
+
+    async fn other(
+        self: &Arc<Self>,
+        call: &Call,
+        path: &str,
+        kinds: &[Arc<api::Kind>],
+    ) -> Result<Response<Body>, Status> {
+        let docs: &dyn Docs = match &self.options.docs {
+            Some(docs) => &**docs,
+            None => &NoDocs,
+        };
+        match path {
+            "" => self.made(call, "", JSON, || Some(json!({"paths": self.paths(kinds)}))),
+            "/version" => Ok(reply(StatusCode::OK, JSON, api::object::encode(&self.version_info()))),
+            "/openapi/v2" => {
+                let wanted = call.header("accept");
+                if wanted.contains("proto-openapi") {
+                    return self.made_bytes(call, "/openapi/v2 proto", OPENAPI_PROTO, || {
+                        Some(openapi::v2_protobuf(&openapi::v2(kinds, docs)))
+                    });
+                }
+                self.made(call, path, JSON, || Some(openapi::v2(kinds, docs)))
+            }
+            "/openapi/v3" => self.made(call, path, JSON, || {
+                // The version and the set of kinds are all that a document depends on.
+                let names: Vec<String> = kinds.iter().map(|k| format!("{k:?}")).collect();
+                let seed = format!("{}{}", self.version(), names.join(","));
+                Some(openapi::v3_index(kinds, &|path| {
+                    etag(format!("{seed}{path}{}", self.crd_generation(path)).as_bytes())
+                }))
+            }),
+            "/metrics" => {
+                Ok(reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics.render(&self.cache)))
+            }
+            "/.well-known/openid-configuration" => {
+                let issuer = self.authenticator.issuer();
+                let address = format!("https://{}:{}", self.options.instance.node_ip, self.address.port());
+                let value = json!({"issuer": issuer, "jwks_uri": format!("{address}/openid/v1/jwks"),
+                    "response_types_supported": ["id_token"], "subject_types_supported": ["public"],
+                    "id_token_signing_alg_values_supported": ["ES256"]});
+                Ok(reply(StatusCode::OK, JSON, api::object::encode(&value)))
+            }
+            "/openid/v1/jwks" => {
+                let keys = self.options.pki.key_set().document();
+                Ok(reply(StatusCode::OK, "application/jwk-set+json", api::object::encode(&keys)))
+            }
+            _ => {
+                if let Some(rest) = path.strip_prefix("/openapi/v3/") {
+                    let parts: Vec<&str> = rest.split('/').collect();
+                    let (group, version) = match parts[..] {
+                        ["api", version] => ("", version),
+                        ["apis", group, version] => (group, version),
+                        _ => return Err(Status::no_such_path()),
+                    };
+                    return self.made(call, path, JSON, || openapi::v3(kinds, group, version, docs));
+                }
+                for root in ["/healthz", "/livez", "/readyz"] {
+                    if path == root || path.strip_prefix(root).is_some_and(|r| r.starts_with('/')) {
+                        return self.health(call, root, path).await;
+                    }
+                }
+                Err(Status::no_such_path())
+            }
+        }
+    }
+
+    /// A part of a document's hash that changes when custom resources of the path's version do.
+    fn crd_generation(&self, _path: &str) -> u64 {
+        self.cache.kind("apiextensions.k8s.io", "customresourcedefinitions").last()
+    }
+
+    fn made(
+        &self,
+        call: &Call,
+        key: &str,
+        media: &'static str,
+        make: impl FnOnce() -> Option<Value>,
+    ) -> Result<Response<Body>, Status> {
+        self.made_bytes(call, key, media, || make().map(|v| api::object::encode(&v)))
+    }
+
+    fn made_bytes(
+        &self,
+        call: &Call,
+        key: &str,
+        media: &'static str,
+        make: impl FnOnce() -> Option<Vec<u8>>,
+    ) -> Result<Response<Body>, Status> {
+        let known = self.documents.0.lock().get(key).cloned();
+        let document = match known {
+            Some(d) => d,
+            None => {
+                let plain = make().ok_or_else(Status::no_such_path)?;
+                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(3));
+                let gzip = encoder.write_all(&plain).and_then(|()| encoder.finish()).map_err(Status::internal)?;
+                let d = Document { media, etag: etag(&plain), plain: plain.into(), gzip: gzip.into() };
+                self.documents.0.lock().insert(key.to_owned(), d.clone());
+                d
+            }
+        };
+        let quoted = format!("\"{}\"", document.etag);
+        let mut response = if call.header("if-none-match").contains(&document.etag) {
+            let mut r = Response::new(Body::default());
+            *r.status_mut() = StatusCode::NOT_MODIFIED;
+            r
+        } else if call.header("accept-encoding").contains("gzip") && document.plain.len() > 1024 {
+            let mut r = reply(StatusCode::OK, document.media, document.gzip);
+            r.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            r
+        } else {
+            reply(StatusCode::OK, document.media, document.plain)
+        };
+        if let Ok(value) = HeaderValue::from_str(&quoted) {
+            response.headers_mut().insert(header::ETAG, value);
+        }
+        // What is asked for by its hash never changes.
+        if call.query.get("hash").is_some() {
+            let forever = HeaderValue::from_static("public, immutable");
+            response.headers_mut().insert(header::CACHE_CONTROL, forever);
+        }
+        Ok(response)
+    }
+
+    fn paths(&self, kinds: &[Arc<api::Kind>]) -> Vec<String> {
+        let mut paths: Vec<String> = [
+            "/.well-known/openid-configuration",
+            "/api",
+            "/api/v1",
+            "/apis",
+            "/healthz",
+            "/livez",
+            "/metrics",
+            "/openapi/v2",
+            "/openapi/v3",
+            "/openid/v1/jwks",
+            "/readyz",
+            "/version",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        for v in kinds.iter().flat_map(|k| &k.versions).filter(|v| !v.group.is_empty() && v.served) {
+            paths.push(format!("/apis/{}", v.group));
+            paths.push(format!("/apis/{}/{}", v.group, v.version));
+        }
+        paths.sort();
+        paths.dedup();
+        paths
+    }
+
+    fn version_info(&self) -> Value {
+        let version = self.version();
+        let mut numbers = api::KUBERNETES_VERSION.trim_start_matches('v').split('.');
+        let (major, minor) = (numbers.next().unwrap_or("1"), numbers.next().unwrap_or("0"));
+        json!({
+            "major": major, "minor": minor, "emulationMajor": major, "emulationMinor": minor,
+            "minCompatibilityMajor": major, "minCompatibilityMinor": minor,
+            "gitVersion": version, "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
+            "goVersion": "none (rust)", "compiler": "rustc", "platform": format!("linux/{}", architecture()),
+        })
+    }
+
+    async fn health(&self, call: &Call, root: &str, path: &str) -> Result<Response<Body>, Status> {
+        let mut checks: Vec<(&str, Option<String>)> = vec![("ping", None)];
+        let store = self.cache.store().revision().await;
+        checks.push(("etcd", store.err().map(|e| e.to_string())));
+        checks.push(("poststarthook/start-kube-apiserver-admission-initializer", None));
+        if root != "/livez" {
+            let ready = self.ready.load(Ordering::Acquire);
+            checks.push(("poststarthook/rbac/bootstrap-roles", (!ready).then(|| "not finished".to_owned())));
+            checks.push(("informer-sync", None));
+        }
+        if root == "/readyz" {
+            let stopping = self.shutdown.is_cancelled();
+            checks.push(("shutdown", stopping.then(|| "process is shutting down".to_owned())));
+        }
+        let one = path.strip_prefix(root).map(|p| p.trim_matches('/')).unwrap_or("");
+        if !one.is_empty() {
+            let Some((_, failure)) = checks.iter().find(|(n, _)| *n == one) else {
+                return Err(Status::no_such_path());
+            };
+            return Ok(match failure {
+                None => reply(StatusCode::OK, "text/plain; charset=utf-8", "ok"),
+                Some(why) => reply(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "text/plain; charset=utf-8",
+                    format!("internal server error: {why}\n"),
+                ),
+            });
+        }
+        let excluded: Vec<&str> = call.query.all("exclude").collect();
+        let mut failed = false;
+        let mut text = String::new();
+        for (name, failure) in &checks {
+            if excluded.contains(name) {
+                text.push_str(&format!("[+]{name} excluded: ok\n"));
+            } else if failure.is_some() {
+                failed = true;
+                text.push_str(&format!("[-]{name} failed: reason withheld\n"));
+            } else {
+                text.push_str(&format!("[+]{name} ok\n"));
+            }
+        }
+        let name = root.trim_start_matches('/');
+        if failed {
+            text.push_str(&format!("{name} check failed\n"));
+            return Ok(reply(StatusCode::INTERNAL_SERVER_ERROR, "text/plain; charset=utf-8", text));
+        }
+        if call.query.get("verbose").is_some() {
+            text.push_str(&format!("{name} check passed\n"));
+            return Ok(reply(StatusCode::OK, "text/plain; charset=utf-8", text));
+        }
+        Ok(reply(StatusCode::OK, "text/plain; charset=utf-8", "ok"))
+    }
+}
+
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}

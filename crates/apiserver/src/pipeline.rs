@@ -1,0 +1,268 @@
+//! From a request to an answer: authentication, impersonation, authorization, then the resource, document or proxy asked for.
+//!
+//! The socket and the in-process transport both end here; what comes without a socket skips nothing but decoding TLS.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use api::{Gvr, Status};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+
+use crate::ApiServer;
+use crate::authz::{Attributes, Decision};
+use crate::body::Body;
+use crate::path::{RequestInfo, Route};
+use crate::query::Query;
+use crate::registry::render_status;
+use crate::user::{AUTHENTICATED, UserInfo};
+
+/// The largest body that is read, as upstream's.
+const MAX_BODY: usize = 3 << 20;
+
+/// A request's body, read or not.
+pub enum Payload {
+    /// Read.
+    Bytes(Bytes),
+    /// On its way.
+    Incoming(hyper::body::Incoming),
+}
+
+/// What is known about who is at the other end.
+#[derive(Debug, Clone, Default)]
+pub struct Peer {
+    /// Who they are by their certificate, or by being part of this process.
+    pub user: Option<Arc<UserInfo>>,
+    /// Where they are; nothing for this process itself.
+    pub address: Option<SocketAddr>,
+}
+
+/// Paths that anybody may read, so that whoever has no credentials can see whether the server lives.
+fn is_public(path: &str) -> bool {
+    matches!(path, "/healthz" | "/livez" | "/readyz" | "/version" | "/version/")
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+    headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("")
+}
+
+/// Reads a body whole, up to the limit.
+pub async fn collect(payload: Payload) -> Result<Bytes, Status> {
+    match payload {
+        Payload::Bytes(bytes) => Ok(bytes),
+        Payload::Incoming(body) => match Limited::new(body, MAX_BODY).collect().await {
+            Ok(whole) => Ok(whole.to_bytes()),
+            Err(e) if e.is::<http_body_util::LengthLimitError>() => {
+                Err(Status::too_large(format!("Request entity too large: limit is {MAX_BODY}")))
+            }
+            Err(e) => Err(Status::bad_request(format!("the request's body broke off: {e}"))),
+        },
+    }
+}
+
+/// A request that is allowed, and what it is about.
+pub struct Call {
+    /// Who asks.
+    pub user: Arc<UserInfo>,
+    /// What for.
+    pub info: RequestInfo,
+    /// The query.
+    pub query: Query,
+    /// Everything else.
+    pub request: Request<Payload>,
+}
+
+impl Call {
+    /// A header's text, empty if there is none.
+    pub fn header(&self, name: &str) -> &str {
+        text(self.request.headers(), name)
+    }
+}
+
+impl ApiServer {
+    /// Answers one request; a failure is a `Status`.
+    pub async fn handle(self: &Arc<Self>, request: Request<Payload>, peer: Peer) -> Response<Body> {
+        let query = Query::parse(request.uri().query());
+        let watch = query.flag("watch");
+        let (route, mut info) = RequestInfo::parse(request.method(), request.uri().path(), watch);
+        // Rules with resourceNames hold for lists and watches of that one name, too.
+        if info.is_resource
+            && matches!(info.verb, "list" | "watch" | "deletecollection")
+            && info.name.is_empty()
+            && let Some(name) = query
+                .some("fieldSelector")
+                .and_then(|s| api::selector::Field::parse(s).ok())
+                .and_then(|f| f.required("metadata.name").map(str::to_owned))
+        {
+            info.name = name;
+        }
+        let head = request.method() == Method::HEAD;
+        let started = tokio::time::Instant::now();
+        let (verb, resource) = (info.verb, info.resource.clone());
+        let answer = self.answer(request, peer, route, info, query).await;
+        let mut response = answer.unwrap_or_else(|status| render_status(&status));
+        self.metrics.count(verb, &resource, response.status().as_u16(), started.elapsed());
+        if head {
+            *response.body_mut() = Body::default();
+        }
+        response
+    }
+
+    async fn answer(
+        self: &Arc<Self>,
+        request: Request<Payload>,
+        peer: Peer,
+        route: Route,
+        info: RequestInfo,
+        query: Query,
+    ) -> Result<Response<Body>, Status> {
+        let user = self.authenticate(request.headers(), &peer)?;
+        let user = self.impersonate(request.headers(), user)?;
+        if !(is_public(&info.path) && info.verb == "get") {
+            self.cache.caught_up().await.map_err(crate::registry::store_failure)?;
+            self.require(&Attributes::of(&user, &info))?;
+        }
+        let call = Call { user, info, query, request };
+        match route {
+            Route::Resource => Box::pin(self.resource(call)).await,
+            route => Box::pin(self.document(call, route)).await,
+        }
+    }
+
+    fn authenticate(&self, headers: &HeaderMap, peer: &Peer) -> Result<Arc<UserInfo>, Status> {
+        if let Some(user) = &peer.user {
+            return Ok(user.clone());
+        }
+        let given = text(headers, "authorization");
+        let token = given.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let token = match token {
+            Some((_, token)) => Some(token.trim().to_owned()),
+            None => websocket_token(headers),
+        };
+        match token {
+            Some(token) if !token.is_empty() => match self.authenticator.token(&token, &[]) {
+                Ok((user, _)) => Ok(Arc::new(user)),
+                Err(why) => {
+                    tracing::debug!(why, "token refused");
+                    Err(Status::unauthorized())
+                }
+            },
+            _ if self.options.anonymous => Ok(Arc::new(UserInfo::anonymous())),
+            _ => Err(Status::unauthorized()),
+        }
+    }
+
+    fn impersonate(&self, headers: &HeaderMap, user: Arc<UserInfo>) -> Result<Arc<UserInfo>, Status> {
+        let name = text(headers, "impersonate-user");
+        let groups: Vec<&str> =
+            headers.get_all("impersonate-group").iter().filter_map(|v| v.to_str().ok()).collect();
+        let uid = text(headers, "impersonate-uid");
+        let extra: Vec<(String, String)> = headers
+            .iter()
+            .filter_map(|(k, v)| {
+                let key = k.as_str().strip_prefix("impersonate-extra-")?;
+                let key = percent_encoding::percent_decode_str(key).decode_utf8_lossy().into_owned();
+                Some((key, v.to_str().ok()?.to_owned()))
+            })
+            .collect();
+        if name.is_empty() {
+            if !groups.is_empty() || !uid.is_empty() || !extra.is_empty() {
+                return Err(Status::bad_request(
+                    "requested impersonation without impersonating a user: Impersonate-User is required",
+                ));
+            }
+            return Ok(user);
+        }
+        let mut asked = vec![match name.strip_prefix("system:serviceaccount:").and_then(|s| s.split_once(':')) {
+            Some((ns, account)) => ("", "serviceaccounts", "", ns, account),
+            None => ("", "users", "", "", name),
+        }];
+        asked.extend(groups.iter().map(|g| ("", "groups", "", "", *g)));
+        if !uid.is_empty() {
+            asked.push(("authentication.k8s.io", "uids", "", "", uid));
+        }
+        asked.extend(extra.iter().map(|(k, v)| ("authentication.k8s.io", "userextras", k.as_str(), "", v.as_str())));
+        for (group, resource, subresource, namespace, name) in asked {
+            self.require(&Attributes {
+                user: &user,
+                verb: "impersonate",
+                is_resource: true,
+                group,
+                resource,
+                subresource,
+                namespace,
+                name,
+                path: "",
+            })?;
+        }
+        let mut other = match name.strip_prefix("system:serviceaccount:").and_then(|s| s.split_once(':')) {
+            Some((ns, account)) if groups.is_empty() => UserInfo::service_account(ns, account, ""),
+            _ => UserInfo::new(name, &groups),
+        };
+        if name == crate::user::ANONYMOUS {
+            other = UserInfo::anonymous();
+        } else if !other.in_group(AUTHENTICATED) {
+            other.groups.push(AUTHENTICATED.into());
+        }
+        other.uid = uid.to_owned();
+        for (k, v) in extra {
+            other.extra.entry(k).or_default().push(v);
+        }
+        Ok(Arc::new(other))
+    }
+
+    /// Refuses what is not allowed, in upstream's words.
+    pub fn require(&self, attributes: &Attributes<'_>) -> Result<(), Status> {
+        match self.authorize(attributes) {
+            Decision::Allow(_) => Ok(()),
+            Decision::NoOpinion(reason) => {
+                let why = attributes.refusal(&reason);
+                if attributes.is_resource {
+                    let gvr = Gvr::owned(attributes.group, "", attributes.resource);
+                    Err(Status::forbidden(&gvr, attributes.name, &why))
+                } else {
+                    Err(Status::failure(403, "Forbidden", format!("forbidden: {why}")))
+                }
+            }
+        }
+    }
+}
+
+/// A browser's WebSocket cannot send headers; its token comes as a subprotocol.
+fn websocket_token(headers: &HeaderMap) -> Option<String> {
+    use base64::Engine;
+    let protocols = text(headers, "sec-websocket-protocol");
+    let encoded = protocols
+        .split(',')
+        .find_map(|p| p.trim().strip_prefix("base64url.bearer.authorization.k8s.io."))?;
+    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded.trim_end_matches('=')).ok()?;
+    String::from_utf8(bytes).ok()
+}
+
+/// Adds warnings to an answer, as upstream: code 299, no agent.
+pub fn add_warnings(response: &mut Response<Body>, warnings: &[String]) {
+    let mut seen: Vec<&str> = Vec::new();
+    for warning in warnings {
+        if seen.contains(&warning.as_str()) {
+            continue;
+        }
+        seen.push(warning);
+        let quoted: String = warning
+            .chars()
+            .flat_map(|c| match c {
+                '"' | '\\' => vec!['\\', c],
+                c if c.is_control() => vec![' '],
+                c => vec![c],
+            })
+            .collect();
+        if let Ok(value) = header::HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+}
+
+/// The status code of an answer to a write.
+pub fn code_of(created: bool) -> StatusCode {
+    if created { StatusCode::CREATED } else { StatusCode::OK }
+}

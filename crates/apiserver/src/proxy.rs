@@ -1,0 +1,440 @@
+//! Requests that lead on: to a kubelet (logs, exec, attach, port-forward, node proxy), to a pod, or behind a service.
+//!
+//! A kubelet is spoken to over TLS with the API server's client certificate, and its certificate must be of our authority.
+//! Where the protocol is switched (SPDY, WebSocket), bytes are copied both ways and not looked at.
+
+use std::sync::Arc;
+
+use api::{Kind, Object, Status, Value};
+use http::{HeaderMap, HeaderName, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use crate::ApiServer;
+use crate::admission::{self, Operation, Review};
+use crate::body::{Body, BoxError};
+use crate::cache::local_key;
+use crate::pipeline::{Call, Payload};
+
+/// How long a connection may take to come about. A peer that drops packets says nothing.
+const CONNECT: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Headers that belong to one hop.
+const HOP: [HeaderName; 6] = [
+    header::CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+];
+
+/// Makes connections to kubelets.
+pub struct Dialer(tokio_rustls::TlsConnector);
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Where a request leads.
+struct Target {
+    host: String,
+    port: u16,
+    tls: bool,
+    /// Path and query.
+    path: String,
+}
+
+fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
+    v.pointer(pointer).and_then(Value::as_str).unwrap_or("")
+}
+
+impl Dialer {
+    /// A dialer that shows the given identity.
+    pub fn new(config: rustls::ClientConfig) -> Self {
+        Self(tokio_rustls::TlsConnector::from(Arc::new(config)))
+    }
+
+    async fn connect(&self, target: &Target) -> Result<Box<dyn Stream>, Status> {
+        let address = format!("{}:{}", target.host, target.port);
+        let failed = |e: &dyn std::fmt::Display| {
+            Status::failure(500, "InternalError", format!("error dialing backend: dial tcp {address}: {e}"))
+        };
+        let dial = async {
+            let stream = TcpStream::connect((target.host.trim_matches(['[', ']']), target.port)).await?;
+            let _ = stream.set_nodelay(true);
+            if !target.tls {
+                return Ok(Box::new(stream) as Box<dyn Stream>);
+            }
+            let name = ServerName::try_from(target.host.clone())
+                .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidInput, e))?;
+            Ok::<_, std::io::Error>(Box::new(self.0.connect(name, stream).await?) as Box<dyn Stream>)
+        };
+        match tokio::time::timeout(CONNECT, dial).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(e)) => Err(failed(&e)),
+            Err(_) => Err(failed(&"i/o timeout")),
+        }
+    }
+}
+
+impl ApiServer {
+    /// Answers a request on a connecting subresource.
+    pub(crate) async fn connect(&self, call: Call, kind: &Arc<Kind>) -> Result<Response<Body>, Status> {
+        let info = call.info.clone();
+        let gvr = kind.gvr();
+        let (namespace, sub) = (info.namespace.as_str(), info.subresource.as_str());
+        let mut nothing = Value::Null;
+        let mut warnings = Vec::new();
+        let mut review = Review {
+            server: self,
+            user: &call.user,
+            kind,
+            gvr: &gvr,
+            subresource: sub,
+            operation: Operation::Connect,
+            namespace,
+            name: &info.name,
+            object: &mut nothing,
+            old: None,
+            dry_run: false,
+            warnings: &mut warnings,
+        };
+        admission::validate(&self.admission, &mut review).await?;
+        let target = match (gvr.resource.as_ref(), sub) {
+            ("pods", "proxy") => self.pod_target(&call)?,
+            ("pods", _) => self.container_target(&call)?,
+            ("services", "proxy") => self.service_target(&call)?,
+            ("nodes", "proxy") => {
+                let (_, name, port) = split_name(&info.name);
+                let (host, kubelet) = self.kubelet(&name)?;
+                let port = port.and_then(|p| p.parse().ok()).unwrap_or(kubelet);
+                Target { host, port, tls: true, path: rest_path(&call) }
+            }
+            _ => return Err(Status::no_such_path()),
+        };
+        self.forward(call, target).await
+    }
+
+    /// A node's address and its kubelet's port.
+    fn kubelet(&self, node: &str) -> Result<(String, u16), Status> {
+        let gvr = api::names::gvr::NODES;
+        let object = self.cache.kind("", "nodes").get(node).ok_or_else(|| Status::not_found(&gvr, node))?;
+        let addresses = object.status().get("addresses").and_then(Value::as_array).cloned().unwrap_or_default();
+        let of = |kind: &str| {
+            addresses.iter().find(|a| text(a, "/type") == kind).map(|a| text(a, "/address").to_owned())
+        };
+        let host = of("InternalIP").or_else(|| of("Hostname")).or_else(|| of("ExternalIP"));
+        let host = host.ok_or_else(|| Status::internal(format!("no address known for node \"{node}\"")))?;
+        let port = object.value().pointer("/status/daemonEndpoints/kubeletEndpoint/Port").and_then(Value::as_u64);
+        Ok((host, port.and_then(|p| u16::try_from(p).ok()).unwrap_or(10250)))
+    }
+
+    fn pod(&self, namespace: &str, name: &str) -> Result<Arc<Object>, Status> {
+        self.cache
+            .kind("", "pods")
+            .get(&local_key(namespace, name))
+            .ok_or_else(|| Status::not_found(&api::names::gvr::PODS, name))
+    }
+
+    /// Logs, exec, attach, port-forward.
+    fn container_target(&self, call: &Call) -> Result<Target, Status> {
+        let info = &call.info;
+        let pod = self.pod(&info.namespace, &info.name)?;
+        let spec = pod.spec();
+        let query = &call.query;
+        let mut pairs: Vec<(String, String)> = Vec::new();
+        let mut path = match info.subresource.as_str() {
+            "portforward" => {
+                for port in query.all("ports") {
+                    pairs.push(("port".into(), port.to_owned()));
+                    pairs.push(("ports".into(), port.to_owned()));
+                }
+                format!("/portForward/{}/{}", info.namespace, info.name)
+            }
+            sub => {
+                let container = container_of(&pod, query.get("container").unwrap_or(""))?;
+                let verb = if sub == "log" { "containerLogs" } else { sub };
+                format!("/{verb}/{}/{}/{container}", info.namespace, info.name)
+            }
+        };
+        match info.subresource.as_str() {
+            "log" => {
+                for key in ["follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes", "insecureSkipTLSVerifyBackend", "stream"] {
+                    if let Some(v) = query.some(key) {
+                        if matches!(key, "sinceSeconds" | "tailLines" | "limitBytes") && v.parse::<i64>().map_or(true, |n| n < i64::from(key != "tailLines")) {
+                            return Err(Status::failure(422, "Invalid", format!(
+                                "PodLogOptions \"{}\" is invalid: {key}: Invalid value: {v}: must be greater than 0", info.name
+                            )));
+                        }
+                        pairs.push((key.to_owned(), v.to_owned()));
+                    }
+                }
+            }
+            "exec" | "attach" => {
+                let any = ["stdin", "stdout", "stderr"].iter().any(|k| query.flag(k));
+                if !any {
+                    return Err(Status::bad_request("you must specify at least one of stdin, stdout, stderr"));
+                }
+                if info.subresource == "exec" && query.all("command").next().is_none() {
+                    return Err(Status::bad_request("you must specify command for exec"));
+                }
+                for (ours, theirs) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")] {
+                    if query.flag(ours) {
+                        pairs.push((theirs.to_owned(), "1".to_owned()));
+                    }
+                }
+                pairs.extend(query.all("command").map(|c| ("command".to_owned(), c.to_owned())));
+            }
+            _ => {}
+        }
+        let node = text(spec, "/nodeName");
+        if node.is_empty() {
+            return Err(Status::bad_request(format!("pod {} does not have a host assigned", info.name)));
+        }
+        let (host, port) = self.kubelet(node)?;
+        if !pairs.is_empty() {
+            let encode = |s: &str| {
+                percent_encoding::utf8_percent_encode(s, percent_encoding::NON_ALPHANUMERIC).to_string()
+            };
+            let query: Vec<String> = pairs.iter().map(|(k, v)| format!("{}={}", encode(k), encode(v))).collect();
+            path = format!("{path}?{}", query.join("&"));
+        }
+        Ok(Target { host, port, tls: true, path })
+    }
+
+    fn pod_target(&self, call: &Call) -> Result<Target, Status> {
+        let (scheme, name, port) = split_name(&call.info.name);
+        let pod = self.pod(&call.info.namespace, &name)?;
+        let host = text(pod.status(), "/podIP").to_owned();
+        if host.is_empty() {
+            return Err(Status::unavailable(format!("no endpoints available for pod \"{name}\": it has no address yet")));
+        }
+        let ports = || {
+            let containers = pod.spec().get("containers").and_then(Value::as_array);
+            containers.into_iter().flatten().flat_map(|c| c.get("ports").and_then(Value::as_array).into_iter().flatten())
+        };
+        let number = |p: &Value| p.get("containerPort").and_then(Value::as_u64);
+        let port = match port {
+            None => ports().find_map(number).unwrap_or(80),
+            Some(p) => match p.parse() {
+                Ok(n) => n,
+                Err(_) => ports().find(|q| text(q, "/name") == p).and_then(number).ok_or_else(|| {
+                    Status::bad_request(format!("pod \"{name}\" has no port named \"{p}\""))
+                })?,
+            },
+        };
+        let port = u16::try_from(port).map_err(|_| Status::bad_request("invalid port"))?;
+        Ok(Target { host, port, tls: scheme == "https", path: rest_path(call) })
+    }
+
+    fn service_target(&self, call: &Call) -> Result<Target, Status> {
+        let (scheme, name, wanted) = split_name(&call.info.name);
+        let key = local_key(&call.info.namespace, &name);
+        let service = self
+            .cache
+            .kind("", "services")
+            .get(&key)
+            .ok_or_else(|| Status::not_found(&api::names::gvr::SERVICES, &name))?;
+        let ports = service.spec().get("ports").and_then(Value::as_array).cloned().unwrap_or_default();
+        let port = match &wanted {
+            None if ports.len() == 1 => ports.first(),
+            None => ports.iter().find(|p| p.get("port").and_then(Value::as_u64) == Some(80)).or(ports.first()),
+            Some(p) => ports.iter().find(|q| {
+                text(q, "/name") == p || q.get("port").and_then(Value::as_u64).is_some_and(|n| n.to_string() == *p)
+            }),
+        };
+        let none = || Status::unavailable(format!("no endpoints available for service \"{name}\""));
+        let Some(port) = port else {
+            return Err(Status::unavailable(format!(
+                "no service port \"{}\" found for service \"{name}\"",
+                wanted.unwrap_or_default()
+            )));
+        };
+        let port_name = text(port, "/name");
+        let endpoints = self.cache.kind("", "endpoints").get(&key).ok_or_else(none)?;
+        let mut candidates = Vec::new();
+        for subset in endpoints.value().get("subsets").and_then(Value::as_array).into_iter().flatten() {
+            let number = subset.get("ports").and_then(Value::as_array).into_iter().flatten().find(|p| {
+                text(p, "/name") == port_name
+            });
+            let Some(number) = number.and_then(|p| p.get("port")?.as_u64()) else { continue };
+            for address in subset.get("addresses").and_then(Value::as_array).into_iter().flatten() {
+                candidates.push((text(address, "/ip").to_owned(), number));
+            }
+        }
+        if candidates.is_empty() {
+            return Err(none());
+        }
+        let at = usize::try_from(base::rng::below(candidates.len() as u64)).unwrap_or(0);
+        let (host, number) = candidates.swap_remove(at);
+        let port = u16::try_from(number).map_err(|_| none())?;
+        Ok(Target { host, port, tls: scheme == "https", path: rest_path(call) })
+    }
+
+    /// Sends the request on and brings the answer back.
+    async fn forward(&self, call: Call, target: Target) -> Result<Response<Body>, Status> {
+        let stream = self.nodes.connect(&target).await?;
+        let mut request = call.request;
+        let upgrade = upgrade_of(request.headers());
+        let client_side = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
+        let (parts, payload) = request.into_parts();
+        let mut headers = parts.headers;
+        strip(&mut headers);
+        for name in [header::AUTHORIZATION, header::HOST] {
+            headers.remove(name);
+        }
+        let impersonation: Vec<HeaderName> =
+            headers.keys().filter(|k| k.as_str().starts_with("impersonate-")).cloned().collect();
+        for name in impersonation {
+            headers.remove(name);
+        }
+        let host = format!("{}:{}", target.host, target.port);
+        if let Ok(value) = header::HeaderValue::from_str(&host) {
+            headers.insert(header::HOST, value);
+        }
+        if let Some(protocol) = &upgrade {
+            headers.insert(header::CONNECTION, header::HeaderValue::from_static("Upgrade"));
+            headers.insert(header::UPGRADE, protocol.clone());
+        }
+        let body: UnsyncBoxBody<bytes::Bytes, BoxError> = match payload {
+            Payload::Incoming(_) if upgrade.is_some() => Empty::new().map_err(|e| match e {}).boxed_unsync(),
+            Payload::Incoming(body) => body.map_err(|e| -> BoxError { Box::new(e) }).boxed_unsync(),
+            Payload::Bytes(bytes) => Full::new(bytes).map_err(|e| match e {}).boxed_unsync(),
+        };
+        let mut outgoing = Request::new(body);
+        *outgoing.method_mut() = parts.method;
+        *outgoing.headers_mut() = headers;
+        *outgoing.uri_mut() =
+            target.path.parse().map_err(|e| Status::bad_request(format!("{}: {e}", target.path)))?;
+        let failed = |e: hyper::Error| {
+            Status::failure(503, "ServiceUnavailable", format!("error trying to reach service: {e}"))
+        };
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "proxied connection ended");
+            }
+        });
+        let mut response = sender.send_request(outgoing).await.map_err(failed)?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let Some(client_side) = client_side else {
+                return Err(Status::internal("the backend switched protocols without being asked to"));
+            };
+            let node_side = hyper::upgrade::on(&mut response);
+            tokio::spawn(async move {
+                let (Ok(a), Ok(b)) = tokio::join!(client_side, node_side) else { return };
+                let (mut a, mut b) = (TokioIo::new(a), TokioIo::new(b));
+                if let Err(error) = tokio::io::copy_bidirectional(&mut a, &mut b).await {
+                    tracing::debug!(%error, "upgraded connection ended");
+                }
+            });
+            let (parts, _) = response.into_parts();
+            return Ok(Response::from_parts(parts, Body::default()));
+        }
+        let (mut parts, body) = response.into_parts();
+        strip(&mut parts.headers);
+        let body = body.map_err(|e| -> BoxError { Box::new(e) }).boxed_unsync();
+        Ok(Response::from_parts(parts, Body::Proxied(body)))
+    }
+}
+
+/// The protocol a request wants to switch to.
+fn upgrade_of(headers: &HeaderMap) -> Option<header::HeaderValue> {
+    let wants = headers.get_all(header::CONNECTION).iter().any(|v| {
+        v.to_str().is_ok_and(|v| v.split(',').any(|t| t.trim().eq_ignore_ascii_case("upgrade")))
+    });
+    headers.get(header::UPGRADE).filter(|_| wants).cloned()
+}
+
+fn strip(headers: &mut HeaderMap) {
+    for name in HOP {
+        headers.remove(name);
+    }
+    headers.remove(header::UPGRADE);
+    headers.remove("keep-alive");
+}
+
+/// `https:name:port`, `name:port`, `name`: scheme, name, port.
+fn split_name(name: &str) -> (String, String, Option<String>) {
+    let parts: Vec<&str> = name.split(':').collect();
+    let port = |p: &str| (!p.is_empty()).then(|| p.to_owned());
+    match parts[..] {
+        [scheme, name, p] => (scheme.to_owned(), name.to_owned(), port(p)),
+        [name, p] => (String::new(), name.to_owned(), port(p)),
+        _ => (String::new(), name.to_owned(), None),
+    }
+}
+
+/// The path behind `/proxy`, with the query.
+fn rest_path(call: &Call) -> String {
+    let mut path = format!("/{}", call.info.rest);
+    if let Some(query) = call.request.uri().query() {
+        path = format!("{path}?{query}");
+    }
+    path
+}
+
+/// The container meant: the one named, the only one, the one an annotation names, or the first.
+fn container_of(pod: &Object, named: &str) -> Result<String, Status> {
+    let spec = pod.spec();
+    let names = |list: &str| {
+        let items = spec.get(list).and_then(Value::as_array);
+        items.into_iter().flatten().map(|c| text(c, "/name").to_owned()).collect::<Vec<_>>()
+    };
+    let containers = names("containers");
+    let init = names("initContainers");
+    let ephemeral = names("ephemeralContainers");
+    if !named.is_empty() {
+        if containers.iter().chain(&init).chain(&ephemeral).any(|c| c == named) {
+            return Ok(named.to_owned());
+        }
+        return Err(Status::bad_request(format!("container {named} is not valid for pod {}", pod.name())));
+    }
+    if let [only] = &containers[..] {
+        return Ok(only.clone());
+    }
+    if let Some(default) = pod.annotation("kubectl.kubernetes.io/default-container")
+        && containers.iter().any(|c| c == default)
+    {
+        return Ok(default.to_owned());
+    }
+    let choose = format!("choose one of: [{}]", containers.join(" "));
+    let init = if init.is_empty() { String::new() } else { format!(" or one of the init containers: [{}]", init.join(" ")) };
+    Err(Status::bad_request(format!(
+        "a container name must be specified for pod {}, {choose}{init}",
+        pod.name()
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn names_with_scheme_and_port() {
+        let some = |s: &str| Some(s.to_owned());
+        assert_eq!(split_name("a"), (String::new(), "a".into(), None));
+        assert_eq!(split_name("a:80"), (String::new(), "a".into(), some("80")));
+        assert_eq!(split_name("https:a:web"), ("https".into(), "a".into(), some("web")));
+        assert_eq!(split_name("https:a:"), ("https".into(), "a".into(), None));
+    }
+
+    #[test]
+    fn containers_are_chosen_or_asked_for() {
+        let one = Object::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}]}}));
+        assert_eq!(container_of(&one, "").unwrap(), "a");
+        let why = container_of(&one, "nope").unwrap_err().message;
+        assert_eq!(why, "container nope is not valid for pod p");
+        let two = Object::from_value(
+            json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}, {"name": "b"}]}}),
+        );
+        let why = container_of(&two, "").unwrap_err().message;
+        assert_eq!(why, "a container name must be specified for pod p, choose one of: [a b]");
+        assert_eq!(container_of(&two, "b").unwrap(), "b");
+    }
+}

@@ -1,0 +1,438 @@
+//! What a write needs of the cluster's state beyond the object itself: service addresses and node ports, the requester of a
+//! certificate, and the rule that nobody grants more than they hold.
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use api::{ErrorList, Kind, Path, Status, Value};
+use ipnet::Ipv4Net;
+use serde_json::json;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use super::Context;
+use crate::ApiServer;
+use crate::authz::{self, Attributes};
+use crate::user::{MASTERS, UserInfo};
+
+/// The node ports.
+const NODE_PORTS: std::ops::RangeInclusive<i64> = 30000..=32767;
+
+/// Service addresses and node ports. What is taken is read from the services themselves, under a lock that is held until the
+/// write is in the cache: there is no second record that could disagree.
+#[derive(Debug)]
+pub struct Addresses {
+    range: Ipv4Net,
+    lock: Arc<Mutex<()>>,
+}
+
+/// Held while a service is written.
+pub type Held = OwnedMutexGuard<()>;
+
+#[derive(Debug, Default)]
+struct Taken {
+    ips: HashSet<Ipv4Addr>,
+    ports: HashSet<i64>,
+}
+
+fn text<'a>(v: &'a Value, field: &str) -> &'a str {
+    v.get(field).and_then(Value::as_str).unwrap_or("")
+}
+
+fn ports(spec: &Value) -> impl Iterator<Item = &Value> {
+    spec.get("ports").and_then(Value::as_array).into_iter().flatten()
+}
+
+impl Taken {
+    fn add(&mut self, spec: &Value) {
+        for ip in spec.get("clusterIPs").and_then(Value::as_array).into_iter().flatten() {
+            self.ips.extend(ip.as_str().and_then(|s| s.parse::<Ipv4Addr>().ok()));
+        }
+        self.ips.extend(text(spec, "clusterIP").parse::<Ipv4Addr>().ok());
+        self.ports.extend(ports(spec).filter_map(|p| p.get("nodePort").and_then(Value::as_i64)));
+        self.ports.extend(spec.get("healthCheckNodePort").and_then(Value::as_i64));
+    }
+}
+
+impl Addresses {
+    /// An allocator in `range`.
+    pub fn new(range: Ipv4Net) -> Self {
+        Self { range, lock: Arc::default() }
+    }
+
+    fn free_ip(&self, taken: &Taken) -> Option<Ipv4Addr> {
+        let size = 1u64 << (32 - u32::from(self.range.prefix_len()));
+        let base = u32::from(self.range.network());
+        // The lower part is left for addresses that are asked for by number, as upstream does.
+        let reserved = (size / 16).clamp(16, 256).min(size / 2);
+        let span = size.saturating_sub(reserved + 1);
+        let start = if span > 0 { base::rng::below(span) } else { 0 };
+        let upper = (0..span).map(|i| reserved + (start + i) % span);
+        let lower = 1..reserved;
+        upper
+            .chain(lower)
+            .filter_map(|n| u32::try_from(n).ok())
+            .map(|n| Ipv4Addr::from(base.wrapping_add(n)))
+            .find(|ip| !taken.ips.contains(ip))
+    }
+
+    fn free_port(taken: &Taken) -> Option<i64> {
+        let size = NODE_PORTS.end() - NODE_PORTS.start() + 1;
+        let start = base::rng::below(size.unsigned_abs()).cast_signed();
+        (0..size).map(|i| NODE_PORTS.start() + (start + i) % size).find(|p| !taken.ports.contains(p))
+    }
+
+    /// Completes a service's spec: addresses, families, node ports. `old` is its spec before.
+    fn assign(&self, object: &mut Value, old: Option<&Value>, taken: &mut Taken) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let path = Path::new("spec");
+        let spec = api::meta::child(object, "spec");
+        let kind = spec.get("type").and_then(Value::as_str).unwrap_or("ClusterIP").to_owned();
+        let before = old.cloned().unwrap_or(Value::Null);
+        let was = text(&before, "type").to_owned();
+        if kind == "ExternalName" {
+            // Only what came with the old type goes; what the client sets itself is for validation to refuse.
+            if !was.is_empty() && was != "ExternalName" && spec.get("clusterIP") == before.get("clusterIP") {
+                for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+                    spec.shift_remove(field);
+                }
+            }
+        } else {
+            self.assign_ip(spec, &before, &was, taken, &path, &mut errors);
+        }
+        let has_node_ports = kind == "NodePort"
+            || kind == "LoadBalancer"
+                && spec.get("allocateLoadBalancerNodePorts").and_then(Value::as_bool) != Some(false);
+        assign_ports(spec, &before, has_node_ports, kind == "LoadBalancer", taken, &path, &mut errors);
+        errors
+    }
+
+    fn assign_ip(
+        &self,
+        spec: &mut api::Map,
+        before: &Value,
+        was: &str,
+        taken: &mut Taken,
+        path: &Path,
+        errors: &mut ErrorList,
+    ) {
+        let first = |spec: &api::Map| {
+            spec.get("clusterIPs").and_then(|v| v.get(0)).and_then(Value::as_str).map(str::to_owned)
+        };
+        let mut ip = match spec.get("clusterIP").and_then(Value::as_str) {
+            Some(ip) if !ip.is_empty() => ip.to_owned(),
+            _ => first(spec).unwrap_or_default(),
+        };
+        if ip.is_empty() && !was.is_empty() && was != "ExternalName" {
+            ip = text(before, "clusterIP").to_owned();
+        }
+        let field = path.child("clusterIPs");
+        let shown = json!([ip]);
+        let kept = !ip.is_empty() && ip == text(before, "clusterIP");
+        if ip.is_empty() {
+            match self.free_ip(taken) {
+                Some(free) => ip = free.to_string(),
+                None => errors.invalid(&field, &shown, "failed to allocate a serviceIP: range is full"),
+            }
+        } else if ip != "None" && !kept {
+            match ip.parse::<Ipv4Addr>() {
+                Ok(a) if !self.range.contains(&a) || a == self.range.network() || a == self.range.broadcast() => {
+                    let why = format!(
+                        "failed to allocate IP {ip}: the provided network does not match the current range: the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}",
+                        self.range
+                    );
+                    errors.invalid(&field, &shown, why);
+                }
+                Ok(a) if taken.ips.contains(&a) => {
+                    errors.invalid(&field, &shown, format!("failed to allocate IP {ip}: provided IP is already allocated"));
+                }
+                Ok(_) => {}
+                Err(_) => errors.invalid(&field, &shown, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"),
+            }
+        }
+        taken.ips.extend(ip.parse::<Ipv4Addr>().ok());
+        if !ip.is_empty() {
+            spec.insert("clusterIP".into(), json!(ip));
+            spec.insert("clusterIPs".into(), json!([ip]));
+        }
+        if spec.get("ipFamilies").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+            spec.insert("ipFamilies".into(), json!(["IPv4"]));
+        }
+        if spec.get("ipFamilyPolicy").and_then(Value::as_str).is_none_or(str::is_empty) {
+            spec.insert("ipFamilyPolicy".into(), json!("SingleStack"));
+        }
+    }
+}
+
+fn assign_ports(
+    spec: &mut api::Map,
+    before: &Value,
+    wanted: bool,
+    balancer: bool,
+    taken: &mut Taken,
+    path: &Path,
+    errors: &mut ErrorList,
+) {
+    let same = |a: &Value, b: &Value| {
+        a.get("port") == b.get("port") && text(a, "protocol") == text(b, "protocol")
+    };
+    let owned: HashSet<i64> = ports(before).filter_map(|p| p.get("nodePort").and_then(Value::as_i64)).collect();
+    // A port number may serve several protocols of the same service.
+    let mut mine: HashSet<(i64, String)> = HashSet::new();
+    let mut list = spec.get("ports").cloned().unwrap_or(Value::Null);
+    for (i, port) in list.as_array_mut().into_iter().flatten().enumerate() {
+        let field = path.child("ports").index(i).child("nodePort");
+        let given = port.get("nodePort").and_then(Value::as_i64).unwrap_or(0);
+        let protocol = match text(port, "protocol") {
+            "" => "TCP".to_owned(),
+            p => p.to_owned(),
+        };
+        if !wanted {
+            let leftover = owned.contains(&given) && !balancer;
+            if leftover && let Some(p) = port.as_object_mut() {
+                p.shift_remove("nodePort");
+            }
+            continue;
+        }
+        let mut number = given;
+        if number == 0 {
+            let kept = ports(before).find(|p| same(p, port)).and_then(|p| p.get("nodePort")?.as_i64());
+            let Some(n) = kept.or_else(|| Addresses::free_port(taken)) else {
+                errors.invalid(&field, &json!(0), "failed to allocate a nodePort: range is full");
+                continue;
+            };
+            number = n;
+        } else if !owned.contains(&number) && !mine.iter().any(|(n, p)| *n == number && *p != protocol) {
+            if !NODE_PORTS.contains(&number) {
+                let why = format!(
+                    "provided port is not in the valid range. The range of valid ports is {}-{}",
+                    NODE_PORTS.start(),
+                    NODE_PORTS.end()
+                );
+                errors.invalid(&field, &json!(number), why);
+                continue;
+            }
+            if taken.ports.contains(&number) {
+                errors.invalid(&field, &json!(number), "provided port is already allocated");
+                continue;
+            }
+        }
+        taken.ports.insert(number);
+        mine.insert((number, protocol));
+        if let Some(p) = port.as_object_mut() {
+            p.insert("nodePort".into(), json!(number));
+        }
+    }
+    if list.is_array() {
+        spec.insert("ports".into(), list);
+    }
+    let local = balancer && spec.get("externalTrafficPolicy").and_then(Value::as_str) == Some("Local");
+    if local && spec.get("healthCheckNodePort").and_then(Value::as_i64).unwrap_or(0) == 0 {
+        let kept = before.get("healthCheckNodePort").and_then(Value::as_i64).filter(|n| *n != 0);
+        if let Some(n) = kept.or_else(|| Addresses::free_port(taken)) {
+            spec.insert("healthCheckNodePort".into(), json!(n));
+        }
+    }
+}
+
+impl ApiServer {
+    /// Fills in what only the server can know. What it returns is to be held until the write is in the cache.
+    pub(super) async fn allocate(
+        &self,
+        cx: &Context,
+        object: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<Option<Held>, Status> {
+        match (cx.kind.group.as_str(), cx.kind.plural.as_str()) {
+            ("", "services") => {
+                if old.is_some_and(|o| o.get("spec") == object.get("spec")) {
+                    return Ok(None);
+                }
+                let held = self.addresses.lock.clone().lock_owned().await;
+                self.cache.caught_up().await.map_err(super::store_failure)?;
+                let mut taken = Taken::default();
+                let (namespace, name) = (api::meta::namespace(object).to_owned(), api::meta::name(object).to_owned());
+                for service in self.cache.kind("", "services").all("") {
+                    if old.is_none() || service.name() != name || service.namespace() != namespace {
+                        taken.add(service.spec());
+                    }
+                }
+                let errors = self.addresses.assign(object, old.and_then(|o| o.get("spec")), &mut taken);
+                if !errors.is_empty() {
+                    return Err(Status::invalid(&cx.kind.gvk(), &name, &errors));
+                }
+                Ok(Some(held))
+            }
+            ("certificates.k8s.io", "certificatesigningrequests") if old.is_none() => {
+                let spec = api::meta::child(object, "spec");
+                spec.insert("username".into(), json!(cx.user.name));
+                spec.insert("groups".into(), json!(cx.user.groups));
+                if !cx.user.uid.is_empty() {
+                    spec.insert("uid".into(), json!(cx.user.uid));
+                }
+                if !cx.user.extra.is_empty() {
+                    spec.insert("extra".into(), json!(cx.user.extra));
+                }
+                Ok(None)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Refuses a role that holds, or a binding that gives, more than its writer may do.
+    pub(super) fn check_escalation(
+        &self,
+        user: &UserInfo,
+        kind: &Kind,
+        namespace: &str,
+        object: &Value,
+        old: Option<&Value>,
+    ) -> Result<(), Status> {
+        if kind.group != "rbac.authorization.k8s.io" || user.in_group(MASTERS) {
+            return Ok(());
+        }
+        let gvr = kind.gvr();
+        let name = api::meta::name(object);
+        let ask = |verb: &str, resource: &str, name: &str| {
+            let attributes = Attributes {
+                user,
+                verb,
+                is_resource: true,
+                group: &kind.group,
+                resource,
+                subresource: "",
+                namespace,
+                name,
+                path: "",
+            };
+            self.authorize(&attributes).allowed()
+        };
+        let wanted = match kind.plural.as_str() {
+            "roles" | "clusterroles" => {
+                let unchanged = old.is_some_and(|o| {
+                    o.get("rules") == object.get("rules") && o.get("aggregationRule") == object.get("aggregationRule")
+                });
+                if unchanged || ask("escalate", &kind.plural, name) {
+                    return Ok(());
+                }
+                authz::rules_of(object)
+            }
+            "rolebindings" | "clusterrolebindings" => {
+                if old.is_some_and(|o| {
+                    o.get("roleRef") == object.get("roleRef") && o.get("subjects") == object.get("subjects")
+                }) {
+                    return Ok(());
+                }
+                let role = object.get("roleRef").unwrap_or(&Value::Null);
+                let cluster = text(role, "kind") == "ClusterRole";
+                let resource = if cluster { "clusterroles" } else { "roles" };
+                let role_name = text(role, "name");
+                if ask("bind", resource, role_name) {
+                    return Ok(());
+                }
+                let key = crate::cache::local_key(if cluster { "" } else { namespace }, role_name);
+                let Some(role) = self.cache.kind(&kind.group, resource).get(&key) else {
+                    return Err(Status::not_found(
+                        &api::Gvr::owned(kind.group.clone(), "v1", resource),
+                        role_name,
+                    ));
+                };
+                authz::rules_of(role.value())
+            }
+            _ => return Ok(()),
+        };
+        let missing = authz::missing(&self.rbac().rules_for(user, namespace), &wanted);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let lines: Vec<String> = missing.iter().map(show_rule).collect();
+        Err(Status::forbidden(
+            &gvr,
+            name,
+            &format!(
+                "user \"{}\" (groups={:?}) is attempting to grant RBAC permissions not currently held:\n{}",
+                user.name,
+                user.groups,
+                lines.join("\n")
+            ),
+        ))
+    }
+}
+
+/// A rule as upstream prints it in this message.
+fn show_rule(rule: &authz::Rule) -> String {
+    let mut parts = Vec::new();
+    for (name, list) in [
+        ("APIGroups", &rule.groups),
+        ("Resources", &rule.resources),
+        ("ResourceNames", &rule.names),
+        ("NonResourceURLs", &rule.urls),
+        ("Verbs", &rule.verbs),
+    ] {
+        if !list.is_empty() {
+            parts.push(format!("{name}:{list:?}"));
+        }
+    }
+    format!("{{{}}}", parts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allocator() -> Addresses {
+        Addresses::new("10.96.0.0/12".parse().unwrap())
+    }
+
+    fn assigned(spec: Value, old: Option<Value>, taken: &mut Taken) -> (Value, String) {
+        let mut object = json!({"spec": spec});
+        let errors = allocator().assign(&mut object, old.as_ref(), taken);
+        (object["spec"].clone(), errors.message())
+    }
+
+    #[test]
+    fn addresses_are_given_kept_and_refused() {
+        let mut taken = Taken::default();
+        let (spec, _) = assigned(json!({"type": "ClusterIP", "ports": [{"port": 80}]}), None, &mut taken);
+        let ip = spec["clusterIP"].as_str().unwrap().to_owned();
+        assert_eq!(spec["clusterIPs"], json!([ip]));
+        let (_, why) = assigned(json!({"type": "ClusterIP", "clusterIP": ip}), None, &mut taken);
+        assert!(why.contains("provided IP is already allocated"), "{why}");
+        let (_, why) = assigned(json!({"type": "ClusterIP", "clusterIP": "1.2.3.4"}), None, &mut taken);
+        assert!(why.contains("not in the valid range"), "{why}");
+        let (headless, why) = assigned(json!({"clusterIP": "None"}), None, &mut taken);
+        assert_eq!((headless["clusterIPs"].clone(), why.as_str()), (json!(["None"]), ""));
+        let (again, _) = assigned(json!({"type": "ClusterIP"}), Some(spec.clone()), &mut Taken::default());
+        assert_eq!(again["clusterIP"], json!(ip));
+        let (external, _) = assigned(
+            json!({"type": "ExternalName", "clusterIP": ip, "clusterIPs": [ip]}),
+            Some(json!({"type": "ClusterIP", "clusterIP": ip})),
+            &mut Taken::default(),
+        );
+        assert_eq!(external, json!({"type": "ExternalName"}));
+    }
+
+    #[test]
+    fn node_ports() {
+        let mut taken = Taken::default();
+        let want = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30123}, {"port": 81}]});
+        let (spec, why) = assigned(want.clone(), None, &mut taken);
+        assert_eq!(why, "");
+        let second = spec["ports"][1]["nodePort"].as_i64().unwrap();
+        assert!(NODE_PORTS.contains(&second) && second != 30123);
+        let (_, why) = assigned(want, None, &mut taken);
+        assert_eq!(why, "spec.ports[0].nodePort: Invalid value: 30123: provided port is already allocated");
+        let low = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]});
+        let (_, why) = assigned(low, None, &mut taken);
+        assert!(why.contains("The range of valid ports is 30000-32767"), "{why}");
+        let (plain, _) = assigned(
+            json!({"type": "ClusterIP", "ports": [{"port": 80, "nodePort": 30123}]}),
+            Some(spec),
+            &mut Taken::default(),
+        );
+        assert_eq!(plain["ports"][0], json!({"port": 80}));
+        let dns = json!({"type": "NodePort", "ports": [{"port": 53, "protocol": "TCP", "nodePort": 30053},
+            {"port": 53, "protocol": "UDP", "nodePort": 30053}]});
+        assert_eq!(assigned(dns, None, &mut Taken::default()).1, "");
+    }
+}

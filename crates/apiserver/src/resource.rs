@@ -1,0 +1,320 @@
+//! Requests on resources: finds the kind, checks that it has the verb, decodes, calls the registry, encodes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use api::codec::MediaType;
+use api::schema::{Schema, TypeId};
+use api::table::Include;
+use api::{Kind, Object, Status, Value};
+use bytes::Bytes;
+use http::{Method, Response, StatusCode};
+
+use crate::ApiServer;
+use crate::body::Body;
+use crate::negotiate::{Accept, accept};
+use crate::pipeline::{Call, Payload, add_warnings, code_of, collect};
+use crate::query::{ListOptions, WriteOptions};
+use crate::registry::{
+    Context, DeleteOptions, Deleted, PatchBody, render_list, render_object, render_watch, reply_value,
+};
+
+/// Subresources that lead to a node or a pod.
+const CONNECT: [&str; 5] = ["log", "exec", "attach", "portforward", "proxy"];
+
+/// Every kind that is served, built in or custom.
+#[derive(Debug, Default)]
+pub struct Kinds {
+    /// All of them.
+    pub all: Vec<Arc<Kind>>,
+    by_path: HashMap<(String, String, String), (usize, usize)>,
+    /// Ends the watches of kinds that are no longer served.
+    pub(crate) stops: HashMap<String, tokio_util::sync::CancellationToken>,
+}
+
+impl Kinds {
+    /// An index of `all`.
+    pub fn new(all: Vec<Arc<Kind>>) -> Self {
+        let mut by_path = HashMap::new();
+        for (i, kind) in all.iter().enumerate() {
+            for (j, v) in kind.versions.iter().enumerate().filter(|(_, v)| v.served) {
+                by_path.insert((v.group.clone(), v.version.clone(), kind.plural.clone()), (i, j));
+            }
+        }
+        Self { all, by_path, stops: HashMap::new() }
+    }
+
+    /// The kind served at a path, and the index of the version.
+    pub fn find(&self, group: &str, version: &str, resource: &str) -> Option<(Arc<Kind>, usize)> {
+        let key = (group.to_owned(), version.to_owned(), resource.to_owned());
+        self.by_path.get(&key).map(|(i, j)| (self.all[*i].clone(), *j))
+    }
+
+    /// The kind stored under a group and resource.
+    pub fn stored(&self, group: &str, resource: &str) -> Option<Arc<Kind>> {
+        self.all.iter().find(|k| k.group == group && k.plural == resource).cloned()
+    }
+}
+
+/// The name of the program that writes: what comes before the first slash of its user agent.
+fn agent(call: &Call) -> String {
+    let name = call.header("user-agent").split('/').next().unwrap_or("").to_owned();
+    if name.is_empty() { "unknown".into() } else { name.chars().take(128).collect() }
+}
+
+/// A request on a resource on its way through.
+pub(crate) struct Resolved {
+    pub(crate) cx: Context,
+    pub(crate) accept: Accept,
+    pub(crate) include: Include,
+    pub(crate) call: Call,
+}
+
+impl Resolved {
+    /// Reads the body.
+    pub(crate) async fn body(&mut self) -> Result<Bytes, Status> {
+        let payload = std::mem::replace(self.call.request.body_mut(), Payload::Bytes(Bytes::new()));
+        collect(payload).await
+    }
+
+    fn media(&self) -> Result<MediaType, Status> {
+        MediaType::of(self.call.header("content-type")).ok_or_else(|| {
+            Status::unsupported_media_type(&[
+                "application/json",
+                "application/yaml",
+                "application/vnd.kubernetes.protobuf",
+            ])
+        })
+    }
+
+    /// Reads and decodes the body as the kind itself.
+    pub(crate) async fn decode(&mut self, options: &WriteOptions) -> Result<Value, Status> {
+        let media = self.media()?;
+        let body = self.body().await?;
+        let cx = &mut self.cx;
+        let decoded =
+            api::codec::decode(&body, media, &cx.kind, &cx.kind.versions[cx.version], options.validation)?;
+        cx.warnings.extend(decoded.warnings);
+        Ok(decoded.value)
+    }
+
+    /// Reads and decodes the body as another type, of the subresource.
+    pub(crate) async fn decode_as(&mut self, gvk: &api::Gvk, options: &WriteOptions) -> Result<Value, Status> {
+        let media = self.media()?;
+        let body = self.body().await?;
+        let schema = TypeId::of_gvk(&gvk.group, &gvk.version, &gvk.kind).map_or(Schema::Any, TypeId::schema);
+        let decoded =
+            api::codec::decode_as(&body, media, &gvk.api_version(), &gvk.kind, schema, options.validation)?;
+        self.cx.warnings.extend(decoded.warnings);
+        Ok(decoded.value)
+    }
+
+    /// The answer that is one object.
+    pub(crate) fn object(&self, code: StatusCode, object: &Arc<Object>) -> Result<Response<Body>, Status> {
+        render_object(&self.cx, code, &self.accept, self.include, object)
+    }
+
+    /// The answer that is a document of another type.
+    pub(crate) fn document(&self, code: StatusCode, value: &Value) -> Result<Response<Body>, Status> {
+        let text = |f: &str| value.get(f).and_then(Value::as_str).unwrap_or("");
+        let (group, version) = api::names::split_api_version(text("apiVersion"));
+        let schema = TypeId::of_gvk(group, version, text("kind")).map_or(Schema::Any, TypeId::schema);
+        reply_value(code, &self.accept, value, schema)
+    }
+
+    pub(crate) fn write_options(&self) -> Result<WriteOptions, Status> {
+        WriteOptions::parse(&self.call.query).map_err(Status::bad_request)
+    }
+}
+
+impl ApiServer {
+    /// Answers a request on a resource.
+    pub(crate) async fn resource(self: &Arc<Self>, call: Call) -> Result<Response<Body>, Status> {
+        let info = call.info.clone();
+        let found = self.kinds.load().find(&info.group, &info.version, &info.resource);
+        let Some((kind, version)) = found else {
+            return self.aggregated(call).await;
+        };
+        if info.subresource.is_empty() && kind.namespaced != !info.namespace.is_empty() {
+            // Cluster-scoped kinds have no namespaced paths; namespaced ones can only be read and deleted across them all.
+            let across = kind.namespaced && matches!(info.verb, "list" | "watch") && info.name.is_empty()
+                || kind.namespaced && matches!(info.verb, "list" | "watch" | "deletecollection");
+            let itself = kind.plural == "namespaces" && kind.group.is_empty();
+            if !across && !itself && !(info.verb == "create" && kind.namespaced) {
+                return Err(Status::no_such_path());
+            }
+            if info.verb == "create" && kind.namespaced && kind.is_stored() {
+                return Err(Status::method_not_supported(&kind.versions[version].gvr(&kind), "create"));
+            }
+        }
+        if CONNECT.contains(&info.subresource.as_str()) && kind.versions[version].subresource(&info.subresource).is_some() {
+            return self.connect(call, &kind).await;
+        }
+        let accept = accept(call.header("accept"), false)?;
+        let include = Include::parse(call.query.get("includeObject").unwrap_or(""))
+            .ok_or_else(|| Status::bad_request("includeObject: must be \"None\", \"Metadata\" or \"Object\""))?;
+        let mut warnings = Vec::new();
+        warnings.extend(kind.versions[version].deprecation.clone());
+        let cx = Context { user: call.user.clone(), info, kind, version, agent: agent(&call), warnings };
+        let mut r = Resolved { cx, accept, include, call };
+        let answer = if r.cx.info.subresource.is_empty() {
+            self.itself(&mut r).await
+        } else {
+            self.subresource(&mut r).await
+        };
+        match answer {
+            Ok(mut response) => {
+                add_warnings(&mut response, &r.cx.warnings);
+                Ok(response)
+            }
+            Err(status) => {
+                let mut response = crate::registry::render_status(&status);
+                add_warnings(&mut response, &r.cx.warnings);
+                Ok(response)
+            }
+        }
+    }
+
+    async fn itself(self: &Arc<Self>, r: &mut Resolved) -> Result<Response<Body>, Status> {
+        let gvr = r.cx.gvr();
+        let unsupported = |action: &str| Status::method_not_supported(&gvr, action);
+        if !r.cx.kind.is_stored() {
+            return self.unstored(r).await;
+        }
+        let has = |verb: &str| r.cx.version().has_verb(verb);
+        let verb = r.cx.info.verb;
+        // A list or watch of one name came by the field selector, not by the path.
+        let collection = matches!(verb, "list" | "watch" | "deletecollection");
+        if !has(verb) && !(verb == "watch" && has("list")) {
+            return Err(unsupported(verb));
+        }
+        match verb {
+            "get" => {
+                if let Some(v) = r.call.query.some("resourceVersion").filter(|v| *v != "0") {
+                    let revision = crate::query::resource_version(v).map_err(Status::bad_request)?;
+                    self.wait_for_revision(revision).await?;
+                }
+                let object = self.get_object(&r.cx, &r.cx.info.name).await?;
+                r.object(StatusCode::OK, &object)
+            }
+            "list" => {
+                let options = ListOptions::parse(&r.call.query, false).map_err(Status::bad_request)?;
+                let listed = self.list(&r.cx, &options).await?;
+                render_list(&r.cx, &r.accept, r.include, listed)
+            }
+            "watch" => {
+                let options = ListOptions::parse(&r.call.query, true).map_err(Status::bad_request)?;
+                render_watch(self, &r.cx, r.accept.clone(), r.include, &options).await
+            }
+            "create" => {
+                let options = r.write_options()?;
+                let value = r.decode(&options).await?;
+                let object = self.create(&mut r.cx, value, &options).await?;
+                r.object(StatusCode::CREATED, &object)
+            }
+            "update" => {
+                let options = r.write_options()?;
+                let value = r.decode(&options).await?;
+                let (object, created) = self.update(&mut r.cx, value, "", &options).await?;
+                r.object(code_of(created), &object)
+            }
+            "patch" => {
+                let (object, created) = self.patch_request(r, "").await?;
+                r.object(code_of(created), &object)
+            }
+            "delete" => {
+                let options = self.delete_options(r).await?;
+                let name = r.cx.info.name.clone();
+                match self.delete(&mut r.cx, &name, &options).await? {
+                    Deleted::Going(object) => r.object(StatusCode::OK, &object),
+                    Deleted::Gone(object) if returns_deleted(&r.cx.kind) => r.object(StatusCode::OK, &object),
+                    Deleted::Gone(object) => {
+                        let status = Status::success(&gvr.group, &gvr.resource, object.name(), object.uid());
+                        r.document(StatusCode::OK, &status.to_value())
+                    }
+                }
+            }
+            "deletecollection" if collection => {
+                let options = self.delete_options(r).await?;
+                let selection = ListOptions::parse(&r.call.query, false).map_err(Status::bad_request)?;
+                let mut listed = self.list(&r.cx, &selection).await?;
+                listed.items = self.delete_all(&mut r.cx, listed.items, &options).await?;
+                render_list(&r.cx, &r.accept, r.include, listed)
+            }
+            other => Err(unsupported(other)),
+        }
+    }
+
+    async fn delete_options(&self, r: &mut Resolved) -> Result<DeleteOptions, Status> {
+        let media = r.media()?;
+        let body = r.body().await?;
+        let value = if body.is_empty() {
+            Value::Null
+        } else {
+            let schema = TypeId::named("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions");
+            match media {
+                MediaType::Json => serde_json::from_slice(&body).map_err(|e| {
+                    Status::bad_request(format!("couldn't get version/kind; json parse error: {e}"))
+                })?,
+                MediaType::Yaml => api::codec::yaml::decode(&body)?,
+                MediaType::Protobuf => {
+                    api::codec::protobuf::decode(&body, schema.map_or(Schema::Any, TypeId::schema))?
+                }
+            }
+        };
+        DeleteOptions::parse(&value, &r.call.query)
+    }
+
+    pub(crate) async fn patch_request(
+        &self,
+        r: &mut Resolved,
+        subresource: &str,
+    ) -> Result<(Arc<Object>, bool), Status> {
+        let options = r.write_options()?;
+        let content_type = r.call.header("content-type").to_owned();
+        let body = r.body().await?;
+        let patch = PatchBody::parse(&content_type, &body, r.cx.kind.custom)?;
+        self.patch(&mut r.cx, patch, subresource, &options).await
+    }
+
+    /// The verbs of an object's subresource.
+    async fn subresource(self: &Arc<Self>, r: &mut Resolved) -> Result<Response<Body>, Status> {
+        let name = r.cx.info.subresource.clone();
+        let Some(sub) = r.cx.version().subresource(&name).cloned() else {
+            return Err(Status::no_such_path());
+        };
+        if !sub.verbs.contains(&r.cx.info.verb) {
+            return Err(Status::method_not_supported(&r.cx.gvr(), r.cx.info.verb));
+        }
+        match (name.as_str(), r.call.request.method()) {
+            ("scale", _) => self.scale(r, &sub.gvk).await,
+            ("binding", &Method::POST) => self.bind(r, &sub.gvk).await,
+            ("eviction", &Method::POST) => self.evict(r, &sub.gvk).await,
+            ("token", &Method::POST) => self.token(r, &sub.gvk).await,
+            (_, &Method::GET | &Method::HEAD) => {
+                let object = self.get_object(&r.cx, &r.cx.info.name).await?;
+                r.object(StatusCode::OK, &object)
+            }
+            (_, &Method::PUT) => {
+                let options = r.write_options()?;
+                let value = r.decode(&options).await?;
+                let (object, _) = self.update(&mut r.cx, value, &name, &options).await?;
+                r.object(StatusCode::OK, &object)
+            }
+            (_, &Method::PATCH) => {
+                let (object, _) = self.patch_request(r, &name).await?;
+                r.object(StatusCode::OK, &object)
+            }
+            _ => Err(Status::method_not_supported(&r.cx.gvr(), r.cx.info.verb)),
+        }
+    }
+}
+
+/// Kinds whose deletion answers with the object instead of a Status, as upstream's.
+fn returns_deleted(kind: &Kind) -> bool {
+    kind.group.is_empty()
+        && matches!(
+            kind.plural.as_str(),
+            "pods" | "services" | "persistentvolumes" | "persistentvolumeclaims" | "serviceaccounts" | "resourcequotas" | "podtemplates"
+        )
+}

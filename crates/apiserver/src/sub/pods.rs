@@ -1,0 +1,193 @@
+//! Pods' binding to a node, and their eviction as far as disruption budgets allow.
+
+use std::sync::Arc;
+
+use api::selector::Label;
+use api::{Gvk, Object, Status, Value};
+use http::{Response, StatusCode};
+use serde_json::json;
+
+use crate::ApiServer;
+use crate::body::Body;
+use crate::query::{Query, WriteOptions};
+use crate::registry::{Context, DeleteOptions, Modify};
+use crate::resource::Resolved;
+
+/// Marks a pod that is being evicted as disrupted on purpose.
+fn set_condition(pod: &mut Value, kind: &str, status: &str, reason: &str, message: &str) {
+    let now = api::meta::time(base::clock::now());
+    let conditions = api::meta::child(pod, "status").entry("conditions").or_insert_with(|| json!([]));
+    let Some(list) = conditions.as_array_mut() else { return };
+    list.retain(|c| c.get("type").and_then(Value::as_str) != Some(kind));
+    let mut condition =
+        json!({"type": kind, "status": status, "lastProbeTime": null, "lastTransitionTime": now});
+    if !reason.is_empty() {
+        condition["reason"] = json!(reason);
+        condition["message"] = json!(message);
+    }
+    list.push(condition);
+}
+
+fn success(code: StatusCode, r: &Resolved) -> Result<Response<Body>, Status> {
+    let value = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": code.as_u16()});
+    r.document(code, &value)
+}
+
+impl ApiServer {
+    /// POST of a Binding, to the pod's subresource or to the collection of bindings.
+    pub(crate) async fn bind(&self, r: &mut Resolved, gvk: &Gvk) -> Result<Response<Body>, Status> {
+        let options = r.write_options()?;
+        let binding = r.decode_as(gvk, &options).await?;
+        let text = |p: &str| binding.pointer(p).and_then(Value::as_str).unwrap_or("").to_owned();
+        let name = if r.cx.info.name.is_empty() { text("/metadata/name") } else { r.cx.info.name.clone() };
+        let node = text("/target/name");
+        let mut errors = api::ErrorList::new();
+        let target = api::Path::new("target");
+        if !matches!(text("/target/kind").as_str(), "" | "Node") {
+            errors.not_supported(&target.child("kind"), &json!(text("/target/kind")), &["Node"]);
+        }
+        if node.is_empty() {
+            errors.required(&target.child("name"), "");
+        }
+        if !errors.is_empty() {
+            return Err(Status::invalid(&Gvk::new("", "v1", "Binding"), &name, &errors));
+        }
+        let pods = self.kinds.load().stored("", "pods").ok_or_else(Status::no_such_path)?;
+        let mut cx = Context::internal(r.cx.user.clone(), pods, &r.cx.info.namespace, &name);
+        cx.agent = r.cx.agent.clone();
+        let gvr = api::Gvr::new("", "v1", "pods/binding");
+        let uid = text("/metadata/uid");
+        let annotations = binding.pointer("/metadata/annotations").and_then(Value::as_object).cloned();
+        let mut change = |old: &Arc<Object>| {
+            let conflict = |why: String| Status::conflict(&gvr, &name, &why);
+            if !uid.is_empty() && uid != old.uid() {
+                return Err(conflict(format!(
+                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                    old.uid()
+                )));
+            }
+            if old.is_deleting() {
+                return Err(conflict(format!("pod {name} is being deleted, cannot be assigned to a host")));
+            }
+            if let Some(bound) = old.spec().get("nodeName").and_then(Value::as_str).filter(|n| !n.is_empty()) {
+                return Err(conflict(format!("pod {name} is already assigned to node \"{bound}\"")));
+            }
+            if old.spec().get("schedulingGates").and_then(Value::as_array).is_some_and(|g| !g.is_empty()) {
+                return Err(conflict(format!("pod {name} has non-empty .spec.schedulingGates")));
+            }
+            let mut new = old.value().clone();
+            api::meta::child(&mut new, "spec").insert("nodeName".into(), json!(node));
+            for (k, v) in annotations.iter().flatten() {
+                api::meta::set_annotation(&mut new, k, v.as_str().unwrap_or(""));
+            }
+            set_condition(&mut new, "PodScheduled", "True", "", "");
+            Ok(new)
+        };
+        let modify =
+            Modify { name: &name, subresource: "binding", options: &options, applied: false, checked: false };
+        self.modify(&mut cx, &modify, &mut change).await?;
+        success(StatusCode::CREATED, r)
+    }
+
+    /// POST of an Eviction.
+    pub(crate) async fn evict(&self, r: &mut Resolved, gvk: &Gvk) -> Result<Response<Body>, Status> {
+        let options = r.write_options()?;
+        let eviction = r.decode_as(gvk, &options).await?;
+        let name = r.cx.info.name.clone();
+        let given = api::meta::name(&eviction);
+        if !given.is_empty() && given != name {
+            return Err(Status::bad_request(
+                "name in URL does not match name in Eviction object",
+            ));
+        }
+        let mut delete = DeleteOptions::parse(
+            eviction.get("deleteOptions").unwrap_or(&Value::Null),
+            &Query::default(),
+        )?;
+        delete.dry_run |= options.dry_run;
+        let pod = self.get_object(&r.cx, &name).await?;
+        // What does not run, or is going anyway, disrupts nothing.
+        let phase = pod.status().get("phase").and_then(Value::as_str).unwrap_or("");
+        let exempt = matches!(phase, "Succeeded" | "Failed" | "Pending") || pod.is_deleting();
+        let mut cx = r.cx.clone();
+        cx.info.subresource.clear();
+        if !exempt {
+            self.spend_budget(&cx, &pod, &options).await?;
+        }
+        if !delete.dry_run && !exempt {
+            let mut change = |old: &Arc<Object>| {
+                let mut new = old.value().clone();
+                set_condition(&mut new, "DisruptionTarget", "True", "EvictionByEvictionAPI", "Eviction API: evicting");
+                Ok(new)
+            };
+            let modify =
+                Modify { name: &name, subresource: "status", options: &options, applied: false, checked: false };
+            self.modify(&mut cx, &modify, &mut change).await?;
+        }
+        delete.uid = delete.uid.or_else(|| Some(pod.uid().to_owned()));
+        self.delete(&mut cx, &name, &delete).await?;
+        success(StatusCode::CREATED, r)
+    }
+
+    /// Takes one disruption from the budget that covers the pod, or says that there is none left.
+    async fn spend_budget(&self, cx: &Context, pod: &Arc<Object>, options: &WriteOptions) -> Result<(), Status> {
+        let covers = |budget: &Arc<Object>| {
+            let selector = budget.spec().get("selector").unwrap_or(&Value::Null);
+            !selector.is_null() && Label::from_selector(selector).is_ok_and(|s| s.matches(pod.labels()))
+        };
+        let budgets: Vec<_> = self
+            .cache
+            .kind("policy", "poddisruptionbudgets")
+            .all(pod.namespace())
+            .into_iter()
+            .filter(covers)
+            .collect();
+        if budgets.len() > 1 {
+            return Err(Status::internal(
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+            ));
+        }
+        let Some(budget) = budgets.first() else { return Ok(()) };
+        let ready = pod.status().get("conditions").and_then(Value::as_array).is_some_and(|c| {
+            c.iter().any(|c| c.get("type").and_then(Value::as_str) == Some("Ready") && c.get("status").and_then(Value::as_str) == Some("True"))
+        });
+        let number = |v: &Value, f: &str| v.get(f).and_then(Value::as_i64).unwrap_or(0);
+        if !ready {
+            let always = budget.spec().get("unhealthyPodEvictionPolicy").and_then(Value::as_str) == Some("AlwaysAllow");
+            let status = budget.status();
+            if always || number(status, "currentHealthy") >= number(status, "desiredHealthy") && number(status, "desiredHealthy") > 0 {
+                return Ok(());
+            }
+        }
+        let kind = self.kinds.load().stored("policy", "poddisruptionbudgets").ok_or_else(Status::no_such_path)?;
+        let mut inner = Context::internal(cx.user.clone(), kind, pod.namespace(), budget.name());
+        let mut change = |old: &Arc<Object>| {
+            let refuse = |why: String| {
+                Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", 10)
+                    .with_cause("DisruptionBudget", why, "")
+            };
+            let status = old.status();
+            let name = old.name();
+            if api::meta::generation(old.value()) > number(status, "observedGeneration") {
+                return Err(refuse(format!("The disruption budget {name} is still being processed by the server.")));
+            }
+            let allowed = number(status, "disruptionsAllowed");
+            if allowed <= 0 {
+                return Err(refuse(format!(
+                    "The disruption budget {name} needs {} healthy pods and has {} currently",
+                    number(status, "desiredHealthy"),
+                    number(status, "currentHealthy")
+                )));
+            }
+            let mut new = old.value().clone();
+            let status = api::meta::child(&mut new, "status");
+            status.insert("disruptionsAllowed".into(), json!(allowed - 1));
+            api::meta::entry(status, "disruptedPods")
+                .insert(pod.name().to_owned(), json!(api::meta::time(base::clock::now())));
+            Ok(new)
+        };
+        let name = budget.name().to_owned();
+        let modify = Modify { name: &name, subresource: "status", options, applied: false, checked: false };
+        self.modify(&mut inner, &modify, &mut change).await.map(|_| ())
+    }
+}

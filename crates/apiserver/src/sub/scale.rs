@@ -1,0 +1,64 @@
+//! The `scale` subresource: a kind's replicas in a form that is the same for all kinds.
+
+use std::sync::Arc;
+
+use api::schema::{Schema, TypeId};
+use api::{Gvk, Object, Status, Value};
+use http::{Method, Response, StatusCode};
+
+use crate::ApiServer;
+use crate::body::Body;
+use crate::registry::{Modify, PatchBody};
+use crate::resource::Resolved;
+
+impl ApiServer {
+    pub(crate) async fn scale(&self, r: &mut Resolved, gvk: &Gvk) -> Result<Response<Body>, Status> {
+        let kind = r.cx.kind.clone();
+        let name = r.cx.info.name.clone();
+        let read = |object: &Object| {
+            kind.scale_of(object.value()).ok_or_else(|| {
+                Status::bad_request(format!("{} \"{}\" cannot be scaled", kind.plural, object.name()))
+            })
+        };
+        let method = r.call.request.method().clone();
+        if method == Method::GET || method == Method::HEAD {
+            let object = self.get_object(&r.cx, &name).await?;
+            let scale = read(&object)?;
+            return r.document(StatusCode::OK, &scale);
+        }
+        let write = |scale: &Value, object: &mut Value| {
+            let wanted = api::meta::resource_version(scale);
+            if !wanted.is_empty() && wanted != api::meta::resource_version(object) {
+                return Err(Status::modified(&kind.gvr(), &name));
+            }
+            let replicas = scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
+            if replicas < 0 {
+                let mut errors = api::ErrorList::new();
+                let path = api::Path::new("spec").child("replicas");
+                errors.invalid(&path, &replicas.into(), "must be greater than or equal to 0");
+                return Err(Status::invalid(&Gvk::new("autoscaling", "v1", "Scale"), &name, &errors));
+            }
+            kind.set_scale(object, replicas);
+            Ok(())
+        };
+        let options = r.write_options()?;
+        let modify = Modify { name: &name, subresource: "scale", options: &options, applied: false, checked: true };
+        let object: Arc<Object> = if method == Method::PUT {
+            let scale = r.decode_as(gvk, &options).await?;
+            let mut change = |old: &Arc<Object>| {
+                let mut new = old.value().clone();
+                write(&scale, &mut new)?;
+                Ok(new)
+            };
+            self.modify(&mut r.cx, &modify, &mut change).await?
+        } else {
+            let content_type = r.call.header("content-type").to_owned();
+            let body = r.body().await?;
+            let patch = PatchBody::parse(&content_type, &body, kind.custom)?;
+            let schema = TypeId::of_gvk(&gvk.group, &gvk.version, &gvk.kind).map_or(Schema::Any, TypeId::schema);
+            self.patch_document(&mut r.cx, &patch, &modify, schema, read, write).await?
+        };
+        let scale = read(&object)?;
+        r.document(StatusCode::OK, &scale)
+    }
+}

@@ -1,0 +1,100 @@
+//! TokenRequest: a token for a service account, bound to what will use it.
+
+use api::{ErrorList, Gvk, Path, Status, Value};
+use http::{Response, StatusCode};
+use serde_json::json;
+
+use crate::ApiServer;
+use crate::body::Body;
+use crate::cache::local_key;
+use crate::resource::Resolved;
+
+/// The shortest life of a token, in seconds.
+const SHORTEST: i64 = 600;
+/// The longest.
+const LONGEST: i64 = 1 << 32;
+/// What is given to who does not ask.
+const DEFAULT: i64 = 3600;
+
+impl ApiServer {
+    /// POST of a TokenRequest to a service account.
+    pub(crate) async fn token(&self, r: &mut Resolved, gvk: &Gvk) -> Result<Response<Body>, Status> {
+        let options = r.write_options()?;
+        let mut request = r.decode_as(gvk, &options).await?;
+        let name = r.cx.info.name.clone();
+        let namespace = r.cx.info.namespace.clone();
+        let account = self.get_object(&r.cx, &name).await?;
+        let spec = request.get("spec").cloned().unwrap_or(Value::Null);
+        let seconds = spec.get("expirationSeconds").and_then(Value::as_i64).unwrap_or(DEFAULT);
+        let mut errors = ErrorList::new();
+        let path = Path::new("spec").child("expirationSeconds");
+        if seconds < SHORTEST {
+            errors.invalid(&path, &json!(seconds), "may not specify a duration less than 10 minutes");
+        }
+        if seconds > LONGEST {
+            errors.invalid(&path, &json!(seconds), "may not specify a duration larger than 2^32 seconds");
+        }
+        if !errors.is_empty() {
+            return Err(Status::invalid(&Gvk::new("authentication.k8s.io", "v1", "TokenRequest"), "", &errors));
+        }
+        let audiences: Vec<String> = spec
+            .get("audiences")
+            .and_then(Value::as_array)
+            .map(|a| a.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect())
+            .unwrap_or_default();
+        let mut bound: Vec<(&str, Value)> = Vec::new();
+        if let Some(reference) = spec.get("boundObjectRef").filter(|v| !v.is_null()) {
+            let text = |f: &str| reference.get(f).and_then(Value::as_str).unwrap_or("");
+            let (claim, resource) = match (text("apiVersion"), text("kind")) {
+                ("v1", "Pod") => ("pod", "pods"),
+                ("v1", "Secret") => ("secret", "secrets"),
+                ("v1", "Node") => ("node", "nodes"),
+                (_, kind) => {
+                    return Err(Status::bad_request(format!("cannot bind token for object of type {kind}")));
+                }
+            };
+            let scope = if resource == "nodes" { "" } else { namespace.as_str() };
+            let gvr = api::Gvr::owned("", "v1", resource);
+            let object = self
+                .cache
+                .kind("", resource)
+                .get(&local_key(scope, text("name")))
+                .ok_or_else(|| Status::not_found(&gvr, text("name")))?;
+            if !text("uid").is_empty() && text("uid") != object.uid() {
+                let why = format!(
+                    "the UID in the bound object reference ({}) does not match the UID in record. The object might have been deleted and then recreated",
+                    text("uid")
+                );
+                return Err(Status::conflict(&gvr, text("name"), &why));
+            }
+            bound.push((claim, json!({"name": object.name(), "uid": object.uid()})));
+            if resource == "pods" {
+                let spec = object.spec();
+                if spec.get("serviceAccountName").and_then(Value::as_str) != Some(name.as_str()) {
+                    return Err(Status::bad_request(format!(
+                        "cannot bind token for serviceaccount \"{name}\" to pod running with different serviceaccount name."
+                    )));
+                }
+                let node = spec.get("nodeName").and_then(Value::as_str).unwrap_or("");
+                if let Some(node) = self.cache.kind("", "nodes").get(node) {
+                    bound.push(("node", json!({"name": node.name(), "uid": node.uid()})));
+                }
+            }
+        }
+        let (token, expires) =
+            self.authenticator.sign(&namespace, (&name, account.uid()), &audiences, seconds, &bound)?;
+        let expires = jiff::Timestamp::from_second(expires).map_err(Status::internal)?;
+        if let Some(spec) = request.get_mut("spec").and_then(Value::as_object_mut) {
+            spec.insert("expirationSeconds".into(), json!(seconds));
+            if audiences.is_empty() {
+                spec.insert("audiences".into(), json!([self.authenticator.issuer()]));
+            }
+        }
+        request["status"] = json!({"token": token, "expirationTimestamp": api::meta::time(expires)});
+        let meta = api::meta::of_mut(&mut request);
+        meta.insert("name".into(), json!(name));
+        meta.insert("namespace".into(), json!(namespace));
+        meta.insert("creationTimestamp".into(), json!(api::meta::time(base::clock::now())));
+        r.document(StatusCode::CREATED, &request)
+    }
+}

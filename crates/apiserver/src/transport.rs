@@ -1,0 +1,160 @@
+//! The client's transport inside the server's own process: no socket, no encoding of lists and watches, everything else as for
+//! everybody.
+
+use std::sync::Arc;
+
+use api::{Gvr, Object};
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use client::{BoxBody, BoxStream, Duplex, Error, WatchEvent, WatchKind};
+use futures::StreamExt;
+use http_body_util::BodyExt;
+
+use crate::ApiServer;
+use crate::authz::Attributes;
+use crate::body::Body;
+use crate::cache::Change;
+use crate::path::RequestInfo;
+use crate::pipeline::{Payload, Peer};
+use crate::query::{ListOptions, VersionMatch};
+use crate::registry::{Context, WatchItem, bookmark_object, value_in, watch_stream};
+use crate::user::UserInfo;
+
+/// See the module.
+pub struct InProcess {
+    server: Arc<ApiServer>,
+    peer: Peer,
+    user: Arc<UserInfo>,
+}
+
+impl InProcess {
+    /// A transport as `user`.
+    pub fn new(server: Arc<ApiServer>, user: UserInfo) -> Self {
+        let user = Arc::new(user);
+        Self { server, peer: Peer { user: Some(user.clone()), address: None }, user }
+    }
+
+    fn context(&self, gvr: &Gvr, ns: Option<&str>, verb: &'static str) -> client::Result<Context> {
+        let (kind, version) = self
+            .server
+            .kinds
+            .load()
+            .find(&gvr.group, &gvr.version, &gvr.resource)
+            .ok_or_else(api::Status::no_such_path)?;
+        let info = RequestInfo {
+            is_resource: true,
+            verb,
+            group: gvr.group.clone().into_owned(),
+            version: gvr.version.clone().into_owned(),
+            resource: gvr.resource.clone().into_owned(),
+            namespace: ns.unwrap_or("").to_owned(),
+            ..RequestInfo::default()
+        };
+        let cx = Context { user: self.user.clone(), info, kind, version, agent: "tug".into(), warnings: Vec::new() };
+        self.server.require(&Attributes::of(&cx.user, &cx.info))?;
+        Ok(cx)
+    }
+}
+
+/// An object in the version that was asked for; the server's own if that is the stored one.
+fn in_version(cx: &Context, object: Arc<Object>) -> Arc<Object> {
+    if cx.kind.is_storage(cx.version()) {
+        return object;
+    }
+    Object::from_value(value_in(&cx.kind, cx.version(), &object))
+}
+
+fn list_options(labels: String, fields: String) -> ListOptions {
+    ListOptions {
+        labels,
+        fields,
+        limit: 0,
+        token: None,
+        version: VersionMatch::Latest,
+        timeout: None,
+        bookmarks: false,
+        initial_events: None,
+    }
+}
+
+async fn whole(body: Body) -> client::Result<Bytes> {
+    match body {
+        Body::Full(bytes) => Ok(bytes),
+        Body::List(list) => Ok(list.collect()),
+        Body::Stream(mut stream) => {
+            let mut out = BytesMut::new();
+            while let Some(chunk) = stream.next().await {
+                out.extend_from_slice(&chunk.map_err(|e| Error::Transport(e.to_string()))?);
+            }
+            Ok(out.freeze())
+        }
+        Body::Proxied(body) => {
+            Ok(body.collect().await.map_err(|e| Error::Transport(e.to_string()))?.to_bytes())
+        }
+    }
+}
+
+#[async_trait]
+impl client::Transport for InProcess {
+    async fn call(&self, request: http::Request<Bytes>) -> client::Result<http::Response<Bytes>> {
+        let response = self.server.handle(request.map(Payload::Bytes), self.peer.clone()).await;
+        let (parts, body) = response.into_parts();
+        Ok(http::Response::from_parts(parts, whole(body).await?))
+    }
+
+    async fn open(&self, request: http::Request<Bytes>) -> client::Result<http::Response<BoxBody>> {
+        let response = self.server.handle(request.map(Payload::Bytes), self.peer.clone()).await;
+        Ok(response.map(|b| b.map_err(|e| Error::Transport(e.to_string())).boxed_unsync()))
+    }
+
+    async fn upgrade(&self, _: http::Request<()>) -> client::Result<(http::Response<()>, Box<dyn Duplex>)> {
+        Err(Error::Unsupported("switching protocols"))
+    }
+
+    async fn list(
+        &self,
+        gvr: &Gvr,
+        ns: Option<&str>,
+        options: &client::ListOptions,
+    ) -> client::Result<client::ObjectList> {
+        let cx = self.context(gvr, ns, "list")?;
+        let mut wanted = list_options(options.labels.to_string(), options.fields.to_string());
+        wanted.limit = usize::try_from(options.limit).unwrap_or(usize::MAX);
+        wanted.token = Some(options.next.clone()).filter(|t| !t.is_empty());
+        if options.any_revision {
+            wanted.version = VersionMatch::Any;
+        }
+        let listed = self.server.list(&cx, &wanted).await?;
+        let items = listed.items.into_iter().map(|o| in_version(&cx, o)).collect();
+        Ok(client::ObjectList { revision: listed.revision, items, next: listed.next })
+    }
+
+    async fn watch(
+        &self,
+        gvr: &Gvr,
+        ns: Option<&str>,
+        options: &client::WatchOptions,
+    ) -> client::Result<BoxStream<'static, client::Result<WatchEvent>>> {
+        let cx = self.context(gvr, ns, "watch")?;
+        let mut wanted = list_options(options.labels.to_string(), options.fields.to_string());
+        wanted.bookmarks = options.bookmarks;
+        if options.revision > 0 {
+            wanted.version = VersionMatch::NotOlderThan(options.revision);
+        }
+        let items = watch_stream(&self.server, &cx, &wanted, false).await?;
+        Ok(Box::pin(items.map(move |item| match item {
+            WatchItem::Event(change, object, _) => {
+                let kind = match change {
+                    Change::Added => WatchKind::Added,
+                    Change::Modified => WatchKind::Modified,
+                    Change::Deleted => WatchKind::Deleted,
+                };
+                Ok(WatchEvent { kind, object: in_version(&cx, object) })
+            }
+            WatchItem::Bookmark(revision, initial) => {
+                Ok(WatchEvent { kind: WatchKind::Bookmark, object: bookmark_object(&cx, revision, initial) })
+            }
+            WatchItem::Failed(status) => Err(status.into()),
+        })))
+    }
+}
