@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use api::{Object, Status, Value};
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, TryStreamExt};
 use serde_json::json;
 
 use crate::ApiServer;

@@ -200,8 +200,8 @@ impl ApiServer {
         patch: &PatchBody,
         how: &Modify<'_>,
         schema: api::schema::Schema<'_>,
-        read: impl Fn(&Object) -> Result<Value, Status> + Send,
-        write: impl Fn(&Value, &mut Value) -> Result<(), Status> + Send,
+        read: impl Fn(&Object) -> Result<Value, Status> + Send + Sync,
+        write: impl Fn(&Value, &mut Value) -> Result<(), Status> + Send + Sync,
     ) -> Result<Arc<Object>, Status> {
         let mut change = |old: &Arc<Object>| {
             let document = read(old)?;

@@ -127,8 +127,12 @@ impl ApiServer {
     ) -> Result<Arc<Object>, Missed> {
         let kind = cx.kind.clone();
         carry_over(&mut new, old.value());
-        if how.checked {
-            kind.prepare_update(&mut new, old.value(), how.subresource);
+        let masked = mask(how.subresource, &new, old.value());
+        let judged = how.checked && masked.is_none();
+        match masked {
+            Some(masked) => new = masked,
+            None if how.checked => kind.prepare_update(&mut new, old.value(), how.subresource),
+            None => {}
         }
         let (gvr, user, namespace) = (kind.gvr(), cx.user.clone(), cx.namespace().to_owned());
         let mut warnings = Vec::new();
@@ -150,7 +154,7 @@ impl ApiServer {
             admission::mutate(&self.admission, &mut review).await.map_err(Missed::Failed)?;
         }
         let _held = self.allocate(cx, review.object, Some(old.value())).await.map_err(Missed::Failed)?;
-        if how.checked {
+        if judged {
             let errors = kind.validate_update(review.object, old.value(), how.subresource);
             if !errors.is_empty() {
                 return Err(Missed::Failed(Status::invalid(&kind.gvk(), how.name, &errors)));
@@ -195,6 +199,40 @@ impl ApiServer {
         }
         Ok(object)
     }
+}
+
+/// Of a change through a subresource that is a small part of the object: the old object with that part of the new one.
+fn mask(subresource: &str, new: &Value, old: &Value) -> Option<Value> {
+    let mut out = old.clone();
+    let part = |v: &Value, field: &str| v.get("spec").and_then(|s| s.get(field)).cloned();
+    match subresource {
+        "finalize" => {
+            let spec = api::meta::child(&mut out, "spec");
+            match part(new, "finalizers") {
+                Some(f) => spec.insert("finalizers".into(), f),
+                None => spec.shift_remove("finalizers"),
+            };
+        }
+        "ephemeralcontainers" => {
+            if let Some(list) = part(new, "ephemeralContainers") {
+                api::meta::child(&mut out, "spec").insert("ephemeralContainers".into(), list);
+            }
+        }
+        "resize" => {
+            let wanted = part(new, "containers").unwrap_or_default();
+            let spec = api::meta::child(&mut out, "spec");
+            for c in spec.get_mut("containers").and_then(Value::as_array_mut).into_iter().flatten() {
+                let other = wanted.as_array().into_iter().flatten().find(|o| o.get("name") == c.get("name"));
+                for field in ["resources", "resizePolicy"] {
+                    if let (Some(v), Some(c)) = (other.and_then(|o| o.get(field)), c.as_object_mut()) {
+                        c.insert(field.into(), v.clone());
+                    }
+                }
+            }
+        }
+        _ => return None,
+    }
+    Some(out)
 }
 
 /// What no update changes, whatever it says.
