@@ -5,6 +5,12 @@
 //! through `runtime`, `image` and `network` and speaks to the cluster only through `client`.
 //! Leaves to others: which pods there are (the API server, the scheduler), Services and DNS (`proxy`, `dns`).
 
+mod env;
+pub mod pod;
+mod qos;
+mod resolv;
+pub mod view;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
