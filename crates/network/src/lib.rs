@@ -11,6 +11,7 @@
 //! What it leaves to others: who gets which address (callers keep the users, [`Ipam`] only counts), which Services
 //! exist, and name records.
 
+pub mod dns;
 mod error;
 mod facade;
 pub mod ipam;
