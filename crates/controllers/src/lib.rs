@@ -15,7 +15,6 @@ mod testing;
 mod view;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use client::{Client, Informers, Recorder};
 use tokio_util::sync::CancellationToken;
@@ -31,14 +30,19 @@ pub struct Options {
 }
 
 /// Runs every controller until `shutdown`.
-pub async fn run(options: Options, client: Client, informers: Informers, shutdown: CancellationToken) {
+pub async fn run(
+    options: Options,
+    client: Client,
+    informers: Informers,
+    shutdown: CancellationToken,
+) -> client::Result<()> {
     let machine = Machine::new(client, informers, shutdown.clone());
     machine.start(replicas::ReplicaSets::new(&machine));
     machine.start(replicas::ReplicationControllers::new(&machine));
     machine.start(deployment::Deployments::new(&machine));
-    let _ = Duration::ZERO;
     shutdown.cancelled().await;
     machine.stopped().await;
+    Ok(())
 }
 
 /// The recorder of a controller.

@@ -1,0 +1,96 @@
+//! Topology spread: how evenly pods of a kind are shared out over places.
+
+use std::collections::HashMap;
+
+use crate::framework::{Cycle, Filter, MAX_SCORE, Reason, Score};
+use crate::snapshot::{NodeInfo, Snapshot};
+use crate::view::{NodeView, PodView, Spread};
+
+/// How many matching pods there are in each place, for each constraint.
+#[derive(Default)]
+pub(crate) struct Spreading(Vec<HashMap<String, i64>>);
+
+impl Spreading {
+    pub(crate) fn count(pod: &PodView, snapshot: &Snapshot) -> Self {
+        Self(pod.spread.iter().map(|c| places(c, pod, snapshot)).collect())
+    }
+}
+
+fn places(c: &Spread, pod: &PodView, snapshot: &Snapshot) -> HashMap<String, i64> {
+    let mut counts = HashMap::new();
+    for (node, info) in snapshot.present() {
+        let Some(place) = node.label(&c.topology) else { continue };
+        let tolerated = || node.taints.iter().all(|t| t.effect == "PreferNoSchedule" || pod.tolerates(t));
+        if c.honor_affinity && !pod.allows(node) || c.honor_taints && !tolerated() {
+            continue;
+        }
+        let counted = info.pods.values().filter(|p| {
+            p.key.namespace == pod.key.namespace
+                && !p.object.is_deleting()
+                && c.selector.matches(p.object.labels())
+        });
+        *counts.entry(place.to_owned()).or_insert(0) += counted.count() as i64;
+    }
+    counts
+}
+
+/// The plugin.
+pub(crate) struct PodTopologySpread;
+
+impl Filter for PodTopologySpread {
+    fn name(&self) -> &'static str {
+        "PodTopologySpread"
+    }
+
+    fn filter(&self, cycle: &Cycle<'_>, node: &NodeView, _: &NodeInfo) -> Vec<Reason> {
+        for (c, counts) in cycle.pod.spread.iter().zip(&cycle.spreading.0).filter(|(c, _)| c.hard) {
+            let Some(place) = node.label(&c.topology) else {
+                return vec![
+                    "node(s) didn't match pod topology spread constraints (missing required label)".into(),
+                ];
+            };
+            let itself = i64::from(c.selector.matches(cycle.pod.object.labels()));
+            let here = counts.get(place).copied().unwrap_or(0);
+            let enough = counts.len() as i64 >= c.min_domains;
+            let least = if enough { counts.values().copied().min().unwrap_or(0) } else { 0 };
+            if here + itself - least > c.max_skew {
+                return vec!["node(s) didn't match pod topology spread constraints".into()];
+            }
+        }
+        Vec::new()
+    }
+
+    fn helped_by_eviction(&self) -> bool {
+        true
+    }
+}
+
+impl Score for PodTopologySpread {
+    fn name(&self) -> &'static str {
+        "PodTopologySpread"
+    }
+
+    fn weight(&self) -> i64 {
+        2
+    }
+
+    /// How crowded the node's places are.
+    fn score(&self, cycle: &Cycle<'_>, node: &NodeView, _: &NodeInfo) -> i64 {
+        let soft = cycle.pod.spread.iter().zip(&cycle.spreading.0).filter(|(c, _)| !c.hard);
+        let crowd = soft.map(|(c, counts)| {
+            let here = node.label(&c.topology).and_then(|p| counts.get(p)).copied();
+            // A node without the label is the worst place of all.
+            let here = here.unwrap_or_else(|| counts.values().copied().max().unwrap_or(0) + 1);
+            (here as f64 * ((counts.len() + 2) as f64).ln() * 100.0) as i64 + c.max_skew - 1
+        });
+        crowd.sum()
+    }
+
+    fn normalize(&self, scores: &mut [i64]) {
+        let (min, max) =
+            (scores.iter().copied().min().unwrap_or(0), scores.iter().copied().max().unwrap_or(0));
+        for s in scores.iter_mut() {
+            *s = if max == 0 { MAX_SCORE } else { MAX_SCORE * (max + min - *s) / max };
+        }
+    }
+}
