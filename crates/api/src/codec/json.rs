@@ -1,1 +1,103 @@
-//! JSON with duplicate fields noticed, and values checked against a schema.
+//! JSON with duplicate fields noticed.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+
+use crate::Map;
+
+/// Parses JSON. The second part of the answer names the fields that occur twice (the last one counts), as
+/// `spec.containers[0].image`. Nesting beyond serde_json's limit of 128 is an error.
+pub fn parse(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
+    let mut duplicates = Vec::new();
+    let mut de = serde_json::Deserializer::from_slice(bytes);
+    let value = Seed(&mut duplicates).deserialize(&mut de).map_err(|e| e.to_string())?;
+    de.end().map_err(|e| e.to_string())?;
+    Ok((value, duplicates))
+}
+
+struct Seed<'a>(&'a mut Vec<String>);
+
+impl<'de> DeserializeSeed<'de> for Seed<'_> {
+    type Value = Value;
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Value, D::Error> {
+        d.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Seed<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+    fn visit_bool<E>(self, v: bool) -> Result<Value, E> {
+        Ok(Value::Bool(v))
+    }
+    fn visit_i64<E>(self, v: i64) -> Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_u64<E>(self, v: u64) -> Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_f64<E>(self, v: f64) -> Result<Value, E> {
+        Ok(v.into())
+    }
+    fn visit_str<E>(self, v: &str) -> Result<Value, E> {
+        Ok(Value::String(v.to_owned()))
+    }
+    fn visit_string<E>(self, v: String) -> Result<Value, E> {
+        Ok(Value::String(v))
+    }
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        let mut start = self.0.len();
+        while let Some(item) = seq.next_element_seed(Seed(self.0))? {
+            for path in &mut self.0[start..] {
+                *path = join(&format!("[{}]", list.len()), path);
+            }
+            start = self.0.len();
+            list.push(item);
+        }
+        Ok(Value::Array(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = access.next_key::<String>()? {
+            let start = self.0.len();
+            let value = access.next_value_seed(Seed(self.0))?;
+            for path in &mut self.0[start..] {
+                *path = join(&key, path);
+            }
+            if map.contains_key(&key) {
+                self.0.push(key.clone());
+            }
+            map.insert(key, value);
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+fn join(outer: &str, inner: &str) -> String {
+    if inner.starts_with('[') { format!("{outer}{inner}") } else { format!("{outer}.{inner}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn duplicates_are_named() {
+        let (value, duplicates) = parse(br#"{"a":{"b":[{"c":1,"c":2}],"b":[[{"x":0,"x":1}]]},"a":{}}"#).unwrap();
+        assert_eq!(value, serde_json::json!({"a": {}}));
+        assert_eq!(duplicates, ["a.b[0].c", "a.b[0][0].x", "a.b", "a"]);
+        assert!(parse(b"{} x").is_err());
+        assert!(parse(&b"[".repeat(10_000)).is_err());
+    }
+}

@@ -1,5 +1,6 @@
 //! Wire formats: JSON (strict and lenient), YAML, Kubernetes protobuf.
 
+mod check;
 pub mod json;
 pub mod protobuf;
 pub mod yaml;
@@ -96,8 +97,12 @@ pub fn decode_as(
     schema: Schema<'_>,
     validation: FieldValidation,
 ) -> Result<Decoded, Status> {
-    let _ = (bytes, media, api_version, kind, schema, validation);
-    Err(Status::internal("decoding is not here yet"))
+    let (value, duplicates) = match media {
+        MediaType::Json => json::parse(bytes).map_err(|why| unreadable(api_version, kind, &why))?,
+        MediaType::Yaml => (yaml::decode(bytes)?, Vec::new()),
+        MediaType::Protobuf => (protobuf::decode(bytes, schema)?, Vec::new()),
+    };
+    finish(value, duplicates, api_version, kind, schema, validation)
 }
 
 /// Checks a value that is already decoded (the result of a patch) against the schema, as [`decode`] does.
@@ -108,8 +113,71 @@ pub fn check(
     schema: Schema<'_>,
     validation: FieldValidation,
 ) -> Result<Decoded, Status> {
-    let _ = (value, api_version, kind, schema, validation);
-    Err(Status::internal("decoding is not here yet"))
+    finish(value, Vec::new(), api_version, kind, schema, validation)
+}
+
+/// The texts that upstream's request decoder answers with.
+fn unreadable(api_version: &str, kind: &str, why: &str) -> Status {
+    let (_, version) = crate::names::split_api_version(api_version);
+    Status::bad_request(format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {why}"))
+}
+
+fn finish(
+    mut value: Value,
+    duplicates: Vec<String>,
+    api_version: &str,
+    kind: &str,
+    schema: Schema<'_>,
+    validation: FieldValidation,
+) -> Result<Decoded, Status> {
+    let Value::Object(map) = &mut value else {
+        let what = match value {
+            Value::Array(_) => "array",
+            Value::String(_) => "string",
+            Value::Number(_) => "number",
+            Value::Bool(_) => "bool",
+            _ => "null",
+        };
+        return Err(unreadable(
+            api_version,
+            kind,
+            &format!("json: cannot unmarshal {what} into Go value of type {kind}"),
+        ));
+    };
+    // Options objects are the same in every group and version.
+    let options = kind.ends_with("Options");
+    for (field, want, what) in [("apiVersion", api_version, "API version"), ("kind", kind, "kind")] {
+        match map.get(field) {
+            Some(Value::String(is)) if is == want || is.is_empty() || options => {}
+            None | Some(Value::Null) => {}
+            Some(Value::String(is)) => {
+                return Err(Status::bad_request(format!(
+                    "the {what} in the data ({is}) does not match the expected {what} ({want})"
+                )));
+            }
+            Some(_) => {
+                return Err(unreadable(
+                    api_version,
+                    kind,
+                    &format!("json: cannot unmarshal non-string into Go struct field {kind}.{field} of type string"),
+                ));
+            }
+        }
+    }
+    let mut unknown = Vec::new();
+    check::fit(&mut value, schema, &mut unknown).map_err(|why| unreadable(api_version, kind, &why))?;
+    let map = crate::meta::as_map(&mut value);
+    map.insert("apiVersion".to_owned(), Value::String(api_version.to_owned()));
+    map.insert("kind".to_owned(), Value::String(kind.to_owned()));
+    let mut problems: Vec<String> = duplicates.iter().map(|f| format!("duplicate field \"{f}\"")).collect();
+    problems.extend(unknown.iter().map(|f| format!("unknown field \"{f}\"")));
+    match validation {
+        FieldValidation::Strict if !problems.is_empty() => {
+            Err(unreadable(api_version, kind, &format!("strict decoding error: {}", problems.join(", "))))
+        }
+        FieldValidation::Warn => Ok(Decoded { value, warnings: problems }),
+        _ => Ok(Decoded { value, warnings: Vec::new() }),
+    }
 }
 
 /// Encodes a value. Protobuf needs the schema; where it has no protobuf form the answer is a 406.
@@ -118,5 +186,65 @@ pub fn encode(value: &Value, media: MediaType, schema: Schema<'_>) -> Result<Vec
         MediaType::Json => Ok(crate::object::encode(value)),
         MediaType::Yaml => yaml::encode(value),
         MediaType::Protobuf => protobuf::encode(value, schema),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds;
+    use crate::names::gvr;
+    use serde_json::json;
+
+    fn pod(body: Value, validation: FieldValidation) -> Result<Decoded, Status> {
+        let kind = kinds::by_gvr(&gvr::PODS).unwrap();
+        decode(&crate::object::encode(&body), MediaType::Json, kind, kind.storage().unwrap(), validation)
+    }
+
+    #[test]
+    fn unknown_and_duplicate_fields() {
+        let body = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": {"containerz": [], "containers": [{"imag": "a"}]}});
+        let text = pod(body.clone(), FieldValidation::Strict).unwrap_err().message;
+        assert_eq!(
+            text,
+            "Pod in version \"v1\" cannot be handled as a Pod: strict decoding error: unknown field \"spec.containerz\", \
+             unknown field \"spec.containers[0].imag\""
+        );
+        let loose = pod(body, FieldValidation::Warn).unwrap();
+        assert_eq!(loose.warnings.len(), 2);
+        assert_eq!(loose.value["spec"], json!({"containers": [{}]}));
+        let kind = kinds::by_gvr(&gvr::PODS).unwrap();
+        let body = br#"{"metadata":{"name":"a","name":"b"}}"#;
+        let version = kind.storage().unwrap();
+        let text = decode(body, MediaType::Json, kind, version, FieldValidation::Strict).unwrap_err().message;
+        assert!(text.ends_with("strict decoding error: duplicate field \"metadata.name\""), "{text}");
+        let yaml = b"metadata: {name: a}\nspec: {terminationGracePeriodSeconds: 5, nodeSelector: {a: 'true'}}\n";
+        let decoded = decode(yaml, MediaType::Yaml, kind, version, FieldValidation::Strict).unwrap();
+        assert_eq!(decoded.value["spec"], json!({"terminationGracePeriodSeconds": 5, "nodeSelector": {"a": "true"}}));
+    }
+
+    #[test]
+    fn types_are_checked_in_go_s_words() {
+        for (spec, want) in [
+            (json!({"containers": "x"}), "json: cannot unmarshal string into Go struct field PodSpec.spec.containers of type []v1.Container"),
+            (json!({"containers": [{"ports": [{"containerPort": "80"}]}]}), "json: cannot unmarshal string into Go struct field ContainerPort.spec.containers.ports.containerPort of type int32"),
+            (json!({"nodeSelector": {"a": 1}}), "json: cannot unmarshal number into Go struct field PodSpec.spec.nodeSelector.a of type string"),
+            (json!({"overhead": {"cpu": "1x"}}), "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"),
+        ] {
+            let text = pod(json!({"spec": spec}), FieldValidation::Strict).unwrap_err().message;
+            assert_eq!(text, format!("Pod in version \"v1\" cannot be handled as a Pod: {want}"));
+        }
+        assert!(pod(json!([]), FieldValidation::Warn).is_err());
+        assert!(pod(json!({"kind": "Service"}), FieldValidation::Warn).is_err());
+    }
+
+    #[test]
+    fn values_take_their_canonical_form() {
+        let body = json!({"metadata": {"creationTimestamp": null, "deletionTimestamp": "2020-01-01T01:00:00+01:00"},
+            "spec": {"overhead": {"cpu": 0.5, "memory": "1024Mi"}, "nodeSelector": {"a": null}}});
+        let value = pod(body, FieldValidation::Strict).unwrap().value;
+        assert_eq!(value["metadata"], json!({"deletionTimestamp": "2020-01-01T00:00:00Z"}));
+        assert_eq!(value["spec"], json!({"overhead": {"cpu": "500m", "memory": "1Gi"}, "nodeSelector": {"a": ""}}));
+        assert_eq!((value["kind"].as_str(), value["apiVersion"].as_str()), (Some("Pod"), Some("v1")));
     }
 }

@@ -1,11 +1,159 @@
-//! RFC 6902.
+//! RFC 6902, with the leniency of the library that upstream uses: removing what is not there is an error, `add` to a missing
+//! parent is an error, `test` of an absent value against null holds.
 
 use serde_json::Value;
 
 use crate::Status;
 
+/// More operations than this are refused, as upstream does.
+const MAX_OPERATIONS: usize = 10_000;
+
 /// Applies a JSON patch (an array of operations).
 pub fn json_patch(target: &Value, patch: &Value) -> Result<Value, Status> {
-    let _ = (target, patch);
-    Err(Status::internal("JSON patch is not here yet"))
+    let Some(operations) = patch.as_array() else {
+        return Err(Status::bad_request("error decoding patch: json: cannot unmarshal object into Go value of type jsonpatch.Patch"));
+    };
+    if operations.len() > MAX_OPERATIONS {
+        return Err(Status::too_large(format!(
+            "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
+            operations.len()
+        )));
+    }
+    let mut doc = target.clone();
+    for operation in operations {
+        apply(&mut doc, operation).map_err(|why| Status::failure(422, "Invalid", format!("the server rejected our request due to an error in our request: {why}")))?;
+    }
+    Ok(doc)
+}
+
+fn apply(doc: &mut Value, operation: &Value) -> Result<(), String> {
+    let op = operation["op"].as_str().unwrap_or_default();
+    let text = operation["path"].as_str().ok_or("operation without path")?;
+    let path = pointer(text)?;
+    let value = || operation.get("value").cloned().unwrap_or(Value::Null);
+    let from = || -> Result<Vec<String>, String> {
+        pointer(operation["from"].as_str().ok_or("operation without from")?)
+    };
+    match op {
+        "add" => add(doc, &path, value()),
+        "remove" => remove(doc, &path).map(|_| ()).ok_or_else(|| missing("remove", text)),
+        "replace" => {
+            let at = find(doc, &path).ok_or_else(|| missing("replace", text))?;
+            *at = value();
+            Ok(())
+        }
+        "move" => {
+            let from = from()?;
+            if path.starts_with(&from) && path.len() > from.len() {
+                return Err("move operation into its own child".to_owned());
+            }
+            let moved = remove(doc, &from).ok_or_else(|| missing("move", text))?;
+            add(doc, &path, moved)
+        }
+        "copy" => {
+            let copied = find(doc, &from()?).cloned().ok_or_else(|| missing("copy", text))?;
+            add(doc, &path, copied)
+        }
+        "test" => {
+            let is = find(doc, &path).cloned().unwrap_or(Value::Null);
+            if is == value() { Ok(()) } else { Err(format!("testing value {text} failed")) }
+        }
+        other => Err(format!("Unexpected kind: {other}")),
+    }
+}
+
+fn missing(op: &str, path: &str) -> String {
+    format!("{op} operation does not apply: doc is missing path: \"{path}\": missing value")
+}
+
+fn pointer(text: &str) -> Result<Vec<String>, String> {
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rest = text.strip_prefix('/').ok_or_else(|| format!("path \"{text}\" does not start with '/'"))?;
+    Ok(rest.split('/').map(|p| p.replace("~1", "/").replace("~0", "~")).collect())
+}
+
+/// Index into a list of `len` items; negative ones count from the end.
+fn index(key: &str, len: usize) -> Option<usize> {
+    if let Some(back) = key.strip_prefix('-') {
+        return len.checked_sub(back.parse().ok()?);
+    }
+    if key.len() > 1 && key.starts_with('0') {
+        return None;
+    }
+    key.parse().ok()
+}
+
+fn find<'a>(doc: &'a mut Value, path: &[String]) -> Option<&'a mut Value> {
+    path.iter().try_fold(doc, |value, key| match value {
+        Value::Object(map) => map.get_mut(key),
+        Value::Array(list) => index(key, list.len()).and_then(|i| list.get_mut(i)),
+        _ => None,
+    })
+}
+
+fn add(doc: &mut Value, path: &[String], value: Value) -> Result<(), String> {
+    let Some((last, parents)) = path.split_last() else {
+        *doc = value;
+        return Ok(());
+    };
+    let text = || format!("/{}", path.join("/"));
+    match find(doc, parents).ok_or_else(|| missing("add", &text()))? {
+        Value::Object(map) => {
+            map.insert(last.clone(), value);
+            Ok(())
+        }
+        Value::Array(list) if last == "-" => {
+            list.push(value);
+            Ok(())
+        }
+        Value::Array(list) => match index(last, list.len()).filter(|i| *i <= list.len()) {
+            Some(i) => {
+                list.insert(i, value);
+                Ok(())
+            }
+            None => Err(format!("add operation does not apply: doc is missing path: \"{}\": invalid index", text())),
+        },
+        _ => Err(missing("add", &text())),
+    }
+}
+
+fn remove(doc: &mut Value, path: &[String]) -> Option<Value> {
+    let (last, parents) = path.split_last()?;
+    match find(doc, parents)? {
+        Value::Object(map) => map.shift_remove(last),
+        Value::Array(list) => index(last, list.len()).filter(|i| *i < list.len()).map(|i| list.remove(i)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn operations() {
+        for (doc, patch, want) in [
+            (json!({"a": 1}), json!([{"op": "add", "path": "/b", "value": 2}]), Some(json!({"a": 1, "b": 2}))),
+            (json!({"a": [1, 3]}), json!([{"op": "add", "path": "/a/1", "value": 2}, {"op": "add", "path": "/a/-", "value": 4}]), Some(json!({"a": [1, 2, 3, 4]}))),
+            (json!({"a": {"b/c": 1}}), json!([{"op": "remove", "path": "/a/b~1c"}]), Some(json!({"a": {}}))),
+            (json!({"a": 1}), json!([{"op": "replace", "path": "/a", "value": {"x": []}}]), Some(json!({"a": {"x": []}}))),
+            (json!({"a": 1}), json!([{"op": "move", "from": "/a", "path": "/b"}]), Some(json!({"b": 1}))),
+            (json!({"a": [1]}), json!([{"op": "copy", "from": "/a/0", "path": "/a/0"}]), Some(json!({"a": [1, 1]}))),
+            (json!({"a": 1}), json!([{"op": "test", "path": "/a", "value": 1}]), Some(json!({"a": 1}))),
+            (json!({"a": 1}), json!([{"op": "test", "path": "/a", "value": 2}]), None),
+            (json!({}), json!([{"op": "remove", "path": "/a"}]), None),
+            (json!({}), json!([{"op": "replace", "path": "/a", "value": 1}]), None),
+            (json!({}), json!([{"op": "add", "path": "/a/b", "value": 1}]), None),
+            (json!({"a": []}), json!([{"op": "add", "path": "/a/1", "value": 1}]), None),
+            (json!({"a": {}}), json!([{"op": "move", "from": "/a", "path": "/a/b"}]), None),
+            (json!({}), json!([{"op": "x", "path": "/a"}]), None),
+            (json!({}), json!({}), None),
+            (json!({}), json!([{"op": "add", "path": "", "value": {"z": 1}}]), Some(json!({"z": 1}))),
+        ] {
+            assert_eq!(json_patch(&doc, &patch).ok(), want, "{patch}");
+        }
+    }
 }

@@ -1,0 +1,227 @@
+//! Fits a decoded value to a schema, as upstream's decoder fits it to Go types: unknown fields go (and are named), nulls go,
+//! quantities and times take their canonical form, and a value of the wrong type is an error in Go's words.
+
+use base64::Engine as _;
+use serde_json::Value;
+
+use crate::quantity::Quantity;
+use crate::schema::{Base, Schema, Shape, Ty, Wrap};
+
+/// Fits `value` to `schema`. Unknown fields are appended to `unknown` as paths.
+pub fn fit(value: &mut Value, schema: Schema<'_>, unknown: &mut Vec<String>) -> Result<(), String> {
+    let mut walk = Walk { path: Vec::new(), unknown, owner: String::new() };
+    walk.value(value, schema)
+}
+
+enum Step {
+    Field(String),
+    Index(usize),
+}
+
+struct Walk<'a> {
+    path: Vec<Step>,
+    unknown: &'a mut Vec<String>,
+    /// Name of the innermost struct.
+    owner: String,
+}
+
+impl Walk<'_> {
+    /// `spec.containers[0].image`
+    fn path_with(&self, field: &str) -> String {
+        let mut out = String::new();
+        for step in &self.path {
+            match step {
+                Step::Field(f) => {
+                    if !out.is_empty() {
+                        out.push('.');
+                    }
+                    out.push_str(f);
+                }
+                Step::Index(i) => out.push_str(&format!("[{i}]")),
+            }
+        }
+        if !out.is_empty() {
+            out.push('.');
+        }
+        out + field
+    }
+
+    fn wrong(&self, value: &Value, schema: Schema<'_>) -> String {
+        let is = match value {
+            Value::Null => "null".to_owned(),
+            Value::Bool(_) => "bool".to_owned(),
+            Value::Number(n) if n.is_f64() || matches!(schema, Schema::Builtin(Ty { wrap: Wrap::None, base: Base::Int32 | Base::Int64 }, _)) => {
+                format!("number {n}")
+            }
+            Value::Number(_) => "number".to_owned(),
+            Value::String(_) => "string".to_owned(),
+            Value::Array(_) => "array".to_owned(),
+            Value::Object(_) => "object".to_owned(),
+        };
+        let fields: Vec<&str> = self
+            .path
+            .iter()
+            .filter_map(|s| match s {
+                Step::Field(f) => Some(f.as_str()),
+                Step::Index(_) => None,
+            })
+            .collect();
+        let go = go_type(schema);
+        if fields.is_empty() {
+            return format!("json: cannot unmarshal {is} into Go value of type {go}");
+        }
+        format!("json: cannot unmarshal {is} into Go struct field {}.{} of type {go}", self.owner, fields.join("."))
+    }
+
+    fn value(&mut self, value: &mut Value, schema: Schema<'_>) -> Result<(), String> {
+        let lenient = matches!(schema, Schema::Custom(_));
+        match schema.shape() {
+            Shape::Any => Ok(()),
+            Shape::Struct => {
+                if !value.is_object() {
+                    return if lenient { Ok(()) } else { Err(self.wrong(value, schema)) };
+                }
+                let before = std::mem::replace(&mut self.owner, schema.type_id().map(|t| t.short_name().to_owned()).unwrap_or_default());
+                let Value::Object(map) = value else { return Ok(()) };
+                let mut gone: Vec<String> = Vec::new();
+                for (name, item) in map.iter_mut() {
+                    match schema.field(name) {
+                        None => {
+                            let path = self.path_with(name);
+                            self.unknown.push(path);
+                            gone.push(name.clone());
+                        }
+                        Some(_) if item.is_null() && !lenient => gone.push(name.clone()),
+                        Some(inner) => {
+                            self.path.push(Step::Field(name.clone()));
+                            self.value(item, inner)?;
+                            self.path.pop();
+                        }
+                    }
+                }
+                for name in gone {
+                    map.shift_remove(&name);
+                }
+                self.owner = before;
+                Ok(())
+            }
+            Shape::Map(values) => {
+                let Value::Object(map) = value else {
+                    return if lenient { Ok(()) } else { Err(self.wrong(value, schema)) };
+                };
+                for (name, item) in map.iter_mut() {
+                    if item.is_null() && !lenient {
+                        *item = zero(values);
+                        continue;
+                    }
+                    self.path.push(Step::Field(name.clone()));
+                    self.value(item, values)?;
+                    self.path.pop();
+                }
+                Ok(())
+            }
+            Shape::List(items) => {
+                let Value::Array(list) = value else {
+                    return if lenient { Ok(()) } else { Err(self.wrong(value, schema)) };
+                };
+                for (i, item) in list.iter_mut().enumerate() {
+                    if item.is_null() && !lenient {
+                        *item = zero(items);
+                        continue;
+                    }
+                    self.path.push(Step::Index(i));
+                    self.value(item, items)?;
+                    self.path.pop();
+                }
+                Ok(())
+            }
+            Shape::Scalar(_) if lenient => Ok(()),
+            Shape::Scalar(base) => self.scalar(value, base, schema),
+        }
+    }
+
+    fn scalar(&self, value: &mut Value, base: Base, schema: Schema<'_>) -> Result<(), String> {
+        let good = match (base, &*value) {
+            (Base::String, Value::String(_)) | (Base::Bool, Value::Bool(_)) | (Base::Double, Value::Number(_)) => true,
+            (Base::Int32, Value::Number(n)) => n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()),
+            (Base::Int64, Value::Number(n)) => n.as_i64().is_some(),
+            (Base::IntOrString, Value::String(_)) => true,
+            (Base::IntOrString, Value::Number(n)) => n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()),
+            (Base::Quantity, Value::String(_) | Value::Number(_)) => {
+                let quantity = Quantity::of_value(value).map_err(|e| e.to_string())?;
+                let text = quantity.to_string();
+                if value.as_str() != Some(&text) {
+                    *value = Value::String(text);
+                }
+                return Ok(());
+            }
+            (Base::Bytes, Value::String(s)) => {
+                if let Err(e) = base64::engine::general_purpose::STANDARD.decode(s.as_bytes()) {
+                    let at = match e {
+                        base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
+                        _ => s.len(),
+                    };
+                    return Err(format!("illegal base64 data at input byte {at}"));
+                }
+                true
+            }
+            (Base::Time | Base::MicroTime, Value::String(s)) => {
+                let Ok(at) = s.parse::<jiff::Timestamp>() else {
+                    let form = "2006-01-02T15:04:05Z07:00";
+                    return Err(format!("parsing time \"{s}\" as \"{form}\": cannot parse \"{s}\" as \"2006\""));
+                };
+                let text = if base == Base::Time { crate::meta::time(at) } else { crate::meta::micro_time(at) };
+                if *s != text {
+                    *value = Value::String(text);
+                }
+                return Ok(());
+            }
+            _ => false,
+        };
+        if good { Ok(()) } else { Err(self.wrong(value, schema)) }
+    }
+}
+
+/// Go's zero value, which a null in a list or map decodes to.
+fn zero(schema: Schema<'_>) -> Value {
+    match schema.shape() {
+        Shape::Struct | Shape::Map(_) => Value::Object(crate::Map::new()),
+        Shape::List(_) => Value::Array(Vec::new()),
+        Shape::Scalar(Base::Bool) => Value::Bool(false),
+        Shape::Scalar(Base::Int32 | Base::Int64 | Base::Double | Base::IntOrString) => 0.into(),
+        Shape::Scalar(Base::Quantity) => Value::String("0".to_owned()),
+        Shape::Scalar(_) => Value::String(String::new()),
+        Shape::Any => Value::Null,
+    }
+}
+
+/// How Go's error names the type: `[]v1.Container`, `map[string]string`, `int32`.
+fn go_type(schema: Schema<'_>) -> String {
+    let Schema::Builtin(ty, _) = schema else { return "map[string]interface {}".to_owned() };
+    let base = match ty.base {
+        Base::String => "string".to_owned(),
+        Base::Int32 => "int32".to_owned(),
+        Base::Int64 => "int64".to_owned(),
+        Base::Double => "float64".to_owned(),
+        Base::Bool => "bool".to_owned(),
+        Base::Bytes => "[]uint8".to_owned(),
+        Base::Time => "v1.Time".to_owned(),
+        Base::MicroTime => "v1.MicroTime".to_owned(),
+        Base::Quantity => "resource.Quantity".to_owned(),
+        Base::IntOrString => "intstr.IntOrString".to_owned(),
+        Base::Raw => "runtime.RawExtension".to_owned(),
+        Base::FieldsV1 => "v1.FieldsV1".to_owned(),
+        Base::Json => "interface {}".to_owned(),
+        Base::Type(t) => {
+            let mut parts = t.name().rsplit('.');
+            let (name, package) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+            format!("{package}.{name}")
+        }
+    };
+    match ty.wrap {
+        Wrap::None => base,
+        Wrap::List => format!("[]{base}"),
+        Wrap::Map => format!("map[string]{base}"),
+        Wrap::MapOfLists => format!("map[string][]{base}"),
+    }
+}
