@@ -1,36 +1,230 @@
 //! Discovery documents: which groups, versions and resources are served.
+//!
+//! All are made from a slice of kinds, so that custom resources appear as the built-in ones do.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::Kind;
+use crate::kinds::{Version, version_rank};
+use crate::names::api_version;
+use crate::{Kind, Map};
+
+/// The order in which upstream's aggregator lists groups; kubectl takes the first group that has a resource of the name it was
+/// given. Groups not named here follow by name.
+const GROUPS: [&str; 21] = [
+    "apiregistration.k8s.io",
+    "apps",
+    "events.k8s.io",
+    "authentication.k8s.io",
+    "authorization.k8s.io",
+    "autoscaling",
+    "batch",
+    "certificates.k8s.io",
+    "networking.k8s.io",
+    "extensions",
+    "policy",
+    "rbac.authorization.k8s.io",
+    "storage.k8s.io",
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "scheduling.k8s.io",
+    "coordination.k8s.io",
+    "node.k8s.io",
+    "discovery.k8s.io",
+    "resource.k8s.io",
+    "flowcontrol.apiserver.k8s.io",
+];
 
 /// `/api`: APIVersions. `address` is the server's own, e.g. `10.0.0.1:6443`.
 pub fn api_versions(address: &str) -> Value {
-    json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}]})
+    json!({
+        "kind": "APIVersions",
+        "versions": ["v1"],
+        "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}],
+    })
+}
+
+/// Served groups other than core in discovery's order, with their versions from best to worst.
+pub fn groups(kinds: &[Arc<Kind>]) -> Vec<(String, Vec<String>)> {
+    let mut groups: BTreeMap<(usize, &str), Vec<&str>> = BTreeMap::new();
+    for version in kinds.iter().flat_map(|k| &k.versions).filter(|v| v.served && !v.group.is_empty()) {
+        let place = GROUPS.iter().position(|g| *g == version.group).unwrap_or(GROUPS.len());
+        let versions = groups.entry((place, &version.group)).or_default();
+        if !versions.contains(&version.version.as_str()) {
+            versions.push(&version.version);
+        }
+    }
+    groups
+        .into_iter()
+        .map(|((_, group), mut versions)| {
+            versions.sort_by_key(|v| std::cmp::Reverse(version_rank(v)));
+            (group.to_owned(), versions.into_iter().map(str::to_owned).collect())
+        })
+        .collect()
+}
+
+fn group_value(group: &str, versions: &[String]) -> Value {
+    let entry = |v: &String| json!({"groupVersion": api_version(group, v), "version": v});
+    let list: Vec<Value> = versions.iter().map(entry).collect();
+    json!({"name": group, "preferredVersion": list.first(), "versions": list})
 }
 
 /// `/apis`: APIGroupList.
 pub fn api_group_list(kinds: &[Arc<Kind>]) -> Value {
-    let _ = kinds;
-    Value::Null
+    let groups: Vec<Value> = groups(kinds).iter().map(|(g, v)| group_value(g, v)).collect();
+    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 /// `/apis/GROUP`: APIGroup; `None` if nothing is served there.
 pub fn api_group(kinds: &[Arc<Kind>], group: &str) -> Option<Value> {
-    let _ = (kinds, group);
-    None
+    let (_, versions) = groups(kinds).into_iter().find(|(g, _)| g == group)?;
+    let mut value = group_value(group, &versions);
+    value["kind"] = json!("APIGroup");
+    value["apiVersion"] = json!("v1");
+    Some(value)
+}
+
+/// The kinds served in a group and version, with that version.
+fn served<'a>(
+    kinds: &'a [Arc<Kind>],
+    group: &'a str,
+    version: &'a str,
+) -> impl Iterator<Item = (&'a Arc<Kind>, &'a Version)> {
+    kinds.iter().filter_map(move |k| k.served(group, version).filter(|v| v.served).map(|v| (k, v)))
 }
 
 /// `/api/v1`, `/apis/GROUP/VERSION`: APIResourceList; `None` if nothing is served there.
 pub fn api_resource_list(kinds: &[Arc<Kind>], group: &str, version: &str) -> Option<Value> {
-    let _ = (kinds, group, version);
-    None
+    let mut resources = Vec::new();
+    for (kind, v) in served(kinds, group, version) {
+        let mut row = Map::new();
+        row.insert("name".to_owned(), json!(kind.plural));
+        row.insert("singularName".to_owned(), json!(kind.singular));
+        row.insert("namespaced".to_owned(), json!(kind.namespaced));
+        row.insert("kind".to_owned(), json!(kind.kind));
+        row.insert("verbs".to_owned(), json!(v.verbs));
+        if !kind.short_names.is_empty() {
+            row.insert("shortNames".to_owned(), json!(kind.short_names));
+        }
+        if !kind.categories.is_empty() {
+            row.insert("categories".to_owned(), json!(kind.categories));
+        }
+        resources.push(Value::Object(row));
+        for sub in &v.subresources {
+            let mut row = Map::new();
+            row.insert("name".to_owned(), json!(format!("{}/{}", kind.plural, sub.name)));
+            row.insert("singularName".to_owned(), json!(""));
+            row.insert("namespaced".to_owned(), json!(kind.namespaced));
+            if sub.gvk.group != group || sub.gvk.version != version {
+                row.insert("group".to_owned(), json!(sub.gvk.group));
+                row.insert("version".to_owned(), json!(sub.gvk.version));
+            }
+            row.insert("kind".to_owned(), json!(sub.gvk.kind));
+            row.insert("verbs".to_owned(), json!(sub.verbs));
+            resources.push(Value::Object(row));
+        }
+    }
+    if resources.is_empty() {
+        return None;
+    }
+    resources.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
+    Some(json!({
+        "kind": "APIResourceList",
+        "apiVersion": "v1",
+        "groupVersion": api_version(group, version),
+        "resources": resources,
+    }))
 }
 
 /// Aggregated discovery of `/api` (`core`) or `/apis`, as apidiscovery.k8s.io/`version` (`v2` or `v2beta1`).
 pub fn aggregated(kinds: &[Arc<Kind>], core: bool, version: &str) -> Value {
-    let _ = (kinds, core, version);
-    Value::Null
+    let groups = if core { vec![(String::new(), vec!["v1".to_owned()])] } else { groups(kinds) };
+    let items: Vec<Value> = groups
+        .iter()
+        .map(|(group, versions)| {
+            let versions: Vec<Value> = versions
+                .iter()
+                .map(|v| {
+                    let resources: Vec<Value> =
+                        served(kinds, group, v).map(|(k, v)| resource(k, v)).collect();
+                    json!({"version": v, "resources": resources, "freshness": "Current"})
+                })
+                .collect();
+            let metadata = if group.is_empty() { json!({}) } else { json!({"name": group}) };
+            json!({"metadata": metadata, "versions": versions})
+        })
+        .collect();
+    json!({
+        "kind": "APIGroupDiscoveryList",
+        "apiVersion": format!("apidiscovery.k8s.io/{version}"),
+        "metadata": {},
+        "items": items,
+    })
+}
+
+fn resource(kind: &Kind, version: &Version) -> Value {
+    let mut row = Map::new();
+    row.insert("resource".to_owned(), json!(kind.plural));
+    row.insert(
+        "responseKind".to_owned(),
+        json!({"group": version.group, "version": version.version, "kind": kind.kind}),
+    );
+    row.insert("scope".to_owned(), json!(if kind.namespaced { "Namespaced" } else { "Cluster" }));
+    row.insert("singularResource".to_owned(), json!(kind.singular));
+    row.insert("verbs".to_owned(), json!(version.verbs));
+    if !kind.short_names.is_empty() {
+        row.insert("shortNames".to_owned(), json!(kind.short_names));
+    }
+    if !kind.categories.is_empty() {
+        row.insert("categories".to_owned(), json!(kind.categories));
+    }
+    if !version.subresources.is_empty() {
+        let subs: Vec<Value> = version
+            .subresources
+            .iter()
+            .map(|s| {
+                json!({
+                    "subresource": s.name,
+                    "responseKind": {"group": s.gvk.group, "version": s.gvk.version, "kind": s.gvk.kind},
+                    "verbs": s.verbs,
+                })
+            })
+            .collect();
+        row.insert("subresources".to_owned(), json!(subs));
+    }
+    Value::Object(row)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds;
+
+    #[test]
+    fn documents_name_what_is_served() {
+        let all = kinds::all();
+        let core = api_resource_list(all, "", "v1").unwrap();
+        let find = |list: &Value, name: &str| {
+            list["resources"].as_array().unwrap().iter().find(|r| r["name"] == name).cloned().unwrap()
+        };
+        assert_eq!(find(&core, "pods")["shortNames"], json!(["po"]));
+        let eviction = find(&core, "pods/eviction");
+        assert_eq!((&eviction["group"], &eviction["kind"]), (&json!("policy"), &json!("Eviction")));
+        let beta = api_resource_list(all, "batch", "v1beta1").unwrap();
+        assert_eq!(find(&beta, "cronjobs")["kind"], "CronJob");
+        assert_eq!(
+            find(&api_resource_list(all, "apps", "v1").unwrap(), "deployments/scale")["kind"],
+            "Scale"
+        );
+        assert!(api_resource_list(all, "apps", "v9").is_none());
+        assert_eq!(api_group(all, "autoscaling").unwrap()["preferredVersion"]["version"], "v2");
+        let names: Vec<String> = groups(all).into_iter().map(|(g, _)| g).collect();
+        let place = |g: &str| names.iter().position(|n| n == g).unwrap();
+        assert!(place("networking.k8s.io") < place("extensions"));
+        let list = aggregated(all, true, "v2");
+        assert_eq!(list["items"][0]["versions"][0]["freshness"], "Current");
+        assert_eq!(aggregated(all, false, "v2beta1")["items"].as_array().unwrap().len(), names.len());
+    }
 }

@@ -263,7 +263,11 @@ mod tests {
         list.required(&spec.child("containers"), "");
         assert_eq!(list.message(), "spec.containers: Required value");
         list.not_supported(&spec.child("restartPolicy"), &json!("Always"), &["OnFailure", "Never"]);
-        list.invalid(&spec.child("ports").index(1).child("port"), &json!(0), "must be between 1 and 65535, inclusive");
+        list.invalid(
+            &spec.child("ports").index(1).child("port"),
+            &json!(0),
+            "must be between 1 and 65535, inclusive",
+        );
         assert_eq!(
             list.message(),
             "[spec.containers: Required value, spec.restartPolicy: Unsupported value: \"Always\": supported values: \

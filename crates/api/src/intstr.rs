@@ -10,10 +10,11 @@ pub fn scaled(value: &Value, total: i64, round_up: bool) -> Result<i64> {
         return Ok(n);
     }
     let text = value.as_str().unwrap_or_default();
-    let percent: i64 = text
-        .strip_suffix('%')
-        .and_then(|n| n.parse().ok())
-        .ok_or_else(|| Error::Invalid(format!("invalid value for IntOrString: \"{text}\" is neither a number nor a percentage")))?;
+    let percent: i64 = text.strip_suffix('%').and_then(|n| n.parse().ok()).ok_or_else(|| {
+        Error::Invalid(format!(
+            "invalid value for IntOrString: \"{text}\" is neither a number nor a percentage"
+        ))
+    })?;
     let product = i128::from(percent) * i128::from(total);
     let scaled = if round_up { (product + 99).div_euclid(100) } else { product.div_euclid(100) };
     Ok(i64::try_from(scaled).unwrap_or(i64::MAX))

@@ -10,6 +10,7 @@ pub mod discovery;
 pub mod duration;
 pub mod field;
 pub mod intstr;
+pub mod jsonpath;
 pub mod kinds;
 pub mod meta;
 pub mod names;

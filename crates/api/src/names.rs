@@ -20,7 +20,11 @@ pub struct Gvr {
 impl Gvr {
     /// A constant name.
     pub const fn new(group: &'static str, version: &'static str, resource: &'static str) -> Gvr {
-        Gvr { group: Cow::Borrowed(group), version: Cow::Borrowed(version), resource: Cow::Borrowed(resource) }
+        Gvr {
+            group: Cow::Borrowed(group),
+            version: Cow::Borrowed(version),
+            resource: Cow::Borrowed(resource),
+        }
     }
 
     /// A name made at run time.

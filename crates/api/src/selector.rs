@@ -116,8 +116,12 @@ impl Label {
         let mut out = Label::from_match_labels(selector.get("matchLabels").unwrap_or(&Value::Null));
         for e in selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten() {
             let key = e["key"].as_str().unwrap_or_default().to_owned();
-            let mut values: Vec<String> =
-                e["values"].as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect();
+            let mut values: Vec<String> = e["values"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|v| v.as_str().map(str::to_owned))
+                .collect();
             values.sort();
             let op = match e["operator"].as_str().unwrap_or_default() {
                 "In" => Op::In,
@@ -125,7 +129,9 @@ impl Label {
                 "Exists" => Op::Exists,
                 "DoesNotExist" => Op::DoesNotExist,
                 other => {
-                    return Err(Status::bad_request(format!("\"{other}\" is not a valid label selector operator")));
+                    return Err(Status::bad_request(format!(
+                        "\"{other}\" is not a valid label selector operator"
+                    )));
                 }
             };
             out.requirements.push(Requirement { key, op, values });
@@ -208,7 +214,8 @@ impl<'a> Parser<'a> {
                 return Token::Sign(sign);
             }
         }
-        let end = trimmed.find(|c: char| c.is_whitespace() || "=!,()><\u{0}".contains(c)).unwrap_or(trimmed.len());
+        let end =
+            trimmed.find(|c: char| c.is_whitespace() || "=!,()><\u{0}".contains(c)).unwrap_or(trimmed.len());
         self.at += end;
         Token::Word(&trimmed[..end])
     }
@@ -250,7 +257,9 @@ impl<'a> Parser<'a> {
                     other => return Err(format!("found '{}', expected: identifier", other.text())),
                 }
             }
-            other => return Err(format!("found '{}', expected: !, identifier, or 'end of string'", other.text())),
+            other => {
+                return Err(format!("found '{}', expected: !, identifier, or 'end of string'", other.text()));
+            }
         };
         for why in validate::qualified_name(key) {
             return Err(format!("invalid label key \"{key}\": {why}"));
@@ -268,16 +277,15 @@ impl<'a> Parser<'a> {
             Token::Word("in") => (Op::In, self.values()?),
             Token::Word("notin") => (Op::NotIn, self.values()?),
             other => {
-                return Err(format!(
-                    "found '{}', expected: in, notin, =, ==, !=, gt, lt",
-                    other.text()
-                ));
+                return Err(format!("found '{}', expected: in, notin, =, ==, !=, gt, lt", other.text()));
             }
         };
         for value in &values {
             if matches!(op, Op::Gt | Op::Lt) {
                 if value.parse::<i64>().is_err() {
-                    return Err(format!("for 'Gt', 'Lt' operators, the value must be an integer: \"{value}\""));
+                    return Err(format!(
+                        "for 'Gt', 'Lt' operators, the value must be an integer: \"{value}\""
+                    ));
                 }
                 continue;
             }
@@ -366,11 +374,8 @@ impl Field {
             if part.is_empty() {
                 continue;
             }
-            let bad = || {
-                Status::bad_request(format!(
-                    "invalid selector: '{text}'; can't understand '{part}'"
-                ))
-            };
+            let bad =
+                || Status::bad_request(format!("invalid selector: '{text}'; can't understand '{part}'"));
             let at = part.find(['=', '!']).ok_or_else(bad)?;
             let (key, rest) = part.split_at(at);
             let (equal, value) = if let Some(v) = rest.strip_prefix("!=") {
@@ -507,7 +512,9 @@ mod tests {
         ] {
             assert_eq!(Label::parse(text).unwrap().matches(&labels), want, "{text}");
         }
-        for text in ["a=b=c", "=", "a b", "!", "a in b", "a in (b", "a,", "a=b c", "_a", "a=b/c", "a>b", "a in ()x"] {
+        for text in
+            ["a=b=c", "=", "a b", "!", "a in b", "a in (b", "a,", "a=b c", "_a", "a=b/c", "a>b", "a in ()x"]
+        {
             assert!(Label::parse(text).is_err(), "{text}");
         }
     }

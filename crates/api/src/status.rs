@@ -166,14 +166,17 @@ impl Status {
 
     /// 409 of an update, with the reason why.
     pub fn conflict(gvr: &Gvr, name: &str, why: &str) -> Status {
-        let message =
-            format!("Operation cannot be fulfilled on {} \"{name}\": {why}", qualified(&gvr.group, &gvr.resource));
+        let message = format!(
+            "Operation cannot be fulfilled on {} \"{name}\": {why}",
+            qualified(&gvr.group, &gvr.resource)
+        );
         Status::failure(409, "Conflict", message).about(&gvr.group, &gvr.resource, name)
     }
 
     /// 409 of an update whose resourceVersion is old.
     pub fn modified(gvr: &Gvr, name: &str) -> Status {
-        let why = "the object has been modified; please apply your changes to the latest version and try again";
+        let why =
+            "the object has been modified; please apply your changes to the latest version and try again";
         Status::conflict(gvr, name, why)
     }
 
@@ -248,8 +251,11 @@ impl Status {
 
     /// 500.
     pub fn internal(message: impl std::fmt::Display) -> Status {
-        Status::failure(500, "InternalError", format!("Internal error occurred: {message}"))
-            .with_cause("", message.to_string(), "")
+        Status::failure(500, "InternalError", format!("Internal error occurred: {message}")).with_cause(
+            "",
+            message.to_string(),
+            "",
+        )
     }
 
     /// 503.

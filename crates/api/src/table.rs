@@ -5,8 +5,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::jsonpath::JsonPath;
 use crate::kinds::{Kind, Version};
-use crate::{Object, meta};
+use crate::{Object, duration, meta};
 
 /// Head of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +32,13 @@ impl Column {
 
     /// The name column.
     pub const fn name() -> Column {
-        Column { name: "Name", kind: "string", format: "name", description: "Name of the object", priority: 0 }
+        Column {
+            name: "Name",
+            kind: "string",
+            format: "name",
+            description: "Name of the object",
+            priority: 0,
+        }
     }
 
     /// An integer column.
@@ -103,24 +110,108 @@ impl Include {
     }
 }
 
-/// The Table of some objects (storage version), to be sent as meta.k8s.io/`meta_version` (`v1` or `v1beta1`). `list_meta` is the
-/// list's metadata (resourceVersion, continue, ...). Column heads are left out where `headers` is false (watch events
-/// after the first).
-pub fn table(
-    kind: &Kind,
-    version: &Version,
-    items: &[Arc<Object>],
-    list_meta: Value,
-    include: Include,
-    headers: bool,
-    now: Timestamp,
-    meta_version: &str,
-) -> Value {
-    let _ = (kind, version, items, include, headers, now);
-    json!({"kind": "Table", "apiVersion": format!("meta.k8s.io/{meta_version}"), "metadata": list_meta, "columnDefinitions": [], "rows": []})
+/// How a table is asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The list's metadata (resourceVersion, continue, ...).
+    pub list_meta: Value,
+    /// What rows carry.
+    pub include: Include,
+    /// Are the column heads given? Watch events after the first leave them out.
+    pub headers: bool,
+    /// The time of the request, for ages.
+    pub now: Timestamp,
+    /// `v1` or `v1beta1` of meta.k8s.io.
+    pub meta_version: String,
+}
+
+/// The Table of some objects (storage version), asked for in `version`.
+pub fn table(kind: &Kind, version: &Version, items: &[Arc<Object>], options: &Options) -> Value {
+    let columns: Vec<Value> = if !options.headers {
+        Vec::new()
+    } else {
+        match &kind.columns {
+            Columns::Coded { columns, .. } => columns.iter().map(head).collect(),
+            Columns::Default => [Column::name(), CREATED].iter().map(head).collect(),
+            Columns::Paths(paths) => std::iter::once(head(&Column::name()))
+                .chain(paths.iter().map(|p| {
+                    json!({"name": p.name, "type": p.kind, "format": p.format, "description": p.description, "priority": p.priority})
+                }))
+                .collect(),
+        }
+    };
+    let rows: Vec<Value> = items.iter().map(|o| row(kind, version, o, options)).collect();
+    json!({
+        "kind": "Table",
+        "apiVersion": format!("meta.k8s.io/{}", options.meta_version),
+        "metadata": options.list_meta,
+        "columnDefinitions": columns,
+        "rows": rows,
+    })
+}
+
+const CREATED: Column = Column {
+    name: "Created At",
+    kind: "date",
+    format: "",
+    description: "CreationTimestamp is a timestamp representing the server time when this object was created.",
+    priority: 0,
+};
+
+fn head(c: &Column) -> Value {
+    json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority})
+}
+
+fn row(kind: &Kind, version: &Version, object: &Object, options: &Options) -> Value {
+    let value = object.value();
+    let cells = match &kind.columns {
+        Columns::Coded { cells, .. } => cells(value, options.now),
+        Columns::Default => vec![json!(object.name()), meta::of(value)["creationTimestamp"].clone()],
+        Columns::Paths(paths) => std::iter::once(json!(object.name()))
+            .chain(paths.iter().map(|p| path_cell(p, value, options.now)))
+            .collect(),
+    };
+    let mut row = json!({"cells": cells});
+    match options.include {
+        Include::None => {}
+        Include::Metadata => row["object"] = partial_metadata(value, &options.meta_version),
+        Include::Object => {
+            let mut whole = value.clone();
+            if !kind.is_storage(version) {
+                kind.from_storage(&mut whole, version);
+            }
+            row["object"] = whole;
+        }
+    }
+    row
+}
+
+fn path_cell(column: &PathColumn, value: &Value, now: Timestamp) -> Value {
+    let Ok(path) = JsonPath::parse(&column.path) else { return Value::Null };
+    let Some(found) = path.find(value).first().copied() else { return Value::Null };
+    match (column.kind.as_str(), found) {
+        ("integer", Value::Number(n)) => n.as_i64().map_or(Value::Null, Value::from),
+        ("number", Value::Number(_)) | ("boolean", Value::Bool(_)) => found.clone(),
+        ("date", Value::String(s)) => match s.parse() {
+            Ok(then) => json!(duration::age(Some(then), now)),
+            Err(_) => json!("<invalid>"),
+        },
+        ("string", Value::String(_)) => found.clone(),
+        ("string", other) => json!(other.to_string()),
+        _ => Value::Null,
+    }
 }
 
 /// The PartialObjectMetadata of an object.
 pub fn partial_metadata(obj: &Value, meta_version: &str) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": format!("meta.k8s.io/{meta_version}"), "metadata": meta::of(obj)})
+    json!({
+        "kind": "PartialObjectMetadata",
+        "apiVersion": format!("meta.k8s.io/{meta_version}"),
+        "metadata": meta::of(obj),
+    })
+}
+
+/// The AGE cell of an object.
+pub fn age_cell(obj: &Value, now: Timestamp) -> Value {
+    json!(duration::age(meta::created(obj), now))
 }

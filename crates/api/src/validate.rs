@@ -7,7 +7,8 @@ const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alpha
 const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
-const ENV: &str = "a valid environment variable name must consist only of printable ASCII characters other than '='";
+const ENV: &str =
+    "a valid environment variable name must consist only of printable ASCII characters other than '='";
 const CONFIG_KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
 
 fn too_long(max: usize) -> String {
@@ -241,16 +242,34 @@ mod tests {
 
     #[test]
     fn names() {
-        for (text, ok) in [("a", true), ("a.b-c.d0", true), ("X_", false), ("", false), ("a..b", false), ("-a", false), ("a.", false)] {
+        for (text, ok) in [
+            ("a", true),
+            ("a.b-c.d0", true),
+            ("X_", false),
+            ("", false),
+            ("a..b", false),
+            ("-a", false),
+            ("a.", false),
+        ] {
             assert_eq!(dns_subdomain(text).is_empty(), ok, "{text}");
         }
-        for (text, ok) in [("a", true), ("example.com/A_b", true), ("/a", false), ("a/", false), ("a/b/c", false), ("", false), ("A b", false)] {
+        for (text, ok) in [
+            ("a", true),
+            ("example.com/A_b", true),
+            ("/a", false),
+            ("a/", false),
+            ("a/b/c", false),
+            ("", false),
+            ("A b", false),
+        ] {
             assert_eq!(qualified_name(text).is_empty(), ok, "{text}");
         }
         for (text, ok) in [("", true), ("a_B.c", true), ("-a", false), ("a/b", false)] {
             assert_eq!(label_value(text).is_empty(), ok, "{text}");
         }
-        for (text, ok) in [("http", true), ("8080", false), ("a--b", false), ("-a", false), ("averylongportname", false)] {
+        for (text, ok) in
+            [("http", true), ("8080", false), ("a--b", false), ("-a", false), ("averylongportname", false)]
+        {
             assert_eq!(port_name(text).is_empty(), ok, "{text}");
         }
         assert!(dns_subdomain_name("a-", true).is_empty());

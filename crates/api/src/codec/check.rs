@@ -50,7 +50,13 @@ impl Walk<'_> {
         let is = match value {
             Value::Null => "null".to_owned(),
             Value::Bool(_) => "bool".to_owned(),
-            Value::Number(n) if n.is_f64() || matches!(schema, Schema::Builtin(Ty { wrap: Wrap::None, base: Base::Int32 | Base::Int64 }, _)) => {
+            Value::Number(n)
+                if n.is_f64()
+                    || matches!(
+                        schema,
+                        Schema::Builtin(Ty { wrap: Wrap::None, base: Base::Int32 | Base::Int64 }, _)
+                    ) =>
+            {
                 format!("number {n}")
             }
             Value::Number(_) => "number".to_owned(),
@@ -70,7 +76,11 @@ impl Walk<'_> {
         if fields.is_empty() {
             return format!("json: cannot unmarshal {is} into Go value of type {go}");
         }
-        format!("json: cannot unmarshal {is} into Go struct field {}.{} of type {go}", self.owner, fields.join("."))
+        format!(
+            "json: cannot unmarshal {is} into Go struct field {}.{} of type {go}",
+            self.owner,
+            fields.join(".")
+        )
     }
 
     fn value(&mut self, value: &mut Value, schema: Schema<'_>) -> Result<(), String> {
@@ -81,7 +91,10 @@ impl Walk<'_> {
                 if !value.is_object() {
                     return if lenient { Ok(()) } else { Err(self.wrong(value, schema)) };
                 }
-                let before = std::mem::replace(&mut self.owner, schema.type_id().map(|t| t.short_name().to_owned()).unwrap_or_default());
+                let before = std::mem::replace(
+                    &mut self.owner,
+                    schema.type_id().map(|t| t.short_name().to_owned()).unwrap_or_default(),
+                );
                 let Value::Object(map) = value else { return Ok(()) };
                 let mut gone: Vec<String> = Vec::new();
                 for (name, item) in map.iter_mut() {
@@ -142,7 +155,9 @@ impl Walk<'_> {
 
     fn scalar(&self, value: &mut Value, base: Base, schema: Schema<'_>) -> Result<(), String> {
         let good = match (base, &*value) {
-            (Base::String, Value::String(_)) | (Base::Bool, Value::Bool(_)) | (Base::Double, Value::Number(_)) => true,
+            (Base::String, Value::String(_))
+            | (Base::Bool, Value::Bool(_))
+            | (Base::Double, Value::Number(_)) => true,
             (Base::Int32, Value::Number(n)) => n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()),
             (Base::Int64, Value::Number(n)) => n.as_i64().is_some(),
             (Base::IntOrString, Value::String(_)) => true,
@@ -158,7 +173,8 @@ impl Walk<'_> {
             (Base::Bytes, Value::String(s)) => {
                 if let Err(e) = base64::engine::general_purpose::STANDARD.decode(s.as_bytes()) {
                     let at = match e {
-                        base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
+                        base64::DecodeError::InvalidByte(at, _)
+                        | base64::DecodeError::InvalidLastSymbol(at, _) => at,
                         _ => s.len(),
                     };
                     return Err(format!("illegal base64 data at input byte {at}"));
@@ -168,9 +184,12 @@ impl Walk<'_> {
             (Base::Time | Base::MicroTime, Value::String(s)) => {
                 let Ok(at) = s.parse::<jiff::Timestamp>() else {
                     let form = "2006-01-02T15:04:05Z07:00";
-                    return Err(format!("parsing time \"{s}\" as \"{form}\": cannot parse \"{s}\" as \"2006\""));
+                    return Err(format!(
+                        "parsing time \"{s}\" as \"{form}\": cannot parse \"{s}\" as \"2006\""
+                    ));
                 };
-                let text = if base == Base::Time { crate::meta::time(at) } else { crate::meta::micro_time(at) };
+                let text =
+                    if base == Base::Time { crate::meta::time(at) } else { crate::meta::micro_time(at) };
                 if *s != text {
                     *value = Value::String(text);
                 }

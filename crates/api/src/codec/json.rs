@@ -94,7 +94,8 @@ mod tests {
 
     #[test]
     fn duplicates_are_named() {
-        let (value, duplicates) = parse(br#"{"a":{"b":[{"c":1,"c":2}],"b":[[{"x":0,"x":1}]]},"a":{}}"#).unwrap();
+        let (value, duplicates) =
+            parse(br#"{"a":{"b":[{"c":1,"c":2}],"b":[[{"x":0,"x":1}]]},"a":{}}"#).unwrap();
         assert_eq!(value, serde_json::json!({"a": {}}));
         assert_eq!(duplicates, ["a.b[0].c", "a.b[0][0].x", "a.b", "a"]);
         assert!(parse(b"{} x").is_err());

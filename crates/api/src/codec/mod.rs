@@ -159,7 +159,9 @@ fn finish(
                 return Err(unreadable(
                     api_version,
                     kind,
-                    &format!("json: cannot unmarshal non-string into Go struct field {kind}.{field} of type string"),
+                    &format!(
+                        "json: cannot unmarshal non-string into Go struct field {kind}.{field} of type string"
+                    ),
                 ));
             }
         }
@@ -218,18 +220,34 @@ mod tests {
         let version = kind.storage().unwrap();
         let text = decode(body, MediaType::Json, kind, version, FieldValidation::Strict).unwrap_err().message;
         assert!(text.ends_with("strict decoding error: duplicate field \"metadata.name\""), "{text}");
-        let yaml = b"metadata: {name: a}\nspec: {terminationGracePeriodSeconds: 5, nodeSelector: {a: 'true'}}\n";
+        let yaml =
+            b"metadata: {name: a}\nspec: {terminationGracePeriodSeconds: 5, nodeSelector: {a: 'true'}}\n";
         let decoded = decode(yaml, MediaType::Yaml, kind, version, FieldValidation::Strict).unwrap();
-        assert_eq!(decoded.value["spec"], json!({"terminationGracePeriodSeconds": 5, "nodeSelector": {"a": "true"}}));
+        assert_eq!(
+            decoded.value["spec"],
+            json!({"terminationGracePeriodSeconds": 5, "nodeSelector": {"a": "true"}})
+        );
     }
 
     #[test]
     fn types_are_checked_in_go_s_words() {
         for (spec, want) in [
-            (json!({"containers": "x"}), "json: cannot unmarshal string into Go struct field PodSpec.spec.containers of type []v1.Container"),
-            (json!({"containers": [{"ports": [{"containerPort": "80"}]}]}), "json: cannot unmarshal string into Go struct field ContainerPort.spec.containers.ports.containerPort of type int32"),
-            (json!({"nodeSelector": {"a": 1}}), "json: cannot unmarshal number into Go struct field PodSpec.spec.nodeSelector.a of type string"),
-            (json!({"overhead": {"cpu": "1x"}}), "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"),
+            (
+                json!({"containers": "x"}),
+                "json: cannot unmarshal string into Go struct field PodSpec.spec.containers of type []v1.Container",
+            ),
+            (
+                json!({"containers": [{"ports": [{"containerPort": "80"}]}]}),
+                "json: cannot unmarshal string into Go struct field ContainerPort.spec.containers.ports.containerPort of type int32",
+            ),
+            (
+                json!({"nodeSelector": {"a": 1}}),
+                "json: cannot unmarshal number into Go struct field PodSpec.spec.nodeSelector.a of type string",
+            ),
+            (
+                json!({"overhead": {"cpu": "1x"}}),
+                "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+            ),
         ] {
             let text = pod(json!({"spec": spec}), FieldValidation::Strict).unwrap_err().message;
             assert_eq!(text, format!("Pod in version \"v1\" cannot be handled as a Pod: {want}"));
@@ -244,7 +262,10 @@ mod tests {
             "spec": {"overhead": {"cpu": 0.5, "memory": "1024Mi"}, "nodeSelector": {"a": null}}});
         let value = pod(body, FieldValidation::Strict).unwrap().value;
         assert_eq!(value["metadata"], json!({"deletionTimestamp": "2020-01-01T00:00:00Z"}));
-        assert_eq!(value["spec"], json!({"overhead": {"cpu": "500m", "memory": "1Gi"}, "nodeSelector": {"a": ""}}));
+        assert_eq!(
+            value["spec"],
+            json!({"overhead": {"cpu": "500m", "memory": "1Gi"}, "nodeSelector": {"a": ""}})
+        );
         assert_eq!((value["kind"].as_str(), value["apiVersion"].as_str()), (Some("Pod"), Some("v1")));
     }
 }

@@ -8,7 +8,8 @@ use crate::Status;
 pub fn decode(bytes: &[u8]) -> Result<Value, Status> {
     let text = std::str::from_utf8(bytes)
         .map_err(|e| Status::bad_request(format!("error converting YAML to JSON: {e}")))?;
-    serde_saphyr::from_str(text).map_err(|e| Status::bad_request(format!("error converting YAML to JSON: yaml: {e}")))
+    serde_saphyr::from_str(text)
+        .map_err(|e| Status::bad_request(format!("error converting YAML to JSON: yaml: {e}")))
 }
 
 /// Encodes a value.

@@ -6,13 +6,32 @@
 //!
 //! Leaves to `apiserver`: storing, admission, authorization, and what needs cluster state (cluster IPs, node ports, tokens).
 
+mod autoscaling;
+mod common;
+mod config;
 pub mod crd;
+mod daemonset;
+mod deployment;
+mod event;
+mod job;
+mod network;
+mod node;
+mod pod;
+mod podspec;
+mod policy;
+mod rbac;
 mod registry;
+mod replicas;
 mod rules;
+mod service;
 mod strategy;
+mod volumes;
 
-pub use registry::{all, by_gvk, by_gvr, by_storage};
-pub use strategy::{Generic, Strategy};
+pub use job::check_schedule;
+pub use podspec::qos_class;
+
+pub use registry::{all, by_gvk, by_gvr, by_storage, version_rank};
+pub use strategy::{Generic, ScalePaths, Strategy};
 
 use std::sync::Arc;
 
@@ -276,7 +295,9 @@ impl Kind {
     }
 
     fn gvr_text(&self) -> String {
-        format!("{}/{}, Resource={}", self.group, self.version, self.plural).trim_start_matches('/').to_owned()
+        format!("{}/{}, Resource={}", self.group, self.version, self.plural)
+            .trim_start_matches('/')
+            .to_owned()
     }
 
     /// The Scale of an object (storage version), for its `scale` subresource.
@@ -292,6 +313,21 @@ impl Kind {
 
 /// All declarations of this folder.
 fn decls() -> Vec<&'static registry::Decl> {
-    let groups: &[&'static [registry::Decl]] = &[];
+    let groups: &[&'static [registry::Decl]] = &[
+        autoscaling::DECLS,
+        config::DECLS,
+        daemonset::DECLS,
+        deployment::DECLS,
+        event::DECLS,
+        job::DECLS,
+        network::DECLS,
+        node::DECLS,
+        pod::DECLS,
+        policy::DECLS,
+        rbac::DECLS,
+        replicas::DECLS,
+        service::DECLS,
+        volumes::DECLS,
+    ];
     groups.iter().flat_map(|g| g.iter()).collect()
 }

@@ -118,7 +118,8 @@ fn build() -> Registry {
             continue;
         }
         let plain = &PLAIN;
-        let decl = decls.iter().find(|d| d.group == *group && d.resource == *resource).copied().unwrap_or(plain);
+        let decl =
+            decls.iter().find(|d| d.group == *group && d.resource == *resource).copied().unwrap_or(plain);
         let mut served: Vec<(&str, &Row)> = versions.iter().map(|r| (*group, r)).collect();
         for other in decl.also {
             served.extend(rows.get(&(*other, *resource)).into_iter().flatten().map(|r| (*other, r)));
@@ -131,7 +132,8 @@ fn build() -> Registry {
                 group: (*group).to_owned(),
                 version: row.version.to_owned(),
                 served: true,
-                schema: TypeId::of_gvk(group, row.version, row.kind).map_or(VersionSchema::Any, VersionSchema::Table),
+                schema: TypeId::of_gvk(group, row.version, row.kind)
+                    .map_or(VersionSchema::Any, VersionSchema::Table),
                 verbs: row.verbs.clone(),
                 subresources: row.subresources.clone(),
                 conversion: decl

@@ -12,7 +12,7 @@ static NULL: Value = Value::Null;
 /// Fields of metadata that a client may not choose, or may not change.
 pub(super) fn prepare_create(kind: &Kind, obj: &mut Value) {
     let map = meta::as_map(obj);
-    if kind.has_subresource("status") && !kind.strategy.status_with_spec() {
+    if kind.has_subresource("status") && !kind.strategy.keeps_status_on_create() {
         map.shift_remove("status");
     }
     let metadata = meta::entry(map, "metadata");
@@ -57,7 +57,10 @@ pub(super) fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, subresou
                 };
             }
             // Upstream lets the status of Nodes, Pods and custom resources bring labels and annotations along.
-            if matches!((kind.group.as_str(), kind.kind.as_str()), ("", "Node" | "Pod" | "Namespace" | "Service" | "PersistentVolume" | "PersistentVolumeClaim")) {
+            if matches!(
+                (kind.group.as_str(), kind.kind.as_str()),
+                ("", "Node" | "Pod" | "Namespace" | "Service" | "PersistentVolume" | "PersistentVolumeClaim")
+            ) {
                 for field in ["labels", "annotations"] {
                     if let Some(v) = metadata.get(field) {
                         to.insert(field.to_owned(), v.clone());
@@ -66,7 +69,7 @@ pub(super) fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, subresou
             }
         }
         _ => {
-            if kind.has_subresource("status") && !kind.strategy.status_with_spec() {
+            if kind.has_subresource("status") {
                 carry(new, old, "status");
             }
             kind.strategy.prepare_update(new, old);
@@ -74,7 +77,14 @@ pub(super) fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, subresou
     }
     let keep = meta::of(old).clone();
     let metadata = meta::of_mut(new);
-    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink"] {
+    for field in [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "selfLink",
+    ] {
         // A uid or creation time that the client left out is the old one's; a different uid is for validation to refuse.
         if field == "uid" && metadata.get("uid").and_then(Value::as_str).is_some_and(|u| !u.is_empty()) {
             continue;
@@ -201,7 +211,12 @@ fn metadata_maps(obj: &Value) -> ErrorList {
     let mut controllers = 0;
     for (i, owner) in m["ownerReferences"].as_array().into_iter().flatten().enumerate() {
         let at = owners.index(i);
-        for (field, what) in [("apiVersion", "version must not be empty"), ("kind", "must not be empty"), ("name", "must not be empty"), ("uid", "must not be empty")] {
+        for (field, what) in [
+            ("apiVersion", "version must not be empty"),
+            ("kind", "must not be empty"),
+            ("name", "must not be empty"),
+            ("uid", "must not be empty"),
+        ] {
             if owner[field].as_str().unwrap_or_default().is_empty() {
                 errors.invalid_str(&at.child(field), "", what);
             }
@@ -212,7 +227,11 @@ fn metadata_maps(obj: &Value) -> ErrorList {
         controllers += u32::from(owner["controller"] == true);
     }
     if controllers > 1 {
-        errors.invalid(&owners, &m["ownerReferences"], "Only one reference can have Controller set to true. Found \"true\" in references");
+        errors.invalid(
+            &owners,
+            &m["ownerReferences"],
+            "Only one reference can have Controller set to true. Found \"true\" in references",
+        );
     }
     for (i, finalizer) in meta::finalizers(obj).enumerate() {
         let at = path.child("finalizers").index(i);
@@ -281,7 +300,9 @@ pub(super) fn scale_of(kind: &Kind, obj: &Value) -> Option<Value> {
     if let Some(n) = at(obj, &paths.spec_replicas).as_i64().filter(|n| *n != 0) {
         spec["replicas"] = json!(n);
     }
-    Some(json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status}))
+    Some(
+        json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status}),
+    )
 }
 
 pub(super) fn set_scale(kind: &Kind, obj: &mut Value, replicas: i64) {

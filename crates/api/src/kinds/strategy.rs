@@ -47,8 +47,8 @@ pub trait Strategy: Send + Sync + 'static {
         false
     }
 
-    /// Is the object itself also the place where its status is written, though `status` is a subresource?
-    fn status_with_spec(&self) -> bool {
+    /// May a creator give the status (a kubelet registers its node together with it), though `status` is a subresource?
+    fn keeps_status_on_create(&self) -> bool {
         false
     }
 

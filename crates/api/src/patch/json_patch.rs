@@ -11,7 +11,9 @@ const MAX_OPERATIONS: usize = 10_000;
 /// Applies a JSON patch (an array of operations).
 pub fn json_patch(target: &Value, patch: &Value) -> Result<Value, Status> {
     let Some(operations) = patch.as_array() else {
-        return Err(Status::bad_request("error decoding patch: json: cannot unmarshal object into Go value of type jsonpatch.Patch"));
+        return Err(Status::bad_request(
+            "error decoding patch: json: cannot unmarshal object into Go value of type jsonpatch.Patch",
+        ));
     };
     if operations.len() > MAX_OPERATIONS {
         return Err(Status::too_large(format!(
@@ -21,7 +23,13 @@ pub fn json_patch(target: &Value, patch: &Value) -> Result<Value, Status> {
     }
     let mut doc = target.clone();
     for operation in operations {
-        apply(&mut doc, operation).map_err(|why| Status::failure(422, "Invalid", format!("the server rejected our request due to an error in our request: {why}")))?;
+        apply(&mut doc, operation).map_err(|why| {
+            Status::failure(
+                422,
+                "Invalid",
+                format!("the server rejected our request due to an error in our request: {why}"),
+            )
+        })?;
     }
     Ok(doc)
 }
@@ -113,7 +121,10 @@ fn add(doc: &mut Value, path: &[String], value: Value) -> Result<(), String> {
                 list.insert(i, value);
                 Ok(())
             }
-            None => Err(format!("add operation does not apply: doc is missing path: \"{}\": invalid index", text())),
+            None => Err(format!(
+                "add operation does not apply: doc is missing path: \"{}\": invalid index",
+                text()
+            )),
         },
         _ => Err(missing("add", &text())),
     }
@@ -136,12 +147,28 @@ mod tests {
     #[test]
     fn operations() {
         for (doc, patch, want) in [
-            (json!({"a": 1}), json!([{"op": "add", "path": "/b", "value": 2}]), Some(json!({"a": 1, "b": 2}))),
-            (json!({"a": [1, 3]}), json!([{"op": "add", "path": "/a/1", "value": 2}, {"op": "add", "path": "/a/-", "value": 4}]), Some(json!({"a": [1, 2, 3, 4]}))),
+            (
+                json!({"a": 1}),
+                json!([{"op": "add", "path": "/b", "value": 2}]),
+                Some(json!({"a": 1, "b": 2})),
+            ),
+            (
+                json!({"a": [1, 3]}),
+                json!([{"op": "add", "path": "/a/1", "value": 2}, {"op": "add", "path": "/a/-", "value": 4}]),
+                Some(json!({"a": [1, 2, 3, 4]})),
+            ),
             (json!({"a": {"b/c": 1}}), json!([{"op": "remove", "path": "/a/b~1c"}]), Some(json!({"a": {}}))),
-            (json!({"a": 1}), json!([{"op": "replace", "path": "/a", "value": {"x": []}}]), Some(json!({"a": {"x": []}}))),
+            (
+                json!({"a": 1}),
+                json!([{"op": "replace", "path": "/a", "value": {"x": []}}]),
+                Some(json!({"a": {"x": []}})),
+            ),
             (json!({"a": 1}), json!([{"op": "move", "from": "/a", "path": "/b"}]), Some(json!({"b": 1}))),
-            (json!({"a": [1]}), json!([{"op": "copy", "from": "/a/0", "path": "/a/0"}]), Some(json!({"a": [1, 1]}))),
+            (
+                json!({"a": [1]}),
+                json!([{"op": "copy", "from": "/a/0", "path": "/a/0"}]),
+                Some(json!({"a": [1, 1]})),
+            ),
             (json!({"a": 1}), json!([{"op": "test", "path": "/a", "value": 1}]), Some(json!({"a": 1}))),
             (json!({"a": 1}), json!([{"op": "test", "path": "/a", "value": 2}]), None),
             (json!({}), json!([{"op": "remove", "path": "/a"}]), None),

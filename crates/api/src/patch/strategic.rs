@@ -89,7 +89,9 @@ fn merge_value(original: Option<&Value>, patch: &Value, schema: Schema<'_>) -> M
             Ok(Some(Value::Object(merge_map(o.clone(), p, schema)?.unwrap_or_default())))
         }
         // What is new is the patch without directives and nulls: the patch merged into nothing.
-        (_, Value::Object(p)) => Ok(Some(Value::Object(merge_map(Map::new(), p, schema)?.unwrap_or_default()))),
+        (_, Value::Object(p)) => {
+            Ok(Some(Value::Object(merge_map(Map::new(), p, schema)?.unwrap_or_default())))
+        }
         (original, Value::Array(p)) => {
             let merges = schema.table_field().is_some_and(|f| f.patch_merge);
             let empty = Vec::new();
@@ -97,7 +99,11 @@ fn merge_value(original: Option<&Value>, patch: &Value, schema: Schema<'_>) -> M
                 Some(Value::Array(o)) if merges => o,
                 _ => &empty,
             };
-            if merges { Ok(Some(Value::Array(merge_list(o, p, schema)?))) } else { Ok(Some(clean_list(p, schema)?)) }
+            if merges {
+                Ok(Some(Value::Array(merge_list(o, p, schema)?)))
+            } else {
+                Ok(Some(clean_list(p, schema)?))
+            }
         }
         (_, other) => Ok(Some(other.clone())),
     }
@@ -132,7 +138,9 @@ fn merge_list(original: &[Value], patch: &[Value], schema: Schema<'_>) -> Merged
     }
     let key = merge_key_of(schema).ok_or("cannot merge lists without merge key")?;
     let key_of = |item: &Value| -> Merged<Value> {
-        item.get(key).cloned().ok_or_else(|| format!("map: {item} does not contain declared merge key: {key}"))
+        item.get(key)
+            .cloned()
+            .ok_or_else(|| format!("map: {item} does not contain declared merge key: {key}"))
     };
     let mut merged: Vec<Value> = original.to_vec();
     let mut plain: Vec<&Value> = Vec::new();
@@ -155,7 +163,9 @@ fn merge_list(original: &[Value], patch: &[Value], schema: Schema<'_>) -> Merged
             let Some(map) = item.as_object() else { continue };
             let mut map = map.clone();
             let directive = map.shift_remove(PATCH);
-            if directive.as_ref().and_then(Value::as_str) != Some("delete") && !(directive.is_some() && map.is_empty()) {
+            if directive.as_ref().and_then(Value::as_str) != Some("delete")
+                && !(directive.is_some() && map.is_empty())
+            {
                 merged.push(Value::Object(map));
             }
         }
@@ -164,7 +174,9 @@ fn merge_list(original: &[Value], patch: &[Value], schema: Schema<'_>) -> Merged
     let items = schema.items();
     let mut patched: Vec<Value> = Vec::new();
     for item in plain {
-        let Value::Object(p) = item else { return Err(format!("list of objects cannot be merged with {item}")) };
+        let Value::Object(p) = item else {
+            return Err(format!("list of objects cannot be merged with {item}"));
+        };
         let id = key_of(item)?;
         let at = merged.iter().position(|o| o.get(key) == Some(&id));
         let old = match at.and_then(|i| merged.get(i)) {
@@ -258,13 +270,19 @@ mod tests {
         let deployment = TypeId::named("io.k8s.api.apps.v1.DeploymentSpec").unwrap().schema();
         let old = json!({"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}});
         let patch = json!({"strategy": {"$retainKeys": ["type"], "type": "Recreate"}});
-        assert_eq!(strategic_merge(&old, &patch, deployment).unwrap(), json!({"strategy": {"type": "Recreate"}}));
+        assert_eq!(
+            strategic_merge(&old, &patch, deployment).unwrap(),
+            json!({"strategy": {"type": "Recreate"}})
+        );
         let meta = TypeId::named("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta").unwrap().schema();
         let old = json!({"finalizers": ["a", "b"]});
         let patch = json!({"$deleteFromPrimitiveList/finalizers": ["a"], "$setElementOrder/finalizers": ["c", "b"], "finalizers": ["c"]});
         assert_eq!(strategic_merge(&old, &patch, meta).unwrap(), json!({"finalizers": ["c", "b"]}));
         let patch = json!({"labels": {"a": null, "b": "1"}});
-        assert_eq!(strategic_merge(&json!({"labels": {"a": "0"}}), &patch, meta).unwrap(), json!({"labels": {"b": "1"}}));
+        assert_eq!(
+            strategic_merge(&json!({"labels": {"a": "0"}}), &patch, meta).unwrap(),
+            json!({"labels": {"b": "1"}})
+        );
     }
 
     proptest::proptest! {

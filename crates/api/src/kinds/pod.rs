@@ -1,0 +1,470 @@
+//! Pods, and the templates that hold them.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::common::*;
+use super::registry::{Decl, PLAIN};
+use super::{Strategy, podspec};
+use crate::field::{ErrorList, Path};
+use crate::{duration, meta, validate};
+
+pub(super) const DECLS: &[Decl] = &[
+    Decl {
+        resource: "pods",
+        short: &["po"],
+        categories: &["all"],
+        strategy: || Arc::new(Pod),
+        columns: Columns::Coded {
+            columns: &[
+                Column::name(),
+                Column::text("Ready"),
+                Column::text("Status"),
+                Column::text("Restarts"),
+                Column::text("Age"),
+                Column::text("IP").wide(),
+                Column::text("Node").wide(),
+                Column::text("Nominated Node").wide(),
+                Column::text("Readiness Gates").wide(),
+            ],
+            cells,
+        },
+        ..PLAIN
+    },
+    Decl {
+        resource: "podtemplates",
+        strategy: || Arc::new(PodTemplate),
+        columns: Columns::Coded {
+            columns: &[
+                Column::name(),
+                Column::text("Containers"),
+                Column::text("Images"),
+                Column::text("Pod Labels"),
+            ],
+            cells: |o, _| {
+                let template = &o["template"];
+                let [names, images] = containers_cells(&template["spec"]);
+                let labels = crate::selector::Label::from_match_labels(&template["metadata"]["labels"]);
+                vec![name_cell(o), names, images, or_none(&labels.to_string())]
+            },
+        },
+        ..PLAIN
+    },
+];
+
+struct PodTemplate;
+
+impl Strategy for PodTemplate {
+    fn default(&self, obj: &mut Value) {
+        if let Some(spec) =
+            obj.get_mut("template").and_then(|t| t.get_mut("spec")).and_then(Value::as_object_mut)
+        {
+            podspec::default(spec);
+        }
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        podspec::validate_template(&mut errors, &obj["template"], &Path::new("template"));
+        errors
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+struct Pod;
+
+const SELECTABLE: &[Cow<'static, str>] = &[
+    Cow::Borrowed("spec.nodeName"),
+    Cow::Borrowed("spec.restartPolicy"),
+    Cow::Borrowed("spec.schedulerName"),
+    Cow::Borrowed("spec.serviceAccountName"),
+    Cow::Borrowed("spec.hostNetwork"),
+    Cow::Borrowed("status.phase"),
+    Cow::Borrowed("status.podIP"),
+    Cow::Borrowed("status.podIPs"),
+    Cow::Borrowed("status.nominatedNodeName"),
+];
+
+impl Strategy for Pod {
+    fn default(&self, obj: &mut Value) {
+        let spec = meta::child(obj, "spec");
+        podspec::default(spec);
+        podspec::default_pod_only(spec);
+    }
+
+    fn prepare_create(&self, obj: &mut Value) {
+        let class = podspec::qos_class(&obj["spec"]);
+        let mut status = json!({"phase": "Pending", "qosClass": class});
+        if !empty(&obj["spec"]["schedulingGates"]) {
+            status["conditions"] = json!([{
+                "type": "PodScheduled",
+                "status": "False",
+                "reason": "SchedulingGated",
+                "message": "Scheduling is blocked due to non-empty scheduling gates",
+            }]);
+        }
+        meta::as_map(obj).insert("status".to_owned(), status);
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        podspec::validate(&mut errors, &obj["spec"], &Path::new("spec"));
+        errors
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let path = Path::new("spec");
+        let (n, o) = (&new["spec"], &old["spec"]);
+        for list in ["containers", "initContainers"] {
+            if items(&n[list]).len() != items(&o[list]).len() {
+                errors.forbidden(&path.child(list), "pod updates may not add or remove containers");
+                return errors;
+            }
+        }
+        // What may change is made equal; what differs then may not.
+        let mut allowed = n.clone();
+        let map = meta::as_map(&mut allowed);
+        for list in ["containers", "initContainers"] {
+            for (i, c) in each(map, list).enumerate() {
+                match o[list][i].get("image") {
+                    Some(image) => c.insert("image".to_owned(), image.clone()),
+                    None => c.shift_remove("image"),
+                };
+                // Resources of a running pod change through the resize subresource, which is checked there.
+            }
+        }
+        let mut keep = |field: &str| {
+            match o.get(field) {
+                Some(v) => map.insert(field.to_owned(), v.clone()),
+                None => map.shift_remove(field),
+            };
+        };
+        let (deadline, before) = (n["activeDeadlineSeconds"].as_i64(), o["activeDeadlineSeconds"].as_i64());
+        match (deadline, before) {
+            (Some(d), Some(b)) if d > b => {
+                let why = "must be less than or equal to previous value";
+                errors.invalid(&path.child("activeDeadlineSeconds"), &n["activeDeadlineSeconds"], why);
+            }
+            (None, Some(_)) => {
+                let why = "must not update from a positive integer to nil value";
+                errors.invalid(&path.child("activeDeadlineSeconds"), &Value::Null, why);
+            }
+            _ => {}
+        }
+        keep("activeDeadlineSeconds");
+        if items(&o["tolerations"]).iter().all(|t| items(&n["tolerations"]).contains(t)) {
+            keep("tolerations");
+        }
+        if int(&o["terminationGracePeriodSeconds"]) < 0 && int(&n["terminationGracePeriodSeconds"]) == 1 {
+            keep("terminationGracePeriodSeconds");
+        }
+        if items(&n["schedulingGates"]).iter().all(|g| items(&o["schedulingGates"]).contains(g)) {
+            keep("schedulingGates");
+        }
+        if !empty(&o["schedulingGates"]) {
+            keep("nodeSelector");
+            keep("affinity");
+        }
+        if allowed != *o {
+            errors.forbidden(
+                &path,
+                "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,\
+                 `spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),\
+                 `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)",
+            );
+        }
+        errors
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    fn check_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        validate::dns_subdomain_name(name, prefix)
+    }
+
+    fn selectable_fields(&self) -> &[Cow<'static, str>] {
+        SELECTABLE
+    }
+}
+
+fn condition<'a>(pod: &'a Value, kind: &str) -> Option<&'a Value> {
+    items(&pod["status"]["conditions"]).iter().find(|c| c["type"] == kind)
+}
+
+fn ended(terminated: &Value) -> String {
+    let signal = int(&terminated["signal"]);
+    if !text(&terminated["reason"]).is_empty() {
+        text(&terminated["reason"]).to_owned()
+    } else if signal != 0 {
+        format!("Signal:{signal}")
+    } else {
+        format!("ExitCode:{}", int(&terminated["exitCode"]))
+    }
+}
+
+/// What `kubectl get pods` says of a pod: how many containers are ready, the one word for its state, its restarts.
+fn cells(pod: &Value, now: Timestamp) -> Vec<Value> {
+    let (spec, status) = (&pod["spec"], &pod["status"]);
+    let phase = text(&status["phase"]);
+    let mut reason =
+        if text(&status["reason"]).is_empty() { phase } else { text(&status["reason"]) }.to_owned();
+    if condition(pod, "PodScheduled").is_some_and(|c| c["reason"] == "SchedulingGated") {
+        "SchedulingGated".clone_into(&mut reason);
+    }
+    let inits = items(&spec["initContainers"]);
+    let sidecar = |name: &Value| inits.iter().any(|c| c["name"] == *name && c["restartPolicy"] == "Always");
+    let mut total =
+        items(&spec["containers"]).len() + inits.iter().filter(|c| c["restartPolicy"] == "Always").count();
+    total = total.max(0);
+    let (mut ready, mut restarts, mut sidecar_restarts) = (0, 0, 0);
+    let (mut last, mut sidecar_last): (Option<Timestamp>, Option<Timestamp>) = (None, None);
+    let finished = |s: &Value| text(&s["lastState"]["terminated"]["finishedAt"]).parse::<Timestamp>().ok();
+    let mut initializing = false;
+    for (i, s) in items(&status["initContainerStatuses"]).iter().enumerate() {
+        restarts += int(&s["restartCount"]);
+        last = last.max(finished(s));
+        let is_sidecar = sidecar(&s["name"]);
+        if is_sidecar {
+            sidecar_restarts += int(&s["restartCount"]);
+            sidecar_last = sidecar_last.max(finished(s));
+        }
+        let state = &s["state"];
+        let terminated = &state["terminated"];
+        if !terminated.is_null() && int(&terminated["exitCode"]) == 0 {
+            continue;
+        }
+        if is_sidecar && s["started"] == true {
+            ready += usize::from(s["ready"] == true);
+            continue;
+        }
+        let waiting = text(&state["waiting"]["reason"]);
+        reason = if !terminated.is_null() {
+            format!("Init:{}", ended(terminated))
+        } else if !waiting.is_empty() && waiting != "PodInitializing" {
+            format!("Init:{waiting}")
+        } else {
+            format!("Init:{i}/{}", inits.len())
+        };
+        initializing = true;
+        break;
+    }
+    if !initializing || condition(pod, "Initialized").is_some_and(|c| c["status"] == "True") {
+        restarts = sidecar_restarts;
+        last = sidecar_last;
+        let mut running = false;
+        for s in items(&status["containerStatuses"]).iter().rev() {
+            restarts += int(&s["restartCount"]);
+            last = last.max(finished(s));
+            let state = &s["state"];
+            let waiting = text(&state["waiting"]["reason"]);
+            if !waiting.is_empty() {
+                waiting.clone_into(&mut reason);
+            } else if !state["terminated"].is_null() {
+                reason = ended(&state["terminated"]);
+            } else if s["ready"] == true && !state["running"].is_null() {
+                running = true;
+                ready += 1;
+            }
+        }
+        if reason == "Completed" && running {
+            let is_ready = condition(pod, "Ready").is_some_and(|c| c["status"] == "True");
+            if is_ready { "Running" } else { "NotReady" }.clone_into(&mut reason);
+        }
+    }
+    if meta::is_deleting(pod) {
+        if status["reason"] == "NodeLost" {
+            "Unknown".clone_into(&mut reason);
+        } else if phase != "Failed" && phase != "Succeeded" {
+            "Terminating".clone_into(&mut reason);
+        }
+    }
+    let restarts = match last {
+        Some(at) if restarts != 0 => format!("{restarts} ({} ago)", duration::age(Some(at), now)),
+        _ => restarts.to_string(),
+    };
+    let ip =
+        items(&status["podIPs"]).first().map(|p| text(&p["ip"])).unwrap_or_else(|| text(&status["podIP"]));
+    let gates = items(&spec["readinessGates"]);
+    let passed = gates
+        .iter()
+        .filter(|g| condition(pod, text(&g["conditionType"])).is_some_and(|c| c["status"] == "True"));
+    let gates =
+        if gates.is_empty() { "<none>".to_owned() } else { format!("{}/{}", passed.count(), gates.len()) };
+    vec![
+        name_cell(pod),
+        json!(format!("{ready}/{total}")),
+        json!(reason),
+        json!(restarts),
+        age_cell(pod, now),
+        or_none(ip),
+        or_none(text(&spec["nodeName"])),
+        or_none(text(&status["nominatedNodeName"])),
+        json!(gates),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds;
+    use crate::names::gvr;
+
+    fn at(s: &str) -> Timestamp {
+        s.parse().unwrap()
+    }
+
+    #[test]
+    fn cells_say_what_the_pod_does() {
+        let now = at("2024-01-01T00:10:00Z");
+        let base = json!({"metadata": {"name": "p", "creationTimestamp": "2024-01-01T00:00:00Z"}, "spec": {"containers": [{}], "nodeName": "n"}});
+        for (status, ready, word, restarts) in [
+            (json!({"phase": "Pending"}), "0/1", "Pending", "0"),
+            (
+                json!({"phase": "Pending", "containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}]}),
+                "0/1",
+                "ContainerCreating",
+                "0",
+            ),
+            (
+                json!({"phase": "Running", "containerStatuses": [{"ready": true, "restartCount": 0, "state": {"running": {}}}]}),
+                "1/1",
+                "Running",
+                "0",
+            ),
+            (
+                json!({"phase": "Running", "containerStatuses": [{"ready": true, "restartCount": 2, "state": {"running": {}}, "lastState": {"terminated": {"finishedAt": "2024-01-01T00:09:00Z"}}}]}),
+                "1/1",
+                "Running",
+                "2 (60s ago)",
+            ),
+            (
+                json!({"phase": "Succeeded", "containerStatuses": [{"state": {"terminated": {"reason": "Completed", "exitCode": 0}}}]}),
+                "0/1",
+                "Completed",
+                "0",
+            ),
+            (
+                json!({"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"exitCode": 3}}}]}),
+                "0/1",
+                "ExitCode:3",
+                "0",
+            ),
+            (json!({"phase": "Failed", "reason": "Evicted"}), "0/1", "Evicted", "0"),
+        ] {
+            let mut pod = base.clone();
+            pod["status"] = status;
+            let cells = cells(&pod, now);
+            assert_eq!(
+                cells[1..5],
+                [json!(ready), json!(word), json!(restarts), json!("10m")],
+                "{}",
+                pod["status"]
+            );
+        }
+        let mut init = base.clone();
+        init["spec"]["initContainers"] = json!([{"name": "a"}, {"name": "b"}]);
+        init["status"] = json!({"phase": "Pending", "initContainerStatuses": [
+            {"name": "a", "state": {"terminated": {"exitCode": 0}}}, {"name": "b", "state": {"running": {}}}]});
+        assert_eq!(cells(&init, now)[2], "Init:1/2");
+        init["metadata"]["deletionTimestamp"] = json!("2024-01-01T00:00:00Z");
+        assert_eq!(cells(&init, now)[2], "Terminating");
+    }
+
+    #[test]
+    fn a_pod_is_defaulted_and_valid() {
+        let kind = kinds::by_gvr(&gvr::PODS).unwrap();
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "d"}, "status": {"phase": "Running"},
+            "spec": {"containers": [{"name": "c", "image": "busybox", "ports": [{"containerPort": 80}],
+                "livenessProbe": {"httpGet": {"port": 80}}}], "volumes": [{"name": "v"}]}});
+        kind.default(&mut pod);
+        kind.prepare_create(&mut pod);
+        assert_eq!(kind.validate_create(&pod).message(), "[]");
+        let spec = &pod["spec"];
+        assert_eq!(spec["restartPolicy"], "Always");
+        assert_eq!(spec["containers"][0]["imagePullPolicy"], "Always");
+        assert_eq!(
+            spec["containers"][0]["livenessProbe"],
+            json!({"httpGet": {"port": 80, "path": "/", "scheme": "HTTP"},
+            "timeoutSeconds": 1, "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3})
+        );
+        assert_eq!(spec["volumes"][0], json!({"name": "v", "emptyDir": {}}));
+        assert_eq!(pod["status"], json!({"phase": "Pending", "qosClass": "BestEffort"}));
+        assert_eq!(pod["metadata"]["generation"], 1);
+        let before = pod.clone();
+        kind.default(&mut pod);
+        assert_eq!(pod, before, "defaulting twice changes nothing");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_upstream_s_words() {
+        let kind = kinds::by_gvr(&gvr::PODS).unwrap();
+        for (patch, want) in [
+            (json!({"spec": {"containers": []}}), "spec.containers: Required value"),
+            (
+                json!({"metadata": {"name": "X_"}}),
+                "metadata.name: Invalid value: \"X_\": a lowercase RFC 1123 subdomain must consist of",
+            ),
+            (
+                json!({"spec": {"restartPolicy": "Maybe"}}),
+                "spec.restartPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \"Never\", \"OnFailure\"",
+            ),
+            (
+                json!({"spec": {"containers": [{"name": "a", "image": "b"}, {"name": "a", "image": "b"}]}}),
+                "spec.containers[1].name: Duplicate value: \"a\"",
+            ),
+            (
+                json!({"spec": {"containers": [{"name": "a", "image": "b", "volumeMounts": [{"name": "v", "mountPath": "/x"}]}]}}),
+                "spec.containers[0].volumeMounts[0].name: Not found: \"v\"",
+            ),
+            (
+                json!({"spec": {"containers": [{"name": "a", "image": "b", "ports": [{"containerPort": 70000}]}]}}),
+                "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
+            ),
+            (
+                json!({"spec": {"containers": [{"name": "a", "image": "b", "resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "2"}}}]}}),
+                "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
+            ),
+            (
+                json!({"metadata": {"labels": {"a b": "c"}}}),
+                "metadata.labels: Invalid value: \"a b\": name part must consist of",
+            ),
+        ] {
+            let mut pod = json!({"metadata": {"name": "a", "namespace": "d"}, "spec": {"containers": [{"name": "a", "image": "b"}]}});
+            crate::patch::merge_patch(&mut pod, &patch);
+            kind.default(&mut pod);
+            let message = kind.validate_create(&pod).message();
+            assert!(message.starts_with(want), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_pod_s_spec_is_almost_immutable() {
+        let kind = kinds::by_gvr(&gvr::PODS).unwrap();
+        let mut old = json!({"metadata": {"name": "a", "namespace": "d", "generation": 1}, "spec": {"containers": [{"name": "a", "image": "b"}]}});
+        kind.default(&mut old);
+        for (patch, ok) in [
+            (json!({"spec": {"containers": [{"name": "a", "image": "c"}]}}), true),
+            (json!({"spec": {"activeDeadlineSeconds": 5}}), true),
+            (json!({"spec": {"tolerations": [{"operator": "Exists"}]}}), true),
+            (json!({"spec": {"hostname": "x"}}), false),
+            (json!({"metadata": {"labels": {"a": "b"}}}), true),
+            (json!({"metadata": {"name": "b"}}), false),
+        ] {
+            let mut new = old.clone();
+            crate::patch::merge_patch(&mut new, &patch);
+            kind.default(&mut new);
+            kind.prepare_update(&mut new, &old, "");
+            assert_eq!(kind.validate_update(&new, &old, "").is_empty(), ok, "{patch}");
+            let raised = new["metadata"]["generation"] == 2;
+            assert_eq!(raised, patch.get("spec").is_some());
+        }
+    }
+}

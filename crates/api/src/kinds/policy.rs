@@ -1,0 +1,372 @@
+//! Disruption budgets, priority classes, quotas, limit ranges, leases, runtime classes.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::common::*;
+use super::registry::{Decl, PLAIN};
+use super::{Conversion, Generic, Strategy};
+use crate::field::{ErrorList, Path};
+use crate::quantity::Quantity;
+use crate::{intstr, meta, validate};
+
+pub(super) const DECLS: &[Decl] = &[
+    Decl {
+        group: "policy",
+        resource: "poddisruptionbudgets",
+        short: &["pdb"],
+        strategy: || Arc::new(Budget),
+        conversions: &[(
+            "policy",
+            "v1beta1",
+            Conversion::Functions { to_storage: budget_to_storage, from_storage: budget_from_storage },
+        )],
+        columns: Columns::Coded {
+            columns: &[
+                Column::name(),
+                Column::text("Min Available"),
+                Column::text("Max Unavailable"),
+                Column::int("Allowed Disruptions"),
+                Column::text("Age"),
+            ],
+            cells: |o, now| {
+                let show = |v: &Value| json!(if v.is_null() { "N/A".to_owned() } else { intstr::show(v) });
+                vec![
+                    name_cell(o),
+                    show(&o["spec"]["minAvailable"]),
+                    show(&o["spec"]["maxUnavailable"]),
+                    json!(int(&o["status"]["disruptionsAllowed"])),
+                    age_cell(o, now),
+                ]
+            },
+        },
+        ..PLAIN
+    },
+    Decl { group: "policy", resource: "podsecuritypolicies", short: &["psp"], ..PLAIN },
+    Decl {
+        group: "scheduling.k8s.io",
+        resource: "priorityclasses",
+        short: &["pc"],
+        strategy: || Arc::new(PriorityClass),
+        columns: Columns::Coded {
+            columns: &[
+                Column::name(),
+                Column::int("Value"),
+                Column::text("Global-Default"),
+                Column::text("Age"),
+                Column::text("PreemptionPolicy"),
+            ],
+            cells: |o, now| {
+                let default = o["globalDefault"] == true;
+                vec![
+                    name_cell(o),
+                    json!(int(&o["value"])),
+                    json!(default),
+                    age_cell(o, now),
+                    json!(text(&o["preemptionPolicy"])),
+                ]
+            },
+        },
+        ..PLAIN
+    },
+    Decl {
+        resource: "resourcequotas",
+        short: &["quota"],
+        strategy: || Arc::new(Quota),
+        columns: Columns::Coded {
+            columns: &[Column::name(), Column::text("Request"), Column::text("Limit"), Column::text("Age")],
+            cells: |o, now| {
+                let (mut requests, mut limits) = (Vec::new(), Vec::new());
+                for (name, hard) in o["status"]["hard"].as_object().into_iter().flatten() {
+                    let used = &o["status"]["used"][name];
+                    let used = if used.is_null() { "0" } else { text(used) };
+                    let line = format!("{name}: {used}/{}", text(hard));
+                    if name.starts_with("limits") { limits.push(line) } else { requests.push(line) }
+                }
+                requests.sort();
+                limits.sort();
+                vec![name_cell(o), json!(requests.join(", ")), json!(limits.join(", ")), age_cell(o, now)]
+            },
+        },
+        ..PLAIN
+    },
+    Decl { resource: "limitranges", short: &["limits"], strategy: || Arc::new(LimitRange), ..PLAIN },
+    Decl {
+        group: "coordination.k8s.io",
+        resource: "leases",
+        strategy: || Arc::new(Lease),
+        columns: Columns::Coded {
+            columns: &[Column::name(), Column::text("Holder"), Column::text("Age")],
+            cells: |o, now| vec![name_cell(o), json!(text(&o["spec"]["holderIdentity"])), age_cell(o, now)],
+        },
+        ..PLAIN
+    },
+    Decl {
+        group: "node.k8s.io",
+        resource: "runtimeclasses",
+        strategy: || Arc::new(RuntimeClass),
+        conversions: &[(
+            "node.k8s.io",
+            "v1alpha1",
+            Conversion::Functions { to_storage: runtime_to_storage, from_storage: runtime_from_storage },
+        )],
+        columns: Columns::Coded {
+            columns: &[Column::name(), Column::text("Handler"), Column::text("Age")],
+            cells: |o, now| vec![name_cell(o), json!(text(&o["handler"])), age_cell(o, now)],
+        },
+        ..PLAIN
+    },
+    Decl { group: "scheduling.k8s.io", resource: "podgroups", strategy: || Arc::new(Generic), ..PLAIN },
+];
+
+struct Budget;
+
+impl Strategy for Budget {
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let (spec, path) = (&obj["spec"], Path::new("spec"));
+        if !spec["minAvailable"].is_null() && !spec["maxUnavailable"].is_null() {
+            errors.invalid(&path, spec, "minAvailable and maxUnavailable cannot be both set");
+        }
+        for field in ["minAvailable", "maxUnavailable"] {
+            super::deployment::check_amount(&mut errors, &path.child(field), &spec[field], true);
+        }
+        check_selector(&mut errors, &path.child("selector"), &spec["selector"]);
+        errors
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+/// In v1beta1 an empty selector selects no pod, in v1 every pod; this key, which no pod has, says the former.
+const SELECTS_NONE: &str = "pdb.kubernetes.io/deprecated-v1beta1-empty-selector-match";
+
+fn none_selector() -> Value {
+    json!({"matchExpressions": [{"key": SELECTS_NONE, "operator": "Exists"}]})
+}
+
+fn budget_to_storage(obj: &mut Value) {
+    if obj["spec"]["selector"].as_object().is_some_and(|s| s.values().all(empty)) {
+        meta::child(obj, "spec").insert("selector".to_owned(), none_selector());
+    }
+}
+
+fn budget_from_storage(obj: &mut Value) {
+    if obj["spec"]["selector"] == none_selector() {
+        meta::child(obj, "spec").insert("selector".to_owned(), json!({}));
+    }
+}
+
+struct PriorityClass;
+
+impl Strategy for PriorityClass {
+    fn default(&self, obj: &mut Value) {
+        let map = meta::as_map(obj);
+        set_text(map, "preemptionPolicy", "PreemptLowerPriority");
+        set(map, "value", 0);
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let name = meta::name(obj);
+        let value = int(&obj["value"]);
+        if name.starts_with("system-") {
+            let known = matches!(
+                (name, value),
+                ("system-node-critical", 2_000_001_000) | ("system-cluster-critical", 2_000_000_000)
+            );
+            if !known {
+                let why =
+                    "priority class names with 'system-' prefix are reserved for system use only. error: "
+                        .to_owned()
+                        + &format!("value of {name} PriorityClass must be that of the system");
+                errors.forbidden(&Path::new("metadata").child("name"), why);
+            }
+        } else if value > 1_000_000_000 {
+            errors.forbidden(
+                &Path::new("value"),
+                "maximum allowed value of a user defined priority is 1000000000",
+            );
+        }
+        one_of(
+            &mut errors,
+            &Path::new("preemptionPolicy"),
+            &obj["preemptionPolicy"],
+            &["Never", "PreemptLowerPriority"],
+        );
+        errors
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        if new["value"] != old["value"] {
+            errors.forbidden(&Path::new("value"), "may not be changed in an update.");
+        }
+        immutable(
+            &mut errors,
+            &Path::new("preemptionPolicy"),
+            &new["preemptionPolicy"],
+            &old["preemptionPolicy"],
+        );
+        errors
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+struct Quota;
+
+impl Strategy for Quota {
+    fn prepare_create(&self, obj: &mut Value) {
+        meta::as_map(obj).insert("status".to_owned(), json!({}));
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let path = Path::new("spec").child("hard");
+        for (name, amount) in obj["spec"]["hard"].as_object().into_iter().flatten() {
+            for why in validate::qualified_name(name) {
+                errors.invalid_str(&path.key(name), name, why);
+            }
+            if Quantity::of_value(amount).is_ok_and(|q| q.signum() < 0) {
+                errors.invalid(&path.key(name), amount, "must be greater than or equal to 0");
+            }
+        }
+        errors
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        immutable(
+            &mut errors,
+            &Path::new("spec").child("scopes"),
+            &new["spec"]["scopes"],
+            &old["spec"]["scopes"],
+        );
+        errors
+    }
+}
+
+struct LimitRange;
+
+impl Strategy for LimitRange {
+    fn default(&self, obj: &mut Value) {
+        // For containers what is not said follows from what is: a maximum is the default limit, a default limit the default
+        // request, and a minimum the default request where there is no limit.
+        for item in each(meta::child(obj, "spec"), "limits") {
+            if item.get("type").is_none_or(|t| t != "Container") {
+                continue;
+            }
+            for (to, from) in [("default", "max"), ("defaultRequest", "default"), ("defaultRequest", "min")] {
+                let Some(source) = item.get(from).and_then(Value::as_object).cloned() else { continue };
+                let target = meta::entry(item, to);
+                for (name, amount) in source {
+                    set(target, &name, amount);
+                }
+            }
+        }
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let path = Path::new("spec").child("limits");
+        for (i, item) in items(&obj["spec"]["limits"]).iter().enumerate() {
+            let at = path.index(i);
+            let amount = |kind: &str, name: &str| Quantity::of_value(&item[kind][name]).ok();
+            let names = ["max", "min", "default", "defaultRequest"]
+                .into_iter()
+                .flat_map(|k| item[k].as_object().into_iter().flatten().map(|(n, _)| n));
+            for name in names.collect::<std::collections::BTreeSet<_>>() {
+                let (max, min) = (amount("max", name), amount("min", name));
+                let (limit, request) = (amount("default", name), amount("defaultRequest", name));
+                for (low, low_kind, high, high_kind) in [
+                    (min, "min", max, "max"),
+                    (min, "min", request, "defaultRequest"),
+                    (request, "defaultRequest", max, "max"),
+                    (request, "defaultRequest", limit, "default"),
+                    (limit, "default", max, "max"),
+                ] {
+                    if let (Some(l), Some(h)) = (low, high)
+                        && l > h
+                    {
+                        let why = format!("{low_kind} value {l} is greater than {high_kind} value {h}");
+                        errors.invalid_str(&at.child(low_kind).key(name), &l.to_string(), why);
+                    }
+                }
+            }
+        }
+        errors
+    }
+}
+
+struct Lease;
+
+impl Strategy for Lease {
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let (spec, path) = (&obj["spec"], Path::new("spec"));
+        if spec["leaseDurationSeconds"].as_i64().is_some_and(|n| n <= 0) {
+            errors.invalid(
+                &path.child("leaseDurationSeconds"),
+                &spec["leaseDurationSeconds"],
+                "must be greater than 0",
+            );
+        }
+        if int(&spec["leaseTransitions"]) < 0 {
+            errors.invalid(
+                &path.child("leaseTransitions"),
+                &spec["leaseTransitions"],
+                "must be greater than or equal to 0",
+            );
+        }
+        errors
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        true
+    }
+}
+
+struct RuntimeClass;
+
+impl Strategy for RuntimeClass {
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        for why in validate::dns_label(text(&obj["handler"])) {
+            errors.invalid(&Path::new("handler"), &obj["handler"], why);
+        }
+        errors
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        immutable(&mut errors, &Path::new("handler"), &new["handler"], &old["handler"]);
+        errors
+    }
+}
+
+/// v1alpha1 keeps everything below spec and calls the handler `runtimeHandler`.
+fn runtime_to_storage(obj: &mut Value) {
+    let map = meta::as_map(obj);
+    let Some(Value::Object(spec)) = map.shift_remove("spec") else { return };
+    for (key, value) in spec {
+        map.insert(if key == "runtimeHandler" { "handler".to_owned() } else { key }, value);
+    }
+}
+
+fn runtime_from_storage(obj: &mut Value) {
+    let map = meta::as_map(obj);
+    let mut spec = crate::Map::new();
+    for (from, to) in [("handler", "runtimeHandler"), ("overhead", "overhead"), ("scheduling", "scheduling")]
+    {
+        if let Some(v) = map.shift_remove(from) {
+            spec.insert(to.to_owned(), v);
+        }
+    }
+    map.insert("spec".to_owned(), Value::Object(spec));
+}

@@ -1,0 +1,556 @@
+//! Roles and bindings, certificate requests, admission configurations, APIServices.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::common::*;
+use super::registry::{Decl, PLAIN};
+use super::{Conversion, Strategy};
+use crate::field::{ErrorList, Path};
+use crate::{meta, validate};
+
+const ROLE: Decl = Decl { group: "rbac.authorization.k8s.io", strategy: || Arc::new(Role), ..PLAIN };
+const BINDING: Decl = Decl {
+    group: "rbac.authorization.k8s.io",
+    strategy: || Arc::new(Binding),
+    columns: Columns::Coded {
+        columns: &[
+            Column::name(),
+            Column::text("Role"),
+            Column::text("Age"),
+            Column::text("Users").wide(),
+            Column::text("Groups").wide(),
+            Column::text("ServiceAccounts").wide(),
+        ],
+        cells: |o, now| {
+            let subjects = |kind: &str| {
+                let of = items(&o["subjects"]).iter().filter(|s| s["kind"] == kind);
+                let names: Vec<String> = of
+                    .map(|s| match text(&s["namespace"]) {
+                        "" => text(&s["name"]).to_owned(),
+                        ns => format!("{ns}/{}", text(&s["name"])),
+                    })
+                    .collect();
+                json!(names.join(", "))
+            };
+            let role = format!("{}/{}", text(&o["roleRef"]["kind"]), text(&o["roleRef"]["name"]));
+            vec![
+                name_cell(o),
+                json!(role),
+                age_cell(o, now),
+                subjects("User"),
+                subjects("Group"),
+                subjects("ServiceAccount"),
+            ]
+        },
+    },
+    ..PLAIN
+};
+
+const WEBHOOKS: Columns = Columns::Coded {
+    columns: &[Column::name(), Column::int("Webhooks"), Column::text("Age")],
+    cells: |o, now| vec![name_cell(o), json!(items(&o["webhooks"]).len()), age_cell(o, now)],
+};
+const OLD_WEBHOOKS: Conversion =
+    Conversion::Functions { to_storage: webhooks_to_storage, from_storage: |_| {} };
+
+pub(super) const DECLS: &[Decl] = &[
+    Decl { resource: "roles", ..ROLE },
+    Decl { resource: "clusterroles", ..ROLE },
+    Decl { resource: "rolebindings", ..BINDING },
+    Decl { resource: "clusterrolebindings", ..BINDING },
+    Decl {
+        group: "certificates.k8s.io",
+        resource: "certificatesigningrequests",
+        short: &["csr"],
+        strategy: || Arc::new(SigningRequest),
+        conversions: &[(
+            "certificates.k8s.io",
+            "v1beta1",
+            Conversion::Functions {
+                to_storage: |o| {
+                    set_text(meta::child(o, "spec"), "signerName", "kubernetes.io/legacy-unknown")
+                },
+                from_storage: |_| {},
+            },
+        )],
+        columns: Columns::Coded {
+            columns: &[
+                Column::name(),
+                Column::text("Age"),
+                Column::text("SignerName"),
+                Column::text("Requestor"),
+                Column::text("RequestedDuration"),
+                Column::text("Condition"),
+            ],
+            cells: |o, now| {
+                let (spec, status) = (&o["spec"], &o["status"]);
+                let has = |kind: &str| items(&status["conditions"]).iter().any(|c| c["type"] == kind);
+                let mut words: Vec<&str> = Vec::new();
+                if has("Denied") {
+                    words.push("Denied");
+                } else if has("Approved") {
+                    words.push("Approved");
+                } else {
+                    words.push("Pending");
+                }
+                if has("Failed") {
+                    words.push("Failed");
+                }
+                if !empty(&status["certificate"]) {
+                    words.push("Issued");
+                }
+                let lasts =
+                    spec["expirationSeconds"].as_i64().map(crate::duration::human).unwrap_or_default();
+                vec![
+                    name_cell(o),
+                    age_cell(o, now),
+                    or_none(text(&spec["signerName"])),
+                    json!(text(&spec["username"])),
+                    or_none(&lasts),
+                    json!(words.join(",")),
+                ]
+            },
+        },
+        ..PLAIN
+    },
+    Decl {
+        group: "admissionregistration.k8s.io",
+        resource: "mutatingwebhookconfigurations",
+        categories: &["api-extensions"],
+        strategy: || Arc::new(Webhooks { mutating: true }),
+        conversions: &[("admissionregistration.k8s.io", "v1beta1", OLD_WEBHOOKS)],
+        columns: WEBHOOKS,
+        ..PLAIN
+    },
+    Decl {
+        group: "admissionregistration.k8s.io",
+        resource: "validatingwebhookconfigurations",
+        categories: &["api-extensions"],
+        strategy: || Arc::new(Webhooks { mutating: false }),
+        conversions: &[("admissionregistration.k8s.io", "v1beta1", OLD_WEBHOOKS)],
+        columns: WEBHOOKS,
+        ..PLAIN
+    },
+    Decl {
+        group: "admissionregistration.k8s.io",
+        resource: "validatingadmissionpolicies",
+        categories: &["api-extensions"],
+        strategy: || Arc::new(AdmissionPolicy),
+        ..PLAIN
+    },
+    Decl {
+        group: "admissionregistration.k8s.io",
+        resource: "validatingadmissionpolicybindings",
+        categories: &["api-extensions"],
+        strategy: || Arc::new(AdmissionPolicy),
+        ..PLAIN
+    },
+    Decl {
+        group: "admissionregistration.k8s.io",
+        resource: "mutatingadmissionpolicies",
+        categories: &["api-extensions"],
+        strategy: || Arc::new(AdmissionPolicy),
+        ..PLAIN
+    },
+    Decl {
+        group: "admissionregistration.k8s.io",
+        resource: "mutatingadmissionpolicybindings",
+        categories: &["api-extensions"],
+        strategy: || Arc::new(AdmissionPolicy),
+        ..PLAIN
+    },
+    Decl {
+        group: "apiregistration.k8s.io",
+        resource: "apiservices",
+        categories: &["api-extensions"],
+        strategy: || Arc::new(ApiService),
+        columns: Columns::Coded {
+            columns: &[
+                Column::name(),
+                Column::text("Service"),
+                Column::text("Available"),
+                Column::text("Age"),
+            ],
+            cells: |o, now| {
+                let service = &o["spec"]["service"];
+                let service = if service.is_null() {
+                    "Local".to_owned()
+                } else {
+                    format!("{}/{}", text(&service["namespace"]), text(&service["name"]))
+                };
+                let available = items(&o["status"]["conditions"]).iter().find(|c| c["type"] == "Available");
+                let word = match available {
+                    Some(c) if c["status"] == "True" => "True".to_owned(),
+                    Some(c) => format!("{} ({})", text(&c["status"]), text(&c["reason"])),
+                    None => "Unknown".to_owned(),
+                };
+                vec![name_cell(o), json!(service), json!(word), age_cell(o, now)]
+            },
+        },
+        ..PLAIN
+    },
+    Decl {
+        group: "authorization.k8s.io",
+        resource: "subjectaccessreviews",
+        conversions: &[("authorization.k8s.io", "v1beta1", REVIEW)],
+        ..PLAIN
+    },
+    Decl {
+        group: "authorization.k8s.io",
+        resource: "localsubjectaccessreviews",
+        conversions: &[("authorization.k8s.io", "v1beta1", REVIEW)],
+        ..PLAIN
+    },
+];
+
+/// v1beta1 calls `groups` `group`.
+const REVIEW: Conversion = Conversion::Functions {
+    to_storage: |o| rename(o, "group", "groups"),
+    from_storage: |o| rename(o, "groups", "group"),
+};
+
+fn rename(obj: &mut Value, from: &str, to: &str) {
+    let spec = meta::child(obj, "spec");
+    if let Some(v) = spec.shift_remove(from) {
+        spec.insert(to.to_owned(), v);
+    }
+}
+
+struct Role;
+
+impl Strategy for Role {
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        for (i, rule) in items(&obj["rules"]).iter().enumerate() {
+            let at = Path::new("rules").index(i);
+            if empty(&rule["verbs"]) {
+                errors.required(&at.child("verbs"), "verbs must contain at least one value");
+            }
+            if empty(&rule["nonResourceURLs"]) {
+                if empty(&rule["apiGroups"]) {
+                    errors.required(
+                        &at.child("apiGroups"),
+                        "resource rules must supply at least one api group",
+                    );
+                }
+                if empty(&rule["resources"]) {
+                    errors
+                        .required(&at.child("resources"), "resource rules must supply at least one resource");
+                }
+            } else if !empty(&rule["apiGroups"])
+                || !empty(&rule["resources"])
+                || !empty(&rule["resourceNames"])
+            {
+                errors.invalid(
+                    &at.child("nonResourceURLs"),
+                    &rule["nonResourceURLs"],
+                    "rules cannot apply to both regular resources and non-resource URLs",
+                );
+            } else if !meta::namespace(obj).is_empty() {
+                errors.invalid(
+                    &at.child("nonResourceURLs"),
+                    &rule["nonResourceURLs"],
+                    "namespaced rules cannot apply to non-resource URLs",
+                );
+            }
+        }
+        errors
+    }
+
+    fn check_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        validate::path_segment_name(name, prefix)
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        true
+    }
+}
+
+struct Binding;
+
+const RBAC: &str = "rbac.authorization.k8s.io";
+
+impl Strategy for Binding {
+    fn default(&self, obj: &mut Value) {
+        let map = meta::as_map(obj);
+        if let Some(role) = sub(map, "roleRef") {
+            set_text(role, "apiGroup", RBAC);
+        }
+        for subject in each(map, "subjects") {
+            match subject.get("kind").and_then(Value::as_str) {
+                Some("User" | "Group") => set_text(subject, "apiGroup", RBAC),
+                _ => {}
+            }
+        }
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let (role, at) = (&obj["roleRef"], Path::new("roleRef"));
+        if role["apiGroup"] != RBAC {
+            errors.not_supported(&at.child("apiGroup"), &role["apiGroup"], &[RBAC]);
+        }
+        let kinds: &[&str] =
+            if meta::namespace(obj).is_empty() { &["ClusterRole"] } else { &["ClusterRole", "Role"] };
+        if !kinds.contains(&text(&role["kind"])) {
+            errors.not_supported(&at.child("kind"), &role["kind"], kinds);
+        }
+        if text(&role["name"]).is_empty() {
+            errors.required(&at.child("name"), "");
+        }
+        for (i, subject) in items(&obj["subjects"]).iter().enumerate() {
+            let at = Path::new("subjects").index(i);
+            if text(&subject["name"]).is_empty() {
+                errors.required(&at.child("name"), "");
+            }
+            match text(&subject["kind"]) {
+                "ServiceAccount" => {
+                    if !text(&subject["apiGroup"]).is_empty() {
+                        errors.not_supported(&at.child("apiGroup"), &subject["apiGroup"], &[""]);
+                    }
+                    if text(&subject["namespace"]).is_empty() && !meta::namespace(obj).is_empty()
+                        || text(&subject["namespace"]).is_empty()
+                    {
+                        errors.required(&at.child("namespace"), "");
+                    }
+                }
+                "User" | "Group" => {
+                    if subject["apiGroup"] != RBAC {
+                        errors.not_supported(&at.child("apiGroup"), &subject["apiGroup"], &[RBAC]);
+                    }
+                }
+                _ => errors.not_supported(
+                    &at.child("kind"),
+                    &subject["kind"],
+                    &["Group", "ServiceAccount", "User"],
+                ),
+            }
+        }
+        errors
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        if new["roleRef"] != old["roleRef"] {
+            errors.invalid(&Path::new("roleRef"), &new["roleRef"], "cannot change roleRef");
+        }
+        errors
+    }
+
+    fn check_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        validate::path_segment_name(name, prefix)
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        true
+    }
+}
+
+const CSR_FIELDS: &[Cow<'static, str>] = &[Cow::Borrowed("spec.signerName")];
+
+struct SigningRequest;
+
+impl Strategy for SigningRequest {
+    fn default(&self, obj: &mut Value) {
+        let spec = meta::child(obj, "spec");
+        if spec.get("usages").is_none_or(empty) {
+            spec.insert("usages".to_owned(), json!(["digital signature", "key encipherment"]));
+        }
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value) {
+        meta::as_map(new).insert("spec".to_owned(), old["spec"].clone());
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let (spec, path) = (&obj["spec"], Path::new("spec"));
+        if empty(&spec["request"]) {
+            errors.invalid(
+                &path.child("request"),
+                &spec["request"],
+                "PEM block type must be CERTIFICATE REQUEST",
+            );
+        }
+        let signer = text(&spec["signerName"]);
+        if signer.is_empty() {
+            errors.required(&path.child("signerName"), "");
+        } else if !signer.contains('/') {
+            errors.invalid_str(
+                &path.child("signerName"),
+                signer,
+                "must be a fully qualified domain and path of the form 'example.com/signer-name'",
+            );
+        }
+        if spec["expirationSeconds"].as_i64().is_some_and(|n| n < 600) {
+            errors.invalid(
+                &path.child("expirationSeconds"),
+                &spec["expirationSeconds"],
+                "may not specify a duration less than 600 seconds (10 minutes)",
+            );
+        }
+        errors
+    }
+
+    fn check_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        validate::path_segment_name(name, prefix)
+    }
+
+    fn selectable_fields(&self) -> &[Cow<'static, str>] {
+        CSR_FIELDS
+    }
+}
+
+struct Webhooks {
+    mutating: bool,
+}
+
+impl Strategy for Webhooks {
+    fn default(&self, obj: &mut Value) {
+        for hook in each(meta::as_map(obj), "webhooks") {
+            set_text(hook, "failurePolicy", "Fail");
+            set_text(hook, "matchPolicy", "Equivalent");
+            set(hook, "namespaceSelector", json!({}));
+            set(hook, "objectSelector", json!({}));
+            set(hook, "timeoutSeconds", 10);
+            if self.mutating {
+                set_text(hook, "reinvocationPolicy", "Never");
+            }
+            for rule in each(hook, "rules") {
+                set_text(rule, "scope", "*");
+            }
+            if let Some(service) = sub(hook, "clientConfig").and_then(|c| sub(c, "service")) {
+                set(service, "port", 443);
+            }
+        }
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let mut names: Vec<&str> = Vec::new();
+        for (i, hook) in items(&obj["webhooks"]).iter().enumerate() {
+            let at = Path::new("webhooks").index(i);
+            let name = text(&hook["name"]);
+            if name.split('.').count() < 3 || !validate::dns_subdomain(name).is_empty() {
+                errors.invalid_str(
+                    &at.child("name"),
+                    name,
+                    "should be a domain with at least three segments separated by dots",
+                );
+            }
+            if names.contains(&name) {
+                errors.duplicate(&at.child("name"), &hook["name"]);
+            }
+            names.push(name);
+            if empty(&hook["admissionReviewVersions"]) {
+                errors.required(&at.child("admissionReviewVersions"), "must specify one of v1, v1beta1");
+            }
+            one_of(&mut errors, &at.child("failurePolicy"), &hook["failurePolicy"], &["Fail", "Ignore"]);
+            one_of(&mut errors, &at.child("matchPolicy"), &hook["matchPolicy"], &["Equivalent", "Exact"]);
+            one_of(
+                &mut errors,
+                &at.child("sideEffects"),
+                &hook["sideEffects"],
+                &["None", "NoneOnDryRun", "Some", "Unknown"],
+            );
+            if !(1..=30).contains(&int(&hook["timeoutSeconds"])) {
+                errors.invalid(
+                    &at.child("timeoutSeconds"),
+                    &hook["timeoutSeconds"],
+                    "the timeout value must be between 1 and 30 seconds",
+                );
+            }
+            let config = &hook["clientConfig"];
+            if config["url"].is_null() == config["service"].is_null() {
+                errors.required(&at.child("clientConfig"), "exactly one of url or service is required");
+            }
+        }
+        errors
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+/// v1beta1 has defaults of its own.
+fn webhooks_to_storage(obj: &mut Value) {
+    for hook in each(meta::as_map(obj), "webhooks") {
+        set_text(hook, "failurePolicy", "Ignore");
+        set_text(hook, "matchPolicy", "Exact");
+        set_text(hook, "sideEffects", "Unknown");
+        set(hook, "timeoutSeconds", 30);
+        if hook.get("admissionReviewVersions").is_none_or(empty) {
+            hook.insert("admissionReviewVersions".to_owned(), json!(["v1beta1"]));
+        }
+    }
+}
+
+struct AdmissionPolicy;
+
+impl Strategy for AdmissionPolicy {
+    fn default(&self, obj: &mut Value) {
+        let spec = meta::child(obj, "spec");
+        if spec.contains_key("validations")
+            || spec.contains_key("mutations")
+            || spec.contains_key("matchConstraints")
+        {
+            set_text(spec, "failurePolicy", "Fail");
+        }
+        for field in ["matchConstraints", "matchResources"] {
+            if let Some(matches) = sub(spec, field) {
+                set_text(matches, "matchPolicy", "Equivalent");
+                set(matches, "namespaceSelector", json!({}));
+                set(matches, "objectSelector", json!({}));
+                for list in ["resourceRules", "excludeResourceRules"] {
+                    for rule in each(matches, list) {
+                        set_text(rule, "scope", "*");
+                    }
+                }
+            }
+        }
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+struct ApiService;
+
+impl Strategy for ApiService {
+    fn default(&self, obj: &mut Value) {
+        if let Some(service) =
+            obj.get_mut("spec").and_then(|s| s.get_mut("service")).and_then(Value::as_object_mut)
+        {
+            set(service, "port", 443);
+        }
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let (spec, path) = (&obj["spec"], Path::new("spec"));
+        let want = format!("{}.{}", text(&spec["version"]), text(&spec["group"]));
+        if meta::name(obj) != want {
+            let at = Path::new("metadata").child("name");
+            errors.invalid_str(
+                &at,
+                meta::name(obj),
+                format!("must be `spec.version+\".\"+spec.group`: \"{want}\""),
+            );
+        }
+        for field in ["groupPriorityMinimum", "versionPriority"] {
+            if int(&spec[field]) <= 0 {
+                errors.invalid(&path.child(field), &spec[field], "must be positive");
+            }
+        }
+        errors
+    }
+
+    fn check_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        validate::path_segment_name(name, prefix)
+    }
+}
