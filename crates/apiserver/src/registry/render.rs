@@ -51,7 +51,7 @@ pub fn render_object(
         Form::Table(v) => {
             let meta = json!({"resourceVersion": object.revision().to_string()});
             let items = [object.clone()];
-            let value = table(kind, version, &items, meta, include, true, base::clock::now(), v);
+            let value = table(kind, version, &items, &table_options(meta, include, true, v));
             reply_value(code, accept, &value, Schema::Any)
         }
         Form::Metadata(v) => {
@@ -91,7 +91,7 @@ pub fn render_list(
     let meta = list_meta(&listed);
     match &accept.form {
         Form::Table(v) => {
-            let value = table(kind, version, &listed.items, meta, include, true, base::clock::now(), v);
+            let value = table(kind, version, &listed.items, &table_options(meta, include, true, v));
             reply_value(StatusCode::OK, accept, &value, Schema::Any)
         }
         Form::Metadata(v) => {
@@ -137,7 +137,7 @@ pub fn render_event(
             let meta = json!({"resourceVersion": object.revision().to_string()});
             // A bookmark is a table without rows.
             let items = if word == "BOOKMARK" { vec![] } else { vec![object.clone()] };
-            (table(kind, version, &items, meta, include, headers, base::clock::now(), v), Schema::Any)
+            (table(kind, version, &items, &table_options(meta, include, headers, v)), Schema::Any)
         }
         Form::Metadata(v) => (partial_metadata(object.value(), v), meta_schema("PartialObjectMetadata")),
         _ => (value_in(kind, version, object), version.schema()),
@@ -160,4 +160,9 @@ pub fn render_status(status: &Status) -> Response<Body> {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
     }
     response
+}
+
+/// A table as it is asked for, with the ages of now.
+fn table_options(list_meta: Value, include: Include, headers: bool, meta_version: &str) -> api::table::Options {
+    api::table::Options { list_meta, include, headers, now: base::clock::now(), meta_version: meta_version.to_owned() }
 }
