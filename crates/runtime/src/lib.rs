@@ -26,6 +26,7 @@ use tokio::sync::broadcast;
 pub use client::{ShimCommand, ShimRuntime};
 pub use error::{Error, ExecErrorKind, Result};
 pub use spec::{ContainerSpec, ExecSpec, IoSpec, LogSpec, Rootfs, SandboxSpec, SeccompProfile, StdinMode};
+pub use sys::cgroup::{BlockStats, CpuStats, MemoryStats, Stats};
 pub use stream::{Chunk, IoStream, StdinWriter, Stream};
 
 /// The answer to [`Runtime::create`].
@@ -131,83 +132,6 @@ pub struct Sandbox {
     pub pid: u32,
     /// The pod's network namespace, `/proc/PID/ns/net`.
     pub netns: PathBuf,
-}
-
-/// What a container uses, from its cgroups. Counters are since its start.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// CPU.
-    pub cpu: CpuStats,
-    /// Memory.
-    pub memory: MemoryStats,
-    /// Number of tasks.
-    pub pids_current: u64,
-    /// Limit of tasks, none if there is none.
-    pub pids_limit: Option<u64>,
-    /// Disk traffic, per device.
-    pub block: Vec<BlockStats>,
-}
-
-/// CPU time.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CpuStats {
-    /// Total, nanoseconds.
-    pub usage_ns: u64,
-    /// In user mode, nanoseconds.
-    pub user_ns: u64,
-    /// In the kernel, nanoseconds.
-    pub system_ns: u64,
-    /// Per CPU, nanoseconds (cgroup v1 only).
-    pub per_cpu_ns: Vec<u64>,
-    /// Number of elapsed enforcement periods.
-    pub periods: u64,
-    /// Number of periods in which it was throttled.
-    pub throttled_periods: u64,
-    /// Time throttled, nanoseconds.
-    pub throttled_ns: u64,
-}
-
-/// Memory.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct MemoryStats {
-    /// Bytes in use, page cache included.
-    pub usage: u64,
-    /// The highest `usage` seen, 0 if the kernel does not tell.
-    pub max_usage: u64,
-    /// Limit in bytes; the machine's memory if there is none.
-    pub limit: u64,
-    /// Failures for lack of memory.
-    pub failcnt: u64,
-    /// Processes killed for lack of memory.
-    pub oom_kills: u64,
-    /// The kernel's `memory.stat`, as it is.
-    pub stat: std::collections::BTreeMap<String, u64>,
-}
-
-impl MemoryStats {
-    /// Bytes in use without the page cache that can go at once: what `docker stats` shows and what Kubernetes calls
-    /// the working set.
-    pub fn working_set(&self) -> u64 {
-        let inactive = self.stat.get("total_inactive_file").or_else(|| self.stat.get("inactive_file"));
-        self.usage.saturating_sub(inactive.copied().unwrap_or(0))
-    }
-}
-
-/// Traffic of one block device.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct BlockStats {
-    /// Major device number.
-    pub major: u64,
-    /// Minor device number.
-    pub minor: u64,
-    /// Bytes read.
-    pub read_bytes: u64,
-    /// Bytes written.
-    pub write_bytes: u64,
-    /// Read operations.
-    pub read_ios: u64,
-    /// Write operations.
-    pub write_ios: u64,
 }
 
 /// Whoever runs containers: the built-in one ([`ShimRuntime`]) or a fake for simulation and tests

@@ -1,4 +1,10 @@
 //! System calls: the only crate with unsafe code. Each module is a safe, thin face of one kernel interface;
 //! policy (what a container is) stays in `runtime`.
 
+pub mod caps;
+pub mod cgroup;
+pub mod mount;
 pub mod netns;
+pub mod process;
+pub mod rooted;
+pub mod seccomp;

@@ -1,0 +1,312 @@
+//! What a cloned child does: the container's first process, or an exec. Neither function returns: each ends in the
+//! program it was cloned for, or tells the shim why not and exits.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::sched::{CloneFlags, setns};
+use oci_spec::runtime::{LinuxNamespaceType, Process};
+use rustix::fs::{Mode, OFlags};
+use sys::cgroup::Cgroup;
+use sys::mount::{self, attr};
+use sys::process::Fork;
+use sys::seccomp::Program;
+
+use super::process::{Extras, become_user, prepare};
+use super::rootfs;
+use super::sync::{self, Message};
+use crate::protocol::{ContainerConfig, Failure, Step};
+use crate::{ContainerSpec, ExecSpec};
+
+/// The standard streams of a child.
+pub(super) struct Stdio {
+    pub stdin: OwnedFd,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+}
+
+/// What the first process needs.
+pub(super) struct First<'a> {
+    pub config: &'a ContainerConfig,
+    pub cgroup: Option<&'a Cgroup>,
+    pub unified: bool,
+    /// Whether it was cloned into its cgroup already.
+    pub in_cgroup: bool,
+    pub sync: OwnedFd,
+    /// None: a terminal is made.
+    pub stdio: Option<Stdio>,
+}
+
+fn fail(sync: &OwnedFd, failure: Failure) -> ! {
+    let _ = sync::send(sync, &Message::Failed(failure), None);
+    std::process::exit(1)
+}
+
+/// A panic in a child must not unwind into the shim's code, of which the child is a copy.
+fn guarded(body: impl FnOnce()) -> ! {
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+    std::process::exit(70)
+}
+
+/// The container's first process.
+pub(super) fn first(plan: First<'_>) -> ! {
+    guarded(move || {
+        let mut keep = vec![plan.sync.as_fd()];
+        if let Some(io) = &plan.stdio {
+            keep.extend([io.stdin.as_fd(), io.stdout.as_fd(), io.stderr.as_fd()]);
+        }
+        sys::process::close_others(&keep);
+        let First { config, cgroup, unified, in_cgroup, sync, stdio } = plan;
+        if !config.uid_map.is_empty() {
+            // Until the shim has written the maps this process is nobody.
+            match sync::receive(&sync) {
+                Ok(Some((Message::Go, _))) => {}
+                _ => std::process::exit(1),
+            }
+        }
+        match build(config, cgroup, unified, in_cgroup, &sync, stdio) {
+            Ok((spec, stdio)) => run(&spec, config, sync, stdio),
+            Err(failure) => fail(&sync, failure),
+        }
+    })
+}
+
+/// Makes everything; returns when the shim says go.
+fn build(
+    config: &ContainerConfig,
+    cgroup: Option<&Cgroup>,
+    unified: bool,
+    in_cgroup: bool,
+    sync: &OwnedFd,
+    stdio: Option<Stdio>,
+) -> Result<(Loaded, Stdio), Failure> {
+    let bytes = std::fs::read("container.json").step(|| "read container.json".into())?;
+    let spec: ContainerSpec =
+        serde_json::from_slice(&bytes).map_err(|e| Failure::setup(format!("container.json: {e}")))?;
+    drop(bytes);
+    let process = spec.oci.process().as_ref().ok_or_else(|| Failure::setup("process is missing"))?;
+    let linux = spec.oci.linux().as_ref();
+    let user_namespace = !config.uid_map.is_empty();
+    let seccomp = filter(config)?;
+    rustix::process::setsid().step(|| "setsid".into())?;
+    if user_namespace {
+        become_root()?;
+    }
+    let null = rootfs::null_device()?;
+    prepare(process)?;
+    if let Some(cgroup) = cgroup.filter(|_| !in_cgroup) {
+        cgroup.enter().step(|| "enter the cgroup".into())?;
+    }
+    let namespaces = linux.and_then(|l| l.namespaces().as_deref()).unwrap_or_default();
+    let own = |kind| namespaces.iter().any(|n| n.typ() == kind && n.path().is_none());
+    for namespace in namespaces {
+        let Some(path) = namespace.path() else { continue };
+        // The pid namespace was joined by the shim, before it cloned.
+        let flag = match namespace.typ() {
+            LinuxNamespaceType::Network => CloneFlags::CLONE_NEWNET,
+            LinuxNamespaceType::Ipc => CloneFlags::CLONE_NEWIPC,
+            LinuxNamespaceType::Uts => CloneFlags::CLONE_NEWUTS,
+            LinuxNamespaceType::Cgroup => CloneFlags::CLONE_NEWCGROUP,
+            LinuxNamespaceType::User => CloneFlags::CLONE_NEWUSER,
+            LinuxNamespaceType::Pid => continue,
+            other => return Err(Failure::setup(format!("joining a {other:?} namespace is not supported"))),
+        };
+        let what = || format!("join namespace {}", path.display());
+        let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).step(what)?;
+        setns(&fd, flag).step(what)?;
+    }
+    let cgroup_namespace = own(LinuxNamespaceType::Cgroup);
+    if cgroup_namespace {
+        // Its root is the group that the process is in at this moment.
+        nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP).step(|| "unshare the cgroup namespace".into())?;
+    }
+    if own(LinuxNamespaceType::Uts) {
+        if let Some(name) = spec.oci.hostname().as_deref().filter(|n| !n.is_empty()) {
+            rustix::system::sethostname(name.as_bytes()).step(|| format!("set host name {name}"))?;
+        }
+        if let Some(name) = spec.oci.domainname().as_deref().filter(|n| !n.is_empty()) {
+            rustix::system::setdomainname(name.as_bytes()).step(|| format!("set domain name {name}"))?;
+        }
+    }
+    let env = rootfs::Environment { cgroup, unified, cgroup_namespace, user_namespace };
+    let root = rootfs::mount_root(&spec.rootfs, Path::new("rootfs"), linux)?;
+    rootfs::mounts(root.as_fd(), &spec.oci, &env)?;
+    rootfs::devices(root.as_fd(), &spec.oci, &env)?;
+    rootfs::working_folder(root.as_fd(), process.cwd(), None)?;
+    let stdio = match stdio {
+        Some(stdio) => stdio,
+        None => {
+            let path = Path::new("dev/pts/ptmx");
+            let (master, slave) = terminal(
+                sys::rooted::open(root.as_fd(), path, OFlags::RDWR | OFlags::NOCTTY, Mode::empty())
+                    .step(|| "open /dev/pts/ptmx".into())?,
+            )?;
+            let console = sys::rooted::ensure(root.as_fd(), Path::new("dev/console"), sys::rooted::Kind::File)
+                .step(|| "make /dev/console".into())?;
+            mount::clone_fd(slave.as_fd(), false)
+                .and_then(|tree| mount::attach(tree.as_fd(), console.as_fd()))
+                .step(|| "bind the terminal to /dev/console".into())?;
+            sync::send(sync, &Message::Terminal, Some(master.as_fd())).step(|| "hand the terminal over".into())?;
+            three(slave)?
+        }
+    };
+    mount::pivot_root(root.as_fd()).step(|| "pivot_root".into())?;
+    drop(root);
+    if let Some(linux) = linux {
+        rootfs::sysctls(linux.sysctl().iter().flatten())?;
+        rootfs::hide(linux, null.as_fd())?;
+    }
+    if spec.rootfs.readonly() || spec.oci.root().as_ref().is_some_and(|r| r.readonly() == Some(true)) {
+        let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).step(|| "open /".into())?;
+        mount::set_attributes(root.as_fd(), attr::RDONLY, 0, None, false).step(|| "make / read-only".into())?;
+    }
+    drop(null);
+    sync::send(sync, &Message::Ready, None).step(|| "tell the shim".into())?;
+    match sync::receive(sync) {
+        Ok(Some((Message::Go, _))) => {}
+        _ => std::process::exit(1), // the shim is gone
+    }
+    let init = spec.init;
+    let mut oci = spec.oci;
+    let process = oci.process_mut().take().ok_or_else(|| Failure::setup("process is missing"))?;
+    Ok((Loaded { process, init, seccomp }, stdio))
+}
+
+/// What is needed after `Go`; the rest of the specification is gone by then.
+struct Loaded {
+    process: Process,
+    init: bool,
+    seccomp: Option<(Program, u32)>,
+}
+
+fn filter(config: &ContainerConfig) -> Result<Option<(Program, u32)>, Failure> {
+    let Some(path) = &config.seccomp else { return Ok(None) };
+    let what = || format!("read seccomp program {}", path.display());
+    let program = std::fs::read(path).and_then(Program::from_bytes).step(what)?;
+    Ok(Some((program, config.seccomp_flags)))
+}
+
+fn become_root() -> Result<(), Failure> {
+    use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+    let _ = setgroups(&[]); // forbidden in some user namespaces, where there is nothing to drop
+    let (gid, uid) = (Gid::from_raw(0), Uid::from_raw(0));
+    setresgid(gid, gid, gid).step(|| "become group 0 of the user namespace".into())?;
+    setresuid(uid, uid, uid).step(|| "become user 0 of the user namespace".into())
+}
+
+/// The other end of a terminal, from its master.
+fn terminal(master: OwnedFd) -> Result<(OwnedFd, OwnedFd), Failure> {
+    rustix::pty::unlockpt(&master).step(|| "unlock the terminal".into())?;
+    let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
+    let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).step(|| "open the terminal".into())?;
+    Ok((master, slave))
+}
+
+fn three(slave: OwnedFd) -> Result<Stdio, Failure> {
+    let copy = |fd: &OwnedFd| fd.try_clone().step(|| "copy the terminal's descriptor".into());
+    Ok(Stdio { stdin: copy(&slave)?, stdout: copy(&slave)?, stderr: slave })
+}
+
+/// From `Go` to the program.
+fn run(loaded: &Loaded, config: &ContainerConfig, sync: OwnedFd, stdio: Stdio) {
+    let tty = config.io.tty;
+    let extras = Extras {
+        seccomp: loaded.seccomp.clone(),
+        stdio: Some(&stdio),
+        user_namespace: !config.uid_map.is_empty(),
+    };
+    if tty {
+        let _ = rustix::process::ioctl_tiocsctty(&stdio.stdin);
+    }
+    let ready = match become_user(&loaded.process, extras) {
+        Ok(ready) => ready,
+        Err(failure) => fail(&sync, failure),
+    };
+    if loaded.init {
+        match sys::process::fork() {
+            Ok(Fork::Child) => {
+                // A process group of its own in the foreground: the terminal's signals reach it once, not twice.
+                let _ = rustix::process::setpgid(None, None);
+                if tty {
+                    let _ = rustix::termios::tcsetpgrp(&stdio.stdin, rustix::process::getpid());
+                }
+            }
+            Ok(Fork::Parent(child)) => {
+                sys::process::close_others(&[]);
+                super::reaper::run(child)
+            }
+            Err(e) => fail(&sync, Failure::setup(format!("fork: {e}"))),
+        }
+    }
+    let failure = ready.exec(&stdio);
+    fail(&sync, failure)
+}
+
+/// What an exec needs.
+pub(super) struct Second<'a> {
+    pub spec: &'a ExecSpec,
+    pub config: &'a ContainerConfig,
+    pub cgroup: Option<&'a Cgroup>,
+    /// The container's first process.
+    pub target: BorrowedFd<'a>,
+    pub sync: OwnedFd,
+    pub stdio: Option<Stdio>,
+}
+
+/// An exec: joins the container of `target`.
+pub(super) fn second(plan: Second<'_>) -> ! {
+    guarded(move || {
+        let mut keep = vec![plan.sync.as_fd(), plan.target];
+        if let Some(io) = &plan.stdio {
+            keep.extend([io.stdin.as_fd(), io.stdout.as_fd(), io.stderr.as_fd()]);
+        }
+        sys::process::close_others(&keep);
+        let sync = plan.sync.try_clone();
+        let Ok(sync) = sync else { std::process::exit(1) };
+        if let Err(failure) = join(plan) {
+            fail(&sync, failure)
+        }
+    })
+}
+
+fn join(plan: Second<'_>) -> Result<(), Failure> {
+    let Second { spec, config, cgroup, target, sync, stdio } = plan;
+    let process = &spec.process;
+    let seccomp = if spec.unconfined { None } else { filter(config)? };
+    rustix::process::setsid().step(|| "setsid".into())?;
+    // Joining a namespace makes this process visible inside the container while its executable is still ours: nobody
+    // there may trace it or open its files.
+    nix::sys::prctl::set_dumpable(false).step(|| "make undumpable".into())?;
+    prepare(process)?;
+    if let Some(cgroup) = cgroup {
+        cgroup.enter().step(|| "enter the cgroup".into())?;
+    }
+    let mut flags = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWNET
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWCGROUP;
+    let user_namespace = !config.uid_map.is_empty();
+    if user_namespace {
+        flags |= CloneFlags::CLONE_NEWUSER;
+    }
+    setns(target, flags).step(|| "join the container's namespaces".into())?;
+    if user_namespace {
+        become_root()?;
+    }
+    let stdio = match stdio {
+        Some(stdio) => stdio,
+        None => {
+            let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+            let (master, slave) = terminal(
+                rustix::fs::open("/dev/pts/ptmx", flags, Mode::empty()).step(|| "open /dev/pts/ptmx".into())?,
+            )?;
+            sync::send(&sync, &Message::Terminal, Some(master.as_fd())).step(|| "hand the terminal over".into())?;
+            rustix::process::ioctl_tiocsctty(&slave).step(|| "take the terminal".into())?;
+            three(slave)?
+        }
+    };
+    let ready = become_user(process, Extras { seccomp, stdio: Some(&stdio), user_namespace })?;
+    drop(sync);
+    Err(ready.exec(&stdio))
+}

@@ -1,0 +1,125 @@
+//! Who a process runs as: Docker's user expressions, resolved by the container's own /etc/passwd and /etc/group.
+
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+
+/// A resolved user.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+    /// The home folder, if the user has an entry.
+    pub home: Option<String>,
+}
+
+/// The largest /etc/passwd or /etc/group that is read.
+const LIMIT: usize = 4 << 20;
+
+/// Reads the container's user database. The calling process is inside its root already.
+pub(super) struct Database {
+    passwd: String,
+    group: String,
+}
+
+impl Database {
+    /// Files that cannot be read count as empty, as with Docker: an image from scratch has none.
+    pub(super) fn read() -> Self {
+        let read = |path: &str| {
+            let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+            let bytes = sys::rooted::read(std::os::fd::AsFd::as_fd(&root), Path::new(path), LIMIT).ok()??;
+            Some(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        Self {
+            passwd: read("/etc/passwd").unwrap_or_default(),
+            group: read("/etc/group").unwrap_or_default(),
+        }
+    }
+
+    fn users(&self) -> impl Iterator<Item = (&str, u32, u32, &str)> {
+        self.passwd.lines().filter_map(|l| {
+            let f: Vec<&str> = l.split(':').collect();
+            Some((*f.first()?, f.get(2)?.parse().ok()?, f.get(3)?.parse().ok()?, f.get(5).copied().unwrap_or("")))
+        })
+    }
+
+    fn groups(&self) -> impl Iterator<Item = (&str, u32, &str)> {
+        self.group.lines().filter_map(|l| {
+            let f: Vec<&str> = l.split(':').collect();
+            Some((*f.first()?, f.get(2)?.parse().ok()?, f.get(3).copied().unwrap_or("")))
+        })
+    }
+
+    /// Docker's rules: a name or number, optionally `:` and a group's name or number; without a group, the user's own
+    /// from /etc/passwd (0 if it has no entry) and every group that lists it.
+    pub(super) fn resolve(&self, expression: &str) -> Result<Identity, String> {
+        let (user, group) = match expression.split_once(':') {
+            Some((u, g)) => (u, Some(g).filter(|g| !g.is_empty())),
+            None => (expression, None),
+        };
+        let user = if user.is_empty() { "0" } else { user };
+        let number: Option<u32> = user.parse().ok();
+        // A name wins over a number that looks like it.
+        let entry = self
+            .users()
+            .find(|(name, ..)| *name == user)
+            .or_else(|| self.users().find(|(_, uid, ..)| Some(*uid) == number));
+        let mut id = Identity::default();
+        match (entry, number) {
+            (Some((name, uid, gid, home)), _) => {
+                id.uid = uid;
+                id.gid = gid;
+                id.home = Some(home.to_string()).filter(|h| !h.is_empty());
+                if group.is_none() {
+                    let listed = |members: &str| members.split(',').any(|m| m == name);
+                    id.groups = self.groups().filter(|(.., m)| listed(m)).map(|(_, gid, _)| gid).collect();
+                }
+            }
+            (None, Some(uid)) if uid <= i32::MAX as u32 => id.uid = uid,
+            (None, Some(_)) => return Err("uids and gids must be in range 0-2147483647".into()),
+            (None, None) => return Err(format!("unable to find user {user}: no matching entries in passwd file")),
+        }
+        if let Some(group) = group {
+            let number: Option<u32> = group.parse().ok();
+            let found = self.groups().find(|(name, ..)| *name == group).map(|(_, gid, _)| gid);
+            id.gid = match found.or(number) {
+                Some(gid) if gid <= i32::MAX as u32 => gid,
+                Some(_) => return Err("uids and gids must be in range 0-2147483647".into()),
+                None => return Err(format!("unable to find group {group}: no matching entries in group file")),
+            };
+        }
+        Ok(id)
+    }
+
+    /// The number of a group that is given by name or number (`--group-add`).
+    pub(super) fn home_of(&self, uid: u32) -> Option<String> {
+        self.users().find(|(_, u, ..)| *u == uid).map(|(.., home)| home.to_string()).filter(|h| !h.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn docker_rules() {
+        let db = Database {
+            passwd: "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001:App:/home/app:/bin/sh\n1234:x:7:7::/:\n".into(),
+            group: "root:x:0:\nwheel:x:10:app,root\napp:x:1001:\naudio:x:29:app\n".into(),
+        };
+        let id = |uid, gid, groups: &[u32], home: Option<&str>| {
+            Ok(Identity { uid, gid, groups: groups.to_vec(), home: home.map(String::from) })
+        };
+        assert_eq!(db.resolve("app"), id(1000, 1001, &[10, 29], Some("/home/app")));
+        assert_eq!(db.resolve("1000"), id(1000, 1001, &[10, 29], Some("/home/app")));
+        assert_eq!(db.resolve("app:wheel"), id(1000, 10, &[], Some("/home/app")));
+        assert_eq!(db.resolve("app:77"), id(1000, 77, &[], Some("/home/app")));
+        assert_eq!(db.resolve("4242"), id(4242, 0, &[], None));
+        assert_eq!(db.resolve("1234"), id(7, 7, &[], Some("/")));
+        assert_eq!(db.resolve(":audio"), id(0, 29, &[], Some("/root")));
+        assert!(db.resolve("nope").unwrap_err().contains("unable to find user nope"));
+        assert!(db.resolve("app:nope").unwrap_err().contains("unable to find group nope"));
+        assert!(db.resolve("4000000000").unwrap_err().contains("range"));
+    }
+}
