@@ -12,6 +12,7 @@ mod error;
 pub mod fake;
 pub mod logs;
 mod protocol;
+mod seccomp;
 pub mod shim;
 mod spec;
 mod stream;
@@ -26,8 +27,8 @@ use tokio::sync::broadcast;
 pub use client::{ShimCommand, ShimRuntime};
 pub use error::{Error, ExecErrorKind, Result};
 pub use spec::{ContainerSpec, ExecSpec, IoSpec, LogSpec, Rootfs, SandboxSpec, SeccompProfile, StdinMode};
-pub use sys::cgroup::{BlockStats, CpuStats, MemoryStats, Stats};
 pub use stream::{Chunk, IoStream, StdinWriter, Stream};
+pub use sys::cgroup::{BlockStats, CpuStats, MemoryStats, Stats};
 
 /// The answer to [`Runtime::create`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

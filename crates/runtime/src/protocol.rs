@@ -117,10 +117,17 @@ pub(crate) struct Request {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Op {
     Start,
-    Signal { signal: i32, all: bool },
+    Signal {
+        signal: i32,
+        all: bool,
+    },
     Exec(Box<ExecSpec>),
     Attach,
-    Resize { exec_id: Option<String>, rows: u16, cols: u16 },
+    Resize {
+        exec_id: Option<String>,
+        rows: u16,
+        cols: u16,
+    },
     /// Ends the sandbox's shim.
     Quit,
 }
@@ -139,6 +146,9 @@ pub(crate) struct Answer {
     /// Whether standard input is connected, for an attach.
     #[serde(default)]
     pub stdin: bool,
+    /// When it was started, for a start.
+    #[serde(default)]
+    pub started_at: Option<Timestamp>,
 }
 
 /// Why something failed.
@@ -193,9 +203,15 @@ pub(crate) fn plain(e: &std::io::Error) -> String {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Event {
     /// The first frame of a control connection.
-    Hello { pid: u32, started_at: Option<Timestamp> },
+    Hello {
+        pid: u32,
+        started_at: Option<Timestamp>,
+    },
     /// Instead of `Hello`: the container could not be made.
     Failed(Failure),
-    Exited { exec_id: Option<String>, exit: Exit },
+    Exited {
+        exec_id: Option<String>,
+        exit: Exit,
+    },
     Oom,
 }

@@ -178,9 +178,14 @@ pub fn overlay(
     for (i, layer) in lower.iter().enumerate() {
         match rustix::mount::fsconfig_set_string(fs.as_fd(), "lowerdir+", layer.as_path()) {
             Ok(()) => {}
-            Err(rustix::io::Errno::INVAL) if i == 0 => return legacy_overlay(lower, upper, extra, attributes),
+            Err(rustix::io::Errno::INVAL) if i == 0 => {
+                return legacy_overlay(lower, upper, extra, attributes);
+            }
             Err(e) => {
-                return Err(io::Error::new(io::Error::from(e).kind(), format!("layer {}: {e}", layer.display())));
+                return Err(io::Error::new(
+                    io::Error::from(e).kind(),
+                    format!("layer {}: {e}", layer.display()),
+                ));
             }
         }
     }
@@ -209,7 +214,8 @@ fn legacy_overlay(
     attributes: u64,
 ) -> io::Result<OwnedFd> {
     use rustix::fs::{Mode, OFlags};
-    let open = |p: &Path| rustix::fs::open(p, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let open =
+        |p: &Path| rustix::fs::open(p, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
     let mut held = Vec::new();
     let mut data = String::from("lowerdir=");

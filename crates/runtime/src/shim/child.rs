@@ -141,12 +141,14 @@ fn build(
                 sys::rooted::open(root.as_fd(), path, OFlags::RDWR | OFlags::NOCTTY, Mode::empty())
                     .step(|| "open /dev/pts/ptmx".into())?,
             )?;
-            let console = sys::rooted::ensure(root.as_fd(), Path::new("dev/console"), sys::rooted::Kind::File)
-                .step(|| "make /dev/console".into())?;
+            let console =
+                sys::rooted::ensure(root.as_fd(), Path::new("dev/console"), sys::rooted::Kind::File)
+                    .step(|| "make /dev/console".into())?;
             mount::clone_fd(slave.as_fd(), false)
                 .and_then(|tree| mount::attach(tree.as_fd(), console.as_fd()))
                 .step(|| "bind the terminal to /dev/console".into())?;
-            sync::send(sync, &Message::Terminal, Some(master.as_fd())).step(|| "hand the terminal over".into())?;
+            sync::send(sync, &Message::Terminal, Some(master.as_fd()))
+                .step(|| "hand the terminal over".into())?;
             three(slave)?
         }
     };
@@ -154,13 +156,14 @@ fn build(
     drop(root);
     if let Some(linux) = linux {
         rootfs::sysctls(linux.sysctl().iter().flatten())?;
-        rootfs::hide(linux, null.as_fd())?;
+        rootfs::hide(linux, null)?;
     }
     if spec.rootfs.readonly() || spec.oci.root().as_ref().is_some_and(|r| r.readonly() == Some(true)) {
-        let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).step(|| "open /".into())?;
-        mount::set_attributes(root.as_fd(), attr::RDONLY, 0, None, false).step(|| "make / read-only".into())?;
+        let root =
+            rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).step(|| "open /".into())?;
+        mount::set_attributes(root.as_fd(), attr::RDONLY, 0, None, false)
+            .step(|| "make / read-only".into())?;
     }
-    drop(null);
     sync::send(sync, &Message::Ready, None).step(|| "tell the shim".into())?;
     match sync::receive(sync) {
         Ok(Some((Message::Go, _))) => {}
@@ -197,7 +200,8 @@ fn become_root() -> Result<(), Failure> {
 /// The other end of a terminal, from its master.
 fn terminal(master: OwnedFd) -> Result<(OwnedFd, OwnedFd), Failure> {
     rustix::pty::unlockpt(&master).step(|| "unlock the terminal".into())?;
-    let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
+    let flags =
+        rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
     let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).step(|| "open the terminal".into())?;
     Ok((master, slave))
 }
@@ -299,9 +303,11 @@ fn join(plan: Second<'_>) -> Result<(), Failure> {
         None => {
             let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
             let (master, slave) = terminal(
-                rustix::fs::open("/dev/pts/ptmx", flags, Mode::empty()).step(|| "open /dev/pts/ptmx".into())?,
+                rustix::fs::open("/dev/pts/ptmx", flags, Mode::empty())
+                    .step(|| "open /dev/pts/ptmx".into())?,
             )?;
-            sync::send(&sync, &Message::Terminal, Some(master.as_fd())).step(|| "hand the terminal over".into())?;
+            sync::send(&sync, &Message::Terminal, Some(master.as_fd()))
+                .step(|| "hand the terminal over".into())?;
             rustix::process::ioctl_tiocsctty(&slave).step(|| "take the terminal".into())?;
             three(slave)?
         }

@@ -248,7 +248,9 @@ mod tests {
         fs::read_to_string(path)
             .unwrap()
             .lines()
-            .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["log"].as_str().unwrap().to_string())
+            .map(|l| {
+                serde_json::from_str::<serde_json::Value>(l).unwrap()["log"].as_str().unwrap().to_string()
+            })
             .collect()
     }
 

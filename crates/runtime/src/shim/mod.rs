@@ -75,7 +75,8 @@ enum Made {
 /// Leaves the daemon's session; returns the connection to it, which was standard input.
 fn detach(bundle: &Path) -> Result<OwnedFd, Failure> {
     rustix::process::chdir(bundle).step(|| format!("enter {}", bundle.display()))?;
-    let daemon = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).step(|| "take the connection".into())?;
+    let daemon =
+        rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).step(|| "take the connection".into())?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .step(|| "open /dev/null".into())?;
     rustix::stdio::dup2_stdin(&null).step(|| "close standard input".into())?;

@@ -41,7 +41,9 @@ fn set_oom_score(score: i32) -> Result<(), Failure> {
         Ok(()) => Ok(()),
         // Lowering it needs CAP_SYS_RESOURCE.
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-            eprintln!("oom_score_adj {score} needs CAP_SYS_RESOURCE, which this machine lacks: left as it is");
+            eprintln!(
+                "oom_score_adj {score} needs CAP_SYS_RESOURCE, which this machine lacks: left as it is"
+            );
             Ok(())
         }
         Err(e) => Err(e).step(|| format!("set oom_score_adj to {score}")),
@@ -153,7 +155,8 @@ pub(super) fn become_user(process: &Process, extras: Extras<'_>) -> Result<Ready
         other => late_filter = other,
     }
     sys::caps::drop_bounding(sets.bounding).step(|| "drop capabilities from the bounding set".into())?;
-    rustix::thread::set_keep_capabilities(true).step(|| "keep capabilities over the change of user".into())?;
+    rustix::thread::set_keep_capabilities(true)
+        .step(|| "keep capabilities over the change of user".into())?;
     let groups: Vec<nix::unistd::Gid> = id.groups.iter().map(|g| nix::unistd::Gid::from_raw(*g)).collect();
     match nix::unistd::setgroups(&groups) {
         Ok(()) => {}
@@ -178,7 +181,11 @@ pub(super) fn become_user(process: &Process, extras: Extras<'_>) -> Result<Ready
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
     }
     let args = process.args().as_deref().unwrap_or_default();
-    let name = args.first().filter(|a| !a.is_empty()).cloned().ok_or_else(|| other("no command specified".into()))?;
+    let name = args
+        .first()
+        .filter(|a| !a.is_empty())
+        .cloned()
+        .ok_or_else(|| other("no command specified".into()))?;
     let program = find(&name, &env)?;
     let text = |s: &String| CString::new(s.as_str()).map_err(|_| other(format!("{s:?} holds a zero byte")));
     Ok(Ready {
@@ -273,7 +280,10 @@ fn change_folder(cwd: &Path) -> Result<(), Failure> {
 
 /// Finds the program as Go's exec.LookPath does, whose messages Docker's users know.
 fn find(name: &str, env: &[String]) -> Result<CString, Failure> {
-    let fail = |kind, text: String| Failure { kind: FailureKind::Exec(kind), message: format!("exec: {name:?}: {text}") };
+    let fail = |kind, text: String| Failure {
+        kind: FailureKind::Exec(kind),
+        message: format!("exec: {name:?}: {text}"),
+    };
     if name.contains('/') {
         return match executable(Path::new(name)) {
             Ok(()) => CString::new(name).map_err(|_| fail(ExecErrorKind::Other, "holds a zero byte".into())),
@@ -302,13 +312,8 @@ fn executable(path: &Path) -> Result<(), Errno> {
     if stat.st_mode & 0o111 == 0 {
         return Err(Errno::ACCESS);
     }
-    rustix::fs::accessat(
-        rustix::fs::CWD,
-        path,
-        rustix::fs::Access::EXEC_OK,
-        rustix::fs::AtFlags::EACCESS,
-    )
-    .or_else(|e| if e == Errno::NOSYS || e == Errno::PERM { Ok(()) } else { Err(e) })
+    rustix::fs::accessat(rustix::fs::CWD, path, rustix::fs::Access::EXEC_OK, rustix::fs::AtFlags::EACCESS)
+        .or_else(|e| if e == Errno::NOSYS || e == Errno::PERM { Ok(()) } else { Err(e) })
 }
 
 #[cfg(test)]
@@ -325,7 +330,10 @@ mod tests {
         let e = find("/nope", &env).unwrap_err();
         assert_eq!(e.message, "exec: \"/nope\": stat /nope: no such file or directory");
         let e = find("/etc", &env).unwrap_err();
-        assert_eq!((e.kind, e.message.as_str()), (FailureKind::Exec(ExecErrorKind::NotExecutable), "exec: \"/etc\": is a directory"));
+        assert_eq!(
+            (e.kind, e.message.as_str()),
+            (FailureKind::Exec(ExecErrorKind::NotExecutable), "exec: \"/etc\": is a directory")
+        );
         let e = find("/etc/passwd", &env).unwrap_err();
         assert_eq!(e.message, "exec: \"/etc/passwd\": permission denied");
         assert!(find("sh", &[]).is_err());

@@ -67,7 +67,13 @@ fn one(root: BorrowedFd<'_>, m: &Mount, env: &Environment<'_>) -> Result<(), Fai
     let options = Options::parse(m.options().as_deref().unwrap_or_default());
     let target = m.destination();
     let kind = m.typ().as_deref().unwrap_or(if options.bind { "bind" } else { "" });
-    let what = || format!("mount {} at {}", m.source().as_deref().unwrap_or(Path::new(kind)).display(), target.display());
+    let what = || {
+        format!(
+            "mount {} at {}",
+            m.source().as_deref().unwrap_or(Path::new(kind)).display(),
+            target.display()
+        )
+    };
     if options.bind || kind == "bind" {
         return bind(root, m, &options).map_err(|f| Failure::setup(format!("{}: {}", what(), f.message)));
     }
@@ -79,7 +85,9 @@ fn one(root: BorrowedFd<'_>, m: &Mount, env: &Environment<'_>) -> Result<(), Fai
             mount::new_filesystem("cgroup2", Some("cgroup"), &options.data, options.set).step(what)?
         }
         "cgroup" => return cgroup_v1(root, target, &options, env),
-        "cgroup2" => mount::new_filesystem("cgroup2", Some("cgroup"), &options.data, options.set).step(what)?,
+        "cgroup2" => {
+            mount::new_filesystem("cgroup2", Some("cgroup"), &options.data, options.set).step(what)?
+        }
         "sysfs" => match mount::new_filesystem("sysfs", Some("sysfs"), &options.data, options.set) {
             // In the machine's network namespace but not its owner's user namespace: show the machine's.
             Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied && env.user_namespace => {
@@ -146,8 +154,14 @@ fn bind(root: BorrowedFd<'_>, m: &Mount, options: &Options) -> Result<(), Failur
     }
     let spread = options.propagation.unwrap_or(Propagation::Private);
     // Cutting it off must come before it is attached; sharing needs no order.
-    mount::set_attributes(tree.as_fd(), 0, 0, Some(spread), options.propagation.is_none() || options.propagation_recursive)
-        .step(|| "set mount propagation".into())?;
+    mount::set_attributes(
+        tree.as_fd(),
+        0,
+        0,
+        Some(spread),
+        options.propagation.is_none() || options.propagation_recursive,
+    )
+    .step(|| "set mount propagation".into())?;
     let at = place(root, m.destination(), kind)?;
     mount::attach(tree.as_fd(), at.as_fd()).step(|| "attach".into())
 }
@@ -155,12 +169,24 @@ fn bind(root: BorrowedFd<'_>, m: &Mount, options: &Options) -> Result<(), Failur
 /// A place to mount on, made if missing. Nothing may be mounted over parts of /proc but a few harmless files.
 fn place(root: BorrowedFd<'_>, target: &Path, kind: Kind) -> Result<OwnedFd, Failure> {
     let at = rooted::ensure(root, target, kind).step(|| format!("make mount point {}", target.display()))?;
-    const HARMLESS: [&str; 9] =
-        ["cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo", "sys/kernel/ns_last_pid"];
+    const HARMLESS: [&str; 9] = [
+        "cpuinfo",
+        "diskstats",
+        "meminfo",
+        "stat",
+        "swaps",
+        "uptime",
+        "loadavg",
+        "slabinfo",
+        "sys/kernel/ns_last_pid",
+    ];
     if rooted::is_proc(at.as_fd()).step(|| format!("statfs {}", target.display()))? {
         let inside = target.strip_prefix("/proc").unwrap_or(Path::new(""));
         if !HARMLESS.iter().any(|h| Path::new(h) == inside) && inside != Path::new("net/dev") {
-            return Err(Failure::setup(format!("{} cannot be mounted because it is inside /proc", target.display())));
+            return Err(Failure::setup(format!(
+                "{} cannot be mounted because it is inside /proc",
+                target.display()
+            )));
         }
     }
     Ok(at)
@@ -183,7 +209,8 @@ fn plain_folder(root: BorrowedFd<'_>, target: &Path) -> Result<OwnedFd, Failure>
 /// Copies what the image has in a folder into the tmpfs that will cover it.
 fn copy_up(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> std::io::Result<()> {
     use rustix::fs::{AtFlags, RawDir};
-    let source = rustix::fs::openat(from, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let source =
+        rustix::fs::openat(from, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let mut buffer = Vec::with_capacity(8192);
     let mut names = Vec::new();
     let mut entries = RawDir::new(&source, buffer.spare_capacity_mut());
@@ -211,7 +238,8 @@ fn copy_up(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> std::io::Result<()> {
             }
             FileType::RegularFile => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let mut input = std::fs::File::from(rustix::fs::openat(&source, &name, flags, Mode::empty())?);
+                let mut input =
+                    std::fs::File::from(rustix::fs::openat(&source, &name, flags, Mode::empty())?);
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
                 let output = rustix::fs::openat(to, &name, flags, Mode::from_raw_mode(0o600))?;
                 let mut output = std::fs::File::from(output);
@@ -227,7 +255,12 @@ fn copy_up(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> std::io::Result<()> {
 }
 
 /// Version 2 without a cgroup namespace: the container sees its own group only.
-fn own_group(root: BorrowedFd<'_>, target: &Path, options: &Options, env: &Environment<'_>) -> Result<(), Failure> {
+fn own_group(
+    root: BorrowedFd<'_>,
+    target: &Path,
+    options: &Options,
+    env: &Environment<'_>,
+) -> Result<(), Failure> {
     let Some((_, folder)) = env.cgroup.and_then(|c| c.folders().into_iter().next()) else { return Ok(()) };
     let tree = mount::clone_tree(&folder, false).step(|| format!("bind {}", folder.display()))?;
     mount::set_attributes(tree.as_fd(), options.set, 0, Some(Propagation::Private), false)
@@ -238,7 +271,12 @@ fn own_group(root: BorrowedFd<'_>, target: &Path, options: &Options, env: &Envir
 
 /// Version 1: a tmpfs with one bind per hierarchy, of the container's own group; nothing of the machine's other groups
 /// is in sight, with or without a cgroup namespace.
-fn cgroup_v1(root: BorrowedFd<'_>, target: &Path, options: &Options, env: &Environment<'_>) -> Result<(), Failure> {
+fn cgroup_v1(
+    root: BorrowedFd<'_>,
+    target: &Path,
+    options: &Options,
+    env: &Environment<'_>,
+) -> Result<(), Failure> {
     let what = || format!("mount cgroup at {}", target.display());
     let flags = attr::NOSUID | attr::NODEV | attr::NOEXEC;
     let tmpfs = mount::new_filesystem("tmpfs", Some("tmpfs"), &["mode=755".into()], flags).step(what)?;
@@ -247,7 +285,8 @@ fn cgroup_v1(root: BorrowedFd<'_>, target: &Path, options: &Options, env: &Envir
     let read_only = options.set & attr::RDONLY;
     for (name, folder) in env.cgroup.map(Cgroup::folders).unwrap_or_default() {
         let tree = mount::clone_tree(&folder, false).step(what)?;
-        mount::set_attributes(tree.as_fd(), flags | read_only, 0, Some(Propagation::Private), false).step(what)?;
+        mount::set_attributes(tree.as_fd(), flags | read_only, 0, Some(Propagation::Private), false)
+            .step(what)?;
         rustix::fs::mkdirat(&tmpfs, name.as_str(), Mode::from_raw_mode(0o755)).step(what)?;
         let open = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let place = rustix::fs::openat(&tmpfs, name.as_str(), open, Mode::empty()).step(what)?;
@@ -358,18 +397,24 @@ fn extra_device(root: BorrowedFd<'_>, d: &LinuxDevice, env: &Environment<'_>) ->
         _ => FileType::CharacterDevice,
     };
     let invalid = || std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a device's path");
-    let (Some(parent), Some(name)) = (d.path().parent(), d.path().file_name().and_then(|n| n.to_str())) else {
+    let (Some(parent), Some(name)) = (d.path().parent(), d.path().file_name().and_then(|n| n.to_str()))
+    else {
         return Err(invalid());
     };
     let folder = rooted::ensure(root, parent, Kind::Folder)?;
-    let folder = rustix::fs::openat(&folder, ".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let folder =
+        rustix::fs::openat(&folder, ".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let mode = d.file_mode().unwrap_or(0o666) & 0o7777;
     let owner = Some((d.uid().unwrap_or(0), d.gid().unwrap_or(0)));
     make_node(folder.as_fd(), name, kind, d.major() as u32, d.minor() as u32, mode, owner)
 }
 
 /// Makes the working folder if it is missing, as Docker does for WORKDIR.
-pub(super) fn working_folder(root: BorrowedFd<'_>, cwd: &Path, owner: Option<(u32, u32)>) -> Result<(), Failure> {
+pub(super) fn working_folder(
+    root: BorrowedFd<'_>,
+    cwd: &Path,
+    owner: Option<(u32, u32)>,
+) -> Result<(), Failure> {
     match rooted::open(root, cwd, OFlags::PATH, Mode::empty()) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
         _ => return Ok(()), // there, or wrong in a way that chdir will tell
@@ -384,8 +429,9 @@ pub(super) fn working_folder(root: BorrowedFd<'_>, cwd: &Path, owner: Option<(u3
 }
 
 /// Hides and write-protects paths. The process is inside its root; `null` is the machine's /dev/null.
-pub(super) fn hide(linux: &Linux, null: BorrowedFd<'_>) -> Result<(), Failure> {
-    let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).step(|| "open /".into())?;
+pub(super) fn hide(linux: &Linux, null: OwnedFd) -> Result<(), Failure> {
+    let root =
+        rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).step(|| "open /".into())?;
     for path in linux.readonly_paths().iter().flatten() {
         let what = || format!("make {path} read-only");
         let Some(at) = existing(root.as_fd(), Path::new(path)).step(what)? else { continue };
@@ -393,45 +439,69 @@ pub(super) fn hide(linux: &Linux, null: BorrowedFd<'_>) -> Result<(), Failure> {
         mount::set_attributes(tree.as_fd(), attr::RDONLY, 0, None, true).step(what)?;
         mount::attach(tree.as_fd(), at.as_fd()).step(what)?;
     }
-    // One empty tmpfs covers every hidden folder.
-    let mut empty: Option<OwnedFd> = None;
+    // One null device covers every hidden file, one empty tmpfs every hidden folder.
+    let mut file = Cover { mount: Some(null), attached: false };
+    let mut folder = Cover { mount: None, attached: false };
     for path in linux.masked_paths().iter().flatten() {
         let what = || format!("mask {path}");
         let Some(at) = existing(root.as_fd(), Path::new(path)).step(what)? else { continue };
         let stat = rustix::fs::fstat(at.as_fd()).step(what)?;
-        let cover = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            let tmpfs = match &empty {
-                Some(fd) => fd,
-                None => {
-                    let options = ["nr_blocks=1".into(), "nr_inodes=1".into(), "mode=755".into()];
-                    empty.insert(mount::new_filesystem("tmpfs", Some("tmpfs"), &options, attr::RDONLY).step(what)?)
-                }
-            };
-            mount::clone_fd(tmpfs.as_fd(), false)
-        } else {
-            mount::clone_fd(null, false)
-        };
-        mount::attach(cover.step(what)?.as_fd(), at.as_fd()).step(what)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => folder.put(at.as_fd()),
+            _ => file.put(at.as_fd()),
+        }
+        .step(what)?;
     }
     Ok(())
+}
+
+/// A mount that is put over several places. The first takes the mount itself, the others copies of it: kernels before
+/// 6.15 copy attached mounts only.
+struct Cover {
+    mount: Option<OwnedFd>,
+    attached: bool,
+}
+
+impl Cover {
+    fn put(&mut self, at: BorrowedFd<'_>) -> std::io::Result<()> {
+        let mount = match &self.mount {
+            Some(mount) => mount,
+            None => {
+                let options = ["nr_blocks=1".into(), "nr_inodes=1".into(), "mode=755".into()];
+                self.mount.insert(mount::new_filesystem("tmpfs", Some("tmpfs"), &options, attr::RDONLY)?)
+            }
+        };
+        if self.attached {
+            return mount::attach(mount::clone_fd(mount.as_fd(), false)?.as_fd(), at);
+        }
+        mount::attach(mount.as_fd(), at)?;
+        self.attached = true;
+        Ok(())
+    }
 }
 
 fn existing(root: BorrowedFd<'_>, path: &Path) -> std::io::Result<Option<OwnedFd>> {
     match rooted::open(root, path, OFlags::PATH, Mode::empty()) {
         Ok(fd) => Ok(Some(fd)),
-        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(None),
+        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
         Err(e) => Err(e),
     }
 }
 
-/// The machine's /dev/null, proven to be that device, as something to mount over files.
+/// The machine's /dev/null, proven to be that device, as a detached mount to put over files.
 pub(super) fn null_device() -> Result<OwnedFd, Failure> {
-    let fd = rustix::fs::open("/dev/null", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-        .step(|| "open /dev/null".into())?;
-    let stat = rustix::fs::fstat(&fd).step(|| "stat /dev/null".into())?;
+    let tree = mount::clone_tree(Path::new("/dev/null"), false).step(|| "open /dev/null".into())?;
+    let stat = rustix::fs::fstat(&tree).step(|| "stat /dev/null".into())?;
     let genuine = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
         && stat.st_rdev == rustix::fs::makedev(1, 3);
-    if genuine { Ok(fd) } else { Err(Failure::setup("/dev/null of this machine is not the null device")) }
+    if !genuine {
+        return Err(Failure::setup("/dev/null of this machine is not the null device"));
+    }
+    mount::set_attributes(tree.as_fd(), attr::NOSUID | attr::NOEXEC, 0, Some(Propagation::Private), false)
+        .step(|| "set attributes of /dev/null".into())?;
+    Ok(tree)
 }
 
 /// Sets kernel parameters, through the container's own and genuine /proc.

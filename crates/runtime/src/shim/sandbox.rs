@@ -13,7 +13,9 @@ use super::connection::{Connection, Role};
 use super::rootfs::sysctl_path;
 use super::server::{listen, signalfd};
 use crate::SandboxSpec;
-use crate::protocol::{self, Answer, Event, Failure, FailureKind, Op, Reply, Request, ShimConfig, ShimKind, Step};
+use crate::protocol::{
+    self, Answer, Event, Failure, FailureKind, Op, Reply, Request, ShimConfig, ShimKind, Step,
+};
 
 pub(super) struct Sandbox {
     holder: u32,

@@ -5,7 +5,7 @@
 //! by fsync only if no daemon is connected: a daemon that hears of the exit makes it durable itself.
 
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -20,8 +20,8 @@ use super::log::Log;
 use super::stdio::{self, Read, Streams};
 use super::sync::{self, Message};
 use crate::protocol::{
-    self, Answer, ContainerConfig, Event, ExitRecord, Failure, FailureKind, Op, Reply, Request, ShimConfig, ShimKind,
-    Step,
+    self, Answer, ContainerConfig, Event, ExitRecord, Failure, FailureKind, Op, Reply, Request, ShimConfig,
+    ShimKind, Step,
 };
 use crate::{ExecErrorKind, ExecSpec, Exit, StdinMode, Stream};
 
@@ -81,7 +81,9 @@ impl Server {
     /// Makes the container; its first process waits when this returns.
     pub(super) fn create(config: ShimConfig) -> Result<Self, Failure> {
         let ShimConfig { id, kind, hierarchies, cgroup, .. } = config;
-        let ShimKind::Container(config) = kind else { return Err(Failure::setup("not a container's shim.json")) };
+        let ShimKind::Container(config) = kind else {
+            return Err(Failure::setup("not a container's shim.json"));
+        };
         let config = *config;
         let listener = listen()?;
         let log = Log::open(&config.io.log).step(|| "open the log".into())?;
@@ -156,9 +158,14 @@ impl Server {
         };
         let fork = sys::process::clone3(config.namespaces, into.as_ref().map(AsFd::as_fd));
         let pid = match fork.step(|| "clone the first process".into())? {
-            Fork::Child => {
-                child::first(First { config, cgroup, unified, in_cgroup: into.is_some(), sync: theirs, stdio })
-            }
+            Fork::Child => child::first(First {
+                config,
+                cgroup,
+                unified,
+                in_cgroup: into.is_some(),
+                sync: theirs,
+                stdio,
+            }),
             Fork::Parent(pid) => pid,
         };
         drop((theirs, stdio));
@@ -182,12 +189,15 @@ impl Server {
         let made = || -> Result<OwnedFd, Failure> {
             if !config.uid_map.is_empty() {
                 map_ids(pid, config)?;
-                let sync = process.sync.as_ref().ok_or_else(|| Failure::setup("no connection to the child"))?;
+                let sync =
+                    process.sync.as_ref().ok_or_else(|| Failure::setup("no connection to the child"))?;
                 sync::send(sync, &Message::Go, None).step(|| "tell the child".into())?;
             }
             wait_ready(&mut process)?;
-            let raw = rustix::process::Pid::from_raw(pid).ok_or_else(|| Failure::setup("clone gave no pid"))?;
-            rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty()).step(|| "pidfd_open".into())
+            let raw =
+                rustix::process::Pid::from_raw(pid).ok_or_else(|| Failure::setup("clone gave no pid"))?;
+            rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty())
+                .step(|| "pidfd_open".into())
         }();
         match made {
             Ok(pidfd) => Ok((process, pidfd, oom, home)),
@@ -244,7 +254,8 @@ impl Server {
             fds.push(PollFd::from_borrowed_fd(c.fd.as_fd(), flags));
         }
         for p in &self.processes {
-            let congested = self.connections.iter().any(|(_, c)| c.role == Role::Streams(p.key) && c.congested());
+            let congested =
+                self.connections.iter().any(|(_, c)| c.role == Role::Streams(p.key) && c.congested());
             for stream in [Stream::Stdout, Stream::Stderr] {
                 if let (Some(fd), false) = (&p.streams.output[stream as usize], congested) {
                     sources.push(Source::Output(p.key, stream));
@@ -538,7 +549,7 @@ impl Server {
         } else if let Some((_, c)) = self.connections.iter_mut().find(|(k, _)| *k == connection) {
             c.role = Role::Streams(key);
         }
-        self.reply(connection, seq, Ok(Answer { pid: Some(pid), stdin: false }));
+        self.reply(connection, seq, Ok(Answer { pid: Some(pid), stdin: false, started_at: Some(now) }));
     }
 
     /// Collects every child that has ended.
@@ -643,8 +654,7 @@ impl Server {
         if let (Some(failure), Some((connection, seq))) = (failure.clone(), starter) {
             self.reply(connection, seq, Err(failure));
         }
-        let started = failure.is_none();
-        if started {
+        if failure.is_none() && self.started_at.is_some() {
             self.tell(&Event::Exited { exec_id, exit });
         }
         for (_, c) in &mut self.connections {
@@ -680,8 +690,9 @@ const NEWPID: u64 = nix::sched::CloneFlags::CLONE_NEWPID.bits() as u64;
 /// The socket that later daemons connect to.
 pub(super) fn listen() -> Result<OwnedFd, Failure> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-        .step(|| "make the socket".into())?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .step(|| "make the socket".into())?;
     // The working folder is the bundle: a relative name is always short enough.
     let address = SocketAddrUnix::new("sock").step(|| "name the socket".into())?;
     rustix::net::bind(&socket, &address).step(|| "bind the socket".into())?;
@@ -717,7 +728,8 @@ fn enter_pid_namespace(path: &Path) -> Result<(), Failure> {
 }
 
 fn back_to(home: &OwnedFd) -> Result<(), Failure> {
-    nix::sched::setns(home, nix::sched::CloneFlags::CLONE_NEWPID).step(|| "return from the pid namespace".into())
+    nix::sched::setns(home, nix::sched::CloneFlags::CLONE_NEWPID)
+        .step(|| "return from the pid namespace".into())
 }
 
 fn map_ids(pid: i32, config: &ContainerConfig) -> Result<(), Failure> {

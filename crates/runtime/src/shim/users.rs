@@ -40,7 +40,12 @@ impl Database {
     fn users(&self) -> impl Iterator<Item = (&str, u32, u32, &str)> {
         self.passwd.lines().filter_map(|l| {
             let f: Vec<&str> = l.split(':').collect();
-            Some((*f.first()?, f.get(2)?.parse().ok()?, f.get(3)?.parse().ok()?, f.get(5).copied().unwrap_or("")))
+            Some((
+                *f.first()?,
+                f.get(2)?.parse().ok()?,
+                f.get(3)?.parse().ok()?,
+                f.get(5).copied().unwrap_or(""),
+            ))
         })
     }
 
@@ -78,7 +83,9 @@ impl Database {
             }
             (None, Some(uid)) if uid <= i32::MAX as u32 => id.uid = uid,
             (None, Some(_)) => return Err("uids and gids must be in range 0-2147483647".into()),
-            (None, None) => return Err(format!("unable to find user {user}: no matching entries in passwd file")),
+            (None, None) => {
+                return Err(format!("unable to find user {user}: no matching entries in passwd file"));
+            }
         }
         if let Some(group) = group {
             let number: Option<u32> = group.parse().ok();
@@ -86,7 +93,9 @@ impl Database {
             id.gid = match found.or(number) {
                 Some(gid) if gid <= i32::MAX as u32 => gid,
                 Some(_) => return Err("uids and gids must be in range 0-2147483647".into()),
-                None => return Err(format!("unable to find group {group}: no matching entries in group file")),
+                None => {
+                    return Err(format!("unable to find group {group}: no matching entries in group file"));
+                }
             };
         }
         Ok(id)
@@ -105,7 +114,8 @@ mod tests {
     #[test]
     fn docker_rules() {
         let db = Database {
-            passwd: "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001:App:/home/app:/bin/sh\n1234:x:7:7::/:\n".into(),
+            passwd: "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001:App:/home/app:/bin/sh\n1234:x:7:7::/:\n"
+                .into(),
             group: "root:x:0:\nwheel:x:10:app,root\napp:x:1001:\naudio:x:29:app\n".into(),
         };
         let id = |uid, gid, groups: &[u32], home: Option<&str>| {

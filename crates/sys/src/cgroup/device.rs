@@ -76,12 +76,7 @@ fn program(rules: &[LinuxDeviceCgroup]) -> Vec<[u8; 8]> {
         if bits != READ | WRITE | MKNOD {
             if rule.allow() {
                 // Everything asked for must be in the rule.
-                test(
-                    &[insn(MOV_REG, 1, 3, 0, 0), insn(AND, 1, 0, 0, !(bits as i32))],
-                    JNE,
-                    1,
-                    0,
-                );
+                test(&[insn(MOV_REG, 1, 3, 0, 0), insn(AND, 1, 0, 0, !(bits as i32))], JNE, 1, 0);
             } else {
                 // Anything asked for is in the rule.
                 test(&[insn(MOV_REG, 1, 3, 0, 0), insn(AND, 1, 0, 0, bits as i32)], JEQ, 1, 0);
@@ -170,9 +165,19 @@ pub(super) fn attach(dir: &Path, rules: &[LinuxDeviceCgroup]) -> io::Result<()> 
 mod tests {
     use super::*;
 
-    fn rule(allow: bool, typ: LinuxDeviceType, major: Option<i64>, minor: Option<i64>, access: &str) -> LinuxDeviceCgroup {
+    fn rule(
+        allow: bool,
+        typ: LinuxDeviceType,
+        major: Option<i64>,
+        minor: Option<i64>,
+        access: &str,
+    ) -> LinuxDeviceCgroup {
         let mut r = LinuxDeviceCgroup::default();
-        r.set_allow(allow).set_typ(Some(typ)).set_major(major).set_minor(minor).set_access(Some(access.into()));
+        r.set_allow(allow)
+            .set_typ(Some(typ))
+            .set_major(major)
+            .set_minor(minor)
+            .set_access(Some(access.into()));
         r
     }
 

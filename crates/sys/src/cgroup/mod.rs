@@ -92,7 +92,8 @@ impl Hierarchies {
             "cpuacct" | "freezer" | "devices" => return true,
             other => other,
         };
-        fs::read_to_string(v2.join("cgroup.controllers")).is_ok_and(|c| c.split_whitespace().any(|c| c == name))
+        fs::read_to_string(v2.join("cgroup.controllers"))
+            .is_ok_and(|c| c.split_whitespace().any(|c| c == name))
     }
 }
 
@@ -128,9 +129,9 @@ fn read(path: &Path) -> io::Result<String> {
 impl Cgroup {
     /// The group of this absolute path; nothing is made yet.
     pub fn at(hierarchies: &Hierarchies, path: &str) -> io::Result<Self> {
-        let plain = Path::new(path).components().all(|c| {
-            matches!(c, std::path::Component::RootDir | std::path::Component::Normal(_))
-        });
+        let plain = Path::new(path)
+            .components()
+            .all(|c| matches!(c, std::path::Component::RootDir | std::path::Component::Normal(_)));
         if !plain || !path.starts_with('/') || path.len() < 2 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -226,7 +227,8 @@ impl Cgroup {
             for file in ["cpuset.cpus", "cpuset.mems"] {
                 if read(&dir.join(file))?.is_empty() {
                     let parent = dir.parent().ok_or(Errno::NOENT)?;
-                    write(&dir.join(file), &read(&parent.join(file))?).map_err(context("set", &dir.join(file)))?;
+                    write(&dir.join(file), &read(&parent.join(file))?)
+                        .map_err(context("set", &dir.join(file)))?;
                 }
             }
         }
@@ -289,9 +291,10 @@ impl Cgroup {
 
     /// A folder that knows every member, members of groups below included.
     fn any_dir(&self) -> Option<PathBuf> {
-        self.v2_dir().or_else(|| self.v1_dir("pids")).or_else(|| self.v1_dir("memory")).or_else(|| {
-            self.hierarchies.v1.first().map(|(_, m)| self.below(m))
-        })
+        self.v2_dir()
+            .or_else(|| self.v1_dir("pids"))
+            .or_else(|| self.v1_dir("memory"))
+            .or_else(|| self.hierarchies.v1.first().map(|(_, m)| self.below(m)))
     }
 
     /// Whether it exists.
@@ -427,7 +430,9 @@ impl Cgroup {
 fn collect_pids(dir: &Path, out: &mut Vec<u32>) -> io::Result<()> {
     let text = match fs::read_to_string(dir.join("cgroup.procs")) {
         Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ENODEV) => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ENODEV) => {
+            return Ok(());
+        }
         Err(e) => return Err(e),
     };
     out.extend(text.lines().filter_map(|l| l.parse::<u32>().ok()));

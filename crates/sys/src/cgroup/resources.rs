@@ -93,7 +93,8 @@ impl Cgroup {
         if let Some(dir) = self.v1_dir("devices") {
             for line in rules.iter().map(device::line) {
                 let (file, text) = line?;
-                write(&dir.join(file), &text).map_err(context(&format!("write {text:?} to"), &dir.join(file)))?;
+                write(&dir.join(file), &text)
+                    .map_err(context(&format!("write {text:?} to"), &dir.join(file)))?;
             }
             return Ok(());
         }
@@ -240,10 +241,26 @@ impl Cgroup {
     fn block_io(&self, b: &LinuxBlockIo, w: &mut Warnings) -> io::Result<()> {
         let empty = Vec::new();
         let limits: [(&Vec<LinuxThrottleDevice>, &str, &str); 4] = [
-            (b.throttle_read_bps_device().as_ref().unwrap_or(&empty), "blkio.throttle.read_bps_device", "rbps"),
-            (b.throttle_write_bps_device().as_ref().unwrap_or(&empty), "blkio.throttle.write_bps_device", "wbps"),
-            (b.throttle_read_iops_device().as_ref().unwrap_or(&empty), "blkio.throttle.read_iops_device", "riops"),
-            (b.throttle_write_iops_device().as_ref().unwrap_or(&empty), "blkio.throttle.write_iops_device", "wiops"),
+            (
+                b.throttle_read_bps_device().as_ref().unwrap_or(&empty),
+                "blkio.throttle.read_bps_device",
+                "rbps",
+            ),
+            (
+                b.throttle_write_bps_device().as_ref().unwrap_or(&empty),
+                "blkio.throttle.write_bps_device",
+                "wbps",
+            ),
+            (
+                b.throttle_read_iops_device().as_ref().unwrap_or(&empty),
+                "blkio.throttle.read_iops_device",
+                "riops",
+            ),
+            (
+                b.throttle_write_iops_device().as_ref().unwrap_or(&empty),
+                "blkio.throttle.write_iops_device",
+                "wiops",
+            ),
         ];
         let v1 = self.v1_dir("blkio");
         let v2 = self.v2_dir();
@@ -269,7 +286,11 @@ impl Cgroup {
             };
             let file = if dir.join(bfq).exists() { bfq } else { plain };
             // blkio's 10 to 1,000 are io.weight's 1 to 10,000.
-            let value = if file == "io.weight" { 1 + (u64::from(weight).max(10) - 10) * 9_999 / 990 } else { u64::from(weight) };
+            let value = if file == "io.weight" {
+                1 + (u64::from(weight).max(10) - 10) * 9_999 / 990
+            } else {
+                u64::from(weight)
+            };
             w.set(dir, file, value)?;
         }
         for d in b.weight_device().iter().flatten() {

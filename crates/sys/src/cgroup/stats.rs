@@ -137,7 +137,8 @@ impl Cgroup {
             s.memory.stat = table(&dir, "memory.stat");
             // A group's own limit may be above what its parents leave it.
             let own = read(&dir.join("memory.limit_in_bytes")).unwrap_or_default();
-            let from_parents = s.memory.stat.get("hierarchical_memory_limit").copied().filter(|v| *v < 1 << 62);
+            let from_parents =
+                s.memory.stat.get("hierarchical_memory_limit").copied().filter(|v| *v < 1 << 62);
             s.memory.limit = limit(&own).into_iter().chain(from_parents).min().unwrap_or(u64::MAX);
         }
         if let Some(dir) = self.v1_dir("pids") {

@@ -227,7 +227,10 @@ pub fn compile(filter: &Filter) -> io::Result<Program> {
     if out.len() > BPF_MAXINSNS {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            format!("the seccomp profile compiles to {} instructions, the kernel takes {BPF_MAXINSNS}", out.len()),
+            format!(
+                "the seccomp profile compiles to {} instructions, the kernel takes {BPF_MAXINSNS}",
+                out.len()
+            ),
         ));
     }
     let mut bytes = Vec::with_capacity(out.len() * 8);
@@ -323,18 +326,8 @@ fn compare(c: &Condition, rest: usize) -> Vec<Insn> {
     let high = 16 + 8 * u32::from(c.argument) + if cfg!(target_endian = "big") { 0 } else { 4 };
     let (vl, vh) = (c.value as u32, (c.value >> 32) as u32);
     match c.op {
-        Op::Eq => vec![
-            insn(LD, high),
-            jump(JEQ, vh, 0, 2 + rest),
-            insn(LD, low),
-            jump(JEQ, vl, 0, rest),
-        ],
-        Op::Ne => vec![
-            insn(LD, high),
-            jump(JEQ, vh, 0, 2),
-            insn(LD, low),
-            jump(JEQ, vl, rest, 0),
-        ],
+        Op::Eq => vec![insn(LD, high), jump(JEQ, vh, 0, 2 + rest), insn(LD, low), jump(JEQ, vl, 0, rest)],
+        Op::Ne => vec![insn(LD, high), jump(JEQ, vh, 0, 2), insn(LD, low), jump(JEQ, vl, rest, 0)],
         Op::MaskedEq => {
             let (tl, th) = (c.value_two as u32, (c.value_two >> 32) as u32);
             vec![

@@ -1,0 +1,138 @@
+//! The folder of one container: made before its shim, removed after it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType};
+use serde::Serialize;
+use sys::cgroup::Cgroup;
+
+use super::ShimRuntime;
+use crate::protocol::{ContainerConfig, ShimConfig, ShimKind};
+use crate::{ContainerSpec, Error, Result};
+
+/// A bundle that is complete and has no shim yet.
+pub(super) struct Prepared {
+    pub path: PathBuf,
+    pub spec: Arc<ContainerSpec>,
+    pub cgroup: Option<Cgroup>,
+    pub created_at: jiff::Timestamp,
+}
+
+/// Where the exit of a container is recorded.
+pub(super) fn record_path(state_dir: &Path, id: &str) -> PathBuf {
+    state_dir.join(format!("{id}.json"))
+}
+
+fn invalid(field: &'static str, message: impl Into<String>) -> Error {
+    Error::Invalid { field, message: message.into() }
+}
+
+/// Checks the specification and writes the bundle.
+pub(super) fn prepare(runtime: &ShimRuntime, spec: &ContainerSpec) -> Result<Prepared> {
+    let linux = spec.oci.linux().as_ref().ok_or_else(|| invalid("oci.linux", "is missing"))?;
+    let process = spec.oci.process().as_ref().ok_or_else(|| invalid("oci.process", "is missing"))?;
+    if process.args().as_deref().unwrap_or_default().is_empty() {
+        return Err(invalid("oci.process.args", "no command specified"));
+    }
+    if let Some(m) = spec.oci.mounts().iter().flatten().find(|m| !m.destination().is_absolute()) {
+        return Err(invalid(
+            "oci.mounts",
+            format!("mount point {:?} is not absolute", m.destination().display()),
+        ));
+    }
+    let cgroup_path = linux.cgroups_path().as_ref().map(|p| p.to_string_lossy().into_owned());
+    let cgroup = runtime.cgroup_of(cgroup_path.as_deref())?;
+    let (seccomp, seccomp_flags) = match runtime.filters.program(spec)? {
+        Some((path, flags)) => (Some(path), flags),
+        None => (None, 0),
+    };
+    let mut namespaces = nix::sched::CloneFlags::CLONE_NEWNS.bits() as u64;
+    let mut pid_namespace = None;
+    let mut user = false;
+    for namespace in linux.namespaces().iter().flatten() {
+        match (namespace.typ(), namespace.path()) {
+            (LinuxNamespaceType::Pid, Some(path)) => pid_namespace = Some(path.clone()),
+            (LinuxNamespaceType::Mount, Some(_)) => {
+                return Err(invalid("oci.linux.namespaces", "joining a mount namespace is not supported"));
+            }
+            // Its root is the group that the child will be in: the child makes it itself.
+            (LinuxNamespaceType::Cgroup, _) | (_, Some(_)) => {}
+            (kind, None) => {
+                user |= kind == LinuxNamespaceType::User;
+                namespaces |= kind as u64;
+            }
+        }
+    }
+    let maps = |maps: &Option<Vec<LinuxIdMapping>>| -> Vec<(u32, u32, u32)> {
+        let entry = |m: &LinuxIdMapping| (m.container_id(), m.host_id(), m.size());
+        maps.iter().flatten().filter(|_| user).map(entry).collect()
+    };
+    let created_at = base::clock::now();
+    let config = ShimConfig {
+        id: spec.id.clone(),
+        kind: ShimKind::Container(Box::new(ContainerConfig {
+            namespaces,
+            pid_namespace,
+            seccomp,
+            seccomp_flags,
+            io: spec.io.clone(),
+            resources: linux.resources().clone(),
+            uid_map: maps(linux.uid_mappings()),
+            gid_map: maps(linux.gid_mappings()),
+            exit_record: record_path(&runtime.state_dir, &spec.id),
+        })),
+        hierarchies: runtime.hierarchies.clone(),
+        cgroup: cgroup_path,
+        created_at,
+    };
+    let mut kept = spec.clone();
+    if let Some(linux) = kept.oci.linux_mut() {
+        // Compiled already; a profile is by far the largest part of a specification.
+        linux.set_seccomp(None);
+    }
+    if let crate::SeccompProfile::Docker(_) = kept.seccomp {
+        kept.seccomp = crate::SeccompProfile::Spec;
+    }
+    let path = runtime.run_dir.join("containers").join(&spec.id);
+    make(&path, "container", &spec.id)?;
+    let write = || -> io::Result<()> {
+        write_json(&path.join("container.json"), &kept)?;
+        std::fs::create_dir(path.join("rootfs"))?;
+        // Last: a bundle without it never had a shim.
+        write_json(&path.join("shim.json"), &config)
+    };
+    write().map_err(|e| {
+        let _ = remove(&path);
+        Error::io(format!("write {}", path.display()))(e)
+    })?;
+    // An exit record of an earlier life of this id would be taken for this one's.
+    let _ = std::fs::remove_file(record_path(&runtime.state_dir, &spec.id));
+    Ok(Prepared { path, spec: Arc::new(kept), cgroup, created_at })
+}
+
+/// Makes the folder; that it is new is what makes an id unique.
+pub(super) fn make(path: &Path, what: &'static str, id: &str) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            Err(Error::AlreadyExists { what, id: id.into() })
+        }
+        Err(e) => Err(Error::io(format!("make {}", path.display()))(e)),
+    }
+}
+
+/// Not atomic and not durable: nobody reads it before the shim is spawned, and it goes with a reboot.
+pub(super) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    std::fs::write(path, serde_json::to_vec(value)?)
+}
+
+/// Removes a bundle; nothing to do if it is not there.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,137 @@
+//! The control connection to one shim: requests, answers, and the frames that are neither.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::oneshot;
+
+use crate::protocol::{self, Answer, Failure, HEADER, MAX_FRAME, Op, Reply, Request};
+use crate::{Error, Result};
+
+type Outcome = std::result::Result<Answer, Failure>;
+
+/// The writing side, and who waits for which answer.
+#[derive(Debug)]
+pub(super) struct Link {
+    id: String,
+    writer: tokio::sync::Mutex<OwnedWriteHalf>,
+    next: AtomicU64,
+    /// None once the connection has ended.
+    waiting: Mutex<Option<HashMap<u64, Waiting>>>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    start: bool,
+    answer: oneshot::Sender<Outcome>,
+}
+
+impl Link {
+    pub(super) fn new(id: &str, writer: OwnedWriteHalf) -> Self {
+        Self {
+            id: id.into(),
+            writer: tokio::sync::Mutex::new(writer),
+            next: AtomicU64::new(1),
+            waiting: Mutex::new(Some(HashMap::new())),
+        }
+    }
+
+    fn gone(&self) -> Error {
+        Error::Shim { id: self.id.clone(), message: "it has ended".into() }
+    }
+
+    /// Sends a request and waits for its answer.
+    pub(super) async fn call(&self, op: Op) -> Result<Outcome> {
+        let seq = self.next.fetch_add(1, Ordering::Relaxed);
+        let (answer, wait) = oneshot::channel();
+        let start = matches!(op, Op::Start);
+        match &mut *self.waiting.lock() {
+            Some(waiting) => waiting.insert(seq, Waiting { start, answer }),
+            None => return Err(self.gone()),
+        };
+        let mut out = Vec::new();
+        protocol::json_frame(&mut out, protocol::REQUEST, &Request { seq, op });
+        self.writer.lock().await.write_all(&out).await.map_err(|_| self.gone())?;
+        wait.await.map_err(|_| self.gone())
+    }
+
+    /// Delivers an answer; `on_start` is called first if it is to a start that has succeeded, so that the state is
+    /// right when the caller goes on, and before any later event.
+    pub(super) fn deliver(&self, reply: Reply, on_start: impl FnOnce(&Answer)) {
+        let waiting = self.waiting.lock().as_mut().and_then(|w| w.remove(&reply.seq));
+        let Some(waiting) = waiting else { return };
+        if let (true, Ok(answer)) = (waiting.start, &reply.result) {
+            on_start(answer);
+        }
+        // Whoever asked may have gone.
+        let _ = waiting.answer.send(reply.result);
+    }
+
+    /// The connection has ended: nobody who waits will be answered.
+    pub(super) fn close(&self) {
+        self.waiting.lock().take();
+    }
+
+    /// Whether the connection has ended.
+    pub(super) fn closed(&self) -> bool {
+        self.waiting.lock().is_none()
+    }
+}
+
+/// Reads one frame; none at the end of the connection.
+pub(super) async fn read_frame(reader: &mut OwnedReadHalf) -> io::Result<Option<(u8, Vec<u8>)>> {
+    let mut header = [0u8; HEADER];
+    match reader.read_exact(&mut header).await {
+        Ok(_) => {}
+        Err(e) if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
+            return Ok(None);
+        }
+        Err(e) => return Err(e),
+    }
+    let (kind, length) = protocol::header(&header).ok_or(io::ErrorKind::UnexpectedEof)?;
+    if length > MAX_FRAME {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of {length} bytes")));
+    }
+    let mut content = vec![0u8; length];
+    match reader.read_exact(&mut content).await {
+        Ok(_) => Ok(Some((kind, content))),
+        Err(e) if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
+            Ok(None)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Connects to the shim of a bundle. The bundle is named by a descriptor, since a socket's name is limited to 107 bytes.
+pub(super) fn connect(bundle: &std::path::Path) -> io::Result<std::os::unix::net::UnixStream> {
+    use rustix::fs::{Mode, OFlags};
+    use std::os::fd::AsRawFd;
+    let dir = rustix::fs::open(bundle, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    std::os::unix::net::UnixStream::connect(format!("/proc/self/fd/{}/sock", dir.as_raw_fd()))
+}
+
+/// For tokio.
+pub(super) fn to_tokio(socket: std::os::unix::net::UnixStream) -> io::Result<UnixStream> {
+    socket.set_nonblocking(true)?;
+    UnixStream::from_std(socket)
+}
+
+/// Reads the first frame of a fresh connection by blocking: for start-up, where shims answer at once or are broken.
+pub(super) fn read_hello(socket: &std::os::unix::net::UnixStream) -> io::Result<protocol::Event> {
+    use std::io::Read;
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
+    let mut header = [0u8; HEADER];
+    (&*socket).read_exact(&mut header)?;
+    let (kind, length) = protocol::header(&header).ok_or(io::ErrorKind::UnexpectedEof)?;
+    if kind != protocol::EVENT || length > MAX_FRAME {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a shim"));
+    }
+    let mut content = vec![0u8; length];
+    (&*socket).read_exact(&mut content)?;
+    Ok(serde_json::from_slice(&content)?)
+}

@@ -1,1 +1,0 @@
-//! What a container has unless told otherwise: Docker's defaults.

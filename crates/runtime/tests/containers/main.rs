@@ -1,0 +1,62 @@
+//! Real containers on busybox, as root. The test binary is its own shim: `ShimRuntime` re-executes it with `shim`, so
+//! there is no test harness, only a list of checks. Each has a run folder, a cgroup and a root of its own.
+
+mod checks;
+mod world;
+
+use std::time::Duration;
+
+use futures::FutureExt;
+
+fn main() {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|a| a == "shim") {
+        runtime::shim::main(args.collect());
+    }
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    if std::env::args().any(|a| a == "--list") {
+        for (name, _) in checks::all() {
+            println!("{name}: test");
+        }
+        return;
+    }
+    if let Some(reason) = world::lacking() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let tokio = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let mut failed = Vec::new();
+    for (name, check) in checks::all() {
+        if !wanted.is_empty() && !wanted.iter().any(|w| name.contains(w.as_str())) {
+            continue;
+        }
+        let world = world::World::new(name, tokio.handle());
+        let (result, took) = tokio.block_on(async {
+            let began = tokio::time::Instant::now();
+            let run = tokio::time::timeout(Duration::from_secs(60), check(&world));
+            let result = std::panic::AssertUnwindSafe(run).catch_unwind().await;
+            let took = began.elapsed();
+            world.clean().await;
+            (result, took)
+        });
+        match result {
+            Ok(Ok(())) => println!("{name} ... ok ({took:.1?})"),
+            Ok(Err(_)) => {
+                println!("{name} ... FAILED: it took longer than a minute");
+                failed.push(name);
+            }
+            Err(_) => {
+                println!("{name} ... FAILED");
+                failed.push(name);
+            }
+        }
+    }
+    if !failed.is_empty() {
+        println!("failed: {}", failed.join(", "));
+        std::process::exit(1);
+    }
+}
