@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Answer, Answerer, Forwarder, Name, Question, Record, RecordType, Sockets};
+use super::{Answer, Answerer, Forwarder, Name, Question, RecordType, Sockets};
 use crate::error::{Error, Result};
 
 /// How long a TCP client may be silent (RFC 7766 section 6.2.3). A timer, because a client that is gone says nothing.
@@ -254,7 +254,7 @@ fn failure(request: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dns::{RData, rdata};
+    use crate::dns::{RData, Record, rdata};
     use hickory_proto::op::Query;
     use std::io::{Read, Write};
 
