@@ -7,8 +7,8 @@ mod lifecycle;
 mod limits;
 mod node;
 mod pods;
-
-
+mod quota;
+mod security;
 
 use api::{Gvr, Kind, Status, Value};
 use async_trait::async_trait;
@@ -104,6 +104,8 @@ pub fn stock() -> Vec<Box<dyn Plugin>> {
         Box::new(defaults::DefaultStorageClass),
         Box::new(defaults::StorageObjectInUse),
         Box::new(defaults::DefaultIngressClass),
+        Box::new(security::PodSecurity),
+        Box::new(quota::ResourceQuota),
     ]
 }
 

@@ -59,7 +59,12 @@ pub fn render_object(
             reply_value(code, accept, &value, meta_schema("PartialObjectMetadata"))
         }
         _ if accept.media == MediaType::Json => {
-            Ok(reply(code, MediaType::Json.as_str(), json_in(kind, version, object)))
+            let mut response = reply(code, MediaType::Json.as_str(), json_in(kind, version, object));
+            if kind.is_storage(version) {
+                // For callers in this process, who need not decode the bytes.
+                response.extensions_mut().insert(object.clone());
+            }
+            Ok(response)
         }
         _ => reply_value(code, accept, &value_in(kind, version, object), version.schema()),
     }

@@ -1,0 +1,360 @@
+//! ResourceQuota: what a namespace may use in sum. Usage is counted up when objects are admitted, by a conditional write of
+//! the quota's status, so that two writers cannot both take the last of something; the quota controller counts anew.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::quantity::Quantity;
+use api::{Gvr, Object, Status, Value};
+use async_trait::async_trait;
+use serde_json::json;
+
+use super::{Operation, Plugin, Review};
+use crate::query::WriteOptions;
+use crate::registry::{Context, Modify};
+use crate::user::UserInfo;
+
+/// Amounts by resource name.
+pub type Amounts = BTreeMap<String, Quantity>;
+
+/// See the module.
+#[derive(Default)]
+pub struct ResourceQuota;
+
+fn amount(v: &Value) -> Option<Quantity> {
+    Quantity::of_value(v).ok()
+}
+
+fn amounts(v: Option<&Value>) -> Amounts {
+    let map = v.and_then(Value::as_object).into_iter().flatten();
+    map.filter_map(|(k, v)| Some((k.clone(), amount(v)?))).collect()
+}
+
+fn one() -> Quantity {
+    Quantity::of(1, api::quantity::Format::Decimal)
+}
+
+fn add(into: &mut Amounts, name: &str, q: Quantity) {
+    let sum = into.get(name).map_or(q, |s| s.plus(q));
+    into.insert(name.to_owned(), sum);
+}
+
+/// What an object uses of what quotas count.
+pub fn usage(gvr: &Gvr, object: &Value) -> Amounts {
+    let mut out = Amounts::new();
+    let qualified = api::status::qualified(&gvr.group, &gvr.resource);
+    add(&mut out, &format!("count/{qualified}"), one());
+    let text = |p: &str| object.pointer(p).and_then(Value::as_str).unwrap_or("");
+    match (&*gvr.group, &*gvr.resource) {
+        ("", "pods") => {
+            if matches!(text("/status/phase"), "Succeeded" | "Failed") {
+                return out;
+            }
+            add(&mut out, "pods", one());
+            pod_compute(object, &mut out);
+        }
+        ("", "services") => {
+            add(&mut out, "services", one());
+            let ports = object.pointer("/spec/ports").and_then(Value::as_array).map_or(0, Vec::len);
+            let ports = i64::try_from(ports).unwrap_or(0);
+            let balancer = text("/spec/type") == "LoadBalancer";
+            if balancer {
+                add(&mut out, "services.loadbalancers", one());
+            }
+            let without = object.pointer("/spec/allocateLoadBalancerNodePorts") == Some(&json!(false));
+            if text("/spec/type") == "NodePort" || balancer && !without {
+                add(&mut out, "services.nodeports", Quantity::of(ports, api::quantity::Format::Decimal));
+            }
+        }
+        ("", "persistentvolumeclaims") => {
+            add(&mut out, "persistentvolumeclaims", one());
+            let class = text("/spec/storageClassName").to_owned();
+            let per_class = |what: &str| format!("{class}.storageclass.storage.k8s.io/{what}");
+            if !class.is_empty() {
+                add(&mut out, &per_class("persistentvolumeclaims"), one());
+            }
+            if let Some(q) = object.pointer("/spec/resources/requests/storage").and_then(amount) {
+                add(&mut out, "requests.storage", q);
+                if !class.is_empty() {
+                    add(&mut out, &per_class("requests.storage"), q);
+                }
+            }
+        }
+        ("", name @ ("configmaps" | "secrets" | "replicationcontrollers" | "resourcequotas")) => {
+            add(&mut out, name, one());
+        }
+        _ => {}
+    }
+    out
+}
+
+/// Requests and limits of a pod: the sum of its containers (and sidecars), or the largest init container if that is more.
+fn pod_compute(pod: &Value, out: &mut Amounts) {
+    for (field, plain) in [("requests", true), ("limits", false)] {
+        let mut sums = Amounts::new();
+        let of = |c: &Value| amounts(c.pointer(&format!("/resources/{field}")));
+        let list = |name: &str| pod.pointer(&format!("/spec/{name}")).and_then(Value::as_array).cloned().unwrap_or_default();
+        for c in list("containers") {
+            for (k, q) in of(&c) {
+                add(&mut sums, &k, q);
+            }
+        }
+        for c in list("initContainers") {
+            if c.get("restartPolicy").and_then(Value::as_str) == Some("Always") {
+                for (k, q) in of(&c) {
+                    add(&mut sums, &k, q);
+                }
+                continue;
+            }
+            for (k, q) in of(&c) {
+                if sums.get(&k).is_none_or(|s| *s < q) {
+                    sums.insert(k, q);
+                }
+            }
+        }
+        for (k, q) in amounts(pod.pointer("/spec/overhead")) {
+            if plain || sums.contains_key(&k) {
+                add(&mut sums, &k, q);
+            }
+        }
+        for (k, q) in sums {
+            add(out, &format!("{field}.{k}"), q);
+            if plain && matches!(k.as_str(), "cpu" | "memory" | "ephemeral-storage") {
+                add(out, &k, q);
+            }
+        }
+    }
+}
+
+fn is_best_effort(pod: &Value) -> bool {
+    !["requests", "limits"].iter().any(|f| {
+        ["containers", "initContainers"].iter().any(|list| {
+            let items = pod.pointer(&format!("/spec/{list}")).and_then(Value::as_array);
+            items.into_iter().flatten().any(|c| {
+                let given = amounts(c.pointer(&format!("/resources/{f}")));
+                given.iter().any(|(k, q)| matches!(k.as_str(), "cpu" | "memory") && !q.is_zero())
+            })
+        })
+    })
+}
+
+/// Whether a quota with these scopes counts the object.
+pub fn in_scope(quota: &Value, gvr: &Gvr, object: &Value) -> bool {
+    let mut scopes: Vec<Value> = Vec::new();
+    for s in quota.get("scopes").and_then(Value::as_array).into_iter().flatten() {
+        scopes.push(json!({"scopeName": s, "operator": "Exists"}));
+    }
+    let more = quota.pointer("/scopeSelector/matchExpressions").and_then(Value::as_array);
+    scopes.extend(more.into_iter().flatten().cloned());
+    if scopes.is_empty() {
+        return true;
+    }
+    if gvr.resource != "pods" || !gvr.group.is_empty() {
+        return false;
+    }
+    let text = |v: &Value, f: &str| v.get(f).and_then(Value::as_str).unwrap_or("").to_owned();
+    scopes.iter().all(|s| match text(s, "scopeName").as_str() {
+        "BestEffort" => is_best_effort(object),
+        "NotBestEffort" => !is_best_effort(object),
+        name @ ("Terminating" | "NotTerminating") => {
+            let ends = object.pointer("/spec/activeDeadlineSeconds").is_some_and(|v| !v.is_null());
+            ends == (name == "Terminating")
+        }
+        "PriorityClass" => {
+            let class = object.pointer("/spec/priorityClassName").and_then(Value::as_str).unwrap_or("");
+            let values: Vec<&str> =
+                s.get("values").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+            match text(s, "operator").as_str() {
+                "In" => values.contains(&class),
+                "NotIn" => !values.contains(&class),
+                "DoesNotExist" => class.is_empty(),
+                _ => !class.is_empty(),
+            }
+        }
+        _ => false,
+    })
+}
+
+fn show(amounts: &Amounts) -> String {
+    amounts.iter().map(|(k, q)| format!("{k}={q}")).collect::<Vec<_>>().join(",")
+}
+
+#[async_trait]
+impl Plugin for ResourceQuota {
+    fn name(&self) -> &'static str {
+        "ResourceQuota"
+    }
+
+    fn handles(&self, r: &Review<'_>) -> bool {
+        matches!(r.operation, Operation::Create | Operation::Update)
+            && r.subresource.is_empty()
+            && !r.namespace.is_empty()
+            // A pod's use is settled when it is made; so is the number of everything.
+            && (r.operation == Operation::Create
+                || r.gvr.group.is_empty()
+                    && matches!(r.gvr.resource.as_ref(), "services" | "persistentvolumeclaims"))
+            && !r.server.cache.kind("", "resourcequotas").is_empty()
+    }
+
+    async fn validate(&self, r: &mut Review<'_>) -> Result<(), Status> {
+        let mut wanted = usage(r.gvr, r.object);
+        if let Some(old) = r.old {
+            let before = usage(r.gvr, old);
+            wanted = wanted
+                .into_iter()
+                .map(|(k, q)| {
+                    let less = before.get(&k).copied();
+                    (k, less.map_or(q, |b| q.minus(b)))
+                })
+                .filter(|(_, q)| q.signum() > 0)
+                .collect();
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        r.server.cache.caught_up().await.map_err(crate::registry::store_failure)?;
+        let quotas = r.server.cache.kind("", "resourcequotas").all(r.namespace);
+        let gvr = r.gvr.clone();
+        for quota in quotas.iter().filter(|q| in_scope(q.spec(), &gvr, r.object)) {
+            let hard = amounts(quota.spec().get("hard"));
+            if r.operation == Operation::Create && gvr.resource == "pods" && gvr.group.is_empty() {
+                must_specify(r, quota, &hard)?;
+            }
+            let delta: Amounts = wanted.iter().filter(|(k, _)| hard.contains_key(*k)).map(|(k, q)| (k.clone(), *q)).collect();
+            if !delta.is_empty() {
+                charge(r, quota, &delta).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Under a quota of cpu or memory, every container says how much it wants.
+fn must_specify(r: &Review<'_>, quota: &Arc<Object>, hard: &Amounts) -> Result<(), Status> {
+    let mut missing: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for name in hard.keys() {
+        let pointer = match name.as_str() {
+            "cpu" | "memory" => format!("/resources/requests/{name}"),
+            "requests.cpu" | "requests.memory" | "limits.cpu" | "limits.memory" => {
+                format!("/resources/{}", name.replace('.', "/"))
+            }
+            _ => continue,
+        };
+        let containers = r.object.pointer("/spec/containers").and_then(Value::as_array);
+        for c in containers.into_iter().flatten().filter(|c| c.pointer(&pointer).is_none()) {
+            let container = c.get("name").and_then(Value::as_str).unwrap_or("").to_owned();
+            missing.entry(name.clone()).or_default().push(container);
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let text: Vec<String> = missing.iter().map(|(k, names)| format!("{k} for: {}", names.join(","))).collect();
+    Err(r.forbidden(format!("failed quota: {}: must specify {}", quota.name(), text.join("; "))))
+}
+
+/// Adds `delta` to the quota's usage, or says that it would be too much.
+async fn charge(r: &Review<'_>, quota: &Arc<Object>, delta: &Amounts) -> Result<(), Status> {
+    let kinds = r.server.kinds.load();
+    let kind = kinds.stored("", "resourcequotas").ok_or_else(Status::no_such_path)?;
+    let user = Arc::new(UserInfo::master("system:apiserver"));
+    let mut cx = Context::internal(user, kind, r.namespace, quota.name());
+    let (gvr, name) = (r.gvr.clone(), r.name.to_owned());
+    let mut change = |old: &Arc<Object>| {
+        let hard = amounts(old.status().get("hard"));
+        let mut used = amounts(old.status().get("used"));
+        let mut over = (Amounts::new(), Amounts::new(), Amounts::new());
+        for (k, q) in delta {
+            // What the quota controller has not counted yet cannot be judged.
+            let Some(limit) = hard.get(k) else {
+                return Err(Status::forbidden(
+                    &gvr,
+                    &name,
+                    &format!("status unknown for quota: {}, resources: {k}", old.name()),
+                ));
+            };
+            let before = used.get(k).copied().unwrap_or_else(|| Quantity::of(0, q.format()));
+            let after = before.plus(*q);
+            if after > *limit {
+                over.0.insert(k.clone(), *q);
+                over.1.insert(k.clone(), before);
+                over.2.insert(k.clone(), *limit);
+            }
+            used.insert(k.clone(), after);
+        }
+        if !over.0.is_empty() {
+            return Err(Status::forbidden(
+                &gvr,
+                &name,
+                &format!(
+                    "exceeded quota: {}, requested: {}, used: {}, limited: {}",
+                    old.name(),
+                    show(&over.0),
+                    show(&over.1),
+                    show(&over.2)
+                ),
+            ));
+        }
+        let mut new = old.value().clone();
+        let into = api::meta::entry(api::meta::child(&mut new, "status"), "used");
+        for k in delta.keys() {
+            if let Some(q) = used.get(k) {
+                into.insert(k.clone(), json!(q.to_string()));
+            }
+        }
+        Ok(new)
+    };
+    let options = WriteOptions { dry_run: r.dry_run, ..WriteOptions::default() };
+    let quota_name = quota.name().to_owned();
+    let modify =
+        Modify { name: &quota_name, subresource: "status", options: &options, applied: false, checked: false };
+    match Box::pin(r.server.modify(&mut cx, &modify, &mut change)).await {
+        // The quota has been deleted meanwhile: nothing limits any more.
+        Err(status) if status.code == 404 => Ok(()),
+        answer => answer.map(|_| ()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_objects_use() {
+        let pods = api::names::gvr::PODS;
+        let pod = json!({"spec": {"containers": [
+            {"resources": {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"cpu": "1"}}},
+            {"resources": {"requests": {"cpu": "200m"}}}],
+            "initContainers": [{"resources": {"requests": {"cpu": "1"}}}]}});
+        let used = usage(&pods, &pod);
+        let of = |k: &str| used.get(k).map(|q| q.milli());
+        assert_eq!(of("pods"), Some(1000));
+        assert_eq!(of("count/pods"), Some(1000));
+        assert_eq!(of("cpu"), Some(1000), "the init container wants more than the sum");
+        assert_eq!(of("requests.memory"), Some(1000 << 30));
+        assert_eq!(of("limits.cpu"), Some(1000));
+        let service = json!({"spec": {"type": "NodePort", "ports": [{}, {}]}});
+        let used = usage(&api::names::gvr::SERVICES, &service);
+        assert_eq!(used.get("services.nodeports").map(|q| q.value()), Some(2));
+        let deployment = usage(&api::names::gvr::DEPLOYMENTS, &json!({}));
+        assert!(deployment.contains_key("count/deployments.apps"));
+    }
+
+    #[test]
+    fn scopes() {
+        let pods = api::names::gvr::PODS;
+        let effort = json!({"spec": {"containers": [{"resources": {"requests": {"cpu": "1"}}}]}});
+        let best = json!({"spec": {"containers": [{}], "activeDeadlineSeconds": 5}});
+        for (quota, object, want) in [
+            (json!({"scopes": ["BestEffort"]}), &best, true),
+            (json!({"scopes": ["BestEffort"]}), &effort, false),
+            (json!({"scopes": ["NotBestEffort"]}), &effort, true),
+            (json!({"scopes": ["Terminating"]}), &best, true),
+            (json!({"scopes": ["NotTerminating"]}), &best, false),
+            (json!({}), &best, true),
+        ] {
+            assert_eq!(in_scope(&quota, &pods, object), want, "{quota}");
+        }
+        assert!(!in_scope(&json!({"scopes": ["BestEffort"]}), &api::names::gvr::SERVICES, &best));
+    }
+}
