@@ -1,0 +1,115 @@
+//! A whole API server on a store in memory, and calls of it without a socket.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use api::Value;
+use apiserver::{ApiServer, Options, UserInfo};
+use base::Instance;
+use bytes::Bytes;
+use client::{Client, Transport};
+use http::{Method, Request, Response};
+use tokio_util::sync::CancellationToken;
+
+/// A running server; it stops when this is dropped.
+pub struct Cluster {
+    pub server: Arc<ApiServer>,
+    pub admin: Client,
+    pub pki: Arc<pki::Pki>,
+    shutdown: CancellationToken,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+/// The answer to a raw call.
+pub struct Answer {
+    pub code: u16,
+    pub value: Value,
+    pub response: Response<Bytes>,
+}
+
+impl Answer {
+    pub fn message(&self) -> &str {
+        self.value["message"].as_str().unwrap_or("")
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.response.headers().get(name).map_or("", |v| v.to_str().unwrap())
+    }
+}
+
+pub fn instance(dir: &Path) -> Instance {
+    Instance::new(dir, &dir.join("run"), "node", IpAddr::from([127, 0, 0, 1]))
+}
+
+impl Cluster {
+    pub async fn start() -> Self {
+        Self::start_with(store::memory()).await
+    }
+
+    pub async fn start_with(store: Arc<dyn store::Store>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = pki::Pki::open(&dir.path().join("pki")).unwrap();
+        let mut options = Options::new(instance(dir.path()), store, pki.clone());
+        options.listen = ([127, 0, 0, 1], 0).into();
+        let shutdown = CancellationToken::new();
+        let server = ApiServer::start(options, shutdown.clone()).await.unwrap();
+        let admin = Client::new(server.transport(UserInfo::master("admin")));
+        Self { server, admin, pki, shutdown, _dir: dir }
+    }
+
+    pub fn as_user(&self, user: UserInfo) -> Arc<dyn Transport> {
+        self.server.transport(user)
+    }
+
+    /// A call as the administrator.
+    pub async fn call(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+        call(self.admin.transport(), method, path, headers, body).await
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.call(Method::GET, path, &[], "").await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.call(Method::DELETE, path, &[], "").await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        self.call(Method::POST, path, JSON, body.to_string()).await
+    }
+
+    pub async fn put(&self, path: &str, body: Value) -> Answer {
+        self.call(Method::PUT, path, JSON, body.to_string()).await
+    }
+
+    pub async fn patch(&self, path: &str, kind: &str, body: Value) -> Answer {
+        let media = format!("application/{kind}");
+        self.call(Method::PATCH, path, &[("content-type", &media)], body.to_string()).await
+    }
+}
+
+pub const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
+
+pub async fn call(
+    transport: &Arc<dyn Transport>,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Bytes>,
+) -> Answer {
+    let mut request = Request::builder().method(method).uri(path).header("user-agent", "test/1.0");
+    for (k, v) in headers {
+        request = request.header(*k, *v);
+    }
+    let response = transport.call(request.body(body.into()).unwrap()).await.unwrap();
+    let value = serde_json::from_slice(response.body()).unwrap_or(Value::Null);
+    Answer { code: response.status().as_u16(), value, response }
+}

@@ -1,0 +1,290 @@
+//! The verbs of the generic registry, as a client sees them.
+
+mod common;
+
+use api::Value;
+use common::{Cluster, JSON};
+use http::Method;
+use serde_json::json;
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+fn map(name: &str, data: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data})
+}
+
+#[tokio::test]
+async fn create() {
+    let c = Cluster::start().await;
+    let made = c.post(MAPS, map("a", json!({"x": "1"}))).await;
+    assert_eq!(made.code, 201, "{}", made.value);
+    let meta = &made.value["metadata"];
+    assert_eq!(meta["namespace"], "default");
+    assert_eq!(meta["uid"].as_str().unwrap().len(), 36);
+    assert!(meta["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap() > 1);
+    assert!(meta["creationTimestamp"].as_str().unwrap().ends_with('Z'));
+    assert_eq!(c.get(&format!("{MAPS}/a")).await.value, made.value);
+
+    let generated = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "g-"}});
+    let one = c.post(MAPS, generated.clone()).await.value["metadata"]["name"].as_str().unwrap().to_owned();
+    let two = c.post(MAPS, generated).await.value["metadata"]["name"].as_str().unwrap().to_owned();
+    assert!(one.starts_with("g-") && one.len() == 7 && one != two);
+
+    let dry = c.post(&format!("{MAPS}?dryRun=All"), map("dry", json!({}))).await;
+    assert_eq!((dry.code, dry.value["metadata"]["name"].as_str()), (201, Some("dry")));
+    assert_eq!(c.get(&format!("{MAPS}/dry")).await.code, 404);
+
+    let mut versioned = map("v", json!({}));
+    versioned["metadata"]["resourceVersion"] = json!("5");
+    let mut elsewhere = map("e", json!({}));
+    elsewhere["metadata"]["namespace"] = json!("kube-system");
+    for (path, body, code, text) in [
+        (MAPS, map("a", json!({})), 409, "configmaps \"a\" already exists"),
+        (MAPS, map("A_", json!({})), 422, "metadata.name: Invalid value: \"A_\""),
+        (MAPS, versioned, 400, "resourceVersion should not be set on objects to be created"),
+        (MAPS, elsewhere, 400, "does not match the namespace sent on the request"),
+        ("/api/v1/namespaces/nope/configmaps", map("a", json!({})), 404, "namespaces \"nope\" not found"),
+        ("/api/v1/namespaces/default/nothings", map("a", json!({})), 404, "could not find the requested resource"),
+        (&format!("{MAPS}?dryRun=Some"), map("d", json!({})), 400, "dryRun"),
+    ] {
+        let refused = c.post(path, body).await;
+        assert_eq!(refused.code, code, "{}", refused.value);
+        assert!(refused.message().contains(text), "{}", refused.message());
+        assert_eq!(refused.value["kind"], "Status");
+    }
+    let wrong = c.call(Method::POST, MAPS, &[("content-type", "text/plain")], "x").await;
+    assert_eq!(wrong.code, 415);
+    let broken = c.call(Method::POST, MAPS, JSON, "{").await;
+    assert_eq!(broken.code, 400, "{}", broken.value);
+}
+
+#[tokio::test]
+async fn unknown_fields() {
+    let c = Cluster::start().await;
+    let body = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "dataz": {"x": "1"}})
+    };
+    let strict = c.post(&format!("{MAPS}?fieldValidation=Strict"), body("s")).await;
+    assert_eq!(strict.code, 400);
+    assert!(strict.message().contains("unknown field \"dataz\""), "{}", strict.message());
+    let warned = c.post(&format!("{MAPS}?fieldValidation=Warn"), body("w")).await;
+    assert_eq!(warned.code, 201);
+    assert_eq!(warned.header("warning"), "299 - \"unknown field \\\"dataz\\\"\"");
+    let ignored = c.post(&format!("{MAPS}?fieldValidation=Ignore"), body("i")).await;
+    assert_eq!((ignored.code, ignored.header("warning")), (201, ""));
+    assert_eq!(ignored.value.get("dataz"), None);
+}
+
+#[tokio::test]
+async fn update_is_guarded_by_the_version_read() {
+    let c = Cluster::start().await;
+    let first = c.post(MAPS, map("a", json!({"x": "1"}))).await.value;
+    let path = format!("{MAPS}/a");
+    let mut second = first.clone();
+    second["data"]["x"] = json!("2");
+    let updated = c.put(&path, second.clone()).await;
+    assert_eq!((updated.code, updated.value["data"]["x"].as_str()), (200, Some("2")));
+    assert_ne!(updated.value["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    let stale = c.put(&path, second).await;
+    assert_eq!((stale.code, stale.value["reason"].as_str()), (409, Some("Conflict")));
+    assert!(stale.message().contains("the object has been modified"), "{}", stale.message());
+
+    let unconditional = c.put(&path, map("a", json!({"x": "3"}))).await;
+    assert_eq!(unconditional.code, 200);
+    let same = c.put(&path, map("a", json!({"x": "3"}))).await;
+    assert_eq!(
+        same.value["metadata"]["resourceVersion"], unconditional.value["metadata"]["resourceVersion"],
+        "an update that changes nothing writes nothing"
+    );
+    assert_eq!(same.value["metadata"]["uid"], first["metadata"]["uid"]);
+    let mut other = map("a", json!({}));
+    other["metadata"]["uid"] = json!("11111111-2222-4333-8444-555555555555");
+    assert_eq!(c.put(&path, other).await.code, 409);
+    assert_eq!(c.put(&path, map("b", json!({}))).await.code, 400);
+    assert_eq!(c.put(&format!("{MAPS}/nope"), map("nope", json!({}))).await.code, 404);
+}
+
+#[tokio::test]
+async fn patches() {
+    let c = Cluster::start().await;
+    c.post(MAPS, map("a", json!({"x": "1", "y": "1"}))).await;
+    let path = format!("{MAPS}/a");
+    let merged = c.patch(&path, "merge-patch+json", json!({"data": {"x": null, "z": "2"}})).await;
+    assert_eq!(merged.value["data"], json!({"y": "1", "z": "2"}), "{}", merged.value);
+    let json_patch = json!([{"op": "test", "path": "/data/y", "value": "1"}, {"op": "replace", "path": "/data/y", "value": "3"}]);
+    let patched = c.patch(&path, "json-patch+json", json_patch.clone()).await;
+    assert_eq!(patched.value["data"]["y"], "3", "{}", patched.value);
+    assert_eq!(c.patch(&path, "json-patch+json", json_patch).await.code, 422);
+    let strategic = c.patch(&path, "strategic-merge-patch+json", json!({"metadata": {"labels": {"l": "1"}}})).await;
+    assert_eq!(strategic.value["metadata"]["labels"], json!({"l": "1"}), "{}", strategic.value);
+    let stale = json!({"metadata": {"resourceVersion": "1"}, "data": {"x": "9"}});
+    assert_eq!(c.patch(&path, "merge-patch+json", stale).await.code, 409);
+    assert_eq!(c.patch(&path, "unknown", json!({})).await.code, 415);
+    assert_eq!(c.patch(&format!("{MAPS}/b"), "merge-patch+json", json!({})).await.code, 404);
+    assert_eq!(c.patch(&path, "merge-patch+json", json!({"metadata": {"name": "b"}})).await.code, 400);
+}
+
+#[tokio::test]
+async fn concurrent_patches_all_arrive() {
+    let c = std::sync::Arc::new(Cluster::start().await);
+    c.post(MAPS, map("a", json!({}))).await;
+    let mut tasks = Vec::new();
+    for i in 0..32 {
+        let c = c.clone();
+        tasks.push(tokio::spawn(async move {
+            let patch = json!({"data": {format!("k{i}"): "v"}});
+            c.patch(&format!("{MAPS}/a"), "merge-patch+json", patch).await.code
+        }));
+    }
+    for task in tasks {
+        assert_eq!(task.await.unwrap(), 200);
+    }
+    assert_eq!(c.get(&format!("{MAPS}/a")).await.value["data"].as_object().unwrap().len(), 32);
+}
+
+#[tokio::test]
+async fn lists_are_selected_and_paged() {
+    let c = Cluster::start().await;
+    for i in 0..7 {
+        let mut object = map(&format!("m{i}"), json!({}));
+        object["metadata"]["labels"] = json!({"parity": (i % 2).to_string()});
+        c.post(MAPS, object).await;
+    }
+    let names = |v: &Value| {
+        let items = v["items"].as_array().unwrap();
+        items.iter().map(|i| i["metadata"]["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let odd = c.get(&format!("{MAPS}?labelSelector=parity%3D1")).await;
+    assert_eq!(names(&odd.value), ["m1", "m3", "m5"]);
+    assert_eq!(odd.value["kind"], "ConfigMapList");
+    let one = c.get(&format!("{MAPS}?fieldSelector=metadata.name%3Dm4")).await;
+    assert_eq!(names(&one.value), ["m4"]);
+    assert_eq!(c.get(&format!("{MAPS}?fieldSelector=data.x%3D1")).await.code, 400);
+    assert_eq!(c.get(&format!("{MAPS}?labelSelector=%3D%3D")).await.code, 400);
+
+    let mut seen = Vec::new();
+    let first = c.get(&format!("{MAPS}?limit=3")).await.value;
+    assert_eq!(first["metadata"]["remainingItemCount"], 4);
+    seen.extend(names(&first));
+    let mut token = first["metadata"]["continue"].as_str().unwrap().to_owned();
+    // What happens between two pages does not show in the later ones.
+    c.delete(&format!("{MAPS}/m6")).await;
+    c.post(MAPS, map("m5x", json!({}))).await;
+    while !token.is_empty() {
+        let page = c.get(&format!("{MAPS}?limit=3&continue={token}")).await.value;
+        assert_eq!(page["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+        seen.extend(names(&page));
+        token = page["metadata"]["continue"].as_str().unwrap_or("").to_owned();
+    }
+    assert_eq!(seen, ["m0", "m1", "m2", "m3", "m4", "m5", "m6"]);
+    let exact = c
+        .get(&format!(
+            "{MAPS}?resourceVersionMatch=Exact&resourceVersion={}",
+            first["metadata"]["resourceVersion"].as_str().unwrap()
+        ))
+        .await;
+    assert_eq!(names(&exact.value), seen);
+    assert_eq!(c.get(&format!("{MAPS}?continue=rubbish")).await.code, 400);
+    assert_eq!(c.get("/api/v1/configmaps").await.value["items"].as_array().unwrap().len(), 7);
+}
+
+#[tokio::test]
+async fn delete_with_preconditions_and_finalizers() {
+    let c = Cluster::start().await;
+    let path = format!("{MAPS}/a");
+    let made = c.post(MAPS, map("a", json!({}))).await.value;
+    let wrong = json!({"preconditions": {"uid": "other"}});
+    let refused = c.call(Method::DELETE, &path, JSON, wrong.to_string()).await;
+    assert_eq!(refused.code, 409);
+    assert!(refused.message().contains("Precondition failed: UID"), "{}", refused.message());
+    let right = json!({"preconditions": {"uid": made["metadata"]["uid"]}});
+    let done = c.call(Method::DELETE, &path, JSON, right.to_string()).await;
+    assert_eq!((done.code, done.value["status"].as_str()), (200, Some("Success")));
+    assert_eq!(c.delete(&path).await.code, 404);
+
+    let mut held = map("a", json!({}));
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    c.post(MAPS, held).await;
+    let going = c.delete(&path).await;
+    assert!(going.value["metadata"]["deletionTimestamp"].is_string(), "{}", going.value);
+    assert_eq!(c.get(&path).await.code, 200);
+    let freed = c.patch(&path, "merge-patch+json", json!({"metadata": {"finalizers": null}})).await;
+    assert_eq!(freed.code, 200);
+    assert_eq!(c.get(&path).await.code, 404);
+
+    c.post(MAPS, map("b", json!({}))).await;
+    let foreground = json!({"propagationPolicy": "Foreground"});
+    let going = c.call(Method::DELETE, &format!("{MAPS}/b"), JSON, foreground.to_string()).await;
+    assert_eq!(going.value["metadata"]["finalizers"], json!(["foregroundDeletion"]));
+
+    for i in 0..3 {
+        let mut object = map(&format!("c{i}"), json!({}));
+        object["metadata"]["labels"] = json!({"bulk": "yes"});
+        c.post(MAPS, object).await;
+    }
+    let bulk = c.delete(&format!("{MAPS}?labelSelector=bulk%3Dyes")).await;
+    assert_eq!(bulk.value["items"].as_array().unwrap().len(), 3);
+    let left = c.get(&format!("{MAPS}?labelSelector=bulk%3Dyes")).await;
+    assert_eq!(left.value["items"], json!([]));
+}
+
+#[tokio::test]
+async fn pods_are_bound_once_and_end_gracefully() {
+    let c = Cluster::start().await;
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    c.post("/api/v1/namespaces/default/serviceaccounts", account).await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+        "spec": {"containers": [{"name": "c", "image": "i"}], "terminationGracePeriodSeconds": 20}});
+    let made = c.post(pods, pod).await;
+    assert_eq!(made.code, 201, "{}", made.value);
+    assert_eq!(made.value["spec"]["serviceAccountName"], "default");
+    assert_eq!(made.value["spec"]["tolerations"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        made.value["spec"]["containers"][0]["volumeMounts"][0]["mountPath"],
+        "/var/run/secrets/kubernetes.io/serviceaccount"
+    );
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p"},
+        "target": {"kind": "Node", "name": "node"}});
+    let bound = c.post(&format!("{pods}/p/binding"), binding.clone()).await;
+    assert_eq!(bound.code, 201, "{}", bound.value);
+    let twice = c.post(&format!("{pods}/p/binding"), binding).await;
+    assert!(twice.message().contains("is already assigned to node \"node\""), "{}", twice.message());
+    let now = c.get(&format!("{pods}/p")).await.value;
+    assert_eq!(now["spec"]["nodeName"], "node");
+    assert_eq!(now["status"]["conditions"][0]["type"], "PodScheduled");
+
+    let going = c.delete(&format!("{pods}/p")).await.value;
+    assert_eq!(going["metadata"]["deletionGracePeriodSeconds"], 20, "{going}");
+    let shorter = c.delete(&format!("{pods}/p?gracePeriodSeconds=5")).await.value;
+    assert_eq!(shorter["metadata"]["deletionGracePeriodSeconds"], 5);
+    let longer = c.delete(&format!("{pods}/p?gracePeriodSeconds=50")).await.value;
+    assert_eq!(longer["metadata"]["deletionGracePeriodSeconds"], 5);
+    assert_eq!(c.get(&format!("{pods}/p")).await.code, 200);
+    c.delete(&format!("{pods}/p?gracePeriodSeconds=0")).await;
+    assert_eq!(c.get(&format!("{pods}/p")).await.code, 404);
+}
+
+#[tokio::test]
+async fn services_have_addresses_and_ports() {
+    let c = Cluster::start().await;
+    let services = "/api/v1/namespaces/default/services";
+    let service = |name: &str, spec: Value| {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec})
+    };
+    let a = c.post(services, service("a", json!({"ports": [{"port": 80}]}))).await;
+    assert_eq!(a.code, 201, "{}", a.value);
+    let ip = a.value["spec"]["clusterIP"].as_str().unwrap().to_owned();
+    assert!(ip.starts_with("10."), "{ip}");
+    let taken = c.post(services, service("b", json!({"clusterIP": ip, "ports": [{"port": 80}]}))).await;
+    assert!(taken.message().contains("provided IP is already allocated"), "{}", taken.message());
+    let node_port = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30123}]});
+    assert_eq!(c.post(services, service("n", node_port.clone())).await.code, 201);
+    let again = c.post(services, service("m", node_port)).await;
+    assert!(again.message().contains("provided port is already allocated"), "{}", again.message());
+    c.delete(&format!("{services}/a")).await;
+    let reused = c.post(services, service("b", json!({"clusterIP": ip, "ports": [{"port": 80}]}))).await;
+    assert_eq!(reused.code, 201, "an address is free when its service is gone");
+    let kubernetes = c.get(&format!("{services}/kubernetes")).await.value;
+    assert_eq!(kubernetes["spec"]["clusterIP"], "10.96.0.1");
+}

@@ -1,0 +1,143 @@
+//! Watches as a client sees them.
+
+mod common;
+
+use std::time::Duration;
+
+use api::Value;
+use bytes::Bytes;
+use common::Cluster;
+use futures::StreamExt;
+use http::Request;
+use serde_json::json;
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+/// The lines of a watch, decoded, as they come.
+struct Lines {
+    body: http_body_util::BodyStream<client::BoxBody>,
+    rest: Vec<u8>,
+}
+
+impl Lines {
+    async fn open(c: &Cluster, query: &str) -> Self {
+        let request = Request::get(format!("{MAPS}?watch=true&{query}")).body(Bytes::new()).unwrap();
+        let response = c.admin.open(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+        Self { body: http_body_util::BodyStream::new(response.into_body()), rest: Vec::new() }
+    }
+
+    async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some(at) = self.rest.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = self.rest.drain(..=at).collect();
+                return Some(serde_json::from_slice(&line).unwrap());
+            }
+            let frame = tokio::time::timeout(Duration::from_secs(10), self.body.next()).await.unwrap()?;
+            self.rest.extend_from_slice(&frame.unwrap().into_data().unwrap());
+        }
+    }
+
+    async fn brief(&mut self) -> String {
+        match self.next().await {
+            Some(e) => format!(
+                "{} {}",
+                e["type"].as_str().unwrap(),
+                e["object"]["metadata"]["name"].as_str().unwrap_or("-")
+            ),
+            None => "end".into(),
+        }
+    }
+}
+
+fn map(name: &str, label: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"l": label}}})
+}
+
+#[tokio::test]
+async fn from_now_and_from_a_version() {
+    let c = Cluster::start().await;
+    let first = c.post(MAPS, map("a", "1")).await.value;
+    let mut all = Lines::open(&c, "").await;
+    assert_eq!(all.brief().await, "ADDED a");
+    c.post(MAPS, map("b", "1")).await;
+    c.patch(&format!("{MAPS}/b"), "merge-patch+json", json!({"data": {"x": "1"}})).await;
+    c.delete(&format!("{MAPS}/b")).await;
+    assert_eq!(all.brief().await, "ADDED b");
+    assert_eq!(all.brief().await, "MODIFIED b");
+    let gone = all.next().await.unwrap();
+    assert_eq!((gone["type"].as_str(), gone["object"]["data"]["x"].as_str()), (Some("DELETED"), Some("1")));
+    let from = first["metadata"]["resourceVersion"].as_str().unwrap();
+    let mut later = Lines::open(&c, &format!("resourceVersion={from}")).await;
+    assert_eq!(later.brief().await, "ADDED b");
+    assert_eq!(later.brief().await, "MODIFIED b");
+    assert_eq!(later.brief().await, "DELETED b");
+}
+
+#[tokio::test]
+async fn objects_enter_and_leave_a_selection() {
+    let c = Cluster::start().await;
+    let mut ones = Lines::open(&c, "labelSelector=l%3D1").await;
+    c.post(MAPS, map("a", "2")).await;
+    c.patch(&format!("{MAPS}/a"), "merge-patch+json", json!({"metadata": {"labels": {"l": "1"}}})).await;
+    assert_eq!(ones.brief().await, "ADDED a");
+    let left = c.patch(&format!("{MAPS}/a"), "merge-patch+json", json!({"metadata": {"labels": {"l": "2"}}})).await;
+    let event = ones.next().await.unwrap();
+    assert_eq!(event["type"], "DELETED");
+    assert_eq!(event["object"]["metadata"]["labels"]["l"], "1", "as it was when it was last seen");
+    assert_eq!(event["object"]["metadata"]["resourceVersion"], left.value["metadata"]["resourceVersion"]);
+}
+
+#[tokio::test]
+async fn too_old_a_version_is_said_in_the_stream() {
+    let c = Cluster::start().await;
+    c.post(MAPS, map("a", "1")).await;
+    let mut lines = Lines::open(&c, "resourceVersion=1").await;
+    let event = lines.next().await.unwrap();
+    // The ring of this kind may reach back to the server's start, but never before it.
+    if event["type"] == "ERROR" {
+        assert_eq!(event["object"]["code"], 410);
+        assert!(lines.next().await.is_none());
+    } else {
+        assert_eq!(event["object"]["metadata"]["name"], "a");
+    }
+}
+
+#[tokio::test]
+async fn initial_events_end_with_a_bookmark() {
+    let c = Cluster::start().await;
+    c.post(MAPS, map("a", "1")).await;
+    let query = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let mut lines = Lines::open(&c, query).await;
+    assert_eq!(lines.brief().await, "ADDED a");
+    let end = lines.next().await.unwrap();
+    assert_eq!(end["type"], "BOOKMARK");
+    assert_eq!(end["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    c.post(MAPS, map("b", "1")).await;
+    assert_eq!(lines.brief().await, "ADDED b");
+}
+
+#[tokio::test]
+async fn ends_when_asked_to() {
+    let c = Cluster::start().await;
+    let mut lines = Lines::open(&c, "timeoutSeconds=1&allowWatchBookmarks=true").await;
+    let last = lines.next().await;
+    assert!(last.is_none_or(|e| e["type"] == "BOOKMARK"));
+}
+
+#[tokio::test]
+async fn every_watcher_sees_every_change() {
+    let c = Cluster::start().await;
+    let mut watchers = Vec::new();
+    for _ in 0..20 {
+        watchers.push(Lines::open(&c, "").await);
+    }
+    for i in 0..50 {
+        c.post(MAPS, map(&format!("m{i:02}"), "1")).await;
+    }
+    for w in &mut watchers {
+        for i in 0..50 {
+            assert_eq!(w.brief().await, format!("ADDED m{i:02}"));
+        }
+    }
+}
