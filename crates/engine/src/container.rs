@@ -1,0 +1,267 @@
+//! One container as the engine keeps it: what was asked for (durable), what became of it (volatile), and the
+//! signals by which others wait for it.
+//!
+//! Two files per container: `config.json` is written once, durably, at creation (and when it is renamed, updated or
+//! connected); `life.json` says what became of it and is replaced without fsync, because after a SIGKILL the page
+//! cache still has it, and after a power loss every container has ended anyway.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use indexmap::IndexMap;
+use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
+use runtime::IoStream;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, Result};
+use crate::health::Health;
+use crate::model::{Config, EndpointSettings, HostConfig, Map};
+use crate::mounts::MountPoint;
+
+/// Where a container is in its life.
+///
+/// ```text
+/// Created ──start──► Running ⇄ Paused
+///    │                  │ process ended
+///    │      ┌───────────┴──────────┐
+///    │      ▼ policy says again    ▼ else
+///    │  Restarting ──delay over──► Running        Exited ──start──► Running
+///    └───────────────┬──────────────────────────────┘
+///                    ▼ rm
+///                 Removing ──► gone, or Dead if something of it could not be removed
+/// ```
+/// Only the operation that holds [`Container::op`] moves it out of Created, Exited, Removing and Dead; only the
+/// watcher of its process moves it out of Running and Paused to Exited or Restarting.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Phase {
+    #[default]
+    Created,
+    Running,
+    Paused,
+    Restarting,
+    Exited,
+    Removing,
+    Dead,
+}
+
+impl Phase {
+    /// The word of the API.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Phase::Created => "created",
+            Phase::Running => "running",
+            Phase::Paused => "paused",
+            Phase::Restarting => "restarting",
+            Phase::Exited => "exited",
+            Phase::Removing => "removing",
+            Phase::Dead => "dead",
+        }
+    }
+
+    /// Whether there is a process.
+    pub(crate) fn alive(self) -> bool {
+        matches!(self, Phase::Running | Phase::Paused)
+    }
+}
+
+/// What was asked for: `config.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Asked {
+    pub name: String,
+    pub created: Timestamp,
+    pub config: Config,
+    pub host: HostConfig,
+    /// The image's id.
+    pub image: String,
+    /// The program and its arguments, from entry point and command.
+    pub args: Vec<String>,
+    pub mounts: Vec<MountPoint>,
+    /// The networks to be connected to, in order; by the network's name.
+    pub endpoints: IndexMap<String, EndpointSettings>,
+    /// Paths that must stay ours: the id of the container whose image volume was copied up and so on need no record.
+    #[serde(default)]
+    pub driver: String,
+}
+
+/// What became of it: `life.json`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Life {
+    pub phase: Phase,
+    pub pid: u32,
+    pub exit_code: i32,
+    pub error: String,
+    pub oom_killed: bool,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    /// Restarts by policy since it was last started by hand.
+    pub restart_count: i64,
+    /// It was stopped or killed on purpose.
+    pub by_hand: bool,
+    /// The delay before the last restart.
+    pub last_delay: Duration,
+    /// What it has got on its networks, by the network's name; empty while it has no process.
+    pub attached: IndexMap<String, Attached>,
+    /// Published ports as they are.
+    pub ports: Vec<crate::ports::Published>,
+    pub health: Option<Health>,
+    /// Execs that were created and not yet ended.
+    #[serde(skip)]
+    pub execs: Vec<String>,
+}
+
+/// A live connection to a network.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Attached {
+    pub network_id: String,
+    pub endpoint_id: String,
+    pub address: ipnet::IpNet,
+    pub gateway: Option<std::net::IpAddr>,
+    pub mac: String,
+    /// The host's end of the pair, by which it is detached.
+    pub host_ifname: String,
+    /// The container's end.
+    pub ifname: String,
+}
+
+/// Everything that changes.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub asked: Asked,
+    pub life: Life,
+}
+
+/// What waiters see.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Mark {
+    /// How often its process has ended.
+    pub exits: u64,
+    /// How it ended last.
+    pub exit_code: i32,
+    /// The error of the last start.
+    pub error: String,
+    /// Running, paused or about to be restarted.
+    pub up: bool,
+    /// There is a process now.
+    pub process: bool,
+    /// It is gone.
+    pub removed: bool,
+}
+
+/// Somebody attached before the start.
+pub(crate) type Waiting = oneshot::Sender<Result<IoStream>>;
+
+/// One container.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub id: String,
+    /// Its folder: the two files, the log, hostname, hosts and resolv.conf.
+    pub dir: PathBuf,
+    /// Held by the operation that changes its phase.
+    pub op: tokio::sync::Mutex<()>,
+    inner: Mutex<Inner>,
+    pub mark: watch::Sender<Mark>,
+    pub waiting: Mutex<Vec<Waiting>>,
+    /// Cancelled to give up waiting for the next restart.
+    pub restart: Mutex<CancellationToken>,
+    /// Ends the health checks.
+    pub health: Mutex<CancellationToken>,
+    /// What serves names inside it; dropped with its process.
+    pub resolver: Mutex<Option<crate::resolver::Guard>>,
+}
+
+impl Container {
+    pub(crate) fn new(id: String, dir: PathBuf, asked: Asked, life: Life) -> Arc<Container> {
+        let up = life.phase.alive() || life.phase == Phase::Restarting;
+        let mark = Mark { exit_code: life.exit_code, up, process: life.phase.alive(), ..Mark::default() };
+        Arc::new(Container {
+            id,
+            dir,
+            op: tokio::sync::Mutex::new(()),
+            inner: Mutex::new(Inner { asked, life }),
+            mark: watch::Sender::new(mark),
+            waiting: Mutex::default(),
+            restart: Mutex::default(),
+            health: Mutex::default(),
+            resolver: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock()
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.inner.lock().life.phase
+    }
+
+    pub(crate) fn name(&self) -> String {
+        self.inner.lock().asked.name.clone()
+    }
+
+    pub(crate) fn short(&self) -> &str {
+        &self.id[..12]
+    }
+
+    /// Writes what was asked for, durably.
+    pub(crate) fn save_asked(&self) -> Result<()> {
+        let bytes = {
+            let inner = self.inner.lock();
+            serde_json::to_vec(&inner.asked).map_err(|e| Error::System(format!("container {}: {e}", self.id)))?
+        };
+        base::fsx::write_atomic(&self.dir.join("config.json"), &bytes, 0o600)
+            .map_err(Error::io(format_args!("saving container {}", self.short())))
+    }
+
+    /// Writes what became of it. A failure is logged: the container's process matters more.
+    pub(crate) fn save_life(&self) {
+        let bytes = serde_json::to_vec(&self.inner.lock().life);
+        let write = |bytes: Vec<u8>| base::fsx::write_volatile(&self.dir.join("life.json"), &bytes, 0o600);
+        if let Err(error) = bytes.map_err(std::io::Error::other).and_then(write) {
+            tracing::warn!(container = %self.short(), %error, "the container's state could not be saved");
+        }
+    }
+
+    /// Reads a container's two files; an unreadable `life.json` (power loss) is as good as none.
+    pub(crate) fn load(id: &str, dir: &Path) -> Result<Arc<Container>> {
+        let bytes = std::fs::read(dir.join("config.json")).map_err(Error::io(format_args!("container {id}")))?;
+        let asked: Asked =
+            serde_json::from_slice(&bytes).map_err(|e| Error::System(format!("container {id}: config.json: {e}")))?;
+        let life = std::fs::read(dir.join("life.json")).ok().and_then(|b| serde_json::from_slice(&b).ok());
+        Ok(Container::new(id.to_owned(), dir.to_owned(), asked, life.unwrap_or_default()))
+    }
+
+    /// Attributes of its events: image, name and labels, and `more`.
+    pub(crate) fn attributes(&self, more: &[(&str, String)]) -> Map {
+        let inner = self.inner.lock();
+        let mut map = inner.asked.config.labels.clone();
+        map.insert("image".into(), inner.asked.config.image.clone());
+        map.insert("name".into(), inner.asked.name.clone());
+        map.extend(more.iter().map(|(k, v)| ((*k).to_owned(), v.clone())));
+        map
+    }
+
+    /// The log's path, if this container's log can be read.
+    pub(crate) fn log_path(&self) -> PathBuf {
+        self.dir.join(format!("{}-json.log", self.id))
+    }
+
+    /// Tells waiters the phase.
+    pub(crate) fn announce(&self, change: impl FnOnce(&mut Mark)) {
+        let (phase, exit_code, error) = {
+            let inner = self.inner.lock();
+            (inner.life.phase, inner.life.exit_code, inner.life.error.clone())
+        };
+        self.mark.send_modify(|mark| {
+            mark.up = phase.alive() || phase == Phase::Restarting;
+            mark.process = phase.alive();
+            mark.exit_code = exit_code;
+            mark.error = error;
+            change(mark);
+        });
+    }
+}

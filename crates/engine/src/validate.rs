@@ -1,0 +1,371 @@
+//! What a create or update request may ask for: refusals in Docker's words, and defaults filled in.
+
+use crate::error::{Result, conflict, invalid};
+use crate::model::{Config, HostConfig, RestartPolicy};
+
+/// The least memory a container can be given: 6 MiB.
+const MINIMUM_MEMORY: i64 = 6 * 1024 * 1024;
+/// /dev/shm unless told otherwise: 64 MiB.
+const SHM_SIZE: i64 = 64 * 1024 * 1024;
+
+/// Checks a container's own configuration.
+pub(crate) fn config(config: &Config) -> Result<()> {
+    if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
+        return Err(invalid(format!(
+            "the working directory '{}' is invalid, it needs to be an absolute path",
+            config.working_dir
+        )));
+    }
+    for variable in &config.env {
+        if variable.is_empty() || variable.starts_with('=') {
+            return Err(invalid(format!("invalid environment variable: {variable}")));
+        }
+    }
+    if let Some(signal) = &config.stop_signal {
+        if !signal.is_empty() {
+            parse_signal(signal)?;
+        }
+    }
+    if config.hostname.len() > 63 || config.hostname.contains(|c: char| c.is_control() || c.is_whitespace()) {
+        return Err(invalid(format!("invalid hostname: {:?}", config.hostname)));
+    }
+    if let Some(check) = &config.healthcheck {
+        for (what, value) in [
+            ("Interval", check.interval),
+            ("Timeout", check.timeout),
+            ("StartPeriod", check.start_period),
+            ("StartInterval", check.start_interval),
+        ] {
+            if value != 0 && value < 1_000_000 {
+                return Err(invalid(format!("{what} in Healthcheck cannot be less than 1ms")));
+            }
+        }
+        if check.retries < 0 {
+            return Err(invalid("Retries in Healthcheck cannot be negative"));
+        }
+        if let Some(kind) = check.test.first() {
+            if !matches!(kind.as_str(), "" | "NONE" | "CMD" | "CMD-SHELL") {
+                return Err(invalid(format!("Unknown health check type: {kind}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Checks what it wants of the host, and fills in defaults.
+pub(crate) fn host(host: &mut HostConfig) -> Result<()> {
+    resources(host)?;
+    restart_policy(&host.restart_policy)?;
+    if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {
+        return Err(conflict_as_invalid("can't create 'AutoRemove' container with restart policy"));
+    }
+    if host.restart_policy.name.is_empty() {
+        host.restart_policy.name = "no".into();
+    }
+    if host.shm_size < 0 {
+        return Err(invalid("SHM size can not be less than 0"));
+    }
+    if host.shm_size == 0 {
+        host.shm_size = SHM_SIZE;
+    }
+    if host.memory > 0 && host.memory_swap == 0 {
+        host.memory_swap = host.memory * 2;
+    }
+    if !(-1000..=1000).contains(&host.oom_score_adj) {
+        return Err(invalid(format!(
+            "Invalid value {}, range for oom score adj is [-1000, 1000]",
+            host.oom_score_adj
+        )));
+    }
+    match host.network_mode.as_str() {
+        "" | "default" => host.network_mode = "bridge".into(),
+        _ => {}
+    }
+    if host.ipc_mode.is_empty() {
+        host.ipc_mode = "private".into();
+    }
+    if !matches!(host.ipc_mode.as_str(), "private" | "shareable" | "host" | "none") && !host.ipc_mode.starts_with("container:") {
+        return Err(invalid(format!("invalid IPC mode: {}", host.ipc_mode)));
+    }
+    if !matches!(host.pid_mode.as_str(), "" | "host") && !host.pid_mode.starts_with("container:") {
+        return Err(invalid(format!("invalid PID mode: {}", host.pid_mode)));
+    }
+    if !matches!(host.uts_mode.as_str(), "" | "host") {
+        return Err(invalid(format!("invalid UTS mode: {}", host.uts_mode)));
+    }
+    if !matches!(host.userns_mode.as_str(), "" | "host") {
+        return Err(invalid(format!("invalid user namespace mode: {}", host.userns_mode)));
+    }
+    if !matches!(host.cgroupns_mode.as_str(), "" | "host" | "private") {
+        return Err(invalid(format!("invalid cgroup namespace mode: {}", host.cgroupns_mode)));
+    }
+    if host.cgroupns_mode.is_empty() {
+        host.cgroupns_mode = if crate::spec::cgroup_v2() { "private" } else { "host" }.into();
+    }
+    let container_net = host.network_mode.starts_with("container:");
+    if container_net && (!host.port_bindings.is_empty() || host.publish_all_ports) {
+        return Err(invalid(
+            "conflicting options: port publishing and the container type network mode",
+        ));
+    }
+    if container_net && !host.links.is_empty() {
+        return Err(invalid("conflicting options: container type network can't be used with links. This would result in undefined behavior"));
+    }
+    if container_net && !host.dns.is_empty() {
+        return Err(invalid("conflicting options: dns and the network mode"));
+    }
+    if container_net && !host.extra_hosts.is_empty() {
+        return Err(invalid("conflicting options: custom host-to-IP mapping and the network mode"));
+    }
+    if !matches!(host.runtime.as_str(), "" | "tug" | "runc" | "io.containerd.runc.v2") {
+        return Err(invalid(format!("unknown or invalid runtime name: {}", host.runtime)));
+    }
+    if host.runtime.is_empty() {
+        host.runtime = "tug".into();
+    }
+    match host.log_config.driver.as_str() {
+        "" => host.log_config.driver = "json-file".into(),
+        "json-file" | "none" | "local" => {}
+        other => {
+            return Err(invalid(format!("logger: no log driver named '{other}' is registered")));
+        }
+    }
+    for key in host.log_config.config.keys() {
+        let known = ["max-size", "max-file", "labels", "labels-regex", "env", "env-regex", "tag", "compress", "mode", "max-buffer-size"];
+        if !known.contains(&key.as_str()) {
+            return Err(invalid(format!("unknown log opt '{key}' for {} log driver", host.log_config.driver)));
+        }
+    }
+    log_size(host)?;
+    for entry in &host.extra_hosts {
+        extra_host(entry)?;
+    }
+    for (list, field) in [(&host.cap_add, "CapAdd"), (&host.cap_drop, "CapDrop")] {
+        for name in list {
+            crate::spec::capability(name).map_err(|e| invalid(format!("invalid {field}: {e}")))?;
+        }
+    }
+    for name in host.sysctls.keys() {
+        let namespaced = name.starts_with("net.")
+            || name.starts_with("fs.mqueue.")
+            || ["kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced"]
+                .contains(&name.as_str());
+        if !namespaced {
+            return Err(invalid(format!("sysctl '{name}' is not allowed: it is not in a separate kernel namespace")));
+        }
+        if name.starts_with("net.") && host.network_mode == "host" {
+            return Err(invalid(format!("sysctl '{name}' not allowed in host network namespace")));
+        }
+    }
+    Ok(())
+}
+
+fn conflict_as_invalid(text: &str) -> crate::Error {
+    invalid(text)
+}
+
+/// `name:address` or `name=address`.
+pub(crate) fn extra_host(entry: &str) -> Result<(&str, &str)> {
+    let split = entry.split_once('=').or_else(|| entry.split_once(':'));
+    let bad = || invalid(format!("invalid extra host \"{entry}\": it should be name:address"));
+    let (name, address) = split.ok_or_else(bad)?;
+    let bare = address.trim_matches(['[', ']']);
+    let legal = !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control());
+    if legal && (bare == "host-gateway" || bare.parse::<std::net::IpAddr>().is_ok()) {
+        return Ok((name, bare));
+    }
+    Err(bad())
+}
+
+/// `max-size` and `max-file` of the log options; by default 10 MB and 5 files, so that a log cannot fill the disk.
+pub(crate) fn log_size(host: &HostConfig) -> Result<(Option<u64>, u32)> {
+    let options = &host.log_config.config;
+    let size = match options.get("max-size").map(String::as_str) {
+        None => Some(10_000_000),
+        Some("-1") => None,
+        Some(text) => Some(bytes(text).ok_or_else(|| invalid(format!("invalid log opt max-size: {text}")))?),
+    };
+    let files = match options.get("max-file") {
+        None if options.contains_key("max-size") => 1,
+        None => 5,
+        Some(text) => match text.parse() {
+            Ok(n) if n >= 1 => n,
+            _ => return Err(invalid(format!("max-file cannot be less than 1: {text}"))),
+        },
+    };
+    Ok((size, files))
+}
+
+/// `10k`, `64m`, `1g`, `512`, with or without a final `b`.
+pub(crate) fn bytes(text: &str) -> Option<u64> {
+    let text = text.trim().to_ascii_lowercase();
+    let text = text.strip_suffix('b').unwrap_or(&text);
+    let text = text.strip_suffix('i').unwrap_or(text);
+    let (number, factor) = match text.char_indices().last()? {
+        (at, 'k') => (&text[..at], 1 << 10),
+        (at, 'm') => (&text[..at], 1 << 20),
+        (at, 'g') => (&text[..at], 1 << 30),
+        (at, 't') => (&text[..at], 1u64 << 40),
+        _ => (text, 1),
+    };
+    number.trim().parse::<u64>().ok()?.checked_mul(factor)
+}
+
+/// Checks limits; shared by create and update.
+pub(crate) fn resources(host: &HostConfig) -> Result<()> {
+    if host.memory != 0 && host.memory < MINIMUM_MEMORY {
+        return Err(invalid("Minimum memory limit allowed is 6MB"));
+    }
+    if host.memory > 0 && host.memory_swap > 0 && host.memory_swap < host.memory {
+        return Err(invalid("Minimum memoryswap limit should be larger than memory limit, see usage"));
+    }
+    if host.memory == 0 && host.memory_swap > 0 {
+        return Err(invalid("You should always set the Memory limit when using Memoryswap limit, see usage"));
+    }
+    if let Some(swappiness) = host.memory_swappiness {
+        if !(-1..=100).contains(&swappiness) {
+            return Err(invalid(format!("Invalid value: {swappiness}, valid memory swappiness range is 0-100")));
+        }
+    }
+    if host.memory_reservation != 0 && host.memory_reservation < MINIMUM_MEMORY {
+        return Err(invalid("Minimum memory reservation allowed is 6MB"));
+    }
+    if host.memory > 0 && host.memory_reservation > host.memory {
+        return Err(invalid("Minimum memory limit can not be less than memory reservation limit, see usage"));
+    }
+    let cpus = crate::spec::cpus();
+    if host.nano_cpus < 0 || host.nano_cpus > cpus as i64 * 1_000_000_000 {
+        return Err(invalid(format!(
+            "range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
+        )));
+    }
+    if host.nano_cpus > 0 && host.cpu_period > 0 {
+        return Err(invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set"));
+    }
+    if host.nano_cpus > 0 && host.cpu_quota > 0 {
+        return Err(invalid("Conflicting options: Nano CPUs and CPU Quota cannot both be set"));
+    }
+    if host.cpu_period != 0 && !(1000..=1_000_000).contains(&host.cpu_period) {
+        return Err(invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"));
+    }
+    if host.cpu_quota > 0 && host.cpu_quota < 1000 {
+        return Err(invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)"));
+    }
+    for (what, list) in [("cpus", &host.cpuset_cpus), ("mems", &host.cpuset_mems)] {
+        if !list.is_empty() && crate::spec::number_list(list).is_none() {
+            return Err(invalid(format!("Invalid value {list} for cpuset {what}")));
+        }
+    }
+    if let Some(highest) = crate::spec::number_list(&host.cpuset_cpus).and_then(|l| l.into_iter().max()) {
+        if highest as usize >= cpus {
+            return Err(invalid(format!(
+                "Requested CPUs are not available - requested {}, available: 0-{}",
+                host.cpuset_cpus,
+                cpus - 1
+            )));
+        }
+    }
+    if host.blkio_weight != 0 && !(10..=1000).contains(&host.blkio_weight) {
+        return Err(invalid("Range of blkio weight is from 10 to 1000"));
+    }
+    Ok(())
+}
+
+/// Checks a restart policy.
+pub(crate) fn restart_policy(policy: &RestartPolicy) -> Result<()> {
+    match policy.name.as_str() {
+        "always" | "unless-stopped" | "no" if policy.maximum_retry_count != 0 => {
+            Err(invalid("invalid restart policy: maximum retry count can only be used with 'on-failure'"))
+        }
+        "on-failure" if policy.maximum_retry_count < 0 => {
+            Err(invalid("invalid restart policy: maximum retry count cannot be negative"))
+        }
+        "" | "always" | "unless-stopped" | "no" | "on-failure" => Ok(()),
+        other => Err(invalid(format!(
+            "invalid restart policy: unknown policy '{other}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
+        ))),
+    }
+}
+
+/// A signal by number or by name, with or without `SIG`.
+pub(crate) fn parse_signal(text: &str) -> Result<i32> {
+    let bad = || invalid(format!("invalid signal: {text}"));
+    if let Ok(number) = text.parse::<i32>() {
+        return if (1..=64).contains(&number) { Ok(number) } else { Err(bad()) };
+    }
+    let name = text.to_ascii_uppercase();
+    let name = name.strip_prefix("SIG").unwrap_or(&name);
+    if let Some(offset) = name.strip_prefix("RTMIN+") {
+        return offset.parse::<i32>().ok().filter(|o| (0..=30).contains(o)).map(|o| 34 + o).ok_or_else(bad);
+    }
+    if let Some(offset) = name.strip_prefix("RTMAX-") {
+        return offset.parse::<i32>().ok().filter(|o| (0..=30).contains(o)).map(|o| 64 - o).ok_or_else(bad);
+    }
+    match name {
+        "RTMIN" => return Ok(34),
+        "RTMAX" => return Ok(64),
+        "CLD" => return Ok(17),
+        "POLL" => return Ok(29),
+        _ => {}
+    }
+    format!("SIG{name}").parse::<nix::sys::signal::Signal>().map(|s| s as i32).map_err(|_| bad())
+}
+
+/// Refuses a change to a container that is going away.
+pub(crate) fn not_going(phase: crate::container::Phase, what: &str) -> Result<()> {
+    use crate::container::Phase;
+    if matches!(phase, Phase::Removing | Phase::Dead) {
+        return Err(conflict(format!("container is marked for removal and cannot be {what}")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits() {
+        let check = |change: fn(&mut HostConfig)| {
+            let mut h = HostConfig::default();
+            change(&mut h);
+            host(&mut h).map_err(|e| e.to_string())
+        };
+        assert!(check(|_| {}).is_ok());
+        assert_eq!(check(|h| h.memory = 1).unwrap_err(), "Minimum memory limit allowed is 6MB");
+        assert!(check(|h| h.memory_swap = 1 << 30).is_err());
+        assert!(check(|h| h.nano_cpus = i64::MAX).is_err());
+        assert!(check(|h| h.cap_add = vec!["NOPE".into()]).unwrap_err().contains("CapAdd"));
+        assert!(check(|h| h.restart_policy.name = "sometimes".into()).is_err());
+        assert!(check(|h| h.extra_hosts = vec!["a\nb:1.2.3.4".into()]).is_err());
+        assert!(check(|h| {
+            h.auto_remove = true;
+            h.restart_policy.name = "always".into();
+        })
+        .is_err());
+        assert!(check(|h| { h.sysctls.insert("kernel.panic".into(), "1".into()); }).is_err());
+    }
+
+    #[test]
+    fn defaults() {
+        let mut h = HostConfig { memory: 64 << 20, ..HostConfig::default() };
+        host(&mut h).unwrap();
+        assert_eq!((h.memory_swap, h.shm_size), (128 << 20, 64 << 20));
+        assert_eq!((h.network_mode.as_str(), h.restart_policy.name.as_str()), ("bridge", "no"));
+        assert_eq!(log_size(&h).unwrap(), (Some(10_000_000), 5));
+    }
+
+    #[test]
+    fn signals_and_sizes() {
+        assert_eq!(parse_signal("KILL").unwrap(), 9);
+        assert_eq!(parse_signal("sigusr1").unwrap(), 10);
+        assert_eq!(parse_signal("15").unwrap(), 15);
+        assert_eq!(parse_signal("RTMIN+3").unwrap(), 37);
+        for bad in ["", "0", "99", "NOPE", "-1"] {
+            assert!(parse_signal(bad).is_err(), "{bad}");
+        }
+        assert_eq!(bytes("10k"), Some(10240));
+        assert_eq!(bytes("1Gb"), Some(1 << 30));
+        assert_eq!(bytes("x"), None);
+    }
+}
