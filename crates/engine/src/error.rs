@@ -71,3 +71,39 @@ macro_rules! constructor {
     )*};
 }
 constructor!(invalid => Invalid, forbidden => Forbidden, not_found => NotFound, conflict => Conflict, system => System);
+
+impl From<image::Error> for Error {
+    fn from(e: image::Error) -> Self {
+        let text = e.to_string();
+        match e {
+            image::Error::NoSuchImage(_) | image::Error::NotFound(_) => Error::NotFound(text),
+            image::Error::Invalid(_) | image::Error::Corrupt(_) => Error::Invalid(text),
+            image::Error::Conflict(_) => Error::Conflict(text),
+            image::Error::Denied(_) => Error::NotFound(text),
+            _ => Error::System(text),
+        }
+    }
+}
+
+impl From<network::Error> for Error {
+    fn from(e: network::Error) -> Self {
+        let text = e.to_string();
+        match e {
+            network::Error::AddressInvalid { .. } | network::Error::Invalid(_) => Error::Invalid(text),
+            network::Error::AddressTaken { .. } => Error::Forbidden(text),
+            _ => Error::System(text),
+        }
+    }
+}
+
+impl From<runtime::Error> for Error {
+    fn from(e: runtime::Error) -> Self {
+        let text = e.to_string();
+        match e {
+            runtime::Error::NotFound { .. } => Error::NotFound(text),
+            runtime::Error::Exec { .. } | runtime::Error::Invalid { .. } => Error::Invalid(text),
+            runtime::Error::InvalidState { .. } => Error::Conflict(text),
+            _ => Error::System(text),
+        }
+    }
+}

@@ -1,14 +1,59 @@
 //! The Docker object model: containers, volumes, networks, events, and images as a container user sees them.
 //!
 //! It drives [`runtime`], [`image`] and [`network`]; it knows nothing of HTTP. It promises that what it told a
-//! client survives a SIGKILL of the daemon.
+//! client survives a SIGKILL of the daemon: containers keep running and are found again, and what ended meanwhile
+//! has its exit code and time. Requests are refused in Docker's words and change nothing then.
+//! It leaves Dockerfiles to `build`, the wire to `engine-api`, pods to `kubelet` (whose containers it only shows).
 
+pub mod attach;
 pub mod error;
 pub mod events;
 pub mod filters;
 pub mod model;
+pub mod step;
 
+mod connect;
+mod container;
+mod create;
+mod engine;
+mod exec;
+mod files;
+mod foreign;
+mod fs;
+mod health;
+mod images;
+mod inspect;
+mod lifecycle;
+mod list;
+mod logs;
+mod mounts;
 mod names;
+mod networks;
+mod ports;
+mod resolver;
 mod restart;
+mod spec;
+mod start;
+mod stats;
+mod system;
+mod validate;
+mod volumes;
 
+pub use create::Created;
+pub use engine::{Engine, EngineOptions};
 pub use error::{Error, Result};
+pub use exec::ExecStart;
+pub use fs::PathStat;
+pub use images::CommitRequest;
+pub use lifecycle::WaitCondition;
+pub use list::ListOptions;
+pub use logs::LogOptions;
+pub use stats::Sample;
+
+/// The API version spoken, and the oldest one that is understood.
+pub const API_VERSION: (u32, u32) = (1, 51);
+/// See [`API_VERSION`].
+pub const MIN_API_VERSION: (u32, u32) = (1, 24);
+
+/// The runtime's label that tells the engine's own containers from a pod's.
+pub(crate) const OWNER_LABEL: &str = "tug.owner";

@@ -83,6 +83,18 @@ impl Net {
         self.pools.iter().find(|p| matches!(p.subnet, IpNet::V4(_)))
     }
 
+    pub(crate) fn v6(&self) -> Option<&Pool> {
+        self.pools.iter().find(|p| self.record.enable_ipv6 && matches!(p.subnet, IpNet::V6(_)))
+    }
+
+    fn gateway6(&self) -> Option<ipnet::Ipv6Net> {
+        let pool = self.v6()?;
+        match (pool.gateway, pool.subnet) {
+            (IpAddr::V6(address), IpNet::V6(subnet)) => ipnet::Ipv6Net::new(address, subnet.prefix_len()).ok(),
+            _ => None,
+        }
+    }
+
     /// The maximum packet size of its interfaces; 0 is the kernel's default.
     pub(crate) fn mtu(&self) -> u32 {
         self.record.options.get("com.docker.network.driver.mtu").and_then(|v| v.parse().ok()).unwrap_or(0)
@@ -404,19 +416,18 @@ impl Engine {
         };
         net.ready
             .get_or_try_init(|| async {
-                for pool in &net.pools {
-                    let gateway = IpNet::new(pool.gateway, pool.subnet.prefix_len())
-                        .map_err(|e| system(format!("network {}: {e}", net.record.name)))?;
-                    let spec = network::BridgeSpec {
-                        name: net.record.bridge.clone(),
-                        gateway,
-                        mtu: Some(net.mtu()).filter(|m| *m > 0),
-                        masquerade: !net.record.internal && flag("com.docker.network.bridge.enable_ip_masquerade", true),
-                        icc: flag("com.docker.network.bridge.enable_icc", true),
-                        internal: net.record.internal,
-                    };
-                    self.network.ensure_bridge(&spec).await?;
-                }
+                let Some(pool) = net.v4() else { return Ok(()) };
+                let gateway = IpNet::new(pool.gateway, pool.subnet.prefix_len())
+                    .map_err(|e| system(format!("network {}: {e}", net.record.name)))?;
+                let spec = network::BridgeSpec {
+                    gateway6: net.gateway6(),
+                    mtu: Some(net.mtu()).filter(|m| *m > 0),
+                    masquerade: !net.record.internal && flag("com.docker.network.bridge.enable_ip_masquerade", true),
+                    icc: flag("com.docker.network.bridge.enable_icc", true),
+                    internal: net.record.internal,
+                    ..network::BridgeSpec::new(net.record.bridge.clone(), gateway)
+                };
+                self.network.ensure_bridge(&spec).await?;
                 Ok::<(), Error>(())
             })
             .await?;

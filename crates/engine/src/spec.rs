@@ -251,18 +251,8 @@ pub(crate) struct Input<'a> {
 pub(crate) fn build(input: Input<'_>) -> Result<ContainerSpec> {
     let (config, host) = (&input.asked.config, &input.asked.host);
     let mut spec: Spec = defaults::default_spec();
-    let mut process = Process::default();
-    process
-        .set_terminal(Some(config.tty))
-        .set_args(Some(input.asked.args.clone()))
-        .set_env(Some(environment(config, &input.hostname, &input.link_env)))
-        .set_cwd(if config.working_dir.is_empty() { "/".into() } else { config.working_dir.clone().into() })
-        .set_user(user(&config.user, &input.groups))
-        .set_capabilities(Some(linux_capabilities(&capabilities(host)?)))
-        .set_rlimits(Some(rlimits(host)?))
-        .set_no_new_privileges(Some(security(host, "no-new-privileges").is_some_and(|v| v != "false")))
-        .set_apparmor_profile(None)
-        .set_oom_score_adj(i32::try_from(host.oom_score_adj).ok().filter(|a| *a != 0));
+    let mut process = process(config, host, &input.hostname, &input.link_env, &input.groups)?;
+    process.set_args(Some(input.asked.args.clone()));
     spec.set_process(Some(process));
     spec.set_hostname(Some(input.hostname.clone()).filter(|_| host.uts_mode != "host"));
     spec.set_domainname(Some(config.domainname.clone()).filter(|d| !d.is_empty()));
@@ -338,6 +328,28 @@ pub(crate) fn build(input: Input<'_>) -> Result<ContainerSpec> {
         annotations: host.annotations.clone(),
         labels: [(crate::OWNER_LABEL.to_owned(), "engine".to_owned())].into(),
     })
+}
+
+/// A process with everything but its arguments.
+pub(crate) fn process(
+    config: &Config,
+    host: &HostConfig,
+    hostname: &str,
+    link_env: &[String],
+    groups: &[u32],
+) -> Result<Process> {
+    let mut process = Process::default();
+    process
+        .set_terminal(Some(config.tty))
+        .set_env(Some(environment(config, hostname, link_env)))
+        .set_cwd(if config.working_dir.is_empty() { "/".into() } else { config.working_dir.clone().into() })
+        .set_user(user(&config.user, groups))
+        .set_capabilities(Some(linux_capabilities(&capabilities(host)?)))
+        .set_rlimits(Some(rlimits(host)?))
+        .set_no_new_privileges(Some(security(host, "no-new-privileges").is_some_and(|v| v != "false")))
+        .set_apparmor_profile(None)
+        .set_oom_score_adj(i32::try_from(host.oom_score_adj).ok().filter(|a| *a != 0));
+    Ok(process)
 }
 
 /// A user expression for the runtime, which looks names up inside the container's root.

@@ -1,0 +1,307 @@
+//! The engine: what it holds, how it starts, and how it finds again what the daemon before it left running.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use image::ImageStore;
+use network::Network;
+use parking_lot::{Mutex, RwLock};
+use runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::container::{Container, Phase};
+use crate::error::{Error, Result};
+use crate::events::Bus;
+use crate::exec::Exec;
+use crate::names::Names;
+use crate::networks::Networks;
+use crate::volumes::Volumes;
+
+/// What an engine is made of.
+pub struct EngineOptions {
+    /// Its paths and names.
+    pub instance: base::Instance,
+    /// What runs its containers.
+    pub runtime: Arc<dyn Runtime>,
+    /// Its images.
+    pub images: Arc<ImageStore>,
+    /// Its bridges and ports.
+    pub network: Arc<Network>,
+}
+
+/// The engine. Cheap to share; every method may be called at any time from anywhere.
+pub struct Engine {
+    instance: base::Instance,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) images: Arc<ImageStore>,
+    pub(crate) network: Arc<Network>,
+    pub(crate) events: Bus,
+    containers: RwLock<HashMap<String, Arc<Container>>>,
+    pub(crate) names: Mutex<Names>,
+    pub(crate) volumes: Volumes,
+    pub(crate) networks: Networks,
+    /// Held while a network is made or removed.
+    pub(crate) network_changes: tokio::sync::Mutex<()>,
+    pub(crate) execs: Mutex<HashMap<String, Arc<Exec>>>,
+    pub(crate) foreign: crate::foreign::Foreign,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) id: String,
+    pub(crate) started: jiff::Timestamp,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Engine({})", self.instance.name())
+    }
+}
+
+impl Engine {
+    /// Starts the engine of an instance: finds its containers, volumes and networks, and brings what it knows in line
+    /// with what the runtime says.
+    pub async fn open(options: EngineOptions) -> Result<Arc<Engine>> {
+        let EngineOptions { instance, runtime, images, network } = options;
+        let root = instance.data_dir.join("engine");
+        std::fs::create_dir_all(root.join("containers")).map_err(Error::io(root.display()))?;
+        let engine = Arc::new(Engine {
+            volumes: Volumes::open(instance.data_dir.join("volumes"))?,
+            networks: Networks::open(root.join("networks"), &instance)?,
+            id: engine_id(&root)?,
+            instance,
+            runtime,
+            images,
+            network,
+            events: Bus::default(),
+            containers: RwLock::default(),
+            names: Mutex::default(),
+            network_changes: tokio::sync::Mutex::default(),
+            execs: Mutex::default(),
+            foreign: crate::foreign::Foreign::default(),
+            shutdown: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            started: base::clock::now(),
+        });
+        engine.reconcile().await?;
+        Ok(engine)
+    }
+
+    /// Its paths and names.
+    pub fn instance(&self) -> &base::Instance {
+        &self.instance
+    }
+
+    /// Its images.
+    pub fn images(&self) -> &Arc<ImageStore> {
+        &self.images
+    }
+
+    /// What runs its containers.
+    pub fn runtime(&self) -> &Arc<dyn Runtime> {
+        &self.runtime
+    }
+
+    /// The bus of events.
+    pub fn events(&self) -> &Bus {
+        &self.events
+    }
+
+    /// Ends the engine's own tasks; containers go on.
+    pub async fn shutdown(&self) {
+        self.shutdown.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    pub(crate) fn containers_dir(&self) -> PathBuf {
+        self.instance.data_dir.join("engine/containers")
+    }
+
+    /// Every container, in no order.
+    pub(crate) fn all(&self) -> Vec<Arc<Container>> {
+        self.containers.read().values().cloned().collect()
+    }
+
+    /// The container that a name, an id or an id's prefix means.
+    pub(crate) fn find(&self, reference: &str) -> Result<Arc<Container>> {
+        let id = self.names.lock().resolve(reference)?;
+        self.containers.read().get(&id).cloned().ok_or_else(|| Error::no_container(reference))
+    }
+
+    pub(crate) fn by_id(&self, id: &str) -> Option<Arc<Container>> {
+        self.containers.read().get(id).cloned()
+    }
+
+    pub(crate) fn insert(&self, container: Arc<Container>) {
+        self.containers.write().insert(container.id.clone(), container);
+    }
+
+    pub(crate) fn forget(&self, container: &Container) {
+        self.containers.write().remove(&container.id);
+        let mut names = self.names.lock();
+        names.release(&container.name());
+        names.forget(&container.id);
+    }
+
+    pub(crate) fn container_event(&self, container: &Container, action: &str, more: &[(&str, String)]) {
+        self.events.publish("container", action, &container.id, container.attributes(more));
+    }
+
+    /// Runs a task that ends with the engine.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.shutdown.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = task => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+
+    /// Reads the containers' folders and compares them with what the runtime knows.
+    async fn reconcile(self: &Arc<Self>) -> Result<()> {
+        let dir = self.containers_dir();
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&dir).map_err(Error::io(dir.display()))? {
+            let path = entry.map_err(Error::io(dir.display()))?.path();
+            let Some(id) = path.file_name().and_then(|n| n.to_str()).map(str::to_owned) else { continue };
+            match Container::load(&id, &path) {
+                Ok(container) => found.push(container),
+                Err(_) if !path.join("config.json").exists() => {
+                    // Creation writes config.json last, removal deletes it first.
+                    tracing::info!(container = %id, "removing a half-made container");
+                    let _ = std::fs::remove_dir_all(&path);
+                    self.images.discard(&id).await?;
+                }
+                Err(error) => tracing::error!(%error, "a container cannot be read and is left alone"),
+            }
+        }
+        for container in &found {
+            self.names.lock().claim(&container.name(), &container.id)?;
+            self.insert(container.clone());
+        }
+        let states = self.runtime.list().await?;
+        let mut running: HashMap<String, runtime::State> = HashMap::new();
+        for state in states {
+            match state.spec.labels.get(crate::OWNER_LABEL).map(String::as_str) {
+                Some("engine") if self.by_id(&state.id).is_some() => {
+                    running.insert(state.id.clone(), state);
+                }
+                Some("engine" | "build") => {
+                    tracing::info!(container = %state.id, "removing a container that nobody knows");
+                    self.runtime.delete(&state.id, true).await?;
+                    self.images.discard(&state.id).await?;
+                }
+                _ => self.foreign.insert(state),
+            }
+        }
+        let mut keep: Vec<String> = Vec::new();
+        let bridge = self.networks.get("bridge")?;
+        for net in self.networks.list() {
+            if !net.record.bridge.is_empty() {
+                keep.push(net.record.bridge.clone());
+            }
+            // The default bridge is made when the first container needs it, the others stand.
+            if net.record.id != bridge.record.id {
+                if let Err(error) = self.bridge_up(&net).await {
+                    tracing::error!(network = %net.record.name, %error, "the network's bridge could not be made");
+                }
+            }
+        }
+        self.watch_foreign();
+        let mut alive = Vec::new();
+        for container in found {
+            let state = running.remove(&container.id);
+            if state.as_ref().is_some_and(|s| s.pid.is_some() && s.started_at.is_some()) {
+                alive.push(container.id.clone());
+            }
+            self.resume(container, state).await;
+        }
+        self.network.ports().retain(|owner| owner.starts_with("pod:") || alive.iter().any(|id| id == owner))?;
+        Ok(())
+    }
+
+    /// Takes one container over from the daemon before.
+    async fn resume(self: &Arc<Self>, container: Arc<Container>, state: Option<runtime::State>) {
+        let phase = container.phase();
+        match state {
+            Some(state) if state.pid.is_some() && state.started_at.is_some() => {
+                {
+                    let mut inner = container.lock();
+                    inner.life.phase =
+                        if state.status == runtime::Status::Paused { Phase::Paused } else { Phase::Running };
+                    inner.life.pid = state.pid.unwrap_or_default();
+                    if inner.life.started_at.is_none() {
+                        inner.life.started_at = state.started_at;
+                    }
+                }
+                container.announce(|_| {});
+                self.rejoin(&container);
+                self.watch_process(&container);
+                self.start_health(&container, false);
+            }
+            Some(state) if state.exit.is_some() && phase.alive() => {
+                // It ended while no daemon ran: what happens now is what would have happened then.
+                self.watch_process(&container);
+            }
+            Some(_) => {
+                // Created and never started, or its end is already known: only the runtime's part is left over.
+                if let Err(error) = self.runtime.delete(&container.id, true).await {
+                    tracing::warn!(container = %container.short(), %error, "leftovers could not be removed");
+                }
+                self.resume_dead(container).await;
+            }
+            None => self.resume_dead(container).await,
+        }
+    }
+
+    /// A container without any trace in the runtime: the machine was restarted, or it had ended before.
+    async fn resume_dead(self: &Arc<Self>, container: Arc<Container>) {
+        let (again, remove) = {
+            let mut inner = container.lock();
+            let was_running = inner.life.phase.alive() || inner.life.phase == Phase::Restarting;
+            if was_running {
+                inner.life.phase = Phase::Exited;
+                inner.life.pid = 0;
+                inner.life.attached.clear();
+                inner.life.ports.clear();
+                inner.life.exit_code = 255;
+                inner.life.finished_at = Some(base::clock::now());
+            }
+            if inner.life.phase == Phase::Removing {
+                inner.life.phase = Phase::Dead;
+            }
+            let started = inner.life.phase == Phase::Exited;
+            let policy = &inner.asked.host.restart_policy;
+            let again = started && crate::restart::after_reboot(policy, was_running, inner.life.by_hand);
+            (again, inner.life.phase == Phase::Dead || (started && inner.asked.host.auto_remove))
+        };
+        container.announce(|_| {});
+        container.save_life();
+        if remove {
+            if let Err(error) = self.discard(&container, true).await {
+                tracing::warn!(container = %container.short(), %error, "it could not be removed");
+            }
+        } else if again {
+            let engine = self.clone();
+            self.spawn(async move {
+                let _op = container.op.lock().await;
+                if let Err(error) = engine.launch(&container).await {
+                    tracing::warn!(container = %container.short(), %error, "it could not be started again");
+                }
+            });
+        }
+    }
+}
+
+/// The engine's id: made once, kept.
+fn engine_id(root: &std::path::Path) -> Result<String> {
+    let path = root.join("id");
+    if let Ok(id) = std::fs::read_to_string(&path) {
+        return Ok(id.trim().to_owned());
+    }
+    let id = base::rng::uuid();
+    base::fsx::write_atomic(&path, id.as_bytes(), 0o600).map_err(Error::io(path.display()))?;
+    Ok(id)
+}

@@ -1,0 +1,535 @@
+//! Stop, kill, pause, rename, update, wait, remove, prune.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::container::{Container, Mark, Phase};
+use crate::error::{Error, Result, conflict, invalid, system};
+use crate::filters::Filters;
+use crate::model::{HostConfig, Map, UpdateBody};
+use crate::{Engine, names, spec, validate};
+
+/// The signal that cannot be refused.
+const SIGKILL: i32 = 9;
+/// How long a process is given to stop, seconds.
+const STOP_TIMEOUT: i64 = 10;
+
+/// What `wait` waits for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WaitCondition {
+    /// It is not running now.
+    #[default]
+    NotRunning,
+    /// Its process ends next, from now on.
+    NextExit,
+    /// It is gone.
+    Removed,
+}
+
+/// A registered wait.
+#[derive(Debug)]
+pub struct Waiter {
+    receiver: watch::Receiver<Mark>,
+    exits: u64,
+    condition: WaitCondition,
+}
+
+impl Waiter {
+    pub(crate) fn new(receiver: watch::Receiver<Mark>, condition: WaitCondition) -> Waiter {
+        let exits = receiver.borrow().exits;
+        Waiter { receiver, exits, condition }
+    }
+
+    /// Resolves to the exit status, and the error of the last start if there was one.
+    pub async fn done(mut self) -> (i32, Option<String>) {
+        let (exits, condition) = (self.exits, self.condition);
+        let met = |mark: &Mark| match condition {
+            WaitCondition::NotRunning => !mark.up,
+            WaitCondition::NextExit => mark.exits > exits || mark.removed,
+            WaitCondition::Removed => mark.removed,
+        };
+        let mark = match self.receiver.wait_for(met).await {
+            Ok(mark) => mark.clone(),
+            Err(_) => self.receiver.borrow().clone(), // the container is gone
+        };
+        (mark.exit_code, Some(mark.error).filter(|e| !e.is_empty()))
+    }
+}
+
+impl Engine {
+    /// Registers a wait: what happens after this call is not missed.
+    pub fn wait(&self, reference: &str, condition: WaitCondition) -> Result<Waiter> {
+        if let Some(waiter) = self.foreign_wait(reference) {
+            return Ok(waiter);
+        }
+        let container = self.find(reference)?;
+        Ok(Waiter::new(container.mark.subscribe(), condition))
+    }
+
+    /// Stops a container: its signal, then SIGKILL after the timeout (-1 never).
+    pub async fn stop(self: &Arc<Self>, reference: &str, signal: Option<&str>, timeout: Option<i64>) -> Result<()> {
+        if self.foreign_stop(reference, signal, timeout).await? {
+            return Ok(());
+        }
+        let container = self.find(reference)?;
+        let _op = container.op.lock().await;
+        self.stop_held(&container, signal, timeout).await
+    }
+
+    async fn stop_held(&self, container: &Arc<Container>, signal: Option<&str>, timeout: Option<i64>) -> Result<()> {
+        let (phase, own_signal, own_timeout) = {
+            let mut inner = container.lock();
+            inner.life.by_hand = true;
+            let config = &inner.asked.config;
+            (inner.life.phase, config.stop_signal.clone(), config.stop_timeout)
+        };
+        match phase {
+            Phase::Running | Phase::Paused => {}
+            Phase::Restarting => {
+                self.give_up_restart(container);
+                self.container_event(container, "stop", &[]);
+                return Ok(());
+            }
+            _ => return Err(Error::NotModified(String::new())),
+        }
+        let name = signal.map(str::to_owned).or(own_signal).filter(|s| !s.is_empty());
+        let number = validate::parse_signal(name.as_deref().unwrap_or("SIGTERM"))?;
+        let timeout = timeout.or(own_timeout).unwrap_or(STOP_TIMEOUT);
+        let mut mark = container.mark.subscribe();
+        self.send(container, number).await?;
+        if phase == Phase::Paused {
+            // A frozen process sees the signal when it thaws.
+            self.runtime.resume(&container.id).await?;
+            container.lock().life.phase = Phase::Running;
+        }
+        let ended = {
+            let gone = mark.wait_for(|m| !m.process);
+            match u64::try_from(timeout) {
+                // A timer by nature: the grace that was asked for.
+                Ok(seconds) => tokio::time::timeout(Duration::from_secs(seconds), gone).await.is_ok(),
+                Err(_) => gone.await.is_ok(),
+            }
+        };
+        if !ended {
+            self.send(container, SIGKILL).await?;
+            let _ = mark.wait_for(|m| !m.process).await;
+        }
+        self.container_event(container, "stop", &[]);
+        Ok(())
+    }
+
+    /// Ends the wait for the next restart; the container is exited then.
+    fn give_up_restart(&self, container: &Container) {
+        container.restart.lock().cancel();
+        container.lock().life.phase = Phase::Exited;
+        container.save_life();
+        container.announce(|_| {});
+    }
+
+    async fn send(&self, container: &Container, signal: i32) -> Result<()> {
+        // With the machine's pid namespace its children would survive the first process.
+        let all = signal == SIGKILL && container.lock().asked.host.pid_mode == "host";
+        let sent = self.runtime.signal(&container.id, signal, all).await;
+        match sent {
+            Ok(()) => {}
+            // It ended in between: that is what was wanted.
+            Err(runtime::Error::NotFound { .. } | runtime::Error::InvalidState { .. }) => {}
+            Err(e) => return Err(e.into()),
+        }
+        self.container_event(container, "kill", &[("signal", signal.to_string())]);
+        Ok(())
+    }
+
+    /// Sends a signal; with SIGKILL waits until the process has ended.
+    pub async fn kill(self: &Arc<Self>, reference: &str, signal: Option<&str>) -> Result<()> {
+        let number = validate::parse_signal(signal.filter(|s| !s.is_empty()).unwrap_or("KILL"))?;
+        if self.foreign_kill(reference, number).await? {
+            return Ok(());
+        }
+        let container = self.find(reference)?;
+        let (phase, stops) = {
+            let inner = container.lock();
+            let own = inner.asked.config.stop_signal.as_deref().and_then(|s| validate::parse_signal(s).ok());
+            (inner.life.phase, number == SIGKILL || own.is_none_or(|o| o == number))
+        };
+        if !phase.alive() {
+            return Err(conflict(format!(
+                "cannot kill container: {}: container {} is not running",
+                reference.trim_start_matches('/'),
+                container.id
+            )));
+        }
+        if stops {
+            container.lock().life.by_hand = true;
+        }
+        let mut mark = container.mark.subscribe();
+        let exits = mark.borrow().exits;
+        self.send(&container, number).await?;
+        if phase == Phase::Paused {
+            self.runtime.resume(&container.id).await?;
+            container.lock().life.phase = Phase::Running;
+        }
+        if number == SIGKILL {
+            let _ = mark.wait_for(|m| m.exits > exits || m.removed).await;
+        }
+        Ok(())
+    }
+
+    /// Stops, if it runs, and starts.
+    pub async fn restart(self: &Arc<Self>, reference: &str, signal: Option<&str>, timeout: Option<i64>) -> Result<()> {
+        let container = self.find(reference)?;
+        let _op = container.op.lock().await;
+        validate::not_going(container.phase(), "restarted")?;
+        // A container with --rm is not removed in between.
+        let auto_remove = std::mem::replace(&mut container.lock().asked.host.auto_remove, false);
+        let stopped = self.stop_held(&container, signal, timeout).await;
+        container.lock().asked.host.auto_remove = auto_remove;
+        match stopped {
+            Ok(()) | Err(Error::NotModified(_)) => {}
+            Err(e) => return Err(e),
+        }
+        {
+            let mut inner = container.lock();
+            inner.life.by_hand = false;
+            inner.life.restart_count = 0;
+        }
+        self.launch(&container).await?;
+        self.container_event(&container, "restart", &[]);
+        Ok(())
+    }
+
+    /// Freezes it.
+    pub async fn pause(&self, reference: &str) -> Result<()> {
+        let container = self.find(reference)?;
+        let _op = container.op.lock().await;
+        match container.phase() {
+            Phase::Running => {}
+            Phase::Paused => return Err(conflict(format!("Container {} is already paused", container.id))),
+            Phase::Restarting => {
+                return Err(conflict(format!(
+                    "Container {} is restarting, wait until the container is running",
+                    container.id
+                )));
+            }
+            _ => return Err(conflict(format!("Container {} is not running", container.id))),
+        }
+        self.runtime.pause(&container.id).await?;
+        container.lock().life.phase = Phase::Paused;
+        container.announce(|_| {});
+        container.save_life();
+        self.container_event(&container, "pause", &[]);
+        Ok(())
+    }
+
+    /// Thaws it.
+    pub async fn unpause(&self, reference: &str) -> Result<()> {
+        let container = self.find(reference)?;
+        let _op = container.op.lock().await;
+        if container.phase() != Phase::Paused {
+            return Err(conflict(format!("Container {} is not paused", container.id)));
+        }
+        self.runtime.resume(&container.id).await?;
+        container.lock().life.phase = Phase::Running;
+        container.announce(|_| {});
+        container.save_life();
+        self.container_event(&container, "unpause", &[]);
+        Ok(())
+    }
+
+    /// Gives it another name.
+    pub async fn rename(&self, reference: &str, name: &str) -> Result<()> {
+        let container = self.find(reference)?;
+        let _op = container.op.lock().await;
+        validate::not_going(container.phase(), "renamed")?;
+        if name.is_empty() {
+            return Err(invalid("Neither old nor new names may be empty"));
+        }
+        let new = names::check(name)?.to_owned();
+        let old = container.name();
+        if old == new {
+            return Err(invalid("Renaming a container with the same name as its current name"));
+        }
+        {
+            let mut all = self.names.lock();
+            all.claim(&new, &container.id)?;
+            all.release(&old);
+        }
+        container.lock().asked.name.clone_from(&new);
+        if let Err(error) = container.save_asked() {
+            let mut all = self.names.lock();
+            all.claim(&old, &container.id)?;
+            all.release(&new);
+            container.lock().asked.name = old;
+            return Err(error);
+        }
+        let (attached, asked) = {
+            let inner = container.lock();
+            (inner.life.attached.clone(), inner.asked.endpoints.clone())
+        };
+        for (network, one) in attached {
+            let Ok(net) = self.networks.get(&network) else { continue };
+            net.leave(&container.id);
+            if net.user_defined() {
+                let settings = asked.get(&network).cloned().unwrap_or_default();
+                net.enter(&container.id, &self.dns_names(&container, &settings), one.address.addr());
+            }
+        }
+        self.container_event(&container, "rename", &[("oldName", format!("/{old}"))]);
+        Ok(())
+    }
+
+    /// Changes limits and the restart policy, of a running container at once.
+    pub async fn update(&self, reference: &str, request: UpdateBody) -> Result<Value> {
+        let container = self.find(reference)?;
+        let _op = container.op.lock().await;
+        validate::not_going(container.phase(), "updated")?;
+        let mut host = container.lock().asked.host.clone();
+        apply(&mut host, &request);
+        validate::resources(&host)?;
+        validate::restart_policy(&host.restart_policy)?;
+        if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {
+            return Err(conflict("Restart policy cannot be updated because AutoRemove is enabled for the container"));
+        }
+        if container.phase().alive() {
+            self.runtime.update(&container.id, &spec::resources(&host)).await?;
+        }
+        container.lock().asked.host = host;
+        container.save_asked()?;
+        self.container_event(&container, "update", &[]);
+        Ok(json!({"Warnings": null}))
+    }
+
+    /// Removes a container.
+    pub async fn remove(self: &Arc<Self>, reference: &str, force: bool, volumes: bool, link: bool) -> Result<()> {
+        if link {
+            return Err(invalid("removing a link is not supported: links go with their container"));
+        }
+        let container = self.find(reference)?;
+        let _op = match container.op.try_lock() {
+            Ok(guard) => guard,
+            Err(_) if container.phase() == Phase::Removing => {
+                return Err(conflict(format!("removal of container {} is already in progress", reference)));
+            }
+            Err(_) => container.op.lock().await,
+        };
+        let (phase, name) = {
+            let inner = container.lock();
+            (inner.life.phase, inner.asked.name.clone())
+        };
+        if self.by_id(&container.id).is_none() {
+            return Err(Error::no_container(reference));
+        }
+        match phase {
+            Phase::Removing => {
+                return Err(conflict(format!("removal of container {reference} is already in progress")));
+            }
+            Phase::Running | Phase::Restarting if !force => {
+                return Err(conflict(format!(
+                    "cannot remove container \"{name}\": container is {}: stop the container before removing or force remove",
+                    phase.word()
+                )));
+            }
+            Phase::Paused if !force => {
+                return Err(conflict(format!(
+                    "cannot remove container \"{name}\": container is paused and must be unpaused first"
+                )));
+            }
+            Phase::Restarting => self.give_up_restart(&container),
+            Phase::Running | Phase::Paused => {
+                let mut mark = container.mark.subscribe();
+                {
+                    let mut inner = container.lock();
+                    inner.life.by_hand = true;
+                    // Whoever removes it here removes it, not the watcher of its process.
+                    inner.asked.host.auto_remove = false;
+                }
+                self.send(&container, SIGKILL).await?;
+                if phase == Phase::Paused {
+                    self.runtime.resume(&container.id).await?;
+                }
+                let _ = mark.wait_for(|m| !m.process).await;
+            }
+            _ => {}
+        }
+        self.discard(&container, volumes).await
+    }
+
+    /// Takes away everything of a container that has no process; whoever calls holds its `op`.
+    pub(crate) async fn discard(self: &Arc<Self>, container: &Arc<Container>, volumes: bool) -> Result<()> {
+        let before = std::mem::replace(&mut container.lock().life.phase, Phase::Removing);
+        container.waiting.lock().clear();
+        self.disconnect_all(container).await;
+        let fail = |e: Error| {
+            container.lock().life.phase = if before == Phase::Removing { Phase::Dead } else { before };
+            e
+        };
+        self.runtime.delete(&container.id, true).await.map_err(|e| fail(e.into()))?;
+        // Without this file it is half-made, and the next start removes the rest.
+        match std::fs::remove_file(container.dir.join("config.json")) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(fail(system(format!("removing container {}: {e}", container.short()))));
+            }
+            _ => {}
+        }
+        self.images.discard(&container.id).await.map_err(|e| fail(e.into()))?;
+        let dir = container.dir.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(dir)).await {
+            tracing::warn!(container = %container.short(), %error, "its folder could not be removed");
+        }
+        let mounts = container.lock().asked.mounts.clone();
+        self.container_event(container, "destroy", &[]);
+        self.forget(container);
+        self.forget_execs(container);
+        if volumes {
+            for point in mounts.iter().filter(|p| p.anonymous && p.kind == "volume") {
+                match self.volume_remove(&point.name, true).await {
+                    Ok(()) | Err(Error::Conflict(_)) => {} // another container has it by --volumes-from
+                    Err(error) => tracing::warn!(volume = %point.name, %error, "an anonymous volume stays"),
+                }
+            }
+        }
+        container.mark.send_modify(|mark| {
+            mark.removed = true;
+            mark.up = false;
+            mark.process = false;
+        });
+        Ok(())
+    }
+
+    /// Removes every container that does not run.
+    pub async fn prune(self: &Arc<Self>, filters: &Filters) -> Result<Value> {
+        filters.only(&["label", "label!", "until"])?;
+        let until = filters.get("until").first().map(|t| crate::filters::timestamp(t)).transpose()?;
+        let mut deleted = Vec::new();
+        let mut freed = 0;
+        for container in self.all() {
+            let fits = {
+                let inner = container.lock();
+                matches!(inner.life.phase, Phase::Created | Phase::Exited | Phase::Dead)
+                    && until.is_none_or(|u| inner.asked.created <= u)
+                    && filters.labels(&inner.asked.config.labels)
+            };
+            if !fits {
+                continue;
+            }
+            let size = self.images.usage(&container.id).await.unwrap_or(0);
+            if self.remove(&container.id, false, false, false).await.is_ok() {
+                freed += size;
+                deleted.push(container.id.clone());
+            }
+        }
+        self.events.publish("container", "prune", "", Map::from([("reclaimed".to_owned(), freed.to_string())]));
+        Ok(json!({"ContainersDeleted": deleted, "SpaceReclaimed": freed}))
+    }
+
+    /// Sets the size of its terminal.
+    pub async fn resize(&self, reference: &str, rows: u16, columns: u16) -> Result<()> {
+        if let Some(id) = self.foreign.find(reference) {
+            return Ok(self.runtime.resize(&id, None, rows, columns).await?);
+        }
+        let container = self.find(reference)?;
+        if !container.phase().alive() {
+            return Err(conflict(format!("cannot resize a stopped container: container {} is not running", container.id)));
+        }
+        self.runtime.resize(&container.id, None, rows, columns).await?;
+        let size = [("height", rows.to_string()), ("width", columns.to_string())];
+        self.container_event(&container, "resize", &size);
+        Ok(())
+    }
+
+    /// Ends every container and waits for it (`tug down`); each has its own stop timeout.
+    pub async fn stop_all(self: &Arc<Self>) -> Result<()> {
+        let mut all = tokio::task::JoinSet::new();
+        for container in self.all() {
+            let up = container.phase().alive() || container.phase() == Phase::Restarting;
+            if up {
+                let engine = self.clone();
+                all.spawn(async move {
+                    let by_hand = container.lock().life.by_hand;
+                    let _op = container.op.lock().await;
+                    let result = engine.stop_held(&container, None, None).await;
+                    // It comes back by its restart policy when the engine does.
+                    container.lock().life.by_hand = by_hand;
+                    container.save_life();
+                    result
+                });
+            }
+        }
+        let mut first = Ok(());
+        while let Some(result) = all.join_next().await {
+            match result {
+                Ok(Ok(()) | Err(Error::NotModified(_))) => {}
+                Ok(Err(e)) => first = first.and(Err(e)),
+                Err(e) => first = first.and(Err(system(e.to_string()))),
+            }
+        }
+        first
+    }
+}
+
+/// Puts what an update asks for into a host configuration; zero leaves a value.
+fn apply(host: &mut HostConfig, update: &UpdateBody) {
+    let number = |own: &mut i64, new: i64| {
+        if new != 0 {
+            *own = new;
+        }
+    };
+    number(&mut host.cpu_shares, update.cpu_shares);
+    number(&mut host.memory, update.memory);
+    number(&mut host.memory_swap, update.memory_swap);
+    number(&mut host.memory_reservation, update.memory_reservation);
+    number(&mut host.nano_cpus, update.nano_cpus);
+    number(&mut host.cpu_period, update.cpu_period);
+    number(&mut host.cpu_quota, update.cpu_quota);
+    if update.blkio_weight != 0 {
+        host.blkio_weight = update.blkio_weight;
+    }
+    if !update.cpuset_cpus.is_empty() {
+        host.cpuset_cpus.clone_from(&update.cpuset_cpus);
+    }
+    if !update.cpuset_mems.is_empty() {
+        host.cpuset_mems.clone_from(&update.cpuset_mems);
+    }
+    if update.pids_limit.is_some_and(|l| l != 0) {
+        host.pids_limit = update.pids_limit;
+    }
+    if !update.restart_policy.name.is_empty() {
+        host.restart_policy = update.restart_policy.clone();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn updates_leave_what_is_zero() {
+        let mut host = HostConfig { memory: 1 << 26, cpu_shares: 7, ..HostConfig::default() };
+        apply(&mut host, &UpdateBody { memory: 1 << 27, ..UpdateBody::default() });
+        assert_eq!((host.memory, host.cpu_shares), (1 << 27, 7));
+    }
+
+    #[tokio::test]
+    async fn waiters() {
+        let (sender, receiver) = watch::channel(Mark { up: true, process: true, ..Mark::default() });
+        let waiter = |condition| Waiter { receiver: receiver.clone(), exits: 0, condition };
+        let next = tokio::spawn(waiter(WaitCondition::NextExit).done());
+        let stopped = tokio::spawn(waiter(WaitCondition::NotRunning).done());
+        let removed = tokio::spawn(waiter(WaitCondition::Removed).done());
+        // It ended, and its policy starts it again: only `next-exit` is met.
+        sender.send_modify(|m| {
+            m.exits = 1;
+            m.exit_code = 7;
+        });
+        assert_eq!(next.await.unwrap(), (7, None));
+        assert!(!stopped.is_finished());
+        sender.send_modify(|m| m.up = false);
+        assert_eq!(stopped.await.unwrap().0, 7);
+        assert!(!removed.is_finished());
+        sender.send_modify(|m| m.removed = true);
+        assert_eq!(removed.await.unwrap().0, 7);
+    }
+}

@@ -1,0 +1,403 @@
+//! Starting a container, watching its process, and what happens when that ends.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime::{ExecErrorKind, Exit, LogSpec, Rootfs};
+use tokio_util::sync::CancellationToken;
+
+use crate::container::{Container, Phase};
+use crate::error::{Error, Result, conflict};
+use crate::files;
+use crate::restart::{self, Ended};
+use crate::{Engine, spec, validate};
+
+impl Engine {
+    /// Starts a container that is not running.
+    pub async fn start(self: &Arc<Self>, reference: &str) -> Result<()> {
+        let container = self.find(reference)?;
+        let _op = container.op.lock().await;
+        match container.phase() {
+            Phase::Running => return Err(Error::NotModified(String::new())),
+            Phase::Paused => {
+                return Err(conflict("cannot start a paused container, try unpause instead"));
+            }
+            Phase::Restarting => container.restart.lock().cancel(),
+            phase => validate::not_going(phase, "started")?,
+        }
+        {
+            let mut inner = container.lock();
+            inner.life.restart_count = 0;
+            inner.life.last_delay = Duration::ZERO;
+            inner.life.by_hand = false;
+        }
+        let result = self.launch(&container).await;
+        if result.is_err() && container.lock().asked.host.auto_remove {
+            self.discard(&container, true).await?;
+        }
+        result
+    }
+
+    /// Starts a container's process; whoever calls holds its `op`.
+    pub(crate) async fn launch(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        let result = self.try_launch(container).await;
+        let Err(error) = result else { return Ok(()) };
+        container.resolver.lock().take();
+        if let Err(e) = self.runtime.delete(&container.id, true).await {
+            tracing::warn!(container = %container.short(), error = %e, "a failed start could not be cleaned up");
+        }
+        self.disconnect_all(container).await;
+        container.waiting.lock().clear();
+        let exit_code = match &error {
+            Error::Invalid(text) if text.contains("not found") || text.contains("no such file") => 127,
+            Error::Invalid(_) => 126,
+            _ => 128,
+        };
+        {
+            let mut inner = container.lock();
+            let fresh = inner.life.phase == Phase::Created;
+            inner.life.phase = if fresh { Phase::Created } else { Phase::Exited };
+            inner.life.exit_code = exit_code;
+            inner.life.error = error.to_string();
+            inner.life.pid = 0;
+        }
+        container.save_life();
+        container.announce(|mark| mark.exits += 1);
+        Err(error)
+    }
+
+    async fn try_launch(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        let joined = self.joined(container)?;
+        let links = self.prepare_endpoints(container).await?;
+        let input = self.spec_input(container, &joined, links).await?;
+        let tty_size_known = input.io.size.is_some();
+        let created = self.runtime.create(&input).await?;
+        {
+            let mut inner = container.lock();
+            inner.life.pid = created.pid;
+            inner.life.health = None;
+        }
+        self.connect_all(container, created.pid).await?;
+        // Saved before the process runs: a daemon that comes back finds the addresses of what it finds running.
+        container.save_life();
+        let waiting = std::mem::take(&mut *container.waiting.lock());
+        for one in waiting {
+            let stream = self.runtime.attach(&container.id).await.map_err(Error::from);
+            let _ = one.send(stream); // whoever waited may have gone
+        }
+        self.runtime.start(&container.id).await.map_err(exec_error)?;
+        tracing::debug!(container = %container.short(), tty_size_known, "started");
+        {
+            let mut inner = container.lock();
+            inner.life.phase = Phase::Running;
+            inner.life.started_at = Some(base::clock::now());
+            inner.life.finished_at = None;
+            inner.life.exit_code = 0;
+            inner.life.oom_killed = false;
+            inner.life.error.clear();
+        }
+        container.announce(|_| {});
+        self.container_event(container, "start", &[]);
+        self.start_health(container, true);
+        container.save_life();
+        self.watch_process(container);
+        Ok(())
+    }
+
+    /// The processes whose namespaces are joined.
+    fn joined(&self, container: &Container) -> Result<spec::Joined> {
+        let host = container.lock().asked.host.clone();
+        let pid = |mode: &str, what: &str| -> Result<Option<u32>> {
+            let Some(reference) = mode.strip_prefix("container:") else { return Ok(None) };
+            let other = self.find(reference)?;
+            let inner = other.lock();
+            if !inner.life.phase.alive() {
+                return Err(conflict(format!("cannot join {what} of a non running container: {}", other.id)));
+            }
+            if inner.life.phase == Phase::Restarting {
+                return Err(conflict(format!("cannot join {what} of a restarting container: {}", other.id)));
+            }
+            Ok(Some(inner.life.pid))
+        };
+        Ok(spec::Joined {
+            net: pid(&host.network_mode, "network")?,
+            ipc: pid(&host.ipc_mode, "IPC")?,
+            pid: pid(&host.pid_mode, "PID")?,
+        })
+    }
+
+    /// The runtime's specification, with everything on disk that it refers to.
+    async fn spec_input(
+        &self,
+        container: &Arc<Container>,
+        joined: &spec::Joined,
+        links: crate::connect::Links,
+    ) -> Result<runtime::ContainerSpec> {
+        let asked = container.lock().asked.clone();
+        let snapshot = self.images.snapshot(&container.id)?;
+        let files = self.write_files(container, &links)?;
+        let log = match asked.host.log_config.driver.as_str() {
+            "none" => LogSpec::None,
+            _ => {
+                let (max_size, max_files) = validate::log_size(&asked.host)?;
+                LogSpec::JsonFile { path: container.log_path(), max_size, max_files }
+            }
+        };
+        for point in &asked.mounts {
+            if point.kind == "bind" && !point.source.exists() {
+                if !point.make_source {
+                    return Err(Error::Invalid(format!(
+                        "invalid mount config for type \"bind\": bind source path does not exist: {}",
+                        point.source.display()
+                    )));
+                }
+                std::fs::create_dir_all(&point.source).map_err(Error::io(format_args!(
+                    "error while creating mount source path '{}'",
+                    point.source.display()
+                )))?;
+            }
+        }
+        let groups = self.groups(&asked.host.group_add, &snapshot).await?;
+        let parent = if asked.host.cgroup_parent.is_empty() {
+            format!("{}/docker", self.instance().cgroup_parent())
+        } else {
+            let parent = crate::mounts::clean(&asked.host.cgroup_parent);
+            format!("{}{parent}", self.instance().cgroup_parent())
+        };
+        let mut image_mounts = HashMap::new();
+        for point in asked.mounts.iter().filter(|p| p.kind == "image") {
+            image_mounts.insert(point.destination.clone(), self.image_mount(container, point).await?);
+        }
+        let hostname = asked.config.hostname.clone();
+        let mut mounts = Vec::new();
+        for point in &asked.mounts {
+            mounts.push(self.volume_options(point)?);
+        }
+        let mut asked = asked;
+        asked.mounts = mounts;
+        spec::build(spec::Input {
+            id: &container.id,
+            asked: &asked,
+            rootfs: Rootfs::Overlay {
+                lower: snapshot.lower,
+                upper: snapshot.upper,
+                work: snapshot.work,
+                readonly: asked.host.readonly_rootfs,
+            },
+            hostname,
+            link_env: links.variables,
+            groups,
+            joined: joined.clone(),
+            files,
+            log,
+            cgroup: format!("{parent}/{}", container.id),
+            image_mounts,
+        })
+    }
+
+    /// A volume with options (`type=tmpfs`, `o=bind`, ...) is mounted as they say.
+    fn volume_options(&self, point: &crate::mounts::MountPoint) -> Result<crate::mounts::MountPoint> {
+        let mut point = point.clone();
+        if point.kind != "volume" {
+            return Ok(point);
+        }
+        let Some((kind, device, flags)) = self.volumes.get(&point.name)?.mount() else { return Ok(point) };
+        match kind.as_str() {
+            "tmpfs" => {
+                point.kind = "tmpfs".into();
+                point.tmpfs = flags;
+                Ok(point)
+            }
+            "none" | "bind" | "" if flags.iter().any(|f| f.ends_with("bind")) || kind == "bind" => {
+                point.source = device.into();
+                if flags.iter().any(|f| f == "ro") {
+                    point.rw = false;
+                }
+                if !point.source.exists() {
+                    return Err(Error::System(format!(
+                        "failed to mount local volume {}: no such file or directory: {}",
+                        point.name,
+                        point.source.display()
+                    )));
+                }
+                Ok(point)
+            }
+            other => Err(Error::NotImplemented(format!(
+                "volume {}: mounting type {other:?} is not supported: use tmpfs or o=bind",
+                point.name
+            ))),
+        }
+    }
+
+    /// Waits for the end of a container's process on a task of its own.
+    pub(crate) fn watch_process(self: &Arc<Self>, container: &Arc<Container>) {
+        let (engine, container) = (self.clone(), container.clone());
+        self.spawn(async move {
+            match engine.runtime.wait(&container.id).await {
+                Ok(exit) => engine.ended(&container, exit).await,
+                Err(error) => {
+                    tracing::error!(container = %container.short(), %error, "its process is lost");
+                    let exit = Exit { code: 255, signal: None, at: base::clock::now(), oom_killed: false };
+                    engine.ended(&container, exit).await;
+                }
+            }
+        });
+    }
+
+    /// Begins health checks, if the container has any.
+    pub(crate) fn start_health(self: &Arc<Self>, container: &Arc<Container>, anew: bool) {
+        let plan = {
+            let mut inner = container.lock();
+            let config = &inner.asked.config;
+            let plan = crate::health::plan(config.healthcheck.as_ref(), &config.shell);
+            if plan.is_some() && (anew || inner.life.health.is_none()) {
+                inner.life.health = Some(crate::health::Health::starting());
+            }
+            plan
+        };
+        if let Some(plan) = plan {
+            let stop = CancellationToken::new();
+            *container.health.lock() = stop.clone();
+            self.spawn(crate::health::watch(self.clone(), container.clone(), plan, stop));
+        }
+    }
+
+    /// A container's process has ended.
+    async fn ended(self: &Arc<Self>, container: &Arc<Container>, exit: Exit) {
+        container.health.lock().cancel();
+        container.resolver.lock().take();
+        self.forget_execs(container);
+        let (delay, remove) = {
+            let mut inner = container.lock();
+            let started = inner.life.started_at.unwrap_or(exit.at);
+            let ended = Ended {
+                exit_code: exit.code,
+                by_hand: inner.life.by_hand || self.shutdown.is_cancelled(),
+                restarts: inner.life.restart_count,
+                ran_for: base::clock::between(started, exit.at),
+                last_delay: inner.life.last_delay,
+            };
+            let delay = restart::decide(&inner.asked.host.restart_policy, ended);
+            (delay, delay.is_none() && inner.asked.host.auto_remove)
+        };
+        if let Err(error) = self.runtime.delete(&container.id, true).await {
+            tracing::warn!(container = %container.short(), %error, "its leftovers could not be removed");
+        }
+        self.disconnect_all(container).await;
+        {
+            let mut inner = container.lock();
+            inner.life.phase = if delay.is_some() { Phase::Restarting } else { Phase::Exited };
+            inner.life.pid = 0;
+            inner.life.exit_code = exit.code;
+            inner.life.oom_killed = exit.oom_killed;
+            inner.life.finished_at = Some(exit.at);
+            if let Some(delay) = delay {
+                inner.life.restart_count += 1;
+                inner.life.last_delay = delay;
+            }
+        }
+        if exit.oom_killed {
+            self.container_event(container, "oom", &[]);
+        }
+        let ran = {
+            let inner = container.lock();
+            base::clock::between(inner.life.started_at.unwrap_or(exit.at), exit.at).as_secs()
+        };
+        self.container_event(
+            container,
+            "die",
+            &[("exitCode", exit.code.to_string()), ("execDuration", ran.to_string())],
+        );
+        if !remove {
+            container.save_life();
+        }
+        let again = CancellationToken::new();
+        *container.restart.lock() = again.clone();
+        container.announce(|mark| mark.exits += 1);
+        if let Some(delay) = delay {
+            let (engine, container) = (self.clone(), container.clone());
+            self.spawn(async move { engine.restart_after(&container, delay, again).await });
+        } else if remove {
+            let _op = container.op.lock().await;
+            if container.phase() == Phase::Exited {
+                if let Err(error) = self.discard(container, true).await {
+                    tracing::warn!(container = %container.short(), %error, "it could not be removed");
+                }
+            }
+        }
+    }
+
+    async fn restart_after(self: Arc<Self>, container: &Arc<Container>, delay: Duration, given_up: CancellationToken) {
+        // A timer by nature: the back-off.
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = given_up.cancelled() => return,
+        }
+        let _op = container.op.lock().await;
+        if given_up.is_cancelled() || container.phase() != Phase::Restarting {
+            return;
+        }
+        if let Err(error) = self.launch(container).await {
+            tracing::warn!(container = %container.short(), %error, "it could not be restarted");
+        }
+    }
+
+    /// hostname, hosts and resolv.conf; those of the other container if its network is shared.
+    fn write_files(&self, container: &Container, links: &crate::connect::Links) -> Result<Option<std::path::PathBuf>> {
+        let asked = container.lock().asked.clone();
+        if let Some(other) = asked.host.network_mode.strip_prefix("container:") {
+            return Ok(Some(self.find(other)?.dir.clone()));
+        }
+        let user_network = container.lock().life.attached.keys().any(|n| !crate::networks::PREDEFINED.contains(&n.as_str()));
+        let domain = if asked.config.domainname.is_empty() {
+            asked.config.hostname.clone()
+        } else {
+            format!("{}.{}", asked.config.hostname, asked.config.domainname)
+        };
+        files::write(&container.dir, "hostname", &format!("{}\n", asked.config.hostname))?;
+        let hosts = if asked.host.network_mode == "host" {
+            let mut text = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+            for (address, names) in &links.extra {
+                text.push_str(&format!("{address}\t{}\n", names.join(" ")));
+            }
+            text
+        } else {
+            let mut lines = links.extra.clone();
+            for attached in container.lock().life.attached.values() {
+                let mut names = vec![domain.clone()];
+                if domain != asked.config.hostname {
+                    names.push(asked.config.hostname.clone());
+                }
+                lines.push((attached.address.addr().to_string(), names));
+            }
+            files::hosts(&lines)
+        };
+        files::write(&container.dir, "hosts", &hosts)?;
+        let resolv = if asked.host.network_mode == "host" && asked.host.dns.is_empty() {
+            std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()
+        } else {
+            files::resolv(&asked.host, user_network)
+        };
+        files::write(&container.dir, "resolv.conf", &resolv)?;
+        Ok(Some(container.dir.clone()))
+    }
+}
+
+/// The runtime's words for a command that cannot be executed, as the client expects them.
+fn exec_error(e: runtime::Error) -> Error {
+    match e {
+        runtime::Error::Exec { kind, message } => {
+            let known = ["not found", "no such file", "permission denied", "is a directory"];
+            let hint = match kind {
+                ExecErrorKind::NotFound if !known[..2].iter().any(|k| message.contains(k)) => ": no such file or directory",
+                ExecErrorKind::NotExecutable if !known[2..].iter().any(|k| message.contains(k)) => ": permission denied",
+                _ => "",
+            };
+            Error::Invalid(format!(
+                "failed to create task for container: OCI runtime create failed: unable to start container process: {message}{hint}"
+            ))
+        }
+        other => other.into(),
+    }
+}
