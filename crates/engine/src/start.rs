@@ -344,7 +344,7 @@ impl Engine {
     }
 
     /// hostname, hosts and resolv.conf; those of the other container if its network is shared.
-    fn write_files(&self, container: &Container, links: &crate::connect::Links) -> Result<Option<std::path::PathBuf>> {
+    pub(crate) fn write_files(&self, container: &Container, links: &crate::connect::Links) -> Result<Option<std::path::PathBuf>> {
         let asked = container.lock().asked.clone();
         if let Some(other) = asked.host.network_mode.strip_prefix("container:") {
             return Ok(Some(self.find(other)?.dir.clone()));

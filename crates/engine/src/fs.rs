@@ -1,0 +1,340 @@
+//! A container's files: `cp`, `diff`, `export`.
+//!
+//! Paths are resolved inside the container's root by descriptors that cannot be led out of it: of a running
+//! container the root as its processes see it, of a stopped one its layers, mounted where no path leads, or the
+//! volume that the path is on.
+
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use image::archive::{self, ExtractOptions, TarOptions, root};
+use rustix::fs::{FileType, Mode, OFlags};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use crate::Engine;
+use crate::container::Container;
+use crate::error::{Error, Result, forbidden, invalid, not_found};
+use crate::volumes::blocking;
+
+/// What stands at a path, as the header `X-Docker-Container-Path-Stat` says it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PathStat {
+    /// The last component.
+    pub name: String,
+    /// Bytes.
+    pub size: i64,
+    /// Go's `os.FileMode`.
+    pub mode: u32,
+    /// When its content changed last.
+    pub mtime: String,
+    /// Where a symbolic link leads.
+    pub link_target: String,
+}
+
+/// Pieces of an archive that is being made.
+pub type Pieces = mpsc::Receiver<std::io::Result<Bytes>>;
+
+/// Hands what is written to it to an asynchronous reader, in pieces of at most 64 KiB.
+struct Sender {
+    to: mpsc::Sender<std::io::Result<Bytes>>,
+    buffer: Vec<u8>,
+}
+
+impl Write for Sender {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        self.buffer.extend_from_slice(data);
+        if self.buffer.len() >= 1 << 16 {
+            self.flush()?;
+        }
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let piece = Bytes::from(std::mem::take(&mut self.buffer));
+        self.to.blocking_send(Ok(piece)).map_err(|_| std::io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+/// Runs `pack` on a thread of its own; what it writes can be read from the result.
+fn stream(pack: impl FnOnce(&mut dyn Write) -> image::Result<()> + Send + 'static) -> Pieces {
+    let (to, pieces) = mpsc::channel(8);
+    tokio::task::spawn_blocking(move || {
+        let mut sender = Sender { to, buffer: Vec::with_capacity(1 << 16) };
+        let result = pack(&mut sender).map_err(|e| std::io::Error::other(e.to_string())).and_then(|()| sender.flush());
+        if let Err(error) = result {
+            let _ = sender.to.blocking_send(Err(error)); // the reader may be gone
+        }
+    });
+    pieces
+}
+
+/// Go's `os.FileMode` of a kernel mode.
+fn go_mode(mode: u32) -> u32 {
+    let kind = match FileType::from_raw_mode(mode) {
+        FileType::Directory => 1 << 31,
+        FileType::Symlink => 1 << 27,
+        FileType::BlockDevice => 1 << 26,
+        FileType::CharacterDevice => (1 << 26) | (1 << 21),
+        FileType::Fifo => 1 << 25,
+        FileType::Socket => 1 << 24,
+        _ => 0,
+    };
+    let bit = |from: u32, to: u32| if mode & from != 0 { to } else { 0 };
+    (mode & 0o777) | kind | bit(0o4000, 1 << 23) | bit(0o2000, 1 << 22) | bit(0o1000, 1 << 20)
+}
+
+/// The last component of a path as Go's `filepath.Base` has it, a final `/.` being kept as `.`.
+fn base_name(path: &str) -> String {
+    if path.ends_with("/.") || path == "." {
+        return ".".into();
+    }
+    match path.trim_end_matches('/').rsplit('/').next() {
+        None | Some("") => "/".into(),
+        Some(name) => name.to_owned(),
+    }
+}
+
+/// Whether the path says that it means a folder (`/x/`, `/x/.`), so that a symbolic link there is followed.
+fn means_folder(path: &str) -> bool {
+    path.ends_with('/') || path.ends_with("/.")
+}
+
+impl Engine {
+    /// The root that a path of the container is to be looked up in, and the path inside it.
+    async fn root(&self, container: &Arc<Container>, path: &str, writable: bool) -> Result<(OwnedFd, PathBuf)> {
+        let (alive, pid, mounts, readonly) = {
+            let inner = container.lock();
+            let readonly = inner.asked.host.readonly_rootfs;
+            (inner.life.phase.alive(), inner.life.pid, inner.asked.mounts.clone(), readonly)
+        };
+        let clean = PathBuf::from(crate::mounts::clean(&format!("/{path}")));
+        let open = |dir: &Path| {
+            rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|e| Error::io(dir.display())(e.into()))
+        };
+        if alive {
+            return Ok((open(Path::new(&format!("/proc/{pid}/root")))?, clean));
+        }
+        let point = mounts
+            .iter()
+            .filter(|m| clean.starts_with(&m.destination) && matches!(m.kind.as_str(), "bind" | "volume"))
+            .max_by_key(|m| m.destination.len());
+        if let Some(point) = point.filter(|p| p.source.is_dir()) {
+            if writable && !point.rw {
+                return Err(forbidden("mounted volume is marked read-only"));
+            }
+            let inside = clean.strip_prefix(&point.destination).unwrap_or(Path::new(""));
+            return Ok((open(&point.source)?, Path::new("/").join(inside)));
+        }
+        if writable && readonly {
+            return Err(forbidden("container rootfs is marked read-only"));
+        }
+        let snapshot = self.images.snapshot(&container.id)?;
+        let fd = blocking(move || snapshot.mount(writable).map_err(Error::io("mounting the container's layers"))).await?;
+        Ok((fd, clean))
+    }
+
+    /// What stands at a path.
+    pub async fn path_stat(&self, reference: &str, path: &str) -> Result<PathStat> {
+        let container = self.find(reference)?;
+        let (fd, inside) = self.root(&container, path, false).await?;
+        self.stat_in(&container, &fd, &inside, path)
+    }
+
+    fn stat_in(&self, container: &Container, fd: &OwnedFd, inside: &Path, path: &str) -> Result<PathStat> {
+        let missing = |e: std::io::Error| match e.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
+                not_found(format!("Could not find the file {path} in container {}", container.id))
+            }
+            _ => Error::io(path)(e),
+        };
+        let stat = root::stat(fd.as_fd(), inside, means_folder(path)).map_err(missing)?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if means_folder(path) && kind != FileType::Directory {
+            return Err(not_found(format!("Could not find the file {path} in container {}: not a directory", container.id)));
+        }
+        let mut target = String::new();
+        if kind == FileType::Symlink {
+            let link = root::read_link(fd.as_fd(), inside).map_err(missing)?;
+            let parent = inside.parent().unwrap_or(Path::new("/"));
+            target = crate::mounts::clean(&parent.join(link).to_string_lossy());
+        }
+        let mtime = jiff::Timestamp::new(stat.st_mtime, i32::try_from(stat.st_mtime_nsec).unwrap_or(0));
+        Ok(PathStat {
+            name: base_name(path),
+            size: stat.st_size,
+            mode: go_mode(stat.st_mode),
+            mtime: base::clock::rfc3339_nano(mtime.unwrap_or_default()),
+            link_target: target,
+        })
+    }
+
+    /// A tar of what is at a path.
+    pub async fn archive_get(&self, reference: &str, path: &str) -> Result<(PathStat, Pieces)> {
+        let container = self.find(reference)?;
+        let (fd, inside) = self.root(&container, path, false).await?;
+        let stat = self.stat_in(&container, &fd, &inside, path)?;
+        let name = if stat.name == "/" { ".".to_owned() } else { stat.name.clone() };
+        let options = TarOptions { name: Some(name), follow: means_folder(path) };
+        self.container_event(&container, "archive-path", &[]);
+        Ok((stat, stream(move |out| archive::tar_of(fd.as_fd(), &inside, &options, out))))
+    }
+
+    /// Extracts a tar at a path, which must be a folder.
+    pub async fn archive_put(
+        &self,
+        reference: &str,
+        path: &str,
+        tar: impl std::io::Read + Send + 'static,
+        no_overwrite: bool,
+    ) -> Result<()> {
+        let container = self.find(reference)?;
+        let (fd, inside) = self.root(&container, path, true).await?;
+        let folder = format!("{}/", path.trim_end_matches('/'));
+        let stat = root::stat(fd.as_fd(), &inside, true).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                not_found(format!("Could not find the file {path} in container {}", container.id))
+            }
+            _ => Error::io(&folder)(e),
+        })?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            return Err(invalid("extraction point is not a directory"));
+        }
+        blocking(move || {
+            let options = ExtractOptions { no_overwrite_dir_non_dir: no_overwrite, ..ExtractOptions::default() };
+            match archive::extract_into(fd.as_fd(), &inside, tar, &options) {
+                Ok(_) => Ok(()),
+                Err(e) if e.to_string().contains("Read-only file system") => {
+                    Err(forbidden("mounted volume or container rootfs is marked read-only"))
+                }
+                Err(e) => Err(e.into()),
+            }
+        })
+        .await?;
+        self.container_event(&container, "extract-to-dir", &[]);
+        Ok(())
+    }
+
+    /// The container's whole file system as a tar, without its volumes.
+    pub async fn export(&self, reference: &str) -> Result<Pieces> {
+        let container = self.find(reference)?;
+        let snapshot = self.images.snapshot(&container.id)?;
+        let fd = blocking(move || snapshot.mount(false).map_err(Error::io("mounting the container's layers"))).await?;
+        self.container_event(&container, "export", &[]);
+        let options = TarOptions { name: Some(String::new()), follow: false };
+        Ok(stream(move |out| archive::tar_of(fd.as_fd(), Path::new("/"), &options, out)))
+    }
+
+    /// What the container changed of its image.
+    pub async fn changes(&self, reference: &str) -> Result<Value> {
+        let container = self.find(reference)?;
+        let all = self.images.changes(&container.id).await?;
+        let list: Vec<(String, u8)> = all.into_iter().map(|c| (c.path, c.kind as u8)).collect();
+        let shown = without_scaffolding(list);
+        Ok(Value::Array(shown.into_iter().map(|(path, kind)| json!({"Path": path, "Kind": kind})).collect()))
+    }
+
+    /// Group names of `--group-add` as numbers, looked up in the image; numbers as they are.
+    pub(crate) async fn groups(&self, list: &[String], snapshot: &image::Snapshot) -> Result<Vec<u32>> {
+        let mut out = Vec::new();
+        let mut file: Option<String> = None;
+        for name in list {
+            if let Ok(number) = name.parse() {
+                out.push(number);
+                continue;
+            }
+            if file.is_none() {
+                let snapshot = snapshot.clone();
+                file = Some(
+                    blocking(move || {
+                        let fd = snapshot.mount(false).map_err(Error::io("mounting the container's layers"))?;
+                        let Ok(fd) = root::open(fd.as_fd(), Path::new("/etc/group"), OFlags::RDONLY) else {
+                            return Ok(String::new());
+                        };
+                        std::io::read_to_string(std::fs::File::from(fd)).map_err(Error::io("/etc/group"))
+                    })
+                    .await?,
+                );
+            }
+            let found = file.as_deref().unwrap_or("").lines().find_map(|line| {
+                let mut fields = line.split(':');
+                (fields.next() == Some(name)).then(|| fields.nth(1)?.parse::<u32>().ok()).flatten()
+            });
+            out.push(found.ok_or_else(|| invalid(format!("Unable to find group {name}: no matching entries in group file")))?);
+        }
+        Ok(out)
+    }
+
+    /// The merged root of an image that is mounted into a container: a snapshot of its own, read-only.
+    pub(crate) async fn image_mount(
+        &self,
+        container: &Container,
+        point: &crate::mounts::MountPoint,
+    ) -> Result<PathBuf> {
+        let image = self.images.get(&point.name)?;
+        if image.diff_ids().len() != 1 {
+            return Err(Error::NotImplemented(format!(
+                "mounting image {} with {} layers into container {}: only images of one layer can be mounted",
+                point.name,
+                image.diff_ids().len(),
+                container.short()
+            )));
+        }
+        let key = format!("{}-mount", container.id);
+        let snapshot = match self.images.snapshot(&key) {
+            Ok(snapshot) => snapshot,
+            Err(_) => self.images.prepare(&key, &image).await?,
+        };
+        let lower = snapshot.lower.first().cloned().unwrap_or(snapshot.upper);
+        Ok(if point.subpath.is_empty() { lower } else { lower.join(point.subpath.trim_start_matches('/')) })
+    }
+}
+
+/// Drops the files that were made only to be mounted over, and folders that changed by nothing else.
+fn without_scaffolding(all: Vec<(String, u8)>) -> Vec<(String, u8)> {
+    let ours = |path: &str| {
+        matches!(path, "/etc/hosts" | "/etc/hostname" | "/etc/resolv.conf" | "/etc/mtab" | "/.dockerenv")
+            || ["/dev", "/proc", "/sys"].iter().any(|d| path == *d || path.starts_with(&format!("{d}/")))
+    };
+    let (dropped, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(|(path, kind)| ours(path) && *kind != 2);
+    let below = |dir: &str, path: &str| path.starts_with(dir) && path.as_bytes().get(dir.len()) == Some(&b'/');
+    let needed = |path: &str, kind: u8| {
+        let others = kept.iter().any(|(p, _)| below(path, p));
+        others || kind != 0 || !dropped.iter().any(|(p, _)| below(path, p))
+    };
+    kept.iter().filter(|(path, kind)| needed(path, *kind)).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_and_names() {
+        assert_eq!(go_mode(0o040755), (1 << 31) | 0o755);
+        assert_eq!(go_mode(0o100644), 0o644);
+        assert_eq!(go_mode(0o104755), (1 << 23) | 0o755);
+        assert_eq!(base_name("/a/b"), "b");
+        assert_eq!(base_name("/a/b/"), "b");
+        assert_eq!(base_name("/a/b/."), ".");
+        assert_eq!(base_name("/"), "/");
+    }
+
+    #[test]
+    fn scaffolding_is_not_shown() {
+        let change = |p: &str, k| (p.to_owned(), k);
+        let all = vec![change("/etc", 0), change("/etc/hosts", 1), change("/root", 0), change("/root/x", 1)];
+        assert_eq!(without_scaffolding(all), [change("/root", 0), change("/root/x", 1)]);
+        let all = vec![change("/etc", 0), change("/etc/group", 2), change("/etc/hosts", 1)];
+        assert_eq!(without_scaffolding(all), [change("/etc", 0), change("/etc/group", 2)]);
+    }
+}

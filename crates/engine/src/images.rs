@@ -1,0 +1,433 @@
+//! Images as a container user sees them: documents, filters, who uses which, events; and commit.
+
+use std::sync::Arc;
+
+use image::{Auth, Deleted, Image, Import, Layer, Loaded, NewImage, Platform, ProgressSender, User};
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::Engine;
+use crate::container::Phase;
+use crate::error::{Result, conflict, invalid};
+use crate::filters::Filters;
+use crate::model::{Config, Map};
+
+/// What a commit makes.
+#[derive(Debug, Clone, Default)]
+pub struct CommitRequest {
+    /// The tag to give.
+    pub reference: Option<String>,
+    /// A remark.
+    pub comment: String,
+    /// Who did it.
+    pub author: String,
+    /// Freeze the container meanwhile.
+    pub pause: bool,
+    /// How to run the image, the whole of it.
+    pub config: image::Config,
+}
+
+/// A container's configuration in an image's form.
+pub(crate) fn image_config(config: &Config) -> image::Config {
+    let list = |words: &[String]| (!words.is_empty()).then(|| words.to_vec());
+    let set = |set: &crate::model::Set| set.keys().map(|k| (k.clone(), image::Empty {})).collect();
+    image::Config {
+        user: config.user.clone(),
+        exposed_ports: set(&config.exposed_ports),
+        env: config.env.clone(),
+        entrypoint: list(&config.entrypoint),
+        cmd: list(&config.cmd),
+        healthcheck: config.healthcheck.as_ref().map(|h| image::Healthcheck {
+            test: h.test.clone(),
+            interval: h.interval,
+            timeout: h.timeout,
+            start_period: h.start_period,
+            start_interval: h.start_interval,
+            retries: h.retries,
+        }),
+        volumes: set(&config.volumes),
+        working_dir: config.working_dir.clone(),
+        on_build: config.on_build.clone(),
+        labels: config.labels.clone(),
+        stop_signal: config.stop_signal.clone().unwrap_or_default(),
+        stop_timeout: config.stop_timeout,
+        shell: list(&config.shell),
+        ..image::Config::default()
+    }
+}
+
+/// Go's `path.Match`: `*` and `?` match no slash, `[...]` a class.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    match (pattern.first(), text.first()) {
+        (None, None) => true,
+        (Some(b'*'), _) => {
+            glob(&pattern[1..], text) || (text.first().is_some_and(|c| *c != b'/') && glob(pattern, &text[1..]))
+        }
+        (Some(b'?'), Some(c)) if *c != b'/' => glob(&pattern[1..], &text[1..]),
+        (Some(b'['), Some(c)) => {
+            let Some(end) = pattern.iter().position(|b| *b == b']') else { return false };
+            let class = &pattern[1..end];
+            let (negated, class) = match class.first() {
+                Some(b'^') => (true, &class[1..]),
+                _ => (false, class),
+            };
+            let mut found = false;
+            let mut at = 0;
+            while at < class.len() {
+                if at + 2 < class.len() && class[at + 1] == b'-' {
+                    found |= (class[at]..=class[at + 2]).contains(c);
+                    at += 3;
+                } else {
+                    found |= class[at] == *c;
+                    at += 1;
+                }
+            }
+            found != negated && glob(&pattern[end + 1..], &text[1..])
+        }
+        (Some(p), Some(c)) if p == c => glob(&pattern[1..], &text[1..]),
+        _ => false,
+    }
+}
+
+/// Whether a familiar reference (`app:1`, `app@sha256:...`) matches a pattern for its name or for the whole.
+fn reference_matches(pattern: &str, reference: &str) -> bool {
+    let name = match reference.split_once('@') {
+        Some((name, _)) => name,
+        None => match reference.rsplit_once(':') {
+            Some((name, tag)) if !tag.contains('/') => name,
+            _ => reference,
+        },
+    };
+    glob(pattern.as_bytes(), reference.as_bytes()) || glob(pattern.as_bytes(), name.as_bytes())
+}
+
+fn created(image: &Image) -> i64 {
+    image.created().map_or(0, |t| t.as_second())
+}
+
+impl Engine {
+    fn image_event(&self, id: &str, action: &str, name: &str) {
+        let mut attributes = self.images.get(id).map_or_else(|_| Map::new(), |i| i.run_config().labels.clone());
+        attributes.insert("name".into(), name.to_owned());
+        self.events.publish("image", action, id, attributes);
+    }
+
+    /// The images that the filters let pass, newest first.
+    pub fn image_list(&self, all: bool, filters: &Filters, digests: bool, shared: bool) -> Result<Value> {
+        filters.only(&["before", "dangling", "label", "label!", "reference", "since", "until"])?;
+        let dangling = filters.flag("dangling")?;
+        let bound = |key: &str| -> Result<Option<i64>> {
+            match filters.get(key).last() {
+                Some(reference) => Ok(Some(created(&*self.images.get(reference)?))),
+                None => Ok(None),
+            }
+        };
+        let (before, since) = (bound("before")?, bound("since")?);
+        let until = filters.get("until").first().map(|t| crate::filters::timestamp(t)).transpose()?;
+        let usage = if shared { self.images.disk_usage()?.images } else { Vec::new() };
+        let mut out = Vec::new();
+        for image in self.images.list() {
+            let patterns = filters.get("reference");
+            let shown = |refs: &[String]| -> Vec<String> {
+                refs.iter()
+                    .filter(|r| patterns.is_empty() || patterns.iter().any(|p| reference_matches(p, r)))
+                    .cloned()
+                    .collect()
+            };
+            let (tags, digests_of) = (shown(&image.tags), shown(&image.repo_digests));
+            let untagged = image.tags.is_empty();
+            let intermediate = untagged && image.repo_digests.is_empty() && !self.images.children(&image.id).is_empty();
+            let fits = (patterns.is_empty() || !tags.is_empty() || !digests_of.is_empty())
+                && (all || !intermediate)
+                && dangling.is_none_or(|d| d == untagged)
+                && before.is_none_or(|b| created(&image) < b)
+                && since.is_none_or(|s| created(&image) > s)
+                && until.is_none_or(|u| image.created().is_none_or(|c| c <= u))
+                && filters.labels(&image.run_config().labels);
+            if !fits {
+                continue;
+            }
+            let unshared = usage.iter().find(|u| u.id == image.id);
+            let labels = &image.run_config().labels;
+            let _ = digests; // they are always there: newer versions of the API have them without being asked
+            out.push(json!({
+                "Id": image.id, "ParentId": image.parent.as_deref().unwrap_or(""), "RepoTags": tags,
+                "RepoDigests": digests_of, "Created": created(&image), "Size": image.size, "VirtualSize": image.size,
+                "SharedSize": unshared.map_or(-1, |u| i64::try_from(u.shared).unwrap_or(i64::MAX)),
+                "Labels": if labels.is_empty() { Value::Null } else { json!(labels) }, "Containers": -1,
+            }));
+        }
+        Ok(Value::Array(out))
+    }
+
+    /// Everything about one image.
+    pub fn image_inspect(&self, reference: &str) -> Result<Value> {
+        let image = self.images.get(reference)?;
+        let c = &image.config;
+        let run = image.run_config();
+        let mut config = json!({
+            "Hostname": "", "Domainname": "", "User": "", "AttachStdin": false, "AttachStdout": false,
+            "AttachStderr": false, "Tty": false, "OpenStdin": false, "StdinOnce": false, "Env": [], "Cmd": null,
+            "Image": "", "Volumes": null, "WorkingDir": "", "Entrypoint": null, "OnBuild": null, "Labels": null,
+        });
+        if let (Value::Object(all), Ok(Value::Object(own))) = (&mut config, serde_json::to_value(run)) {
+            all.extend(own);
+        }
+        let last = image.tagged_at.map_or("0001-01-01T00:00:00Z".to_owned(), base::clock::rfc3339_nano);
+        Ok(json!({
+            "Id": image.id, "RepoTags": image.tags, "RepoDigests": image.repo_digests,
+            "Parent": image.parent.as_deref().unwrap_or(""), "Comment": c.comment,
+            "Created": c.created.map_or("0001-01-01T00:00:00Z".to_owned(), base::clock::rfc3339_nano),
+            "Container": c.container, "DockerVersion": c.docker_version, "Author": c.author, "Config": config,
+            "Architecture": c.architecture, "Variant": c.variant, "Os": c.os, "Size": image.size,
+            "VirtualSize": image.size, "GraphDriver": {"Name": "overlay2", "Data": null},
+            "RootFS": {"Type": "layers", "Layers": image.diff_ids()}, "Metadata": {"LastTagTime": last},
+        }))
+    }
+
+    /// The history, newest first.
+    pub fn image_history(&self, reference: &str) -> Result<Value> {
+        let image = self.images.get(reference)?;
+        let mut sizes = image.layer_sizes.iter();
+        let mut lines: Vec<Value> = Vec::new();
+        let entries: Vec<image::History> = if image.config.history.is_empty() {
+            image.diff_ids().iter().map(|_| image::History::default()).collect()
+        } else {
+            image.config.history.clone()
+        };
+        for h in &entries {
+            let size = if h.empty_layer { 0 } else { sizes.next().copied().unwrap_or(0) };
+            lines.push(json!({
+                "Id": "<missing>", "Created": h.created.map_or(0, |t| t.as_second()), "CreatedBy": h.created_by,
+                "Tags": null, "Size": size, "Comment": h.comment,
+            }));
+        }
+        // The image itself is its newest line; parents that are known here name theirs.
+        let mut next = Some(image.clone());
+        let mut at = lines.len();
+        while let Some(this) = next {
+            let Some(line) = at.checked_sub(1).and_then(|i| lines.get_mut(i)) else { break };
+            line["Id"] = json!(this.id);
+            if !this.tags.is_empty() {
+                line["Tags"] = json!(this.tags);
+            }
+            let before = this.config.history.len();
+            next = this.parent.as_deref().and_then(|p| self.images.get(p).ok());
+            let step = next.as_ref().map_or(0, |n| before.saturating_sub(n.config.history.len()));
+            if step == 0 {
+                break;
+            }
+            at = at.saturating_sub(step);
+        }
+        lines.reverse();
+        Ok(Value::Array(lines))
+    }
+
+    /// Puts a tag on an image.
+    pub async fn image_tag(&self, image: &str, reference: &str) -> Result<()> {
+        self.images.tag(image, reference).await?;
+        let image = self.images.get(reference)?;
+        self.image_event(&image.id, "tag", &image::reference::parse_tagged(reference)?.familiar());
+        Ok(())
+    }
+
+    /// Who uses an image; somebody who runs is preferred.
+    fn image_users(&self) -> impl Fn(&str) -> Option<User> + Send + Sync + use<> {
+        let mut users: std::collections::HashMap<String, User> = std::collections::HashMap::new();
+        let mut add = |image: String, user: User| {
+            let entry = users.entry(image).or_insert_with(|| user.clone());
+            if user.running && !entry.running {
+                *entry = user;
+            }
+        };
+        for container in self.all() {
+            let inner = container.lock();
+            add(inner.asked.image.clone(), User { container: container.id.clone(), running: inner.life.phase.alive() });
+        }
+        for state in self.foreign.list() {
+            let image = crate::foreign::summary(&state)["ImageID"].as_str().unwrap_or("").to_owned();
+            add(image, User { container: state.id.clone(), running: state.pid.is_some() });
+        }
+        move |id: &str| users.get(id).cloned()
+    }
+
+    fn deleted(&self, list: &[Deleted]) -> Value {
+        let line = |d: &Deleted| match d {
+            Deleted::Untagged(name) => json!({"Untagged": name}),
+            Deleted::Deleted(id) => json!({"Deleted": id}),
+        };
+        Value::Array(list.iter().map(line).collect())
+    }
+
+    /// Removes an image or one of its references.
+    pub async fn image_remove(&self, reference: &str, force: bool, no_prune: bool) -> Result<Value> {
+        let id = self.images.get(reference)?.id.clone();
+        let users = self.image_users();
+        let deleted = self.images.remove(reference, force, !no_prune, &users).await?;
+        for one in &deleted {
+            match one {
+                Deleted::Untagged(name) => self.image_event(&id, "untag", name),
+                Deleted::Deleted(gone) => self.image_event(gone, "delete", gone),
+            }
+        }
+        Ok(self.deleted(&deleted))
+    }
+
+    /// Removes unused images: untagged ones, or all with `dangling=false`.
+    pub async fn image_prune(&self, filters: &Filters) -> Result<Value> {
+        filters.only(&["dangling", "label", "label!", "until"])?;
+        let all = filters.flag("dangling")? == Some(false);
+        let until = filters.get("until").first().map(|t| crate::filters::timestamp(t)).transpose()?;
+        let filters = filters.clone();
+        let wanted = move |image: &Image| {
+            filters.labels(&image.run_config().labels) && until.is_none_or(|u| image.created().is_none_or(|c| c <= u))
+        };
+        let users = self.image_users();
+        let freed = self.images.prune(all, &wanted, &users).await?;
+        let reclaimed = Map::from([("reclaimed".to_owned(), freed.bytes.to_string())]);
+        self.events.publish("image", "prune", "", reclaimed);
+        Ok(json!({"ImagesDeleted": self.deleted(&freed.images), "SpaceReclaimed": freed.bytes}))
+    }
+
+    /// Loads an archive.
+    pub async fn image_load<R>(&self, tar: R, progress: Option<ProgressSender>) -> Result<Vec<Loaded>>
+    where
+        R: AsyncRead + Send + Unpin + 'static,
+    {
+        let loaded = self.images.load(tar, progress).await?;
+        for one in &loaded {
+            let name = one.references.first().unwrap_or(&one.image.id);
+            self.image_event(&one.image.id, "load", name);
+        }
+        Ok(loaded)
+    }
+
+    /// Saves images into an archive.
+    pub async fn image_save<W>(&self, names: &[String], out: W) -> Result<()>
+    where
+        W: AsyncWrite + Send + Unpin + 'static,
+    {
+        self.images.save(names, out).await?;
+        for name in names {
+            if let Ok(image) = self.images.get(name) {
+                self.image_event(&image.id, "save", name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes an image of a root file system's tar.
+    pub async fn image_import<R>(&self, tar: R, import: Import) -> Result<Arc<Image>>
+    where
+        R: AsyncRead + Send + Unpin + 'static,
+    {
+        let image = self.images.import(tar, import).await?;
+        self.image_event(&image.id, "import", &image.id);
+        Ok(image)
+    }
+
+    /// Pulls an image from its registry.
+    pub async fn image_pull(
+        &self,
+        reference: &str,
+        auth: Option<Auth>,
+        platform: Option<Platform>,
+        progress: ProgressSender,
+    ) -> Result<Arc<Image>> {
+        let image = self.images.pull(reference, auth, platform, progress).await?;
+        self.image_event(&image.id, "pull", reference);
+        Ok(image)
+    }
+
+    /// Pushes an image to its registry.
+    pub async fn image_push(&self, reference: &str, auth: Option<Auth>, progress: ProgressSender) -> Result<()> {
+        let id = self.images.get(reference)?.id.clone();
+        self.images.push(reference, auth, progress).await?;
+        self.image_event(&id, "push", reference);
+        Ok(())
+    }
+
+    /// A container's configuration, in the form that a commit starts from.
+    pub fn commit_config(&self, reference: &str) -> Result<image::Config> {
+        Ok(image_config(&self.find(reference)?.lock().asked.config))
+    }
+
+    /// Makes an image of a container; its id.
+    pub async fn commit(self: &Arc<Self>, reference: &str, request: CommitRequest) -> Result<String> {
+        let container = self.find(reference)?;
+        if let Some(target) = &request.reference {
+            let parsed = image::reference::parse(target)?;
+            if parsed.digest.is_some() {
+                return Err(invalid("invalid reference format: a tag cannot have a digest"));
+            }
+        }
+        let phase = container.phase();
+        if matches!(phase, Phase::Removing | Phase::Dead) {
+            return Err(conflict(format!("You cannot commit container {} which is being removed", container.id)));
+        }
+        let freeze = request.pause && phase == Phase::Running;
+        if freeze {
+            self.runtime.pause(&container.id).await?;
+        }
+        let layer = self.images.commit_snapshot(&container.id).await;
+        if freeze {
+            self.runtime.resume(&container.id).await?;
+        }
+        let layer: Layer = layer?;
+        let (parent, command) = {
+            let inner = container.lock();
+            (inner.asked.image.clone(), inner.asked.args.join(" "))
+        };
+        let image = self
+            .images
+            .create(NewImage {
+                parent: Some(parent),
+                layer: Some(layer),
+                config: request.config,
+                history: image::History {
+                    created: Some(base::clock::now()),
+                    created_by: command,
+                    author: request.author.clone(),
+                    comment: request.comment.clone(),
+                    empty_layer: false,
+                },
+                author: request.author,
+                comment: request.comment.clone(),
+                platform: None,
+                keep_parent: true,
+            })
+            .await?;
+        let mut more = vec![("comment", request.comment), ("imageID", image.id.clone())];
+        if let Some(target) = request.reference {
+            self.image_tag(&image.id, &target).await?;
+            more.push(("imageRef", target));
+        }
+        self.container_event(&container, "commit", &more);
+        Ok(image.id.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns() {
+        assert!(reference_matches("acc-1/*", "acc-1/busybox:1.0"));
+        assert!(reference_matches("busybox", "busybox:latest"));
+        assert!(reference_matches("busy*:l?test", "busybox:latest"));
+        assert!(reference_matches("[a-c]x", "bx:1"));
+        assert!(!reference_matches("*", "a/b:1"), "a star matches no slash");
+        assert!(!reference_matches("busybox:1", "busybox:2"));
+        assert!(reference_matches("localhost:5000/a", "localhost:5000/a:1"));
+    }
+
+    #[test]
+    fn configurations_go_both_ways() {
+        let config = Config { cmd: vec!["sh".to_owned()].into(), user: "u".into(), ..Config::default() };
+        let image = image_config(&config);
+        let mut back = Config::default();
+        crate::create::merge(&mut back, &image);
+        assert_eq!((back.cmd, back.user.as_str()), (config.cmd, "u"));
+    }
+}

@@ -1,0 +1,197 @@
+//! `info`, `version`, `system df`, and what this machine cannot do.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
+
+use crate::Engine;
+use crate::container::Phase;
+use crate::error::Result;
+use crate::model::HostConfig;
+use crate::{API_VERSION, MIN_API_VERSION, spec};
+
+/// This machine's host name.
+pub(crate) fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// What the kernel offers; the files do not change while the machine runs.
+struct Machine {
+    memory: bool,
+    swap: bool,
+    cpu: bool,
+    cpuset: bool,
+    pids: bool,
+    operating_system: String,
+    os_version: String,
+    total_memory: u64,
+}
+
+fn machine() -> &'static Machine {
+    static MACHINE: OnceLock<Machine> = OnceLock::new();
+    MACHINE.get_or_init(|| {
+        let root = Path::new("/sys/fs/cgroup");
+        let v2 = spec::cgroup_v2();
+        let unified = std::fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+        let has = |name: &str| if v2 { unified.split_whitespace().any(|c| c == name) } else { root.join(name).is_dir() };
+        let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+        let field = |key: &str| {
+            release
+                .lines()
+                .find_map(|l| l.strip_prefix(key)?.strip_prefix('='))
+                .map(|v| v.trim_matches('"').to_owned())
+                .unwrap_or_default()
+        };
+        let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let kib = memory.lines().find_map(|l| l.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok());
+        Machine {
+            memory: has("memory"),
+            swap: if v2 { has("memory") } else { root.join("memory/memory.memsw.limit_in_bytes").exists() },
+            cpu: has("cpu") || root.join("cpu,cpuacct").is_dir(),
+            cpuset: has("cpuset"),
+            pids: has("pids"),
+            operating_system: field("PRETTY_NAME"),
+            os_version: field("VERSION_ID"),
+            total_memory: kib.unwrap_or(0) * 1024,
+        }
+    })
+}
+
+/// What of a host configuration this machine cannot do.
+pub(crate) fn create_warnings(host: &HostConfig) -> Vec<String> {
+    let m = machine();
+    let mut out = Vec::new();
+    if host.memory > 0 && !m.memory {
+        out.push("Your kernel does not support memory limit capabilities or the cgroup is not mounted. Limitation discarded.".to_owned());
+    }
+    if host.memory > 0 && m.memory && !m.swap && host.memory_swap != -1 {
+        out.push("Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap.".to_owned());
+    }
+    if host.pids_limit.is_some_and(|l| l > 0) && !m.pids {
+        out.push("Your kernel does not support PIDs limit capabilities or the cgroup is not mounted. PIDs limit discarded.".to_owned());
+    }
+    if (host.nano_cpus > 0 || host.cpu_quota > 0 || host.cpu_shares > 0) && !m.cpu {
+        out.push("Your kernel does not support CPU limits or the cgroup is not mounted. Limitation discarded.".to_owned());
+    }
+    if !(host.cpuset_cpus.is_empty() && host.cpuset_mems.is_empty()) && !m.cpuset {
+        out.push("Your kernel does not support cpuset or the cgroup is not mounted. Cpuset discarded.".to_owned());
+    }
+    out
+}
+
+impl Engine {
+    /// `GET /version`
+    pub fn version(&self) -> Value {
+        let version = env!("CARGO_PKG_VERSION");
+        let uname = rustix::system::uname();
+        let kernel = uname.release().to_string_lossy().into_owned();
+        let (architecture, _) = image::config::host_platform();
+        let api = format!("{}.{}", API_VERSION.0, API_VERSION.1);
+        let oldest = format!("{}.{}", MIN_API_VERSION.0, MIN_API_VERSION.1);
+        // Clients compare this number with Docker's releases, so it says which of them it stands for.
+        let stands_for = format!("28.2.2+tug.{version}");
+        json!({
+            "Platform": {"Name": "Tug"},
+            "Components": [{
+                "Name": "Engine", "Version": stands_for,
+                "Details": {
+                    "ApiVersion": api, "MinAPIVersion": oldest, "Arch": architecture, "Os": "linux",
+                    "KernelVersion": kernel, "Experimental": "false", "GitCommit": "", "GoVersion": "", "BuildTime": "",
+                },
+            }],
+            "Version": stands_for, "ApiVersion": api, "MinAPIVersion": oldest, "GitCommit": "", "GoVersion": "",
+            "Os": "linux", "Arch": architecture, "KernelVersion": kernel, "BuildTime": "",
+        })
+    }
+
+    /// `GET /info`
+    pub fn info(&self) -> Value {
+        let m = machine();
+        let uname = rustix::system::uname();
+        let (mut running, mut paused, mut stopped) = (0, 0, 0);
+        for container in self.all() {
+            match container.phase() {
+                Phase::Running | Phase::Restarting => running += 1,
+                Phase::Paused => paused += 1,
+                _ => stopped += 1,
+            }
+        }
+        for state in self.foreign.list() {
+            match state.status {
+                runtime::Status::Running => running += 1,
+                runtime::Status::Paused => paused += 1,
+                _ => stopped += 1,
+            }
+        }
+        let v2 = spec::cgroup_v2();
+        let mut warnings = Vec::new();
+        if !m.swap {
+            warnings.push("WARNING: No swap limit support");
+        }
+        if !m.memory {
+            warnings.push("WARNING: No memory limit support");
+        }
+        let mut security = vec!["name=seccomp,profile=builtin"];
+        if v2 {
+            security.push("name=cgroupns");
+        }
+        json!({
+            "ID": self.id, "Name": hostname(), "Containers": running + paused + stopped,
+            "ContainersRunning": running, "ContainersPaused": paused, "ContainersStopped": stopped,
+            "Images": self.images.list().len(), "Driver": "overlay2",
+            "DriverStatus": [["Backing Filesystem", "extfs"], ["Supports d_type", "true"], ["Using metacopy", "false"], ["Native Overlay Diff", "true"], ["userxattr", "false"]],
+            "Plugins": {"Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": null, "Log": ["json-file", "local", "none"]},
+            "MemoryLimit": m.memory, "SwapLimit": m.swap, "CpuCfsPeriod": m.cpu, "CpuCfsQuota": m.cpu,
+            "CPUShares": m.cpu, "CPUSet": m.cpuset, "PidsLimit": m.pids, "IPv4Forwarding": true, "OomKillDisable": !v2 && m.memory,
+            "Debug": false, "NFd": std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),
+            "NGoroutines": 0, "SystemTime": base::clock::now_nano(), "LoggingDriver": "json-file",
+            "CgroupDriver": "cgroupfs", "CgroupVersion": if v2 { "2" } else { "1" }, "NEventsListener": 0,
+            "KernelVersion": uname.release().to_string_lossy(), "OperatingSystem": m.operating_system,
+            "OSVersion": m.os_version, "OSType": "linux", "Architecture": uname.machine().to_string_lossy(),
+            "IndexServerAddress": "https://index.docker.io/v1/",
+            "RegistryConfig": {
+                "IndexConfigs": {"docker.io": {"Mirrors": [], "Name": "docker.io", "Official": true, "Secure": true}},
+                "InsecureRegistryCIDRs": ["127.0.0.0/8", "::1/128"], "Mirrors": null,
+            },
+            "NCPU": spec::cpus(), "MemTotal": m.total_memory, "GenericResources": null,
+            "DockerRootDir": self.instance().data_dir, "HttpProxy": "", "HttpsProxy": "", "NoProxy": "", "Labels": [],
+            "ExperimentalBuild": false, "ServerVersion": env!("CARGO_PKG_VERSION"),
+            "Runtimes": {"tug": {"path": "tug"}}, "DefaultRuntime": "tug",
+            "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "", "RemoteManagers": null},
+            "LiveRestoreEnabled": true, "Isolation": "", "InitBinary": "tug",
+            "ContainerdCommit": {"ID": ""}, "RuncCommit": {"ID": ""}, "InitCommit": {"ID": ""},
+            "SecurityOptions": security, "CDISpecDirs": [], "Warnings": if warnings.is_empty() { Value::Null } else { json!(warnings) },
+        })
+    }
+
+    /// `GET /system/df`
+    pub async fn disk_usage(&self, types: &[String]) -> Result<Value> {
+        let wanted = |kind: &str| types.is_empty() || types.iter().any(|t| t == kind);
+        let mut out = json!({"LayersSize": 0, "Images": null, "Containers": null, "Volumes": null, "BuildCache": null});
+        if wanted("image") {
+            let usage = self.images.disk_usage()?;
+            let mut images = self.image_list(true, &crate::filters::Filters::default(), true, true)?;
+            let all = self.all();
+            if let Value::Array(list) = &mut images {
+                for image in list {
+                    let users = all.iter().filter(|c| c.lock().asked.image == image["Id"]).count();
+                    image["Containers"] = json!(users);
+                }
+            }
+            out["Images"] = images;
+            out["LayersSize"] = json!(usage.layers);
+        }
+        if wanted("container") {
+            let options = crate::ListOptions { all: true, size: true, ..crate::ListOptions::default() };
+            out["Containers"] = self.list(&options).await?;
+        }
+        if wanted("volume") {
+            out["Volumes"] = Value::Array(self.volume_usage().await?);
+        }
+        if wanted("build-cache") {
+            out["BuildCache"] = json!([]);
+        }
+        Ok(out)
+    }
+}
