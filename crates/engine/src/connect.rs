@@ -35,7 +35,7 @@ fn owner(container: &Container, endpoint: &str) -> String {
 
 impl Engine {
     /// Takes addresses on every network of the container, and resolves its links.
-    pub(crate) async fn prepare_endpoints(&self, container: &Arc<Container>) -> Result<Links> {
+    pub(crate) async fn prepare_endpoints(self: &Arc<Self>, container: &Arc<Container>) -> Result<Links> {
         let asked = container.lock().asked.endpoints.clone();
         let mut attached = IndexMap::new();
         let last: IndexMap<String, Attached> = container.lock().life.attached.clone();

@@ -5,6 +5,8 @@
 //! has its exit code and time. Requests are refused in Docker's words and change nothing then.
 //! It leaves Dockerfiles to `build`, the wire to `engine-api`, pods to `kubelet` (whose containers it only shows).
 
+#![recursion_limit = "256"]
+
 pub mod attach;
 pub mod error;
 pub mod events;

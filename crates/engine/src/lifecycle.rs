@@ -51,10 +51,8 @@ impl Waiter {
             WaitCondition::NextExit => mark.exits > exits || mark.removed,
             WaitCondition::Removed => mark.removed,
         };
-        let mark = match self.receiver.wait_for(met).await {
-            Ok(mark) => mark.clone(),
-            Err(_) => self.receiver.borrow().clone(), // the container is gone
-        };
+        let seen = self.receiver.wait_for(met).await.ok().map(|mark| mark.clone());
+        let mark = seen.unwrap_or_else(|| self.receiver.borrow().clone()); // the container is gone
         (mark.exit_code, Some(mark.error).filter(|e| !e.is_empty()))
     }
 }

@@ -33,7 +33,7 @@ impl Engine {
         &self,
         reference: &str,
         options: LogOptions,
-    ) -> Result<impl Stream<Item = Result<LogLine, runtime::Error>> + Send + 'static + use<>> {
+    ) -> Result<impl Stream<Item = runtime::Result<LogLine>> + Send + 'static + use<>> {
         let (path, mut mark) = if let Some(id) = self.foreign.find(reference) {
             (self.foreign_log(&id)?, self.foreign.mark(&id))
         } else {

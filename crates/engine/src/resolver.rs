@@ -7,24 +7,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
-use hickory_proto::op::{Message, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, PTR};
-use hickory_proto::rr::{Name, RData, Record, RecordType};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use network::dns::{Answer, Answerer, Forwarder, Name, Question, RData, Record, RecordType, Sockets, rdata};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::Engine;
 use crate::container::Container;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::Resolv;
 
-/// Where it listens.
-const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11)), 53);
-/// How long other name servers have to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// How long an answer may be kept, seconds: Docker's value.
 const TTL: u32 = 600;
 /// The suffix of reverse names.
@@ -48,123 +39,52 @@ enum Known {
     Nothing,
 }
 
-/// Starts serving names in a network namespace.
+/// Starts serving names in a network namespace. Blocks for the time of two netlink requests.
 pub(crate) fn serve(engine: &Arc<Engine>, container: &Arc<Container>, netns: &Path) -> Result<Guard> {
-    let bind = || -> std::io::Result<(std::net::UdpSocket, std::net::TcpListener)> {
-        let udp = std::net::UdpSocket::bind(ADDRESS)?;
-        let tcp = std::net::TcpListener::bind(ADDRESS)?;
-        udp.set_nonblocking(true)?;
-        tcp.set_nonblocking(true)?;
-        Ok((udp, tcp))
-    };
-    let (udp, tcp) = sys::netns::in_netns(netns, bind)
-        .and_then(|bound| bound)
-        .map_err(Error::io(format_args!("listening on {ADDRESS} in the container")))?;
-    let udp = Arc::new(UdpSocket::from_std(udp).map_err(Error::io("name server"))?);
-    let tcp = TcpListener::from_std(tcp).map_err(Error::io("name server"))?;
-    let server = Arc::new(Server { engine: engine.clone(), container: container.clone(), turn: AtomicUsize::new(0) });
+    let sockets = Sockets::embedded(netns)?;
+    let host = container.lock().asked.host.clone();
+    let upstream = Resolv::of_host().with(&host).servers;
+    let upstream = upstream.iter().filter_map(|s| s.parse::<IpAddr>().ok());
+    let forwarder = Arc::new(Forwarder::fixed(upstream.map(|a| SocketAddr::new(a, 53)).collect()));
+    let server = Server { engine: engine.clone(), container: container.clone(), turn: AtomicUsize::new(0) };
     let stop = CancellationToken::new();
-    let (a, b) = (stop.clone(), stop.clone());
-    let (udp_server, tcp_server) = (server.clone(), server);
+    let (until, short) = (stop.clone(), container.short().to_owned());
     engine.spawn(async move {
-        tokio::select! {
-            () = serve_udp(udp_server, udp) => {}
-            () = a.cancelled() => {}
-        }
-    });
-    engine.spawn(async move {
-        tokio::select! {
-            () = serve_tcp(tcp_server, tcp) => {}
-            () = b.cancelled() => {}
+        if let Err(error) = network::dns::serve(sockets, Arc::new(server), forwarder, until).await {
+            tracing::warn!(container = %short, %error, "names do not resolve in it any more");
         }
     });
     Ok(Guard(stop.drop_guard()))
 }
 
-async fn serve_udp(server: Arc<Server>, socket: Arc<UdpSocket>) {
-    let mut buffer = vec![0; 4096];
-    loop {
-        let (length, peer) = match socket.recv_from(&mut buffer).await {
-            Ok(received) => received,
-            // An earlier answer's receiver was gone; anything else would come back at once for ever.
-            Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => continue,
-            Err(error) => {
-                tracing::warn!(%error, "the name server of a container stops");
-                return;
-            }
+impl Answerer for Server {
+    fn answer(&self, question: &Question) -> Answer {
+        let known = match question.kind {
+            RecordType::A | RecordType::AAAA => self.names(&question.lower),
+            RecordType::PTR => self.pointer(&question.lower),
+            _ => Known::Nothing,
         };
-        let (query, server_of, socket_of) = (buffer[..length].to_vec(), server.clone(), socket.clone());
-        server.engine.spawn(async move {
-            if let Some(answer) = server_of.answer(&query, false).await {
-                let _ = socket_of.send_to(&answer, peer).await; // it asks again
-            }
-        });
-    }
-}
-
-async fn serve_tcp(server: Arc<Server>, listener: TcpListener) {
-    while let Ok((stream, _)) = listener.accept().await {
-        let server_of = server.clone();
-        server.engine.spawn(async move {
-            // A timer by nature: idle connections would stay for ever.
-            let _ = tokio::time::timeout(Duration::from_secs(30), server_of.connection(stream)).await;
-        });
+        let answers: Vec<Record> = match known {
+            Known::Nothing => return Answer::Forward,
+            Known::Addresses(all) => all
+                .into_iter()
+                .filter_map(|address| match (address, question.kind) {
+                    (IpAddr::V4(a), RecordType::A) => Some(RData::A(rdata::A(a))),
+                    (IpAddr::V6(a), RecordType::AAAA) => Some(RData::AAAA(rdata::AAAA(a))),
+                    _ => None,
+                })
+                .map(|data| question.record(TTL, data))
+                .collect(),
+            Known::Pointer(target) => match Name::from_ascii(format!("{target}.")) {
+                Ok(name) => vec![question.record(TTL, RData::PTR(rdata::PTR(name)))],
+                Err(_) => return Answer::Failure,
+            },
+        };
+        Answer::Records { answers, additionals: Vec::new() }
     }
 }
 
 impl Server {
-    async fn connection(&self, mut stream: TcpStream) -> std::io::Result<()> {
-        loop {
-            let length = stream.read_u16().await?;
-            let mut query = vec![0; usize::from(length)];
-            stream.read_exact(&mut query).await?;
-            let Some(answer) = self.answer(&query, true).await else { return Ok(()) };
-            let length = u16::try_from(answer.len()).map_err(std::io::Error::other)?;
-            stream.write_u16(length).await?;
-            stream.write_all(&answer).await?;
-        }
-    }
-
-    /// The answer to a question; `None` if it is none.
-    async fn answer(&self, query: &[u8], stream: bool) -> Option<Vec<u8>> {
-        let question = Message::from_vec(query).ok()?;
-        let asked = question.queries.first()?.clone();
-        let name = asked.name.to_ascii().to_ascii_lowercase();
-        let name = name.trim_end_matches('.');
-        let known = match asked.query_type {
-            RecordType::A | RecordType::AAAA => self.names(name),
-            RecordType::PTR => self.pointer(name),
-            _ => Known::Nothing,
-        };
-        if known == Known::Nothing {
-            if let Some(answer) = self.forward(query, stream).await {
-                return Some(answer);
-            }
-        }
-        let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
-        answer.metadata.recursion_desired = question.metadata.recursion_desired;
-        answer.metadata.recursion_available = true;
-        answer.add_query(asked.clone());
-        match known {
-            Known::Addresses(addresses) => {
-                for address in addresses {
-                    let data = match (address, asked.query_type) {
-                        (IpAddr::V4(a), RecordType::A) => RData::A(A(a)),
-                        (IpAddr::V6(a), RecordType::AAAA) => RData::AAAA(AAAA(a)),
-                        _ => continue,
-                    };
-                    answer.add_answer(Record::from_rdata(asked.name.clone(), TTL, data));
-                }
-            }
-            Known::Pointer(target) => {
-                let target = Name::from_ascii(format!("{target}.")).ok()?;
-                answer.add_answer(Record::from_rdata(asked.name.clone(), TTL, RData::PTR(PTR(target))));
-            }
-            Known::Nothing => answer.metadata.response_code = ResponseCode::NXDomain,
-        }
-        answer.to_vec().ok()
-    }
-
     /// The addresses of a name on the container's networks, another one first each time.
     fn names(&self, name: &str) -> Known {
         let (networks, links) = {
@@ -214,44 +134,6 @@ impl Server {
         }
         Known::Nothing
     }
-
-    /// Asks the name servers that the container was given, or this machine's; `None` if none answers.
-    async fn forward(&self, query: &[u8], stream: bool) -> Option<Vec<u8>> {
-        let host = self.container.lock().asked.host.clone();
-        for server in Resolv::of_host().with(&host).servers {
-            let Ok(address) = server.parse::<IpAddr>() else { continue };
-            let to = SocketAddr::new(address, 53);
-            let asked = async { if stream { ask_tcp(to, query).await } else { ask_udp(to, query).await } };
-            if let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, asked).await {
-                return Some(answer);
-            }
-        }
-        None
-    }
-}
-
-async fn ask_udp(to: SocketAddr, query: &[u8]) -> std::io::Result<Vec<u8>> {
-    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
-    socket.connect(to).await?;
-    socket.send(query).await?;
-    let mut buffer = vec![0; 65535];
-    loop {
-        let length = socket.recv(&mut buffer).await?;
-        if buffer[..length].get(..2) == query.get(..2) {
-            buffer.truncate(length);
-            return Ok(buffer);
-        }
-    }
-}
-
-async fn ask_tcp(to: SocketAddr, query: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(to).await?;
-    stream.write_u16(u16::try_from(query.len()).map_err(std::io::Error::other)?).await?;
-    stream.write_all(query).await?;
-    let mut answer = vec![0; usize::from(stream.read_u16().await?)];
-    stream.read_exact(&mut answer).await?;
-    Ok(answer)
 }
 
 /// `2.0.17.172.in-addr.arpa` is 172.17.0.2.

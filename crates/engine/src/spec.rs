@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 
 use oci_spec::runtime::{
     Capabilities, Capability, LinuxBlockIo, LinuxCapabilities, LinuxCpu, LinuxDevice, LinuxDeviceCgroup,
-    LinuxDeviceType, LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxPids, LinuxResources, LinuxThrottleDevice,
-    LinuxWeightDevice, Mount, PosixRlimit, Process, Spec, User,
+    LinuxDeviceType, LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxPids, LinuxResources, LinuxThrottleDeviceBuilder,
+    LinuxWeightDeviceBuilder, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Spec, User,
 };
 use runtime::{ContainerSpec, IoSpec, LogSpec, Rootfs, SeccompProfile, StdinMode, defaults};
 
@@ -137,11 +137,7 @@ pub(crate) fn resources(host: &HostConfig) -> LinuxResources {
         .iter()
         .filter_map(|d| {
             let (major, minor) = numbers(&d.path)?;
-            let mut out = LinuxWeightDevice::default();
-            out.set_major(major);
-            out.set_minor(minor);
-            out.set_weight(Some(d.weight));
-            Some(out)
+            LinuxWeightDeviceBuilder::default().major(major).minor(minor).weight(d.weight).build().ok()
         })
         .collect();
     let throttles = |list: &[crate::model::ThrottleDevice]| {
@@ -149,11 +145,7 @@ pub(crate) fn resources(host: &HostConfig) -> LinuxResources {
             .iter()
             .filter_map(|d| {
                 let (major, minor) = numbers(&d.path)?;
-                let mut out = LinuxThrottleDevice::default();
-                out.set_major(major);
-                out.set_minor(minor);
-                out.set_rate(d.rate);
-                Some(out)
+                LinuxThrottleDeviceBuilder::default().major(major).minor(minor).rate(d.rate).build().ok()
             })
             .collect();
         (!list.is_empty()).then_some(list)
@@ -390,7 +382,7 @@ fn rlimits(host: &HostConfig) -> Result<Vec<PosixRlimit>> {
         .iter()
         .map(|u| {
             let name = format!("RLIMIT_{}", u.name.to_ascii_uppercase());
-            let kind = serde_json::from_value(serde_json::Value::String(name))
+            let kind: PosixRlimitType = serde_json::from_value(serde_json::Value::String(name))
                 .map_err(|_| invalid(format!("invalid ulimit type: {}", u.name)))?;
             if u.soft > u.hard && u.hard >= 0 {
                 return Err(invalid(format!(
@@ -398,11 +390,13 @@ fn rlimits(host: &HostConfig) -> Result<Vec<PosixRlimit>> {
                     u.soft, u.hard
                 )));
             }
-            let mut limit = PosixRlimit::default();
-            limit.set_typ(kind);
-            limit.set_soft(u.soft as u64); // -1 is RLIM_INFINITY
-            limit.set_hard(u.hard as u64);
-            Ok(limit)
+            // -1 is RLIM_INFINITY
+            PosixRlimitBuilder::default()
+                .typ(kind)
+                .soft(u.soft as u64)
+                .hard(u.hard as u64)
+                .build()
+                .map_err(|e| invalid(format!("ulimit {}: {e}", u.name)))
         })
         .collect()
 }

@@ -1,0 +1,93 @@
+//! One request on its way to its handler.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use engine::Engine;
+use http::{HeaderMap, Request};
+use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
+
+use crate::query::Query;
+use crate::{Error, Result, body};
+
+/// A request, taken apart.
+pub(crate) struct Call {
+    pub engine: Arc<Engine>,
+    /// The API version that the client speaks.
+    pub version: (u32, u32),
+    /// What the route's placeholders stand for, decoded.
+    pub params: Vec<String>,
+    pub query: Query,
+    pub request: Request<Incoming>,
+}
+
+impl Call {
+    /// The first placeholder: the object's name or id.
+    pub(crate) fn id(&self) -> &str {
+        self.params.first().map_or("", String::as_str)
+    }
+
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        self.request.headers()
+    }
+
+    /// Whether the client speaks at least this version.
+    pub(crate) fn at_least(&self, major: u32, minor: u32) -> bool {
+        self.version >= (major, minor)
+    }
+
+    /// The body's bytes.
+    pub(crate) async fn bytes(self) -> Result<Bytes> {
+        body::read(self.request.into_body()).await
+    }
+
+    /// The body as JSON; an empty one is the default.
+    pub(crate) async fn json<T: DeserializeOwned + Default>(self) -> Result<T> {
+        let bytes = self.bytes().await?;
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            return Ok(T::default());
+        }
+        engine::model::decode(&bytes).map_err(|e| Error::invalid(format!("invalid JSON: {e}")))
+    }
+
+    /// The registry credentials that the client sent along (`X-Registry-Auth`, base64 of JSON).
+    pub(crate) fn registry_auth(&self) -> Result<Option<image::Auth>> {
+        use base64::Engine as _;
+        let Some(header) = self.headers().get("x-registry-auth").and_then(|h| h.to_str().ok()) else {
+            return Ok(None);
+        };
+        if header.is_empty() {
+            return Ok(None);
+        }
+        let alphabet = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+        let standard = header.trim_end_matches('=').replace('+', "-").replace('/', "_");
+        let bytes = alphabet.decode(standard).map_err(|e| Error::invalid(format!("invalid X-Registry-Auth header: {e}")))?;
+        let auth: AuthConfig =
+            engine::model::decode(&bytes).map_err(|e| Error::invalid(format!("invalid X-Registry-Auth header: {e}")))?;
+        Ok(auth.into_auth())
+    }
+}
+
+/// Credentials as the client writes them.
+#[derive(Debug, Clone, Default, serde::Deserialize)]
+#[serde(default, rename_all = "lowercase")]
+pub(crate) struct AuthConfig {
+    pub username: String,
+    pub password: String,
+    pub serveraddress: String,
+    pub identitytoken: String,
+    pub registrytoken: String,
+}
+
+impl AuthConfig {
+    pub(crate) fn into_auth(self) -> Option<image::Auth> {
+        let auth = image::Auth {
+            username: self.username,
+            password: self.password,
+            identity_token: self.identitytoken,
+            registry_token: self.registrytoken,
+        };
+        (auth != image::Auth::default()).then_some(auth)
+    }
+}

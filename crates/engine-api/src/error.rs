@@ -1,0 +1,49 @@
+//! Errors on the wire: a status code and `{"message": "..."}`.
+
+use http::StatusCode;
+
+use crate::body::{self, Answer};
+
+/// What ends a request early.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The engine refused or failed.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    /// The request's body broke off.
+    #[error("reading the request: {0}")]
+    Body(String),
+    /// The listener failed.
+    #[error("engine socket: {0}")]
+    Listen(#[from] std::io::Error),
+}
+
+/// The crate's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// A request that is wrong as it stands (400).
+    pub(crate) fn invalid(message: impl Into<String>) -> Error {
+        Error::Engine(engine::Error::Invalid(message.into()))
+    }
+
+    /// The answer that tells it.
+    pub(crate) fn answer(&self) -> Answer {
+        let status = match self {
+            Error::Engine(e) => e.status(),
+            Error::Body(_) => 400,
+            Error::Listen(_) => 500,
+        };
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        if status == StatusCode::NOT_MODIFIED {
+            return body::empty(status);
+        }
+        body::json(status, &serde_json::json!({"message": self.to_string()}))
+    }
+}
+
+impl From<image::Error> for Error {
+    fn from(e: image::Error) -> Self {
+        Error::Engine(e.into())
+    }
+}

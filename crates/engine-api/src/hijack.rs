@@ -1,0 +1,259 @@
+//! Raw streams over a taken-over connection: attach and exec.
+//!
+//! Without a terminal output is framed: one byte for the stream (1 output, 2 error), three zeroes, four bytes of
+//! length, big-endian (API documentation, "Stream format"). With a terminal it is raw. The client's end of file is
+//! the process's end of input; its output goes on.
+
+use engine::attach::DetachKeys;
+use futures::StreamExt;
+use http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use runtime::{IoStream, StdinWriter, Stream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::body::{self, Answer};
+
+/// What of the streams the client wants.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub stdin: bool,
+    pub stdout: bool,
+    pub stderr: bool,
+    pub tty: bool,
+    /// What a user types to detach; with a terminal only.
+    pub keys: Option<DetachKeys>,
+}
+
+impl Wanted {
+    fn has(&self, stream: Stream) -> bool {
+        match stream {
+            Stream::Stdout => self.stdout,
+            Stream::Stderr => self.stderr,
+        }
+    }
+}
+
+/// A frame's header.
+pub(crate) fn frame(stream: Stream, length: usize) -> [u8; 8] {
+    let number = match stream {
+        Stream::Stdout => 1,
+        Stream::Stderr => 2,
+    };
+    let [a, b, c, d] = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
+    [number, 0, 0, 0, a, b, c, d]
+}
+
+/// The type of a stream: multiplexed since API 1.42, unless it is a terminal's.
+pub(crate) fn content_type(version: (u32, u32), tty: bool) -> &'static str {
+    if version >= (1, 42) && !tty {
+        "application/vnd.docker.multiplexed-stream"
+    } else {
+        "application/vnd.docker.raw-stream"
+    }
+}
+
+/// Whether the client asks to take the connection over.
+fn asks(headers: &HeaderMap) -> bool {
+    headers.get(UPGRADE).is_some()
+}
+
+/// Takes the connection over, if the client asks for it; the answer, and what becomes the raw stream once it is sent.
+pub(crate) fn take_over(request: &mut Request<Incoming>, kind: &'static str) -> Option<(Answer, OnUpgrade)> {
+    if !asks(request.headers()) {
+        return None;
+    }
+    let upgrade = hyper::upgrade::on(request);
+    let mut answer: Answer = body::empty(StatusCode::SWITCHING_PROTOCOLS);
+    let headers = answer.headers_mut();
+    headers.clear();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("tcp"));
+    Some((answer, upgrade))
+}
+
+/// For a client that does not take the connection over: the output as the answer's body, the request's body as input.
+pub(crate) fn as_body(kind: &'static str, request: Request<Incoming>, io: IoStream, wanted: Wanted) -> Answer {
+    let IoStream { stdin, output, .. } = io;
+    if let (Some(mut stdin), true) = (stdin, wanted.stdin) {
+        let mut input = body::reader(request.into_body());
+        tokio::spawn(async move {
+            // Either side may end first; both are fine.
+            let _ = tokio::io::copy(&mut input, &mut stdin).await;
+            let _ = stdin.shutdown().await;
+        });
+    }
+    let pieces = body::channel(output).filter_map(move |chunk| {
+        let piece = wanted.has(chunk.stream).then(|| {
+            if wanted.tty {
+                return Ok(chunk.data);
+            }
+            let mut framed = Vec::with_capacity(chunk.data.len() + 8);
+            framed.extend_from_slice(&frame(chunk.stream, chunk.data.len()));
+            framed.extend_from_slice(&chunk.data);
+            Ok(framed.into())
+        });
+        async move { piece }
+    });
+    body::stream(kind, pieces)
+}
+
+/// Carries bytes between a taken-over connection and a process until its output ends, the client goes, or the
+/// detach keys are typed.
+pub(crate) async fn carry(upgrade: OnUpgrade, io: IoStream, wanted: Wanted) {
+    let Ok(upgraded) = upgrade.await else { return };
+    let (reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
+    let IoStream { stdin, output, .. } = io;
+    let keys = wanted.keys.clone().filter(|_| wanted.tty);
+    let input = async {
+        match stdin {
+            Some(stdin) if wanted.stdin => feed(reader, stdin, keys).await,
+            _ => Fed::Ended,
+        }
+    };
+    tokio::pin!(input);
+    let output = drain(output, &mut writer, &wanted);
+    tokio::pin!(output);
+    tokio::select! {
+        () = &mut output => {}
+        fed = &mut input => {
+            if matches!(fed, Fed::Ended) {
+                output.await;
+            }
+        }
+    }
+    let _ = writer.shutdown().await; // the client may be gone
+}
+
+enum Fed {
+    /// The client said that there is no more.
+    Ended,
+    /// The detach keys were typed.
+    Detached,
+}
+
+async fn feed(mut reader: impl AsyncRead + Unpin, mut stdin: StdinWriter, mut keys: Option<DetachKeys>) -> Fed {
+    let mut buffer = vec![0; 8192];
+    loop {
+        let length = match reader.read(&mut buffer).await {
+            Ok(0) | Err(_) => break,
+            Ok(length) => length,
+        };
+        let (typed, detached) = match &mut keys {
+            Some(keys) => keys.feed(&buffer[..length]),
+            None => (buffer[..length].to_vec(), false),
+        };
+        if stdin.write_all(&typed).await.is_err() || stdin.flush().await.is_err() {
+            return Fed::Ended; // the process reads no more
+        }
+        if detached {
+            return Fed::Detached;
+        }
+    }
+    let _ = stdin.shutdown().await;
+    Fed::Ended
+}
+
+async fn drain(mut output: tokio::sync::mpsc::Receiver<runtime::Chunk>, writer: &mut (impl AsyncWrite + Unpin), wanted: &Wanted) {
+    let mut buffer = Vec::new();
+    while let Some(chunk) = output.recv().await {
+        if !wanted.has(chunk.stream) {
+            continue;
+        }
+        buffer.clear();
+        if !wanted.tty {
+            buffer.extend_from_slice(&frame(chunk.stream, chunk.data.len()));
+        }
+        buffer.extend_from_slice(&chunk.data);
+        // What is there already goes with it, up to what one write should have.
+        while buffer.len() < 1 << 16 {
+            let Ok(more) = output.try_recv() else { break };
+            if wanted.has(more.stream) {
+                if !wanted.tty {
+                    buffer.extend_from_slice(&frame(more.stream, more.data.len()));
+                }
+                buffer.extend_from_slice(&more.data);
+            }
+        }
+        if writer.write_all(&buffer).await.is_err() || writer.flush().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Writes an error into a taken-over connection: there is no status code any more.
+pub(crate) async fn complain(upgrade: OnUpgrade, message: &str, tty: bool) {
+    let Ok(upgraded) = upgrade.await else { return };
+    let mut io = TokioIo::new(upgraded);
+    let text = format!("{message}\r\n");
+    let mut bytes = Vec::new();
+    if !tty {
+        bytes.extend_from_slice(&frame(Stream::Stderr, text.len()));
+    }
+    bytes.extend_from_slice(text.as_bytes());
+    let _ = io.write_all(&bytes).await; // the client may be gone
+    let _ = io.shutdown().await;
+}
+
+/// The answer that begins a WebSocket (RFC 6455 section 4.2.2).
+pub(crate) fn websocket(request: &mut Request<Incoming>) -> crate::Result<(Answer, OnUpgrade)> {
+    let key = request
+        .headers()
+        .get("sec-websocket-key")
+        .ok_or_else(|| crate::Error::invalid("this path needs a WebSocket handshake: Sec-WebSocket-Key is missing"))?;
+    let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
+    let upgrade = hyper::upgrade::on(request);
+    let built = Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(CONNECTION, "Upgrade")
+        .header(UPGRADE, "websocket")
+        .header("sec-websocket-accept", accept)
+        .body(body::empty(StatusCode::OK).into_body());
+    match built {
+        Ok(answer) => Ok((answer, upgrade)),
+        Err(e) => Err(crate::Error::Body(e.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use runtime::Chunk;
+
+    fn wanted(tty: bool) -> Wanted {
+        Wanted { stdin: true, stdout: true, stderr: true, tty, keys: None }
+    }
+
+    #[tokio::test]
+    async fn frames() {
+        let (sender, receiver) = tokio::sync::mpsc::channel(8);
+        sender.send(Chunk { stream: Stream::Stdout, data: "ab".into() }).await.unwrap();
+        sender.send(Chunk { stream: Stream::Stderr, data: "c".into() }).await.unwrap();
+        drop(sender);
+        let mut out = Vec::new();
+        drain(receiver, &mut out, &wanted(false)).await;
+        assert_eq!(out, b"\x01\0\0\0\0\0\0\x02ab\x02\0\0\0\0\0\0\x01c");
+    }
+
+    #[tokio::test]
+    async fn a_terminal_is_raw_and_can_be_left() {
+        let (mut client, server) = tokio::io::duplex(64);
+        let (stdin, mut typed) = tokio::io::duplex(64);
+        let keys = DetachKeys::parse("").unwrap();
+        client.write_all(b"ls\x10\x11more").await.unwrap();
+        assert!(matches!(feed(server, StdinWriter::new(stdin), Some(keys)).await, Fed::Detached));
+        let mut got = Vec::new();
+        typed.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got, b"ls");
+    }
+
+    #[test]
+    fn types() {
+        assert_eq!(content_type((1, 43), false), "application/vnd.docker.multiplexed-stream");
+        assert_eq!(content_type((1, 43), true), "application/vnd.docker.raw-stream");
+        assert_eq!(content_type((1, 41), false), "application/vnd.docker.raw-stream");
+    }
+}

@@ -1,0 +1,135 @@
+//! The server: connections, version prefixes, the headers of every answer.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use engine::{API_VERSION, Engine, MIN_API_VERSION};
+use http::{HeaderMap, HeaderValue, Request};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::body::Answer;
+use crate::call::Call;
+use crate::query::Query;
+use crate::{Error, Result, routes};
+
+/// Serves the API on a socket until `shutdown`; streams that are open then end with their connections.
+pub async fn serve(engine: Arc<Engine>, listener: UnixListener, shutdown: CancellationToken) -> Result<()> {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                tokio::spawn(connection(engine.clone(), stream, shutdown.clone()));
+            }
+            Err(error) if out_of_descriptors(&error) => {
+                tracing::error!(%error, "the engine's socket cannot accept: raise the limit of open files");
+                // A timer, because no event says that descriptors are free again.
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn out_of_descriptors(error: &std::io::Error) -> bool {
+    error.raw_os_error().is_some_and(|e| e == nix::errno::Errno::EMFILE as i32 || e == nix::errno::Errno::ENFILE as i32)
+}
+
+async fn connection<S>(engine: Arc<Engine>, stream: S, shutdown: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let engine = engine.clone();
+        async move { Ok::<_, Infallible>(answer(engine, request).await) }
+    });
+    let connection =
+        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
+    tokio::select! {
+        result = connection => {
+            if let Err(error) = result {
+                tracing::debug!(%error, "a client's connection ended");
+            }
+        }
+        () = shutdown.cancelled() => {}
+    }
+}
+
+async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> Answer {
+    let started = tokio::time::Instant::now();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let mut answer = match dispatch(engine, request).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            tracing::debug!(%method, %path, %error, "refused");
+            error.answer()
+        }
+    };
+    headers(answer.headers_mut());
+    tracing::trace!(%method, %path, status = answer.status().as_u16(), took = ?started.elapsed());
+    answer
+}
+
+async fn dispatch(engine: Arc<Engine>, request: Request<Incoming>) -> Result<Answer> {
+    let path = request.uri().path();
+    let (version, rest) = version(path)?;
+    let Some((handler, params)) = routes::find(request.method(), rest) else {
+        return Err(engine::Error::NotFound("page not found".into()).into());
+    };
+    let query = Query::parse(request.uri().query())?;
+    handler(Call { engine, version, params, query, request }).await
+}
+
+/// `/v1.43/containers/json` into the version and the rest; the current version if none is given.
+fn version(path: &str) -> Result<((u32, u32), &str)> {
+    let current = (API_VERSION, path);
+    let Some(rest) = path.strip_prefix("/v") else { return Ok(current) };
+    let (number, rest) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let Some((major, minor)) = number.split_once('.') else { return Ok(current) };
+    let (Ok(major), Ok(minor)) = (major.parse(), minor.parse()) else { return Ok(current) };
+    let version: (u32, u32) = (major, minor);
+    let text = |v: (u32, u32)| format!("{}.{}", v.0, v.1);
+    if version > API_VERSION {
+        return Err(Error::invalid(format!(
+            "client version {number} is too new. Maximum supported API version is {}",
+            text(API_VERSION)
+        )));
+    }
+    if version < MIN_API_VERSION {
+        return Err(Error::invalid(format!(
+            "client version {number} is too old. Minimum supported API version is {}, please upgrade your client to a newer version",
+            text(MIN_API_VERSION)
+        )));
+    }
+    Ok((version, rest))
+}
+
+fn headers(headers: &mut HeaderMap) {
+    let version = HeaderValue::from_static("1.51");
+    debug_assert_eq!(API_VERSION, (1, 51));
+    headers.insert("api-version", version);
+    headers.insert("docker-experimental", HeaderValue::from_static("false"));
+    headers.insert("ostype", HeaderValue::from_static("linux"));
+    headers.insert(http::header::SERVER, HeaderValue::from_static(concat!("Tug/", env!("CARGO_PKG_VERSION"), " (linux)")));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        assert_eq!(version("/v1.43/info").unwrap(), ((1, 43), "/info"));
+        assert_eq!(version("/info").unwrap(), (API_VERSION, "/info"));
+        assert_eq!(version("/volumes").unwrap(), (API_VERSION, "/volumes"));
+        assert!(version("/v1.99/info").unwrap_err().to_string().contains("too new"));
+        assert!(version("/v1.12/info").unwrap_err().to_string().contains("too old"));
+    }
+}
