@@ -45,11 +45,11 @@ pub struct LogLine {
 
 /// Reads a log of the json-file format. A followed log ends when `done` resolves (the container has ended) and what
 /// was written until then has been read.
-pub fn read(
+pub fn read<F: Future<Output = ()> + Send + 'static>(
     path: &Path,
     options: ReadOptions,
-    done: impl Future<Output = ()> + Send + 'static,
-) -> impl futures::Stream<Item = Result<LogLine>> + Send + 'static {
+    done: F,
+) -> impl futures::Stream<Item = Result<LogLine>> + Send + 'static + use<F> {
     let _ = (path, options, done);
     futures::stream::empty()
 }
