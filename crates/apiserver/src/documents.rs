@@ -107,10 +107,10 @@ impl ApiServer {
                 let wanted = call.header("accept");
                 if wanted.contains("proto-openapi") {
                     return self.made_bytes(call, "/openapi/v2 proto", OPENAPI_PROTO, || {
-                        Some(openapi::v2_protobuf(&openapi::v2(kinds, docs)))
+                        Some(openapi::v2_protobuf(kinds, docs))
                     });
                 }
-                self.made(call, path, JSON, || Some(openapi::v2(kinds, docs)))
+                self.made_bytes(call, path, JSON, || Some(openapi::v2(kinds, docs)))
             }
             "/openapi/v3" => self.made(call, path, JSON, || {
                 // The version and the set of kinds are all that a document depends on.
@@ -143,7 +143,7 @@ impl ApiServer {
                         ["apis", group, version] => (group, version),
                         _ => return Err(Status::no_such_path()),
                     };
-                    return self.made(call, path, JSON, || openapi::v3(kinds, group, version, docs));
+                    return self.made_bytes(call, path, JSON, || openapi::v3(kinds, group, version, docs));
                 }
                 for root in ["/healthz", "/livez", "/readyz"] {
                     if path == root || path.strip_prefix(root).is_some_and(|r| r.starts_with('/')) {

@@ -3,6 +3,7 @@
 mod check;
 pub mod json;
 pub mod protobuf;
+pub(crate) mod wire;
 pub mod yaml;
 
 use serde_json::Value;

@@ -16,3 +16,61 @@ pub fn decode(bytes: &[u8]) -> Result<Value, Status> {
 pub fn encode(value: &Value) -> Result<Vec<u8>, Status> {
     serde_saphyr::to_string(value).map(String::into_bytes).map_err(Status::internal)
 }
+
+/// Decodes every document of a YAML (or JSON) stream; empty ones are left out.
+pub fn documents(bytes: &[u8]) -> Result<Vec<Value>, Status> {
+    let text = std::str::from_utf8(bytes)
+        .map_err(|e| Status::bad_request(format!("error converting YAML to JSON: {e}")))?;
+    let mut out = Vec::new();
+    let mut document = String::new();
+    let mut take = |document: &mut String| -> Result<(), Status> {
+        let blank = document.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#'));
+        if !blank {
+            let value = decode(document.as_bytes())?;
+            if !value.is_null() {
+                out.push(value);
+            }
+        }
+        document.clear();
+        Ok(())
+    };
+    for line in text.lines() {
+        // A document marker may be followed by a comment or by content of its own.
+        match line.strip_prefix("---") {
+            Some(rest) if rest.is_empty() || rest.starts_with([' ', '\t', '#']) => {
+                take(&mut document)?;
+                let rest = rest.trim_start();
+                if !rest.starts_with('#') {
+                    document.push_str(rest);
+                    document.push('\n');
+                }
+            }
+            _ => {
+                document.push_str(line);
+                document.push('\n');
+            }
+        }
+    }
+    take(&mut document)?;
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_stream_has_several_documents() {
+        let text = b"# head\n---\na: 1\n---\n# nothing\n--- # more\nb: [x, 'yes', 1.5, true, null]\n...\n";
+        assert_eq!(documents(text).unwrap(), [json!({"a": 1}), json!({"b": ["x", "yes", 1.5, true, null]})]);
+        assert_eq!(documents(b"{\"a\": {\"b\": \"1\"}}").unwrap(), [json!({"a": {"b": "1"}})]);
+        assert!(documents(b"a: [").is_err());
+    }
+
+    #[test]
+    fn what_is_encoded_decodes_to_the_same() {
+        let value = json!({"a": ["1", 1, 1.5, true, null, "true", "a: b", "x\ny\n", ""], "b": {}, "c": []});
+        assert_eq!(decode(&encode(&value).unwrap()).unwrap(), value);
+    }
+}

@@ -32,3 +32,9 @@ impl Structural {
         false
     }
 }
+impl Structural {
+    /// Its OpenAPI form.
+    pub fn openapi(&self, _v3: bool) -> serde_json::Value {
+        serde_json::json!({"type": "object"})
+    }
+}

@@ -1,0 +1,448 @@
+//! OpenAPI documents of the served kinds, from the tables.
+//!
+//! Version 2 is one document with everything, as JSON or in gnostic's protobuf form; version 3 one document per group and version.
+//! Documents are written piece by piece, so that making one takes little more memory than its bytes.
+
+mod paths;
+mod proto;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::kinds::{Version, VersionSchema};
+use crate::schema::{Base, Field, ListType, Ty, TypeId, Wrap};
+use crate::{KUBERNETES_VERSION, Kind, Map, discovery};
+
+pub use proto::v2_protobuf;
+
+/// Where descriptions come from. They are not in the tables.
+pub trait Docs {
+    /// Description of a type, by its name in the table.
+    fn of_type(&self, type_name: &str) -> Option<String>;
+    /// Description of a field.
+    fn of_field(&self, type_name: &str, field: &str) -> Option<String>;
+}
+
+/// No descriptions.
+pub struct NoDocs;
+
+impl Docs for NoDocs {
+    fn of_type(&self, _: &str) -> Option<String> {
+        None
+    }
+    fn of_field(&self, _: &str, _: &str) -> Option<String> {
+        None
+    }
+}
+
+/// Which form of OpenAPI.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    V2,
+    V3,
+}
+
+impl Form {
+    fn reference(self, name: &str) -> String {
+        match self {
+            Form::V2 => format!("#/definitions/{name}"),
+            Form::V3 => format!("#/components/schemas/{name}"),
+        }
+    }
+}
+
+/// Types that the table has no row for.
+const LEAVES: [(Base, &str, &str, &str); 6] = [
+    (Base::Time, "io.k8s.apimachinery.pkg.apis.meta.v1.Time", "string", "date-time"),
+    (Base::MicroTime, "io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime", "string", "date-time"),
+    (Base::Quantity, "io.k8s.apimachinery.pkg.api.resource.Quantity", "string", ""),
+    (Base::IntOrString, "io.k8s.apimachinery.pkg.util.intstr.IntOrString", "string", "int-or-string"),
+    (Base::Raw, "io.k8s.apimachinery.pkg.runtime.RawExtension", "object", ""),
+    (Base::FieldsV1, "io.k8s.apimachinery.pkg.apis.meta.v1.FieldsV1", "object", ""),
+];
+
+fn insert(map: &mut Map, key: &str, value: impl Into<Value>) {
+    map.insert(key.to_owned(), value.into());
+}
+
+fn leaf(base: Base, form: Form, docs: &dyn Docs) -> Value {
+    let mut map = Map::new();
+    if let Some((_, name, kind, format)) = LEAVES.iter().find(|l| l.0 == base) {
+        if let Some(text) = docs.of_type(name) {
+            insert(&mut map, "description", text);
+        }
+        // In version 3 a quantity or port may be written as a number.
+        match (form, base) {
+            (Form::V3, Base::Quantity) => {
+                insert(&mut map, "oneOf", json!([{"type": "string"}, {"type": "number"}]))
+            }
+            (Form::V3, Base::IntOrString) => {
+                insert(&mut map, "format", *format);
+                insert(&mut map, "oneOf", json!([{"type": "integer"}, {"type": "string"}]));
+            }
+            _ => {
+                insert(&mut map, "type", *kind);
+                if !format.is_empty() {
+                    insert(&mut map, "format", *format);
+                }
+            }
+        }
+    }
+    Value::Object(map)
+}
+
+fn base_schema(base: Base, form: Form) -> Map {
+    let mut map = Map::new();
+    let mut plain = |kind: &str, format: &str| {
+        insert(&mut map, "type", kind);
+        if !format.is_empty() {
+            insert(&mut map, "format", format);
+        }
+    };
+    match base {
+        Base::String => plain("string", ""),
+        Base::Int32 => plain("integer", "int32"),
+        Base::Int64 => plain("integer", "int64"),
+        Base::Double => plain("number", "double"),
+        Base::Bool => plain("boolean", ""),
+        Base::Bytes => plain("string", "byte"),
+        Base::Json => {}
+        Base::Type(t) => insert(&mut map, "$ref", form.reference(t.name())),
+        base => {
+            let name = LEAVES.iter().find(|l| l.0 == base).map(|l| l.1).unwrap_or_default();
+            insert(&mut map, "$ref", form.reference(name));
+        }
+    }
+    map
+}
+
+fn type_schema(ty: Ty, form: Form) -> Map {
+    let base = base_schema(ty.base, form);
+    let list = |items: Map| {
+        Map::from_iter([("type".to_owned(), json!("array")), ("items".to_owned(), Value::Object(items))])
+    };
+    let map = |values: Map| {
+        Map::from_iter([
+            ("type".to_owned(), json!("object")),
+            ("additionalProperties".to_owned(), Value::Object(values)),
+        ])
+    };
+    match ty.wrap {
+        Wrap::None => base,
+        Wrap::List => list(base),
+        Wrap::Map => map(base),
+        Wrap::MapOfLists => map(list(base)),
+    }
+}
+
+fn field_schema(owner: TypeId, field: &Field, form: Form, docs: &dyn Docs) -> Value {
+    let mut map = type_schema(field.ty, form);
+    if let Some(text) = docs.of_field(owner.name(), field.name) {
+        // Version 3 does not let a reference have neighbours.
+        if form == Form::V3
+            && let Some(reference) = map.shift_remove("$ref")
+        {
+            insert(&mut map, "allOf", json!([{"$ref": reference}]));
+        }
+        insert(&mut map, "description", text);
+    }
+    if let Some(list) = field.list {
+        let kind = match list {
+            ListType::Atomic => "atomic",
+            ListType::Set => "set",
+            ListType::Map => "map",
+        };
+        insert(&mut map, "x-kubernetes-list-type", kind);
+    }
+    if !field.keys.is_empty() {
+        insert(&mut map, "x-kubernetes-list-map-keys", field.keys.iter().collect::<Vec<_>>());
+    }
+    if let Some(key) = field.merge_key {
+        insert(&mut map, "x-kubernetes-patch-merge-key", key);
+    }
+    let strategy = match (field.patch_merge, field.patch_retain_keys) {
+        (true, true) => "merge,retainKeys",
+        (true, false) => "merge",
+        (false, true) => "retainKeys",
+        (false, false) => "",
+    };
+    if !strategy.is_empty() {
+        insert(&mut map, "x-kubernetes-patch-strategy", strategy);
+    }
+    if field.map_atomic {
+        insert(&mut map, "x-kubernetes-map-type", "atomic");
+    }
+    Value::Object(map)
+}
+
+fn definition(t: TypeId, form: Form, docs: &dyn Docs) -> Value {
+    let mut map = Map::new();
+    if let Some(text) = docs.of_type(t.name()) {
+        insert(&mut map, "description", text);
+    }
+    insert(&mut map, "type", "object");
+    let required: Vec<&str> = t.fields().iter().filter(|f| f.required).map(|f| f.name).collect();
+    if !required.is_empty() {
+        insert(&mut map, "required", required);
+    }
+    if !t.fields().is_empty() {
+        let properties: Map =
+            t.fields().iter().map(|f| (f.name.to_owned(), field_schema(t, f, form, docs))).collect();
+        insert(&mut map, "properties", Value::Object(properties));
+    }
+    if crate::schema::Schema::is_atomic_map(t.schema()) {
+        insert(&mut map, "x-kubernetes-map-type", "atomic");
+    }
+    let gvks: Vec<Value> = t
+        .gvks()
+        .map(|(group, version, kind)| json!({"group": group, "version": version, "kind": kind}))
+        .collect();
+    if !gvks.is_empty() {
+        insert(&mut map, "x-kubernetes-group-version-kind", gvks);
+    }
+    Value::Object(map)
+}
+
+/// The name of the definition of a version's objects.
+fn definition_name(kind: &Kind, version: &Version) -> String {
+    match &version.schema {
+        VersionSchema::Table(t) => t.name().to_owned(),
+        _ => {
+            let mut parts: Vec<&str> = version.group.split('.').rev().collect();
+            parts.extend([version.version.as_str(), kind.kind.as_str()]);
+            parts.join(".")
+        }
+    }
+}
+
+fn custom_definition(kind: &Kind, version: &Version, form: Form) -> Value {
+    let mut schema = match &version.schema {
+        VersionSchema::Structural(s) => s.openapi(form == Form::V3),
+        _ => json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}),
+    };
+    let map = crate::meta::as_map(&mut schema);
+    let properties = crate::meta::entry(map, "properties");
+    for field in ["apiVersion", "kind"] {
+        properties.entry(field.to_owned()).or_insert_with(|| json!({"type": "string"}));
+    }
+    insert(
+        properties,
+        "metadata",
+        json!({"$ref": form.reference("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta")}),
+    );
+    let gvk = json!([{"group": version.group, "version": version.version, "kind": kind.kind}]);
+    insert(map, "x-kubernetes-group-version-kind", gvk);
+    schema
+}
+
+fn custom_list(kind: &Kind, version: &Version, form: Form) -> Value {
+    json!({
+        "type": "object",
+        "required": ["items"],
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"$ref": form.reference("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta")},
+            "items": {"type": "array", "items": {"$ref": form.reference(&definition_name(kind, version))}},
+        },
+        "x-kubernetes-group-version-kind": [{"group": version.group, "version": version.version, "kind": kind.list_kind}],
+    })
+}
+
+/// Every definition of a document: those of `roots` and of what they refer to, then those of custom resources.
+fn definitions<'a>(
+    kinds: &'a [Arc<Kind>],
+    only: Option<(&'a str, &'a str)>,
+    form: Form,
+    docs: &'a dyn Docs,
+) -> impl Iterator<Item = (String, Value)> + 'a {
+    let mut types: BTreeSet<TypeId> = BTreeSet::new();
+    let mut leaves: Vec<Base> = Vec::new();
+    let mut open: Vec<TypeId> = Vec::new();
+    match only {
+        None => open.extend(TypeId::all()),
+        Some((group, version)) => {
+            for name in ["DeleteOptions", "Status", "ListMeta", "ObjectMeta", "WatchEvent", "APIResourceList"]
+            {
+                open.extend(TypeId::named(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}")));
+            }
+            for (kind, v) in served(kinds, only) {
+                open.extend(TypeId::of_gvk(group, version, &kind.list_kind));
+                if let VersionSchema::Table(t) = v.schema {
+                    open.push(t);
+                }
+                for sub in &v.subresources {
+                    open.extend(TypeId::of_gvk(&sub.gvk.group, &sub.gvk.version, &sub.gvk.kind));
+                }
+            }
+        }
+    }
+    while let Some(t) = open.pop() {
+        if !types.insert(t) {
+            continue;
+        }
+        for field in t.fields() {
+            match field.ty.base {
+                Base::Type(inner) => open.push(inner),
+                base if LEAVES.iter().any(|l| l.0 == base) && !leaves.contains(&base) => leaves.push(base),
+                _ => {}
+            }
+        }
+    }
+    let tables = types.into_iter().map(move |t| (t.name().to_owned(), definition(t, form, docs)));
+    let leaves = LEAVES
+        .into_iter()
+        .filter(move |l| leaves.contains(&l.0))
+        .map(move |l| (l.1.to_owned(), leaf(l.0, form, docs)));
+    let customs = served(kinds, only).filter(|(k, _)| k.custom).flat_map(move |(k, v)| {
+        let name = definition_name(k, v);
+        [(format!("{name}List"), custom_list(k, v, form)), (name, custom_definition(k, v, form))]
+    });
+    tables.chain(leaves).chain(customs)
+}
+
+/// Kinds with the versions that are served: all, or of one group and version.
+fn served<'a>(
+    kinds: &'a [Arc<Kind>],
+    only: Option<(&'a str, &'a str)>,
+) -> impl Iterator<Item = (&'a Kind, &'a Version)> {
+    kinds.iter().flat_map(|k| k.versions.iter().map(move |v| (&**k, v))).filter(move |(_, v)| {
+        v.served && only.is_none_or(|(group, version)| v.group == group && v.version == version)
+    })
+}
+
+/// Writes `{"a":..,"b":..}` from an iterator.
+fn push_entries(out: &mut Vec<u8>, entries: impl Iterator<Item = (String, Value)>) {
+    out.push(b'{');
+    for (i, (name, value)) in entries.enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        out.extend(crate::object::encode(&Value::String(name)));
+        out.push(b':');
+        out.extend(crate::object::encode(&value));
+    }
+    out.push(b'}');
+}
+
+fn info() -> Value {
+    json!({"title": "Kubernetes", "version": KUBERNETES_VERSION})
+}
+
+/// `/openapi/v2` as JSON.
+pub fn v2(kinds: &[Arc<Kind>], docs: &dyn Docs) -> Vec<u8> {
+    let mut out = Vec::with_capacity(3 << 20);
+    out.extend_from_slice(b"{\"swagger\":\"2.0\",\"info\":");
+    out.extend(crate::object::encode(&info()));
+    out.extend_from_slice(b",\"paths\":");
+    push_entries(&mut out, served(kinds, None).flat_map(|(k, v)| paths::of(k, v, Form::V2)));
+    out.extend_from_slice(b",\"definitions\":");
+    push_entries(&mut out, definitions(kinds, None, Form::V2, docs));
+    out.push(b'}');
+    out
+}
+
+/// `/openapi/v3`: the index. `hash` is the query part that makes a document cacheable; it is given the group-version path, e.g.
+/// `apis/apps/v1`.
+pub fn v3_index(kinds: &[Arc<Kind>], hash: &dyn Fn(&str) -> String) -> Value {
+    let mut paths = Map::new();
+    let mut add = |path: String| {
+        let url = format!("/openapi/v3/{path}?hash={}", hash(&path));
+        paths.insert(path, json!({"serverRelativeURL": url}));
+    };
+    add("api/v1".to_owned());
+    for (group, versions) in discovery::groups(kinds) {
+        for version in versions {
+            add(format!("apis/{group}/{version}"));
+        }
+    }
+    json!({"paths": paths})
+}
+
+/// `/openapi/v3/api/v1`, `/openapi/v3/apis/GROUP/VERSION` as JSON; `None` if nothing is served there.
+pub fn v3(kinds: &[Arc<Kind>], group: &str, version: &str, docs: &dyn Docs) -> Option<Vec<u8>> {
+    let only = Some((group, version));
+    served(kinds, only).next()?;
+    let mut out = Vec::with_capacity(512 << 10);
+    out.extend_from_slice(b"{\"openapi\":\"3.0.0\",\"info\":");
+    out.extend(crate::object::encode(&info()));
+    out.extend_from_slice(b",\"paths\":");
+    push_entries(&mut out, served(kinds, only).flat_map(|(k, v)| paths::of(k, v, Form::V3)));
+    out.extend_from_slice(b",\"components\":{\"schemas\":");
+    push_entries(&mut out, definitions(kinds, only, Form::V3, docs));
+    out.extend_from_slice(b"}}");
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds;
+
+    struct Echo;
+    impl Docs for Echo {
+        fn of_type(&self, name: &str) -> Option<String> {
+            Some(format!("about {name}"))
+        }
+        fn of_field(&self, name: &str, field: &str) -> Option<String> {
+            Some(format!("{field} of {name}"))
+        }
+    }
+
+    #[test]
+    fn version_3_has_what_clients_look_for() {
+        let doc: Value = serde_json::from_slice(&v3(kinds::all(), "apps", "v1", &Echo).unwrap()).unwrap();
+        let gvk = json!({"group": "apps", "version": "v1", "kind": "Deployment"});
+        let patch = &doc["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
+        assert_eq!(patch["x-kubernetes-group-version-kind"], gvk);
+        assert!(
+            patch["parameters"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|p| p["name"] == "fieldValidation" && p["in"] == "query")
+        );
+        assert_eq!(
+            doc["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments"]["post"]["x-kubernetes-group-version-kind"],
+            gvk
+        );
+        let schemas = &doc["components"]["schemas"];
+        let containers = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
+        assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
+        assert_eq!(containers["description"], "containers of io.k8s.api.core.v1.PodSpec");
+        assert_eq!(schemas["io.k8s.api.apps.v1.Deployment"]["x-kubernetes-group-version-kind"], json!([gvk]));
+        // Everything that is referred to is there.
+        fn check(value: &Value, schemas: &Value) {
+            match value {
+                Value::Object(map) => {
+                    if let Some(Value::String(r)) = map.get("$ref") {
+                        let name = r.rsplit('/').next().unwrap();
+                        assert!(!schemas[name].is_null(), "{name} is missing");
+                    }
+                    map.values().for_each(|v| check(v, schemas));
+                }
+                Value::Array(list) => list.iter().for_each(|v| check(v, schemas)),
+                _ => {}
+            }
+        }
+        check(&doc, schemas);
+        assert!(v3(kinds::all(), "apps", "v9", &NoDocs).is_none());
+        let index = v3_index(kinds::all(), &|p| p.len().to_string());
+        assert_eq!(index["paths"]["apis/apps/v1"]["serverRelativeURL"], "/openapi/v3/apis/apps/v1?hash=12");
+    }
+
+    #[test]
+    fn version_2_is_whole() {
+        let bytes = v2(kinds::all(), &NoDocs);
+        let doc: Value = serde_json::from_slice(&bytes).unwrap();
+        assert!(doc["definitions"].as_object().unwrap().len() > 900);
+        assert_eq!(
+            doc["definitions"]["io.k8s.api.core.v1.Pod"]["properties"]["spec"]["$ref"],
+            "#/definitions/io.k8s.api.core.v1.PodSpec"
+        );
+        let proto = v2_protobuf(kinds::all(), &NoDocs);
+        assert!(proto.len() > 100_000 && proto.len() < bytes.len() * 2);
+    }
+}
