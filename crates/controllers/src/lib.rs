@@ -8,8 +8,15 @@
 
 mod children;
 mod deployment;
+mod endpoints;
+mod endpointslice;
+mod gc;
 mod machine;
+mod namespace;
 mod replicas;
+mod root_ca;
+mod service;
+mod service_account;
 #[cfg(test)]
 mod testing;
 mod view;
@@ -30,19 +37,19 @@ pub struct Options {
 }
 
 /// Runs every controller until `shutdown`.
-pub async fn run(
-    options: Options,
-    client: Client,
-    informers: Informers,
-    shutdown: CancellationToken,
-) -> client::Result<()> {
+pub async fn run(options: Options, client: Client, informers: Informers, shutdown: CancellationToken) {
     let machine = Machine::new(client, informers, shutdown.clone());
     machine.start(replicas::ReplicaSets::new(&machine));
     machine.start(replicas::ReplicationControllers::new(&machine));
     machine.start(deployment::Deployments::new(&machine));
+    machine.start(endpoints::Endpoints::new(&machine));
+    machine.start(endpointslice::EndpointSlices::new(&machine));
+    machine.start(namespace::Namespaces::new(&machine));
+    machine.start(service_account::ServiceAccounts::new(&machine));
+    machine.start(root_ca::RootCa::new(&machine, options.pki.ca_pem()));
+    gc::start(&machine);
     shutdown.cancelled().await;
     machine.stopped().await;
-    Ok(())
 }
 
 /// The recorder of a controller.

@@ -76,6 +76,13 @@ pub enum Action {
         /// Whom to tell about it.
         announce: Option<Announce>,
     },
+    /// Delete every object of a resource in a namespace.
+    DeleteCollection {
+        /// The resource.
+        gvr: Gvr,
+        /// The namespace.
+        namespace: String,
+    },
     /// Tell people something about an object.
     Event {
         /// The object.
@@ -453,6 +460,13 @@ impl Hands {
                     }
                 }
                 seen.gone.push((gvr, object));
+            }
+            Action::DeleteCollection { gvr, namespace } => {
+                let (all, options) = (client::ListOptions::default(), DeleteOptions::background());
+                match self.client.delete_collection(&gvr, &namespace, &all, &options).await {
+                    Err(e) if !e.is_not_found() => return Err(e),
+                    _ => {}
+                }
             }
             Action::Event { about, kind, reason, message } => {
                 self.recorder.event(&about, kind, reason, message)

@@ -52,6 +52,7 @@ pub(crate) fn summary(actions: &[Action]) -> Vec<String> {
         Action::UpdateSub { gvr, sub, object } => format!("{sub} {}/{}", gvr.resource, meta::name(object)),
         Action::Patch { gvr, key, patch, .. } => format!("patch {}/{} {patch}", gvr.resource, key.name),
         Action::Delete { gvr, object, .. } => format!("delete {}/{}", gvr.resource, object.name()),
+        Action::DeleteCollection { gvr, .. } => format!("delete all {}", gvr.resource),
         Action::Event { reason, message, .. } => format!("event {reason}: {message}"),
     };
     actions.iter().map(say).collect()

@@ -1,0 +1,147 @@
+//! Who owns whom, by UID.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use api::meta::{self, OwnerReference};
+use api::{Gvr, Object};
+use client::Change;
+
+/// The finalizer of an object that waits for what it owns to go first.
+pub(super) const FOREGROUND: &str = "foregroundDeletion";
+/// The finalizer of an object that lets go of what it owns first.
+pub(super) const ORPHAN: &str = "orphan";
+/// How many UIDs of objects that are gone are remembered, to spare looking for them.
+const MEMORY: usize = 4096;
+
+/// An object.
+#[derive(Clone)]
+pub(super) struct Node {
+    pub(super) gvr: Gvr,
+    pub(super) object: Arc<Object>,
+    pub(super) owners: Vec<OwnerReference>,
+}
+
+impl Node {
+    pub(super) fn has(&self, finalizer: &str) -> bool {
+        meta::finalizers(self.object.value()).any(|f| f == finalizer)
+    }
+}
+
+/// The graph.
+#[derive(Default)]
+pub(super) struct Graph {
+    nodes: HashMap<String, Node>,
+    /// What each owner owns, whether or not the owner is known.
+    owned: HashMap<String, HashSet<String>>,
+    gone: HashSet<String>,
+    gone_order: VecDeque<String>,
+}
+
+impl Graph {
+    pub(super) fn get(&self, uid: &str) -> Option<Node> {
+        self.nodes.get(uid).cloned()
+    }
+
+    pub(super) fn is_gone(&self, uid: &str) -> bool {
+        self.gone.contains(uid)
+    }
+
+    pub(super) fn note_gone(&mut self, uid: &str) {
+        if self.gone.insert(uid.into()) {
+            self.gone_order.push_back(uid.into());
+            if self.gone_order.len() > MEMORY
+                && let Some(oldest) = self.gone_order.pop_front()
+            {
+                self.gone.remove(&oldest);
+            }
+        }
+    }
+
+    /// What the object owns.
+    pub(super) fn dependents(&self, uid: &str) -> Vec<Node> {
+        let list = self.owned.get(uid).into_iter().flatten();
+        list.filter_map(|d| self.nodes.get(d).cloned()).collect()
+    }
+
+    /// What the object owns and what must go before it.
+    pub(super) fn blocking<'a>(&'a self, uid: &'a str) -> impl Iterator<Item = &'a Node> {
+        let list = self.owned.get(uid).into_iter().flatten();
+        list.filter_map(|d| self.nodes.get(d))
+            .filter(move |n| n.owners.iter().any(|o| o.uid == uid && o.block_owner_deletion == Some(true)))
+    }
+
+    /// Everything with owners of which some are not known, or that is being deleted with something still to do for it.
+    pub(super) fn suspects(&self) -> Vec<String> {
+        let suspect = |n: &&Node| self.is_suspect(n);
+        self.nodes.values().filter(suspect).map(|n| n.object.uid().to_owned()).collect()
+    }
+
+    fn is_suspect(&self, n: &Node) -> bool {
+        if n.object.is_deleting() {
+            return n.has(FOREGROUND) || n.has(ORPHAN);
+        }
+        n.owners.iter().any(|o| {
+            self.nodes.get(&o.uid).is_none_or(|owner| owner.object.is_deleting() && owner.has(FOREGROUND))
+        })
+    }
+
+    /// Takes in a change; gives the UIDs of what it concerns.
+    pub(super) fn apply(&mut self, gvr: &Gvr, change: &Change) -> Vec<String> {
+        let mut concerned = Vec::new();
+        if let Some(old) = &change.old
+            && change.new.as_ref().is_none_or(|n| n.uid() != old.uid())
+        {
+            self.remove(old.uid(), &mut concerned);
+        }
+        let Some(new) = &change.new else { return concerned };
+        let uid = new.uid();
+        let owners = match change.old.as_ref().and_then(|_| self.nodes.get(uid)) {
+            Some(known)
+                if known.object.at(&["metadata", "ownerReferences"])
+                    == new.at(&["metadata", "ownerReferences"]) =>
+            {
+                known.owners.clone()
+            }
+            _ => meta::owner_references(new.value()),
+        };
+        for former in self.nodes.get(uid).map(|n| n.owners.clone()).unwrap_or_default() {
+            if !owners.iter().any(|o| o.uid == former.uid) {
+                self.disconnect(&former.uid, uid);
+                concerned.push(former.uid); // it may have waited for this one
+            }
+        }
+        for owner in &owners {
+            self.owned.entry(owner.uid.clone()).or_default().insert(uid.into());
+        }
+        let node = Node { gvr: gvr.clone(), object: new.clone(), owners };
+        let suspect = self.is_suspect(&node);
+        self.nodes.insert(uid.into(), node);
+        if suspect {
+            concerned.push(uid.into());
+        }
+        concerned
+    }
+
+    fn remove(&mut self, uid: &str, concerned: &mut Vec<String>) {
+        if let Some(node) = self.nodes.remove(uid) {
+            for owner in node.owners {
+                self.disconnect(&owner.uid, uid);
+                if self.nodes.get(&owner.uid).is_some_and(|o| o.object.is_deleting()) {
+                    concerned.push(owner.uid);
+                }
+            }
+        }
+        self.note_gone(uid);
+        concerned.extend(self.owned.get(uid).into_iter().flatten().cloned());
+    }
+
+    fn disconnect(&mut self, owner: &str, dependent: &str) {
+        if let Some(list) = self.owned.get_mut(owner) {
+            list.remove(dependent);
+            if list.is_empty() {
+                self.owned.remove(owner);
+            }
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Namespaces that are to go: everything in them is deleted first, whatever kinds there are, then they are let go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{Gvr, Key, Object, Value, meta};
+use async_trait::async_trait;
+use client::{Client, Informer, ListOptions, Result, discovery, gvr};
+use jiff::Timestamp;
+use serde_json::json;
+
+use crate::{Action, Controller, Decision, Machine, Source, view};
+
+/// The finalizer in a namespace's spec that is this controller's.
+const FINALIZER: &str = "kubernetes";
+/// When to look again for what must end by itself. The ends of pods and claims are events here; kinds that somebody else's
+/// finalizer holds are of any kind there may be, and not all of these are watched.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// The controller.
+pub(crate) struct Namespaces {
+    client: Client,
+    namespaces: Arc<Informer>,
+    pods: Arc<Informer>,
+    claims: Arc<Informer>,
+}
+
+impl Namespaces {
+    pub(crate) fn new(machine: &Machine) -> Self {
+        Self {
+            client: machine.client().named("namespace-controller"),
+            namespaces: machine.informer(&gvr::NAMESPACES),
+            pods: machine.informer(&gvr::PODS),
+            claims: machine.informer(&gvr::PERSISTENT_VOLUME_CLAIMS),
+        }
+    }
+}
+
+#[async_trait]
+impl Controller for Namespaces {
+    fn name(&self) -> &'static str {
+        "namespace-controller"
+    }
+
+    fn sources(&self) -> Vec<Source> {
+        let ends = |informer: &Arc<Informer>| {
+            let namespaces = self.namespaces.clone();
+            Source::with(informer, move |change| {
+                let namespace = namespaces.get("", change.object().namespace());
+                let going = change.new.is_none() && namespace.is_some_and(|n| n.is_deleting());
+                if going { vec![Key::new("", change.object().namespace())] } else { Vec::new() }
+            })
+        };
+        vec![Source::own(&self.namespaces), ends(&self.pods), ends(&self.claims)]
+    }
+
+    async fn reconcile(&self, key: &Key, _: Option<&str>) -> Result<Decision> {
+        let Some(namespace) = self.namespaces.get("", &key.name) else { return Ok(Decision::default()) };
+        if !namespace.is_deleting() || !is_ours(&namespace) {
+            return Ok(Decision::default());
+        }
+        let (resources, unreadable) = discovery::preferred(&self.client).await?;
+        let mut left = Vec::new();
+        for r in resources.iter().filter(|r| r.namespaced && r.can("list") && r.can("delete")) {
+            match self.client.list(&r.gvr, &key.name, &ListOptions::default()).await {
+                Ok(list) if list.items.is_empty() => {}
+                Ok(list) => left.push(Left {
+                    gvr: r.gvr.clone(),
+                    count: list.items.len(),
+                    waiting: list.items.iter().all(|o| o.is_deleting()),
+                    finalizers: list
+                        .items
+                        .iter()
+                        .flat_map(|o| meta::finalizers(o.value()).map(String::from).collect::<Vec<_>>())
+                        .collect(),
+                    collection: r.can("deletecollection"),
+                    items: list.items,
+                }),
+                Err(e) if e.is_not_found() => {} // the kind itself has just gone
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(decide(&Observed { namespace: &namespace, left, unreadable, now: base::clock::now() }))
+    }
+}
+
+fn is_ours(namespace: &Object) -> bool {
+    view::list(namespace, &["spec", "finalizers"]).iter().any(|f| f == FINALIZER)
+}
+
+/// Objects of one resource that are still there.
+struct Left {
+    gvr: Gvr,
+    count: usize,
+    /// Whether all of them are on their way out.
+    waiting: bool,
+    finalizers: Vec<String>,
+    /// Whether they can be deleted together.
+    collection: bool,
+    items: Vec<Arc<Object>>,
+}
+
+struct Observed<'a> {
+    namespace: &'a Object,
+    left: Vec<Left>,
+    /// Groups whose resources are not known.
+    unreadable: Vec<String>,
+    now: Timestamp,
+}
+
+fn decide(o: &Observed<'_>) -> Decision {
+    let mut decision = Decision::default();
+    if o.left.is_empty() && o.unreadable.is_empty() {
+        let mut object = o.namespace.value().clone();
+        if let Some(list) = object["spec"]["finalizers"].as_array_mut() {
+            list.retain(|f| f != FINALIZER);
+        }
+        decision.actions.push(Action::UpdateSub { gvr: gvr::NAMESPACES, sub: "finalize", object });
+        return decision;
+    }
+    for left in o.left.iter().filter(|l| !l.waiting) {
+        if left.collection {
+            let namespace = o.namespace.name().to_owned();
+            decision.actions.push(Action::DeleteCollection { gvr: left.gvr.clone(), namespace });
+        } else {
+            let items = left.items.iter().filter(|i| !i.is_deleting());
+            decision.actions.extend(items.map(|i| Action::delete(&left.gvr, i)));
+        }
+    }
+    // What ends at once is gone by the next look; the rest takes its time, and people are told what it is.
+    decision.after(if decision.actions.is_empty() { AGAIN } else { Duration::ZERO });
+    if decision.actions.is_empty() {
+        decision.actions.extend(status(o));
+    }
+    decision
+}
+
+fn status(o: &Observed<'_>) -> Option<Action> {
+    let mut status = o.namespace.status().clone();
+    let mut conditions = view::list(o.namespace, &["status", "conditions"]).to_vec();
+    let now = meta::time(o.now);
+    let mut set = |kind: &str, bad: bool, reason: (&str, &str), message: String, good: &str| {
+        if bad {
+            view::set_condition(&mut conditions, kind, "True", reason.0, &message, &now)
+        } else {
+            view::set_condition(&mut conditions, kind, "False", reason.1, good, &now)
+        }
+    };
+    let mut changed = set(
+        "NamespaceDeletionDiscoveryFailure",
+        !o.unreadable.is_empty(),
+        ("DiscoveryFailed", "ResourcesDiscovered"),
+        format!(
+            "Discovery failed for some groups, {} failing: {}",
+            o.unreadable.len(),
+            o.unreadable.join(", ")
+        ),
+        "All resources successfully discovered",
+    );
+    changed |= set(
+        "NamespaceDeletionContentFailure",
+        false,
+        ("", "ContentDeleted"),
+        String::new(),
+        "All content successfully deleted, may be waiting on finalization",
+    );
+    let named = |l: &Left| {
+        let group = if l.gvr.group.is_empty() { String::new() } else { format!(".{}", l.gvr.group) };
+        format!("{}{group} has {} resource instances", l.gvr.resource, l.count)
+    };
+    let remaining: Vec<String> = o.left.iter().map(named).collect();
+    changed |= set(
+        "NamespaceContentRemaining",
+        !remaining.is_empty(),
+        ("SomeResourcesRemain", "ContentRemoved"),
+        format!("Some resources are remaining: {}", remaining.join(", ")),
+        "All content successfully removed",
+    );
+    let mut finalizers: Vec<&String> = o.left.iter().flat_map(|l| &l.finalizers).collect();
+    finalizers.sort();
+    let mut counted: Vec<(&String, usize)> = Vec::new();
+    for f in finalizers {
+        match counted.last_mut() {
+            Some((last, n)) if *last == f => *n += 1,
+            _ => counted.push((f, 1)),
+        }
+    }
+    let counted: Vec<String> =
+        counted.iter().map(|(f, n)| format!("{f} in {n} resource instances")).collect();
+    changed |= set(
+        "NamespaceFinalizersRemaining",
+        !counted.is_empty(),
+        ("SomeFinalizersRemain", "ContentHasNoFinalizers"),
+        format!("Some content in the namespace has finalizers remaining: {}", counted.join(", ")),
+        "All content-preserving finalizers finished",
+    );
+    status["conditions"] = Value::from(conditions);
+    changed.then(|| Action::status(&gvr::NAMESPACES, o.namespace, status))
+}
+
+/// Whether a namespace is one in which things may be made.
+pub(crate) fn is_active(namespace: &Object) -> bool {
+    !namespace.is_deleting() && namespace.at(&["status", "phase"]) != &json!("Terminating")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{World, summary};
+    use client::DeleteOptions;
+
+    fn namespace() -> Value {
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ns", "uid": "n", "deletionTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Terminating"}})
+    }
+
+    fn left(resource: &'static str, waiting: bool) -> Left {
+        Left {
+            gvr: Gvr::new("", "v1", resource),
+            count: 2,
+            waiting,
+            finalizers: vec!["f".into()],
+            collection: true,
+            items: vec![],
+        }
+    }
+
+    #[test]
+    fn decisions() {
+        let n = Object::from_value(namespace());
+        for (what, left, want) in [
+            ("empty", vec![], "finalize namespaces/ns"),
+            (
+                "full",
+                vec![left("pods", false), left("secrets", false)],
+                "delete all pods; delete all secrets",
+            ),
+            ("some are on their way", vec![left("pods", true), left("secrets", false)], "delete all secrets"),
+            ("all are on their way", vec![left("pods", true)], "status namespaces/ns"),
+        ] {
+            let d = decide(&Observed { namespace: &n, left, unreadable: vec![], now: Timestamp::UNIX_EPOCH });
+            assert_eq!(summary(&d.actions).join("; "), want, "{what}");
+        }
+        let d = decide(&Observed {
+            namespace: &n,
+            left: vec![],
+            unreadable: vec!["g/v1".into()],
+            now: Timestamp::UNIX_EPOCH,
+        });
+        assert_eq!(summary(&d.actions), ["status namespaces/ns"], "what is not known may still be there");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_is_emptied_and_goes() {
+        let world = World::new();
+        let verbs = || ["list", "watch", "delete", "deletecollection"].map(String::from).to_vec();
+        let resource = |g: &Gvr, kind: &str| discovery::Resource {
+            gvr: g.clone(),
+            kind: kind.into(),
+            namespaced: true,
+            verbs: verbs(),
+        };
+        world.fake.serve(vec![
+            resource(&gvr::PODS, "Pod"),
+            resource(&gvr::SECRETS, "Secret"),
+            resource(&gvr::DEPLOYMENTS, "Deployment"),
+        ]);
+        world.machine.start(Namespaces::new(&world.machine));
+        let mut active = namespace();
+        meta::of_mut(&mut active).shift_remove("deletionTimestamp");
+        world.fake.put(&gvr::NAMESPACES, active);
+        let put = |g: &Gvr, name: &str, spec: Value| {
+            world.fake.put(g, json!({"metadata": {"name": name, "namespace": "ns"}, "spec": spec}))
+        };
+        put(&gvr::SECRETS, "s", json!({}));
+        put(&gvr::DEPLOYMENTS, "d", json!({}));
+        put(&gvr::PODS, "p", json!({"nodeName": "n"}));
+        world.fake.put(&gvr::SECRETS, json!({"metadata": {"name": "s", "namespace": "other"}}));
+        world.machine.client().delete(&gvr::NAMESPACES, "", "ns", &DeleteOptions::default()).await.unwrap();
+        world.settle().await;
+        let n = world.fake.get(&gvr::NAMESPACES, "", "ns").unwrap();
+        assert_eq!(
+            view::condition(&n, "NamespaceContentRemaining").unwrap()["message"],
+            "Some resources are remaining: pods has 1 resource instances"
+        );
+        world.fake.remove(&gvr::PODS, "ns", "p"); // its containers have ended
+        world.settle().await;
+        assert!(world.fake.get(&gvr::NAMESPACES, "", "ns").is_none());
+        assert_eq!(world.fake.all(&gvr::SECRETS).len(), 1);
+    }
+}
