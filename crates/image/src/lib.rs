@@ -17,6 +17,7 @@ pub mod archive;
 pub mod config;
 mod bridge;
 mod error;
+pub mod http;
 pub mod reference;
 pub mod registry;
 mod store;

@@ -24,6 +24,8 @@ pub struct ExtractOptions {
     pub whiteouts: bool,
     /// Owner of everything, instead of the archive's.
     pub owner: Option<(u32, u32)>,
+    /// Permission bits of everything but symbolic links, instead of the archive's.
+    pub mode: Option<u32>,
     /// Refuse to replace a folder with something else and the reverse (`docker cp`).
     pub no_overwrite_dir_non_dir: bool,
 }
@@ -380,7 +382,7 @@ impl Extractor<'_> {
         let (uid, gid) = self.owner(e);
         rustix::fs::fchown(fd, Some(uid), Some(gid))?;
         // After the owner: chown clears set-id bits and capabilities.
-        rustix::fs::fchmod(fd, Mode::from_raw_mode(e.mode))?;
+        rustix::fs::fchmod(fd, Mode::from_raw_mode(self.options.mode.unwrap_or(e.mode)))?;
         for (name, value) in wanted_xattrs(e) {
             let name = OsStr::from_bytes(name);
             tolerate(rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()), name)?;
@@ -392,7 +394,7 @@ impl Extractor<'_> {
         let (uid, gid) = self.owner(e);
         rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
         if mode {
-            rustix::fs::chmodat(parent, name, Mode::from_raw_mode(e.mode), AtFlags::empty())?;
+            rustix::fs::chmodat(parent, name, Mode::from_raw_mode(self.options.mode.unwrap_or(e.mode)), AtFlags::empty())?;
         }
         for (key, value) in wanted_xattrs(e) {
             let key = OsStr::from_bytes(key);

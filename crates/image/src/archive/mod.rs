@@ -14,4 +14,4 @@ pub mod root;
 pub mod tar;
 
 pub use extract::{ExtractOptions, Extracted, extract_into};
-pub use pack::{TarOptions, tar_of};
+pub use pack::{Filter, TarOptions, tar_of, tar_of_filtered};

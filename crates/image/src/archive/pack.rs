@@ -26,17 +26,41 @@ pub struct TarOptions {
     pub name: Option<String>,
     /// Follow `path` itself if it is a symbolic link.
     pub follow: bool,
+    /// Leave out times and owners, so that the archive tells content alone.
+    pub content_only: bool,
 }
+
+/// Says whether a path (as named in the archive) belongs into it. A folder that does not is searched all the same,
+/// and stands in the archive if something in it does.
+pub type Filter<'a> = dyn Fn(&[u8]) -> bool + 'a;
 
 /// Writes a tar of what is at `path` inside `root`, with everything below it. Blocking.
 pub fn tar_of(root: BorrowedFd<'_>, path: &Path, options: &TarOptions, out: &mut dyn Write) -> Result<()> {
+    tar_of_filtered(root, path, options, None, out)
+}
+
+/// As `tar_of`, with what `filter` refuses left out.
+pub fn tar_of_filtered(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    options: &TarOptions,
+    filter: Option<&Filter<'_>>,
+    out: &mut dyn Write,
+) -> Result<()> {
     let path = root::clean(path);
     let name = match &options.name {
         Some(name) => name.clone().into_bytes(),
         None => path.file_name().unwrap_or(OsStr::new("/")).as_bytes().to_vec(),
     };
     let mut sink = Plain(out);
-    let mut p = Packer { sink: &mut sink, links: HashMap::new(), whiteouts: false };
+    let mut p = Packer {
+        sink: &mut sink,
+        links: HashMap::new(),
+        whiteouts: false,
+        content_only: options.content_only,
+        filter,
+        pending: Vec::new(),
+    };
     let flags = if options.follow { OFlags::PATH } else { OFlags::PATH | OFlags::NOFOLLOW };
     let top = root::open(root, &path, flags)?;
     let stat = rustix::fs::fstat(&top)?;
@@ -91,7 +115,14 @@ pub(crate) fn copy_exactly(data: &mut dyn Read, size: u64, out: &mut dyn Write) 
 pub(crate) fn pack_layer(dir: &Path, sink: &mut dyn Sink) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(dir, flags, Mode::empty())?;
-    let mut p = Packer { sink, links: HashMap::new(), whiteouts: true };
+    let mut p = Packer {
+        sink,
+        links: HashMap::new(),
+        whiteouts: true,
+        content_only: false,
+        filter: None,
+        pending: Vec::new(),
+    };
     p.children(&fd, b"")?;
     p.sink.raw(&tar::END)
 }
@@ -101,9 +132,27 @@ struct Packer<'a> {
     /// Files with several names: which name was written.
     links: HashMap<(u64, u64), Vec<u8>>,
     whiteouts: bool,
+    content_only: bool,
+    filter: Option<&'a Filter<'a>>,
+    /// Headers of folders that the filter refused, written when something in them turns out to be wanted.
+    pending: Vec<(usize, Vec<u8>)>,
 }
 
 impl Packer<'_> {
+    fn emit(&mut self, mut e: Entry) -> io::Result<()> {
+        if self.content_only {
+            (e.mtime, e.uid, e.gid) = ((0, 0), 0, 0);
+        }
+        for (_, header) in std::mem::take(&mut self.pending) {
+            self.sink.raw(&header)?;
+        }
+        self.sink.raw(&tar::header(&e))
+    }
+
+    fn wanted(&self, full: &[u8]) -> bool {
+        self.filter.is_none_or(|f| f(full))
+    }
+
     fn children(&mut self, dir: &OwnedFd, name: &[u8]) -> io::Result<()> {
         let mut names: Vec<OsString> = Vec::new();
         for entry in rustix::fs::Dir::read_from(dir)? {
@@ -131,12 +180,20 @@ impl Packer<'_> {
 
     fn node(&mut self, parent: &OwnedFd, name: &OsStr, full: &[u8]) -> io::Result<()> {
         let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        match FileType::from_raw_mode(stat.st_mode) {
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind != FileType::Directory && !self.wanted(full) {
+            return Ok(());
+        }
+        match kind {
             FileType::Directory => {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let dir = rustix::fs::openat(parent, name, flags, Mode::empty())?;
                 self.dir_entry(&dir, &stat, full)?;
-                self.children(&dir, full)
+                self.children(&dir, full)?;
+                if self.pending.last().is_some_and(|(n, _)| *n >= full.len()) {
+                    self.pending.pop();
+                }
+                Ok(())
             }
             FileType::RegularFile => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -152,14 +209,14 @@ impl Packer<'_> {
                 let mut e = Entry::new([dir, b".wh.", base].concat(), Kind::File);
                 e.mode = 0;
                 e.mtime = (stat.st_mtime, 0);
-                self.sink.raw(&tar::header(&e))
+                self.emit(e)
             }
             FileType::Symlink => {
                 let mut e = entry(&stat, full, Kind::Symlink);
                 e.link = rustix::fs::readlinkat(parent, name, Vec::new())?.into_bytes();
                 e.mode = 0o777;
                 e.xattrs = xattrs_of(&proc_path(parent, Some(name)))?;
-                self.sink.raw(&tar::header(&e))
+                self.emit(e)
             }
             other => {
                 let kind = match other {
@@ -172,7 +229,7 @@ impl Packer<'_> {
                 let mut e = entry(&stat, full, kind);
                 e.device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
                 e.xattrs = xattrs_of(&proc_path(parent, Some(name)))?;
-                self.sink.raw(&tar::header(&e))
+                self.emit(e)
             }
         }
     }
@@ -185,7 +242,14 @@ impl Packer<'_> {
         let mut e = entry(stat, &name, Kind::Dir);
         let path = proc_path(dir, None);
         e.xattrs = xattrs_of(&path.join("."))?;
-        self.sink.raw(&tar::header(&e))?;
+        if self.wanted(full) {
+            self.emit(e)?;
+        } else {
+            if self.content_only {
+                (e.mtime, e.uid, e.gid) = ((0, 0), 0, 0);
+            }
+            self.pending.push((full.len(), tar::header(&e)));
+        }
         if self.whiteouts && overlay::is_opaque(&path.join(".")) {
             let mut mark = Entry::new([&name[..], b".wh..wh..opq"].concat(), Kind::File);
             mark.mode = 0;
@@ -207,7 +271,7 @@ impl Packer<'_> {
             };
             let mut e = entry(stat, full, kind);
             e.device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
-            return self.sink.raw(&tar::header(&e));
+            return self.emit(e);
         }
         let mut e = entry(stat, full, Kind::File);
         e.xattrs = xattrs_of(&proc_path(fd, None))?;
@@ -215,17 +279,18 @@ impl Packer<'_> {
             if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
                 e.kind = Kind::HardLink;
                 e.link = first.clone();
-                return self.sink.raw(&tar::header(&e));
+                return self.emit(e);
             }
             self.links.insert((stat.st_dev, stat.st_ino), full.to_vec());
         }
         e.size = stat.st_size.max(0) as u64;
-        self.sink.raw(&tar::header(&e))?;
-        if e.size > 0 {
+        let size = e.size;
+        self.emit(e)?;
+        if size > 0 {
             // Opened again, because the first may be a path only.
             let mut file = File::open(proc_path(fd, None))?;
-            self.sink.file(full, e.size, &mut file)?;
-            self.sink.raw(tar::pad(e.size))?;
+            self.sink.file(full, size, &mut file)?;
+            self.sink.raw(tar::pad(size))?;
         }
         Ok(())
     }

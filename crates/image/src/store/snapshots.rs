@@ -183,6 +183,26 @@ impl ImageStore {
         record.map(|r| self.describe(key, &r)).ok_or_else(|| Error::NotFound(format!("no snapshot {key}")))
     }
 
+    /// The files of an image, read-only, as a root that no path leads to. Blocking.
+    pub fn mount_image(self: &Arc<Self>, image: &Image) -> Result<OwnedFd> {
+        let index = self.index.read();
+        let mut lower: Vec<PathBuf> = Vec::new();
+        for d in image.diff_ids().iter().rev() {
+            let info = index.layers.get(d).ok_or_else(|| Error::NotFound(format!("layer {d} is missing")))?;
+            let dir = self.layers_dir().join(&info.dir).join("fs");
+            if !lower.contains(&dir) {
+                lower.push(dir);
+            }
+        }
+        drop(index);
+        // A read-only overlay needs two folders.
+        lower.push(self.root.join("empty"));
+        overlay::mount(&lower, None).or_else(|e| match lower.as_slice() {
+            [_] => Ok(fs::File::open(&lower[0])?.into()),
+            _ => Err(Error::file("mount the image", &image.id)(e)),
+        })
+    }
+
     /// The keys of all snapshots, for the owner's reconciliation at start.
     pub fn snapshot_keys(&self) -> Vec<String> {
         self.snapshots.lock().keys().cloned().collect()
