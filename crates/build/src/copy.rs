@@ -1,0 +1,424 @@
+//! The files of `COPY` and `ADD`: finding the sources, digesting what they contain, and writing them into a snapshot.
+//!
+//! Sources and destination are both roots given as descriptors, and every path is resolved inside its root: a link in
+//! the context or in an image leads nowhere else. Blocking.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use image::archive::compress::{self, Digesting};
+use image::archive::tar::{self, Entry, Kind};
+use image::archive::{ExtractOptions, TarOptions, extract_into, root, tar_of_filtered};
+use rustix::fs::{FileType, OFlags};
+
+use crate::pattern::{self, Ignore};
+
+/// One source.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// A file or folder below the sources' root.
+    Path { path: PathBuf, is_dir: bool },
+    /// A here-document.
+    Inline { name: String, content: String },
+    /// A download, complete in a temporary file.
+    Download { name: String, file: tempfile::NamedTempFile, mtime: i64 },
+}
+
+/// The root that sources are in, and what of it is left out.
+pub(crate) struct From<'a> {
+    pub root: &'a OwnedFd,
+    pub ignore: Option<&'a Ignore>,
+}
+
+/// Where and how to write.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Target {
+    /// Absolute and clean.
+    pub path: String,
+    /// Whether it was written with a slash at its end, or has several sources: then it is a folder.
+    pub folder: bool,
+    pub owner: (u32, u32),
+    /// Whether the owner was asked for, so that it holds for unpacked archives too.
+    pub owner_given: bool,
+    pub mode: Option<u32>,
+    /// `ADD`: archives of the context are unpacked.
+    pub unpack: bool,
+}
+
+impl From<'_> {
+    /// Finds what a source word names: one path, or all that match a pattern.
+    pub fn find(&self, word: &str) -> Result<Vec<Source>, String> {
+        let escapes = {
+            let mut depth = 0i32;
+            word.split('/').any(|part| {
+                match part {
+                    "" | "." => {}
+                    ".." => depth -= 1,
+                    _ => depth += 1,
+                }
+                depth < 0
+            })
+        };
+        if escapes && self.ignore.is_some() {
+            return Err(format!("forbidden path outside the build context: {word} ()"));
+        }
+        let clean = root::clean(Path::new(word));
+        let clean = clean.strip_prefix("/").unwrap_or(&clean).to_path_buf();
+        if !pattern::is_pattern(word) {
+            return match self.source(&clean) {
+                Some(s) => Ok(vec![s]),
+                None if self.ignore.is_some() => Err(format!(
+                    "file not found in build context or excluded by .dockerignore: stat {}: file does not exist",
+                    clean.display()
+                )),
+                None => Err(format!("stat {word}: file does not exist")),
+            };
+        }
+        let mut found = vec![PathBuf::new()];
+        for part in clean.to_string_lossy().split('/') {
+            let mut next = Vec::new();
+            for dir in found {
+                if pattern::is_pattern(part) {
+                    for name in self.names(&dir) {
+                        match pattern::path(part, &name) {
+                            Some(true) => next.push(dir.join(name)),
+                            Some(false) => {}
+                            None => return Err(format!("syntax error in pattern: {word}")),
+                        }
+                    }
+                } else {
+                    next.push(dir.join(part));
+                }
+            }
+            found = next;
+        }
+        found.sort();
+        Ok(found.iter().filter_map(|p| self.source(p)).collect())
+    }
+
+    fn source(&self, path: &Path) -> Option<Source> {
+        let stat = root::stat(self.root.as_fd(), path, true).ok()?;
+        let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        // A folder that is left out may hold something that is not.
+        if !is_dir && self.ignore.is_some_and(|i| i.excludes(&path.to_string_lossy())) {
+            return None;
+        }
+        if is_dir && !path.as_os_str().is_empty() && self.ignore.is_some_and(|i| i.excludes(&path.to_string_lossy())) {
+            let mut probe = Count::default();
+            self.pack(path, "", true, &mut probe).ok()?;
+            // Two blocks of zeros end an empty archive.
+            if probe.0 <= 1024 {
+                return None;
+            }
+        }
+        Some(Source::Path { path: path.to_path_buf(), is_dir })
+    }
+
+    fn names(&self, dir: &Path) -> Vec<String> {
+        let Ok(fd) = root::open(self.root.as_fd(), dir, OFlags::RDONLY | OFlags::DIRECTORY) else { return Vec::new() };
+        let Ok(entries) = rustix::fs::Dir::read_from(&fd) else { return Vec::new() };
+        let mut names: Vec<String> = entries
+            .filter_map(|e| e.ok()?.file_name().to_str().ok().map(ToString::to_string))
+            .filter(|n| n != "." && n != "..")
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// A tar of a source: a folder's content, or one file called `name`.
+    fn pack(&self, path: &Path, name: &str, content_only: bool, out: &mut dyn Write) -> image::Result<()> {
+        let options = TarOptions { name: Some(name.into()), follow: true, content_only };
+        let filter = |inside: &[u8]| {
+            let full = path.join(OsStr::from_bytes(inside));
+            !self.ignore.is_some_and(|i| i.excludes(&full.to_string_lossy()))
+        };
+        tar_of_filtered(self.root.as_fd(), path, &options, Some(&filter), out)
+    }
+
+    /// A digest of everything that the sources bring: names, modes, attributes and content, no times.
+    pub fn digest(&self, sources: &[Source]) -> Result<String, String> {
+        let mut all = Vec::new();
+        for source in sources {
+            let digest = match source {
+                Source::Path { path, is_dir } => {
+                    let name = if *is_dir { "" } else { file_name(path) };
+                    let mut hash = Digesting::new(io::sink());
+                    self.pack(path, name, true, &mut hash).map_err(|e| e.to_string())?;
+                    let kind = if *is_dir { "dir" } else { "file" };
+                    format!("{kind}:{}", hash.finish().0.trim_start_matches("sha256:"))
+                }
+                Source::Inline { name, content } => {
+                    let text = format!("{name}\0{content}");
+                    format!("file:{}", compress::digest_of(text.as_bytes()).trim_start_matches("sha256:"))
+                }
+                Source::Download { name, file, .. } => {
+                    let mut hash = Digesting::new(io::sink());
+                    hash.write_all(name.as_bytes()).map_err(|e| e.to_string())?;
+                    let mut reader = file.reopen().map_err(|e| e.to_string())?;
+                    io::copy(&mut reader, &mut hash).map_err(|e| e.to_string())?;
+                    format!("file:{}", hash.finish().0.trim_start_matches("sha256:"))
+                }
+            };
+            all.push(digest);
+        }
+        Ok(match all.as_slice() {
+            [one] => one.clone(),
+            many => {
+                let digest = compress::digest_of(many.join(",").as_bytes());
+                format!("multi:{}", digest.trim_start_matches("sha256:"))
+            }
+        })
+    }
+
+    /// Writes the sources below the merged root `to`.
+    pub fn write(&self, sources: &[Source], to: &OwnedFd, target: &Target) -> Result<(), String> {
+        for source in sources {
+            self.write_one(source, to, target)?;
+        }
+        Ok(())
+    }
+
+    fn write_one(&self, source: &Source, to: &OwnedFd, target: &Target) -> Result<(), String> {
+        let path = Path::new(&target.path);
+        let existing = root::stat(to.as_fd(), path, true).ok().map(|s| FileType::from_raw_mode(s.st_mode));
+        if let Source::Path { path: from, is_dir: true } = source {
+            if existing.is_some_and(|k| k != FileType::Directory) {
+                return Err(format!("cannot copy to non-directory: {}", target.path));
+            }
+            make_dirs(to, path, target)?;
+            return self.pipe(to, path, target, |out| self.pack(from, "", false, out));
+        }
+        if let Source::Path { path: from, .. } = source
+            && target.unpack
+        {
+            let file = root::open(self.root.as_fd(), from, OFlags::RDONLY).map_err(|e| e.to_string())?;
+            if is_archive(File::from(file)) {
+                make_dirs(to, path, target)?;
+                let file = root::open(self.root.as_fd(), from, OFlags::RDONLY).map_err(|e| e.to_string())?;
+                let options = ExtractOptions {
+                    owner: target.owner_given.then_some(target.owner),
+                    ..ExtractOptions::default()
+                };
+                return extract_into(to.as_fd(), path, File::from(file), &options)
+                    .map(|_| ())
+                    .map_err(|e| e.to_string());
+            }
+        }
+        let own_name = match source {
+            Source::Path { path, .. } => file_name(path).to_string(),
+            Source::Inline { name, .. } | Source::Download { name, .. } => name.clone(),
+        };
+        let into_folder = target.folder || existing == Some(FileType::Directory);
+        let (dir, name) = match path.file_name() {
+            Some(name) if !into_folder => {
+                (path.parent().unwrap_or(Path::new("/")), name.to_string_lossy().into_owned())
+            }
+            _ => (path, own_name),
+        };
+        make_dirs(to, dir, target)?;
+        match source {
+            Source::Path { path, .. } => self.pipe(to, dir, target, |out| self.pack(path, &name, false, out)),
+            Source::Inline { content, .. } => self.pipe(to, dir, target, |out| {
+                let mut e = Entry::new(name.as_bytes(), Kind::File);
+                e.size = content.len() as u64;
+                e.mtime = (base::clock::now().as_second(), 0);
+                tar::write_entry(out, &e, content.as_bytes())?;
+                Ok(out.write_all(&tar::END)?)
+            }),
+            Source::Download { file, mtime, .. } => self.pipe(to, dir, target, |out| {
+                let mut reader = file.reopen()?;
+                let mut e = Entry::new(name.as_bytes(), Kind::File);
+                e.size = reader.metadata()?.len();
+                e.mode = 0o600;
+                e.mtime = (*mtime, 0);
+                out.write_all(&tar::header(&e))?;
+                io::copy(&mut reader.by_ref().take(e.size), out)?;
+                out.write_all(tar::pad(e.size))?;
+                Ok(out.write_all(&tar::END)?)
+            }),
+        }
+    }
+
+    /// Extracts below `dir` what `pack` writes, while it writes.
+    fn pipe(
+        &self,
+        to: &OwnedFd,
+        dir: &Path,
+        target: &Target,
+        pack: impl FnOnce(&mut dyn Write) -> image::Result<()> + Send,
+    ) -> Result<(), String> {
+        let (reader, writer) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| e.to_string())?;
+        let options = ExtractOptions { owner: Some(target.owner), mode: target.mode, ..ExtractOptions::default() };
+        std::thread::scope(|scope| {
+            let packing = scope.spawn(move || {
+                let mut out = io::BufWriter::with_capacity(64 * 1024, File::from(writer));
+                pack(&mut out)?;
+                Ok::<_, image::Error>(out.flush()?)
+            });
+            let extracted = extract_into(to.as_fd(), dir, File::from(reader), &options);
+            match packing.join() {
+                Ok(packed) => extracted.and_then(|_| packed).map_err(|e| e.to_string()),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+}
+
+#[derive(Default)]
+struct Count(u64);
+
+impl Write for Count {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0 += buf.len() as u64;
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn file_name(path: &Path) -> &str {
+    path.file_name().and_then(OsStr::to_str).unwrap_or("file")
+}
+
+fn make_dirs(to: &OwnedFd, path: &Path, target: &Target) -> Result<(), String> {
+    root::make_dirs(to.as_fd(), path, 0o755, target.owner).map(|_| ()).map_err(|e| match e.kind() {
+        io::ErrorKind::NotADirectory => format!("cannot copy to non-directory: {}", path.display()),
+        _ => format!("{}: {e}", path.display()),
+    })
+}
+
+/// Whether a file is a tar, compressed or not.
+fn is_archive(file: File) -> bool {
+    let Ok((_, stream)) = compress::decoder(file) else { return false };
+    matches!(tar::Reader::new(stream).next_entry(), Ok(Some(_)))
+}
+
+/// `user[:group]` by the image's own files, as numbers.
+pub(crate) fn owner(root_fd: &OwnedFd, spec: &str) -> Result<(u32, u32), String> {
+    let (user, group) = spec.split_once(':').map_or((spec, None), |(u, g)| (u, Some(g)));
+    let fail = |why: String| format!("unable to convert uid/gid chown string to host mapping: {why}");
+    let uid = lookup(root_fd, "/etc/passwd", user)
+        .ok_or_else(|| fail(format!("can't find uid for user {user}: no such user: {user}")))?;
+    // A user without a group gets the group of the same name or number.
+    let group = group.filter(|g| !g.is_empty()).unwrap_or(user);
+    let gid = lookup(root_fd, "/etc/group", group)
+        .ok_or_else(|| fail(format!("can't find gid for group {group}: no such group: {group}")))?;
+    Ok((uid, gid))
+}
+
+fn lookup(root_fd: &OwnedFd, file: &str, name: &str) -> Option<u32> {
+    if let Ok(n) = name.parse() {
+        return Some(n);
+    }
+    let fd = root::open(root_fd.as_fd(), Path::new(file), OFlags::RDONLY).ok()?;
+    let mut text = String::new();
+    File::from(fd).take(16 << 20).read_to_string(&mut text).ok()?;
+    text.lines().find_map(|l| {
+        let mut fields = l.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn open(p: &Path) -> OwnedFd {
+        File::open(p).unwrap().into()
+    }
+
+    fn tree() -> tempfile::TempDir {
+        let t = tempfile::tempdir().unwrap();
+        fs::create_dir_all(t.path().join("sub/deep")).unwrap();
+        for (name, text) in [("a.txt", "a"), ("b.txt", "b"), ("sub/c.txt", "c"), ("sub/deep/d.txt", "d")] {
+            fs::write(t.path().join(name), text).unwrap();
+        }
+        std::os::unix::fs::symlink("a.txt", t.path().join("link")).unwrap();
+        t
+    }
+
+    fn shown(found: &[Source]) -> Vec<String> {
+        found
+            .iter()
+            .map(|s| match s {
+                Source::Path { path, is_dir } => format!("{}{}", path.display(), if *is_dir { "/" } else { "" }),
+                other => format!("{other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn finds() {
+        let t = tree();
+        let fd = open(t.path());
+        let ignore = Ignore::parse("b.txt\nsub\n!sub/deep/d.txt").unwrap();
+        let from = From { root: &fd, ignore: Some(&ignore) };
+        assert_eq!(shown(&from.find("*.txt").unwrap()), ["a.txt"]);
+        assert_eq!(shown(&from.find("/sub/").unwrap()), ["sub/"]);
+        assert_eq!(shown(&from.find("s*/*").unwrap()), ["sub/deep/"]);
+        assert_eq!(shown(&from.find(".").unwrap()), ["/"]);
+        assert!(from.find("../x").unwrap_err().starts_with("forbidden path outside the build context: ../x"));
+        assert!(from.find("b.txt").unwrap_err().contains("excluded by .dockerignore"));
+        assert!(from.find("none").unwrap_err().contains("stat none: file does not exist"));
+    }
+
+    #[test]
+    fn writes_and_digests() {
+        let t = tree();
+        let out = tempfile::tempdir().unwrap();
+        let (fd, to) = (open(t.path()), open(out.path()));
+        let ignore = Ignore::parse("**/c.txt").unwrap();
+        let from = From { root: &fd, ignore: Some(&ignore) };
+        let target = |path: &str, folder| Target { path: path.into(), folder, ..Target::default() };
+        let copy = |word: &str, target: &Target| {
+            let found = from.find(word).unwrap();
+            from.write(&found, &to, target)
+        };
+        copy("sub", &target("/data", false)).unwrap();
+        copy("a.txt", &target("/data", false)).unwrap();
+        copy("a.txt", &target("/x/renamed", false)).unwrap();
+        copy("link", &target("/y/", true)).unwrap();
+        let read = |p: &str| fs::read_to_string(out.path().join(p));
+        assert_eq!(read("data/deep/d.txt").unwrap(), "d");
+        assert!(read("data/c.txt").is_err());
+        assert_eq!(read("data/a.txt").unwrap(), "a");
+        assert_eq!(read("x/renamed").unwrap(), "a");
+        assert_eq!(read("y/link").unwrap(), "a");
+        assert_eq!(copy("sub", &target("/x/renamed", false)).unwrap_err(), "cannot copy to non-directory: /x/renamed");
+
+        let digest = |word: &str| from.digest(&from.find(word).unwrap()).unwrap();
+        let before = digest("sub");
+        fs::write(t.path().join("sub/c.txt"), "left out").unwrap();
+        assert_eq!(digest("sub"), before);
+        fs::write(t.path().join("sub/deep/d.txt"), "counts").unwrap();
+        assert_ne!(digest("sub"), before);
+        assert!(digest("*.txt").starts_with("multi:"));
+    }
+
+    #[test]
+    fn unpacks_archives_only() {
+        let t = tree();
+        let mut bytes = Vec::new();
+        let mut e = Entry::new("inside", Kind::File);
+        e.size = 2;
+        tar::write_entry(&mut bytes, &e, b"in").unwrap();
+        bytes.extend_from_slice(&tar::END);
+        fs::write(t.path().join("x.tar"), &bytes).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        let (fd, to) = (open(t.path()), open(out.path()));
+        let from = From { root: &fd, ignore: None };
+        let target = Target { path: "/u".into(), folder: true, unpack: true, ..Target::default() };
+        from.write(&from.find("x.tar").unwrap(), &to, &target).unwrap();
+        from.write(&from.find("a.txt").unwrap(), &to, &target).unwrap();
+        assert_eq!(fs::read_to_string(out.path().join("u/inside")).unwrap(), "in");
+        assert_eq!(fs::read_to_string(out.path().join("u/a.txt")).unwrap(), "a");
+    }
+}
