@@ -236,7 +236,7 @@ impl From<'_> {
                 e.mode = 0o600;
                 e.mtime = (*mtime, 0);
                 out.write_all(&tar::header(&e))?;
-                io::copy(&mut reader.by_ref().take(e.size), out)?;
+                io::copy(&mut Read::take(&mut reader, e.size), out)?;
                 out.write_all(tar::pad(e.size))?;
                 Ok(out.write_all(&tar::END)?)
             }),

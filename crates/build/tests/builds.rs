@@ -1,0 +1,305 @@
+//! Whole builds on a real store, with a runner that carries out the few commands these tests use.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Cursor;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use build::{Builder, Context, Event, Options, Output, Step, StepRunner};
+use image::archive::tar::{self, Entry, Kind};
+use image::{Config, ImageStore, Import};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Knows `echo TEXT > PATH`, `echo TEXT`, `false` and `true`, in the shell's place.
+struct Fake {
+    images: Arc<ImageStore>,
+    steps: Mutex<Vec<Step>>,
+}
+
+#[async_trait]
+impl StepRunner for Fake {
+    async fn run(&self, step: Step, output: mpsc::Sender<Output>, _: CancellationToken) -> Result<i32, String> {
+        let snapshot = self.images.snapshot(&step.id).map_err(|e| e.to_string())?;
+        let command = step.args.last().cloned().unwrap_or_default();
+        let work = step.working_dir.clone();
+        self.steps.lock().push(step);
+        if command == "false" {
+            return Ok(1);
+        }
+        if let Some((text, path)) = command.strip_prefix("echo ").and_then(|c| c.split_once(" > ")) {
+            let merged = snapshot.mount(true).map_err(|e| e.to_string())?;
+            let path = Path::new("/").join(work).join(path);
+            let at = format!("/proc/self/fd/{}{}", merged.as_raw_fd(), path.display());
+            fs::write(at, format!("{text}\n")).map_err(|e| e.to_string())?;
+        } else if let Some(text) = command.strip_prefix("echo ") {
+            let data = format!("{text}\n").into();
+            output.send(Output { stderr: false, data }).await.map_err(|e| e.to_string())?;
+        }
+        Ok(0)
+    }
+}
+
+struct World {
+    dir: tempfile::TempDir,
+    images: Arc<ImageStore>,
+    runner: Arc<Fake>,
+    builder: Arc<Builder>,
+}
+
+fn tar_of(files: &[(&str, &str)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (path, content) in files {
+        let kind = if path.ends_with('/') { Kind::Dir } else { Kind::File };
+        let mut e = Entry::new(*path, kind);
+        e.size = if kind == Kind::File { content.len() as u64 } else { 0 };
+        tar::write_entry(&mut out, &e, &content.as_bytes()[..e.size as usize]).unwrap();
+    }
+    out.extend_from_slice(&tar::END);
+    out
+}
+
+async fn world() -> Option<World> {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root");
+        return None;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let images = ImageStore::open(dir.path()).await.unwrap();
+    let base = tar_of(&[
+        ("etc/", ""),
+        ("etc/passwd", "root:x:0:0::/:\nnobody:x:65534:65534::/:\n"),
+        ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
+        ("bin/", ""),
+        ("bin/busybox", "ELF"),
+    ]);
+    let import = Import {
+        reference: Some("base:1.0".into()),
+        config: Config { cmd: Some(vec!["sh".into()]), env: vec!["PATH=/bin".into()], ..Config::default() },
+        ..Import::default()
+    };
+    images.import(Cursor::new(base), import).await.unwrap();
+    let runner = Arc::new(Fake { images: images.clone(), steps: Mutex::default() });
+    let builder = Builder::open(images.clone(), runner.clone(), dir.path()).unwrap();
+    Some(World { dir, images, runner, builder })
+}
+
+impl World {
+    async fn build(&self, files: &[(&str, &str)], options: Options) -> (Result<String, String>, String) {
+        let (tx, mut rx) = mpsc::channel(1000);
+        let context = Context::Tar(Box::new(Cursor::new(tar_of(files))));
+        let result = self.builder.build(context, options, tx, CancellationToken::new()).await;
+        let mut text = String::new();
+        while let Some(e) = rx.recv().await {
+            if let Event::Stream(s) = e {
+                text.push_str(&s);
+            }
+        }
+        (result.map_err(|e| e.to_string()), text)
+    }
+
+    fn read(&self, image: &str, path: &str) -> Option<String> {
+        let root = self.images.mount_image(&self.images.get(image).unwrap()).unwrap();
+        let fd = image::archive::root::open(root.as_fd(), Path::new(path), rustix::fs::OFlags::RDONLY).ok()?;
+        std::io::read_to_string(fs::File::from(fd)).ok()
+    }
+
+    fn owner(&self, image: &str, path: &str) -> (u32, u32, u32) {
+        let root = self.images.mount_image(&self.images.get(image).unwrap()).unwrap();
+        let fd = image::archive::root::open(root.as_fd(), Path::new(path), rustix::fs::OFlags::RDONLY).unwrap();
+        let m = fs::File::from(fd).metadata().unwrap();
+        (m.uid(), m.gid(), m.mode() & 0o7777)
+    }
+}
+
+fn tagged(tag: &str) -> Options {
+    Options { tags: vec![tag.into()], ..Options::default() }
+}
+
+const BIG: &str = r#"# a comment
+FROM base:1.0
+MAINTAINER hello1
+LABEL a=b "c d"="e f"
+ARG filename=page.html
+ENV APP=/opt/app OTHER="x y"
+ENV OLD form value
+WORKDIR $APP
+COPY ${filename} ./
+COPY sub/ /data/
+ADD a.tar /unpacked/
+ADD --chown=nobody:nogroup --chmod=600 page.html /owned.html
+RUN echo one > run.txt
+RUN ["/bin/sh", "-c", "echo exec form > exec.txt"]
+COPY . /ctx/
+EXPOSE 80 53/udp
+VOLUME ["/data1", "/data2"]
+USER nobody
+STOPSIGNAL SIGINT
+HEALTHCHECK --interval=5s CMD true
+SHELL ["/bin/sh", "-ec"]
+ENTRYPOINT ["/bin/cat"]
+CMD ["run.txt"]
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_instruction() {
+    let Some(w) = world().await else { return };
+    let archive = String::from_utf8(tar_of(&[("f", "deep\n")])).unwrap();
+    let files = [
+        ("Dockerfile", BIG),
+        (".dockerignore", "ignored.txt\n"),
+        ("page.html", "page\n"),
+        ("ignored.txt", "secret"),
+        ("sub/f", "deep\n"),
+        ("a.tar", archive.as_str()),
+    ];
+    let (id, text) = w.build(&files, tagged("app")).await;
+    let id = id.unwrap();
+    assert!(text.contains("Step 2/22 : MAINTAINER hello1\n"), "{text}");
+    assert!(text.contains("Step 8/22 : COPY ${filename} ./\n"), "{text}");
+    assert!(text.contains(" ---> Running in ") && !text.contains("Using cache"), "{text}");
+    assert!(text.ends_with(&format!("Successfully built {}\nSuccessfully tagged app:latest\n", &id[7..19])), "{text}");
+    assert_eq!(w.read("app", "/opt/app/page.html").as_deref(), Some("page\n"));
+    assert_eq!(w.read("app", "/opt/app/run.txt").as_deref(), Some("one\n"));
+    assert_eq!(w.read("app", "/opt/app/exec.txt").as_deref(), Some("exec form\n"));
+    assert_eq!(w.read("app", "/data/f").as_deref(), Some("deep\n"));
+    assert_eq!(w.read("app", "/unpacked/f").as_deref(), Some("deep\n"));
+    assert_eq!(w.read("app", "/ctx/sub/f").as_deref(), Some("deep\n"));
+    assert_eq!(w.read("app", "/ctx/ignored.txt"), None);
+    assert_eq!(w.owner("app", "/owned.html"), (65534, 65534, 0o600));
+    let image = w.images.get("app").unwrap();
+    let c = image.run_config();
+    assert_eq!(c.env, ["PATH=/bin", "APP=/opt/app", "OTHER=x y", "OLD=form value"]);
+    assert_eq!((c.working_dir.as_str(), c.user.as_str(), c.stop_signal.as_str()), ("/opt/app", "nobody", "SIGINT"));
+    assert_eq!(c.exposed_ports.keys().collect::<Vec<_>>(), ["53/udp", "80/tcp"]);
+    assert_eq!(c.volumes.keys().collect::<Vec<_>>(), ["/data1", "/data2"]);
+    assert_eq!((c.entrypoint.clone().unwrap(), c.cmd.clone().unwrap()), (vec!["/bin/cat".into()], vec!["run.txt".into()]));
+    assert_eq!(c.labels["c d"], "e f");
+    assert_eq!(image.config.author, "hello1");
+    let history = &image.config.history;
+    assert!(history.iter().any(|h| h.created_by == "/bin/sh -ec #(nop)  ENTRYPOINT [\"/bin/cat\"]"), "{history:?}");
+    assert!(history.iter().any(|h| h.created_by == "|1 filename=page.html /bin/sh -c echo one > run.txt"), "{history:?}");
+    let layers = history.iter().filter(|h| !h.empty_layer).count();
+    assert_eq!(layers, image.diff_ids().len());
+    let first = w.runner.steps.lock()[0].clone();
+    assert!(first.env.contains(&"filename=page.html".into()) && first.working_dir == "/opt/app");
+
+    // Again: all from the cache, after a restart too; a changed file is seen.
+    let (again, text) = w.build(&files, tagged("app")).await;
+    assert_eq!(again.unwrap(), id);
+    assert_eq!(text.matches("Using cache").count(), 21, "{text}");
+    let builder = Builder::open(w.images.clone(), w.runner.clone(), w.dir.path()).unwrap();
+    let w = World { builder, ..w };
+    assert_eq!(w.build(&files, Options::default()).await.0.unwrap(), id);
+    let mut changed = files;
+    changed[2].1 = "other\n";
+    let (other, text) = w.build(&changed, Options::default()).await;
+    assert_ne!(other.unwrap(), id);
+    assert_eq!(text.matches("Using cache").count(), 6, "{text}");
+    // An ignored file changes nothing.
+    let mut changed = files;
+    changed[3].1 = "other";
+    assert_eq!(w.build(&changed, Options::default()).await.0.unwrap(), id);
+    let before = w.runner.steps.lock().len();
+    w.build(&files, Options { no_cache: true, ..Options::default() }).await.0.unwrap();
+    assert_eq!(w.runner.steps.lock().len(), before + 2);
+    // No context and no snapshot remains.
+    let left: Vec<PathBuf> = fs::read_dir(w.dir.path().join("build")).unwrap().map(|e| e.unwrap().path()).collect();
+    assert!(left.iter().all(|p| p.to_string_lossy().contains("cache.db")), "{left:?}");
+    assert!(w.images.snapshot_keys().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stages_and_triggers() {
+    let Some(w) = world().await else { return };
+    let multi = "ARG V=1.0\nFROM base:${V} as builder\nRUN echo built > /out\nFROM base:1.0 AS unused\nRUN false\nFROM scratch\nCOPY --from=builder /out /out\nCOPY --from=0 /bin/busybox /bin/cat\nCOPY --from=base:1.0 /etc/passwd /p\nENTRYPOINT [\"/bin/cat\",\"/out\"]\n";
+    let (id, text) = w.build(&[("Dockerfile", multi)], tagged("multi")).await;
+    id.unwrap();
+    assert!(text.contains("Step 1/8 : ARG V=1.0\n") && text.contains("Step 4/8 : FROM scratch\n ---> \n"), "{text}");
+    assert_eq!(w.read("multi", "/out").as_deref(), Some("built\n"));
+    assert_eq!(w.read("multi", "/bin/cat").as_deref(), Some("ELF"));
+    assert!(w.read("multi", "/p").unwrap().contains("nobody"));
+    assert!(w.images.get("multi").unwrap().run_config().cmd.is_none());
+    let target = Options { target: "builder".into(), ..tagged("tgt") };
+    w.build(&[("Dockerfile", multi)], target).await.0.unwrap();
+    assert_eq!(w.read("tgt", "/out").as_deref(), Some("built\n"));
+
+    let files = [("Dockerfile", "FROM base:1.0\nONBUILD COPY page.html /from-parent\n"), ("page.html", "page")];
+    w.build(&files, tagged("parent")).await.0.unwrap();
+    let files = [("Dockerfile", "FROM parent\nCMD cat /from-parent\n"), ("page.html", "page")];
+    let (id, text) = w.build(&files, tagged("child")).await;
+    id.unwrap();
+    assert!(text.contains("# Executing 1 build trigger\n"), "{text}");
+    assert_eq!(w.read("child", "/from-parent").as_deref(), Some("page"));
+    assert!(w.images.get("child").unwrap().run_config().on_build.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn arguments_labels_heredocs_and_quiet() {
+    let Some(w) = world().await else { return };
+    let args = |pairs: &[(&str, &str)]| -> BTreeMap<String, Option<String>> {
+        pairs.iter().map(|(k, v)| (k.to_string(), Some(v.to_string()))).collect()
+    };
+    let file = "FROM base:1.0\nARG who=x\nARG http_proxy\nRUN echo $who\nCOPY <<EOF <<'RAW' /d/\nhi $who\nEOF\nhi $who\nRAW\nRUN <<S\necho script > /s\nS\n";
+    let options = Options {
+        build_args: args(&[("who", "me"), ("nope", "1"), ("HTTP_PROXY", "p")]),
+        labels: [("k".to_string(), "v $x \"q\"".to_string())].into(),
+        ..tagged("args")
+    };
+    let (id, text) = w.build(&[("Dockerfile", file)], options).await;
+    id.unwrap();
+    assert!(text.contains("[Warning] One or more build-args [nope] were not consumed\n"), "{text}");
+    assert_eq!(w.read("args", "/d/EOF").as_deref(), Some("hi me\n"));
+    assert_eq!(w.read("args", "/d/RAW").as_deref(), Some("hi $who\n"));
+    let image = w.images.get("args").unwrap();
+    assert_eq!(image.run_config().labels["k"], "v $x \"q\"");
+    assert!(image.config.history.iter().any(|h| h.created_by == "|1 who=me /bin/sh -c echo $who"));
+    let step = w.runner.steps.lock()[0].clone();
+    assert!(step.env.contains(&"HTTP_PROXY=p".to_string()) && step.env.contains(&"who=me".to_string()));
+
+    let (id, text) =
+        w.build(&[("Dockerfile", "FROM base:1.0\nRUN echo hi")], Options { quiet: true, ..Options::default() }).await;
+    assert_eq!(text, format!("{}\n", id.unwrap()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_said() {
+    let Some(w) = world().await else { return };
+    for (file, want) in [
+        ("FROM base:1.0\nRUN false\n", "The command '/bin/sh -c false' returned a non-zero code: 1"),
+        (
+            "FROM base:1.0\nCOPY nothing /\n",
+            "COPY failed: file not found in build context or excluded by .dockerignore: stat nothing: file does not exist",
+        ),
+        ("FROM base:1.0\nCOPY ../x /\n", "COPY failed: forbidden path outside the build context: ../x ()"),
+        ("FROM base:1.0\nCOPY n* /\n", "COPY failed: no source files were specified"),
+        ("FROM base:1.0\nFLY away\n", "dockerfile parse error on line 2: unknown instruction: FLY"),
+        ("FROM base:1.0\nADD a\n", "ADD requires at least two arguments"),
+        ("FROM base:1.0\nCOPY --chown=who Dockerfile /\n", "no such user: who"),
+        ("FROM base:1.0\nCOPY --from=7 a b\n", "COPY failed: invalid from flag value 7"),
+        ("FROM scratch\n", "No image was generated"),
+        ("FROM base:1.0\nENV ${x:?}=1\n", "x: is not allowed to be empty"),
+        ("FROM Base\n", "must be lowercase"),
+    ] {
+        let (result, _) = w.build(&[("Dockerfile", file)], Options::default()).await;
+        let error = result.expect_err(file);
+        assert!(error.contains(want), "{file:?}: {error}");
+    }
+    let (result, _) = w.build(&[("x", "")], Options::default()).await;
+    assert_eq!(result.unwrap_err(), "Cannot locate specified Dockerfile: Dockerfile");
+    let (result, _) = w.build(&[("Dockerfile", "FROM base:1.0")], tagged("A")).await;
+    assert!(result.unwrap_err().contains("must be lowercase"));
+    tokio::time::timeout(std::time::Duration::from_secs(5), async {
+        // A failed step's snapshot is discarded in the background.
+        while !w.images.snapshot_keys().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+}
