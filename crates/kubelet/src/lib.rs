@@ -1,15 +1,25 @@
 //! Runs the pods of this node.
 //!
 //! Promises: one task for each pod, woken by events and never by polling; what to do follows from a pure function of
-//! what is observed; a restart of the daemon adopts what runs and restarts nothing. It drives pods
+//! what is observed ([`pod::decide`]); a restart of the daemon adopts what runs and restarts nothing. It drives pods
 //! through `runtime`, `image` and `network` and speaks to the cluster only through `client`.
 //! Leaves to others: which pods there are (the API server, the scheduler), Services and DNS (`proxy`, `dns`).
 
+mod context;
 mod env;
+mod handler;
+mod machine;
+mod manager;
+mod node;
 pub mod pod;
+mod probe;
+mod pulls;
 mod qos;
 mod resolv;
+mod server;
+pub mod spec;
 pub mod view;
+mod volumes;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -89,7 +99,14 @@ pub async fn run(
     informers: Informers,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    let _ = (options, client, informers);
-    shutdown.cancelled().await;
-    Ok(())
+    let context = context::Context::new(options, client, &informers);
+    let listener = server::bind(&context).await?;
+    let left = manager::leftovers(&context).await?;
+    let node = node::register(&context, &shutdown).await?;
+    node::pod_network(&context, &node, &left.addresses).await?;
+    let pods = manager::run(context.clone(), informers, left, shutdown.clone());
+    let keep = node::keep(context.clone(), node, shutdown.clone());
+    let server = server::serve(context, listener, shutdown.clone());
+    let (pods, (), ()) = tokio::join!(pods, keep, server);
+    pods
 }

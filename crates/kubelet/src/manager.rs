@@ -1,0 +1,266 @@
+//! Brings pods to their workers: finds what an earlier daemon left, follows the API, wakes those concerned when a
+//! ConfigMap, Secret or claim changes.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use api::Object;
+use client::{Change, Informers, gvr};
+use runtime::{State, Status};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::Result;
+use crate::context::Context;
+use crate::pod::operations::{describe, last_words};
+use crate::pod::registry::Handle;
+use crate::pod::state::*;
+use crate::pod::worker::{Message, Worker};
+use crate::spec::{annotation, label};
+use crate::view::{Pod, PodSpec};
+
+/// What is found of one pod.
+#[derive(Default)]
+struct Found {
+    namespace: String,
+    name: String,
+    state: PodState,
+}
+
+/// Runs the pods of the node until `shutdown`.
+pub async fn run(
+    context: Arc<Context>,
+    informers: Informers,
+    mut left: Leftovers,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let pods = informers.of(&gvr::PODS);
+    let claims = informers.of(&gvr::PERSISTENT_VOLUME_CLAIMS);
+    let mut changes = pods.subscribe();
+    let mut config_maps = context.config_maps.subscribe();
+    let mut secrets = context.secrets.subscribe();
+    let mut claim_changes = claims.subscribe();
+    tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        () = async { tokio::join!(pods.synced(), context.config_maps.synced(), context.secrets.synced(), context.services.synced()); } => {}
+    }
+    // Everything that is there has been sent by now: whatever of a pod is left and is not among it has no owner.
+    let known: HashSet<String> = pods.list("").iter().map(|p| p.uid().to_owned()).collect();
+    for (uid, found) in left.pods.extract_if(|uid, _| !known.contains(uid)) {
+        let pod = orphan(&found.namespace, &found.name, &uid);
+        let state = PodState { orphan: true, ..found.state };
+        tracing::info!(pod = pod.title(), "taking down a pod that the cluster no longer knows");
+        Worker::start(&context, pod, state);
+    }
+    sweep(&context, &known);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            Some(change) = changes.recv() => pod_changed(&context, &mut left, change),
+            Some(change) = config_maps.recv() => source_changed(&context, &change, |spec, name| {
+                references(spec, |r| matches!(r, Reference::ConfigMap(n) if n == name))
+            }),
+            Some(change) = secrets.recv() => source_changed(&context, &change, |spec, name| {
+                references(spec, |r| matches!(r, Reference::Secret(n) if n == name))
+            }),
+            Some(change) = claim_changes.recv() => source_changed(&context, &change, |spec, name| {
+                spec.volumes.iter().any(|v| v.persistent_volume_claim.as_ref().is_some_and(|c| c.claim_name == name))
+            }),
+        }
+    }
+}
+
+fn pod_changed(context: &Arc<Context>, left: &mut Leftovers, change: Change) {
+    let object = change.object().clone();
+    if object.spec()["nodeName"] != context.node() {
+        return;
+    }
+    if let (Some(old), Some(new)) = (&change.old, &change.new)
+        && old.uid() != new.uid()
+        && let Some(handle) = context.registry.get(old.uid())
+    {
+        let _ = handle.sender.send(Message::Gone);
+    }
+    let handle: Option<Handle> = context.registry.get(object.uid());
+    if change.new.is_none() {
+        if let Some(handle) = handle {
+            let _ = handle.sender.send(Message::Gone);
+        }
+        return;
+    }
+    let pod = match Pod::of(&object) {
+        Ok(pod) => pod,
+        Err(error) => {
+            tracing::error!(error, "a pod that cannot be understood is not run");
+            return;
+        }
+    };
+    if let Some(handle) = handle
+        && handle.sender.send(Message::Pod(pod.clone())).is_ok()
+    {
+        return;
+    }
+    let state = left.pods.remove(&pod.uid).map(|f| f.state).unwrap_or_default();
+    if pod.is_terminal()
+        && !pod.deleting
+        && state.containers.is_empty()
+        && state.sandbox == SandboxState::Absent
+    {
+        // Nothing of it is here and nothing will be; a worker comes with its deletion.
+        return;
+    }
+    Worker::start(context, pod, state);
+}
+
+enum Reference<'a> {
+    ConfigMap(&'a str),
+    Secret(&'a str),
+}
+
+fn references(spec: &PodSpec, matches: impl Fn(Reference<'_>) -> bool) -> bool {
+    let volumes = spec.volumes.iter().any(|v| {
+        let projected = v.projected.iter().flat_map(|p| &p.sources);
+        v.config_map.as_ref().is_some_and(|c| matches(Reference::ConfigMap(&c.name)))
+            || v.secret.as_ref().is_some_and(|s| matches(Reference::Secret(&s.name)))
+            || projected
+                .clone()
+                .any(|s| s.config_map.as_ref().is_some_and(|c| matches(Reference::ConfigMap(&c.name))))
+            || projected
+                .clone()
+                .any(|s| s.secret.as_ref().is_some_and(|c| matches(Reference::Secret(&c.name))))
+    });
+    volumes
+        || spec.all().any(|(_, c)| {
+            let env = c.env.iter().filter_map(|e| e.value_from.as_ref()).any(|s| {
+                s.config_map_key_ref.as_ref().is_some_and(|r| matches(Reference::ConfigMap(&r.name)))
+                    || s.secret_key_ref.as_ref().is_some_and(|r| matches(Reference::Secret(&r.name)))
+            });
+            env || c.env_from.iter().any(|f| {
+                f.config_map_ref.as_ref().is_some_and(|r| matches(Reference::ConfigMap(&r.name)))
+                    || f.secret_ref.as_ref().is_some_and(|r| matches(Reference::Secret(&r.name)))
+            })
+        })
+}
+
+fn source_changed(context: &Context, change: &Change, concerns: impl Fn(&PodSpec, &str) -> bool) {
+    let object = change.object();
+    for handle in context.registry.all() {
+        let pod = handle.known.read().pod.clone();
+        if pod.namespace == object.namespace() && concerns(&pod.spec, object.name()) {
+            let _ = handle.sender.send(Message::Sources);
+        }
+    }
+}
+
+/// What an earlier daemon left running, by pod UID.
+#[derive(Default)]
+pub struct Leftovers {
+    pods: HashMap<String, Found>,
+    /// The addresses in use, with their pods.
+    pub addresses: Vec<(String, IpAddr)>,
+}
+
+/// Asks the runtime what there is.
+pub async fn leftovers(context: &Context) -> Result<Leftovers> {
+    let runtime = &context.options.runtime;
+    let mut left = Leftovers::default();
+    for sandbox in runtime.sandboxes().await? {
+        let spec = runtime.sandbox_spec(&sandbox.id).await?;
+        let of = |key: &str| spec.annotations.get(key).cloned().unwrap_or_default();
+        let ips: Vec<IpAddr> = of(annotation::IPS).split(',').filter_map(|ip| ip.parse().ok()).collect();
+        let uid = of(label::UID);
+        if uid.is_empty() {
+            continue;
+        }
+        if !spec.host_network {
+            left.addresses.extend(ips.iter().map(|ip| (uid.clone(), *ip)));
+        }
+        let found = left.pods.entry(uid).or_default();
+        (found.namespace, found.name) = (of(label::NAMESPACE), of(label::POD));
+        found.state.sandbox = SandboxState::Ready(ReadySandbox { id: sandbox.id, pid: sandbox.pid, ips });
+    }
+    let mut runs: BTreeMap<(String, String), Vec<Run>> = BTreeMap::new();
+    for state in runtime.list().await? {
+        let of = |key: &str| state.spec.labels.get(key).cloned().unwrap_or_default();
+        let (uid, container) = (of(label::UID), of(label::CONTAINER));
+        if uid.is_empty() || container.is_empty() {
+            continue;
+        }
+        let found = left.pods.entry(uid.clone()).or_default();
+        (found.namespace, found.name) = (of(label::NAMESPACE), of(label::POD));
+        match run_of(&state) {
+            Some(run) => runs.entry((uid, container)).or_default().push(run),
+            // Made but never started: the daemon died in between. It is made again.
+            None => runtime.delete(&state.id, true).await?,
+        }
+    }
+    for ((uid, container), mut runs) in runs {
+        runs.sort_by_key(|r| r.attempt);
+        let state = &mut left.pods.entry(uid).or_default().state;
+        let known = state.containers.entry(container).or_default();
+        known.run = runs.pop();
+        known.last = runs.pop();
+        for old in runs {
+            runtime.delete(&old.id, true).await?;
+        }
+    }
+    Ok(left)
+}
+
+fn run_of(state: &State) -> Option<Run> {
+    let of = |key: &str| state.spec.annotations.get(key).cloned().unwrap_or_default();
+    let phase = match (state.status, &state.exit) {
+        (_, Some(exit)) => {
+            let started = state.started_at.unwrap_or(exit.at);
+            RunPhase::Exited(describe(exit, started, last_words(&of(annotation::MESSAGE_PATH))))
+        }
+        (Status::Running | Status::Paused, None) => {
+            RunPhase::Running { started: state.started_at.unwrap_or(state.created_at) }
+        }
+        _ => return None,
+    };
+    Some(Run {
+        id: state.id.clone(),
+        attempt: of(annotation::ATTEMPT).parse().unwrap_or(0),
+        image_id: of(annotation::IMAGE),
+        sandbox: of(annotation::SANDBOX),
+        phase,
+    })
+}
+
+/// What is to be taken down of a pod whose object is gone.
+fn orphan(namespace: &str, name: &str, uid: &str) -> Pod {
+    let object = Object::from_value(json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": namespace, "name": name, "uid": uid}, "spec": {},
+    }));
+    Pod {
+        namespace: namespace.into(),
+        name: name.into(),
+        uid: uid.into(),
+        labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
+        deleting: false,
+        deletion_grace: None,
+        spec: Arc::new(PodSpec::default()),
+        phase: String::new(),
+        object,
+    }
+}
+
+/// Removes the folders of pods that are neither known nor being taken down.
+fn sweep(context: &Context, known: &HashSet<String>) {
+    for root in [context.durable_root(), context.volatile_root()] {
+        for entry in fs::read_dir(&root).into_iter().flatten().flatten() {
+            let uid = entry.file_name().to_string_lossy().into_owned();
+            if known.contains(&uid) || context.registry.get(&uid).is_some() {
+                continue;
+            }
+            if let Err(error) = crate::volumes::remove(&context.volatile(&uid), &context.durable(&uid)) {
+                tracing::warn!(uid, %error, "the folder of a pod that is gone could not be removed");
+            }
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! This machine as a Node: registered, its status kept, its Lease renewed, its range of pod addresses found.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{Object, meta};
+use client::{ListOptions, PatchType, gvr};
+use ipnet::{IpNet, Ipv4Net};
+use network::{BridgeSpec, Ipam};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::context::{Context, PodNetwork};
+use crate::machine;
+use crate::{Error, Result};
+
+/// How often the Lease is renewed: the protocol between nodes and the controller that watches them.
+const LEASE_RENEWAL: Duration = Duration::from_secs(10);
+/// How long a Lease counts, in seconds.
+const LEASE_SECONDS: i64 = 40;
+/// How often the status is sent although nothing has changed, as upstream's nodeStatusReportFrequency.
+const HEARTBEAT: Duration = Duration::from_secs(300);
+/// The delay after a first failure to reach the API server; it doubles up to `LAST_RETRY`.
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+/// The namespace of nodes' Leases.
+const LEASES: &str = "kube-node-lease";
+/// How many images a status lists, as upstream.
+const MAX_IMAGES: usize = 50;
+
+/// Makes the Node or finds it, and gives it a range of addresses if it has none. Repeats until the API server agrees.
+pub async fn register(context: &Context, shutdown: &CancellationToken) -> Result<Arc<Object>> {
+    let mut delay = FIRST_RETRY;
+    loop {
+        match try_register(context).await {
+            Ok(node) => return Ok(node),
+            Err(error) => tracing::warn!(%error, "the node could not be registered; trying again"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Err(Error::Invalid("stopped before the node was registered".into())),
+            // Nothing tells when an API server that refused is ready.
+            () = tokio::time::sleep(delay) => {}
+        }
+        delay = (delay * 2).min(LAST_RETRY);
+    }
+}
+
+async fn try_register(context: &Context) -> Result<Arc<Object>> {
+    let name = context.node();
+    let labels = labels(name);
+    let node = match context.client.get(&gvr::NODES, "", name).await {
+        Ok(node) => {
+            let patch = json!({"metadata": {"labels": labels}});
+            let missing =
+                labels.as_object().into_iter().flatten().any(|(k, v)| node.labels().get(k) != v.as_str());
+            if missing {
+                context.client.patch(&gvr::NODES, "", name, PatchType::Merge, &patch).await?
+            } else {
+                node
+            }
+        }
+        Err(e) if e.is_not_found() => {
+            let cidr = free_range(context).await?;
+            let node = json!({
+                "apiVersion": "v1", "kind": "Node",
+                "metadata": {"name": name, "labels": labels,
+                    "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}},
+                "spec": {"podCIDR": cidr.to_string(), "podCIDRs": [cidr.to_string()]},
+            });
+            context.client.create(&gvr::NODES, "", &node).await?
+        }
+        Err(e) => return Err(e.into()),
+    };
+    if node.spec()["podCIDR"].as_str().is_some_and(|c| !c.is_empty()) {
+        return Ok(node);
+    }
+    let cidr = free_range(context).await?.to_string();
+    let patch = json!({"spec": {"podCIDR": cidr, "podCIDRs": [cidr]}});
+    Ok(context.client.patch(&gvr::NODES, "", name, PatchType::Merge, &patch).await?)
+}
+
+fn labels(name: &str) -> Value {
+    let info = machine::node_info("");
+    json!({
+        "kubernetes.io/hostname": name,
+        "kubernetes.io/os": info["operatingSystem"],
+        "kubernetes.io/arch": info["architecture"],
+        "beta.kubernetes.io/os": info["operatingSystem"],
+        "beta.kubernetes.io/arch": info["architecture"],
+    })
+}
+
+/// The first /24 of the cluster's range that no node has.
+async fn free_range(context: &Context) -> Result<Ipv4Net> {
+    let nodes = context.client.list(&gvr::NODES, "", &ListOptions::default()).await?;
+    let taken: Vec<Ipv4Net> =
+        nodes.items.iter().filter_map(|n| n.spec()["podCIDR"].as_str()?.parse().ok()).collect();
+    first_free(context.options.instance.cluster_cidr, &taken).ok_or_else(|| {
+        Error::Invalid(format!("every /24 of {} belongs to a node", context.options.instance.cluster_cidr))
+    })
+}
+
+fn first_free(cluster: Ipv4Net, taken: &[Ipv4Net]) -> Option<Ipv4Net> {
+    let size = cluster.prefix_len().max(24);
+    let mut ranges = cluster.subnets(size).ok()?;
+    ranges.find(|range| !taken.iter().any(|t| t.contains(range) || range.contains(t)))
+}
+
+/// Makes the pods' bridge and takes over the addresses that are in use.
+pub async fn pod_network(
+    context: &Context,
+    node: &Object,
+    used: &[(String, std::net::IpAddr)],
+) -> Result<()> {
+    let cidr = node.spec()["podCIDR"].as_str().unwrap_or_default();
+    let range: IpNet = cidr.parse().map_err(|_| {
+        Error::Invalid(format!("spec.podCIDR of node {} is {cidr:?}, which is no address range", node.name()))
+    })?;
+    let gateway =
+        range.hosts().next().ok_or_else(|| Error::Invalid(format!("podCIDR {range} has no address")))?;
+    let gateway_net = IpNet::new(gateway, range.prefix_len()).map_err(|e| Error::Invalid(e.to_string()))?;
+    let instance = &context.options.instance;
+    let bridge = BridgeSpec {
+        masquerade_except: vec![instance.cluster_cidr.into()],
+        isolated: false,
+        ..BridgeSpec::new(instance.link("p"), gateway_net)
+    };
+    context.options.network.ensure_bridge(&bridge).await?;
+    let ipam = Ipam::new(range, [gateway]);
+    for (uid, ip) in used {
+        if let Err(error) = ipam.allocate(uid, Some(*ip)) {
+            tracing::warn!(uid, %ip, %error, "a pod has an address that is not of this node's range");
+        }
+    }
+    let _ = context.network.set(PodNetwork { ipam, gateway: gateway_net });
+    Ok(())
+}
+
+/// Keeps the Node's status and Lease until `shutdown`.
+pub async fn keep(context: Arc<Context>, node: Arc<Object>, shutdown: CancellationToken) {
+    let status = async {
+        let mut sent = Value::Null;
+        let mut timer = tokio::time::interval(HEARTBEAT);
+        loop {
+            timer.tick().await;
+            let now = base::clock::now();
+            let existing = if sent.is_null() { node.status() } else { &sent };
+            let status = status(&context, existing, now);
+            let mut delay = FIRST_RETRY;
+            while let Err(error) = report(&context, &status).await {
+                tracing::warn!(%error, "the node's status could not be reported; trying again");
+                tokio::time::sleep(delay).await;
+                delay = (delay * 2).min(LAST_RETRY);
+            }
+            sent = status;
+        }
+    };
+    let lease = async {
+        let mut timer = tokio::time::interval(LEASE_RENEWAL);
+        loop {
+            timer.tick().await;
+            let mut delay = FIRST_RETRY;
+            while let Err(error) = renew(&context, &node).await {
+                tracing::debug!(%error, "the node's lease could not be renewed; trying again");
+                tokio::time::sleep(delay).await;
+                delay = (delay * 2).min(LAST_RETRY);
+            }
+        }
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = async { tokio::join!(status, lease); } => {}
+    }
+}
+
+async fn report(context: &Context, status: &Value) -> Result<(), client::Error> {
+    let patch = json!({"status": status});
+    let name = context.node();
+    context.client.patch_sub(&gvr::NODES, "", name, "status", PatchType::Merge, &patch).await.map(|_| ())
+}
+
+async fn renew(context: &Context, node: &Object) -> Result<(), client::Error> {
+    let name = context.node();
+    let now = meta::micro_time(base::clock::now());
+    let spec = json!({"holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now});
+    let patch = json!({"spec": spec});
+    match context.client.patch(&gvr::LEASES, LEASES, name, PatchType::Merge, &patch).await {
+        Err(e) if e.is_not_found() => {
+            let lease = json!({
+                "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+                "metadata": {"name": name, "namespace": LEASES, "ownerReferences": [
+                    {"apiVersion": "v1", "kind": "Node", "name": name, "uid": node.uid()}]},
+                "spec": spec,
+            });
+            context.client.create(&gvr::LEASES, LEASES, &lease).await.map(|_| ())
+        }
+        result => result.map(|_| ()),
+    }
+}
+
+fn status(context: &Context, existing: &Value, now: jiff::Timestamp) -> Value {
+    let instance = &context.options.instance;
+    let capacity = context.machine.capacity();
+    let images: Vec<Value> = context
+        .options
+        .images
+        .list()
+        .iter()
+        .filter(|i| !i.tags.is_empty() || !i.repo_digests.is_empty())
+        .take(MAX_IMAGES)
+        .map(|i| {
+            let names: Vec<&String> = i.repo_digests.iter().chain(&i.tags).collect();
+            json!({"names": names, "sizeBytes": i.size})
+        })
+        .collect();
+    json!({
+        "capacity": capacity,
+        "allocatable": capacity,
+        "conditions": conditions(existing, now),
+        "addresses": [
+            {"type": "InternalIP", "address": instance.node_ip.to_string()},
+            {"type": "Hostname", "address": instance.node_name},
+        ],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": instance.kubelet_port}},
+        "nodeInfo": machine::node_info(&context.options.version),
+        "images": images,
+    })
+}
+
+fn conditions(existing: &Value, now: jiff::Timestamp) -> Value {
+    let time = meta::time(now);
+    let table = [
+        ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+    ];
+    let old = existing["conditions"].as_array().cloned().unwrap_or_default();
+    let own = table.iter().map(|(kind, status, reason, message)| {
+        let before = old.iter().find(|c| c["type"] == *kind && c["status"] == *status);
+        let since = before.map_or_else(|| time.clone().into(), |c| c["lastTransitionTime"].clone());
+        json!({"type": kind, "status": status, "reason": reason, "message": message,
+            "lastHeartbeatTime": time, "lastTransitionTime": since})
+    });
+    let foreign = old.iter().filter(|c| !table.iter().any(|t| c["type"] == t.0)).cloned();
+    foreign.chain(own).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges() {
+        let net = |s: &str| s.parse::<Ipv4Net>().unwrap();
+        assert_eq!(first_free(net("10.244.0.0/16"), &[]), Some(net("10.244.0.0/24")));
+        assert_eq!(
+            first_free(net("10.244.0.0/16"), &[net("10.244.0.0/24"), net("10.244.2.0/23")]),
+            Some(net("10.244.1.0/24"))
+        );
+        assert_eq!(first_free(net("10.244.0.0/24"), &[net("10.244.0.0/25")]), None);
+        assert_eq!(first_free(net("10.1.2.0/26"), &[]), Some(net("10.1.2.0/26")));
+    }
+
+    #[test]
+    fn transitions_keep_their_time() {
+        let (a, b): (jiff::Timestamp, jiff::Timestamp) =
+            ("2026-01-01T00:00:00Z".parse().unwrap(), "2026-01-02T00:00:00Z".parse().unwrap());
+        let mut first = json!({"conditions": conditions(&Value::Null, a)});
+        first["conditions"].as_array_mut().unwrap().push(json!({"type": "Mine", "status": "True"}));
+        first["conditions"][3]["status"] = "Unknown".into();
+        let second = conditions(&first, b);
+        let of = |kind: &str| second.as_array().unwrap().iter().find(|c| c["type"] == kind).unwrap().clone();
+        assert_eq!(of("DiskPressure")["lastTransitionTime"], "2026-01-01T00:00:00Z");
+        assert_eq!(of("DiskPressure")["lastHeartbeatTime"], "2026-01-02T00:00:00Z");
+        assert_eq!(of("Ready")["lastTransitionTime"], "2026-01-02T00:00:00Z");
+        assert_eq!(of("Mine")["status"], "True");
+    }
+}

@@ -1,0 +1,356 @@
+//! The volumes of a pod: set up before its containers, kept up to date while it runs, taken away with it.
+//!
+//! Promises: what comes from objects (ConfigMaps, Secrets, tokens, the downward API) lies below the run folder, which is
+//! not kept over a reboot, and changes as a whole ([`atomic`]); what containers write lies below the data folder.
+//! Leaves mounting into containers to `spec`.
+
+pub mod atomic;
+mod payload;
+
+pub use payload::Tokens;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use tokio::time::Instant;
+
+use crate::context::Context;
+use crate::view::{EmptyDir, HostPath, Pod, Volume};
+
+/// Where a volume is on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// A folder, or for `hostPath` whatever is there.
+    pub path: PathBuf,
+    /// Containers may not write, whatever they ask for.
+    pub read_only: bool,
+}
+
+/// All volumes of a pod.
+#[derive(Debug, Clone, Default)]
+pub struct Mounted {
+    /// By the volume's name.
+    pub sources: BTreeMap<String, Source>,
+    /// When a token among them must be renewed.
+    pub renew: Option<Instant>,
+}
+
+/// Sets up every volume of the pod, or brings them up to date. The error is for the pod's events.
+pub async fn prepare(context: &Context, pod: &Pod) -> Result<Mounted, String> {
+    let mut mounted = Mounted::default();
+    for volume in &pod.spec.volumes {
+        let source = one(context, pod, volume, &mut mounted.renew)
+            .await
+            .map_err(|e| format!("MountVolume.SetUp failed for volume \"{}\" : {e}", volume.name))?;
+        mounted.sources.insert(volume.name.clone(), source);
+    }
+    Ok(mounted)
+}
+
+async fn one(
+    context: &Context,
+    pod: &Pod,
+    volume: &Volume,
+    renew: &mut Option<Instant>,
+) -> Result<Source, String> {
+    let group = pod.spec.security_context.fs_group.and_then(|g| u32::try_from(g).ok());
+    if let Some(dir) = &volume.empty_dir {
+        let memory = dir.medium == "Memory";
+        let path = if memory { context.volatile(&pod.uid) } else { context.durable(&pod.uid) };
+        let path = path.join("volumes/kubernetes.io~empty-dir").join(&volume.name);
+        let (target, dir) = (path.clone(), dir.clone());
+        blocking(move || empty_dir(&target, &dir, group)).await?;
+        return Ok(Source { path, read_only: false });
+    }
+    if let Some(host) = &volume.host_path {
+        let host = host.clone();
+        let path = PathBuf::from(&host.path);
+        blocking(move || host_path(&host)).await?;
+        return Ok(Source { path, read_only: false });
+    }
+    if let Some(claim) = &volume.persistent_volume_claim {
+        return claimed(context, pod, &claim.claim_name, claim.read_only, group).await;
+    }
+    if volume.ephemeral.is_some() {
+        return claimed(context, pod, &format!("{}-{}", pod.name, volume.name), false, group).await;
+    }
+    if let Some((kind, payload)) = payload::of(context, pod, volume, renew).await? {
+        let path = context.volatile(&pod.uid).join("volumes").join(kind).join(&volume.name);
+        let target = path.clone();
+        blocking(move || atomic::write(&target, &payload, group).map(|_| ())).await?;
+        return Ok(Source { path, read_only: true });
+    }
+    Err("this node supports emptyDir, hostPath, configMap, secret, downwardAPI, projected and persistentVolumeClaim \
+         (hostPath, local) volumes, and this is none of them"
+        .into())
+}
+
+async fn blocking(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<(), String> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(|e| e.to_string()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+fn empty_dir(path: &Path, spec: &EmptyDir, group: Option<u32>) -> io::Result<()> {
+    fs::create_dir_all(path)?;
+    if spec.medium == "Memory" && !is_mount(path)? {
+        let size = spec.size_limit.as_ref().and_then(|v| api::quantity::Quantity::of_value(v).ok());
+        let options = match size.filter(|q| !q.is_zero()) {
+            Some(size) => format!("mode=777,size={}", size.value()),
+            None => "mode=777".to_owned(),
+        };
+        mount(
+            Some("tmpfs"),
+            path,
+            Some("tmpfs"),
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+            Some(options.as_str()),
+        )?;
+    }
+    own(path, group, 0o777)
+}
+
+/// Gives a volume's root to the pod's group.
+fn own(path: &Path, group: Option<u32>, mode: u32) -> io::Result<()> {
+    let mode = match group {
+        Some(_) => {
+            chown(path, None, group)?;
+            mode | 0o2070
+        }
+        None => mode,
+    };
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+/// Gives everything in a volume to the pod's group, unless its root is the group's already and that is enough.
+fn own_all(path: &Path, group: Option<u32>, root_is_enough: bool) -> io::Result<()> {
+    let Some(gid) = group else { return Ok(()) };
+    let root = fs::symlink_metadata(path)?;
+    if root_is_enough && root.gid() == gid && root.mode() & 0o2070 == 0o2070 {
+        return Ok(());
+    }
+    let mut stack = vec![path.to_owned()];
+    while let Some(path) = stack.pop() {
+        let meta = fs::symlink_metadata(&path)?;
+        if meta.is_symlink() {
+            std::os::unix::fs::lchown(&path, None, group)?;
+            continue;
+        }
+        chown(&path, None, group)?;
+        let extra = if meta.is_dir() { 0o2070 } else { 0o060 };
+        fs::set_permissions(&path, fs::Permissions::from_mode(meta.mode() & 0o7777 | extra))?;
+        if meta.is_dir() {
+            for entry in fs::read_dir(&path)? {
+                stack.push(entry?.path());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn host_path(spec: &HostPath) -> io::Result<()> {
+    let path = Path::new(&spec.path);
+    let found = fs::metadata(path);
+    let wrong = |what: &str| {
+        Err(io::Error::other(format!("hostPath type check failed: {} is not a {what}", spec.path)))
+    };
+    match spec.kind.as_str() {
+        // Nothing is promised about it; a folder where there is nothing, as Docker and containerd do.
+        "" => match found {
+            Ok(_) => Ok(()),
+            Err(_) => fs::create_dir_all(path),
+        },
+        "DirectoryOrCreate" => match found {
+            Ok(meta) if meta.is_dir() => Ok(()),
+            Ok(_) => wrong("directory"),
+            Err(_) => fs::create_dir_all(path),
+        },
+        "FileOrCreate" => match found {
+            Ok(meta) if meta.is_file() => Ok(()),
+            Ok(_) => wrong("file"),
+            Err(_) => fs::write(path, b""),
+        },
+        kind => {
+            let is = |test: fn(&fs::Metadata) -> bool| found.as_ref().is_ok_and(test);
+            let (fine, what) = match kind {
+                "Directory" => (is(fs::Metadata::is_dir), "directory"),
+                "File" => (is(fs::Metadata::is_file), "file"),
+                "Socket" => (is(|m| m.file_type().is_socket()), "socket file"),
+                "CharDevice" => (is(|m| m.file_type().is_char_device()), "character device"),
+                "BlockDevice" => (is(|m| m.file_type().is_block_device()), "block device"),
+                other => return Err(io::Error::other(format!("unknown hostPath type {other:?}"))),
+            };
+            if fine { Ok(()) } else { wrong(what) }
+        }
+    }
+}
+
+/// The volume behind a claim.
+async fn claimed(
+    context: &Context,
+    pod: &Pod,
+    name: &str,
+    read_only: bool,
+    group: Option<u32>,
+) -> Result<Source, String> {
+    let claim = context
+        .client
+        .get(&client::gvr::PERSISTENT_VOLUME_CLAIMS, &pod.namespace, name)
+        .await
+        .map_err(|e| e.to_string())?;
+    let volume = claim.spec()["volumeName"].as_str().unwrap_or_default();
+    if volume.is_empty() || claim.status()["phase"] != "Bound" {
+        return Err(format!("persistentvolumeclaim \"{name}\" is not bound"));
+    }
+    let volume =
+        context.client.get(&client::gvr::PERSISTENT_VOLUMES, "", volume).await.map_err(|e| e.to_string())?;
+    let spec = volume.spec();
+    let path = spec["hostPath"]["path"].as_str().or(spec["local"]["path"].as_str());
+    let Some(path) = path.map(PathBuf::from) else {
+        return Err(format!(
+            "persistentvolume \"{}\" is of a kind that this node cannot mount: hostPath and local are supported",
+            volume.name()
+        ));
+    };
+    let is_local = spec["local"].is_object();
+    let kind = spec["hostPath"]["type"].as_str().unwrap_or_default().to_owned();
+    let root_is_enough = pod.spec.security_context.fs_group_change_policy == "OnRootMismatch";
+    let target = path.clone();
+    blocking(move || {
+        if is_local {
+            fs::metadata(&target)?;
+            own_all(&target, group, root_is_enough)
+        } else {
+            host_path(&HostPath { path: target.to_string_lossy().into_owned(), kind })
+        }
+    })
+    .await?;
+    let read_only =
+        read_only || spec["accessModes"].as_array().is_some_and(|m| m.iter().all(|m| m == "ReadOnlyMany"));
+    Ok(Source { path, read_only })
+}
+
+/// Where `sub` is inside a volume; made as a folder if there is nothing. No link leads out of the volume.
+pub fn sub_path(volume: &Path, sub: &str) -> io::Result<PathBuf> {
+    let root = fs::canonicalize(volume)?;
+    let outside = || io::Error::other(format!("subPath {sub:?} leads out of the volume"));
+    let mut at = root.clone();
+    for part in Path::new(sub).components() {
+        let std::path::Component::Normal(part) = part else { return Err(outside()) };
+        let next = at.join(part);
+        at = match fs::canonicalize(&next) {
+            Ok(real) => real,
+            Err(e) if e.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(&next).is_err() => {
+                fs::create_dir(&next)?;
+                let meta = fs::metadata(&at)?;
+                fs::set_permissions(&next, fs::Permissions::from_mode(meta.mode() & 0o7777))?;
+                next
+            }
+            Err(e) => return Err(e),
+        };
+        if !at.starts_with(&root) {
+            return Err(outside());
+        }
+    }
+    Ok(at)
+}
+
+/// Removes what `prepare` made; claims and host paths stay. Idempotent.
+pub fn remove(volatile: &Path, durable: &Path) -> io::Result<()> {
+    let tmpfs = volatile.join("volumes/kubernetes.io~empty-dir");
+    for entry in fs::read_dir(&tmpfs).into_iter().flatten() {
+        let path = entry?.path();
+        if is_mount(&path)? {
+            umount2(&path, MntFlags::MNT_DETACH)?;
+        }
+    }
+    for dir in [volatile, durable] {
+        match fs::remove_dir_all(dir) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn is_mount(path: &Path) -> io::Result<bool> {
+    let parent = path.parent().unwrap_or(path);
+    Ok(fs::metadata(path)?.dev() != fs::metadata(parent)?.dev())
+}
+
+/// When to renew something that lives until `end`: after four fifths, as upstream does.
+pub(crate) fn renewal(lifetime: Duration) -> Instant {
+    Instant::now() + lifetime.mul_f64(0.8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_path_types() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = |name: &str| temp.path().join(name).to_string_lossy().into_owned();
+        fs::write(path("file"), "x").unwrap();
+        fs::create_dir(path("dir")).unwrap();
+        let table = [
+            ("new1", "", true),
+            ("file", "", true),
+            ("new2", "DirectoryOrCreate", true),
+            ("file", "DirectoryOrCreate", false),
+            ("new3", "FileOrCreate", true),
+            ("dir", "FileOrCreate", false),
+            ("dir", "Directory", true),
+            ("none", "Directory", false),
+            ("file", "File", true),
+            ("file", "Socket", false),
+            ("file", "what", false),
+        ];
+        for (name, kind, fine) in table {
+            let got = host_path(&HostPath { path: path(name), kind: kind.into() });
+            assert_eq!(got.is_ok(), fine, "{name} {kind}: {got:?}");
+        }
+        assert!(Path::new(&path("new1")).is_dir() && Path::new(&path("new3")).is_file());
+    }
+
+    #[test]
+    fn sub_paths_stay_inside() {
+        let temp = tempfile::tempdir().unwrap();
+        let volume = temp.path().join("v");
+        fs::create_dir(&volume).unwrap();
+        assert!(sub_path(&volume, "a/b").unwrap().is_dir());
+        std::os::unix::fs::symlink("/etc", volume.join("out")).unwrap();
+        std::os::unix::fs::symlink("a", volume.join("in")).unwrap();
+        std::os::unix::fs::symlink("/none-such", volume.join("dangling")).unwrap();
+        assert!(sub_path(&volume, "in/b").is_ok());
+        for bad in ["out", "out/passwd", "../x", "/etc", "dangling"] {
+            assert!(sub_path(&volume, bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn memory_volumes_come_and_go() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let temp = tempfile::tempdir().unwrap();
+        let (volatile, durable) = (temp.path().join("run"), temp.path().join("data"));
+        let path = volatile.join("volumes/kubernetes.io~empty-dir/m");
+        let spec = EmptyDir { medium: "Memory".into(), size_limit: Some("1Mi".into()) };
+        empty_dir(&path, &spec, Some(1234)).unwrap();
+        empty_dir(&path, &spec, Some(1234)).unwrap();
+        assert!(is_mount(&path).unwrap());
+        assert_eq!(fs::metadata(&path).unwrap().gid(), 1234);
+        assert!(fs::write(path.join("big"), vec![0; 2 << 20]).is_err());
+        remove(&volatile, &durable).unwrap();
+        remove(&volatile, &durable).unwrap();
+        assert!(!volatile.exists());
+    }
+}
