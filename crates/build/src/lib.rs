@@ -9,6 +9,7 @@ mod cache;
 mod context;
 mod copy;
 mod download;
+mod engine;
 mod error;
 mod instruction;
 mod parse;
