@@ -232,7 +232,7 @@ impl Engine {
             let (reader, mut writer) = std::io::pipe().map_err(Error::io(&what))?;
             std::thread::scope(|scope| {
                 let pack = scope.spawn(|| {
-                    let options = image::archive::TarOptions { name: Some(String::new()), follow: true };
+                    let options = image::archive::TarOptions { name: Some(String::new()), follow: true, ..Default::default() };
                     let result = image::archive::tar_of(root.as_fd(), Path::new(&destination), &options, &mut writer);
                     drop(writer);
                     result

@@ -184,7 +184,7 @@ impl Engine {
         let (fd, inside) = self.root(&container, path, false).await?;
         let stat = self.stat_in(&container, &fd, &inside, path)?;
         let name = if stat.name == "/" { ".".to_owned() } else { stat.name.clone() };
-        let options = TarOptions { name: Some(name), follow: means_folder(path) };
+        let options = TarOptions { name: Some(name), follow: means_folder(path), ..TarOptions::default() };
         self.container_event(&container, "archive-path", &[]);
         Ok((stat, stream(move |out| archive::tar_of(fd.as_fd(), &inside, &options, out))))
     }
@@ -230,7 +230,7 @@ impl Engine {
         let snapshot = self.images.snapshot(&container.id)?;
         let fd = blocking(move || snapshot.mount(false).map_err(Error::io("mounting the container's layers"))).await?;
         self.container_event(&container, "export", &[]);
-        let options = TarOptions { name: Some(String::new()), follow: false };
+        let options = TarOptions { name: Some(String::new()), ..TarOptions::default() };
         Ok(stream(move |out| archive::tar_of(fd.as_fd(), Path::new("/"), &options, out)))
     }
 
