@@ -32,7 +32,43 @@ pub async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
     rest.extend(priority_classes());
     rest.extend(kube_system_roles());
     ensure_all(server, rest, false).await?;
-    kubernetes_service(server).await
+    kubernetes_service(server).await?;
+    tokio::spawn(keep_service(server.clone()));
+    Ok(())
+}
+
+/// Makes the `kubernetes` Service and its endpoints anew whenever somebody deletes one of them.
+async fn keep_service(server: Arc<ApiServer>) {
+    let kinds = [("", "services"), ("", "endpoints"), ("discovery.k8s.io", "endpointslices")];
+    let mut watchers = kinds.map(|(group, resource)| {
+        let kind = server.cache.kind(group, resource);
+        server.cache.list_and_watch(kind, "default").1
+    });
+    loop {
+        let [a, b, c] = &mut watchers;
+        let (at, events) = tokio::select! {
+            () = server.shutdown.cancelled() => return,
+            events = a.next() => (0, events),
+            events = b.next() => (1, events),
+            events = c.next() => (2, events),
+        };
+        let gone = |e: &Arc<crate::cache::CacheEvent>| {
+            e.change == crate::cache::Change::Deleted
+                && e.object.name() == "kubernetes"
+                && e.object.namespace() == "default"
+        };
+        let again = match events {
+            Ok(events) => events.iter().any(gone),
+            Err(_) => {
+                let (group, resource) = kinds[at];
+                watchers[at] = server.cache.list_and_watch(server.cache.kind(group, resource), "default").1;
+                true
+            }
+        };
+        if again && let Err(status) = kubernetes_service(&server).await {
+            tracing::warn!(error = %status.message, "the kubernetes service cannot be made anew");
+        }
+    }
 }
 
 fn priority_classes() -> Vec<Value> {

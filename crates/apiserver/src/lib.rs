@@ -12,6 +12,7 @@ pub mod authz;
 mod body;
 mod bootstrap;
 pub mod cache;
+mod crd;
 mod documents;
 mod http;
 mod metrics;
@@ -215,6 +216,7 @@ impl ApiServer {
             options,
         });
         bootstrap::run(&server).await.map_err(|s| Error::Bootstrap(s.message))?;
+        crd::start(server.clone(), server.shutdown.clone()).await;
         server.ready.store(true, Ordering::Release);
         tokio::spawn(http::serve(server.clone(), listener, Arc::new(tls), shutdown));
         Ok(server)

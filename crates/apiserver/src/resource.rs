@@ -30,6 +30,8 @@ pub struct Kinds {
     by_path: HashMap<(String, String, String), (usize, usize)>,
     /// Ends the watches of kinds that are no longer served.
     pub(crate) stops: HashMap<String, tokio_util::sync::CancellationToken>,
+    /// Which state of which definitions the custom kinds were made of.
+    pub(crate) generations: Vec<(String, i64)>,
 }
 
 impl Kinds {
@@ -41,7 +43,7 @@ impl Kinds {
                 by_path.insert((v.group.clone(), v.version.clone(), kind.plural.clone()), (i, j));
             }
         }
-        Self { all, by_path, stops: HashMap::new() }
+        Self { all, by_path, ..Self::default() }
     }
 
     /// The kind served at a path, and the index of the version.

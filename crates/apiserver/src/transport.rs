@@ -17,7 +17,7 @@ use crate::cache::Change;
 use crate::path::RequestInfo;
 use crate::pipeline::{Payload, Peer};
 use crate::query::{ListOptions, VersionMatch};
-use crate::registry::{Context, WatchItem, bookmark_object, value_in, watch_stream};
+use crate::registry::{Context, WatchItem, bookmark_object, is_plain, value_in, watch_stream};
 use crate::user::UserInfo;
 
 /// See the module.
@@ -58,7 +58,7 @@ impl InProcess {
 
 /// An object in the version that was asked for; the server's own if that is the stored one.
 fn in_version(cx: &Context, object: Arc<Object>) -> Arc<Object> {
-    if cx.kind.is_storage(cx.version()) {
+    if is_plain(&cx.kind, cx.version(), &object) {
         return object;
     }
     Object::from_value(value_in(&cx.kind, cx.version(), &object))

@@ -91,6 +91,23 @@ pub fn stock() -> (Vec<Value>, Vec<Value>) {
         }
     }
     aggregate(&mut roles);
+    // Where all controllers run as one user, it may do what upstream's many may do.
+    let rules: Vec<Value> = roles
+        .iter()
+        .filter(|r| r["metadata"]["name"].as_str().is_some_and(|n| n.starts_with("system:controller:")))
+        .flat_map(|r| r["rules"].as_array().cloned().unwrap_or_default())
+        .collect();
+    let mut distinct: Vec<Value> = Vec::new();
+    for rule in rules {
+        if !distinct.contains(&rule) {
+            distinct.push(rule);
+        }
+    }
+    roles.push(json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+        "metadata": meta("tug:controllers"), "rules": distinct}));
+    bindings.push(json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+        "metadata": meta("tug:controllers"), "subjects": [subject("u:system:kube-controller-manager")],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "tug:controllers"}}));
     (roles, bindings)
 }
 

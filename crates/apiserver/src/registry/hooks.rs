@@ -263,6 +263,10 @@ impl ApiServer {
                 }
                 Ok(Some(held))
             }
+            ("apiextensions.k8s.io", "customresourcedefinitions") if old.is_none() => {
+                crate::crd::prepare(object);
+                Ok(None)
+            }
             ("certificates.k8s.io", "certificatesigningrequests") if old.is_none() => {
                 let spec = api::meta::child(object, "spec");
                 spec.insert("username".into(), json!(cx.user.name));

@@ -194,16 +194,21 @@ fn current(kv: &store::KeyValue) -> Option<Arc<Object>> {
 
 /// The bytes of an object in a version: those of the cache if it is the storage version.
 pub fn json_in(kind: &Kind, version: &Version, object: &Arc<Object>) -> Bytes {
-    if kind.is_storage(version) {
+    if is_plain(kind, version, object) {
         return object.json().clone();
     }
     api::object::encode(&value_in(kind, version, object)).into()
 }
 
+/// Whether the stored bytes are those of the version: custom resources may have been stored in an earlier one.
+pub fn is_plain(kind: &Kind, version: &Version, object: &Object) -> bool {
+    kind.is_storage(version) && (!kind.custom || object.api_version() == version.api_version())
+}
+
 /// An object's decoded form in a version.
 pub fn value_in(kind: &Kind, version: &Version, object: &Object) -> Value {
     let mut value = object.value().clone();
-    if !kind.is_storage(version) {
+    if !is_plain(kind, version, object) {
         kind.from_storage(&mut value, version);
     }
     value

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode, header};
 use serde_json::json;
 
-use super::{Context, Listed, json_in, value_in};
+use super::{Context, Listed, is_plain, json_in, value_in};
 use crate::body::{Body, ListBody};
 use crate::negotiate::{Accept, Form};
 
@@ -60,7 +60,7 @@ pub fn render_object(
         }
         _ if accept.media == MediaType::Json => {
             let mut response = reply(code, MediaType::Json.as_str(), json_in(kind, version, object));
-            if kind.is_storage(version) {
+            if is_plain(kind, version, object) {
                 // For callers in this process, who need not decode the bytes.
                 response.extensions_mut().insert(object.clone());
             }
@@ -105,7 +105,9 @@ pub fn render_list(
                 "metadata": meta, "items": items});
             reply_value(StatusCode::OK, accept, &value, meta_schema("PartialObjectMetadataList"))
         }
-        _ if accept.media == MediaType::Json && kind.is_storage(version) => {
+        _ if accept.media == MediaType::Json && listed.items.iter().all(|o| is_plain(kind, version, o))
+            && kind.is_storage(version) =>
+        {
             let mut head = Vec::with_capacity(160);
             head.extend_from_slice(b"{\"kind\":");
             head.extend_from_slice(&api::object::encode(&json!(kind.list_kind)));

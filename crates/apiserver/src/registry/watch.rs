@@ -201,7 +201,7 @@ pub async fn render_watch(
     // YAML has no form of a stream.
     let media = if accept.media == MediaType::Yaml { MediaType::Json } else { accept.media };
     let accept = Accept { media, form: accept.form };
-    let plain = media == MediaType::Json && accept.form == Form::Object && cx.kind.is_storage(cx.version());
+    let plain = media == MediaType::Json && accept.form == Form::Object && cx.kind.is_storage(cx.version()) && !cx.kind.custom;
     let items = watch_stream(server, cx, options, plain).await?;
     let cx = cx.clone();
     let content_type = match media {

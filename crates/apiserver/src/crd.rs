@@ -1,0 +1,422 @@
+//! CustomResourceDefinitions: makes kinds of them, says in their status whether they are served, and clears away their objects
+//! when they go.
+//!
+//! Driven by the cache's events of definitions; level-triggered: each pass looks at all definitions as they are.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use api::kinds::{Conversion, Subresource, Version, VersionSchema};
+use api::table::{Columns, PathColumn};
+use api::{Gvk, Kind, Object, Status, Value};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::ApiServer;
+use crate::query::WriteOptions;
+use crate::registry::{Context, DeleteOptions, Modify};
+use crate::resource::Kinds;
+use crate::user::UserInfo;
+
+const GROUP: &str = "apiextensions.k8s.io";
+const PLURAL: &str = "customresourcedefinitions";
+/// Holds a definition until its objects are gone.
+pub const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
+
+fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
+    v.pointer(pointer).and_then(Value::as_str).unwrap_or("")
+}
+
+fn list<'a>(v: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
+    v.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
+}
+
+fn words(v: &Value, pointer: &str) -> Vec<String> {
+    list(v, pointer).filter_map(|s| s.as_str().map(str::to_owned)).collect()
+}
+
+/// What a creator of a definition may leave out, and the finalizer.
+pub fn prepare(crd: &mut Value) {
+    let kind = text(crd, "/spec/names/kind").to_owned();
+    let spec = api::meta::child(crd, "spec");
+    spec.entry("conversion").or_insert_with(|| json!({"strategy": "None"}));
+    let names = api::meta::entry(spec, "names");
+    names.entry("singular").or_insert_with(|| json!(kind.to_lowercase()));
+    names.entry("listKind").or_insert_with(|| json!(format!("{kind}List")));
+    let storage: Vec<Value> = list(crd, "/spec/versions")
+        .filter(|v| v.get("storage") == Some(&json!(true)))
+        .map(|v| v["name"].clone())
+        .collect();
+    api::meta::add_finalizer(crd, FINALIZER);
+    let status = api::meta::child(crd, "status");
+    let stored = status.entry("storedVersions").or_insert_with(|| json!([]));
+    if let Some(stored) = stored.as_array_mut() {
+        for v in storage {
+            if !stored.contains(&v) {
+                stored.push(v);
+            }
+        }
+    }
+}
+
+/// The rules of a custom kind.
+struct Custom {
+    scale: Option<api::kinds::ScalePaths>,
+    selectable: Vec<std::borrow::Cow<'static, str>>,
+}
+
+impl api::Strategy for Custom {
+    fn scale_paths(&self) -> Option<api::kinds::ScalePaths> {
+        self.scale.clone()
+    }
+
+    fn selectable_fields(&self) -> &[std::borrow::Cow<'static, str>] {
+        &self.selectable
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+}
+
+const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+/// The kind that a definition makes.
+pub fn kind_of(crd: &Value) -> Option<Kind> {
+    let group = text(crd, "/spec/group").to_owned();
+    let names = crd.pointer("/spec/names")?;
+    let plural = text(names, "/plural").to_owned();
+    let storage = list(crd, "/spec/versions").find(|v| v.get("storage") == Some(&json!(true)))?;
+    let webhook = text(crd, "/spec/conversion/strategy") == "Webhook";
+    let versions = list(crd, "/spec/versions")
+        .map(|v| {
+            let name = text(v, "/name").to_owned();
+            let mut subresources = Vec::new();
+            if v.pointer("/subresources/status").is_some() {
+                subresources.push(Subresource {
+                    name: "status".into(),
+                    gvk: Gvk::owned(group.clone(), name.clone(), text(names, "/kind")),
+                    verbs: vec!["get", "patch", "update"],
+                });
+            }
+            if v.pointer("/subresources/scale").is_some() {
+                subresources.push(Subresource {
+                    name: "scale".into(),
+                    gvk: Gvk::new("autoscaling", "v1", "Scale"),
+                    verbs: vec!["get", "patch", "update"],
+                });
+            }
+            let deprecated = v.get("deprecated") == Some(&json!(true));
+            let warning = match text(v, "/deprecationWarning") {
+                "" => format!("{group}/{name} {} is deprecated", text(names, "/kind")),
+                given => given.to_owned(),
+            };
+            Version {
+                group: group.clone(),
+                version: name,
+                served: v.get("served") == Some(&json!(true)),
+                schema: schema_of(v),
+                verbs: VERBS.to_vec(),
+                subresources,
+                conversion: if webhook { Conversion::Webhook } else { Conversion::Identity },
+                deprecation: deprecated.then_some(warning),
+            }
+        })
+        .collect();
+    let columns: Vec<PathColumn> = list(storage, "/additionalPrinterColumns")
+        .map(|c| PathColumn {
+            name: text(c, "/name").to_owned(),
+            kind: text(c, "/type").to_owned(),
+            format: text(c, "/format").to_owned(),
+            description: text(c, "/description").to_owned(),
+            priority: c.get("priority").and_then(Value::as_i64).and_then(|p| i32::try_from(p).ok()).unwrap_or(0),
+            path: text(c, "/jsonPath").to_owned(),
+        })
+        .collect();
+    let scale = storage.pointer("/subresources/scale").map(|s| {
+        let path = |f: &str| text(s, f).trim_start_matches('.').to_owned();
+        let selector = path("/labelSelectorPath");
+        api::kinds::ScalePaths {
+            spec_replicas: path("/specReplicasPath").into(),
+            status_replicas: path("/statusReplicasPath").into(),
+            selector: (!selector.is_empty()).then(|| selector.into()),
+        }
+    });
+    let selectable = list(storage, "/selectableFields")
+        .map(|f| text(f, "/jsonPath").trim_start_matches('.').to_owned().into())
+        .collect();
+    let singular = match text(names, "/singular") {
+        "" => text(names, "/kind").to_lowercase(),
+        s => s.to_owned(),
+    };
+    let list_kind = match text(names, "/listKind") {
+        "" => format!("{}List", text(names, "/kind")),
+        s => s.to_owned(),
+    };
+    Some(Kind {
+        group,
+        version: text(storage, "/name").to_owned(),
+        kind: text(names, "/kind").to_owned(),
+        list_kind,
+        plural,
+        singular,
+        short_names: words(names, "/shortNames"),
+        categories: words(names, "/categories"),
+        namespaced: text(crd, "/spec/scope") == "Namespaced",
+        versions,
+        columns: if columns.is_empty() { Columns::Default } else { Columns::Paths(columns.into()) },
+        strategy: Arc::new(Custom { scale, selectable }),
+        custom: true,
+    })
+}
+
+fn schema_of(_version: &Value) -> VersionSchema {
+    VersionSchema::Any
+}
+
+/// Why a definition's names cannot be had: another kind of the group has them.
+fn conflict(crd: &Value, others: &[Arc<Object>]) -> Option<(String, String)> {
+    let group = text(crd, "/spec/group");
+    let built_in: Vec<&Arc<Kind>> = api::kinds::all().iter().filter(|k| k.group == group).collect();
+    let own = api::meta::name(crd);
+    let mut taken: Vec<(String, String)> = Vec::new();
+    for k in built_in {
+        taken.push((k.plural.clone(), k.kind.clone()));
+    }
+    for o in others.iter().filter(|o| o.name() != own && text(o.value(), "/spec/group") == group) {
+        let accepted = o.value().pointer("/status/acceptedNames").unwrap_or(&Value::Null);
+        if !text(accepted, "/plural").is_empty() {
+            taken.push((text(accepted, "/plural").to_owned(), text(accepted, "/kind").to_owned()));
+        }
+    }
+    let (plural, kind) = (text(crd, "/spec/names/plural"), text(crd, "/spec/names/kind"));
+    taken.iter().find_map(|(p, k)| {
+        if p == plural {
+            Some(("PluralConflict".to_owned(), format!("\"{plural}\" is already in use")))
+        } else if k == kind {
+            Some(("KindConflict".to_owned(), format!("\"{kind}\" is already in use")))
+        } else {
+            None
+        }
+    })
+}
+
+fn condition<'a>(crd: &'a Value, kind: &str) -> Option<&'a Value> {
+    list(crd, "/status/conditions").find(|c| text(c, "/type") == kind)
+}
+
+fn is_true(crd: &Value, kind: &str) -> bool {
+    condition(crd, kind).is_some_and(|c| text(c, "/status") == "True")
+}
+
+fn set_condition(crd: &mut Value, kind: &str, status: &str, reason: &str, message: &str) {
+    if condition(crd, kind).is_some_and(|c| text(c, "/status") == status && text(c, "/reason") == reason) {
+        return;
+    }
+    let now = api::meta::time(base::clock::now());
+    let conditions = api::meta::child(crd, "status").entry("conditions").or_insert_with(|| json!([]));
+    if let Some(list) = conditions.as_array_mut() {
+        list.retain(|c| text(c, "/type") != kind);
+        list.push(json!({"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": now}));
+    }
+}
+
+/// The definition as its status should be, or nothing if it is.
+pub fn decide(crd: &Value, others: &[Arc<Object>]) -> Option<Value> {
+    let mut new = crd.clone();
+    match conflict(crd, others) {
+        None => {
+            let names = crd.pointer("/spec/names").cloned().unwrap_or(Value::Null);
+            api::meta::child(&mut new, "status").insert("acceptedNames".into(), names);
+            set_condition(&mut new, "NamesAccepted", "True", "NoConflicts", "no conflicts found");
+            set_condition(&mut new, "Established", "True", "InitialNamesAccepted", "the initial names have been accepted");
+        }
+        Some((reason, message)) => {
+            let status = api::meta::child(&mut new, "status");
+            status.entry("acceptedNames").or_insert_with(|| json!({"plural": "", "kind": ""}));
+            set_condition(&mut new, "NamesAccepted", "False", &reason, &message);
+            if !is_true(crd, "Established") {
+                set_condition(&mut new, "Established", "False", "NotAccepted", "not all names are accepted");
+            }
+        }
+    }
+    let storage: Vec<Value> = list(crd, "/spec/versions")
+        .filter(|v| v.get("storage") == Some(&json!(true)))
+        .map(|v| v["name"].clone())
+        .collect();
+    let stored = api::meta::child(&mut new, "status").entry("storedVersions").or_insert_with(|| json!([]));
+    if let Some(stored) = stored.as_array_mut() {
+        for v in storage {
+            if !stored.contains(&v) {
+                stored.push(v);
+            }
+        }
+    }
+    (&new != crd).then_some(new)
+}
+
+/// Follows the definitions until `shutdown`. The first pass is made before this returns, so that a server which starts
+/// serves what it served before.
+pub async fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
+    let kind = server.cache.kind(GROUP, PLURAL);
+    let (_, mut watcher) = server.cache.list_and_watch(kind.clone(), "");
+    serve(&server, &kind.all(""));
+    tokio::spawn(async move {
+        let mut clearing: HashMap<String, tokio::task::JoinHandle<()>> = HashMap::new();
+        loop {
+            let all = kind.all("");
+            serve(&server, &all);
+            clearing.retain(|_, task| !task.is_finished());
+            for crd in &all {
+                if let Err(status) = settle(&server, crd, &all).await {
+                    tracing::warn!(crd = crd.name(), error = %status.message, "definition's status not written");
+                }
+                let held = api::meta::finalizers(crd.value()).any(|f| f == FINALIZER);
+                if crd.is_deleting() && held && !clearing.contains_key(crd.uid()) {
+                    let task = tokio::spawn(clear(server.clone(), crd.clone(), shutdown.clone()));
+                    clearing.insert(crd.uid().to_owned(), task);
+                }
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                events = watcher.next() => if events.is_err() {
+                    (_, watcher) = server.cache.list_and_watch(kind.clone(), "");
+                },
+            }
+        }
+    });
+}
+
+/// Puts the kinds of all established definitions beside the built-in ones.
+fn serve(server: &Arc<ApiServer>, crds: &[Arc<Object>]) {
+    let before = server.kinds.load();
+    let mut all = api::kinds::all().to_vec();
+    let mut stops = HashMap::new();
+    let mut generations = Vec::new();
+    for crd in crds.iter().filter(|c| is_true(c.value(), "Established")) {
+        let generation = (crd.uid().to_owned(), api::meta::generation(crd.value()));
+        let name = crd.name().to_owned();
+        // A kind whose definition has not changed is the same kind: watches go on.
+        let kept = before.generations.contains(&generation).then(|| {
+            before.all.iter().find(|k| k.custom && format!("{}.{}", k.plural, k.group) == name).cloned()
+        });
+        let stop = before.stops.get(&name).filter(|_| matches!(kept, Some(Some(_)))).cloned();
+        let Some(kind) = kept.flatten().or_else(|| kind_of(crd.value()).map(Arc::new)) else { continue };
+        all.push(kind);
+        stops.insert(name, stop.unwrap_or_else(|| server.shutdown.child_token()));
+        generations.push(generation);
+    }
+    if generations == before.generations && before.all.len() == all.len() {
+        return;
+    }
+    for (name, stop) in &before.stops {
+        if !stops.contains_key(name) {
+            stop.cancel();
+        }
+    }
+    let mut kinds = Kinds::new(all);
+    kinds.stops = stops;
+    kinds.generations = generations;
+    server.kinds.store(Arc::new(kinds));
+    server.documents.clear();
+}
+
+fn context(server: &ApiServer, name: &str) -> Result<Context, Status> {
+    let kind = server.kinds.load().stored(GROUP, PLURAL).ok_or_else(Status::no_such_path)?;
+    Ok(Context::internal(Arc::new(UserInfo::master("system:apiserver")), kind, "", name))
+}
+
+async fn settle(server: &Arc<ApiServer>, crd: &Arc<Object>, all: &[Arc<Object>]) -> Result<(), Status> {
+    if crd.is_deleting() || decide(crd.value(), all).is_none() {
+        return Ok(());
+    }
+    let mut cx = context(server, crd.name())?;
+    let mut change = |old: &Arc<Object>| Ok(decide(old.value(), all).unwrap_or_else(|| old.value().clone()));
+    let options = WriteOptions::default();
+    let modify =
+        Modify { name: crd.name(), subresource: "status", options: &options, applied: false, checked: false };
+    match server.modify(&mut cx, &modify, &mut change).await {
+        Err(status) if status.code == 404 => Ok(()),
+        answer => answer.map(|_| ()),
+    }
+}
+
+/// Deletes a definition's objects, waits until they are gone, and lets the definition go.
+async fn clear(server: Arc<ApiServer>, crd: Arc<Object>, shutdown: CancellationToken) {
+    let result = async {
+        if let Some(kind) = kind_of(crd.value()).map(Arc::new) {
+            let cache = server.cache.kind(&kind.group, &kind.plural);
+            let (snapshot, mut watcher) = server.cache.list_and_watch(cache.clone(), "");
+            let user = Arc::new(UserInfo::master("system:apiserver"));
+            let mut cx = Context::internal(user, kind, "", "");
+            server.delete_all(&mut cx, snapshot.items, &DeleteOptions::default()).await?;
+            while !cache.is_empty() {
+                tokio::select! {
+                    () = shutdown.cancelled() => return Ok(()),
+                    events = watcher.next() => if events.is_err() {
+                        (_, watcher) = server.cache.list_and_watch(cache.clone(), "");
+                    },
+                }
+            }
+        }
+        let mut cx = context(&server, crd.name())?;
+        let mut change = |old: &Arc<Object>| {
+            let mut new = old.value().clone();
+            api::meta::remove_finalizer(&mut new, FINALIZER);
+            Ok(new)
+        };
+        let options = WriteOptions::default();
+        let modify =
+            Modify { name: crd.name(), subresource: "", options: &options, applied: false, checked: false };
+        server.modify(&mut cx, &modify, &mut change).await.map(|_| ())
+    };
+    match result.await {
+        Err(status) if status.code != 404 => {
+            tracing::warn!(crd = crd.name(), error = %status.message, "a definition's objects are not cleared");
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn crd() -> Value {
+        json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": "foos.example.com", "uid": "u", "generation": 1},
+            "spec": {"group": "example.com", "scope": "Namespaced",
+                "names": {"plural": "foos", "kind": "Foo", "shortNames": ["fo"]},
+                "versions": [
+                    {"name": "v1", "served": true, "storage": true, "subresources": {"status": {},
+                        "scale": {"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas"}},
+                        "additionalPrinterColumns": [{"name": "Size", "type": "integer", "jsonPath": ".spec.size"}]},
+                    {"name": "v1beta1", "served": false, "storage": false}]}})
+    }
+
+    #[test]
+    fn names_are_accepted_once() {
+        let accepted = decide(&crd(), &[]).unwrap();
+        assert!(is_true(&accepted, "Established") && is_true(&accepted, "NamesAccepted"));
+        assert_eq!(accepted["status"]["storedVersions"], json!(["v1"]));
+        assert!(decide(&accepted, &[]).is_none(), "nothing more to do");
+        let mut second = crd();
+        second["metadata"]["name"] = json!("bars.example.com");
+        second["spec"]["names"]["plural"] = json!("bars");
+        let refused = decide(&second, &[Object::from_value(accepted)]).unwrap();
+        assert!(!is_true(&refused, "Established"));
+        assert_eq!(text(condition(&refused, "NamesAccepted").unwrap(), "/reason"), "KindConflict");
+    }
+
+    #[test]
+    fn a_kind_is_made() {
+        let mut value = crd();
+        prepare(&mut value);
+        assert_eq!(value["spec"]["names"]["listKind"], "FooList");
+        assert!(api::meta::finalizers(&value).any(|f| f == FINALIZER));
+        let kind = kind_of(&value).unwrap();
+        assert_eq!((kind.singular.as_str(), kind.version.as_str(), kind.versions.len()), ("foo", "v1", 2));
+        assert!(kind.has_subresource("scale") && kind.has_subresource("status"));
+        assert!(!kind.versions[1].served);
+    }
+}
