@@ -1,6 +1,7 @@
 //! The four kinds of patch. All work on decoded objects and return the patched one; none checks it against the schema.
 
 pub mod apply;
+mod fields;
 mod json_patch;
 mod strategic;
 
