@@ -84,11 +84,6 @@ pub(crate) fn line(document: &impl Serialize) -> Bytes {
     bytes.into()
 }
 
-/// The last line of a stream that failed.
-pub(crate) fn error_line(message: &str) -> Bytes {
-    line(&serde_json::json!({"errorDetail": {"message": message}, "error": message}))
-}
-
 /// The whole body of a JSON request.
 pub(crate) async fn read(body: Incoming) -> crate::Result<Bytes> {
     let limited = http_body_util::Limited::new(body, LARGEST);

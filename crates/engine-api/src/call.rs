@@ -14,6 +14,7 @@ use crate::{Error, Result, body};
 /// A request, taken apart.
 pub(crate) struct Call {
     pub engine: Arc<Engine>,
+    pub builder: Arc<build::Builder>,
     /// The API version that the client speaks.
     pub version: (u32, u32),
     /// What the route's placeholders stand for, decoded.

@@ -10,6 +10,9 @@ pub enum Error {
     /// The engine refused or failed.
     #[error(transparent)]
     Engine(#[from] engine::Error),
+    /// A build failed.
+    #[error(transparent)]
+    Build(#[from] build::Error),
     /// The request's body broke off.
     #[error("reading the request: {0}")]
     Body(String),
@@ -27,11 +30,22 @@ impl Error {
         Error::Engine(engine::Error::Invalid(message.into()))
     }
 
+    /// The last line of a stream that it ends.
+    pub(crate) fn line(&self) -> bytes::Bytes {
+        let message = self.to_string();
+        let mut detail = serde_json::json!({"message": message});
+        if let Error::Build(build::Error::Run { code, .. }) = self {
+            detail["code"] = serde_json::json!(code);
+        }
+        body::line(&serde_json::json!({"errorDetail": detail, "error": message}))
+    }
+
     /// The answer that tells it.
     pub(crate) fn answer(&self) -> Answer {
         let status = match self {
             Error::Engine(e) => e.status(),
-            Error::Body(_) => 400,
+            Error::Build(build::Error::Invalid(_) | build::Error::Parse { .. }) | Error::Body(_) => 400,
+            Error::Build(_) => 500,
             Error::Listen(_) => 500,
         };
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

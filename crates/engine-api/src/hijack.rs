@@ -10,7 +10,6 @@ use http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use runtime::{IoStream, StdinWriter, Stream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -86,6 +85,16 @@ pub(crate) fn as_body(kind: &'static str, request: Request<Incoming>, io: IoStre
             let _ = stdin.shutdown().await;
         });
     }
+    pieces(kind, output, wanted)
+}
+
+/// The output of a process that has no input, as the answer's body.
+pub(crate) fn output_body(kind: &'static str, io: IoStream, wanted: Wanted) -> Answer {
+    // Dropping the input detaches it; a process that waits for it reads the end.
+    pieces(kind, io.output, wanted)
+}
+
+fn pieces(kind: &'static str, output: tokio::sync::mpsc::Receiver<runtime::Chunk>, wanted: Wanted) -> Answer {
     let pieces = body::channel(output).filter_map(move |chunk| {
         let piece = wanted.has(chunk.stream).then(|| {
             if wanted.tty {
@@ -103,9 +112,8 @@ pub(crate) fn as_body(kind: &'static str, request: Request<Incoming>, io: IoStre
 
 /// Carries bytes between a taken-over connection and a process until its output ends, the client goes, or the
 /// detach keys are typed.
-pub(crate) async fn carry(upgrade: OnUpgrade, io: IoStream, wanted: Wanted) {
-    let Ok(upgraded) = upgrade.await else { return };
-    let (reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
+pub(crate) async fn carry(client: impl AsyncRead + AsyncWrite, io: IoStream, wanted: Wanted) {
+    let (reader, mut writer) = tokio::io::split(client);
     let IoStream { stdin, output, .. } = io;
     let keys = wanted.keys.clone().filter(|_| wanted.tty);
     let input = async {
@@ -185,9 +193,7 @@ async fn drain(mut output: tokio::sync::mpsc::Receiver<runtime::Chunk>, writer: 
 }
 
 /// Writes an error into a taken-over connection: there is no status code any more.
-pub(crate) async fn complain(upgrade: OnUpgrade, message: &str, tty: bool) {
-    let Ok(upgraded) = upgrade.await else { return };
-    let mut io = TokioIo::new(upgraded);
+pub(crate) async fn complain(mut io: impl AsyncWrite + Unpin, message: &str, tty: bool) {
     let text = format!("{message}\r\n");
     let mut bytes = Vec::new();
     if !tty {

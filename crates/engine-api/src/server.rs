@@ -14,11 +14,22 @@ use tokio_util::sync::CancellationToken;
 
 use crate::body::Answer;
 use crate::call::Call;
+use crate::handlers::build::Steps;
 use crate::query::Query;
 use crate::{Error, Result, routes};
 
+/// What every connection shares.
+#[derive(Clone)]
+struct Shared {
+    engine: Arc<Engine>,
+    builder: Arc<build::Builder>,
+}
+
 /// Serves the API on a socket until `shutdown`; streams that are open then end with their connections.
 pub async fn serve(engine: Arc<Engine>, listener: UnixListener, shutdown: CancellationToken) -> Result<()> {
+    let steps = Arc::new(Steps(engine.clone()));
+    let builder = build::Builder::open(engine.images().clone(), steps, &engine.instance().data_dir)?;
+    let shared = Shared { engine, builder };
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -26,7 +37,7 @@ pub async fn serve(engine: Arc<Engine>, listener: UnixListener, shutdown: Cancel
         };
         match accepted {
             Ok((stream, _)) => {
-                tokio::spawn(connection(engine.clone(), stream, shutdown.clone()));
+                tokio::spawn(connection(shared.clone(), stream, shutdown.clone()));
             }
             Err(error) if out_of_descriptors(&error) => {
                 tracing::error!(%error, "the engine's socket cannot accept: raise the limit of open files");
@@ -42,13 +53,13 @@ fn out_of_descriptors(error: &std::io::Error) -> bool {
     error.raw_os_error().is_some_and(|e| e == nix::errno::Errno::EMFILE as i32 || e == nix::errno::Errno::ENFILE as i32)
 }
 
-async fn connection<S>(engine: Arc<Engine>, stream: S, shutdown: CancellationToken)
+async fn connection<S>(shared: Shared, stream: S, shutdown: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(move |request| {
-        let engine = engine.clone();
-        async move { Ok::<_, Infallible>(answer(engine, request).await) }
+        let shared = shared.clone();
+        async move { Ok::<_, Infallible>(answer(shared, request).await) }
     });
     let connection =
         hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
@@ -62,10 +73,10 @@ where
     }
 }
 
-async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> Answer {
+async fn answer(shared: Shared, request: Request<Incoming>) -> Answer {
     let started = tokio::time::Instant::now();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let mut answer = match dispatch(engine, request).await {
+    let mut answer = match dispatch(shared, request).await {
         Ok(answer) => answer,
         Err(error) => {
             tracing::debug!(%method, %path, %error, "refused");
@@ -77,14 +88,15 @@ async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> Answer {
     answer
 }
 
-async fn dispatch(engine: Arc<Engine>, request: Request<Incoming>) -> Result<Answer> {
+async fn dispatch(shared: Shared, request: Request<Incoming>) -> Result<Answer> {
     let path = request.uri().path();
     let (version, rest) = version(path)?;
     let Some((handler, params)) = routes::find(request.method(), rest) else {
         return Err(engine::Error::NotFound("page not found".into()).into());
     };
     let query = Query::parse(request.uri().query())?;
-    handler(Call { engine, version, params, query, request }).await
+    let Shared { engine, builder } = shared;
+    handler(Call { engine, builder, version, params, query, request }).await
 }
 
 /// `/v1.43/containers/json` into the version and the rest; the current version if none is given.

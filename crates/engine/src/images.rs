@@ -56,6 +56,12 @@ pub(crate) fn image_config(config: &Config) -> image::Config {
     }
 }
 
+/// A configuration that a client sends with a commit, filled up with the container's.
+pub fn merge_config(mut own: Config, container: &image::Config) -> image::Config {
+    crate::create::merge(&mut own, container);
+    image_config(&own)
+}
+
 /// Go's `path.Match`: `*` and `?` match no slash, `[...]` a class.
 fn glob(pattern: &[u8], text: &[u8]) -> bool {
     match (pattern.first(), text.first()) {

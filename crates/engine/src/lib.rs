@@ -46,7 +46,7 @@ pub use engine::{Engine, EngineOptions};
 pub use error::{Error, Result};
 pub use exec::ExecStart;
 pub use fs::PathStat;
-pub use images::CommitRequest;
+pub use images::{CommitRequest, merge_config};
 pub use lifecycle::WaitCondition;
 pub use list::ListOptions;
 pub use logs::LogOptions;

@@ -168,3 +168,15 @@ impl Engine {
         Ok(self.runtime.wait(&step.id).await?.code)
     }
 }
+
+/// Limits for the steps of a build, checked as a container's are; none if nothing is limited.
+pub fn limits(host: &HostConfig) -> Result<Option<LinuxResources>> {
+    let mut host = host.clone();
+    if host.memory > 0 && host.memory_swap == 0 {
+        host.memory_swap = host.memory * 2;
+    }
+    validate::resources(&host)?;
+    let limits = spec::resources(&host);
+    let nothing = limits.memory().is_none() && limits.cpu().is_none();
+    Ok((!nothing).then_some(limits))
+}

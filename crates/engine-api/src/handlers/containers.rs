@@ -1,0 +1,124 @@
+//! Containers: everything with a short answer.
+
+use engine::model::{CreateBody, UpdateBody};
+use engine::{Error as EngineError, ListOptions};
+use http::StatusCode;
+use serde_json::json;
+
+use crate::body::{self, Answer};
+use crate::call::Call;
+use crate::{Error, Result};
+
+pub(crate) async fn list(call: Call) -> Result<Answer> {
+    let q = &call.query;
+    let mut filters = q.filters()?;
+    // Older clients have `since` and `before` beside the filters.
+    for key in ["since", "before"] {
+        if let Some(value) = q.text(key) {
+            filters = filters.with(key, value);
+        }
+    }
+    let limit: Option<i64> = q.number("limit")?;
+    let options = ListOptions {
+        all: q.flag("all"),
+        limit: limit.and_then(|l| usize::try_from(l).ok()).filter(|l| *l > 0),
+        size: q.flag("size"),
+        filters,
+    };
+    Ok(body::ok(&call.engine.list(&options).await?))
+}
+
+pub(crate) async fn create(call: Call) -> Result<Answer> {
+    let name = call.query.text("name").map(str::to_owned);
+    if let Some(platform) = call.query.text("platform") {
+        let wanted = image::Platform::parse(platform)?;
+        let host = image::Platform::host();
+        if wanted.os != host.os {
+            return Err(Error::invalid(format!("platform {platform} cannot run here: this machine is {host}")));
+        }
+    }
+    let engine = call.engine.clone();
+    let bytes = call.bytes().await?;
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Err(Error::invalid("invalid JSON: got EOF while reading request body"));
+    }
+    let request: CreateBody =
+        engine::model::decode(&bytes).map_err(|e| Error::invalid(format!("invalid JSON: {e}")))?;
+    let created = engine.create(name.as_deref(), request).await?;
+    Ok(body::json(StatusCode::CREATED, &json!({"Id": created.id, "Warnings": created.warnings})))
+}
+
+pub(crate) async fn inspect(call: Call) -> Result<Answer> {
+    Ok(body::ok(&call.engine.inspect(call.id(), call.query.flag("size")).await?))
+}
+
+pub(crate) async fn top(call: Call) -> Result<Answer> {
+    Ok(body::ok(&call.engine.top(call.id(), call.query.text("ps_args").unwrap_or("")).await?))
+}
+
+/// A terminal's size from the query.
+pub(crate) fn size(call: &Call) -> Result<(u16, u16)> {
+    let number = |key: &str| -> Result<u16> {
+        call.query.number(key)?.ok_or_else(|| Error::invalid(format!("invalid resize height or width: {key} is missing")))
+    };
+    Ok((number("h")?, number("w")?))
+}
+
+pub(crate) async fn resize(call: Call) -> Result<Answer> {
+    let (rows, columns) = size(&call)?;
+    call.engine.resize(call.id(), rows, columns).await?;
+    Ok(body::empty(StatusCode::OK))
+}
+
+pub(crate) async fn start(call: Call) -> Result<Answer> {
+    call.engine.start(call.id()).await?;
+    Ok(body::no_content())
+}
+
+pub(crate) async fn stop(call: Call) -> Result<Answer> {
+    call.engine.stop(call.id(), call.query.text("signal"), call.query.number("t")?).await?;
+    Ok(body::no_content())
+}
+
+pub(crate) async fn restart(call: Call) -> Result<Answer> {
+    call.engine.restart(call.id(), call.query.text("signal"), call.query.number("t")?).await?;
+    Ok(body::no_content())
+}
+
+pub(crate) async fn kill(call: Call) -> Result<Answer> {
+    call.engine.kill(call.id(), call.query.text("signal")).await?;
+    Ok(body::no_content())
+}
+
+pub(crate) async fn update(call: Call) -> Result<Answer> {
+    let (engine, id) = (call.engine.clone(), call.id().to_owned());
+    let request: UpdateBody = call.json().await?;
+    Ok(body::ok(&engine.update(&id, request).await?))
+}
+
+pub(crate) async fn rename(call: Call) -> Result<Answer> {
+    call.engine.rename(call.id(), call.query.text("name").unwrap_or("")).await?;
+    Ok(body::no_content())
+}
+
+pub(crate) async fn pause(call: Call) -> Result<Answer> {
+    call.engine.pause(call.id()).await?;
+    Ok(body::no_content())
+}
+
+pub(crate) async fn unpause(call: Call) -> Result<Answer> {
+    call.engine.unpause(call.id()).await?;
+    Ok(body::no_content())
+}
+
+pub(crate) async fn remove(call: Call) -> Result<Answer> {
+    let q = &call.query;
+    match call.engine.remove(call.id(), q.flag("force"), q.flag("v"), q.flag("link")).await {
+        Err(e @ EngineError::NotModified(_)) => Err(e.into()),
+        other => Ok(other.map(|()| body::no_content())?),
+    }
+}
+
+pub(crate) async fn prune(call: Call) -> Result<Answer> {
+    Ok(body::ok(&call.engine.prune(&call.query.filters()?).await?))
+}

@@ -1,0 +1,204 @@
+//! attach and exec.
+
+use engine::ExecStart;
+use engine::attach::DetachKeys;
+use engine::model::ExecConfig;
+use futures::{SinkExt, StreamExt};
+use http::StatusCode;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use runtime::IoStream;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use super::streams;
+use crate::body::{self, Answer};
+use crate::call::Call;
+use crate::hijack::{self, Wanted};
+use crate::{Error, Result};
+
+fn wanted(call: &Call, tty: bool) -> Result<Wanted> {
+    let q = &call.query;
+    Ok(Wanted {
+        stdin: q.flag("stdin"),
+        stdout: q.flag("stdout"),
+        stderr: q.flag("stderr"),
+        tty,
+        keys: Some(streams::keys(call)?),
+    })
+}
+
+pub(crate) async fn attach(mut call: Call) -> Result<Answer> {
+    let tty = call.engine.has_tty(call.id())?;
+    let wanted = wanted(&call, tty)?;
+    let (stream, logs) = (call.query.flag("stream"), call.query.flag("logs"));
+    let kind = hijack::content_type(call.version, tty);
+    // Attached before anything is answered: what comes after the answer is not missed.
+    let attachment = if stream { Some(call.engine.attach(call.id()).await?) } else { None };
+    let mut past = Vec::new();
+    if logs {
+        let options = engine::LogOptions { stdout: wanted.stdout, stderr: wanted.stderr, ..Default::default() };
+        let lines = call.engine.logs(call.id(), options)?;
+        futures::pin_mut!(lines);
+        while let Some(line) = lines.next().await {
+            let line = line.map_err(engine::Error::from)?;
+            past.push(Ok(streams::log_piece(&line, tty, false, false)));
+        }
+    }
+    let Some((answer, upgrade)) = hijack::take_over(&mut call.request, kind) else {
+        let past = futures::stream::iter(past);
+        let Some(attachment) = attachment else { return Ok(body::stream(kind, past)) };
+        let live = match attachment.stream().await? {
+            Some(io) => hijack::as_body(kind, call.request, io, wanted),
+            None => body::empty(StatusCode::OK),
+        };
+        let live = http_body_util::BodyDataStream::new(live.into_body());
+        return Ok(body::stream(kind, past.chain(live)));
+    };
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        let mut io = TokioIo::new(upgraded);
+        for piece in past {
+            let sent = match piece {
+                Ok::<_, std::io::Error>(piece) => io.write_all(&piece).await,
+                Err(e) => Err(e),
+            };
+            if sent.is_err() {
+                return;
+            }
+        }
+        let Some(attachment) = attachment else {
+            let _ = io.shutdown().await; // the client may be gone
+            return;
+        };
+        match attachment.stream().await {
+            Ok(Some(stream)) => hijack::carry(io, stream, wanted).await,
+            Ok(None) => drop(io.shutdown().await),
+            Err(error) => hijack::complain(io, &error.to_string(), tty).await,
+        }
+    });
+    Ok(answer)
+}
+
+/// Attach over a WebSocket: output as binary messages, unframed, as Docker has it.
+pub(crate) async fn attach_websocket(mut call: Call) -> Result<Answer> {
+    let tty = call.engine.has_tty(call.id())?;
+    let wanted = wanted(&call, tty)?;
+    let (answer, upgrade) = hijack::websocket(&mut call.request)?;
+    let attachment = call.engine.attach(call.id()).await?;
+    tokio::spawn(async move {
+        if let Ok(Some(stream)) = attachment.stream().await {
+            carry_websocket(upgrade, stream, wanted).await;
+        }
+    });
+    Ok(answer)
+}
+
+async fn carry_websocket(upgrade: OnUpgrade, io: IoStream, wanted: Wanted) {
+    let Ok(upgraded) = upgrade.await else { return };
+    let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+    let (mut sink, mut source) = socket.split();
+    let IoStream { stdin, mut output, .. } = io;
+    let input = async move {
+        let Some(mut stdin) = stdin.filter(|_| wanted.stdin) else {
+            // Read on, so that pings are answered and the client's close is seen.
+            while let Some(Ok(_)) = source.next().await {}
+            return;
+        };
+        while let Some(Ok(message)) = source.next().await {
+            let data = match message {
+                Message::Text(text) => text.as_bytes().to_vec(),
+                Message::Binary(data) => data.to_vec(),
+                Message::Close(_) => break,
+                _ => continue,
+            };
+            if stdin.write_all(&data).await.is_err() || stdin.flush().await.is_err() {
+                break;
+            }
+        }
+        let _ = stdin.shutdown().await; // the process may have ended
+    };
+    let output = async move {
+        while let Some(chunk) = output.recv().await {
+            let asked = match chunk.stream {
+                runtime::Stream::Stdout => wanted.stdout,
+                runtime::Stream::Stderr => wanted.stderr,
+            };
+            if asked && sink.send(Message::Binary(chunk.data)).await.is_err() {
+                return;
+            }
+        }
+        let _ = sink.close().await; // the client may be gone
+    };
+    tokio::select! {
+        () = input => {}
+        () = output => {}
+    }
+}
+
+pub(crate) async fn create(call: Call) -> Result<Answer> {
+    let (engine, id) = (call.engine.clone(), call.id().to_owned());
+    let config: ExecConfig = call.json().await?;
+    let id = engine.exec_create(&id, config)?;
+    Ok(body::json(StatusCode::CREATED, &json!({"Id": id})))
+}
+
+/// The body of `POST /exec/{id}/start`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct StartBody {
+    detach: bool,
+    console_size: Option<[u16; 2]>,
+}
+
+pub(crate) async fn start(call: Call) -> Result<Answer> {
+    let Call { engine, version, params, mut request, .. } = call;
+    let id = params.into_iter().next().unwrap_or_default();
+    engine.exec_check(&id)?;
+    let (tty, keys) = engine.exec_tty(&id)?;
+    let keys = DetachKeys::parse(&keys)?;
+    let kind = hijack::content_type(version, tty);
+    let taken = hijack::take_over(&mut request, kind);
+    let bytes = body::read(request.into_body()).await?;
+    let start: StartBody = if bytes.is_empty() {
+        StartBody::default()
+    } else {
+        engine::model::decode(&bytes).map_err(|e| Error::invalid(format!("invalid JSON: {e}")))?
+    };
+    let options =
+        ExecStart { detach: start.detach, size: start.console_size.map(|[rows, columns]| (rows, columns)) };
+    if start.detach {
+        // Nobody reads: dropping the streams lets it run.
+        drop(engine.exec_start(&id, options).await?);
+        return Ok(body::empty(StatusCode::OK));
+    }
+    let wanted = Wanted { stdin: true, stdout: true, stderr: true, tty, keys: Some(keys) };
+    let Some((answer, upgrade)) = taken else {
+        let io = engine.exec_start(&id, options).await?;
+        return Ok(hijack::output_body(kind, io, wanted));
+    };
+    tokio::spawn(async move {
+        let started = engine.exec_start(&id, options).await;
+        let Ok(upgraded) = upgrade.await else { return };
+        let io = TokioIo::new(upgraded);
+        match started {
+            Ok(stream) => hijack::carry(io, stream, wanted).await,
+            Err(error) => hijack::complain(io, &error.to_string(), tty).await,
+        }
+    });
+    Ok(answer)
+}
+
+pub(crate) async fn resize(call: Call) -> Result<Answer> {
+    let (rows, columns) = super::containers::size(&call)?;
+    call.engine.exec_resize(call.id(), rows, columns).await?;
+    Ok(body::empty(StatusCode::OK))
+}
+
+pub(crate) async fn inspect(call: Call) -> Result<Answer> {
+    Ok(body::ok(&call.engine.exec_inspect(call.id())?))
+}

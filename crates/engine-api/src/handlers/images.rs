@@ -1,0 +1,256 @@
+//! Images: lists, documents, tags, removal, and the streams of load, save, import, pull and push.
+
+use std::io;
+
+use engine::CommitRequest;
+use engine::model::Config;
+use http::StatusCode;
+use image::{Import, Platform, Progress, reference};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_util::io::ReaderStream;
+
+use crate::body::{self, Answer};
+use crate::call::{AuthConfig, Call};
+use crate::progress;
+use crate::{Error, Result};
+
+pub(crate) async fn list(call: Call) -> Result<Answer> {
+    let q = &call.query;
+    let mut filters = q.filters()?;
+    if let Some(name) = q.text("filter") {
+        filters = filters.with("reference", name);
+    }
+    let list = call.engine.image_list(q.flag("all"), &filters, q.flag("digests"), q.flag("shared-size"))?;
+    Ok(body::ok(&list))
+}
+
+pub(crate) async fn inspect(call: Call) -> Result<Answer> {
+    Ok(body::ok(&call.engine.image_inspect(call.id())?))
+}
+
+pub(crate) async fn history(call: Call) -> Result<Answer> {
+    Ok(body::ok(&call.engine.image_history(call.id())?))
+}
+
+pub(crate) async fn tag(call: Call) -> Result<Answer> {
+    let target = target(call.query.text("repo"), call.query.text("tag"))?
+        .ok_or_else(|| Error::invalid("invalid reference format: repo must not be empty"))?;
+    call.engine.image_tag(call.id(), &target).await?;
+    Ok(body::empty(StatusCode::CREATED))
+}
+
+/// `repo` and `tag` of a query as one reference.
+fn target(repo: Option<&str>, tag: Option<&str>) -> Result<Option<String>> {
+    let Some(repo) = repo else { return Ok(None) };
+    let whole = match tag {
+        Some(tag) if tag.contains(':') => format!("{repo}@{tag}"),
+        Some(tag) => format!("{repo}:{tag}"),
+        None => repo.to_owned(),
+    };
+    reference::parse(&whole)?;
+    Ok(Some(whole))
+}
+
+pub(crate) async fn remove(call: Call) -> Result<Answer> {
+    let q = &call.query;
+    Ok(body::ok(&call.engine.image_remove(call.id(), q.flag("force"), q.flag("noprune")).await?))
+}
+
+pub(crate) async fn prune(call: Call) -> Result<Answer> {
+    Ok(body::ok(&call.engine.image_prune(&call.query.filters()?).await?))
+}
+
+/// One line of progress in the API's form.
+pub(crate) fn progress_line(p: Progress) -> Value {
+    if let Some((tag, digest, size)) = p.pushed {
+        return json!({"progressDetail": {}, "aux": {"Tag": tag, "Digest": digest, "Size": size}});
+    }
+    let mut line = json!({"status": p.status});
+    if !p.id.is_empty() {
+        line["id"] = json!(p.id);
+        line["progressDetail"] = json!({});
+    }
+    if let Some(current) = p.current {
+        line["progressDetail"]["current"] = json!(current);
+        if let Some(total) = p.total {
+            line["progressDetail"]["total"] = json!(total);
+        }
+        line["progress"] = json!(bar(current, p.total));
+    }
+    line
+}
+
+/// The bar that old clients print: `[==>   ]  1.2MB/3MB`.
+fn bar(current: u64, total: Option<u64>) -> String {
+    let size = |n: u64| match n {
+        0..1_000 => format!("{n}B"),
+        1_000..1_000_000 => format!("{:.4}kB", n as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.4}MB", n as f64 / 1e6),
+        _ => format!("{:.4}GB", n as f64 / 1e9),
+    };
+    match total.filter(|t| *t > 0) {
+        None => size(current),
+        Some(total) => {
+            let done = usize::try_from(current.min(total) * 50 / total).unwrap_or(50);
+            let head = if done < 50 { ">" } else { "" };
+            format!("[{}{head}{}]  {}/{}", "=".repeat(done), " ".repeat(50 - done - head.len()), size(current), size(total))
+        }
+    }
+}
+
+fn platform(call: &Call) -> Result<Option<Platform>> {
+    Ok(call.query.text("platform").map(Platform::parse).transpose()?)
+}
+
+/// Pull, or import (`fromSrc`).
+pub(crate) async fn create(call: Call) -> Result<Answer> {
+    if call.query.has("fromSrc") {
+        return import(call).await;
+    }
+    let name = call.query.text("fromImage").ok_or_else(|| Error::invalid("fromImage or fromSrc must be given"))?;
+    let whole = target(Some(name), call.query.text("tag"))?.unwrap_or_default();
+    let (auth, platform, engine) = (call.registry_auth()?, platform(&call)?, call.engine.clone());
+    progress::lines(progress_line, move |progress| async move {
+        engine.image_pull(&whole, auth, platform, progress).await?;
+        Ok(Vec::new())
+    })
+    .await
+}
+
+async fn import(call: Call) -> Result<Answer> {
+    let q = &call.query;
+    let source = q.text("fromSrc").unwrap_or("").to_owned();
+    let mut config = image::Config::default();
+    build::changes(&mut config, &q.all("changes")).map_err(|e| Error::invalid(e.to_string()))?;
+    let import = Import {
+        reference: target(q.text("repo"), q.text("tag"))?,
+        message: q.text("message").map_or_else(|| format!("Imported from {source}"), str::to_owned),
+        config,
+        platform: platform(&call)?,
+    };
+    if source != "-" {
+        return Err(Error::invalid(format!(
+            "importing from {source}: only the request's own body (\"-\") can be imported; download the archive and send it"
+        )));
+    }
+    let engine = call.engine.clone();
+    let image = engine.image_import(body::reader(call.request.into_body()), import).await?;
+    Ok(body::stream("application/json", futures::stream::iter([Ok(body::line(&json!({"status": image.id})))])))
+}
+
+pub(crate) async fn load(call: Call) -> Result<Answer> {
+    let engine = call.engine.clone();
+    let quiet = call.query.flag("quiet");
+    let tar = body::reader(call.request.into_body());
+    progress::lines(progress_line, move |progress| async move {
+        let loaded = engine.image_load(tar, (!quiet).then_some(progress)).await?;
+        let mut lines = Vec::new();
+        for one in loaded {
+            if one.references.is_empty() {
+                lines.push(json!({"stream": format!("Loaded image ID: {}\n", one.image.id)}));
+            }
+            for name in one.references {
+                lines.push(json!({"stream": format!("Loaded image: {name}\n")}));
+            }
+        }
+        Ok(lines)
+    })
+    .await
+}
+
+fn archive(call: &Call, names: Vec<String>) -> Result<Answer> {
+    if names.is_empty() {
+        return Err(Error::invalid("no images to save: give names"));
+    }
+    let engine = call.engine.clone();
+    engine.images().can_save(&names)?;
+    let (near, far) = tokio::io::duplex(1 << 18);
+    let (to, mut failed) = mpsc::channel::<io::Error>(1);
+    tokio::spawn(async move {
+        if let Err(e) = engine.image_save(&names, near).await {
+            let _ = to.send(io::Error::other(e.to_string())).await; // the client may be gone
+        }
+    });
+    // A failure breaks the stream off, so that the client does not take half an archive for a whole one.
+    let end = futures::stream::once(async move { failed.recv().await });
+    let end = futures::StreamExt::filter_map(end, |e| async move { e.map(Err) });
+    let pieces = futures::StreamExt::chain(ReaderStream::with_capacity(far, 1 << 16), end);
+    Ok(body::stream("application/x-tar", pieces))
+}
+
+pub(crate) async fn save(call: Call) -> Result<Answer> {
+    archive(&call, call.query.all("names"))
+}
+
+pub(crate) async fn save_one(call: Call) -> Result<Answer> {
+    archive(&call, vec![call.id().to_owned()])
+}
+
+pub(crate) async fn push(call: Call) -> Result<Answer> {
+    let whole = target(Some(call.id()), call.query.text("tag"))?.unwrap_or_default();
+    let (auth, engine) = (call.registry_auth()?, call.engine.clone());
+    engine.images().get(&whole).map_err(|_| {
+        engine::Error::NotFound(format!("An image does not exist locally with the tag: {}", call.id()))
+    })?;
+    progress::lines(progress_line, move |progress| async move {
+        engine.image_push(&whole, auth, progress).await?;
+        Ok(Vec::new())
+    })
+    .await
+}
+
+pub(crate) async fn search(_: Call) -> Result<Answer> {
+    Err(engine::Error::NotImplemented("searching a registry is not supported: look on its own web page".into()).into())
+}
+
+pub(crate) async fn distribution(_: Call) -> Result<Answer> {
+    Err(engine::Error::NotImplemented("asking a registry about an image without pulling it is not supported".into()).into())
+}
+
+/// Whether a registry takes credentials.
+pub(crate) async fn check_login(address: &str, auth: &AuthConfig) -> Result<()> {
+    let auth = auth.clone().into_auth().unwrap_or_default();
+    image::registry::login(address, &auth).await?;
+    Ok(())
+}
+
+pub(crate) async fn commit(call: Call) -> Result<Answer> {
+    let q = &call.query;
+    let container = q.text("container").ok_or_else(|| Error::invalid("container must be given"))?.to_owned();
+    let reference = target(q.text("repo"), q.text("tag"))?;
+    let changes = q.all("changes");
+    let (comment, author) = (q.text("comment").unwrap_or("").to_owned(), q.text("author").unwrap_or("").to_owned());
+    let pause = q.flag_or("pause", true);
+    let engine = call.engine.clone();
+    let mut config = engine.commit_config(&container)?;
+    let own: Option<Config> = {
+        let bytes = call.bytes().await?;
+        if bytes.iter().all(u8::is_ascii_whitespace) || bytes.as_ref() == b"null" {
+            None
+        } else {
+            Some(engine::model::decode(&bytes).map_err(|e| Error::invalid(format!("invalid JSON: {e}")))?)
+        }
+    };
+    if let Some(own) = own {
+        config = engine::merge_config(own, &config);
+    }
+    build::changes(&mut config, &changes).map_err(|e| Error::invalid(e.to_string()))?;
+    let request = CommitRequest { reference, comment, author, pause, config };
+    let id = engine.commit(&container, request).await?;
+    Ok(body::json(StatusCode::CREATED, &json!({"Id": id})))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_and_bars() {
+        assert_eq!(target(Some("a/b"), Some("1")).unwrap().as_deref(), Some("a/b:1"));
+        assert_eq!(target(Some("host:5000/a"), None).unwrap().as_deref(), Some("host:5000/a"));
+        assert!(target(Some("Upper"), None).is_err());
+        assert_eq!(bar(50, Some(100)).matches('=').count(), 25);
+        assert!(bar(100, Some(100)).contains("100B/100B"));
+    }
+}
