@@ -123,13 +123,15 @@ pub(crate) async fn carry(client: impl AsyncRead + AsyncWrite, io: IoStream, wan
         }
     };
     tokio::pin!(input);
-    let output = drain(output, &mut writer, &wanted);
-    tokio::pin!(output);
-    tokio::select! {
-        () = &mut output => {}
-        fed = &mut input => {
-            if matches!(fed, Fed::Ended) {
-                output.await;
+    {
+        let output = drain(output, &mut writer, &wanted);
+        tokio::pin!(output);
+        tokio::select! {
+            () = &mut output => {}
+            fed = &mut input => {
+                if matches!(fed, Fed::Ended) {
+                    output.await;
+                }
             }
         }
     }

@@ -35,7 +35,6 @@ const TABLE: &[Route] = routes![
     GET "/version" => system::version,
     GET "/events" => streams::events,
     GET "/system/df" => system::disk_usage,
-    POST "/auth" => system::auth,
 
     GET "/containers/json" => containers::list,
     POST "/containers/create" => containers::create,

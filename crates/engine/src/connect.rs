@@ -204,7 +204,7 @@ impl Engine {
                 container.short()
             ))
         };
-        let mut done = |made: Vec<network::PortMapping>, published: &mut Vec<Published>| {
+        let done = |made: Vec<network::PortMapping>, published: &mut Vec<Published>| {
             for m in made {
                 let kind = match m.proto {
                     network::Proto::Tcp => ports::Kind::Tcp,

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::io::ReaderStream;
 
 use crate::body::{self, Answer};
-use crate::call::{AuthConfig, Call};
+use crate::call::Call;
 use crate::progress;
 use crate::{Error, Result};
 
@@ -206,13 +206,6 @@ pub(crate) async fn search(_: Call) -> Result<Answer> {
 
 pub(crate) async fn distribution(_: Call) -> Result<Answer> {
     Err(engine::Error::NotImplemented("asking a registry about an image without pulling it is not supported".into()).into())
-}
-
-/// Whether a registry takes credentials.
-pub(crate) async fn check_login(address: &str, auth: &AuthConfig) -> Result<()> {
-    let auth = auth.clone().into_auth().unwrap_or_default();
-    image::registry::login(address, &auth).await?;
-    Ok(())
 }
 
 pub(crate) async fn commit(call: Call) -> Result<Answer> {
