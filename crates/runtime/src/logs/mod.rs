@@ -150,6 +150,9 @@ fn watch(path: &Path) -> std::io::Result<AsyncFd<OwnedFd>> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
     inotify::add_watch(&fd, folder, flags)?;
+    // Deprecated because its argument could be something that changes its descriptor; an OwnedFd does not. Its successor
+    // is an unsafe function, which this crate may not call.
+    #[allow(deprecated)]
     AsyncFd::new(fd)
 }
 

@@ -419,7 +419,7 @@ pub(super) fn working_folder(
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
         _ => return Ok(()), // there, or wrong in a way that chdir will tell
     }
-    let fd = rooted::ensure(root, cwd, Kind::Folder).step(|| format!("mkdir {}", cwd.display()))?;
+    let Ok(fd) = rooted::ensure(root, cwd, Kind::Folder) else { return Ok(()) };
     if let Some((uid, gid)) = owner.filter(|o| *o != (0, 0)) {
         let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
         rustix::fs::chownat(&fd, "", Some(uid), Some(gid), rustix::fs::AtFlags::EMPTY_PATH)
