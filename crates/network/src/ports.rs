@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::error::{Error, Result};
-use crate::nft::{Batch, Data, Element, Family, Firewall, key};
+use crate::nft::{Batch, Data, Element, Family, Firewall, Flow, key};
 use crate::rules::port_sets;
 
 /// A transport protocol that can be published.
@@ -175,6 +175,8 @@ impl PortMapper {
             new.insert(place(&mapping), Held { owner: owner.into(), mapping, _reservation: reservation });
         }
         self.firewall.apply(batch)?;
+        // Datagrams that came before the port was published went elsewhere; their flows would go on doing so.
+        self.forget_udp(new.values().map(|h| &h.mapping), |m, f| f.answers.0 != m.container_ip);
         state.extend(new);
         Ok(result)
     }
@@ -206,10 +208,32 @@ impl PortMapper {
             batch.delete(port_sets(Family::of(ip)).2, vec![hairpin(ip)]);
         }
         self.firewall.apply(batch)?;
+        self.forget_udp(gone.iter().map(|p| &state[p].mapping), |m, f| f.answers.0 == m.container_ip);
         gone.iter().for_each(|p| {
             state.remove(p);
         });
         Ok(())
+    }
+
+    /// Forgets the UDP flows to ports of `mappings` that `stale` picks. They are a matter of clients that keep their
+    /// port; that they cannot be forgotten must not undo what was asked for.
+    fn forget_udp<'a>(
+        &self,
+        mappings: impl Iterator<Item = &'a PortMapping>,
+        stale: impl Fn(&PortMapping, &Flow) -> bool,
+    ) {
+        let udp: Vec<_> = mappings.filter(|m| m.proto == Proto::Udp).collect();
+        if udp.is_empty() {
+            return;
+        }
+        let to = |m: &PortMapping, f: &Flow| {
+            f.proto == Proto::Udp.number()
+                && f.destination.1 == m.host_port
+                && (m.host_ip.is_unspecified() || m.host_ip == f.destination.0)
+        };
+        if let Err(e) = self.firewall.forget(&|f| udp.iter().any(|m| to(m, f) && stale(m, f))) {
+            tracing::warn!("{e}");
+        }
     }
 
     /// What `owner` has published.

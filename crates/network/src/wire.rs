@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use netlink_sys::Socket;
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::error::{Error, Result};
@@ -174,6 +175,22 @@ impl Channel {
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
         Ok(Self { socket, seq: 1, receive: vec![0; 64 << 10], send_limit: 64 << 10 })
+    }
+
+    /// Makes this socket hear the news of a multicast group.
+    pub fn join(&mut self, group: u32) -> Result<()> {
+        self.socket.add_membership(group).map_err(|e| Error::io("listen to netlink news", e))
+    }
+
+    /// Waits for news, drops them and says whether there were any within `ms` milliseconds.
+    pub fn wait(&mut self, ms: u16) -> Result<bool> {
+        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        let ready = poll(&mut fds, ms).map_err(|e| Error::io("wait for netlink news", e.into()))?;
+        if ready > 0 {
+            let mut window = &mut self.receive[..];
+            let _ = self.socket.recv(&mut window, DONTWAIT);
+        }
+        Ok(ready > 0)
     }
 
     /// `n` consecutive sequence numbers; the first of them is returned.

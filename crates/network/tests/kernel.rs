@@ -147,6 +147,24 @@ fn published_ports() {
         );
         assert_eq!(other.call("172.17.0.2:80").unwrap_err(), ErrorKind::TimedOut, "but not past it");
 
+        // A client that keeps its port is led to the container that has the port now.
+        let socket = out.run(|| std::net::UdpSocket::bind("0.0.0.0:0").unwrap());
+        socket.set_read_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
+        socket.connect("192.168.50.1:7000").unwrap();
+        let ask = || {
+            let mut buf = [0; 100];
+            let n = socket.send(b"?").and_then(|_| socket.recv(&mut buf))?;
+            std::io::Result::Ok(String::from_utf8_lossy(&buf[..n]).into_owned())
+        };
+        b.serve_udp("b", 53);
+        ask().unwrap_err();
+        let at = |to| PortMapping { proto: Proto::Udp, ..tcp("0.0.0.0", 7000, to, 53) };
+        net.ports().publish("u1", &[at("172.17.0.2")]).unwrap();
+        assert_eq!(ask().unwrap(), "a 192.168.50.2", "published after its first datagram");
+        net.ports().unpublish("u1").unwrap();
+        net.ports().publish("u2", &[at("172.17.0.3")]).unwrap();
+        assert_eq!(ask().unwrap(), "b 192.168.50.2");
+
         assert_eq!(m.call("127.0.0.1:8081").unwrap(), "a 172.17.0.1");
         assert!(out.call("192.168.50.1:8081").is_err(), "published on loopback only");
         assert_eq!(out.call("192.168.50.1:8082").unwrap(), "a 192.168.50.2");
@@ -324,5 +342,48 @@ fn a_failed_attach_leaves_nothing() {
         assert_eq!(error.to_string(), "find link missing: No such device (os error 19)");
         spec.bridge = "b0".into();
         net.attach(&spec).await.unwrap();
+    });
+}
+
+/// A container's start waits for this: SPEC.md promises the whole of it.
+#[test]
+fn an_interface_costs_milliseconds() {
+    machine(|m| async move {
+        let net = m.network("/run/t9");
+        net.ensure_bridge(&bridge("b0", "172.17.0.1/16")).await.unwrap();
+        let (mut attach, mut publish, mut detach, mut unpublish) = (vec![], vec![], vec![], vec![]);
+        for i in 0..20 {
+            let ns = Ns::new();
+            let spec = network::AttachSpec {
+                netns: ns.path.clone(),
+                bridge: "b0".into(),
+                ifname: "eth0".into(),
+                addresses: vec![format!("172.17.1.{i}/16").parse().unwrap()],
+                gateway: Some("172.17.0.1".parse().unwrap()),
+                ..Default::default()
+            };
+            let clock = tokio::time::Instant::now();
+            let attached = net.attach(&spec).await.unwrap();
+            attach.push(clock.elapsed());
+            let clock = tokio::time::Instant::now();
+            net.ports().publish("x", &[tcp("0.0.0.0", 0, "172.17.1.1", 80)]).unwrap();
+            publish.push(clock.elapsed());
+            let clock = tokio::time::Instant::now();
+            net.ports().unpublish("x").unwrap();
+            unpublish.push(clock.elapsed());
+            let clock = tokio::time::Instant::now();
+            net.detach(&attached.host_ifname).await.unwrap();
+            detach.push(clock.elapsed());
+        }
+        for (what, times) in [
+            ("attach", &mut attach),
+            ("publish", &mut publish),
+            ("unpublish", &mut unpublish),
+            ("detach", &mut detach),
+        ] {
+            times.sort();
+            println!("{what}: median {:?}, worst {:?}", times[10], times[19]);
+            assert!(times[10] < std::time::Duration::from_millis(60), "{what}: {times:?}");
+        }
     });
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use network::Proto;
-use network::nft::{DynsetOp, Element, Family, Reg, Rule, Verdict, key};
+use network::nft::{DynsetOp, Element, Family, Flow, Reg, Rule, Verdict, key};
 use network::rules::MASQUERADE_MARK;
 
 use crate::model::{Endpoint, Service, ServicePort, Slice};
@@ -31,6 +31,28 @@ pub struct Desired {
     pub elements: BTreeMap<(&'static str, Vec<u8>), Element>,
     /// Chain → rules.
     pub chains: BTreeMap<String, Vec<Rule>>,
+    /// The Service's UDP ports; their flows outlive a change of endpoints unless they are forgotten.
+    pub udp: Vec<UdpPort>,
+}
+
+/// One UDP port of a Service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UdpPort {
+    /// Where clients send to. With an unspecified address: any of this machine's.
+    pub at: BTreeSet<(IpAddr, u16)>,
+    /// Who may answer.
+    pub backends: BTreeSet<(IpAddr, u16)>,
+}
+
+impl UdpPort {
+    /// Whether a flow goes to this port, and to none of its endpoints.
+    pub fn is_stale(&self, flow: &Flow) -> bool {
+        let (ip, port) = flow.destination;
+        let any = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+        flow.proto == Proto::Udp.number()
+            && (self.at.contains(&(ip, port)) || self.at.contains(&(any, port)))
+            && !self.backends.contains(&flow.answers)
+    }
 }
 
 impl Desired {
@@ -107,6 +129,20 @@ fn route(
     }
     for (ip, _) in &backends.local {
         d.element(n.hairpin, Element::new(key::of(&[key::ip(*ip), key::ip(*ip)])));
+    }
+
+    if proto == Proto::Udp {
+        let mut at = BTreeSet::from([(address, port.port)]);
+        let other = service
+            .spec
+            .external_ips
+            .iter()
+            .chain(service.status.load_balancer.ingress.iter().map(|i| &i.ip));
+        at.extend(other.filter_map(|ip| ip.parse().ok()).map(|ip: IpAddr| (ip, port.port)));
+        if port.node_port != 0 {
+            at.insert((IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), port.node_port));
+        }
+        d.udp.push(UdpPort { at, backends: backends.all.clone() });
     }
 
     // Who comes by another address: a node's port, an external address, a load balancer's.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use network::nft::{Batch, Element, Op, Rule};
 
-use crate::desired::Desired;
+use crate::desired::{Desired, UdpPort};
 
 /// A Service: namespace and name.
 pub type Owner = (String, String);
@@ -134,9 +134,9 @@ impl Plan {
         b
     }
 
-    /// The Services that have something in the table.
-    pub fn owners(&self) -> impl Iterator<Item = &Owner> {
-        self.of.keys()
+    /// The UDP ports of a Service.
+    pub fn udp(&self, owner: &Owner) -> &[UdpPort] {
+        self.of.get(owner).map_or(&[], |d| &d.udp)
     }
 }
 

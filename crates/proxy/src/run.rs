@@ -12,7 +12,7 @@ use network::nft::Firewall;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 
-use crate::desired::{Node, desired};
+use crate::desired::{Node, UdpPort, desired};
 use crate::model::{SERVICE_NAME, Service, Slice};
 use crate::plan::{Changes, Owner, Plan};
 use crate::tables;
@@ -137,10 +137,24 @@ impl Proxy {
 
     fn update(&mut self, touched: BTreeSet<Owner>) -> network::Result<()> {
         let mut changes = Changes::default();
+        let mut udp: Vec<UdpPort> = Vec::new();
         for owner in &touched {
+            // A Service that is gone has no endpoints any more.
+            let before = self.plan.udp(owner).iter();
+            udp.extend(before.map(|p| UdpPort { at: p.at.clone(), backends: Default::default() }));
             self.replan(owner, &mut changes);
+            for now in self.plan.udp(owner) {
+                match udp.iter_mut().find(|p| p.at == now.at) {
+                    Some(p) => p.backends = now.backends.clone(),
+                    None => udp.push(now.clone()),
+                }
+            }
         }
-        self.firewall.apply(self.plan.batch(changes))
+        self.firewall.apply(self.plan.batch(changes))?;
+        if !udp.is_empty() {
+            self.firewall.forget(&|flow| udp.iter().any(|p| p.is_stale(flow)))?;
+        }
+        Ok(())
     }
 
     /// Everything in one transaction: what was there is replaced without a gap.

@@ -303,6 +303,26 @@ fn udp() {
         assert_eq!(c.pod2.call_udp("10.96.0.70:53").unwrap(), format!("one {POD2}"));
         assert_eq!(c.m.call_udp("10.96.0.70:53").unwrap(), "one 10.244.0.1");
         assert!(c.pod2.call("10.96.0.70:53").is_err(), "TCP is another port");
+
+        // A client that keeps its port follows the endpoints all the same.
+        let socket = c.out.run(|| std::net::UdpSocket::bind("0.0.0.0:0").unwrap());
+        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        socket.connect("10.96.0.70:53").unwrap();
+        let ask = || {
+            let mut buf = [0; 100];
+            socket
+                .send(b"?")
+                .and_then(|_| socket.recv(&mut buf))
+                .map(|n| String::from_utf8_lossy(&buf[..n]).into_owned())
+        };
+        assert_eq!(ask().unwrap(), "one 10.244.0.1");
+        let mut moved = slice("names", &[(POD2, "node")]);
+        moved["ports"] = json!([{"name": "q", "protocol": "UDP", "port": 8080}]);
+        c.put(moved);
+        while c.net.firewall().elements("hairpin-services").unwrap()[0].key[3] != 12 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(ask().unwrap(), "two 10.244.0.1");
     });
 }
 

@@ -108,6 +108,8 @@ pub struct LinkInfo {
     pub mac: Vec<u8>,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Whether packets pass (IFLA_OPERSTATE is up, or unknown for links without a carrier).
+    pub running: bool,
 }
 
 /// Links, addresses and routes of the network namespace that this process runs in, and the ends that hang in others.

@@ -35,6 +35,9 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
+const IFLA_OPERSTATE: u16 = 16;
+const OPER_UNKNOWN: u8 = 0;
+const OPER_UP: u8 = 6;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -61,12 +64,15 @@ pub struct NetlinkLink {
 
 struct Inner {
     channel: Mutex<Channel>,
+    /// Removing a device waits tens of milliseconds for the kernel; nobody else should.
+    deletions: Mutex<Channel>,
 }
 
 impl NetlinkLink {
     /// Opens the socket in the calling thread's network namespace.
     pub fn open() -> Result<Self> {
-        Ok(Self { inner: Arc::new(Inner { channel: Mutex::new(Channel::open(NETLINK_ROUTE)?) }) })
+        let open = || Channel::open(NETLINK_ROUTE).map(Mutex::new);
+        Ok(Self { inner: Arc::new(Inner { channel: open()?, deletions: open()? }) })
     }
 
     /// Requests wait for the kernel's one lock over all links, which others may hold for milliseconds.
@@ -105,7 +111,7 @@ impl Link for NetlinkLink {
     }
     async fn delete(&self, name: &str) -> Result<()> {
         let name = name.to_owned();
-        self.blocking(move |i| delete(&mut i.channel.lock(), &name)).await
+        self.blocking(move |i| delete(&mut i.deletions.lock(), &name)).await
     }
     async fn delete_in(&self, netns: &Path, name: &str) -> Result<()> {
         let (netns, name): (PathBuf, String) = (netns.to_owned(), name.to_owned());
@@ -181,8 +187,6 @@ impl Inner {
                 "{e}: traffic between containers of one network is not filtered; load br_netfilter"
             );
         }
-        // Its addresses are ours to give: no second of waiting whether someone else has them. (Absent without IPv6.)
-        let _ = write_sysctl(&format!("net.ipv6.conf.{}.accept_dad", b.name.replace('.', "/")), "0");
         let mut requests = Requests::default();
         requests.message(format!("set up bridge {}", b.name), NEWLINK, 0, &ifinfo(index, IFF_UP), |w| {
             w.string(IFLA_IFALIAS, &b.alias);
@@ -193,10 +197,16 @@ impl Inner {
         for address in present.iter().filter(|a| !b.addresses.contains(a)) {
             requests.address(&b.name, index, *address, false);
         }
+        if b.addresses.iter().any(|a| a.addr().is_ipv6()) {
+            no_generated_address(&b.name);
+            requests.address(&b.name, index, link_local(b.mac), true);
+        }
         for address in b.addresses.iter().filter(|a| !present.contains(a)) {
             requests.address(&b.name, index, *address, true);
         }
-        requests.run(&mut channel)
+        requests.run(&mut channel)?;
+        // Link-local ones cannot be asked for without their link; they are given before the others.
+        wait_received(&mut channel, b.addresses.iter().map(IpNet::addr))
     }
 
     fn attach(&self, e: &Endpoint) -> Result<[u8; 6]> {
@@ -272,7 +282,20 @@ impl Inner {
                 return Err(err);
             }
         }
-        in_netns(&e.netns, || set_up(e)).inspect_err(|_| self.undo(&mut self.channel.lock(), e))
+        let up = || {
+            let mac = in_netns(&e.netns, || set_up(e))?;
+            if let Uplink::Bridge { host, bridge, .. } = &e.uplink {
+                // In this order: the first port gives the bridge its carrier.
+                for link in [host, bridge] {
+                    let running = is_running(&mut self.channel.lock(), link)?;
+                    if !running {
+                        wait_running(link)?;
+                    }
+                }
+            }
+            Ok(mac)
+        };
+        up().inspect_err(|_| self.undo(&mut self.channel.lock(), e))
     }
 
     /// Removes what a failed `attach` may have made.
@@ -319,6 +342,11 @@ fn set_up(e: &Endpoint) -> Result<[u8; 6]> {
     }
     let mut requests = Requests::default();
     requests.up("bring lo up".into(), LOOPBACK);
+    let mac = link.mac.first_chunk().copied().unwrap_or_default();
+    if e.addresses.iter().any(|a| a.addr().is_ipv6()) {
+        no_generated_address(&e.ifname);
+        requests.address(&e.ifname, link.index, link_local(mac), true);
+    }
     for address in &e.addresses {
         requests.address(&e.ifname, link.index, *address, true);
     }
@@ -327,7 +355,66 @@ fn set_up(e: &Endpoint) -> Result<[u8; 6]> {
         requests.route(link.index, route);
     }
     requests.run(&mut channel)?;
-    Ok(link.mac.first_chunk().copied().unwrap_or_default())
+    wait_received(&mut channel, e.addresses.iter().map(IpNet::addr))?;
+    if !is_running(&mut channel, &e.ifname)? {
+        wait_running(&e.ifname)?;
+    }
+    Ok(mac)
+}
+
+/// Whether a link passes packets. The kernel lets them through only when its own work queue has noticed the carrier;
+/// what is sent before is lost, and a lost first packet costs a TCP client a second. Asking for the link makes recent
+/// kernels (6.9) notice at once; older ones tell when they have.
+fn is_running(channel: &mut Channel, name: &str) -> Result<bool> {
+    Ok(find(channel, name)?.is_none_or(|l| l.running))
+}
+
+/// Waits until a link of this thread's namespace passes packets.
+fn wait_running(name: &str) -> Result<()> {
+    const GROUP_LINK: u32 = 1;
+    if !wait_until(GROUP_LINK, |channel| is_running(channel, name))? {
+        tracing::warn!("link {name} has had no carrier for a second");
+    }
+    Ok(())
+}
+
+/// Waits until the IPv6 addresses among `addresses` receive packets: the kernel inserts their local routes in a work
+/// queue of its own, and tells when it has.
+fn wait_received(channel: &mut Channel, addresses: impl Iterator<Item = IpAddr>) -> Result<()> {
+    const GROUP_IPV6_ADDRESS: u32 = 9;
+    for address in addresses.filter(IpAddr::is_ipv6) {
+        if !is_local(channel, address)? && !wait_until(GROUP_IPV6_ADDRESS, |c| is_local(c, address))? {
+            tracing::warn!("address {address} has received nothing for a second");
+        }
+    }
+    Ok(())
+}
+
+/// Waits for `done`, asking again after each news of `group`; false if there were none for a second.
+fn wait_until(group: u32, done: impl Fn(&mut Channel) -> Result<bool>) -> Result<bool> {
+    const LIMIT_MS: u16 = 1000;
+    let (mut channel, mut news) = (Channel::open(NETLINK_ROUTE)?, Channel::open(NETLINK_ROUTE)?);
+    news.join(group)?;
+    while !done(&mut channel)? {
+        if !news.wait(LIMIT_MS)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether the routing table says that an address is this namespace's own.
+fn is_local(channel: &mut Channel, address: IpAddr) -> Result<bool> {
+    const LOCAL: u8 = 2;
+    let seq = channel.sequence(1);
+    let mut w = Writer::new();
+    let family = Family::of(address);
+    let bytes = octets(address);
+    w.begin(GETROUTE, 0, seq, &[family.number(), (bytes.len() * 8) as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    w.bytes(1, &bytes);
+    w.end();
+    let (_, messages, _) = channel.exchange(&w.buf)?;
+    Ok(messages.iter().any(|m| m.seq == seq && m.kind == NEWROUTE && m.payload.get(7) == Some(&LOCAL)))
 }
 
 /// Acknowledged requests that travel together.
@@ -501,12 +588,33 @@ fn link_info(payload: &[u8]) -> Option<LinkInfo> {
             IFLA_IFALIAS => link.alias = text(value),
             IFLA_ADDRESS => link.mac = value.to_vec(),
             IFLA_MTU => link.mtu = number(value).unwrap_or(0),
+            IFLA_OPERSTATE => {
+                link.running = value.first().is_some_and(|s| *s == OPER_UNKNOWN || *s == OPER_UP)
+            }
             IFLA_MASTER => link.master = number(value).unwrap_or(0),
             IFLA_LINKINFO => link.kind = attribute(value, INFO_KIND).map(text).unwrap_or_default(),
             _ => {}
         }
     }
     Some(link)
+}
+
+/// The link-local address that the kernel would make of a hardware address (RFC 4291 appendix A). We give it
+/// ourselves, because the kernel's own is usable only after a while in a work queue, and without one no neighbour can
+/// be asked for.
+fn link_local(mac: [u8; 6]) -> IpNet {
+    let [a, b, c, d, e, f] = mac;
+    let tail = [a ^ 2, b, c, 0xff, 0xfe, d, e, f];
+    let mut octets = [0; 16];
+    octets[..2].copy_from_slice(&[0xfe, 0x80]);
+    octets[8..].copy_from_slice(&tail);
+    IpNet::V6(ipnet::Ipv6Net::new_assert(octets.into(), 64))
+}
+
+/// Keeps the kernel from making a link-local address beside ours. If it cannot be kept from it, there are two.
+fn no_generated_address(name: &str) {
+    const NONE: &str = "1";
+    let _ = write_sysctl(&format!("net.ipv6.conf.{}.addr_gen_mode", name.replace('.', "/")), NONE);
 }
 
 fn number(value: &[u8]) -> Option<u32> {

@@ -3,7 +3,7 @@
 use parking_lot::Mutex;
 
 use super::batch::{Batch, Element, Op};
-use super::{Firewall, encode};
+use super::{Firewall, Flow, conntrack, encode};
 use crate::error::{Error, Result};
 use crate::wire::{Channel, NLM_F_DUMP, Writer};
 
@@ -100,5 +100,9 @@ impl Firewall for Nft {
     fn remove_table(&self) -> Result<()> {
         // Made first, so that there is one to delete: one transaction without a question before it.
         self.transact(&[Op::AddTable, Op::DeleteTable])
+    }
+
+    fn forget(&self, stale: &dyn Fn(&Flow) -> bool) -> Result<usize> {
+        conntrack::forget(&mut self.channel.lock(), stale)
     }
 }

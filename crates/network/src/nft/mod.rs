@@ -5,12 +5,14 @@
 //! what is there.
 
 mod batch;
+mod conntrack;
 mod encode;
 mod expr;
 mod kernel;
 mod recording;
 
 pub use batch::{Base, Batch, Data, Element, Field, Hook, Kind, Op, Policy, SetSpec, field, key};
+pub use conntrack::Flow;
 pub use expr::{CmpOp, CtKey, DynsetOp, Expr, Family, MetaKey, Reg, Rule, Verdict, state};
 pub use kernel::Nft;
 pub use recording::{RecordingFirewall, State as RecordedState};
@@ -27,4 +29,7 @@ pub trait Firewall: Send + Sync + 'static {
     fn elements(&self, set: &str) -> Result<Vec<Element>>;
     /// Removes the table with everything in it. Nothing happens if there is none.
     fn remove_table(&self) -> Result<()>;
+    /// Forgets the tracked connections that `stale` picks, so that their next packet is judged by the rules as they
+    /// are now. Returns how many there were.
+    fn forget(&self, stale: &dyn Fn(&Flow) -> bool) -> Result<usize>;
 }
