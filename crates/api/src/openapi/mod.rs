@@ -18,22 +18,45 @@ use crate::{KUBERNETES_VERSION, Kind, Map, discovery};
 pub use proto::v2_protobuf;
 
 /// Where descriptions come from. They are not in the tables.
-pub trait Docs {
+pub trait Docs: Send + Sync {
+    /// All of them. Whoever makes a document asks for them once, and drops them when it is made.
+    fn texts(&self) -> Texts;
+}
+
+/// Descriptions of types and fields.
+#[derive(Default)]
+pub struct Texts(std::collections::HashMap<Box<str>, Box<str>>);
+
+impl Texts {
+    /// Adds the description of a field, or of a type where `field` is empty.
+    pub fn insert(&mut self, type_name: &str, field: &str, text: &str) {
+        self.0.insert(Self::key(type_name, field), text.into());
+    }
+
+    fn key(type_name: &str, field: &str) -> Box<str> {
+        [type_name, field].join("/").into()
+    }
+
     /// Description of a type, by its name in the table.
-    fn of_type(&self, type_name: &str) -> Option<String>;
+    pub fn of_type(&self, type_name: &str) -> Option<&str> {
+        self.of_field(type_name, "")
+    }
+
     /// Description of a field.
-    fn of_field(&self, type_name: &str, field: &str) -> Option<String>;
+    pub fn of_field(&self, type_name: &str, field: &str) -> Option<&str> {
+        if self.0.is_empty() {
+            return None;
+        }
+        self.0.get(&*Self::key(type_name, field)).map(|t| &**t)
+    }
 }
 
 /// No descriptions.
 pub struct NoDocs;
 
 impl Docs for NoDocs {
-    fn of_type(&self, _: &str) -> Option<String> {
-        None
-    }
-    fn of_field(&self, _: &str, _: &str) -> Option<String> {
-        None
+    fn texts(&self) -> Texts {
+        Texts::default()
     }
 }
 
@@ -67,7 +90,7 @@ fn insert(map: &mut Map, key: &str, value: impl Into<Value>) {
     map.insert(key.to_owned(), value.into());
 }
 
-fn leaf(base: Base, form: Form, docs: &dyn Docs) -> Value {
+fn leaf(base: Base, form: Form, docs: &Texts) -> Value {
     let mut map = Map::new();
     if let Some((_, name, kind, format)) = LEAVES.iter().find(|l| l.0 == base) {
         if let Some(text) = docs.of_type(name) {
@@ -137,7 +160,7 @@ fn type_schema(ty: Ty, form: Form) -> Map {
     }
 }
 
-fn field_schema(owner: TypeId, field: &Field, form: Form, docs: &dyn Docs) -> Value {
+fn field_schema(owner: TypeId, field: &Field, form: Form, docs: &Texts) -> Value {
     let mut map = type_schema(field.ty, form);
     if let Some(text) = docs.of_field(owner.name(), field.name) {
         // Version 3 does not let a reference have neighbours.
@@ -177,7 +200,7 @@ fn field_schema(owner: TypeId, field: &Field, form: Form, docs: &dyn Docs) -> Va
     Value::Object(map)
 }
 
-fn definition(t: TypeId, form: Form, docs: &dyn Docs) -> Value {
+fn definition(t: TypeId, form: Form, docs: &Texts) -> Value {
     let mut map = Map::new();
     if let Some(text) = docs.of_type(t.name()) {
         insert(&mut map, "description", text);
@@ -256,7 +279,7 @@ fn definitions<'a>(
     kinds: &'a [Arc<Kind>],
     only: Option<(&'a str, &'a str)>,
     form: Form,
-    docs: &'a dyn Docs,
+    docs: &'a Texts,
 ) -> impl Iterator<Item = (String, Value)> + 'a {
     let mut types: BTreeSet<TypeId> = BTreeSet::new();
     let mut leaves: Vec<Base> = Vec::new();
@@ -339,7 +362,7 @@ pub fn v2(kinds: &[Arc<Kind>], docs: &dyn Docs) -> Vec<u8> {
     out.extend_from_slice(b",\"paths\":");
     push_entries(&mut out, served(kinds, None).flat_map(|(k, v)| paths::of(k, v, Form::V2)));
     out.extend_from_slice(b",\"definitions\":");
-    push_entries(&mut out, definitions(kinds, None, Form::V2, docs));
+    push_entries(&mut out, definitions(kinds, None, Form::V2, &docs.texts()));
     out.push(b'}');
     out
 }
@@ -371,7 +394,7 @@ pub fn v3(kinds: &[Arc<Kind>], group: &str, version: &str, docs: &dyn Docs) -> O
     out.extend_from_slice(b",\"paths\":");
     push_entries(&mut out, served(kinds, only).flat_map(|(k, v)| paths::of(k, v, Form::V3)));
     out.extend_from_slice(b",\"components\":{\"schemas\":");
-    push_entries(&mut out, definitions(kinds, only, Form::V3, docs));
+    push_entries(&mut out, definitions(kinds, only, Form::V3, &docs.texts()));
     out.extend_from_slice(b"}}");
     Some(out)
 }
@@ -383,11 +406,10 @@ mod tests {
 
     struct Echo;
     impl Docs for Echo {
-        fn of_type(&self, name: &str) -> Option<String> {
-            Some(format!("about {name}"))
-        }
-        fn of_field(&self, name: &str, field: &str) -> Option<String> {
-            Some(format!("{field} of {name}"))
+        fn texts(&self) -> Texts {
+            let mut texts = Texts::default();
+            texts.insert("io.k8s.api.core.v1.PodSpec", "containers", "what runs");
+            texts
         }
     }
 
@@ -411,7 +433,7 @@ mod tests {
         let schemas = &doc["components"]["schemas"];
         let containers = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
         assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
-        assert_eq!(containers["description"], "containers of io.k8s.api.core.v1.PodSpec");
+        assert_eq!(containers["description"], "what runs");
         assert_eq!(schemas["io.k8s.api.apps.v1.Deployment"]["x-kubernetes-group-version-kind"], json!([gvk]));
         // Everything that is referred to is there.
         fn check(value: &Value, schemas: &Value) {

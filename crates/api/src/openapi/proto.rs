@@ -25,7 +25,7 @@ pub fn v2_protobuf(kinds: &[Arc<Kind>], docs: &dyn Docs) -> Vec<u8> {
     }
     bytes(&mut out, 8, &list);
     let mut list = Vec::new();
-    for (name, definition) in definitions(kinds, None, Form::V2, docs) {
+    for (name, definition) in definitions(kinds, None, Form::V2, &docs.texts()) {
         bytes(&mut list, 1, &named(&name, &schema(&definition)));
     }
     bytes(&mut out, 9, &list);

@@ -1,0 +1,132 @@
+//! Descriptions of the API's types and fields, taken from the doc comments that k8s-openapi carries as JSON schemas.
+//!
+//! They are wanted when an OpenAPI document is made and at no other time. The first time they are gathered from the schemas (tens of
+//! milliseconds), then kept compressed (about 300 KB); [`Descriptions::texts`] unpacks them for whoever makes a document, who
+//! drops them again.
+
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::sync::OnceLock;
+
+use api::openapi::{Docs, Texts};
+use schemars::SchemaGenerator;
+use serde_json::Value;
+
+/// The descriptions, as [`Docs`].
+#[derive(Debug, Default)]
+pub struct Descriptions;
+
+impl Docs for Descriptions {
+    fn texts(&self) -> Texts {
+        static PACKED: OnceLock<Vec<u8>> = OnceLock::new();
+        unpack(PACKED.get_or_init(|| pack(&gather())))
+    }
+}
+
+macro_rules! add {
+    ($generator:ident: $($module:path { $($kind:ident)* })*) => {
+        $($({
+            use $module as module;
+            let _ = $generator.subschema_for::<module::$kind>();
+        })*)*
+    };
+}
+
+/// `(type, field, text)`; the field of a type's own description is empty.
+fn gather() -> BTreeSet<(String, String, String)> {
+    use k8s_openapi::api;
+    let mut generator = SchemaGenerator::default();
+    add! { generator:
+        api::admissionregistration::v1 {
+            MutatingWebhookConfiguration ValidatingAdmissionPolicy ValidatingAdmissionPolicyBinding
+            ValidatingWebhookConfiguration
+        }
+        api::apps::v1 { ControllerRevision DaemonSet Deployment ReplicaSet StatefulSet }
+        api::authentication::v1 { SelfSubjectReview TokenRequest TokenReview }
+        api::authorization::v1 {
+            LocalSubjectAccessReview SelfSubjectAccessReview SelfSubjectRulesReview SubjectAccessReview
+        }
+        api::autoscaling::v1 { HorizontalPodAutoscaler Scale }
+        api::autoscaling::v2 { HorizontalPodAutoscaler }
+        api::batch::v1 { CronJob Job }
+        api::certificates::v1 { CertificateSigningRequest }
+        api::coordination::v1 { Lease }
+        api::core::v1 {
+            Binding ComponentStatus ConfigMap Endpoints Event LimitRange Namespace Node PersistentVolume
+            PersistentVolumeClaim Pod PodTemplate ReplicationController ResourceQuota Secret Service ServiceAccount
+        }
+        api::discovery::v1 { EndpointSlice }
+        api::events::v1 { Event }
+        api::flowcontrol::v1 { FlowSchema PriorityLevelConfiguration }
+        api::networking::v1 { IPAddress Ingress IngressClass NetworkPolicy ServiceCIDR }
+        api::node::v1 { RuntimeClass }
+        api::policy::v1 { Eviction PodDisruptionBudget }
+        api::rbac::v1 { ClusterRole ClusterRoleBinding Role RoleBinding }
+        api::resource::v1 { DeviceClass ResourceClaim ResourceClaimTemplate ResourceSlice }
+        api::scheduling::v1 { PriorityClass }
+        api::storage::v1 {
+            CSIDriver CSINode CSIStorageCapacity StorageClass VolumeAttachment VolumeAttributesClass
+        }
+        k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 { CustomResourceDefinition }
+        k8s_openapi::apimachinery::pkg::apis::meta::v1 { DeleteOptions ListMeta ObjectMeta Status }
+        k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1 { APIService }
+    }
+    let mut out = BTreeSet::new();
+    for (name, schema) in generator.take_definitions(true) {
+        let mut add = |field: &str, value: &Value| {
+            if let Some(text) = value.as_str().filter(|t| !t.is_empty()) {
+                out.insert((name.clone(), field.to_owned(), text.to_owned()));
+            }
+        };
+        add("", &schema["description"]);
+        for (field, property) in schema["properties"].as_object().into_iter().flatten() {
+            add(field, &property["description"]);
+        }
+    }
+    out
+}
+
+/// Texts hold no control character but the line feed, so these can stand between them.
+const BETWEEN: char = '\u{1f}';
+const AFTER: char = '\u{1e}';
+
+fn pack(rows: &BTreeSet<(String, String, String)>) -> Vec<u8> {
+    let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::new(6));
+    for (name, field, text) in rows {
+        // Writing to memory cannot fail; were it to, descriptions would be missing and nothing else.
+        let _ = write!(encoder, "{name}{BETWEEN}{field}{BETWEEN}{text}{AFTER}");
+    }
+    encoder.finish().unwrap_or_default()
+}
+
+fn unpack(packed: &[u8]) -> Texts {
+    let mut text = String::new();
+    let _ = flate2::read::DeflateDecoder::new(packed).read_to_string(&mut text);
+    let mut texts = Texts::default();
+    for row in text.split(AFTER) {
+        let mut parts = row.splitn(3, BETWEEN);
+        if let (Some(name), Some(field), Some(text)) = (parts.next(), parts.next(), parts.next()) {
+            texts.insert(name, field, text);
+        }
+    }
+    texts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptions_reach_the_documents() {
+        let document = api::openapi::v3(api::kinds::all(), "apps", "v1", &Descriptions).unwrap();
+        let document: Value = serde_json::from_slice(&document).unwrap();
+        let schemas = &document["components"]["schemas"];
+        let selector = &schemas["io.k8s.api.apps.v1.DaemonSetSpec"]["properties"]["selector"]["description"];
+        assert!(selector.as_str().unwrap().contains("label query"), "{selector}");
+        assert!(schemas["io.k8s.api.core.v1.PodSpec"]["description"].is_string());
+        let texts = Descriptions.texts();
+        for kind in ["core.v1.Service", "batch.v1.CronJob", "networking.v1.Ingress"] {
+            assert!(texts.of_type(&format!("io.k8s.api.{kind}")).is_some(), "{kind}");
+        }
+    }
+}
