@@ -58,26 +58,77 @@ impl Dialer {
     }
 
     async fn connect(&self, target: &Target) -> Result<Box<dyn Stream>, Status> {
-        let address = format!("{}:{}", target.host, target.port);
-        let failed = |e: &dyn std::fmt::Display| {
-            Status::failure(500, "InternalError", format!("error dialing backend: dial tcp {address}: {e}"))
-        };
-        let dial = async {
-            let stream = TcpStream::connect((target.host.trim_matches(['[', ']']), target.port)).await?;
-            let _ = stream.set_nodelay(true);
-            if !target.tls {
-                return Ok(Box::new(stream) as Box<dyn Stream>);
-            }
-            let name = ServerName::try_from(target.host.clone())
-                .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidInput, e))?;
-            Ok::<_, std::io::Error>(Box::new(self.0.connect(name, stream).await?) as Box<dyn Stream>)
-        };
-        match tokio::time::timeout(CONNECT, dial).await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(e)) => Err(failed(&e)),
-            Err(_) => Err(failed(&"i/o timeout")),
-        }
+        let tls = target.tls.then_some((&self.0, target.host.as_str()));
+        dial(&target.host, target.port, tls).await.map_err(|e| {
+            Status::failure(
+                500,
+                "InternalError",
+                format!("error dialing backend: dial tcp {}:{}: {e}", target.host, target.port),
+            )
+        })
     }
+}
+
+/// Connects to a host, with TLS under the given server name if asked to.
+async fn dial(
+    host: &str,
+    port: u16,
+    tls: Option<(&tokio_rustls::TlsConnector, &str)>,
+) -> std::io::Result<Box<dyn Stream>> {
+    let dial = async {
+        let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
+        let _ = stream.set_nodelay(true);
+        let Some((connector, name)) = tls else {
+            return Ok(Box::new(stream) as Box<dyn Stream>);
+        };
+        let name = ServerName::try_from(name.to_owned())
+            .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidInput, e))?;
+        Ok(Box::new(connector.connect(name, stream).await?) as Box<dyn Stream>)
+    };
+    match tokio::time::timeout(CONNECT, dial).await {
+        Ok(connected) => connected,
+        Err(_) => Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "i/o timeout")),
+    }
+}
+
+/// Where a webhook listens, and who may answer there.
+pub(crate) struct Callback {
+    /// Address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Path and query.
+    pub path: String,
+    /// The name its certificate must bear.
+    pub name: String,
+    /// The authorities that may have signed it, PEM.
+    pub authority: String,
+}
+
+/// Posts a JSON document to a webhook and reads the JSON answer.
+pub(crate) async fn post(to: &Callback, document: &Value) -> Result<Value, String> {
+    let config = pki::client_config(&to.authority, None).map_err(|e| e.to_string())?;
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let stream =
+        dial(&to.host, to.port, Some((&connector, &to.name))).await.map_err(|e| e.to_string())?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+    tokio::spawn(connection);
+    let request = Request::post(&to.path)
+        .header(header::HOST, &to.name)
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::ACCEPT, "application/json")
+        .header(header::USER_AGENT, "kube-apiserver-admission")
+        .body(Full::new(bytes::Bytes::from(api::object::encode(document))))
+        .map_err(|e| e.to_string())?;
+    let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
+    let code = response.status();
+    let limited = http_body_util::Limited::new(response.into_body(), 3 << 20);
+    let body = limited.collect().await.map_err(|e| e.to_string())?.to_bytes();
+    if !code.is_success() {
+        return Err(format!("the server answered {code}"));
+    }
+    serde_json::from_slice(&body).map_err(|e| e.to_string())
 }
 
 impl ApiServer {
@@ -100,6 +151,7 @@ impl ApiServer {
             object: &mut nothing,
             old: None,
             dry_run: false,
+            options: Value::Null,
             warnings: &mut warnings,
         };
         admission::validate(&self.admission, &mut review).await?;
@@ -232,46 +284,53 @@ impl ApiServer {
 
     fn service_target(&self, call: &Call) -> Result<Target, Status> {
         let (scheme, name, wanted) = split_name(&call.info.name);
-        let key = local_key(&call.info.namespace, &name);
+        let (host, port) = self.endpoint_of(&call.info.namespace, &name, wanted.as_deref())?;
+        Ok(Target { host, port, tls: scheme == "https", path: rest_path(call) })
+    }
+
+    /// The address of one of a service's ready endpoints, for the port of that name or number (or its only one, or 80).
+    pub(crate) fn endpoint_of(
+        &self,
+        namespace: &str,
+        name: &str,
+        wanted: Option<&str>,
+    ) -> Result<(String, u16), Status> {
+        let key = local_key(namespace, name);
         let service = self
             .cache
             .kind("", "services")
             .get(&key)
-            .ok_or_else(|| Status::not_found(&api::names::gvr::SERVICES, &name))?;
+            .ok_or_else(|| Status::not_found(&api::names::gvr::SERVICES, name))?;
         let ports = service.spec().get("ports").and_then(Value::as_array).cloned().unwrap_or_default();
-        let port = match &wanted {
+        let number = |p: &Value| p.get("port").and_then(Value::as_u64);
+        let port = match wanted {
             None if ports.len() == 1 => ports.first(),
-            None => ports.iter().find(|p| p.get("port").and_then(Value::as_u64) == Some(80)).or(ports.first()),
-            Some(p) => ports.iter().find(|q| {
-                text(q, "/name") == p || q.get("port").and_then(Value::as_u64).is_some_and(|n| n.to_string() == *p)
-            }),
+            None => ports.iter().find(|p| number(p) == Some(80)).or(ports.first()),
+            Some(w) => {
+                ports.iter().find(|p| text(p, "/name") == w || number(p).is_some_and(|n| n.to_string() == w))
+            }
         };
         let none = || Status::unavailable(format!("no endpoints available for service \"{name}\""));
         let Some(port) = port else {
-            return Err(Status::unavailable(format!(
-                "no service port \"{}\" found for service \"{name}\"",
-                wanted.unwrap_or_default()
-            )));
+            let wanted = wanted.unwrap_or_default();
+            return Err(Status::unavailable(format!("no service port \"{wanted}\" found for service \"{name}\"")));
         };
         let port_name = text(port, "/name");
         let endpoints = self.cache.kind("", "endpoints").get(&key).ok_or_else(none)?;
         let mut candidates = Vec::new();
         for subset in endpoints.value().get("subsets").and_then(Value::as_array).into_iter().flatten() {
-            let number = subset.get("ports").and_then(Value::as_array).into_iter().flatten().find(|p| {
-                text(p, "/name") == port_name
-            });
-            let Some(number) = number.and_then(|p| p.get("port")?.as_u64()) else { continue };
+            let mut ports = subset.get("ports").and_then(Value::as_array).into_iter().flatten();
+            let found = ports.find(|p| text(p, "/name") == port_name).and_then(number);
+            let Some(n) = found.and_then(|n| u16::try_from(n).ok()) else { continue };
             for address in subset.get("addresses").and_then(Value::as_array).into_iter().flatten() {
-                candidates.push((text(address, "/ip").to_owned(), number));
+                candidates.push((text(address, "/ip").to_owned(), n));
             }
         }
         if candidates.is_empty() {
             return Err(none());
         }
         let at = usize::try_from(base::rng::below(candidates.len() as u64)).unwrap_or(0);
-        let (host, number) = candidates.swap_remove(at);
-        let port = u16::try_from(number).map_err(|_| none())?;
-        Ok(Target { host, port, tls: scheme == "https", path: rest_path(call) })
+        Ok(candidates.swap_remove(at))
     }
 
     /// Sends the request on and brings the answer back.

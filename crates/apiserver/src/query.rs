@@ -169,6 +169,20 @@ pub struct WriteOptions {
     pub applied: bool,
 }
 
+impl WriteOptions {
+    /// The options as a document of the kind given, for admission webhooks.
+    pub fn document(&self, kind: &str) -> api::Value {
+        let mut v = serde_json::json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+        if !self.manager.is_empty() {
+            v["fieldManager"] = serde_json::json!(self.manager);
+        }
+        if self.dry_run {
+            v["dryRun"] = serde_json::json!(["All"]);
+        }
+        v
+    }
+}
+
 impl Default for WriteOptions {
     fn default() -> Self {
         Self {

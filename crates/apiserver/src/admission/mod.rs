@@ -9,6 +9,7 @@ mod node;
 mod pods;
 mod quota;
 mod security;
+mod webhook;
 
 use api::{Gvr, Kind, Status, Value};
 use async_trait::async_trait;
@@ -53,6 +54,8 @@ pub struct Review<'a> {
     pub old: Option<&'a Value>,
     /// Whether nothing will be stored.
     pub dry_run: bool,
+    /// The options of the request, as a document (`CreateOptions`...).
+    pub options: Value,
     /// Warnings for the client.
     pub warnings: &'a mut Vec<String>,
 }
@@ -105,6 +108,7 @@ pub fn stock() -> Vec<Box<dyn Plugin>> {
         Box::new(defaults::StorageObjectInUse),
         Box::new(defaults::DefaultIngressClass),
         Box::new(security::PodSecurity),
+        Box::new(webhook::Webhooks),
         Box::new(quota::ResourceQuota),
     ]
 }

@@ -80,6 +80,7 @@ impl ApiServer {
             object: &mut object,
             old: None,
             dry_run: options.dry_run,
+            options: options.document("CreateOptions"),
             warnings: &mut warnings,
         };
         // Whether there is such a namespace comes before everything else that could be wrong.

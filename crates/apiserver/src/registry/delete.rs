@@ -123,6 +123,7 @@ impl ApiServer {
             object: &mut object,
             old: Some(old),
             dry_run,
+            options: serde_json::json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"}),
             warnings: &mut cx.warnings,
         };
         admission::mutate(&self.admission, &mut review).await?;

@@ -148,6 +148,7 @@ impl ApiServer {
             object: &mut new,
             old: Some(old.value()),
             dry_run: how.options.dry_run,
+            options: how.options.document("UpdateOptions"),
             warnings: &mut warnings,
         };
         if how.checked {
