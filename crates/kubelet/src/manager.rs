@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Result;
 use crate::context::Context;
-use crate::pod::operations::{describe, last_words};
+use crate::pod::operations::{SNAPSHOT_PREFIX, describe, last_words};
 use crate::pod::registry::Handle;
 use crate::pod::state::*;
 use crate::pod::worker::{Message, Worker};
@@ -204,6 +204,19 @@ pub async fn leftovers(context: &Context) -> Result<Leftovers> {
         known.last = runs.pop();
         for old in runs {
             runtime.delete(&old.id, true).await?;
+        }
+    }
+    let used: HashSet<&str> = left
+        .pods
+        .values()
+        .flat_map(|f| f.state.containers.values())
+        .flat_map(|c| [&c.run, &c.last])
+        .flatten()
+        .map(|r| r.id.as_str())
+        .collect();
+    for key in context.options.images.snapshot_keys() {
+        if key.strip_prefix(SNAPSHOT_PREFIX).is_some_and(|id| !used.contains(id)) {
+            context.options.images.discard(&key).await?;
         }
     }
     Ok(left)

@@ -199,7 +199,8 @@ async fn run(context: &Context, pod: &Pod, plan: &Plan, id: &str) -> Result<Run,
     let facts = context.facts(&plan.sandbox.ips);
     let env = env::environment(pod, container, &facts, &context.sources(&pod.namespace)).map_err(config)?;
     let image = options.images.get(&plan.image).map_err(|e| create(e.to_string()))?;
-    let snapshot = options.images.prepare(id, &image).await.map_err(|e| create(e.to_string()))?;
+    let snapshot =
+        options.images.prepare(&snapshot_key(id), &image).await.map_err(|e| create(e.to_string()))?;
     let durable = context.durable(&pod.uid);
     let message = durable.join("messages").join(&plan.name).join(plan.attempt.to_string());
     let log = context.log_path(&pod.uid, &plan.name, plan.attempt);
@@ -483,10 +484,18 @@ fn release(context: &Context, pod: &Pod) {
     }
 }
 
+/// What the keys of pods' writable layers begin with; the engine has those without it.
+pub const SNAPSHOT_PREFIX: &str = "pod-";
+
+/// The key of a run's writable layer.
+fn snapshot_key(id: &str) -> String {
+    format!("{SNAPSHOT_PREFIX}{id}")
+}
+
 /// Removes a run and its writable layer.
 async fn discard(context: &Context, id: &str) -> Result<(), String> {
     context.options.runtime.delete(id, true).await.map_err(|e| e.to_string())?;
-    context.options.images.discard(id).await.map_err(|e| e.to_string())
+    context.options.images.discard(&snapshot_key(id)).await.map_err(|e| e.to_string())
 }
 
 /// Deletes the API object, which has nothing left here.
