@@ -82,6 +82,9 @@ pub(crate) enum ShimKind {
 pub(crate) struct ContainerConfig {
     /// `CLONE_NEW*` bits of the namespaces that are made with the first process.
     pub namespaces: u64,
+    /// Whether it has a cgroup namespace of its own.
+    #[serde(default)]
+    pub cgroup_namespace: bool,
     /// A pid namespace to join.
     pub pid_namespace: Option<PathBuf>,
     /// The compiled system call filter.

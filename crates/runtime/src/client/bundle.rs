@@ -50,7 +50,7 @@ pub(super) fn prepare(runtime: &ShimRuntime, spec: &ContainerSpec) -> Result<Pre
     };
     let mut namespaces = nix::sched::CloneFlags::CLONE_NEWNS.bits() as u64;
     let mut pid_namespace = None;
-    let mut user = false;
+    let (mut user, mut cgroup_namespace) = (false, false);
     for namespace in linux.namespaces().iter().flatten() {
         match (namespace.typ(), namespace.path()) {
             (LinuxNamespaceType::Pid, Some(path)) => pid_namespace = Some(path.clone()),
@@ -58,7 +58,8 @@ pub(super) fn prepare(runtime: &ShimRuntime, spec: &ContainerSpec) -> Result<Pre
                 return Err(invalid("oci.linux.namespaces", "joining a mount namespace is not supported"));
             }
             // Its root is the group that the child will be in: the child makes it itself.
-            (LinuxNamespaceType::Cgroup, _) | (_, Some(_)) => {}
+            (LinuxNamespaceType::Cgroup, None) => cgroup_namespace = true,
+            (_, Some(_)) => {}
             (kind, None) => {
                 user |= kind == LinuxNamespaceType::User;
                 namespaces |= kind as u64;
@@ -74,6 +75,7 @@ pub(super) fn prepare(runtime: &ShimRuntime, spec: &ContainerSpec) -> Result<Pre
         id: spec.id.clone(),
         kind: ShimKind::Container(Box::new(ContainerConfig {
             namespaces,
+            cgroup_namespace,
             pid_namespace,
             seccomp,
             seccomp_flags,

@@ -30,8 +30,8 @@ pub(super) struct First<'a> {
     pub config: &'a ContainerConfig,
     pub cgroup: Option<&'a Cgroup>,
     pub unified: bool,
-    /// Whether it was cloned into its cgroup already.
-    pub in_cgroup: bool,
+    /// Whether it moves into its cgroup itself; else the shim does that, while this process mounts.
+    pub enters_cgroup: bool,
     pub sync: OwnedFd,
     /// None: a terminal is made.
     pub stdio: Option<Stdio>,
@@ -56,7 +56,7 @@ pub(super) fn first(plan: First<'_>) -> ! {
             keep.extend([io.stdin.as_fd(), io.stdout.as_fd(), io.stderr.as_fd()]);
         }
         sys::process::close_others(&keep);
-        let First { config, cgroup, unified, in_cgroup, sync, stdio } = plan;
+        let First { config, cgroup, unified, enters_cgroup, sync, stdio } = plan;
         if !config.uid_map.is_empty() {
             // Until the shim has written the maps this process is nobody.
             match sync::receive(&sync) {
@@ -64,7 +64,7 @@ pub(super) fn first(plan: First<'_>) -> ! {
                 _ => std::process::exit(1),
             }
         }
-        match build(config, cgroup, unified, in_cgroup, &sync, stdio) {
+        match build(config, cgroup, unified, enters_cgroup, &sync, stdio) {
             Ok((spec, stdio)) => run(&spec, config, sync, stdio),
             Err(failure) => fail(&sync, failure),
         }
@@ -76,7 +76,7 @@ fn build(
     config: &ContainerConfig,
     cgroup: Option<&Cgroup>,
     unified: bool,
-    in_cgroup: bool,
+    enters_cgroup: bool,
     sync: &OwnedFd,
     stdio: Option<Stdio>,
 ) -> Result<(Loaded, Stdio), Failure> {
@@ -94,7 +94,7 @@ fn build(
     }
     let null = rootfs::null_device()?;
     prepare(process)?;
-    if let Some(cgroup) = cgroup.filter(|_| !in_cgroup) {
+    if let Some(cgroup) = cgroup.filter(|_| enters_cgroup) {
         cgroup.enter().step(|| "enter the cgroup".into())?;
     }
     let namespaces = linux.and_then(|l| l.namespaces().as_deref()).unwrap_or_default();
@@ -153,7 +153,6 @@ fn build(
         }
     };
     mount::pivot_root(root.as_fd()).step(|| "pivot_root".into())?;
-    drop(root);
     if let Some(linux) = linux {
         rootfs::sysctls(linux.sysctl().iter().flatten())?;
         rootfs::hide(linux, null)?;
@@ -164,7 +163,10 @@ fn build(
         mount::set_attributes(root.as_fd(), attr::RDONLY, 0, None, false)
             .step(|| "make / read-only".into())?;
     }
-    sync::send(sync, &Message::Ready, None).step(|| "tell the shim".into())?;
+    // The shim holds on to the root's mount: the last one to let go of an overlay waits until its whole upper file
+    // system is synced, which must not be the container, whose end somebody waits for.
+    sync::send(sync, &Message::Ready, Some(root.as_fd())).step(|| "tell the shim".into())?;
+    drop(root);
     match sync::receive(sync) {
         Ok(Some((Message::Go, _))) => {}
         _ => std::process::exit(1), // the shim is gone

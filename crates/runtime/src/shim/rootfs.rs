@@ -39,8 +39,10 @@ pub(super) fn mount_root(rootfs: &Rootfs, place: &Path, linux: Option<&Linux>) -
     let first = if spread == Propagation::Shared { Propagation::Slave } else { spread };
     mount::set_root_propagation(first).step(|| "set mount propagation".into())?;
     let tree = match rootfs {
-        Rootfs::Overlay { lower, upper, work, .. } => mount::overlay(lower, Some((upper, work)), &[], 0)
-            .step(|| format!("mount overlay of {} layers, upper {}", lower.len(), upper.display()))?,
+        Rootfs::Overlay { lower, upper, work, .. } => {
+            mount::overlay(lower, Some((upper, work)), &["index=off".into()], 0)
+                .step(|| format!("mount overlay of {} layers, upper {}", lower.len(), upper.display()))?
+        }
         Rootfs::Path { path, .. } => {
             mount::clone_tree(path, true).step(|| format!("bind root {}", path.display()))?
         }

@@ -44,6 +44,15 @@ struct Process {
 
 const FIRST: u64 = 0;
 
+/// What cloning the first process gives.
+struct Cloned {
+    process: Process,
+    pidfd: OwnedFd,
+    root: Option<OwnedFd>,
+    oom: Option<OwnedFd>,
+    home: Option<OwnedFd>,
+}
+
 pub(super) struct Server {
     id: String,
     config: ContainerConfig,
@@ -54,6 +63,8 @@ pub(super) struct Server {
     log: Option<Log>,
     first: OwnedFd,
     own_pid_namespace: bool,
+    /// The container's root, so that its file system is let go of here (see `child::first`).
+    _root: Option<OwnedFd>,
     /// The pid namespace of the shim, to come back to after a clone into the container's.
     home: Option<OwnedFd>,
     started_at: Option<Timestamp>,
@@ -93,7 +104,8 @@ impl Server {
             None => None,
         };
         match Self::clone_first(&config, cgroup.as_ref(), hierarchies.unified()) {
-            Ok((process, pidfd, oom, home)) => Ok(Self {
+            Ok(Cloned { process, pidfd, root, oom, home }) => Ok(Self {
+                _root: root,
                 id,
                 own_pid_namespace: config.namespaces & NEWPID != 0,
                 config,
@@ -120,12 +132,11 @@ impl Server {
         }
     }
 
-    #[allow(clippy::type_complexity)] // the four things that only cloning can give
     fn clone_first(
         config: &ContainerConfig,
         cgroup: Option<&Cgroup>,
         unified: bool,
-    ) -> Result<(Process, OwnedFd, Option<OwnedFd>, Option<OwnedFd>), Failure> {
+    ) -> Result<Cloned, Failure> {
         if let Some(cgroup) = cgroup {
             cgroup.create().step(|| "make the cgroup".into())?;
             if let Some(resources) = &config.resources {
@@ -156,16 +167,13 @@ impl Server {
             Some(cgroup) => cgroup.clone_into().step(|| "open the cgroup".into())?,
             None => None,
         };
+        // A cgroup namespace is rooted where its maker is: then the child has to be there first.
+        let enters_cgroup = config.cgroup_namespace && into.is_none();
         let fork = sys::process::clone3(config.namespaces, into.as_ref().map(AsFd::as_fd));
         let pid = match fork.step(|| "clone the first process".into())? {
-            Fork::Child => child::first(First {
-                config,
-                cgroup,
-                unified,
-                in_cgroup: into.is_some(),
-                sync: theirs,
-                stdio,
-            }),
+            Fork::Child => {
+                child::first(First { config, cgroup, unified, enters_cgroup, sync: theirs, stdio })
+            }
             Fork::Parent(pid) => pid,
         };
         drop((theirs, stdio));
@@ -186,21 +194,26 @@ impl Server {
             size: config.io.size,
             tty: config.io.tty,
         };
-        let made = || -> Result<OwnedFd, Failure> {
+        let made = || -> Result<(OwnedFd, Option<OwnedFd>), Failure> {
             if !config.uid_map.is_empty() {
                 map_ids(pid, config)?;
                 let sync =
                     process.sync.as_ref().ok_or_else(|| Failure::setup("no connection to the child"))?;
                 sync::send(sync, &Message::Go, None).step(|| "tell the child".into())?;
             }
-            wait_ready(&mut process)?;
+            if let Some(cgroup) = cgroup.filter(|_| into.is_none() && !enters_cgroup) {
+                // Version 1 makes the first move of a while wait for the whole machine: the child mounts meanwhile.
+                cgroup.add(pid as u32).step(|| "enter the cgroup".into())?;
+            }
+            let root = wait_ready(&mut process)?;
             let raw =
                 rustix::process::Pid::from_raw(pid).ok_or_else(|| Failure::setup("clone gave no pid"))?;
-            rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty())
-                .step(|| "pidfd_open".into())
+            let pidfd = rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty())
+                .step(|| "pidfd_open".into())?;
+            Ok((pidfd, root))
         }();
         match made {
-            Ok(pidfd) => Ok((process, pidfd, oom, home)),
+            Ok((pidfd, root)) => Ok(Cloned { process, pidfd, root, oom, home }),
             Err(failure) => {
                 let _ = sys::process::kill(pid, libc::SIGKILL);
                 let _ = waitpid(nix::unistd::Pid::from_raw(pid), None);
@@ -740,12 +753,12 @@ fn map_ids(pid: i32, config: &ContainerConfig) -> Result<(), Failure> {
     fs::write(format!("/proc/{pid}/gid_map"), text(&config.gid_map)).step(|| "write gid_map".into())
 }
 
-/// Waits until the first process has made everything.
-fn wait_ready(p: &mut Process) -> Result<(), Failure> {
+/// Waits until the first process has made everything; gives its root.
+fn wait_ready(p: &mut Process) -> Result<Option<OwnedFd>, Failure> {
     loop {
         let Some(sync) = &p.sync else { return Err(Failure::setup("no connection to the first process")) };
         match sync::receive(sync).step(|| "hear the first process".into())? {
-            Some((Message::Ready, _)) => return Ok(()),
+            Some((Message::Ready, root)) => return Ok(root),
             Some((Message::Terminal, Some(master))) => p.streams.set_terminal(master, p.size)?,
             Some((Message::Failed(failure), _)) => return Err(failure),
             Some(_) => {}
