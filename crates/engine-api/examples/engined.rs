@@ -9,7 +9,7 @@ fn main() {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|a| a == "shim") {
         arguments.remove(0);
-        runtime::shim::main(arguments);
+        runtime::shim::main(arguments.into_iter().map(Into::into).collect());
     }
     let [data, run] = arguments.as_slice() else {
         eprintln!("usage: engined DATA-DIR RUN-DIR");
