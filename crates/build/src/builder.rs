@@ -21,7 +21,15 @@ use crate::{download, words};
 
 /// Arguments that are there without `ARG` and that neither history nor cache keys show.
 const PREDEFINED: [&str; 10] = [
-    "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "FTP_PROXY", "ftp_proxy", "NO_PROXY", "no_proxy", "ALL_PROXY",
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "ALL_PROXY",
     "all_proxy",
 ];
 
@@ -239,7 +247,10 @@ struct State {
 
 impl State {
     fn env(&self, name: &str) -> Option<String> {
-        self.config.env.iter().find_map(|e| e.split_once('=').filter(|(n, _)| *n == name).map(|(_, v)| v.to_string()))
+        self.config
+            .env
+            .iter()
+            .find_map(|e| e.split_once('=').filter(|(n, _)| *n == name).map(|(_, v)| v.to_string()))
     }
 
     fn lookup(&self, name: &str) -> Option<String> {
@@ -297,10 +308,13 @@ impl Run<'_> {
             .build_args
             .keys()
             .map(String::as_str)
-            .filter(|n| !self.consumed.contains(*n) && !PREDEFINED.contains(n) && !self.automatic.contains_key(*n))
+            .filter(|n| {
+                !self.consumed.contains(*n) && !PREDEFINED.contains(n) && !self.automatic.contains_key(*n)
+            })
             .collect();
         if !unused.is_empty() {
-            self.say(format!("[Warning] One or more build-args [{}] were not consumed\n", unused.join(" "))).await?;
+            self.say(format!("[Warning] One or more build-args [{}] were not consumed\n", unused.join(" ")))
+                .await?;
         }
         match last {
             Some(image) => Ok(image.id.clone()),
@@ -316,8 +330,9 @@ impl Run<'_> {
             Some(p) => Platform::parse(p)?,
             None => self.platform.clone(),
         };
-        let base_stage =
-            self.plan.stages[..i].iter().rposition(|s| s.name.as_deref() == Some(stage.base.to_ascii_lowercase().as_str()));
+        let base_stage = self.plan.stages[..i]
+            .iter()
+            .rposition(|s| s.name.as_deref() == Some(stage.base.to_ascii_lowercase().as_str()));
         state.image = match base_stage {
             Some(n) => self.done.get(&n).and_then(|s| s.image.clone()),
             None if stage.base == "scratch" => None,
@@ -407,7 +422,8 @@ impl Run<'_> {
     fn apply(&self, state: &mut State, line: &Line) -> Result<String> {
         let before = state.clone();
         let lookup = |name: &str| before.lookup(name);
-        instruction::apply(&mut state.config, line, self.escape, &lookup, &mut state.cmd_set).map_err(Error::Step)
+        instruction::apply(&mut state.config, line, self.escape, &lookup, &mut state.cmd_set)
+            .map_err(Error::Step)
     }
 
     fn expand(&self, state: &State, word: &str) -> Result<String> {
@@ -434,7 +450,12 @@ impl Run<'_> {
                 None => (self.expand(state, &word)?, None),
             };
             shown.push(default.as_ref().map_or_else(|| name.clone(), |d| format!("{name}={d}")));
-            let value = self.given.get(&name).cloned().or(default).or_else(|| self.global.get(&name).cloned().flatten());
+            let value = self
+                .given
+                .get(&name)
+                .cloned()
+                .or(default)
+                .or_else(|| self.global.get(&name).cloned().flatten());
             state.args.insert(name.clone(), value);
             self.consumed.insert(name);
         }
@@ -616,8 +637,9 @@ impl Run<'_> {
             let snapshot = self.b.images.snapshot(&scratch.key)?;
             blocking(move || {
                 let root = snapshot.mount(true)?;
-                image::archive::root::make_dirs(root.as_fd(), &path, 0o755, (0, 0))
-                    .map_err(|e| Error::Step(format!("cannot make the working directory {}: {e}", path.display())))?;
+                image::archive::root::make_dirs(root.as_fd(), &path, 0o755, (0, 0)).map_err(|e| {
+                    Error::Step(format!("cannot make the working directory {}: {e}", path.display()))
+                })?;
                 Ok(())
             })
             .await?;
@@ -647,7 +669,9 @@ impl Run<'_> {
                         Error::Step(format!("stage {name} has no files: it is FROM scratch without any step"))
                     })?,
                     None if name.parse::<usize>().is_ok() => {
-                        return Err(Error::Step(format!("invalid from flag value {name}: refers to current build stage or a later one")));
+                        return Err(Error::Step(format!(
+                            "invalid from flag value {name}: refers to current build stage or a later one"
+                        )));
                     }
                     None => self.base_image(&name, &self.platform.clone()).await?,
                 };
@@ -659,7 +683,8 @@ impl Run<'_> {
         };
         for heredoc in &line.heredocs {
             let content = if heredoc.expand {
-                words::expand_text(&heredoc.content, self.escape, &|n| state.lookup(n)).map_err(Error::Step)?
+                words::expand_text(&heredoc.content, self.escape, &|n| state.lookup(n))
+                    .map_err(Error::Step)?
             } else {
                 heredoc.content.clone()
             };
@@ -732,7 +757,12 @@ impl Run<'_> {
             let target = Target {
                 path: target_path,
                 folder: written_as_folder,
-                owner: chown.as_deref().map(|c| copy::owner(&merged, c)).transpose().map_err(Error::Step)?.unwrap_or((0, 0)),
+                owner: chown
+                    .as_deref()
+                    .map(|c| copy::owner(&merged, c))
+                    .transpose()
+                    .map_err(Error::Step)?
+                    .unwrap_or((0, 0)),
                 owner_given: chown.is_some(),
                 mode,
                 unpack,

@@ -66,8 +66,9 @@ pub(crate) async fn receive(context: Context, scratch: &Path, dockerfile: &str) 
             let options = ExtractOptions { owner: Some((0, 0)), ..ExtractOptions::default() };
             extract_into(root.as_fd(), Path::new("/"), source, &options)?;
         }
-        let root = std::fs::File::open(&files.path)
-            .map_err(|e| Error::Invalid(format!("unable to prepare context: {}: {e}", files.path.display())))?;
+        let root = std::fs::File::open(&files.path).map_err(|e| {
+            Error::Invalid(format!("unable to prepare context: {}: {e}", files.path.display()))
+        })?;
         files.dockerfile = read_dockerfile(&root, &dockerfile)?;
         let own_ignore = format!("{dockerfile}.dockerignore");
         let ignore = match read(&root, &own_ignore)? {
@@ -102,7 +103,9 @@ fn read_dockerfile(root: &std::fs::File, name: &str) -> Result<String> {
 fn read(root: &std::fs::File, name: &str) -> Result<Option<String>> {
     let file = match root::open(root.as_fd(), Path::new(name), OFlags::RDONLY) {
         Ok(fd) => std::fs::File::from(fd),
-        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => return Ok(None),
+        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
         Err(e) => return Err(e.into()),
     };
     if !file.metadata()?.is_file() {

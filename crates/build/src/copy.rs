@@ -107,7 +107,10 @@ impl From<'_> {
         if !is_dir && self.ignore.is_some_and(|i| i.excludes(&path.to_string_lossy())) {
             return None;
         }
-        if is_dir && !path.as_os_str().is_empty() && self.ignore.is_some_and(|i| i.excludes(&path.to_string_lossy())) {
+        if is_dir
+            && !path.as_os_str().is_empty()
+            && self.ignore.is_some_and(|i| i.excludes(&path.to_string_lossy()))
+        {
             let mut probe = Count::default();
             self.pack(path, "", true, &mut probe).ok()?;
             // Two blocks of zeros end an empty archive.
@@ -119,7 +122,9 @@ impl From<'_> {
     }
 
     fn names(&self, dir: &Path) -> Vec<String> {
-        let Ok(fd) = root::open(self.root.as_fd(), dir, OFlags::RDONLY | OFlags::DIRECTORY) else { return Vec::new() };
+        let Ok(fd) = root::open(self.root.as_fd(), dir, OFlags::RDONLY | OFlags::DIRECTORY) else {
+            return Vec::new();
+        };
         let Ok(entries) = rustix::fs::Dir::read_from(&fd) else { return Vec::new() };
         let mut names: Vec<String> = entries
             .filter_map(|e| e.ok()?.file_name().to_str().ok().map(ToString::to_string))
@@ -253,7 +258,8 @@ impl From<'_> {
     ) -> Result<(), String> {
         let (reader, writer) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| e.to_string())?;
-        let options = ExtractOptions { owner: Some(target.owner), mode: target.mode, ..ExtractOptions::default() };
+        let options =
+            ExtractOptions { owner: Some(target.owner), mode: target.mode, ..ExtractOptions::default() };
         std::thread::scope(|scope| {
             let packing = scope.spawn(move || {
                 let mut out = io::BufWriter::with_capacity(64 * 1024, File::from(writer));
@@ -349,7 +355,9 @@ mod tests {
         found
             .iter()
             .map(|s| match s {
-                Source::Path { path, is_dir } => format!("{}{}", path.display(), if *is_dir { "/" } else { "" }),
+                Source::Path { path, is_dir } => {
+                    format!("{}{}", path.display(), if *is_dir { "/" } else { "" })
+                }
                 other => format!("{other:?}"),
             })
             .collect()
@@ -392,7 +400,10 @@ mod tests {
         assert_eq!(read("data/a.txt").unwrap(), "a");
         assert_eq!(read("x/renamed").unwrap(), "a");
         assert_eq!(read("y/link").unwrap(), "a");
-        assert_eq!(copy("sub", &target("/x/renamed", false)).unwrap_err(), "cannot copy to non-directory: /x/renamed");
+        assert_eq!(
+            copy("sub", &target("/x/renamed", false)).unwrap_err(),
+            "cannot copy to non-directory: /x/renamed"
+        );
 
         let digest = |word: &str| from.digest(&from.find(word).unwrap()).unwrap();
         let before = digest("sub");

@@ -32,7 +32,8 @@ pub(crate) async fn get(url: &str, scratch: &Path) -> Result<Download, String> {
             .map_err(|e| e.to_string())?;
         let response = client.send(request).await.map_err(|e| e.to_string())?;
         let status = response.status();
-        let header = |n: &str| response.headers().get(n).and_then(|v| v.to_str().ok()).map(ToString::to_string);
+        let header =
+            |n: &str| response.headers().get(n).and_then(|v| v.to_str().ok()).map(ToString::to_string);
         if status.is_redirection()
             && let Some(location) = header("location")
         {

@@ -80,10 +80,11 @@ pub(crate) fn check(line: &Line, escape: char) -> Result<(), String> {
             Ok(())
         }
         "ONBUILD" => {
-            let trigger = crate::parse::instruction(&line.arguments, line.number, escape).map_err(|e| match e {
-                crate::Error::Parse { message, .. } => message,
-                other => other.to_string(),
-            })?;
+            let trigger =
+                crate::parse::instruction(&line.arguments, line.number, escape).map_err(|e| match e {
+                    crate::Error::Parse { message, .. } => message,
+                    other => other.to_string(),
+                })?;
             match trigger.keyword {
                 "ONBUILD" => Err("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed".into()),
                 k @ ("FROM" | "MAINTAINER") => Err(format!("{k} isn't allowed as an ONBUILD trigger")),
@@ -389,9 +390,9 @@ pub(crate) fn absolute(base: &str, path: &str) -> String {
 
 fn is_signal(s: &str) -> bool {
     const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
-        "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO",
-        "PWR", "SYS",
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+        "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+        "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
     ];
     if let Ok(n) = s.parse::<u8>() {
         return (1..=64).contains(&n);
@@ -457,7 +458,10 @@ mod tests {
         assert_eq!(c.working_dir, "/a/c");
         assert_eq!(c.labels["c d"], "e f");
         let h = c.healthcheck.unwrap();
-        assert_eq!((h.test, h.interval, h.retries), (vec!["CMD-SHELL".into(), "true".into()], 90_000_000_000, 2));
+        assert_eq!(
+            (h.test, h.interval, h.retries),
+            (vec!["CMD-SHELL".into(), "true".into()], 90_000_000_000, 2)
+        );
         assert_eq!(c.entrypoint.unwrap(), ["/bin/sh", "-c", "/bin/cat"]);
         assert_eq!(c.cmd.unwrap(), ["sh"]);
     }
@@ -479,6 +483,9 @@ mod tests {
         ] {
             assert_eq!(change(&[line]).unwrap_err(), want, "{line}");
         }
-        assert_eq!((duration("5s"), duration("1.5h"), duration("x"), duration("5")), (Some(5_000_000_000), Some(5_400_000_000_000), None, None));
+        assert_eq!(
+            (duration("5s"), duration("1.5h"), duration("x"), duration("5")),
+            (Some(5_000_000_000), Some(5_400_000_000_000), None, None)
+        );
     }
 }

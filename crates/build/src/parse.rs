@@ -8,8 +8,24 @@ use crate::error::{Error, Result};
 
 /// The keywords, in the order that the reference has them.
 const KEYWORDS: [&str; 18] = [
-    "ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL", "MAINTAINER", "ONBUILD",
-    "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR",
+    "ADD",
+    "ARG",
+    "CMD",
+    "COPY",
+    "ENTRYPOINT",
+    "ENV",
+    "EXPOSE",
+    "FROM",
+    "HEALTHCHECK",
+    "LABEL",
+    "MAINTAINER",
+    "ONBUILD",
+    "RUN",
+    "SHELL",
+    "STOPSIGNAL",
+    "USER",
+    "VOLUME",
+    "WORKDIR",
 ];
 /// A Dockerfile may be this long, in bytes.
 pub(crate) const SIZE_LIMIT: usize = 16 << 20;
@@ -106,12 +122,17 @@ pub(crate) fn instruction(whole: &str, number: usize, escape: char) -> Result<Li
     let (flags, arguments) = flags(rest.trim(), escape);
     if arguments.is_empty() && !(keyword == "CMD" || keyword == "ENTRYPOINT" || keyword == "SHELL") {
         // A health check may consist of a flag-less NONE only, and every other needs something too.
-        let what = if keyword == "HEALTHCHECK" { "Missing type for HEALTHCHECK".to_string() } else { String::new() };
+        let what =
+            if keyword == "HEALTHCHECK" { "Missing type for HEALTHCHECK".to_string() } else { String::new() };
         let message = match keyword {
             "HEALTHCHECK" => what,
             "FROM" => "FROM requires either one or three arguments".into(),
-            "ADD" | "COPY" => format!("{keyword} requires at least two arguments, but only one was provided. Destination could not be determined"),
-            "MAINTAINER" | "USER" | "WORKDIR" | "STOPSIGNAL" => format!("{keyword} requires exactly one argument"),
+            "ADD" | "COPY" => format!(
+                "{keyword} requires at least two arguments, but only one was provided. Destination could not be determined"
+            ),
+            "MAINTAINER" | "USER" | "WORKDIR" | "STOPSIGNAL" => {
+                format!("{keyword} requires exactly one argument")
+            }
             _ => format!("{keyword} requires at least one argument"),
         };
         return Err(wrong(message));
@@ -215,14 +236,20 @@ fn heredocs(arguments: &str) -> Vec<Heredoc> {
             quote = None;
         } else if quote.is_none() && (c == '"' || c == '\'') {
             quote = Some(c);
-        } else if quote.is_none() && c == '<' && chars.get(i + 1) == Some(&'<') && chars.get(i + 2) != Some(&'<') {
+        } else if quote.is_none()
+            && c == '<'
+            && chars.get(i + 1) == Some(&'<')
+            && chars.get(i + 2) != Some(&'<')
+        {
             let mut at = i + 2;
             let chomp = chars.get(at) == Some(&'-');
             at += usize::from(chomp);
             let quoted = chars.get(at).copied().filter(|q| *q == '"' || *q == '\'');
             at += usize::from(quoted.is_some());
             let start = at;
-            while at < chars.len() && (chars[at].is_alphanumeric() || chars[at] == '_' || (at > start && chars[at] == '-')) {
+            while at < chars.len()
+                && (chars[at].is_alphanumeric() || chars[at] == '_' || (at > start && chars[at] == '-'))
+            {
                 at += 1;
             }
             let closed = quoted.is_none_or(|q| chars.get(at) == Some(&q));
@@ -246,12 +273,18 @@ mod tests {
     use super::*;
 
     fn lines(text: &str) -> Vec<(usize, String, String)> {
-        parse(text).unwrap().lines.into_iter().map(|l| (l.number, l.keyword.to_string(), l.arguments)).collect()
+        parse(text)
+            .unwrap()
+            .lines
+            .into_iter()
+            .map(|l| (l.number, l.keyword.to_string(), l.arguments))
+            .collect()
     }
 
     #[test]
     fn joins_and_skips() {
-        let text = "# syntax=x\n\n# c\nfrom a\nRUN one && \\\n  # inside\n\n  two \\\n  three\n  CMD [\"x\"]\r\n";
+        let text =
+            "# syntax=x\n\n# c\nfrom a\nRUN one && \\\n  # inside\n\n  two \\\n  three\n  CMD [\"x\"]\r\n";
         assert_eq!(
             lines(text),
             [
@@ -262,13 +295,19 @@ mod tests {
         );
         let windows = "# escape=`\nFROM a\nCOPY a `\n  c:\\x\\\nRUN x";
         assert_eq!(lines(windows)[1].2, "a   c:\\x\\");
-        assert_eq!(parse("# escape=x\nFROM a").unwrap_err().to_string(), "dockerfile parse error on line 1: invalid escape token 'x' does not match ` or \\");
+        assert_eq!(
+            parse("# escape=x\nFROM a").unwrap_err().to_string(),
+            "dockerfile parse error on line 1: invalid escape token 'x' does not match ` or \\"
+        );
     }
 
     #[test]
     fn flags_and_heredocs() {
         let d = parse("COPY --from=a --chown=\"b c\":d x y\nRUN --mount=type=cache,target=/c <<EOF cat && cat <<-'B'\n$a\nEOF\n\tb\n\tB\nCMD x").unwrap();
-        assert_eq!(d.lines[0].flags, [("from".into(), Some("a".into())), ("chown".into(), Some("b c:d".into()))]);
+        assert_eq!(
+            d.lines[0].flags,
+            [("from".into(), Some("a".into())), ("chown".into(), Some("b c:d".into()))]
+        );
         let h = &d.lines[1].heredocs;
         assert_eq!((h[0].content.as_str(), h[0].expand), ("$a\n", true));
         assert_eq!((h[1].content.as_str(), h[1].expand), ("b\n", false));
@@ -281,7 +320,10 @@ mod tests {
         let e = |t: &str| parse(t).unwrap_err().to_string();
         assert_eq!(e("FROM a\nFLY away"), "dockerfile parse error on line 2: unknown instruction: FLY");
         assert_eq!(e("# only\n"), "file with no instructions");
-        assert_eq!(e("FROM"), "dockerfile parse error on line 1: FROM requires either one or three arguments");
+        assert_eq!(
+            e("FROM"),
+            "dockerfile parse error on line 1: FROM requires either one or three arguments"
+        );
     }
 
     proptest::proptest! {

@@ -60,20 +60,21 @@ impl Pattern {
                             Some(c)
                         };
                         let low = take()?;
-                        let high = if chars.get(i) == Some(&'-') && chars.get(i + 1).is_some_and(|c| *c != ']') {
-                            i += 1;
-                            let mut take = || -> Option<char> {
-                                if chars.get(i) == Some(&'\\') {
-                                    i += 1;
-                                }
-                                let c = *chars.get(i)?;
+                        let high =
+                            if chars.get(i) == Some(&'-') && chars.get(i + 1).is_some_and(|c| *c != ']') {
                                 i += 1;
-                                Some(c)
+                                let mut take = || -> Option<char> {
+                                    if chars.get(i) == Some(&'\\') {
+                                        i += 1;
+                                    }
+                                    let c = *chars.get(i)?;
+                                    i += 1;
+                                    Some(c)
+                                };
+                                take()?
+                            } else {
+                                low
                             };
-                            take()?
-                        } else {
-                            low
-                        };
                         ranges.push((low, high));
                     }
                     tokens.push(Token::Class(negated, ranges));
@@ -117,7 +118,8 @@ impl Pattern {
                                 Token::One => !self.paths || chars[i] != '/',
                                 Token::Class(negated, ranges) => {
                                     (!self.paths || chars[i] != '/')
-                                        && ranges.iter().any(|(a, b)| (*a..=*b).contains(&chars[i])) != *negated
+                                        && ranges.iter().any(|(a, b)| (*a..=*b).contains(&chars[i]))
+                                            != *negated
                                 }
                                 Token::Run | Token::Deep => false,
                             };

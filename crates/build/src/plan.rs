@@ -29,7 +29,11 @@ pub(crate) struct Plan {
 }
 
 /// Divides a file into stages. `meta_value` resolves a variable in `FROM`, given the declared global arguments.
-pub(crate) fn plan(file: Dockerfile, target: &str, args: &dyn Fn(&[Line], &str) -> Option<String>) -> Result<Plan> {
+pub(crate) fn plan(
+    file: Dockerfile,
+    target: &str,
+    args: &dyn Fn(&[Line], &str) -> Option<String>,
+) -> Result<Plan> {
     let escape = file.escape;
     let mut meta: Vec<Line> = Vec::new();
     let mut stages: Vec<Stage> = Vec::new();
@@ -46,7 +50,9 @@ pub(crate) fn plan(file: Dockerfile, target: &str, args: &dyn Fn(&[Line], &str) 
                     let lower = name.to_ascii_lowercase();
                     let mut b = lower.bytes();
                     let fits = b.next().is_some_and(|c| c.is_ascii_lowercase())
-                        && b.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'_' | b'.'));
+                        && b.all(|c| {
+                            c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'_' | b'.')
+                        });
                     if !fits {
                         return Err(wrong(format!(
                             "invalid name for build stage: {name:?}, name can't start with a number or contain symbols"
@@ -103,14 +109,16 @@ fn mark(stages: &[Stage], i: usize, wanted: &mut [bool]) {
         return;
     }
     let stage = &stages[i];
-    let by_base = stages[..i].iter().rposition(|s| s.name.as_deref() == Some(stage.base.to_ascii_lowercase().as_str()));
-    let from = stage.lines.iter().flat_map(|l| &l.flags).filter_map(|(name, value)| match (name.as_str(), value) {
-        ("from", Some(v)) => find(stages, v, i),
-        ("mount", Some(v)) => {
-            v.split(',').find_map(|p| p.strip_prefix("from=")).and_then(|name| find(stages, name, i))
-        }
-        _ => None,
-    });
+    let by_base =
+        stages[..i].iter().rposition(|s| s.name.as_deref() == Some(stage.base.to_ascii_lowercase().as_str()));
+    let from =
+        stage.lines.iter().flat_map(|l| &l.flags).filter_map(|(name, value)| match (name.as_str(), value) {
+            ("from", Some(v)) => find(stages, v, i),
+            ("mount", Some(v)) => {
+                v.split(',').find_map(|p| p.strip_prefix("from=")).and_then(|name| find(stages, name, i))
+            }
+            _ => None,
+        });
     for n in by_base.into_iter().chain(from) {
         mark(stages, n, wanted);
     }
@@ -134,6 +142,9 @@ mod tests {
         assert_eq!(e(text, "zz"), "target stage \"zz\" could not be found");
         assert!(e("RUN x", "").contains("no build stage in current context"));
         assert!(e("FROM x as 1a", "").contains("invalid name for build stage"));
-        assert_eq!(e("FROM x\nCOPY --fly=1 a b", ""), "dockerfile parse error on line 2: unknown flag: --fly");
+        assert_eq!(
+            e("FROM x\nCOPY --fly=1 a b", ""),
+            "dockerfile parse error on line 2: unknown flag: --fly"
+        );
     }
 }

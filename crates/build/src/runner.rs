@@ -43,5 +43,10 @@ pub struct Output {
 #[async_trait]
 pub trait StepRunner: Send + Sync {
     /// Runs the process to its end and returns its exit status. All output has been sent when it returns.
-    async fn run(&self, step: Step, output: mpsc::Sender<Output>, cancel: CancellationToken) -> Result<i32, String>;
+    async fn run(
+        &self,
+        step: Step,
+        output: mpsc::Sender<Output>,
+        cancel: CancellationToken,
+    ) -> Result<i32, String>;
 }

@@ -78,7 +78,12 @@ impl Lexer<'_> {
                     out.quoted_empty = true;
                     loop {
                         match self.peek() {
-                            None => return Err("unexpected end of statement while looking for matching single-quote".into()),
+                            None => {
+                                return Err(
+                                    "unexpected end of statement while looking for matching single-quote"
+                                        .into(),
+                                );
+                            }
                             Some('\'') => break,
                             Some(c) => out.text.push(c),
                         }
@@ -128,7 +133,9 @@ impl Lexer<'_> {
     fn double_quoted(&mut self, out: &mut String) -> Result<(), String> {
         loop {
             match self.peek() {
-                None => return Err("unexpected end of statement while looking for matching double-quote".into()),
+                None => {
+                    return Err("unexpected end of statement while looking for matching double-quote".into());
+                }
                 Some('"') => {
                     self.at += 1;
                     return Ok(());
@@ -139,7 +146,11 @@ impl Lexer<'_> {
                     match self.peek() {
                         Some(next) if next == '"' || next == '$' || next == self.escape => out.push(next),
                         Some(next) => out.extend([c, next]),
-                        None => return Err("unexpected end of statement while looking for matching double-quote".into()),
+                        None => {
+                            return Err(
+                                "unexpected end of statement while looking for matching double-quote".into()
+                            );
+                        }
                     }
                     self.at += 1;
                 }
@@ -225,7 +236,13 @@ impl Lexer<'_> {
         Ok(result)
     }
 
-    fn choose(&mut self, operator: char, name: &str, value: Option<String>, colon: bool) -> Result<String, String> {
+    fn choose(
+        &mut self,
+        operator: char,
+        name: &str,
+        value: Option<String>,
+        colon: bool,
+    ) -> Result<String, String> {
         let word = self.until(Some('}'))?.text;
         match operator {
             '-' => Ok(value.unwrap_or(word)),

@@ -24,7 +24,12 @@ struct Fake {
 
 #[async_trait]
 impl StepRunner for Fake {
-    async fn run(&self, step: Step, output: mpsc::Sender<Output>, _: CancellationToken) -> Result<i32, String> {
+    async fn run(
+        &self,
+        step: Step,
+        output: mpsc::Sender<Output>,
+        _: CancellationToken,
+    ) -> Result<i32, String> {
         let snapshot = self.images.snapshot(&step.id).map_err(|e| e.to_string())?;
         let command = step.args.last().cloned().unwrap_or_default();
         let work = step.working_dir.clone();
@@ -105,13 +110,15 @@ impl World {
 
     fn read(&self, image: &str, path: &str) -> Option<String> {
         let root = self.images.mount_image(&self.images.get(image).unwrap()).unwrap();
-        let fd = image::archive::root::open(root.as_fd(), Path::new(path), rustix::fs::OFlags::RDONLY).ok()?;
+        let fd =
+            image::archive::root::open(root.as_fd(), Path::new(path), rustix::fs::OFlags::RDONLY).ok()?;
         std::io::read_to_string(fs::File::from(fd)).ok()
     }
 
     fn owner(&self, image: &str, path: &str) -> (u32, u32, u32) {
         let root = self.images.mount_image(&self.images.get(image).unwrap()).unwrap();
-        let fd = image::archive::root::open(root.as_fd(), Path::new(path), rustix::fs::OFlags::RDONLY).unwrap();
+        let fd =
+            image::archive::root::open(root.as_fd(), Path::new(path), rustix::fs::OFlags::RDONLY).unwrap();
         let m = fs::File::from(fd).metadata().unwrap();
         (m.uid(), m.gid(), m.mode() & 0o7777)
     }
@@ -163,7 +170,10 @@ async fn every_instruction() {
     assert!(text.contains("Step 2/22 : MAINTAINER hello1\n"), "{text}");
     assert!(text.contains("Step 8/22 : COPY ${filename} ./\n"), "{text}");
     assert!(text.contains(" ---> Running in ") && !text.contains("Using cache"), "{text}");
-    assert!(text.ends_with(&format!("Successfully built {}\nSuccessfully tagged app:latest\n", &id[7..19])), "{text}");
+    assert!(
+        text.ends_with(&format!("Successfully built {}\nSuccessfully tagged app:latest\n", &id[7..19])),
+        "{text}"
+    );
     assert_eq!(w.read("app", "/opt/app/page.html").as_deref(), Some("page\n"));
     assert_eq!(w.read("app", "/opt/app/run.txt").as_deref(), Some("one\n"));
     assert_eq!(w.read("app", "/opt/app/exec.txt").as_deref(), Some("exec form\n"));
@@ -175,15 +185,27 @@ async fn every_instruction() {
     let image = w.images.get("app").unwrap();
     let c = image.run_config();
     assert_eq!(c.env, ["PATH=/bin", "APP=/opt/app", "OTHER=x y", "OLD=form value"]);
-    assert_eq!((c.working_dir.as_str(), c.user.as_str(), c.stop_signal.as_str()), ("/opt/app", "nobody", "SIGINT"));
+    assert_eq!(
+        (c.working_dir.as_str(), c.user.as_str(), c.stop_signal.as_str()),
+        ("/opt/app", "nobody", "SIGINT")
+    );
     assert_eq!(c.exposed_ports.keys().collect::<Vec<_>>(), ["53/udp", "80/tcp"]);
     assert_eq!(c.volumes.keys().collect::<Vec<_>>(), ["/data1", "/data2"]);
-    assert_eq!((c.entrypoint.clone().unwrap(), c.cmd.clone().unwrap()), (vec!["/bin/cat".into()], vec!["run.txt".into()]));
+    assert_eq!(
+        (c.entrypoint.clone().unwrap(), c.cmd.clone().unwrap()),
+        (vec!["/bin/cat".into()], vec!["run.txt".into()])
+    );
     assert_eq!(c.labels["c d"], "e f");
     assert_eq!(image.config.author, "hello1");
     let history = &image.config.history;
-    assert!(history.iter().any(|h| h.created_by == "/bin/sh -ec #(nop)  ENTRYPOINT [\"/bin/cat\"]"), "{history:?}");
-    assert!(history.iter().any(|h| h.created_by == "|1 filename=page.html /bin/sh -c echo one > run.txt"), "{history:?}");
+    assert!(
+        history.iter().any(|h| h.created_by == "/bin/sh -ec #(nop)  ENTRYPOINT [\"/bin/cat\"]"),
+        "{history:?}"
+    );
+    assert!(
+        history.iter().any(|h| h.created_by == "|1 filename=page.html /bin/sh -c echo one > run.txt"),
+        "{history:?}"
+    );
     let layers = history.iter().filter(|h| !h.empty_layer).count();
     assert_eq!(layers, image.diff_ids().len());
     let first = w.runner.steps.lock()[0].clone();
@@ -209,7 +231,8 @@ async fn every_instruction() {
     w.build(&files, Options { no_cache: true, ..Options::default() }).await.0.unwrap();
     assert_eq!(w.runner.steps.lock().len(), before + 2);
     // No context and no snapshot remains.
-    let left: Vec<PathBuf> = fs::read_dir(w.dir.path().join("build")).unwrap().map(|e| e.unwrap().path()).collect();
+    let left: Vec<PathBuf> =
+        fs::read_dir(w.dir.path().join("build")).unwrap().map(|e| e.unwrap().path()).collect();
     assert!(left.iter().all(|p| p.to_string_lossy().contains("cache.db")), "{left:?}");
     assert!(w.images.snapshot_keys().is_empty());
 }
@@ -220,7 +243,10 @@ async fn stages_and_triggers() {
     let multi = "ARG V=1.0\nFROM base:${V} as builder\nRUN echo built > /out\nFROM base:1.0 AS unused\nRUN false\nFROM scratch\nCOPY --from=builder /out /out\nCOPY --from=0 /bin/busybox /bin/cat\nCOPY --from=base:1.0 /etc/passwd /p\nENTRYPOINT [\"/bin/cat\",\"/out\"]\n";
     let (id, text) = w.build(&[("Dockerfile", multi)], tagged("multi")).await;
     id.unwrap();
-    assert!(text.contains("Step 1/8 : ARG V=1.0\n") && text.contains("Step 4/8 : FROM scratch\n ---> \n"), "{text}");
+    assert!(
+        text.contains("Step 1/8 : ARG V=1.0\n") && text.contains("Step 4/8 : FROM scratch\n ---> \n"),
+        "{text}"
+    );
     assert_eq!(w.read("multi", "/out").as_deref(), Some("built\n"));
     assert_eq!(w.read("multi", "/bin/cat").as_deref(), Some("ELF"));
     assert!(w.read("multi", "/p").unwrap().contains("nobody"));
@@ -229,7 +255,8 @@ async fn stages_and_triggers() {
     w.build(&[("Dockerfile", multi)], target).await.0.unwrap();
     assert_eq!(w.read("tgt", "/out").as_deref(), Some("built\n"));
 
-    let files = [("Dockerfile", "FROM base:1.0\nONBUILD COPY page.html /from-parent\n"), ("page.html", "page")];
+    let files =
+        [("Dockerfile", "FROM base:1.0\nONBUILD COPY page.html /from-parent\n"), ("page.html", "page")];
     w.build(&files, tagged("parent")).await.0.unwrap();
     let files = [("Dockerfile", "FROM parent\nCMD cat /from-parent\n"), ("page.html", "page")];
     let (id, text) = w.build(&files, tagged("child")).await;
@@ -262,8 +289,9 @@ async fn arguments_labels_heredocs_and_quiet() {
     let step = w.runner.steps.lock()[0].clone();
     assert!(step.env.contains(&"HTTP_PROXY=p".to_string()) && step.env.contains(&"who=me".to_string()));
 
-    let (id, text) =
-        w.build(&[("Dockerfile", "FROM base:1.0\nRUN echo hi")], Options { quiet: true, ..Options::default() }).await;
+    let (id, text) = w
+        .build(&[("Dockerfile", "FROM base:1.0\nRUN echo hi")], Options { quiet: true, ..Options::default() })
+        .await;
     assert_eq!(text, format!("{}\n", id.unwrap()));
 }
 

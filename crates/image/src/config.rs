@@ -208,7 +208,12 @@ impl ImageConfig {
     /// A configuration for this machine without layers.
     pub fn scratch() -> Self {
         let (architecture, variant) = host_platform();
-        Self { architecture: architecture.into(), variant: variant.into(), os: "linux".into(), ..Self::default() }
+        Self {
+            architecture: architecture.into(),
+            variant: variant.into(),
+            os: "linux".into(),
+            ..Self::default()
+        }
     }
 }
 

@@ -36,11 +36,16 @@ impl Resolver {
             return Ok(vec![SocketAddr::new(ip, 0)].into_iter());
         }
         if host == "localhost" {
-            return Ok(vec![SocketAddr::from(([127, 0, 0, 1], 0)), SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 0))]
-                .into_iter());
+            return Ok(vec![
+                SocketAddr::from(([127, 0, 0, 1], 0)),
+                SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 0)),
+            ]
+            .into_iter());
         }
-        let none = || std::io::Error::new(std::io::ErrorKind::NotFound, format!("lookup {host}: no such host"));
-        let resolver = self.0.get_or_init(|| TokioResolver::builder_tokio().ok().and_then(|b| b.build().ok()));
+        let none =
+            || std::io::Error::new(std::io::ErrorKind::NotFound, format!("lookup {host}: no such host"));
+        let resolver =
+            self.0.get_or_init(|| TokioResolver::builder_tokio().ok().and_then(|b| b.build().ok()));
         let Some(resolver) = resolver else { return Err(none()) };
         let found = resolver.lookup_ip(host.as_str()).await.map_err(|_| none())?;
         let all: Vec<_> = found.iter().map(|ip| SocketAddr::new(ip, 0)).collect();
@@ -90,9 +95,13 @@ impl Client {
         http.set_nodelay(true);
         // The protocol has no answer to wait for while a host does not reply at all: only time can tell.
         http.set_connect_timeout(Some(Duration::from_secs(30)));
-        let https =
-            hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1().wrap_connector(http);
-        let pool = Pool::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(30)).build(https);
+        let https = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(config)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(http);
+        let pool =
+            Pool::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(30)).build(https);
         Ok(Self { pool })
     }
 
@@ -108,7 +117,9 @@ impl Client {
             if let Some(io) = reason.downcast_ref::<std::io::Error>() {
                 let host = uri.authority().map_or("", |a| a.as_str());
                 text = match io.kind() {
-                    std::io::ErrorKind::ConnectionRefused => format!("dial tcp {host}: connect: connection refused"),
+                    std::io::ErrorKind::ConnectionRefused => {
+                        format!("dial tcp {host}: connect: connection refused")
+                    }
                     std::io::ErrorKind::TimedOut => format!("dial tcp {host}: i/o timeout"),
                     std::io::ErrorKind::NotFound => format!("dial tcp: {io}"),
                     _ => text,

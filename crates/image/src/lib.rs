@@ -14,8 +14,8 @@
 //! ```
 
 pub mod archive;
-pub mod config;
 mod bridge;
+pub mod config;
 mod error;
 pub mod http;
 pub mod reference;
@@ -23,10 +23,10 @@ pub mod registry;
 mod store;
 mod types;
 
-pub use config::{Config, Empty, Healthcheck, History, ImageConfig};
 pub use bridge::Bridge;
+pub use config::{Config, Empty, Healthcheck, History, ImageConfig};
 pub use error::{Error, Result};
 pub use reference::Reference;
-pub use registry::{Auth, Registry};
+pub use registry::{Auth, Registry, RegistryConfig};
 pub use store::{ImageStore, Import, Snapshot};
 pub use types::*;

@@ -194,15 +194,20 @@ fn check_digest(s: &str) -> Result<()> {
 fn is_digest_form(s: &str) -> bool {
     let Some((algorithm, hex)) = s.split_once(':') else { return false };
     let part = |p: &str| {
-        p.as_bytes().first().is_some_and(u8::is_ascii_alphabetic) && p.bytes().all(|b| b.is_ascii_alphanumeric())
+        p.as_bytes().first().is_some_and(u8::is_ascii_alphabetic)
+            && p.bytes().all(|b| b.is_ascii_alphanumeric())
     };
-    algorithm.split(['-', '_', '+', '.']).all(part) && hex.len() >= 32 && hex.bytes().all(|b| b.is_ascii_hexdigit())
+    algorithm.split(['-', '_', '+', '.']).all(part)
+        && hex.len() >= 32
+        && hex.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 fn split_domain(text: &str) -> (String, String) {
     let (domain, rest) = match text.split_once('/') {
         Some((first, rest))
-            if first.contains(['.', ':']) || first == "localhost" || first.chars().any(char::is_uppercase) =>
+            if first.contains(['.', ':'])
+                || first == "localhost"
+                || first.chars().any(char::is_uppercase) =>
         {
             (first, rest)
         }
@@ -282,7 +287,11 @@ mod tests {
             ("localhost/app", "localhost/app", "localhost/app"),
             ("localhost:5000/a/b:v1", "localhost:5000/a/b:v1", "localhost:5000/a/b:v1"),
             ("[::1]:5000/a", "[::1]:5000/a", "[::1]:5000/a"),
-            ("acc-1/demo.example/my/x:1.0.0", "docker.io/acc-1/demo.example/my/x:1.0.0", "acc-1/demo.example/my/x:1.0.0"),
+            (
+                "acc-1/demo.example/my/x:1.0.0",
+                "docker.io/acc-1/demo.example/my/x:1.0.0",
+                "acc-1/demo.example/my/x:1.0.0",
+            ),
         ] {
             let r = parse(text).unwrap();
             assert_eq!((r.to_string().as_str(), r.familiar().as_str()), (full, familiar), "{text}");

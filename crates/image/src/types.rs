@@ -182,7 +182,9 @@ impl Platform {
     pub fn parse(text: &str) -> crate::Result<Self> {
         let host = Self::host();
         let parts: Vec<&str> = text.split('/').collect();
-        let bad = || crate::Error::Invalid(format!("\"{text}\": invalid platform: specify os/architecture[/variant]"));
+        let bad = || {
+            crate::Error::Invalid(format!("\"{text}\": invalid platform: specify os/architecture[/variant]"))
+        };
         if parts.iter().any(|p| {
             p.is_empty() || !p.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
         }) {
@@ -212,7 +214,8 @@ impl Platform {
         };
         self.os == os
             && self.architecture == architecture
-            && (self.variant.is_empty() || default(architecture, variant) == default(&self.architecture, &self.variant))
+            && (self.variant.is_empty()
+                || default(architecture, variant) == default(&self.architecture, &self.variant))
     }
 }
 

@@ -60,8 +60,12 @@ async fn import_run_commit_save_load() {
     }
     let dir = tempfile::tempdir().unwrap();
     let store = ImageStore::open(dir.path()).await.unwrap();
-    let image =
-        import(&store, "app:1", &[("./", ""), ("etc/", ""), ("etc/a", "one"), ("etc/b", "two"), ("l", "->etc")]).await;
+    let image = import(
+        &store,
+        "app:1",
+        &[("./", ""), ("etc/", ""), ("etc/a", "one"), ("etc/b", "two"), ("l", "->etc")],
+    )
+    .await;
     assert_eq!(image.tags, ["app:1"]);
     assert_eq!(image.size, 6);
 
@@ -77,7 +81,10 @@ async fn import_run_commit_save_load() {
     let changes = store.changes("c1").await.unwrap();
     let short: Vec<_> = changes.iter().map(|c| (c.path.as_str(), c.kind)).collect();
     use ChangeKind as K;
-    assert_eq!(short, [("/etc", K::Modified), ("/etc/a", K::Modified), ("/etc/b", K::Deleted), ("/new", K::Added)]);
+    assert_eq!(
+        short,
+        [("/etc", K::Modified), ("/etc/a", K::Modified), ("/etc/b", K::Deleted), ("/new", K::Added)]
+    );
     assert_eq!(store.usage("c1").await.unwrap(), 8);
 
     // Committed by copying and by moving it is the same layer.
@@ -147,7 +154,9 @@ async fn removal_rules() {
     let (short, user) = (a.short_id(), "c".repeat(12));
     assert_eq!(
         text(store.remove(short, false, true, &nobody).await),
-        format!("conflict: unable to delete {short} (must be forced) - image is referenced in multiple repositories")
+        format!(
+            "conflict: unable to delete {short} (must be forced) - image is referenced in multiple repositories"
+        )
     );
     assert_eq!(text(store.remove("none", false, true, &nobody).await), "No such image: none:latest");
     // One of two tags goes although the image is in use.
@@ -164,11 +173,15 @@ async fn removal_rules() {
     );
     assert_eq!(
         text(store.remove(short, false, true, &by_stopped).await),
-        format!("conflict: unable to delete {short} (must be forced) - image is being used by stopped container {user}")
+        format!(
+            "conflict: unable to delete {short} (must be forced) - image is being used by stopped container {user}"
+        )
     );
     assert_eq!(
         text(store.remove(short, true, true, &by_running).await),
-        format!("conflict: unable to delete {short} (cannot be forced) - image is being used by running container {user}")
+        format!(
+            "conflict: unable to delete {short} (cannot be forced) - image is being used by running container {user}"
+        )
     );
     // Layers stay while a snapshot stands on them, and go with it.
     store.prepare("c", &a).await.unwrap();
@@ -214,8 +227,16 @@ async fn hostile_layers() {
         ("inner dots", vec![("a/../../x".into(), "bad".into())], true),
         ("through a link", vec![("l".into(), link.clone()), ("l/victim".into(), "bad".into())], false),
         ("absolute", vec![(format!("{}/victim", outside.display()), "bad".into())], false),
-        ("absolute link", vec![("l".into(), format!("->{}", outside.display())), ("l/victim".into(), "bad".into())], false),
-        ("link over link", vec![("l".into(), link), ("l".into(), "->/".into()), ("l/victim".into(), "x".into())], false),
+        (
+            "absolute link",
+            vec![("l".into(), format!("->{}", outside.display())), ("l/victim".into(), "bad".into())],
+            false,
+        ),
+        (
+            "link over link",
+            vec![("l".into(), link), ("l".into(), "->/".into()), ("l/victim".into(), "x".into())],
+            false,
+        ),
     ] {
         let files: Vec<(&str, &str)> = files.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
         let result = store.import(Cursor::new(tar_of(&files)), Import::default()).await;

@@ -26,10 +26,12 @@ pub fn sniff(head: &[u8]) -> Result<Compression> {
         // A skippable frame starts a zstd stream too.
         [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Compression::Zstd),
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Err(Error::Corrupt(
-            "the archive is compressed with xz, which is not supported: recompress it with gzip or zstd".into(),
+            "the archive is compressed with xz, which is not supported: recompress it with gzip or zstd"
+                .into(),
         )),
         [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, ..] => Err(Error::Corrupt(
-            "the archive is compressed with bzip2, which is not supported: recompress it with gzip or zstd".into(),
+            "the archive is compressed with bzip2, which is not supported: recompress it with gzip or zstd"
+                .into(),
         )),
         _ => Ok(Compression::None),
     }
@@ -149,7 +151,8 @@ pub fn read_ahead<T>(
             }
             (format!("sha256:{}", hex::encode(hash.finalize())), count)
         });
-        let mut stream = Ahead { full: full_rx, empty: empty_tx, current: (Vec::new(), 0), at: 0, ended: false };
+        let mut stream =
+            Ahead { full: full_rx, empty: empty_tx, current: (Vec::new(), 0), at: 0, ended: false };
         let value = work(&mut stream).and_then(|v| {
             let mut rest = [0u8; 4096];
             match stream.read(&mut rest)? {

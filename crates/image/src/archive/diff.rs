@@ -76,7 +76,8 @@ fn walk(upper: &Path, path: &Path, lower: &[PathBuf], out: &mut Vec<Change>) -> 
 }
 
 fn same_folder(a: &Metadata, b: &Metadata) -> bool {
-    (a.mode(), a.uid(), a.gid(), a.mtime(), a.mtime_nsec()) == (b.mode(), b.uid(), b.gid(), b.mtime(), b.mtime_nsec())
+    (a.mode(), a.uid(), a.gid(), a.mtime(), a.mtime_nsec())
+        == (b.mode(), b.uid(), b.gid(), b.mtime(), b.mtime_nsec())
 }
 
 /// What the merged lower layers (top first) have at `path`.

@@ -61,7 +61,8 @@ pub(crate) fn extract<R: Read>(
     options: &ExtractOptions,
 ) -> Result<Extracted> {
     let base = root::clean(path);
-    root::open(root, &base, OFlags::PATH | OFlags::DIRECTORY).map_err(Error::file("open the folder", &base))?;
+    root::open(root, &base, OFlags::PATH | OFlags::DIRECTORY)
+        .map_err(Error::file("open the folder", &base))?;
     let mut x = Extractor {
         root,
         base,
@@ -124,7 +125,10 @@ impl Extractor<'_> {
         self.out.entries += 1;
         let shown = || String::from_utf8_lossy(&e.path).into_owned();
         let Some(path) = clean(&e.path) else {
-            return Err(Error::Corrupt(format!("invalid archive: the entry {:?} is outside of the root", shown())));
+            return Err(Error::Corrupt(format!(
+                "invalid archive: the entry {:?} is outside of the root",
+                shown()
+            )));
         };
         self.place(e, &path, reader).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
@@ -245,7 +249,8 @@ impl Extractor<'_> {
     ) -> io::Result<()> {
         match e.kind {
             Kind::File => {
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let flags =
+                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let open = || rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600));
                 let fd = match open() {
                     Err(Errno::EXIST) => {
@@ -275,7 +280,8 @@ impl Extractor<'_> {
                 rustix::fs::futimens(&fd, &times(e))?;
             }
             Kind::Dir => {
-                let (kept, was_whiteout) = match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)) {
+                let (kept, was_whiteout) = match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700))
+                {
                     Err(Errno::EXIST) => {
                         let (kept, was_whiteout) = self.make_room(e, path, parent, name, reader)?;
                         if !kept {
@@ -297,7 +303,10 @@ impl Extractor<'_> {
                 let Some(target) = clean(&e.link) else {
                     return Err(io::Error::new(
                         io::ErrorKind::InvalidData,
-                        format!("invalid hard link to {:?} outside of the root", String::from_utf8_lossy(&e.link)),
+                        format!(
+                            "invalid hard link to {:?} outside of the root",
+                            String::from_utf8_lossy(&e.link)
+                        ),
                     ));
                 };
                 let target = self.base.join(OsStr::from_bytes(&target));
@@ -394,7 +403,12 @@ impl Extractor<'_> {
         let (uid, gid) = self.owner(e);
         rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
         if mode {
-            rustix::fs::chmodat(parent, name, Mode::from_raw_mode(self.options.mode.unwrap_or(e.mode)), AtFlags::empty())?;
+            rustix::fs::chmodat(
+                parent,
+                name,
+                Mode::from_raw_mode(self.options.mode.unwrap_or(e.mode)),
+                AtFlags::empty(),
+            )?;
         }
         for (key, value) in wanted_xattrs(e) {
             let key = OsStr::from_bytes(key);

@@ -65,7 +65,12 @@ pub fn tar_of_filtered(
     let top = root::open(root, &path, flags)?;
     let stat = rustix::fs::fstat(&top)?;
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-        let dir = rustix::fs::openat(&top, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let dir = rustix::fs::openat(
+            &top,
+            ".",
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
         if !name.is_empty() {
             p.dir_entry(&dir, &stat, &name)?;
         }
@@ -327,8 +332,11 @@ fn xattrs_of(path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
         }
         let key = OsStr::from_bytes(name);
         let mut value = vec![0u8; 65536];
-        let got =
-            if open { rustix::fs::getxattr(path, key, &mut value) } else { rustix::fs::lgetxattr(path, key, &mut value) };
+        let got = if open {
+            rustix::fs::getxattr(path, key, &mut value)
+        } else {
+            rustix::fs::lgetxattr(path, key, &mut value)
+        };
         match got {
             Ok(n) => {
                 value.truncate(n);

@@ -171,9 +171,8 @@ impl Rebuilt {
                 }
             }
         }
-        let open = |p: &Path| {
-            rustix::fs::open(p, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        };
+        let open =
+            |p: &Path| rustix::fs::open(p, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         Ok(Self {
             records: Records::open(dir)?,
             old,
@@ -194,7 +193,8 @@ impl Rebuilt {
             };
             let mut p = format!("old/{}", old.number).into_bytes();
             p.extend_from_slice(rest);
-            return root::open(self.dir.as_fd(), Path::new(OsStr::from_bytes(&p)), OFlags::RDONLY).map(File::from);
+            return root::open(self.dir.as_fd(), Path::new(OsStr::from_bytes(&p)), OFlags::RDONLY)
+                .map(File::from);
         }
         let path = Path::new(OsStr::from_bytes(path));
         root::open(self.fs.as_fd(), path, OFlags::RDONLY).map(File::from)

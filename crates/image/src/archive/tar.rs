@@ -147,7 +147,9 @@ impl<'t, R: Read> Reader<'t, R> {
         while have < BLOCK {
             match self.inner.read(&mut b[have..]) {
                 Ok(0) if have == 0 => return Ok(None),
-                Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "unexpected EOF in the archive")),
+                Ok(0) => {
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "unexpected EOF in the archive"));
+                }
                 Ok(n) => have += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
@@ -387,7 +389,11 @@ fn check_sum(h: &[u8; BLOCK]) -> io::Result<()> {
         h.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { f(*b) }).sum()
     };
     // Some old programs added signed bytes.
-    if want == of(i64::from) || want == of(|b| i64::from(b as i8)) { Ok(()) } else { Err(bad("invalid tar header")) }
+    if want == of(i64::from) || want == of(|b| i64::from(b as i8)) {
+        Ok(())
+    } else {
+        Err(bad("invalid tar header"))
+    }
 }
 
 /// Up to the first NUL.
@@ -601,7 +607,13 @@ pub fn header(e: &Entry) -> Vec<u8> {
         let mut pax_name = [dir, b"PaxHeaders.0/", base].concat();
         pax_name.retain(u8::is_ascii);
         pax_name.truncate(100);
-        block(&mut out, &[], &pax_name, b'x', &Entry { size: data.len() as u64, mode: 0, ..Entry::new("", Kind::File) });
+        block(
+            &mut out,
+            &[],
+            &pax_name,
+            b'x',
+            &Entry { size: data.len() as u64, mode: 0, ..Entry::new("", Kind::File) },
+        );
         let pad = padding(data.len() as u64) as usize;
         out.extend_from_slice(&data);
         out.extend_from_slice(&ZEROS[..pad]);

@@ -60,7 +60,10 @@ impl Descriptor {
     /// The image's name in an OCI layout, as containerd or others note it.
     pub fn name(&self) -> Option<String> {
         let full = self.annotations.get("io.containerd.image.name");
-        full.or_else(|| self.annotations.get("org.opencontainers.image.ref.name").filter(|n| n.contains([':', '/']))).cloned()
+        full.or_else(|| {
+            self.annotations.get("org.opencontainers.image.ref.name").filter(|n| n.contains([':', '/']))
+        })
+        .cloned()
     }
 }
 
@@ -100,10 +103,13 @@ pub struct Manifest {
 impl Manifest {
     /// Parses a manifest; `what` names it in errors.
     pub fn parse(bytes: &[u8], what: &str) -> Result<Self> {
-        let m: Self =
-            serde_json::from_slice(bytes).map_err(|e| Error::Corrupt(format!("invalid manifest {what}: {e}")))?;
+        let m: Self = serde_json::from_slice(bytes)
+            .map_err(|e| Error::Corrupt(format!("invalid manifest {what}: {e}")))?;
         if m.schema_version != 2 {
-            return Err(Error::Corrupt(format!("manifest {what}: schema version {} is not supported", m.schema_version)));
+            return Err(Error::Corrupt(format!(
+                "manifest {what}: schema version {} is not supported",
+                m.schema_version
+            )));
         }
         for d in m.layers.iter().chain([&m.config]) {
             if !crate::reference::is_digest(&d.digest) {
@@ -116,7 +122,8 @@ impl Manifest {
     /// Whether it describes an image that can run, and not a signature or the like.
     pub fn is_image(&self) -> bool {
         let layer = |t: &str| {
-            t.starts_with("application/vnd.oci.image.layer.") || t.starts_with("application/vnd.docker.image.rootfs.")
+            t.starts_with("application/vnd.oci.image.layer.")
+                || t.starts_with("application/vnd.docker.image.rootfs.")
         };
         matches!(self.config.media_type.as_str(), "" | media::OCI_CONFIG | media::DOCKER_CONFIG)
             && self.layers.iter().all(|l| layer(&l.media_type) || l.media_type.is_empty())
@@ -140,8 +147,8 @@ pub struct Index {
 impl Index {
     /// Parses an index; `what` names it in errors.
     pub fn parse(bytes: &[u8], what: &str) -> Result<Self> {
-        let index: Self =
-            serde_json::from_slice(bytes).map_err(|e| Error::Corrupt(format!("invalid index {what}: {e}")))?;
+        let index: Self = serde_json::from_slice(bytes)
+            .map_err(|e| Error::Corrupt(format!("invalid index {what}: {e}")))?;
         for d in &index.manifests {
             if !crate::reference::is_digest(&d.digest) {
                 return Err(Error::Corrupt(format!("index {what}: invalid digest {:?}", d.digest)));
@@ -154,7 +161,8 @@ impl Index {
     pub fn choose(&self, platform: &Platform) -> Option<&Descriptor> {
         let fits = |d: &&Descriptor, exact: bool| {
             d.platform.as_ref().is_some_and(|p| {
-                platform.accepts(&p.os, &p.architecture, &p.variant) && (!exact || p.variant == platform.variant)
+                platform.accepts(&p.os, &p.architecture, &p.variant)
+                    && (!exact || p.variant == platform.variant)
             })
         };
         let none = |d: &&Descriptor| d.platform.is_none();

@@ -1,12 +1,19 @@
-//! Registries: where images come from and go to.
-pub mod manifest;
+//! Registries: where images come from and go to (OCI distribution-spec 1.1, Docker registry HTTP API v2).
 
-use std::sync::Arc;
-use crate::store::ImageStore;
-use crate::{Image,Platform,ProgressSender,Result};
+mod client;
+pub mod manifest;
+mod pull;
+mod push;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+pub use client::{RegistryConfig, Remote, login, login_with};
+
+use crate::error::Result;
 
 /// Credentials for a registry, as the Docker client sends them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Auth {
     /// User name.
     pub username: String,
@@ -17,12 +24,42 @@ pub struct Auth {
     /// A bearer token, instead of all.
     pub registry_token: String,
 }
-/// A registry as the store sees it.
-pub trait Registry: Send + Sync {}
 
-impl ImageStore {
-    /// Pulls an image from its registry.
-    pub async fn pull(self: &Arc<Self>, reference: &str, auth: Option<Auth>, platform: Option<Platform>, progress: ProgressSender) -> Result<Arc<Image>> { let _ = (reference, auth, platform, progress); unimplemented!() }
-    /// Pushes a tag to its registry.
-    pub async fn push(self: &Arc<Self>, reference: &str, auth: Option<Auth>, progress: ProgressSender) -> Result<()> { let _ = (reference, auth, progress); unimplemented!() }
+impl std::fmt::Debug for Auth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Secrets do not belong into logs.
+        f.debug_struct("Auth").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// A manifest or index as a registry has it.
+#[derive(Debug, Clone)]
+pub struct Document {
+    /// `application/vnd...`
+    pub media_type: String,
+    /// Of the bytes, computed here.
+    pub digest: String,
+    /// The bytes.
+    pub bytes: Bytes,
+}
+
+/// A blob on its way: pieces in order, the last one followed by the channel's end. An error comes as the last piece.
+pub type BlobStream = mpsc::Receiver<Result<Bytes>>;
+
+/// One repository of a registry.
+#[async_trait::async_trait]
+pub trait Registry: Send + Sync {
+    /// The manifest or index of a tag or digest; a digest is verified.
+    async fn manifest(&self, reference: &str) -> Result<Document>;
+    /// A blob's content; its digest is the reader's to verify.
+    async fn blob(&self, digest: &str) -> Result<BlobStream>;
+    /// Whether the repository has the blob.
+    async fn has_blob(&self, digest: &str) -> Result<bool>;
+    /// Tries to take a blob over from another repository of the same registry.
+    async fn mount(&self, digest: &str, from: &str) -> Result<bool>;
+    /// Uploads a blob. When `content` ends without error, `digest` resolves to its digest, by which it is stored.
+    async fn upload(&self, content: BlobStream, digest: tokio::sync::oneshot::Receiver<String>)
+    -> Result<()>;
+    /// Stores a manifest under a tag or digest; returns its digest.
+    async fn put_manifest(&self, reference: &str, media_type: &str, bytes: Bytes) -> Result<String>;
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use tokio::io::AsyncRead;
 
-
 use super::{ImageStore, blocking, db};
 use crate::archive::compress;
 use crate::bridge::Bridge;
@@ -35,7 +34,8 @@ impl ImageStore {
             None => ImageConfig::scratch(),
         };
         if let Some(p) = &new.platform {
-            (config.os, config.architecture, config.variant) = (p.os.clone(), p.architecture.clone(), p.variant.clone());
+            (config.os, config.architecture, config.variant) =
+                (p.os.clone(), p.architecture.clone(), p.variant.clone());
         }
         let now = base::clock::now();
         config.created = Some(new.history.created.unwrap_or(now));
@@ -65,7 +65,12 @@ impl ImageStore {
             .collect()
     }
 
-    async fn add_config(self: &Arc<Self>, raw: Vec<u8>, parent: Option<String>, leases: Vec<Layer>) -> Result<Arc<Image>> {
+    async fn add_config(
+        self: &Arc<Self>,
+        raw: Vec<u8>,
+        parent: Option<String>,
+        leases: Vec<Layer>,
+    ) -> Result<Arc<Image>> {
         let store = self.clone();
         blocking(move || {
             let id = compress::digest_of(&raw);
@@ -107,7 +112,10 @@ impl ImageStore {
     }
 
     /// Unpacks a tar, compressed or not, as a layer.
-    pub async fn unpack_async<R: AsyncRead + Send + Unpin + 'static>(self: &Arc<Self>, tar: R) -> Result<Layer> {
+    pub async fn unpack_async<R: AsyncRead + Send + Unpin + 'static>(
+        self: &Arc<Self>,
+        tar: R,
+    ) -> Result<Layer> {
         let store = self.clone();
         let bridge = Bridge::new(tar);
         blocking(move || {

@@ -16,14 +16,17 @@ use crate::types::Image;
 /// The format of the database; higher ones are refused.
 const FORMAT: i64 = 1;
 
-pub(super) fn open(path: &Path) -> Result<Connection> {
+pub(crate) fn open(path: &Path) -> Result<Connection> {
     let db = Connection::open(path)?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
     db.busy_timeout(std::time::Duration::from_secs(5))?;
     let format: i64 = db.query_row("PRAGMA user_version", [], |r| r.get(0))?;
     match format {
-        0 => db.execute_batch(&format!("BEGIN;{}PRAGMA user_version={FORMAT};COMMIT;", include_str!("schema.sql")))?,
+        0 => db.execute_batch(&format!(
+            "BEGIN;{}PRAGMA user_version={FORMAT};COMMIT;",
+            include_str!("schema.sql")
+        ))?,
         FORMAT => {}
         other => {
             return Err(Error::Invalid(format!(
@@ -45,7 +48,8 @@ pub(super) fn load(db: &Connection) -> Result<Index> {
         index.layers.insert(diff_id, info);
     }
     let mut ids = db.prepare("SELECT id FROM images")?;
-    let ids = ids.query_map([], |r| r.get::<_, String>(0))?.collect::<std::result::Result<BTreeSet<_>, _>>()?;
+    let ids =
+        ids.query_map([], |r| r.get::<_, String>(0))?.collect::<std::result::Result<BTreeSet<_>, _>>()?;
     follow(db, &mut index, &Touched { images: ids, layers: BTreeSet::new() })?;
     Ok(index)
 }
@@ -57,13 +61,13 @@ fn layer_row(r: &rusqlite::Row<'_>) -> rusqlite::Result<(String, LayerInfo)> {
 
 /// What a transaction changed, as far as the memory must follow.
 #[derive(Default)]
-pub(super) struct Touched {
+pub(crate) struct Touched {
     images: BTreeSet<String>,
     layers: BTreeSet<String>,
 }
 
 /// A transaction under way.
-pub(super) struct Changes<'a> {
+pub(crate) struct Changes<'a> {
     pub tx: Transaction<'a>,
     touched: Touched,
 }
@@ -137,11 +141,14 @@ fn read_image(db: &Connection, index: &Index, id: &str) -> Result<Option<Read>> 
         .optional()?;
     let Some((raw, parent, manifest_digest, tagged_at)) = row else { return Ok(None) };
     let config = ImageConfig::parse(&raw, id)?;
-    let mut statement = db.prepare_cached("SELECT reference FROM tags WHERE image = ?1 ORDER BY reference")?;
-    let tags = statement.query_map([id], |r| r.get::<_, String>(0))?.collect::<std::result::Result<Vec<_>, _>>()?;
     let mut statement =
-        db.prepare_cached("SELECT name || '@' || digest FROM digests WHERE image = ?1 ORDER BY name, digest")?;
-    let digests = statement.query_map([id], |r| r.get::<_, String>(0))?.collect::<std::result::Result<Vec<_>, _>>()?;
+        db.prepare_cached("SELECT reference FROM tags WHERE image = ?1 ORDER BY reference")?;
+    let tags =
+        statement.query_map([id], |r| r.get::<_, String>(0))?.collect::<std::result::Result<Vec<_>, _>>()?;
+    let mut statement = db
+        .prepare_cached("SELECT name || '@' || digest FROM digests WHERE image = ?1 ORDER BY name, digest")?;
+    let digests =
+        statement.query_map([id], |r| r.get::<_, String>(0))?.collect::<std::result::Result<Vec<_>, _>>()?;
     let familiar = |list: &[String]| {
         let mut f: Vec<_> =
             list.iter().map(|t| reference::parse(t).map_or_else(|_| t.clone(), |r| r.familiar())).collect();
@@ -166,7 +173,7 @@ fn read_image(db: &Connection, index: &Index, id: &str) -> Result<Option<Read>> 
 }
 
 /// Adds an image unless it is there. Its layers must be in the store and leased by the caller.
-pub(super) fn add_image(c: &mut Changes<'_>, id: &str, config: &[u8], parent: Option<&str>) -> Result<()> {
+pub(crate) fn add_image(c: &mut Changes<'_>, id: &str, config: &[u8], parent: Option<&str>) -> Result<()> {
     c.tx.prepare_cached(
         "INSERT INTO images (id, config, parent, added) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT (id) DO UPDATE SET parent = coalesce(images.parent, excluded.parent)",
@@ -177,28 +184,31 @@ pub(super) fn add_image(c: &mut Changes<'_>, id: &str, config: &[u8], parent: Op
 }
 
 /// Remembers the manifest that describes an image.
-pub(super) fn add_manifest(
+pub(crate) fn add_manifest(
     c: &mut Changes<'_>,
     digest: &str,
     media_type: &str,
     content: &[u8],
     image: &str,
 ) -> Result<()> {
-    c.tx.prepare_cached("INSERT OR REPLACE INTO manifests (digest, media_type, content, image) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![digest, media_type, content, image])?;
+    c.tx.prepare_cached(
+        "INSERT OR REPLACE INTO manifests (digest, media_type, content, image) VALUES (?1, ?2, ?3, ?4)",
+    )?
+    .execute(params![digest, media_type, content, image])?;
     c.tx.prepare_cached("UPDATE images SET manifest = ?2 WHERE id = ?1")?.execute(params![image, digest])?;
     c.touch_image(image);
     Ok(())
 }
 
 /// Points a tag at an image.
-pub(super) fn set_tag(c: &mut Changes<'_>, tag: &Reference, image: &str) -> Result<()> {
+pub(crate) fn set_tag(c: &mut Changes<'_>, tag: &Reference, image: &str) -> Result<()> {
     let full = tag.to_string();
     let old = tag_target(&c.tx, &full)?;
     if let Some(old) = &old {
         c.touch_image(old);
     }
-    c.tx.prepare_cached("INSERT OR REPLACE INTO tags (reference, image) VALUES (?1, ?2)")?.execute([&full, image])?;
+    c.tx.prepare_cached("INSERT OR REPLACE INTO tags (reference, image) VALUES (?1, ?2)")?
+        .execute([&full, image])?;
     c.tx.prepare_cached("UPDATE images SET tagged_at = ?2 WHERE id = ?1")?
         .execute(params![image, base::clock::now().to_string()])?;
     c.touch_image(image);
@@ -206,7 +216,7 @@ pub(super) fn set_tag(c: &mut Changes<'_>, tag: &Reference, image: &str) -> Resu
 }
 
 /// Removes a tag or digest reference; whether it was there.
-pub(super) fn remove_reference(c: &mut Changes<'_>, r: &Reference) -> Result<bool> {
+pub(crate) fn remove_reference(c: &mut Changes<'_>, r: &Reference) -> Result<bool> {
     let n = match &r.digest {
         Some(digest) => {
             let (name, digest) = (r.name(), digest.clone());
@@ -217,7 +227,8 @@ pub(super) fn remove_reference(c: &mut Changes<'_>, r: &Reference) -> Result<boo
             if let Some(image) = image {
                 c.touch_image(&image);
             }
-            c.tx.prepare_cached("DELETE FROM digests WHERE name = ?1 AND digest = ?2")?.execute([&name, &digest])?
+            c.tx.prepare_cached("DELETE FROM digests WHERE name = ?1 AND digest = ?2")?
+                .execute([&name, &digest])?
         }
         None => {
             let full = r.to_string();
@@ -231,7 +242,7 @@ pub(super) fn remove_reference(c: &mut Changes<'_>, r: &Reference) -> Result<boo
 }
 
 /// Remembers that `name@digest` is this image.
-pub(super) fn add_digest(c: &mut Changes<'_>, name: &str, digest: &str, image: &str) -> Result<()> {
+pub(crate) fn add_digest(c: &mut Changes<'_>, name: &str, digest: &str, image: &str) -> Result<()> {
     let old: Option<String> =
         c.tx.prepare_cached("SELECT image FROM digests WHERE name = ?1 AND digest = ?2")?
             .query_row([name, digest], |r| r.get(0))
@@ -246,7 +257,7 @@ pub(super) fn add_digest(c: &mut Changes<'_>, name: &str, digest: &str, image: &
 }
 
 /// Removes an image with every reference and manifest of it.
-pub(super) fn delete_image(c: &mut Changes<'_>, id: &str) -> Result<()> {
+pub(crate) fn delete_image(c: &mut Changes<'_>, id: &str) -> Result<()> {
     for sql in [
         "DELETE FROM tags WHERE image = ?1",
         "DELETE FROM digests WHERE image = ?1",
@@ -260,7 +271,7 @@ pub(super) fn delete_image(c: &mut Changes<'_>, id: &str) -> Result<()> {
 }
 
 /// Adds an unpacked layer.
-pub(super) fn add_layer(c: &mut Changes<'_>, diff_id: &str, info: &LayerInfo) -> Result<()> {
+pub(crate) fn add_layer(c: &mut Changes<'_>, diff_id: &str, info: &LayerInfo) -> Result<()> {
     c.tx.prepare_cached(
         "INSERT INTO layers (diff_id, dir, size, tar_size, has_root, added) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?
@@ -277,7 +288,7 @@ pub(super) fn add_layer(c: &mut Changes<'_>, diff_id: &str, info: &LayerInfo) ->
 }
 
 /// Remembers a compressed form of a layer; `stored` says that its bytes are kept here.
-pub(super) fn add_layer_blob(c: &mut Changes<'_>, diff_id: &str, blob: &LayerBlob) -> Result<()> {
+pub(crate) fn add_layer_blob(c: &mut Changes<'_>, diff_id: &str, blob: &LayerBlob) -> Result<()> {
     c.tx.prepare_cached(
         "INSERT INTO layer_blobs (diff_id, digest, size, media_type, stored) VALUES (?1, ?2, ?3, ?4, ?5)
          ON CONFLICT (diff_id, digest) DO UPDATE SET stored = max(stored, excluded.stored)",
@@ -296,7 +307,7 @@ pub(crate) struct LayerBlob {
 }
 
 /// The compressed forms known of a layer, stored ones first.
-pub(super) fn layer_blobs(db: &Connection, diff_id: &str) -> Result<Vec<LayerBlob>> {
+pub(crate) fn layer_blobs(db: &Connection, diff_id: &str) -> Result<Vec<LayerBlob>> {
     let mut statement = db.prepare_cached(
         "SELECT digest, size, media_type, stored FROM layer_blobs WHERE diff_id = ?1 ORDER BY stored DESC, digest",
     )?;
@@ -316,4 +327,19 @@ fn tag_target(db: &Connection, full: &str) -> Result<Option<String>> {
         .prepare_cached("SELECT image FROM tags WHERE reference = ?1")?
         .query_row([full], |r| r.get(0))
         .optional()?)
+}
+
+/// Remembers that a repository (`host/path`) has a blob.
+pub(crate) fn add_blob_source(c: &mut Changes<'_>, digest: &str, repository: &str) -> Result<()> {
+    c.tx.prepare_cached("INSERT OR IGNORE INTO blob_sources (digest, repository) VALUES (?1, ?2)")?
+        .execute([digest, repository])?;
+    Ok(())
+}
+
+/// The repositories that are known to have a blob.
+pub(crate) fn blob_sources(db: &Connection, digest: &str) -> Result<Vec<String>> {
+    let mut statement =
+        db.prepare_cached("SELECT repository FROM blob_sources WHERE digest = ?1 ORDER BY repository")?;
+    let rows = statement.query_map([digest], |r| r.get(0))?;
+    Ok(rows.collect::<std::result::Result<_, _>>()?)
 }

@@ -78,7 +78,11 @@ impl ImageStore {
     /// Makes a layer of an upper folder by moving it: nothing may use it any more.
     pub(super) fn layer_by_moving(self: &Arc<Self>, upper: &Path) -> Result<Layer> {
         let draft = self.draft()?;
-        let mut sink = Moving { hash: Digesting::new(io::sink()), recipe: recipe::Writer::create(&draft.path)?, bytes: 0 };
+        let mut sink = Moving {
+            hash: Digesting::new(io::sink()),
+            recipe: recipe::Writer::create(&draft.path)?,
+            bytes: 0,
+        };
         pack::pack_layer(upper, &mut sink).map_err(Error::file("pack the layer in", upper))?;
         let (diff_id, tar_size, _) = sink.hash.finish();
         sink.recipe.finish()?;
@@ -150,10 +154,7 @@ impl ImageStore {
                 tx.prepare_cached("DELETE FROM layers WHERE diff_id = ?1")?.execute([diff_id])?;
                 tx.prepare_cached("DELETE FROM layer_blobs WHERE diff_id = ?1")?.execute([diff_id])?;
             }
-            tx.execute(
-                "DELETE FROM blob_sources WHERE digest NOT IN (SELECT digest FROM layer_blobs)",
-                [],
-            )?;
+            tx.execute("DELETE FROM blob_sources WHERE digest NOT IN (SELECT digest FROM layer_blobs)", [])?;
             tx.commit()?;
             let mut index = self.index.write();
             for (diff_id, _) in &dead {

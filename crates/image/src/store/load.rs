@@ -75,7 +75,11 @@ impl ImageStore {
         loaded
     }
 
-    fn read_archive(self: &Arc<Self>, tar: impl Read + Send, progress: Option<&ProgressSender>) -> Result<Found> {
+    fn read_archive(
+        self: &Arc<Self>,
+        tar: impl Read + Send,
+        progress: Option<&ProgressSender>,
+    ) -> Result<Found> {
         let (_, stream) = compress::decoder(tar)?;
         let mut reader = Reader::new(stream);
         let mut found = Found::default();
@@ -84,7 +88,11 @@ impl ImageStore {
             let path = clean(&String::from_utf8_lossy(&entry.path), "");
             match entry.kind {
                 Kind::Symlink | Kind::HardLink => {
-                    let base = if entry.kind == Kind::Symlink { path.rsplit_once('/').map_or("", |(d, _)| d) } else { "" };
+                    let base = if entry.kind == Kind::Symlink {
+                        path.rsplit_once('/').map_or("", |(d, _)| d)
+                    } else {
+                        ""
+                    };
                     let target = clean(&String::from_utf8_lossy(&entry.link), base);
                     found.links.insert(path, target);
                 }
@@ -98,7 +106,9 @@ impl ImageStore {
                         data.read_to_end(&mut bytes)?;
                         documents += bytes.len();
                         if documents > DOCUMENTS_LIMIT {
-                            return Err(Error::Corrupt("the archive has more than 64 MiB of documents".into()));
+                            return Err(Error::Corrupt(
+                                "the archive has more than 64 MiB of documents".into(),
+                            ));
                         }
                         found.documents.insert(path, bytes);
                         continue;
@@ -254,8 +264,8 @@ impl Found {
 
     fn docker_images(&mut self) -> Result<Vec<Wanted>> {
         let text = self.document("manifest.json")?;
-        let items: Vec<Item> =
-            serde_json::from_slice(&text).map_err(|e| Error::Corrupt(format!("invalid manifest.json: {e}")))?;
+        let items: Vec<Item> = serde_json::from_slice(&text)
+            .map_err(|e| Error::Corrupt(format!("invalid manifest.json: {e}")))?;
         items
             .into_iter()
             .map(|item| {
@@ -282,7 +292,12 @@ impl Found {
         Ok(out)
     }
 
-    fn oci_image(&mut self, descriptor: &Descriptor, name: Option<String>, depth: u32) -> Result<Option<Wanted>> {
+    fn oci_image(
+        &mut self,
+        descriptor: &Descriptor,
+        name: Option<String>,
+        depth: u32,
+    ) -> Result<Option<Wanted>> {
         let bytes = self.blob(&descriptor.digest)?;
         if is_index(&descriptor.media_type, &bytes) {
             if depth >= INDEX_DEPTH {

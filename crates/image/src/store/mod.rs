@@ -5,7 +5,7 @@
 //! (images, tags, where layers lie) is kept in memory, written through under the database's lock.
 
 mod create;
-mod db;
+pub(crate) mod db;
 mod layers;
 mod load;
 mod remove;
@@ -24,6 +24,7 @@ pub use snapshots::Snapshot;
 
 use crate::error::{Error, Result};
 use crate::reference;
+use crate::registry::RegistryConfig;
 use crate::types::{Image, Layer};
 
 /// All images of one instance.
@@ -33,7 +34,9 @@ pub struct ImageStore {
     index: RwLock<Index>,
     leases: Mutex<HashMap<String, usize>>,
     snapshots: Mutex<HashMap<String, Arc<snapshots::Record>>>,
-    pulls: tokio::sync::Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// One pull of a manifest at a time.
+    pub(crate) pulls: tokio::sync::Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    registries: RwLock<RegistryConfig>,
 }
 
 /// What is in memory of the database.
@@ -105,7 +108,8 @@ impl ImageStore {
 
     fn open_blocking(root: PathBuf) -> Result<Arc<Self>> {
         for dir in ["layers", "blobs/sha256", "snapshots", "empty"] {
-            std::fs::create_dir_all(root.join(dir)).map_err(Error::file("make the folder", root.join(dir)))?;
+            std::fs::create_dir_all(root.join(dir))
+                .map_err(Error::file("make the folder", root.join(dir)))?;
         }
         let db = db::open(&root.join("images.db"))?;
         let index = db::load(&db)?;
@@ -116,6 +120,7 @@ impl ImageStore {
             index: RwLock::new(index),
             leases: Mutex::default(),
             pulls: tokio::sync::Mutex::default(),
+            registries: RwLock::default(),
         });
         store.sweep()?;
         Ok(store)
@@ -125,7 +130,8 @@ impl ImageStore {
     pub fn get(&self, text: &str) -> Result<Arc<Image>> {
         let index = self.index.read();
         let by_id = |id: &str| index.images.get(id).cloned();
-        let hex = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        let hex =
+            |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         let bare = text.strip_prefix("sha256:").unwrap_or(text);
         if bare.len() == 64 && hex(bare) {
             return by_id(&format!("sha256:{bare}")).ok_or_else(|| Error::NoSuchImage(text.into()));
@@ -146,7 +152,9 @@ impl ImageStore {
             match (found.next(), found.next()) {
                 (Some((_, image)), None) => return Ok(image.clone()),
                 (Some(_), Some(_)) => {
-                    return Err(Error::Invalid(format!("ambiguous image id prefix {text}: several images start with it")));
+                    return Err(Error::Invalid(format!(
+                        "ambiguous image id prefix {text}: several images start with it"
+                    )));
                 }
                 _ => {}
             }
@@ -188,7 +196,7 @@ impl ImageStore {
     }
 
     /// One transaction; afterwards the memory follows for the images that it names as changed.
-    fn write<T>(&self, change: impl FnOnce(&mut db::Changes<'_>) -> Result<T>) -> Result<T> {
+    pub(crate) fn write<T>(&self, change: impl FnOnce(&mut db::Changes<'_>) -> Result<T>) -> Result<T> {
         let mut db = self.db.lock();
         let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let mut changes = db::Changes::new(tx);
@@ -196,6 +204,37 @@ impl ImageStore {
         let touched = changes.commit()?;
         db::follow(&db, &mut self.index.write(), &touched)?;
         Ok(value)
+    }
+
+    /// Says which registries are insecure and which mirrors there are.
+    pub fn configure_registries(&self, config: RegistryConfig) {
+        *self.registries.write() = config;
+    }
+
+    /// What `configure_registries` said.
+    pub fn registry_config(&self) -> RegistryConfig {
+        self.registries.read().clone()
+    }
+
+    /// The compressed forms known of a layer, each with the repositories that have it.
+    pub(crate) fn known_blobs(&self, diff_id: &str) -> Result<Vec<(db::LayerBlob, Vec<String>)>> {
+        let db = self.db.lock();
+        db::layer_blobs(&db, diff_id)?
+            .into_iter()
+            .map(|b| {
+                let sources = db::blob_sources(&db, &b.digest)?;
+                Ok((b, sources))
+            })
+            .collect()
+    }
+
+    /// A manifest that an image came by: its media type and bytes.
+    pub fn stored_manifest(&self, digest: &str) -> Result<Option<(String, Vec<u8>)>> {
+        use rusqlite::OptionalExtension;
+        let db = self.db.lock();
+        let mut statement =
+            db.prepare_cached("SELECT media_type, content FROM manifests WHERE digest = ?1")?;
+        Ok(statement.query_row([digest], |r| Ok((r.get(0)?, r.get(1)?))).optional()?)
     }
 
     fn layers_dir(&self) -> PathBuf {

@@ -139,14 +139,24 @@ impl ImageStore {
         if rest.is_empty() { Ok(()) } else { self.untag(&rest, out).await }
     }
 
-    fn obstacle(&self, image: &Image, force: bool, names_count: bool, in_use: &InUse<'_>) -> Option<Obstacle> {
+    fn obstacle(
+        &self,
+        image: &Image,
+        force: bool,
+        names_count: bool,
+        in_use: &InUse<'_>,
+    ) -> Option<Obstacle> {
         let make = |hard, used, why: String| Some(Obstacle { hard, used, id: image.id.clone(), why });
         if !self.children(&image.id).is_empty() {
             return make(true, false, "image has dependent child images".into());
         }
         let user = in_use(&image.id);
         if let Some(u) = user.as_ref().filter(|u| u.running) {
-            return make(true, true, format!("image is being used by running container {}", short(&u.container)));
+            return make(
+                true,
+                true,
+                format!("image is being used by running container {}", short(&u.container)),
+            );
         }
         if force {
             return None;

@@ -61,7 +61,10 @@ impl ImageStore {
                     let index = self.index.read();
                     let prefix = format!("{}:", r.name());
                     let tags = index.tags.range(prefix.clone()..).take_while(|(t, _)| t.starts_with(&prefix));
-                    tags.filter_map(|(t, id)| Some((index.images.get(id)?.clone(), reference::parse(t).ok()?))).collect()
+                    tags.filter_map(|(t, id)| {
+                        Some((index.images.get(id)?.clone(), reference::parse(t).ok()?))
+                    })
+                    .collect()
                 };
                 if !of_repository.is_empty() {
                     of_repository.into_iter().for_each(|(i, t)| add(i, Some(t)));
@@ -99,7 +102,9 @@ impl ImageStore {
                 out.write_all(&tar::header(&e))?;
                 let (n, digest, _) = compress::read_ahead(tar, |r| Ok(io::copy(r, out)?))?;
                 if n != size || digest != *diff_id {
-                    return Err(Error::Corrupt(format!("layer {diff_id} has changed on disk: load the image again")));
+                    return Err(Error::Corrupt(format!(
+                        "layer {diff_id} has changed on disk: load the image again"
+                    )));
                 }
                 out.write_all(tar::pad(size))?;
             }
@@ -119,7 +124,8 @@ impl ImageStore {
             let digest = digest_of(&manifest);
             blob(&digest, &manifest, out)?;
             let described = |annotations: Option<serde_json::Value>| {
-                let mut d = json!({"mediaType": media::OCI_MANIFEST, "digest": digest, "size": manifest.len()});
+                let mut d =
+                    json!({"mediaType": media::OCI_MANIFEST, "digest": digest, "size": manifest.len()});
                 if let Some(a) = annotations {
                     d["annotations"] = a;
                 }

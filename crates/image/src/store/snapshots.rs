@@ -109,7 +109,9 @@ impl ImageStore {
         let mut leases = Vec::with_capacity(diff_ids.len());
         for d in diff_ids {
             leases.push(self.existing_layer(d).ok_or_else(|| {
-                Error::NotFound(format!("layer {d} of image {image} is missing: pull or load the image again"))
+                Error::NotFound(format!(
+                    "layer {d} of image {image} is missing: pull or load the image again"
+                ))
             })?);
         }
         let mut lower: Vec<String> = Vec::new();
@@ -174,7 +176,13 @@ impl ImageStore {
         if lower.is_empty() {
             lower.push(self.root.join("empty"));
         }
-        Snapshot { key: key.into(), image: record.image.clone(), lower, upper: dir.join("fs"), work: dir.join("work") }
+        Snapshot {
+            key: key.into(),
+            image: record.image.clone(),
+            lower,
+            upper: dir.join("fs"),
+            work: dir.join("work"),
+        }
     }
 
     /// The snapshot of that key.

@@ -39,7 +39,11 @@ impl ImageStore {
                 usage
             })
             .collect();
-        Ok(DiskUsage { layers: index.layers.values().map(|l| l.size).sum(), blobs: blobs.max(0) as u64, images })
+        Ok(DiskUsage {
+            layers: index.layers.values().map(|l| l.size).sum(),
+            blobs: blobs.max(0) as u64,
+            images,
+        })
     }
 
     /// Removes layers and blobs that no image, no snapshot and no work under way needs.

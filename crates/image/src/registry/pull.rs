@@ -1,0 +1,287 @@
+//! Pulling: manifest, configuration, then layers, several at once, unpacked and verified while they come.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+
+use super::client::Remote;
+use super::manifest::{Descriptor, Index, Manifest, is_index, media};
+use super::{Auth, BlobStream, Document, Registry};
+use crate::archive::compress::{self, Digesting, digest_of};
+use crate::config::ImageConfig;
+use crate::error::{Error, Result};
+use crate::reference::{self, Reference};
+use crate::store::{ImageStore, blocking, db};
+use crate::types::{Image, Layer, Platform, Progress, ProgressSender, short};
+
+/// Layers that are downloaded at once.
+const PARALLEL: usize = 3;
+/// The largest configuration, in bytes.
+const CONFIG_LIMIT: usize = 8 << 20;
+const INDEX_DEPTH: u32 = 4;
+
+async fn tell(progress: &ProgressSender, id: &str, status: impl Into<String>) {
+    // Whoever went away does not stop a pull: what comes is of use to the next one.
+    let _ = progress.send(Progress { id: id.into(), status: status.into(), ..Progress::default() }).await;
+}
+
+impl ImageStore {
+    /// Pulls an image (`name`, `name:tag` or `name@digest`) from its registry, for this machine unless told otherwise.
+    pub async fn pull(
+        self: &Arc<Self>,
+        text: &str,
+        auth: Option<Auth>,
+        platform: Option<Platform>,
+        progress: ProgressSender,
+    ) -> Result<Arc<Image>> {
+        let wanted = reference::parse_tagged(text)?;
+        let remote = Remote::connect(&wanted, auth, false, &self.registry_config()).await?;
+        self.pull_from(&remote, &wanted, platform, progress).await
+    }
+
+    /// Pulls from a given repository; `wanted` says which tag or digest, and by which name it will be known here.
+    pub async fn pull_from(
+        self: &Arc<Self>,
+        remote: &dyn Registry,
+        wanted: &Reference,
+        platform: Option<Platform>,
+        progress: ProgressSender,
+    ) -> Result<Arc<Image>> {
+        let which = wanted.digest.as_ref().or(wanted.tag.as_ref()).cloned().unwrap_or_default();
+        let top = remote.manifest(&which).await?;
+        tell(&progress, &which, format!("Pulling from {}", wanted.path)).await;
+        let platform = platform.unwrap_or_else(Platform::host);
+        let document = choose(remote, top.clone(), &platform, &wanted.familiar()).await?;
+        // Two pulls of one image do the work once: the second finds everything here.
+        let gate = self.pulls.lock().await.entry(document.digest.clone()).or_default().clone();
+        let result = {
+            let _turn = gate.lock().await;
+            self.pull_manifest(remote, wanted, &top, &document, &progress).await
+        };
+        let mut gates = self.pulls.lock().await;
+        if gates.get(&document.digest).is_some_and(|g| Arc::strong_count(g) <= 2) {
+            gates.remove(&document.digest);
+        }
+        result
+    }
+
+    async fn pull_manifest(
+        self: &Arc<Self>,
+        remote: &dyn Registry,
+        wanted: &Reference,
+        top: &Document,
+        document: &Document,
+        progress: &ProgressSender,
+    ) -> Result<Arc<Image>> {
+        let manifest = Manifest::parse(&document.bytes, &document.digest)?;
+        if !manifest.is_image() {
+            return Err(Error::Corrupt(format!(
+                "unsupported media type {}: {} is not a container image",
+                manifest.config.media_type,
+                wanted.familiar()
+            )));
+        }
+        let config_bytes = fetch_config(remote, &manifest.config).await?;
+        let id = digest_of(&config_bytes);
+        let config = ImageConfig::parse(&config_bytes, &id)?;
+        if config.rootfs.diff_ids.len() != manifest.layers.len() {
+            return Err(Error::Corrupt(format!(
+                "manifest {} has {} layers, its configuration {}",
+                document.digest,
+                manifest.layers.len(),
+                config.rootfs.diff_ids.len()
+            )));
+        }
+        let before = self.get(&id).ok();
+        let pairs: Vec<(Descriptor, String)> =
+            manifest.layers.iter().cloned().zip(config.rootfs.diff_ids.iter().cloned()).collect();
+        for (d, diff_id) in &pairs {
+            let known = self.existing_layer(diff_id).is_some();
+            let status = if known { "Already exists" } else { "Pulling fs layer" };
+            if before.is_none() {
+                tell(progress, short(&d.digest), status).await;
+            }
+        }
+        let layers: Vec<Layer> = {
+            let work = pairs.iter().map(|(d, diff_id)| self.pull_layer(remote, d, diff_id, progress));
+            let mut running = futures::stream::iter(work).buffered(PARALLEL);
+            let mut layers = Vec::new();
+            while let Some(layer) = running.next().await {
+                layers.push(layer?);
+            }
+            layers
+        };
+        let (store, wanted_now, top_digest) = (self.clone(), wanted.clone(), top.digest.clone());
+        let (media_type, digest, bytes) =
+            (document.media_type.clone(), document.digest.clone(), document.bytes.clone());
+        let moved = wanted.tag.is_some()
+            && self.get(&wanted.to_string()).ok().map(|i| i.id.clone()).as_ref() != Some(&id);
+        let image = blocking(move || {
+            let id = digest_of(&config_bytes);
+            store.write(|c| {
+                db::add_image(c, &id, &config_bytes, None)?;
+                let media_type = if media_type.is_empty() { media::OCI_MANIFEST } else { &media_type };
+                db::add_manifest(c, &digest, media_type, &bytes, &id)?;
+                if wanted_now.digest.is_none() {
+                    db::set_tag(c, &wanted_now, &id)?;
+                }
+                db::add_digest(c, &wanted_now.name(), &top_digest, &id)?;
+                for (d, diff_id) in &pairs {
+                    let blob = db::LayerBlob {
+                        digest: d.digest.clone(),
+                        size: d.size,
+                        media_type: d.media_type.clone(),
+                        stored: false,
+                    };
+                    db::add_layer_blob(c, diff_id, &blob)?;
+                    db::add_blob_source(c, &d.digest, &wanted_now.name())?;
+                }
+                Ok(())
+            })?;
+            drop(layers);
+            store.get(&id)
+        })
+        .await?;
+        tell(progress, "", format!("Digest: {}", top.digest)).await;
+        let news =
+            if before.is_some() && !moved { "Image is up to date for" } else { "Downloaded newer image for" };
+        tell(progress, "", format!("Status: {news} {}", wanted.familiar())).await;
+        Ok(image)
+    }
+
+    async fn pull_layer(
+        self: &Arc<Self>,
+        remote: &dyn Registry,
+        descriptor: &Descriptor,
+        diff_id: &str,
+        progress: &ProgressSender,
+    ) -> Result<Layer> {
+        if let Some(layer) = self.existing_layer(diff_id) {
+            return Ok(layer);
+        }
+        let id = short(&descriptor.digest).to_string();
+        let stream = remote.blob(&descriptor.digest).await?;
+        let store = self.clone();
+        let (want, total, teller, shown) =
+            (descriptor.digest.clone(), descriptor.size, progress.clone(), id.clone());
+        let layer = blocking(move || {
+            let mut raw = Digesting::new(Pieces {
+                stream,
+                current: Bytes::new(),
+                done: 0,
+                told: 0,
+                total,
+                id: shown,
+                teller,
+            });
+            let layer = {
+                let (_, plain) = compress::decoder(&mut raw)?;
+                store.unpack(plain)?
+            };
+            io::copy(&mut raw, &mut io::sink())?;
+            let (digest, _, _) = raw.finish();
+            if digest != want {
+                return Err(Error::Corrupt(format!(
+                    "filesystem layer verification failed for digest {want}"
+                )));
+            }
+            Ok(layer)
+        })
+        .await?;
+        if layer.diff_id != diff_id {
+            return Err(Error::Corrupt(format!(
+                "layer {} unpacks to {}, but the image's configuration says {diff_id}",
+                descriptor.digest, layer.diff_id
+            )));
+        }
+        tell(progress, &id, "Download complete").await;
+        tell(progress, &id, "Pull complete").await;
+        Ok(layer)
+    }
+}
+
+/// Follows indexes to the manifest for a platform.
+async fn choose(
+    remote: &dyn Registry,
+    mut document: Document,
+    platform: &Platform,
+    name: &str,
+) -> Result<Document> {
+    for _ in 0..INDEX_DEPTH {
+        if !is_index(&document.media_type, &document.bytes) {
+            return Ok(document);
+        }
+        let index = Index::parse(&document.bytes, &document.digest)?;
+        let chosen = index.choose(platform).ok_or_else(|| {
+            Error::NotFound(format!(
+                "no matching manifest for {platform} in the manifest list entries of {name}"
+            ))
+        })?;
+        document = remote.manifest(&chosen.digest).await?;
+    }
+    Err(Error::Corrupt(format!("the indexes of {name} are nested too deeply")))
+}
+
+async fn fetch_config(remote: &dyn Registry, descriptor: &Descriptor) -> Result<Vec<u8>> {
+    let mut stream = remote.blob(&descriptor.digest).await?;
+    let mut bytes = Vec::new();
+    while let Some(piece) = stream.recv().await {
+        bytes.extend_from_slice(&piece?);
+        if bytes.len() > CONFIG_LIMIT {
+            return Err(Error::Corrupt(format!(
+                "the configuration {} is larger than 8 MiB",
+                descriptor.digest
+            )));
+        }
+    }
+    if digest_of(&bytes) != descriptor.digest {
+        return Err(Error::Corrupt(format!(
+            "image config verification failed for digest {}",
+            descriptor.digest
+        )));
+    }
+    Ok(bytes)
+}
+
+/// Reads a download on a blocking thread and tells its progress.
+struct Pieces {
+    stream: BlobStream,
+    current: Bytes,
+    done: u64,
+    told: u64,
+    total: u64,
+    id: String,
+    teller: ProgressSender,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            match self.stream.blocking_recv() {
+                None => return Ok(0),
+                Some(Ok(data)) => self.current = data,
+                Some(Err(e)) => return Err(io::Error::other(e.to_string())),
+            }
+        }
+        let n = buf.len().min(self.current.len());
+        buf[..n].copy_from_slice(&self.current.split_to(n));
+        self.done += n as u64;
+        if self.done > self.total && self.total > 0 {
+            return Err(io::Error::other("the registry sends more than the manifest says"));
+        }
+        if self.done - self.told >= 512 * 1024 {
+            self.told = self.done;
+            // A slow listener misses lines rather than slowing the download.
+            let _ = self.teller.try_send(Progress {
+                id: self.id.clone(),
+                status: "Downloading".into(),
+                current: Some(self.done),
+                total: Some(self.total),
+                ..Progress::default()
+            });
+        }
+        Ok(n)
+    }
+}
