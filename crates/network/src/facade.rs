@@ -220,8 +220,9 @@ impl Network {
         if known { self.firewall.apply(rules::remove_bridge(name)) } else { Ok(()) }
     }
 
-    /// Removes every bridge of ours that is not in `keep`: what a crash between two steps left behind.
-    pub async fn retain_bridges(&self, keep: &[String]) -> Result<()> {
+    /// Removes every bridge of ours that `keep` does not know: what a crash between two steps left behind. A caller
+    /// must know the bridges of all who use this network (the engine's and the pods').
+    pub async fn retain_bridges(&self, keep: impl Fn(&str) -> bool) -> Result<()> {
         let alias = self.instance.name();
         let links = self.link.list().await?;
         let services = self.instance.link("s");
@@ -229,7 +230,7 @@ impl Network {
         let stray = links.into_iter().filter(ours).map(|l| l.name);
         let chains = self.firewall.chains()?;
         let ruled = chains.iter().filter_map(|c| rules::bridge_of_chain(c)).map(str::to_owned);
-        let stray: std::collections::BTreeSet<_> = stray.chain(ruled).filter(|n| !keep.contains(n)).collect();
+        let stray: std::collections::BTreeSet<_> = stray.chain(ruled).filter(|n| !keep(n)).collect();
         for name in stray {
             self.remove_bridge(&name).await?;
         }
@@ -373,4 +374,93 @@ pub(crate) fn mac_for(address: IpAddr) -> [u8; 6] {
         }
     };
     [0x02, 0x42, tail[0], tail[1], tail[2], tail[3]]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::RecordingLink;
+    use crate::nft::RecordingFirewall;
+
+    fn open() -> (Arc<RecordingLink>, Arc<RecordingFirewall>, Arc<Network>) {
+        let instance = Instance::new(Path::new("/a"), Path::new("/b"), "n", [127, 0, 0, 1].into());
+        let (link, table) = (Arc::new(RecordingLink::new()), Arc::new(RecordingFirewall::new()));
+        let network = Network::open(&instance, link.clone(), table.clone()).unwrap();
+        (link, table, network)
+    }
+
+    #[tokio::test]
+    async fn rules_hold_before_a_bridge_is_up_and_go_with_it() {
+        let (link, table, network) = open();
+        table.take();
+        network.ensure_bridge(&BridgeSpec::new("br.1", "10.1.0.1/24".parse().unwrap())).await.unwrap();
+        assert_eq!(
+            link.take(),
+            ["net.ipv4.ip_forward=1", "bridge br.1 [10.1.0.1/24]", "net.ipv4.conf.br/1.route_localnet=1"]
+        );
+        assert!(table.state().chains.contains_key("to-br.1"));
+        network.remove_bridge("br.1").await.unwrap();
+        assert!(!table.state().chains.contains_key("to-br.1"));
+        for bad in ["", "a-name-of-16-bytes", "a b", "a/b"] {
+            let spec = BridgeSpec::new(bad, "10.1.0.1/24".parse().unwrap());
+            assert!(matches!(network.ensure_bridge(&spec).await, Err(Error::Invalid(_))), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn endpoints() {
+        let (_, _, network) = open();
+        let net = |s: &str| s.parse::<IpNet>().unwrap();
+        let e = network.endpoint(&AttachSpec {
+            ifname: "eth0".into(),
+            bridge: "b0".into(),
+            addresses: vec![net("10.1.0.9/32"), net("fd00::9/64")],
+            gateway: Some("10.1.0.1".parse().unwrap()),
+            gateway6: Some("fd00::1".parse().unwrap()),
+            routes: vec![RouteSpec { destination: net("10.9.0.0/16"), via: None }],
+            ..AttachSpec::default()
+        });
+        let Uplink::Bridge { host, .. } = &e.uplink else { panic!("{:?}", e.uplink) };
+        assert!(host.starts_with(&network.veth_prefix()) && host.len() <= 15, "{host}");
+        assert_eq!(e.mac, Some([2, 0x42, 10, 1, 0, 9]));
+        let routes: Vec<_> =
+            e.routes.iter().map(|r| (r.destination.to_string(), r.via.map(|v| v.to_string()))).collect();
+        let via = |s: &str| Some(s.to_owned());
+        assert_eq!(
+            routes,
+            [
+                ("10.1.0.1/32".to_string(), None),
+                ("0.0.0.0/0".to_string(), via("10.1.0.1")),
+                ("::/0".to_string(), via("fd00::1")),
+                ("10.9.0.0/16".to_string(), None),
+            ],
+            "a gateway outside the subnet is on the link"
+        );
+        let macvlan = Uplink::Ipvlan { parent: "eth0".into(), mode: 0 };
+        let e = network.endpoint(&AttachSpec {
+            uplink: Some(macvlan),
+            mac: Some([2; 6]),
+            ..AttachSpec::default()
+        });
+        assert_eq!(e.mac, None, "an ipvlan has its parent's");
+    }
+
+    #[tokio::test]
+    async fn teardown_removes_what_is_ours() {
+        let (link, table, network) = open();
+        network.ensure_bridge(&BridgeSpec::new("b0", "10.1.0.1/24".parse().unwrap())).await.unwrap();
+        network.ensure_service_link(&[]).await.unwrap();
+        let theirs = BridgeLink {
+            name: "docker0".into(),
+            alias: String::new(),
+            mac: [0; 6],
+            mtu: None,
+            addresses: vec![],
+        };
+        link.ensure_bridge(&theirs).await.unwrap();
+        network.teardown().await.unwrap();
+        let left: Vec<_> = link.list().await.unwrap().into_iter().map(|l| l.name).collect();
+        assert_eq!(left, ["docker0"]);
+        assert!(table.state().chains.is_empty());
+    }
 }

@@ -131,6 +131,7 @@ impl PortMapper {
         let mut batch = Batch::new();
         let mut new: BTreeMap<Place, Held> = BTreeMap::new();
         let mut result = Vec::new();
+        let mut left = Vec::new();
         for m in mappings {
             if m.host_ip.is_ipv4() != m.container_ip.is_ipv4() {
                 let text = format!(
@@ -150,6 +151,7 @@ impl PortMapper {
                         continue;
                     }
                     batch.delete(set_of(m), vec![Element::new(key_of(m))]);
+                    left.push((place(m), held.mapping.container_ip));
                 }
                 if new.contains_key(&place(m)) {
                     return Err(taken(m, owner));
@@ -173,6 +175,12 @@ impl PortMapper {
             batch.add(hairpin_of(&mapping), vec![hairpin(mapping.container_ip)]);
             result.push(mapping);
             new.insert(place(&mapping), Held { owner: owner.into(), mapping, _reservation: reservation });
+        }
+        for (_, ip) in &left {
+            let others = state.iter().filter(|(p, _)| !left.iter().any(|(l, _)| l == *p)).map(|(_, h)| h);
+            if !others.chain(new.values()).any(|h| h.mapping.container_ip == *ip) {
+                batch.delete(port_sets(Family::of(*ip)).2, vec![hairpin(*ip)]);
+            }
         }
         self.firewall.apply(batch)?;
         // Datagrams that came before the port was published went elsewhere; their flows would go on doing so.
@@ -342,5 +350,70 @@ fn reserve(m: &PortMapping) -> Result<(Option<Socket>, u16)> {
         }
         Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => Err(taken(m, "")),
         Err(e) => Err(Error::io(format!("Bind for {}:{} failed", m.host_ip, m.host_port), e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nft::RecordingFirewall;
+
+    fn udp(host: &str, port: u16, to: &str) -> PortMapping {
+        let (host_ip, container_ip) = (host.parse().unwrap(), to.parse().unwrap());
+        PortMapping { proto: Proto::Udp, host_ip, host_port: port, container_ip, container_port: 53 }
+    }
+
+    fn table() -> Arc<RecordingFirewall> {
+        let table = Arc::new(RecordingFirewall::new());
+        table.apply(crate::rules::base()).unwrap();
+        table
+    }
+
+    #[test]
+    fn what_is_published_can_be_read_back() {
+        let table = table();
+        let ports = PortMapper::open(table.clone()).unwrap();
+        let wanted = [
+            udp("127.0.0.1", 0, "10.0.0.2"),
+            udp("0.0.0.0", 0, "10.0.0.2"),
+            udp("::", 0, "fd00::2"),
+            udp("::1", 0, "fd00::3"),
+        ];
+        let mut got = ports.publish("c1", &wanted).unwrap();
+        assert!(got.iter().all(|m| m.host_port > 0));
+        drop(ports);
+        let again = PortMapper::open(table.clone()).unwrap();
+        let mut read = again.published("c1");
+        (got.sort(), read.sort());
+        assert_eq!(read, got);
+        again.retain(|owner| owner != "c1").unwrap();
+        let fresh = self::table();
+        assert_eq!(table.state(), fresh.state(), "nothing is left, hairpins neither");
+    }
+
+    #[test]
+    fn all_or_nothing() {
+        let table = table();
+        let ports = PortMapper::open(table.clone()).unwrap();
+        let before = table.state();
+        let first = ports.publish("c1", &[udp("127.0.0.1", 0, "10.0.0.2")]).unwrap()[0];
+        let with = table.state();
+        let error = ports.publish(
+            "c2",
+            &[udp("127.0.0.2", 0, "10.0.0.3"), PortMapping { container_ip: [10, 0, 0, 3].into(), ..first }],
+        );
+        assert!(matches!(error, Err(Error::PortTaken { ref owner, .. }) if owner == "c1"), "{error:?}");
+        assert_eq!(table.state(), with);
+        let changed = PortMapping { container_ip: [10, 0, 0, 4].into(), ..first };
+        assert_eq!(ports.publish("c1", &[changed]).unwrap(), [changed], "one's own may be led elsewhere");
+        assert_eq!(ports.published("c1"), [changed]);
+        ports.unpublish("c1").unwrap();
+        ports.unpublish("c1").unwrap();
+        assert_eq!(table.state(), before);
+        assert!(
+            ports
+                .publish("c", &[PortMapping { proto: Proto::Sctp, ..udp("0.0.0.0", 0, "10.0.0.2") }])
+                .is_err()
+        );
     }
 }

@@ -224,3 +224,67 @@ pub(crate) fn remove_bridge(name: &str) -> Batch {
 pub(crate) fn bridge_of_chain(chain: &str) -> Option<&str> {
     chain.strip_prefix("from-")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nft::{Data, Firewall, RecordingFirewall};
+
+    fn spec(name: &str) -> BridgeSpec {
+        BridgeSpec::new(name, "10.1.0.1/24".parse().unwrap())
+    }
+
+    #[test]
+    fn the_static_part_is_the_same_when_applied_again() {
+        let table = RecordingFirewall::new();
+        table.apply(base()).unwrap();
+        let once = table.state();
+        table.apply(bridge(&spec("b0"))).unwrap();
+        let with = table.state();
+        table.apply(base()).unwrap();
+        assert_eq!(table.state(), with, "a new daemon disturbs no bridge");
+        table.apply(remove_bridge("b0")).unwrap();
+        assert_eq!(table.state(), once, "and nothing of a removed bridge is left");
+    }
+
+    #[test]
+    fn what_a_bridge_allows() {
+        let comments = |spec: &BridgeSpec, chain: &str| {
+            let table = RecordingFirewall::new();
+            table.apply(base()).unwrap();
+            table.apply(bridge(spec)).unwrap();
+            table.state().chains[chain].len()
+        };
+        // (icc, isolated, internal, masquerade) → rules in from-, to-, masquerade-
+        let cases = [
+            ((true, true, false, true), (0, 2, 2)),
+            ((false, true, false, true), (0, 2, 2)),
+            ((true, false, false, true), (0, 1, 2)),
+            ((true, false, true, true), (1, 2, 0)),
+            ((true, true, false, false), (0, 2, 0)),
+        ];
+        for ((icc, isolated, internal, masquerade), (from, to, masq)) in cases {
+            let spec = BridgeSpec { icc, isolated, internal, masquerade, ..spec("b0") };
+            let got =
+                (comments(&spec, "from-b0"), comments(&spec, "to-b0"), comments(&spec, "masquerade-b0"));
+            assert_eq!(got, (from, to, masq), "{spec:?}");
+        }
+        let six = BridgeSpec { gateway6: Some("fd00::1/64".parse().unwrap()), ..spec("b0") };
+        assert_eq!(comments(&six, "masquerade-b0"), 3, "one for each family");
+    }
+
+    #[test]
+    fn a_bridge_can_change() {
+        let table = RecordingFirewall::new();
+        table.apply(base()).unwrap();
+        table.apply(bridge(&spec("b0"))).unwrap();
+        let internal = BridgeSpec { internal: true, ..spec("b0") };
+        table.apply(bridge(&internal)).unwrap();
+        let fresh = RecordingFirewall::new();
+        fresh.apply(base()).unwrap();
+        fresh.apply(bridge(&internal)).unwrap();
+        assert_eq!(table.state(), fresh.state());
+        let verdict = table.state().sets[FORWARD_TO].values().next().cloned().unwrap();
+        assert_eq!(verdict.data, Data::Verdict(Verdict::Jump("to-b0".into())));
+    }
+}

@@ -324,3 +324,204 @@ fn balance(
         d.element(n.endpoints, Element::value(key::of(&[number(), key::number(index as u32)]), value(b)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn node() -> Node {
+        Node {
+            name: "here".into(),
+            cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+            service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
+            own: vec!["10.96.0.10".parse().unwrap()],
+        }
+    }
+
+    fn service(spec: Value) -> Service {
+        let mut whole = json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80, "protocol": "TCP"}]});
+        for (k, v) in spec.as_object().unwrap() {
+            whole[k] = v.clone();
+        }
+        let metadata = json!({"namespace": "ns", "name": "web"});
+        serde_json::from_value(json!({"metadata": metadata, "spec": whole})).unwrap()
+    }
+
+    /// Endpoints written as `ip node conditions`, where conditions are of `r`eady, `s`erving, `t`erminating; `-` none.
+    fn slice(endpoints: &[&str]) -> Slice {
+        let endpoint = |text: &&str| {
+            let [ip, node, flags] = text.split(' ').collect::<Vec<_>>()[..] else { panic!("{text}") };
+            let known = flags != "?";
+            let flag = |c| known.then(|| flags.contains(c));
+            json!({"addresses": [ip], "nodeName": node,
+                "conditions": {"ready": flag('r'), "serving": flag('s'), "terminating": flag('t')}})
+        };
+        let endpoints: Vec<_> = endpoints.iter().map(endpoint).collect();
+        let ports = json!([{"port": 8080, "protocol": "TCP", "name": ""}, {"port": 9, "protocol": "TCP", "name": "other"}]);
+        serde_json::from_value(json!({"addressType": "IPv4", "endpoints": endpoints, "ports": ports}))
+            .unwrap()
+    }
+
+    fn want(spec: Value, slices: &[Slice]) -> Desired {
+        desired(&node(), &service(spec), slices, &mut |list| list.len() as u32)
+    }
+
+    /// The sets and how many elements each has.
+    fn counts(d: &Desired) -> String {
+        let mut counts = BTreeMap::<&str, usize>::new();
+        d.elements.keys().for_each(|(set, _)| *counts.entry(set).or_default() += 1);
+        counts.iter().map(|(set, n)| format!("{set}:{n}")).collect::<Vec<_>>().join(" ")
+    }
+
+    fn chains(d: &Desired) -> String {
+        d.chains
+            .iter()
+            .map(|(name, rules)| format!("{}:{}", name.split('/').next().unwrap(), rules.len()))
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    #[test]
+    fn what_each_kind_of_service_needs() {
+        let two: &[Slice] = &[slice(&["10.244.0.1 here r", "10.244.1.1 there r"])];
+        let here: &[Slice] = &[slice(&["10.244.0.1 here r"])];
+        let there: &[Slice] = &[slice(&["10.244.1.1 there r"])];
+        let ports = json!([{"port": 80, "nodePort": 30000}]);
+        let lb = json!({"ingress": [{"ip": "192.0.2.1"}]});
+        let cases: Vec<(&str, Value, &[Slice], &str, &str)> = vec![
+            ("no endpoints", json!({}), &[], "refusals:1", ""),
+            ("one endpoint", json!({}), here, "hairpin-services:1 services:1", "service:2"),
+            ("two", json!({}), two, "endpoints:2 hairpin-services:1 services:1", "service:2"),
+            (
+                "affinity",
+                json!({"sessionAffinity": "ClientIP"}),
+                two,
+                "endpoints:2 hairpin-services:1 live-endpoints:2 services:1",
+                "service:3",
+            ),
+            ("headless", json!({"clusterIP": "None"}), two, "", ""),
+            ("external name", json!({"type": "ExternalName", "clusterIP": ""}), two, "", ""),
+            ("our DNS", json!({"clusterIP": "10.96.0.10"}), two, "", ""),
+            (
+                "a port that no slice has",
+                json!({"ports": [{"port": 80, "name": "x"}]}),
+                two,
+                "refusals:1",
+                "",
+            ),
+            ("another protocol", json!({"ports": [{"port": 80, "protocol": "UDP"}]}), two, "refusals:1", ""),
+            (
+                "node port",
+                json!({"type": "NodePort", "ports": ports}),
+                two,
+                "endpoints:2 hairpin-services:1 node-ports:1 services:1",
+                "external:1 service:2",
+            ),
+            (
+                "node port without endpoints",
+                json!({"type": "NodePort", "ports": ports}),
+                &[],
+                "refusals:1 refusals-node-ports:1",
+                "",
+            ),
+            (
+                "local node port",
+                json!({"type": "NodePort", "ports": ports, "externalTrafficPolicy": "Local"}),
+                two,
+                "endpoints:2 hairpin-services:1 node-ports:1 services:1",
+                "external:3 service:2",
+            ),
+            ("internal local, none here", json!({"internalTrafficPolicy": "Local"}), there, "refusals:1", ""),
+            (
+                "internal local, but from outside anywhere",
+                json!({"internalTrafficPolicy": "Local", "type": "NodePort", "ports": ports}),
+                two,
+                "endpoints:2 hairpin-services:1 node-ports:1 services:1",
+                "everywhere:1 external:1 service:2",
+            ),
+            (
+                "external addresses",
+                json!({"externalIPs": ["192.0.2.1", "fd00::1", "nonsense"]}),
+                two,
+                "endpoints:2 hairpin-services:1 services:2",
+                "external:1 service:2",
+            ),
+            (
+                "a node port of a ClusterIP Service is a leftover",
+                json!({"ports": ports}),
+                two,
+                "endpoints:2 hairpin-services:1 services:1",
+                "service:2",
+            ),
+        ];
+        for (what, spec, slices, elements, expected) in cases {
+            let d = want(spec, slices);
+            assert_eq!((counts(&d).as_str(), chains(&d).as_str()), (elements, expected), "{what}");
+        }
+        let mut balanced = service(json!({"loadBalancerSourceRanges": ["10.0.0.0/8", "fd00::/8"]}));
+        balanced.status = serde_json::from_value(json!({"loadBalancer": lb})).unwrap();
+        let d = desired(&node(), &balanced, two, &mut |_| 1);
+        assert_eq!(chains(&d), "external:1 service:2 sources:2");
+        balanced.status.load_balancer.ingress[0].ip_mode = "Proxy".into();
+        let d = desired(&node(), &balanced, two, &mut |_| 1);
+        assert_eq!(chains(&d), "service:2", "the balancer is a proxy of its own: traffic to it is not ours");
+    }
+
+    #[test]
+    fn which_endpoints_are_used() {
+        // endpoints → (all, local), by their last number
+        let cases: [(&[&str], &str, &str); 7] = [
+            (&["10.244.0.1 here r", "10.244.0.2 there r", "10.244.0.3 here s"], "1 2", "1"),
+            (&["10.244.0.1 here ?"], "1", "1"),
+            (&["10.244.0.1 here st", "10.244.0.2 there st"], "1 2", "1"),
+            (&["10.244.0.1 here st", "10.244.0.2 there r"], "2", "1"),
+            (&["10.244.0.1 here t", "10.244.0.2 there t"], "", ""),
+            (&["10.244.0.1 here r", "10.244.0.1 here r"], "1", "1"),
+            (&["fd00::1 here r", "nonsense here r"], "", ""),
+        ];
+        for (endpoints, all, local) in cases {
+            let port = ServicePort { port: 80, ..ServicePort::default() };
+            let got = backends(&node(), &port, Proto::Tcp, Family::V4, &[slice(endpoints)]);
+            let show = |set: &BTreeSet<Backend>| {
+                let last = |b: &Backend| b.0.to_string().rsplit('.').next().unwrap().to_owned();
+                set.iter().map(last).collect::<Vec<_>>().join(" ")
+            };
+            assert_eq!((show(&got.all).as_str(), show(&got.local).as_str()), (all, local), "{endpoints:?}");
+        }
+    }
+
+    #[test]
+    fn two_families() {
+        let spec = json!({"clusterIPs": ["10.96.0.1", "fd00:96::1"]});
+        let mut six = slice(&["fd00:244::1 here r"]);
+        six.address_type = "IPv6".into();
+        let d = want(spec, &[slice(&["10.244.0.1 here r"]), six]);
+        assert_eq!(counts(&d), "hairpin-services:1 hairpin-services6:1 services:1 services6:1");
+        assert!(d.chains.contains_key("service/ns/web/tcp/80/6"));
+    }
+
+    #[test]
+    fn stale_udp_flows() {
+        let ports = json!([{"port": 53, "protocol": "UDP", "nodePort": 30053}]);
+        let mut with = slice(&["10.244.0.1 here r"]);
+        with.ports = serde_json::from_value(json!([{"port": 5353, "protocol": "UDP"}])).unwrap();
+        let d = want(json!({"type": "NodePort", "ports": ports}), &[with]);
+        let flow = |to: &str, answers: &str| {
+            let at = |s: &str| s.parse::<std::net::SocketAddr>().map(|a| (a.ip(), a.port())).unwrap();
+            Flow { proto: 17, source: at("10.244.0.9:1"), destination: at(to), answers: at(answers) }
+        };
+        let cases = [
+            ("10.96.0.1:53", "10.244.0.1:5353", false),
+            ("10.96.0.1:53", "10.244.0.2:5353", true),
+            ("10.96.0.1:53", "10.96.0.1:53", true),
+            ("10.96.0.2:53", "10.96.0.2:53", false),
+            ("192.168.1.1:30053", "10.244.0.2:5353", true),
+        ];
+        for (to, answers, stale) in cases {
+            assert_eq!(d.udp[0].is_stale(&flow(to, answers)), stale, "{to} {answers}");
+        }
+        let tcp = Flow { proto: 6, ..flow("10.96.0.1:53", "10.96.0.1:53") };
+        assert!(!d.udp[0].is_stale(&tcp));
+    }
+}

@@ -166,3 +166,121 @@ impl Changes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desired::{Node, desired};
+    use crate::model::{Service, Slice};
+    use crate::tables;
+    use network::nft::{Firewall, RecordingFirewall};
+    use serde_json::json;
+
+    fn owner(n: u64) -> Owner {
+        ("ns".into(), format!("s{n}"))
+    }
+
+    fn opened(node: &Node) -> RecordingFirewall {
+        let table = RecordingFirewall::new();
+        table.apply(network::rules::base()).unwrap();
+        table.apply(tables::base(node)).unwrap();
+        table
+    }
+
+    /// A Service and its endpoints, drawn at random; many share addresses, ports and pods.
+    fn draw(draw: &mut dyn FnMut(u64) -> u64, n: u64) -> (Service, Vec<Slice>) {
+        let service = json!({
+            "metadata": {"namespace": "ns", "name": format!("s{n}")},
+            "spec": {
+                "type": (["ClusterIP", "NodePort"][draw(2) as usize]),
+                "clusterIP": format!("10.96.0.{n}"),
+                "sessionAffinity": (["None", "ClientIP"][draw(2) as usize]),
+                "externalTrafficPolicy": (["Cluster", "Local"][draw(2) as usize]),
+                "internalTrafficPolicy": (["Cluster", "Local"][draw(2) as usize]),
+                "externalIPs": (0..draw(3)).map(|_| format!("192.0.2.{}", draw(3))).collect::<Vec<_>>(),
+                "ports": [{"port": 80 + draw(2), "nodePort": 30000 + draw(3)}],
+            },
+        });
+        let endpoints: Vec<_> = (0..draw(4))
+            .map(|_| json!({"addresses": [format!("10.244.0.{}", draw(5))], "nodeName": (["here", "there"][draw(2) as usize])}))
+            .collect();
+        let slice = json!({"addressType": "IPv4", "endpoints": endpoints, "ports": [{"port": 8080}]});
+        (serde_json::from_value(service).unwrap(), vec![serde_json::from_value(slice).unwrap()])
+    }
+
+    /// Whatever changes in whatever order: the differences lead to the same table as making it anew.
+    #[test]
+    fn differences_add_up() {
+        for seed in 1..60u64 {
+            let mut x = seed;
+            let mut random = move |below: u64| {
+                x = x.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (x >> 33) % below
+            };
+            let node = Node {
+                name: "here".into(),
+                cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+                ..Node::default()
+            };
+            let table = opened(&node);
+            let mut plan = Plan::default();
+            for step in 0..25 {
+                let mut changes = Changes::default();
+                for _ in 0..=random(3) {
+                    let n = random(5);
+                    let new = if random(4) == 0 {
+                        Desired::default()
+                    } else {
+                        let (service, slices) = draw(&mut random, n);
+                        desired(&node, &service, &slices, &mut |list| plan.id(list))
+                    };
+                    plan.set(&owner(n), new, &mut changes);
+                }
+                table.apply(plan.batch(changes)).unwrap_or_else(|e| panic!("seed {seed}, step {step}: {e}"));
+                let fresh = opened(&node);
+                fresh.apply(plan.whole(&BTreeSet::new())).unwrap();
+                assert_eq!(table.state(), fresh.state(), "seed {seed}, step {step}");
+            }
+            // A new daemon, which knows other Services, takes the table over in one transaction.
+            let mut other = Plan::default();
+            let (service, slices) = draw(&mut random, 3);
+            let wanted = desired(&node, &service, &slices, &mut |list| other.id(list));
+            other.set(&owner(3), wanted, &mut Changes::default());
+            let present = table.chains().unwrap().into_iter().collect();
+            let mut batch = tables::base(&node);
+            batch.extend(other.whole(&present));
+            table.apply(batch).unwrap();
+            let fresh = opened(&node);
+            fresh.apply(other.whole(&BTreeSet::new())).unwrap();
+            assert_eq!(table.state(), fresh.state(), "seed {seed}, taken over");
+        }
+    }
+
+    #[test]
+    fn nothing_changed_is_nothing_to_do() {
+        let mut plan = Plan::default();
+        let mut x = 0;
+        let mut count = move |below: u64| {
+            x += 1;
+            x % below
+        };
+        let (service, slices) = draw(&mut count, 1);
+        let node = Node::default();
+        for first in [true, false] {
+            let wanted = desired(&node, &service, &slices, &mut |list| plan.id(list));
+            let mut changes = Changes::default();
+            plan.set(&owner(1), wanted, &mut changes);
+            assert_eq!(plan.batch(changes).is_empty(), !first);
+        }
+    }
+
+    #[test]
+    fn numbers_are_stable_and_unique() {
+        let mut plan = Plan::default();
+        let a = plan.id("service/a");
+        assert_eq!(plan.id("service/a"), a);
+        assert_eq!(Plan::default().id("service/a"), a);
+        plan.ids.insert(Plan::default().id("service/b"), "something else".into());
+        assert_eq!(plan.id("service/b"), Plan::default().id("service/b").wrapping_add(1));
+    }
+}

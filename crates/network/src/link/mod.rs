@@ -2,6 +2,7 @@
 
 mod netlink;
 mod recording;
+mod requests;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
