@@ -341,21 +341,18 @@ pub(super) fn reopen(runtime: &ShimRuntime, path: &Path) -> Result<Option<Arc<Ha
     let record = bundle::record_path(&runtime.state_dir, &config.id);
     let mut live = Live { pid: 0, status: Status::Stopped, started_at: None };
     let mut connection = None;
-    if let Ok(socket) = link::connect(path) {
-        match link::read_hello(&socket) {
-            Ok(protocol::Event::Hello { pid, started_at }) => {
-                let frozen = cgroup.as_ref().is_some_and(Cgroup::frozen);
-                let status = match (started_at, frozen) {
-                    (None, _) => Status::Created,
-                    (Some(_), true) => Status::Paused,
-                    (Some(_), false) => Status::Running,
-                };
-                live = Live { pid, status, started_at };
-                connection = Some(socket);
-            }
-            // It ended while we asked: its record is there.
-            Ok(_) | Err(_) => {}
-        }
+    // If it ends while it is asked, its record is there.
+    if let Ok(socket) = link::connect(path)
+        && let Ok(protocol::Event::Hello { pid, started_at }) = link::read_hello(&socket)
+    {
+        let frozen = cgroup.as_ref().is_some_and(Cgroup::frozen);
+        let status = match (started_at, frozen) {
+            (None, _) => Status::Created,
+            (Some(_), true) => Status::Paused,
+            (Some(_), false) => Status::Running,
+        };
+        live = Live { pid, status, started_at };
+        connection = Some(socket);
     }
     let handle = Arc::new(Handle {
         id: config.id.clone(),

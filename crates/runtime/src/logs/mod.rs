@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     fn line(n: u32) -> String {
-        let stream = if n % 2 == 0 { "stdout" } else { "stderr" };
+        let stream = if n.is_multiple_of(2) { "stdout" } else { "stderr" };
         format!("{{\"log\":\"line {n}\\n\",\"stream\":\"{stream}\",\"time\":\"2026-01-01T00:00:{n:02}Z\"}}\n")
     }
 

@@ -210,10 +210,10 @@ impl Ready {
         if let Err(e) = sys::process::cloexec_from(3).step(|| "close descriptors".into()) {
             return e;
         }
-        if let Some((program, flags)) = self.late_filter {
-            if let Err(e) = program.load(flags).step(|| "load the seccomp filter".into()) {
-                return e;
-            }
+        if let Some((program, flags)) = self.late_filter
+            && let Err(e) = program.load(flags).step(|| "load the seccomp filter".into())
+        {
+            return e;
         }
         let Err(e) = nix::unistd::execve(&self.program, &self.args, &self.env);
         let kind = match e {

@@ -40,7 +40,7 @@ pub(super) fn mount_root(rootfs: &Rootfs, place: &Path, linux: Option<&Linux>) -
     mount::set_root_propagation(first).step(|| "set mount propagation".into())?;
     let tree = match rootfs {
         Rootfs::Overlay { lower, upper, work, .. } => {
-            mount::overlay(lower, Some((upper, work)), &["index=off".into()], 0)
+            mount::overlay(lower, Some((upper, work)), &overlay_options(), 0)
                 .step(|| format!("mount overlay of {} layers, upper {}", lower.len(), upper.display()))?
         }
         Rootfs::Path { path, .. } => {
@@ -55,6 +55,12 @@ pub(super) fn mount_root(rootfs: &Rootfs, place: &Path, linux: Option<&Linux>) -
             .step(|| "share the root's mounts".into())?;
     }
     Ok(tree)
+}
+
+/// Everything that the container changes must be plain to see in its upper layer (for diff and commit), and the layer
+/// may be mounted again before an earlier mount of it has been let go of.
+fn overlay_options() -> [String; 3] {
+    ["redirect_dir=off", "metacopy=off", "index=off"].map(String::from)
 }
 
 /// Makes every mount of the specification, in its order.

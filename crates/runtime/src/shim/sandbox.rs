@@ -106,10 +106,10 @@ impl Sandbox {
             if quit {
                 break;
             }
-            if accept {
-                if let Ok(fd) = rustix::net::accept_with(&self.listener, rustix::net::SocketFlags::CLOEXEC) {
-                    connect(fd, &mut connections);
-                }
+            if accept
+                && let Ok(fd) = rustix::net::accept_with(&self.listener, rustix::net::SocketFlags::CLOEXEC)
+            {
+                connect(fd, &mut connections);
             }
         }
         if let Some(pid) = self.child {

@@ -452,11 +452,9 @@ impl Server {
     }
 
     fn signal(&mut self, signal: i32, all: bool) -> Result<Answer, Failure> {
-        if all {
-            if let Some(cgroup) = &self.cgroup {
-                cgroup.signal_all(signal).step(|| format!("send signal {signal}"))?;
-                return Ok(Answer::default());
-            }
+        if all && let Some(cgroup) = &self.cgroup {
+            cgroup.signal_all(signal).step(|| format!("send signal {signal}"))?;
+            return Ok(Answer::default());
         }
         match self.process(FIRST) {
             // Not reaped yet, so the number is still its own.
@@ -614,12 +612,11 @@ impl Server {
             Read::Nothing | Read::End => return false,
         };
         let data = &self.buffer[..n];
-        if key == FIRST {
-            if let Some(log) = &mut self.log {
-                if let Err(e) = log.write(stream, data) {
-                    eprintln!("log: {e}");
-                }
-            }
+        if key == FIRST
+            && let Some(log) = &mut self.log
+            && let Err(e) = log.write(stream, data)
+        {
+            eprintln!("log: {e}");
         }
         let kind = if stream == Stream::Stdout { protocol::STDOUT } else { protocol::STDERR };
         for (_, c) in &mut self.connections {
@@ -657,10 +654,10 @@ impl Server {
         let starter = p.starter.take();
         let exec_id = p.exec_id.clone();
         if key == FIRST {
-            if let Some(log) = &mut self.log {
-                if let Err(e) = log.finish() {
-                    eprintln!("log: {e}");
-                }
+            if let Some(log) = &mut self.log
+                && let Err(e) = log.finish()
+            {
+                eprintln!("log: {e}");
             }
             self.record(exit);
         }

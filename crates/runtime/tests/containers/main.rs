@@ -1,6 +1,9 @@
 //! Real containers on busybox, as root. The test binary is its own shim: `ShimRuntime` re-executes it with `shim`, so
 //! there is no test harness, only a list of checks. Each has a run folder, a cgroup and a root of its own.
 
+// The lint exempts what is compiled with the test harness only.
+#![allow(clippy::unwrap_used)]
+
 mod checks;
 mod world;
 

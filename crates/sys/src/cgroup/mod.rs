@@ -178,10 +178,10 @@ impl Cgroup {
     pub fn create(&self) -> io::Result<()> {
         let mut done = BTreeSet::new();
         for controller in ALWAYS {
-            if let Some(dir) = self.v1_dir(controller) {
-                if done.insert(dir.clone()) {
-                    self.make_v1(&dir)?;
-                }
+            if let Some(dir) = self.v1_dir(controller)
+                && done.insert(dir.clone())
+            {
+                self.make_v1(&dir)?;
             }
         }
         if let Some(mount) = &self.hierarchies.v2 {
@@ -315,12 +315,11 @@ impl Cgroup {
 
     /// Sends a signal to every process in it. SIGKILL is sent again until none is left that was not sent one.
     pub fn signal_all(&self, signal: i32) -> io::Result<()> {
-        if signal == libc::SIGKILL {
-            if let Some(dir) = self.v2_dir() {
-                if write(&dir.join("cgroup.kill"), "1").is_ok() {
-                    return Ok(());
-                }
-            }
+        if signal == libc::SIGKILL
+            && let Some(dir) = self.v2_dir()
+            && write(&dir.join("cgroup.kill"), "1").is_ok()
+        {
+            return Ok(());
         }
         let mut sent = BTreeSet::new();
         loop {
@@ -419,11 +418,29 @@ impl Cgroup {
     pub fn delete(&self) -> io::Result<()> {
         let mut result = Ok(());
         for (_, dir) in self.folders() {
-            if let Err(e) = remove_tree(&dir) {
+            if let Err(e) = remove_folder(&dir) {
                 result = Err(context("remove cgroup", &dir)(e));
             }
         }
         result
+    }
+}
+
+/// Removes a group and every group below it, killing what is left in them: for taking a whole instance down.
+pub fn remove_tree(path: &str) -> io::Result<()> {
+    let group = Cgroup::at(&Hierarchies::find()?, path)?;
+    group.signal_all(libc::SIGKILL)?;
+    // Killed processes go soon; version 1 has no event for the last one, so a few tries have to do.
+    let mut pause = 1_000_000;
+    loop {
+        match group.delete() {
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy && pause < 1_000_000_000 => {
+                let time = rustix::thread::Timespec { tv_sec: 0, tv_nsec: pause };
+                let _ = rustix::thread::nanosleep(&time);
+                pause *= 2;
+            }
+            other => return other,
+        }
     }
 }
 
@@ -461,14 +478,14 @@ fn subfolders(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(out)
 }
 
-fn remove_tree(dir: &Path) -> io::Result<()> {
+fn remove_folder(dir: &Path) -> io::Result<()> {
     match rustix::fs::rmdir(dir) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::BUSY) => {}
         Err(e) => return Err(e.into()),
     }
     for below in subfolders(dir)? {
-        remove_tree(&below)?;
+        remove_folder(&below)?;
     }
     match rustix::fs::rmdir(dir) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),

@@ -151,7 +151,7 @@ impl Program {
 
     /// Takes back what `as_bytes` gave.
     pub fn from_bytes(bytes: Vec<u8>) -> io::Result<Self> {
-        if bytes.is_empty() || bytes.len() % 8 != 0 || bytes.len() / 8 > BPF_MAXINSNS {
+        if bytes.is_empty() || !bytes.len().is_multiple_of(8) || bytes.len() / 8 > BPF_MAXINSNS {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "not a BPF program"));
         }
         Ok(Self(bytes))
