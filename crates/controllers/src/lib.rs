@@ -7,19 +7,27 @@
 //! No controller keeps anything in memory that a restart would lose. They speak to the API server only, as clients.
 
 mod children;
+mod cron;
+mod daemonset;
 mod deployment;
 mod endpoints;
 mod endpointslice;
 mod gc;
+mod job;
 mod machine;
 mod namespace;
+mod node;
+mod pod;
 mod replicas;
+mod revisions;
 mod root_ca;
 mod service;
 mod service_account;
+mod statefulset;
 #[cfg(test)]
 mod testing;
 mod view;
+mod volume;
 
 use std::sync::Arc;
 
@@ -47,6 +55,14 @@ pub async fn run(options: Options, client: Client, informers: Informers, shutdow
     machine.start(namespace::Namespaces::new(&machine));
     machine.start(service_account::ServiceAccounts::new(&machine));
     machine.start(root_ca::RootCa::new(&machine, options.pki.ca_pem()));
+    machine.start(daemonset::DaemonSets::new(&machine));
+    machine.start(statefulset::StatefulSets::new(&machine));
+    machine.start(job::Jobs::new(&machine));
+    machine.start(cron::CronJobs::new(&machine));
+    machine.start(node::Nodes::new(&machine));
+    machine.start(pod::Collector::new(&machine));
+    machine.start(volume::Volumes::new(&machine));
+    machine.start(volume::Claims::new(&machine));
     gc::start(&machine);
     shutdown.cancelled().await;
     machine.stopped().await;
