@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use client::{Client, Informer, Informers, Recorder, gvr};
 use ipnet::IpNet;
 use network::Ipam;
+use tokio_util::sync::CancellationToken;
 
 use crate::Options;
 use crate::env::{Facts, Sources};
@@ -48,13 +49,20 @@ pub struct Context {
     pub pulls: Pulls,
     /// The pods of this node.
     pub registry: Registry,
+    /// Ends everything that belongs to this kubelet.
+    pub shutdown: CancellationToken,
     /// Set once the node has its range.
     pub network: OnceLock<PodNetwork>,
 }
 
 impl Context {
     /// For these options.
-    pub fn new(options: Options, client: Client, informers: &Informers) -> Arc<Self> {
+    pub fn new(
+        options: Options,
+        client: Client,
+        informers: &Informers,
+        shutdown: CancellationToken,
+    ) -> Arc<Self> {
         let recorder = Recorder::new(client.clone(), "kubelet", &options.instance.node_name);
         let machine = Machine::here(&options.instance.data_dir);
         Arc::new(Self {
@@ -66,6 +74,7 @@ impl Context {
             tokens: Tokens::default(),
             pulls: Pulls::default(),
             registry: Registry::default(),
+            shutdown,
             network: OnceLock::new(),
             options,
             client,

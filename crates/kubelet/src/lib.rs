@@ -99,7 +99,7 @@ pub async fn run(
     informers: Informers,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    let context = context::Context::new(options, client, &informers);
+    let context = context::Context::new(options, client, &informers, shutdown.clone());
     let listener = server::bind(&context).await?;
     let left = manager::leftovers(&context).await?;
     let node = node::register(&context, &shutdown).await?;

@@ -131,6 +131,8 @@ impl Worker {
                 }
             };
             tokio::select! {
+                // What runs goes on; what was half done is found by the next kubelet.
+                () = self.context.shutdown.cancelled() => return,
                 message = self.messages.recv() => match message {
                     Some(message) => self.take(message),
                     None => break,

@@ -1,0 +1,285 @@
+//! A whole kubelet on fakes, under a paused clock: pods come, run, fail, end and are found again.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::Object;
+use base::Instance;
+use client::fake::Fake;
+use client::{Client, Informers, gvr};
+use image::{Config, ImageStore, NewImage};
+use network::Network;
+use network::link::RecordingLink;
+use network::nft::RecordingFirewall;
+use runtime::Runtime;
+use runtime::fake::FakeRuntime;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+struct Rig {
+    _temp: tempfile::TempDir,
+    fake: Fake,
+    client: Client,
+    runtime: Arc<FakeRuntime>,
+    options: kubelet::Options,
+    running: Option<(CancellationToken, JoinHandle<()>)>,
+}
+
+impl Rig {
+    async fn new() -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        let (data, run) = (temp.path().join("data"), temp.path().join("run"));
+        std::fs::create_dir_all(&data).unwrap();
+        let mut instance = Instance::new(&data, &run, "node", IpAddr::from([127, 0, 0, 1]));
+        instance.kubelet_port = 0;
+        let images = ImageStore::open(&data).await.unwrap();
+        let config = Config { cmd: Some(vec!["serve".into()]), ..Config::default() };
+        let image = images.create(NewImage { config, ..NewImage::default() }).await.unwrap();
+        images.tag(&image.id, "app:1").await.unwrap();
+        let network =
+            Network::open(&instance, Arc::new(RecordingLink::new()), Arc::new(RecordingFirewall::new()))
+                .unwrap();
+        let pki = pki::Pki::open(&data.join("pki")).unwrap();
+        let tls = pki.server_config("node", &[], &[instance.node_ip], pki::ClientAuth::Required).unwrap();
+        let runtime = FakeRuntime::new();
+        let (fake, client) = Fake::new();
+        let options = kubelet::Options {
+            instance,
+            runtime: runtime.clone(),
+            images,
+            network,
+            tls: Arc::new(tls),
+            dns: None,
+            manifests: None,
+            version: "v1.36.0".into(),
+        };
+        let mut rig = Self { _temp: temp, fake, client, runtime, options, running: None };
+        rig.start();
+        rig
+    }
+
+    fn start(&mut self) {
+        let shutdown = CancellationToken::new();
+        let informers = Informers::new(self.client.clone(), shutdown.clone());
+        let run = kubelet::run(self.options.clone(), self.client.clone(), informers, shutdown.clone());
+        self.running = Some((shutdown, tokio::spawn(async move { run.await.unwrap() })));
+    }
+
+    async fn stop(&mut self) {
+        if let Some((shutdown, task)) = self.running.take() {
+            shutdown.cancel();
+            task.await.unwrap();
+        }
+    }
+
+    fn put(&self, name: &str, spec: Value) {
+        let mut spec = spec;
+        spec["nodeName"] = "node".into();
+        self.fake.put(
+            &gvr::PODS,
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "ns"}, "spec": spec}),
+        );
+    }
+
+    fn pod(&self, name: &str) -> Option<Arc<Object>> {
+        self.fake.get(&gvr::PODS, "ns", name)
+    }
+
+    fn delete(&self, name: &str, grace: i64) {
+        let mut pod = self.pod(name).unwrap().value().clone();
+        pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        pod["metadata"]["deletionGracePeriodSeconds"] = grace.into();
+        self.fake.put(&gvr::PODS, pod);
+    }
+
+    /// Waits, in virtual time, until the pod's status is as wanted.
+    async fn until(&self, name: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        for _ in 0..10_000 {
+            if let Some(pod) = self.pod(name)
+                && wanted(pod.status())
+            {
+                return pod.status().clone();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!(
+            "{name} did not become {what}: {:#}",
+            self.pod(name).map(|p| p.value().clone()).unwrap_or_default()
+        );
+    }
+
+    async fn gone(&self, name: &str) {
+        for _ in 0..10_000 {
+            if self.pod(name).is_none() && self.runtime.sandboxes().await.unwrap().is_empty() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{name} is still there");
+    }
+
+    /// The ids of running containers.
+    async fn ids(&self) -> Vec<String> {
+        let list = self.runtime.list().await.unwrap();
+        list.into_iter().filter(|s| s.status == runtime::Status::Running).map(|s| s.id).collect()
+    }
+
+    fn events(&self) -> Vec<String> {
+        self.fake.all(&gvr::EVENTS).iter().map(|e| e.value()["reason"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+fn one(extra: Value) -> Value {
+    let mut container = json!({"name": "c", "image": "app:1", "imagePullPolicy": "IfNotPresent"});
+    for (key, value) in extra.as_object().unwrap() {
+        container[key] = value.clone();
+    }
+    json!({"containers": [container], "restartPolicy": "Always", "terminationGracePeriodSeconds": 5})
+}
+
+fn running(status: &Value) -> bool {
+    status["containerStatuses"][0]["state"]["running"].is_object()
+}
+
+fn reason(status: &Value) -> &str {
+    status["containerStatuses"][0]["state"]["waiting"]["reason"].as_str().unwrap_or_default()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_comes_and_goes() {
+    let mut rig = Rig::new().await;
+    rig.put("a", one(json!({})));
+    let status = rig.until("a", "Running", |s| s["phase"] == "Running").await;
+    assert_eq!(status["podIP"], "10.244.0.2");
+    assert!(
+        status["conditions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|c| c["type"] == "Ready" && c["status"] == "True")
+    );
+    let node = rig.fake.get(&gvr::NODES, "", "node").unwrap();
+    assert_eq!(node.spec()["podCIDR"], "10.244.0.0/24");
+    assert!(rig.fake.get(&gvr::LEASES, "kube-node-lease", "node").is_some());
+    let ids = rig.ids().await;
+    let spec = rig.runtime.state(&ids[0]).await.unwrap().spec;
+    assert_eq!(spec.labels["io.kubernetes.container.name"], "c");
+    assert_eq!(spec.oci.process().as_ref().unwrap().args().as_ref().unwrap(), &["serve"]);
+    rig.delete("a", 5);
+    rig.gone("a").await;
+    assert_eq!(rig.runtime.signals(&ids[0]).first().copied().unwrap_or(15), 15);
+    assert!(rig.runtime.list().await.unwrap().is_empty());
+    for reason in ["Pulled", "Created", "Started", "Killing"] {
+        assert!(rig.events().iter().any(|r| r == reason), "{reason} of {:?}", rig.events());
+    }
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn crashes_wait_longer_each_time() {
+    let mut rig = Rig::new().await;
+    rig.put("a", one(json!({})));
+    for restarts in 0..2 {
+        let is = |s: &Value| running(s) && s["containerStatuses"][0]["restartCount"] == restarts;
+        rig.until("a", "running again", is).await;
+        rig.runtime.exit(&rig.ids().await[0], 1);
+    }
+    let status = rig.until("a", "CrashLoopBackOff", |s| reason(s) == "CrashLoopBackOff").await;
+    assert_eq!(status["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 1);
+    assert_eq!(status["phase"], "Running");
+    let began = tokio::time::Instant::now();
+    rig.until("a", "running after the back-off", running).await;
+    let waited = began.elapsed();
+    assert!((9..=11).contains(&waited.as_secs()), "{waited:?}");
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_kubelet_finds_everything_running() {
+    let mut rig = Rig::new().await;
+    rig.put("a", one(json!({})));
+    rig.put("b", one(json!({})));
+    for name in ["a", "b"] {
+        rig.until(name, "Running", running).await;
+    }
+    let before = rig.ids().await;
+    rig.stop().await;
+    rig.fake.remove(&gvr::PODS, "ns", "b");
+    rig.start();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let status = rig.until("a", "Running", running).await;
+    assert_eq!(status["containerStatuses"][0]["restartCount"], 0);
+    let after = rig.ids().await;
+    assert_eq!(after.len(), 1);
+    assert!(before.contains(&after[0]));
+    // Its end is seen by the new one.
+    rig.runtime.exit(&after[0], 0);
+    rig.until("a", "restarted", |s| running(s) && s["containerStatuses"][0]["restartCount"] == 1).await;
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_never_restarts_ends() {
+    let mut rig = Rig::new().await;
+    let mut spec = one(json!({}));
+    spec["restartPolicy"] = "Never".into();
+    rig.put("a", spec);
+    rig.until("a", "Running", running).await;
+    rig.runtime.exit(&rig.ids().await[0], 3);
+    let status = rig.until("a", "Failed", |s| s["phase"] == "Failed").await;
+    assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["exitCode"], 3);
+    rig.delete("a", 0);
+    rig.gone("a").await;
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_missing_is_said_and_waited_for() {
+    let mut rig = Rig::new().await;
+    rig.put("image", one(json!({"image": "none:1", "imagePullPolicy": "Never"})));
+    rig.until("image", "ErrImageNeverPull", |s| reason(s) == "ErrImageNeverPull").await;
+    rig.put("name", one(json!({"image": "NO GOOD"})));
+    rig.until("name", "InvalidImageName", |s| reason(s) == "InvalidImageName").await;
+    rig.put("map", one(json!({"envFrom": [{"configMapRef": {"name": "m"}}]})));
+    rig.until("map", "CreateContainerConfigError", |s| reason(s) == "CreateContainerConfigError").await;
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m", "namespace": "ns"}, "data": {"K": "V"}});
+    rig.fake.put(&gvr::CONFIG_MAPS, map);
+    let began = tokio::time::Instant::now();
+    rig.until("map", "Running", running).await;
+    assert!(began.elapsed() < Duration::from_secs(2), "the change of the ConfigMap wakes the pod");
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_liveness_probe_restarts_the_container() {
+    let mut rig = Rig::new().await;
+    rig.runtime.on_exec(|_, _| (b"no".to_vec(), 1));
+    rig.put(
+        "a",
+        one(
+            json!({"livenessProbe": {"exec": {"command": ["x"]}, "periodSeconds": 1, "failureThreshold": 2}}),
+        ),
+    );
+    rig.until("a", "restarted", |s| running(s) && s["containerStatuses"][0]["restartCount"] == 1).await;
+    assert!(rig.events().iter().any(|r| r == "Unhealthy"));
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn readiness_follows_its_probe() {
+    let mut rig = Rig::new().await;
+    let good = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let answer = good.clone();
+    rig.runtime
+        .on_exec(move |_, _| (Vec::new(), i32::from(!answer.load(std::sync::atomic::Ordering::Relaxed))));
+    rig.put("a", one(json!({"readinessProbe": {"exec": {"command": ["x"]}, "periodSeconds": 1}})));
+    let status = rig.until("a", "Running", running).await;
+    assert_eq!(status["containerStatuses"][0]["ready"], false);
+    good.store(true, std::sync::atomic::Ordering::Relaxed);
+    rig.until("a", "ready", |s| s["containerStatuses"][0]["ready"] == true).await;
+    good.store(false, std::sync::atomic::Ordering::Relaxed);
+    rig.until("a", "not ready", |s| s["containerStatuses"][0]["ready"] == false).await;
+    rig.stop().await;
+}
