@@ -4,7 +4,8 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 
 use super::client::Remote;
 use super::manifest::{Descriptor, Index, Manifest, is_index, media};
@@ -105,7 +106,9 @@ impl ImageStore {
             }
         }
         let layers: Vec<Layer> = {
-            let work = pairs.iter().map(|(d, diff_id)| self.pull_layer(remote, d, diff_id, progress));
+            // Boxed, because the compiler cannot see that these futures may go to another thread otherwise.
+            let work: Vec<BoxFuture<'_, Result<Layer>>> =
+                pairs.iter().map(|(d, diff_id)| self.pull_layer(remote, d, diff_id, progress).boxed()).collect();
             let mut running = futures::stream::iter(work).buffered(PARALLEL);
             let mut layers = Vec::new();
             while let Some(layer) = running.next().await {
@@ -283,5 +286,18 @@ impl Read for Pieces {
             });
         }
         Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Servers run these on whatever thread is free.
+    #[allow(dead_code)]
+    fn pulls_and_pushes_may_move_between_threads(store: &Arc<ImageStore>, progress: &ProgressSender) {
+        fn is_send<T: Send>(_: T) {}
+        is_send(store.pull("", None, None, progress.clone()));
+        is_send(store.push("", None, progress.clone()));
     }
 }

@@ -4,7 +4,8 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
@@ -81,7 +82,9 @@ impl ImageStore {
             tell(progress, short(diff_id), "Preparing").await;
         }
         let blobs = {
-            let work = image.diff_ids().iter().map(|d| self.push_layer(remote, tag, d, progress));
+            // Boxed, because the compiler cannot see that these futures may go to another thread otherwise.
+            let work: Vec<BoxFuture<'_, Result<(String, db::LayerBlob)>>> =
+                image.diff_ids().iter().map(|d| self.push_layer(remote, tag, d, progress).boxed()).collect();
             let mut running = futures::stream::iter(work).buffered(PARALLEL);
             let mut blobs = Vec::new();
             while let Some(blob) = running.next().await {
