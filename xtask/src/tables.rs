@@ -126,8 +126,14 @@ fn type_table(types: &BTreeMap<String, Value>, messages: &BTreeMap<String, Value
     Ok(out)
 }
 
+/// The protobuf message of a type: `io.k8s.api.core.v1.Pod` is `k8s.io.api.core.v1.Pod`.
 fn message_name(type_name: &str) -> String {
-    type_name.strip_prefix("io.").unwrap_or(type_name).to_owned()
+    format!("k8s.io.{}", type_name.strip_prefix("io.k8s.").unwrap_or(type_name).replace('-', "_"))
+}
+
+/// The type of a protobuf message.
+fn type_name(message: &str) -> String {
+    format!("io.k8s.{}", message.strip_prefix("k8s.io.").unwrap_or(message))
 }
 
 fn known_message(type_name: &str, messages: &BTreeMap<String, Value>) -> bool {
@@ -166,19 +172,30 @@ impl Facts<'_> {
     }
 
     fn in_message(&self, message: &str, field: &str, depth: u8) -> Option<(Vec<u64>, String)> {
-        if let Some(row) = self.messages.get(message).and_then(|m| m.get(field)).and_then(Value::as_array) {
+        let row = self.messages.get(message).and_then(|m| m.get(field).or_else(|| m.get(alias(field))));
+        if let Some(row) = row.and_then(Value::as_array) {
             return Some((vec![row.first()?.as_u64()?], odd(row.get(1)?.as_str().unwrap_or_default())));
         }
         if depth > 3 {
             return None;
         }
-        let owner = format!("io.{message}");
+        let owner = type_name(message);
         let facts = self.types.get(&owner)?["fields"].get(field)?;
         if facts["pb"].is_null() && facts["inl"].is_null() {
             return None;
         }
         self.numbers(&owner, field, facts, depth + 1)
     }
+}
+
+/// What protobuf calls a field whose JSON name is no identifier: `$ref`, `x-kubernetes-list-type`.
+fn alias(field: &str) -> String {
+    let mut parts = field.trim_start_matches('$').split('-');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |name, part| {
+        let mut letters = part.chars();
+        name + &letters.next().map(|c| c.to_ascii_uppercase()).into_iter().chain(letters).collect::<String>()
+    })
 }
 
 /// Protobuf types that do not follow from the JSON type.
