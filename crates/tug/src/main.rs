@@ -1,1 +1,69 @@
-fn main() {}
+//! Docker and Kubernetes in one binary: the command line, the roles, and how they are wired. No logic lives here.
+
+mod demo;
+mod doctor;
+mod down;
+mod options;
+mod server;
+mod status;
+mod up;
+
+use std::ffi::OsStr;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use options::Place;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Docker and Kubernetes in one small binary.
+#[derive(Debug, Parser)]
+#[command(name = "tug", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the platform in the background and return when its node is Ready.
+    Up(Place),
+    /// Stop everything that was started: containers, mounts, links, tables, cgroups. Data stays.
+    Down(Place),
+    /// Run engine, control plane and this machine's node in the foreground. SIGTERM leaves containers running.
+    Server(Place),
+    /// Say what runs and where.
+    Status(Place),
+    /// Print the environment for docker and kubectl: eval "$(tug env)".
+    Env(Place),
+    /// Build, deploy and call an example application, to see it all work.
+    Demo(demo::Options),
+    /// Say what this machine has and lacks, and the remedy.
+    Doctor(Place),
+}
+
+fn main() -> ExitCode {
+    // The shim must be a single thread when it forks, so it is told apart before anything else is set up.
+    let mut arguments = std::env::args_os();
+    if arguments.nth(1).as_deref() == Some(OsStr::new("shim")) {
+        runtime::shim::main(arguments.collect());
+    }
+    let result = match Cli::parse().command {
+        Command::Up(place) => up::run(&place),
+        Command::Down(place) => down::run(&place),
+        Command::Server(place) => server::run(&place),
+        Command::Status(place) => status::run(&place),
+        Command::Env(place) => status::env(&place),
+        Command::Demo(options) => demo::run(&options),
+        Command::Doctor(place) => doctor::run(&place),
+    };
+    match result {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("tug: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! `tug down`: ends the server, then everything it started, then every trace outside the data folder.
+//!
+//! Works the same when the server is already gone: what is there to be undone is read from the system.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use base::Instance;
+use runtime::Runtime as _;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::options::Place;
+use crate::server::{self, DOCKER_DEFAULT_SOCKET};
+
+/// How long the server gets to end by itself before it is killed.
+const GRACE: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
+
+/// Runs `tug down`.
+pub fn run(place: &Place) -> Result<ExitCode> {
+    let made = match place.running()? {
+        Some(made) => made,
+        None => place.instance()?,
+    };
+    let stopped = stop_server(&made.run_dir)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // Held until all is gone, so that no server starts into the middle of it.
+    let lock = server::lock(&made.run_dir)?;
+    let containers = runtime.block_on(stop_all(&made))?;
+    unmount_below(&[&made.run_dir, &made.data_dir])?;
+    let parent = made.cgroup_parent();
+    let hierarchies = sys::cgroup::Hierarchies::find().context("cgroups")?;
+    sys::cgroup::Cgroup::at(&hierarchies, &parent)
+        .and_then(|group| group.delete())
+        .with_context(|| format!("cgroup {parent}"))?;
+    remove_default_link(&made.docker_socket);
+    fs::remove_dir_all(&made.run_dir).with_context(|| made.run_dir.display().to_string())?;
+    drop(lock);
+    match (stopped, containers) {
+        (false, 0) => println!("tug was not running; nothing of it was left"),
+        (_, n) => println!(
+            "tug is down: {n} containers and sandboxes stopped; data stays in {}",
+            made.data_dir.display()
+        ),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends the server that holds the run folder; false if there is none.
+fn stop_server(run_dir: &Path) -> Result<bool> {
+    let Some(pid) = server::running_pid(run_dir)?.and_then(Pid::from_raw) else {
+        return Ok(false);
+    };
+    // The descriptor pins the process; the lock is asked again, so that a reused number is never signalled.
+    let process = pidfd_open(pid, PidfdFlags::empty()).context("pidfd_open")?;
+    if server::running_pid(run_dir)?.and_then(Pid::from_raw) != Some(pid) {
+        return Ok(false);
+    }
+    pidfd_send_signal(&process, Signal::TERM).context("sending SIGTERM to the server")?;
+    if poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&GRACE))? == 0 {
+        eprintln!("tug: the server did not end within {} s and is killed", GRACE.tv_sec);
+        pidfd_send_signal(&process, Signal::KILL).context("sending SIGKILL to the server")?;
+        poll(&mut [PollFd::new(&process, PollFlags::IN)], None)?;
+    }
+    Ok(true)
+}
+
+/// Ends every container, sandbox and link of the instance; says how many there were.
+async fn stop_all(made: &Instance) -> Result<usize> {
+    let runtime =
+        runtime::ShimRuntime::open(&made.run_dir, &made.data_dir.join("runtime"), Default::default())
+            .context("runtime")?;
+    let containers = runtime.list().await.context("listing containers")?;
+    for container in &containers {
+        runtime.delete(&container.id, true).await.with_context(|| format!("container {}", container.id))?;
+    }
+    let sandboxes = runtime.sandboxes().await.context("listing sandboxes")?;
+    for sandbox in &sandboxes {
+        runtime.sandbox_delete(&sandbox.id).await.with_context(|| format!("sandbox {}", sandbox.id))?;
+    }
+    let network = network::Network::host(made).await.context("network")?;
+    network.teardown().await.context("removing links and tables")?;
+    Ok(containers.len() + sandboxes.len())
+}
+
+/// Unmounts what is mounted below these folders, innermost first.
+fn unmount_below(folders: &[&Path]) -> Result<()> {
+    let text = fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo")?;
+    for target in mounts_below(&text, folders).into_iter().rev() {
+        rustix::mount::unmount(&target, rustix::mount::UnmountFlags::DETACH)
+            .with_context(|| format!("unmounting {}", target.display()))?;
+    }
+    Ok(())
+}
+
+/// The mount points of a mountinfo file (proc(5)) below `folders`, in the order in which they were mounted.
+fn mounts_below(mountinfo: &str, folders: &[&Path]) -> Vec<PathBuf> {
+    mountinfo
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|escaped| PathBuf::from(unescape(escaped)))
+        .filter(|target| folders.iter().any(|f| target.starts_with(f) && target != f))
+        .collect()
+}
+
+/// Undoes the kernel's octal escapes of space, tab, newline and backslash.
+fn unescape(text: &str) -> String {
+    let mut out = text.to_owned();
+    for (escape, character) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
+        out = out.replace(escape, character);
+    }
+    out
+}
+
+/// Takes the link at docker's default place away if it is ours.
+fn remove_default_link(socket: &Path) {
+    if fs::read_link(DOCKER_DEFAULT_SOCKET).is_ok_and(|target| target == socket) {
+        let _ = fs::remove_file(DOCKER_DEFAULT_SOCKET);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_mounts_below_our_folders() {
+        let info = "1 0 8:1 / / rw - ext4 /dev/a rw\n\
+                    2 1 0:5 / /run/tug/a\\040b rw - tmpfs t rw\n\
+                    3 1 0:6 / /run/tugboat rw - tmpfs t rw\n\
+                    4 1 0:7 / /run/tug rw - tmpfs t rw\n";
+        assert_eq!(mounts_below(info, &[Path::new("/run/tug")]), [PathBuf::from("/run/tug/a b")]);
+    }
+}

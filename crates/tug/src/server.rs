@@ -1,0 +1,375 @@
+//! `tug server`: engine, control plane and this machine's node in one process.
+//!
+//! The order: what needs nothing else first (locks, folders, keys), then the engine, so that `docker` answers at
+//! once, then the API server, then those that speak to it. Ready means that the node's object says so.
+
+use std::fs::{self, File, OpenOptions};
+use std::future::Future;
+use std::io::{Read, Seek, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use base::{Instance, fsx};
+use rustix::fs::{FlockOperation, flock};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::doctor::who_listens;
+use crate::options::{Place, write_record};
+
+/// The version of the data folder's layout; a server refuses a folder of any other.
+const DATA_VERSION: &str = "1";
+/// Where docker looks for an engine when nobody tells it.
+pub const DOCKER_DEFAULT_SOCKET: &str = "/var/run/docker.sock";
+
+/// Runs `tug server`.
+pub fn run(place: &Place) -> Result<ExitCode> {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("TUG_LOG").unwrap_or_else(|_| "info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    if !rustix::process::geteuid().is_root() {
+        bail!("tug server must run as root: it makes namespaces, mounts and network links");
+    }
+    let made = place.instance()?;
+    let _lock = prepare(&made)?;
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    runtime.block_on(Box::pin(serve(made)))?;
+    // Blocking reads of files may still be under way; nothing they could do is worth waiting for.
+    runtime.shutdown_background();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a server holds the run folder.
+pub fn is_running(run_dir: &Path) -> Result<bool> {
+    Ok(running_pid(run_dir)?.is_some())
+}
+
+/// The process id of the server that holds the run folder.
+pub fn running_pid(run_dir: &Path) -> Result<Option<i32>> {
+    let path = lock_path(run_dir);
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e).with_context(|| path.display().to_string()),
+    };
+    if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+        return Ok(None);
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(text.trim().parse().ok())
+}
+
+/// Takes the run folder for this process.
+pub fn lock(run_dir: &Path) -> Result<File> {
+    fs::create_dir_all(run_dir).with_context(|| format!("run folder {}", run_dir.display()))?;
+    let path = lock_path(run_dir);
+    let mut file = OpenOptions::new()
+        .create(true)
+        .read(true)
+        .write(true)
+        .truncate(false)
+        .mode(0o644)
+        .open(&path)
+        .with_context(|| path.display().to_string())?;
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut holder = String::new();
+        let _ = file.read_to_string(&mut holder);
+        bail!(
+            "run folder {} is in use by process {}; see tug status, tug down",
+            run_dir.display(),
+            holder.trim()
+        );
+    }
+    file.set_len(0)?;
+    file.rewind()?;
+    write!(file, "{}", std::process::id())?;
+    Ok(file)
+}
+
+fn lock_path(run_dir: &Path) -> PathBuf {
+    run_dir.join("server.lock")
+}
+
+fn prepare(made: &Instance) -> Result<File> {
+    let lock = lock(&made.run_dir)?;
+    fs::create_dir_all(&made.data_dir).with_context(|| format!("data folder {}", made.data_dir.display()))?;
+    // Container layers hold set-uid programs and secrets: not for other users' eyes.
+    fs::set_permissions(&made.data_dir, fs::Permissions::from_mode(0o711))?;
+    let version = made.data_dir.join("version");
+    match fs::read_to_string(&version) {
+        Ok(found) if found.trim() == DATA_VERSION => {}
+        Ok(found) => bail!(
+            "data folder {} has layout version {:?}; this tug knows version {DATA_VERSION}. Use the tug that made it, or another --data-dir",
+            made.data_dir.display(),
+            found.trim()
+        ),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            fsx::write_atomic(&version, DATA_VERSION.as_bytes(), 0o644)?
+        }
+        Err(e) => return Err(e).with_context(|| version.display().to_string()),
+    }
+    Ok(lock)
+}
+
+/// The roles that run, and why one of them ended before it was asked to.
+struct Parts {
+    running: TaskTracker,
+    shutdown: CancellationToken,
+    ended: mpsc::UnboundedSender<anyhow::Error>,
+}
+
+impl Parts {
+    /// Runs a role until it ends.
+    fn spawn<E>(
+        &self,
+        name: &'static str,
+        role: impl Future<Output = std::result::Result<(), E>> + Send + 'static,
+    ) where
+        E: Into<anyhow::Error> + Send,
+    {
+        let (shutdown, ended) = (self.shutdown.clone(), self.ended.clone());
+        self.running.spawn(async move {
+            let outcome = role.await.map_err(Into::into).context(name);
+            let error = match outcome {
+                Err(e) => e,
+                Ok(()) if shutdown.is_cancelled() => return,
+                Ok(()) => anyhow::anyhow!("{name} ended unasked"),
+            };
+            if shutdown.is_cancelled() {
+                tracing::warn!("while stopping: {error:#}");
+            }
+            let _ = ended.send(error);
+        });
+    }
+}
+
+async fn serve(made: Instance) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (ended, mut ends) = mpsc::unbounded_channel();
+    let parts = Parts { running: TaskTracker::new(), shutdown: CancellationToken::new(), ended };
+    let until_stopped = async {
+        tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+            Some(error) = ends.recv() => Err(error),
+        }
+    };
+    let started_then_stays = async {
+        start(&made, &parts).await?;
+        notify("READY=1");
+        tracing::info!(node = %made.node_name, "ready");
+        std::future::pending().await
+    };
+    let outcome = tokio::select! {
+        outcome = until_stopped => outcome,
+        outcome = started_then_stays => outcome,
+    };
+    notify("STOPPING=1");
+    tracing::info!("stopping; containers keep running");
+    parts.shutdown.cancel();
+    parts.running.close();
+    parts.running.wait().await;
+    outcome
+}
+
+/// Starts every role and returns when the node is Ready.
+async fn start(made: &Instance, parts: &Parts) -> Result<()> {
+    let shutdown = &parts.shutdown;
+    check_port(made.api_port, "--api-port").await?;
+    check_port(made.kubelet_port, "--kubelet-port").await?;
+
+    notify("STATUS=engine");
+    let network = network::Network::host(made).await.context("network")?;
+    let runtime =
+        runtime::ShimRuntime::open(&made.run_dir, &made.data_dir.join("runtime"), Default::default())
+            .context("runtime")?;
+    let images = image::ImageStore::open(&made.data_dir).await.context("image store")?;
+    let engine = engine::Engine::open(engine::EngineOptions {
+        instance: made.clone(),
+        runtime: runtime.clone(),
+        images: images.clone(),
+        network: network.clone(),
+    })
+    .await
+    .context("engine")?;
+    let socket = engine_socket(&made.docker_socket)?;
+    let (e, s) = (engine.clone(), shutdown.clone());
+    parts.spawn("engine API", async move { engine_api::serve(e, socket, s).await });
+    link_default_socket(&made.docker_socket);
+
+    notify("STATUS=API server");
+    let pki = pki::Pki::open(&made.pki_dir())?;
+    let store = store::embedded::open(&made.data_dir.join("store")).context("object store")?;
+    let options = apiserver::Options::new(made.clone(), store, pki.clone());
+    let api = apiserver::ApiServer::start(options, shutdown.clone()).await.context("API server")?;
+    let admin = pki.issue_client("kubernetes-admin", &["system:masters".into()])?;
+    let server = format!("https://{}", SocketAddr::new(made.node_ip, made.api_port));
+    fsx::write_atomic(
+        &made.kubeconfig(),
+        pki::kubeconfig("tug", &server, pki.ca_pem(), &admin).as_bytes(),
+        0o600,
+    )?;
+    write_record(made)?;
+
+    notify("STATUS=controllers");
+    let as_user = |user: &str| client::Client::new(api.transport(apiserver::UserInfo::new(user, &[])));
+    let control = as_user("system:kube-controller-manager");
+    let informers = client::Informers::new(control.clone(), shutdown.clone());
+    let options = controllers::Options { instance: made.clone(), pki: pki.clone() };
+    let (i, s) = (informers.clone(), shutdown.clone());
+    parts.spawn("controllers", async move {
+        controllers::run(options, control, i, s).await;
+        Ok::<_, anyhow::Error>(())
+    });
+    let (c, i, s) = (as_user("system:kube-scheduler"), informers.clone(), shutdown.clone());
+    parts.spawn("scheduler", async move { scheduler::run(Default::default(), c, i, s).await });
+
+    notify("STATUS=node");
+    let user = format!("system:node:{}", made.node_name);
+    let node = client::Client::new(api.transport(apiserver::UserInfo::new(&user, &["system:nodes"])));
+    let names = [made.node_name.clone()];
+    let tls = pki.server_config(&user, &names, &[made.node_ip], pki::ClientAuth::Required)?;
+    let options = kubelet::Options {
+        instance: made.clone(),
+        runtime,
+        images,
+        network: network.clone(),
+        tls: Arc::new(tls),
+        dns: Some(made.dns_ip().into()),
+        manifests: Some(made.data_dir.join("manifests")),
+        version: api.version().to_owned(),
+    };
+    let (i, s) = (informers.clone(), shutdown.clone());
+    parts.spawn("kubelet", async move { kubelet::run(options, node, i, s).await });
+    let options = proxy::Options { instance: made.clone() };
+    let (c, i, n, s) = (as_user("system:kube-proxy"), informers.clone(), network.clone(), shutdown.clone());
+    parts.spawn("proxy", async move { proxy::run(options, c, i, n, s).await });
+    let options = dns::Options { instance: made.clone() };
+    let (c, i, n, s) = (as_user("system:kube-dns"), informers.clone(), network, shutdown.clone());
+    parts.spawn("DNS", async move { dns::run(options, c, i, n, s).await });
+
+    node_ready(&informers, &made.node_name).await
+}
+
+/// Resolves when the node's object says Ready.
+async fn node_ready(informers: &client::Informers, name: &str) -> Result<()> {
+    let nodes = informers.of(&api::Gvr::new("", "v1", "nodes"));
+    let mut changes = nodes.subscribe();
+    nodes.synced().await;
+    loop {
+        if nodes.get("", name).is_some_and(|n| cli_kubectl::is_ready(n.value())) {
+            return Ok(());
+        }
+        changes.recv().await.context("the informer of nodes ended")?;
+    }
+}
+
+/// Fails if nobody could listen at the port, before anything has been started.
+async fn check_port(port: u16, flag: &str) -> Result<()> {
+    let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
+    TcpListener::bind(address).await.with_context(|| match who_listens(port) {
+        Some(holder) => format!("port {port} is taken by {holder}; stop it or give another {flag}"),
+        None => format!("cannot listen at {address}; give another {flag}"),
+    })?;
+    Ok(())
+}
+
+/// Listens at the engine's socket: mode 0660, of the group `docker` if there is one.
+fn engine_socket(path: &Path) -> Result<UnixListener> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => {
+            bail!("another engine answers at {}; stop it or give another --docker-socket", path.display())
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(_) => fs::remove_file(path).with_context(|| path.display().to_string())?,
+    }
+    // Nobody may connect between bind and chmod, so the socket is made under a closed mask.
+    let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o117));
+    let listener = UnixListener::bind(path).with_context(|| path.display().to_string());
+    rustix::process::umask(mask);
+    let listener = listener?;
+    if let Some(group) = group_id("docker") {
+        std::os::unix::fs::chown(path, None, Some(group)).with_context(|| path.display().to_string())?;
+    }
+    Ok(listener)
+}
+
+/// The id of a local group, from group(5): a static binary cannot ask the system's name services.
+fn group_id(name: &str) -> Option<u32> {
+    let groups = fs::read_to_string("/etc/group").ok()?;
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next()? == name).then(|| fields.nth(1)?.parse().ok())?
+    })
+}
+
+/// Puts a link at docker's default place if nothing stands there.
+fn link_default_socket(socket: &Path) {
+    let default = Path::new(DOCKER_DEFAULT_SOCKET);
+    if socket == default || default.symlink_metadata().is_ok() {
+        return;
+    }
+    if let Err(e) = std::os::unix::fs::symlink(socket, default) {
+        tracing::warn!("no link at {DOCKER_DEFAULT_SOCKET}: {e}; use DOCKER_HOST");
+    }
+}
+
+/// Tells whoever started us, by sd_notify(3); nobody may be listening.
+fn notify(state: &str) {
+    if let Some(path) = std::env::var_os("NOTIFY_SOCKET")
+        && let Ok(socket) = UnixDatagram::unbound()
+    {
+        let _ = socket.send_to(state.as_bytes(), path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_folder_has_one_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!is_running(dir.path()).unwrap());
+        let held = lock(dir.path()).unwrap();
+        assert_eq!(running_pid(dir.path()).unwrap(), Some(std::process::id() as i32));
+        assert!(lock(dir.path()).unwrap_err().to_string().contains("is in use by process"));
+        drop(held);
+        assert!(!is_running(dir.path()).unwrap());
+    }
+
+    #[test]
+    fn a_data_folder_of_another_version_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = Instance::new(&dir.path().join("d"), &dir.path().join("r"), "n", [127, 0, 0, 1].into());
+        drop(prepare(&made).unwrap());
+        fs::write(made.data_dir.join("version"), "99").unwrap();
+        let e = prepare(&made).unwrap_err().to_string();
+        assert!(e.contains("layout version \"99\""), "{e}");
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_names_its_holder() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let e = check_port(taken.local_addr().unwrap().port(), "--api-port").await.unwrap_err().to_string();
+        assert!(e.contains("is taken by") && e.contains(&std::process::id().to_string()), "{e}");
+    }
+}

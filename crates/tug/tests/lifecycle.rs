@@ -1,0 +1,81 @@
+//! Up, down, and what survives a server that is killed.
+
+mod common;
+
+use std::fs;
+use std::time::Duration;
+
+use common::{Machine, lacking};
+
+#[test]
+fn up_twice_down_twice() {
+    if lacking(&[]) {
+        return;
+    }
+    let machine = Machine::new("updown", true);
+    let first = machine.tug("up");
+    assert!(first.contains("export DOCKER_HOST=unix://") && first.contains("export KUBECONFIG="), "{first}");
+    assert!(machine.tug("up").contains("already up"));
+    let status = machine.tug("status");
+    assert!(status.contains("Ready") && !status.contains("NotReady"), "{status}");
+    assert!(machine.tug("env").contains("export DOCKER_HOST="));
+    assert!(machine.tug("down").contains("tug is down"));
+    assert!(machine.tug("down").contains("not running"));
+    assert_eq!(machine.tug_command("status").status().unwrap().code(), Some(3));
+    // Nothing of it is left but its data.
+    assert!(!machine.run_dir().exists());
+    assert!(machine.data_dir().join("pki/ca.crt").exists());
+    let links =
+        String::from_utf8(machine.command("ip").args(["-o", "link"]).output().unwrap().stdout).unwrap();
+    assert!(!links.contains("tug"), "{links}");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(machine.folder().to_str().unwrap()), "{mounts}");
+}
+
+#[test]
+fn containers_survive_a_killed_server() {
+    if lacking(&["docker", "busybox"]) {
+        return;
+    }
+    let machine = Machine::new("survive", true);
+    machine.tug("up");
+    machine.import_busybox();
+    let script = "echo before; while ! test -e /go; do sleep 0.1; done; echo after; exit 7";
+    machine.docker(&["run", "-d", "--name", "a", "busybox:1", "sh", "-c", script]);
+    machine.docker(&["run", "-d", "--name", "b", "busybox:1", "sleep", "1000"]);
+    let pid = |name: &str| machine.docker(&["inspect", "-f", "{{.State.Pid}}", name]);
+    let before = pid("b");
+
+    let server = rustix::process::Pid::from_raw(machine.server_pid()).unwrap();
+    machine.docker(&["exec", "-d", "a", "sh", "-c", "sleep 1; echo > /go"]);
+    rustix::process::kill_process(server, rustix::process::Signal::KILL).unwrap();
+    machine.eventually("the server is gone", Duration::from_secs(10), || {
+        machine.tug_command("status").output().unwrap().status.code().filter(|c| *c == 3)
+    });
+    machine.tug("up");
+
+    assert_eq!(pid("b"), before, "b was restarted");
+    machine.eventually("a has ended", Duration::from_secs(10), || {
+        machine.docker(&["inspect", "-f", "{{.State.Status}}", "a"]).starts_with("exited").then_some(())
+    });
+    assert_eq!(machine.docker(&["inspect", "-f", "{{.State.ExitCode}}", "a"]).trim(), "7");
+    assert_eq!(machine.docker(&["logs", "a"]), "before\nafter\n");
+    assert_eq!(machine.docker(&["exec", "b", "echo", "alive"]).trim(), "alive");
+}
+
+#[test]
+fn two_instances_do_not_touch_each_other() {
+    if lacking(&["docker", "busybox"]) {
+        return;
+    }
+    let (one, two) = (Machine::new("one", true), Machine::new("two", true));
+    one.tug("up");
+    two.tug("up");
+    one.import_busybox();
+    two.import_busybox();
+    one.docker(&["run", "-d", "--name", "x", "busybox:1", "sleep", "1000"]);
+    two.docker(&["run", "-d", "--name", "x", "busybox:1", "sleep", "1000"]);
+    two.tug("down");
+    assert_eq!(one.docker(&["exec", "x", "echo", "alive"]).trim(), "alive");
+    assert!(one.tug("status").contains("1 running"));
+}
