@@ -387,3 +387,69 @@ fn an_interface_costs_milliseconds() {
         }
     });
 }
+
+#[test]
+fn macvlan() {
+    machine(|m| async move {
+        let net = m.network("/run/t10");
+        let out = m.outside(&net).await;
+        out.serve("out", 80);
+        let attach = |ns: &Ns, ip: &str| network::AttachSpec {
+            netns: ns.path.clone(),
+            ifname: "eth0".into(),
+            addresses: vec![ip.parse().unwrap()],
+            gateway: Some("192.168.50.2".parse().unwrap()),
+            uplink: Some(network::link::Uplink::Macvlan { parent: "wan0".into(), mode: 4 }),
+            ..Default::default()
+        };
+        let (a, b) = (Ns::new(), Ns::new());
+        let attached = net.attach(&attach(&a, "192.168.50.7/24")).await.unwrap();
+        assert_eq!((attached.host_ifname.as_str(), attached.mac), ("", [2, 0x42, 192, 168, 50, 7]));
+        net.attach(&attach(&b, "192.168.50.8/24")).await.unwrap();
+        b.serve("b", 80);
+        assert_eq!(a.call("192.168.50.2:80").unwrap(), "out 192.168.50.7");
+        assert_eq!(a.call("192.168.50.8:80").unwrap(), "b 192.168.50.7");
+        net.detach_in(&a.path, "eth0").await.unwrap();
+        net.detach_in(&a.path, "eth0").await.unwrap();
+        assert!(a.call("192.168.50.2:80").is_err());
+        net.attach(&attach(&a, "192.168.50.7/24")).await.unwrap();
+
+        // An ipvlan, where the kernel has it.
+        let c = Ns::new();
+        let mut spec = attach(&c, "192.168.50.9/24");
+        spec.uplink = Some(network::link::Uplink::Ipvlan { parent: "wan0".into(), mode: 0 });
+        match net.attach(&spec).await {
+            Err(e) if e.errno() == Some(nix::libc::EOPNOTSUPP) => {
+                println!("skipped: no ipvlan in this kernel: {e}")
+            }
+            // A link has macvlans or ipvlans, never both.
+            other => assert!(other.is_err_and(|e| e.errno() == Some(nix::libc::EBUSY))),
+        }
+    });
+}
+
+#[test]
+fn a_container_can_join_and_leave_networks_while_it_runs() {
+    machine(|m| async move {
+        let net = m.network("/run/t11");
+        net.ensure_bridge(&bridge("b1", "10.1.0.1/24")).await.unwrap();
+        net.ensure_bridge(&bridge("b2", "10.2.0.1/24")).await.unwrap();
+        let (a, _) = container(&net, "b1", "10.1.0.2/24", "10.1.0.1").await;
+        let (b, _) = container(&net, "b2", "10.2.0.2/24", "10.2.0.1").await;
+        b.serve("b", 80);
+        assert!(a.call("10.2.0.2:80").is_err());
+        let spec = network::AttachSpec {
+            netns: a.path.clone(),
+            bridge: "b2".into(),
+            ifname: "eth1".into(),
+            addresses: vec!["10.2.0.3/24".parse().unwrap()],
+            ..Default::default()
+        };
+        let joined = net.attach(&spec).await.unwrap();
+        assert_eq!(a.call("10.2.0.2:80").unwrap(), "b 10.2.0.3");
+        net.detach(&joined.host_ifname).await.unwrap();
+        assert!(a.call("10.2.0.2:80").is_err());
+        net.attach(&spec).await.unwrap();
+        assert_eq!(a.call("10.2.0.2:80").unwrap(), "b 10.2.0.3", "and again, under the same address");
+    });
+}
