@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use api::kinds::crd::Structural;
 use api::kinds::{Conversion, Subresource, Version, VersionSchema};
 use api::table::{Columns, PathColumn};
 use api::{Gvk, Kind, Object, Status, Value};
@@ -61,11 +62,26 @@ pub fn prepare(crd: &mut Value) {
 
 /// The rules of a custom kind.
 struct Custom {
+    schema: Option<Arc<Structural>>,
     scale: Option<api::kinds::ScalePaths>,
     selectable: Vec<std::borrow::Cow<'static, str>>,
 }
 
 impl api::Strategy for Custom {
+    fn default(&self, obj: &mut Value) {
+        if let Some(schema) = &self.schema {
+            schema.fill_in(obj);
+        }
+    }
+
+    fn validate(&self, obj: &Value) -> api::ErrorList {
+        self.schema.as_ref().map(|s| s.validate(obj)).unwrap_or_default()
+    }
+
+    fn validate_status(&self, new: &Value, _old: &Value) -> api::ErrorList {
+        self.validate(new)
+    }
+
     fn scale_paths(&self) -> Option<api::kinds::ScalePaths> {
         self.scale.clone()
     }
@@ -88,7 +104,7 @@ pub fn kind_of(crd: &Value) -> Option<Kind> {
     let plural = text(names, "/plural").to_owned();
     let storage = list(crd, "/spec/versions").find(|v| v.get("storage") == Some(&json!(true)))?;
     let webhook = text(crd, "/spec/conversion/strategy") == "Webhook";
-    let versions = list(crd, "/spec/versions")
+    let versions: Vec<Version> = list(crd, "/spec/versions")
         .map(|v| {
             let name = text(v, "/name").to_owned();
             let mut subresources = Vec::new();
@@ -123,6 +139,11 @@ pub fn kind_of(crd: &Value) -> Option<Kind> {
             }
         })
         .collect();
+    let stored = versions.iter().find(|v| v.version == text(storage, "/name"));
+    let schema = match stored.map(|v| &v.schema) {
+        Some(VersionSchema::Structural(s)) => Some(s.clone()),
+        _ => None,
+    };
     let columns: Vec<PathColumn> = list(storage, "/additionalPrinterColumns")
         .map(|c| PathColumn {
             name: text(c, "/name").to_owned(),
@@ -165,13 +186,35 @@ pub fn kind_of(crd: &Value) -> Option<Kind> {
         namespaced: text(crd, "/spec/scope") == "Namespaced",
         versions,
         columns: if columns.is_empty() { Columns::Default } else { Columns::Paths(columns.into()) },
-        strategy: Arc::new(Custom { scale, selectable }),
+        strategy: Arc::new(Custom { schema, scale, selectable }),
         custom: true,
     })
 }
 
-fn schema_of(_version: &Value) -> VersionSchema {
-    VersionSchema::Any
+fn schema_of(version: &Value) -> VersionSchema {
+    let Some(schema) = version.pointer("/schema/openAPIV3Schema") else { return VersionSchema::Any };
+    match Structural::compile(schema, &api::Path::new("schema").child("openAPIV3Schema")) {
+        Ok(compiled) => VersionSchema::Structural(Arc::new(compiled)),
+        // Refused when the definition is written; one that got past that is served as it is.
+        Err(_) => VersionSchema::Any,
+    }
+}
+
+/// What is wrong with the schemas of a definition.
+pub fn check_schemas(crd: &Value) -> api::ErrorList {
+    let mut errors = api::ErrorList::new();
+    for (i, version) in list(crd, "/spec/versions").enumerate() {
+        let path = api::Path::new("spec").child("versions").index(i).child("schema").child("openAPIV3Schema");
+        match version.pointer("/schema/openAPIV3Schema") {
+            Some(schema) => {
+                if let Err(e) = Structural::compile(schema, &path) {
+                    errors.append(e);
+                }
+            }
+            None => errors.required(&path, "schemas are required"),
+        }
+    }
+    errors
 }
 
 /// Why a definition's names cannot be had: another kind of the group has them.

@@ -83,6 +83,15 @@ pub fn accept(header: &str, discovery: bool) -> Result<Accept, Status> {
     Err(Status::not_acceptable(&ALL))
 }
 
+/// The same where only the object itself is to be had.
+pub fn accept_plain(header: &str) -> Result<Accept, Status> {
+    let plain: Vec<&str> = header.split(',').filter(|a| !a.contains("as=")).collect();
+    if plain.is_empty() && !header.trim().is_empty() {
+        return Err(Status::not_acceptable(&ALL));
+    }
+    accept(&plain.join(","), false)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,7 @@ use http::{Method, Response, StatusCode};
 
 use crate::ApiServer;
 use crate::body::Body;
-use crate::negotiate::{Accept, accept};
+use crate::negotiate::{Accept, accept, accept_plain};
 use crate::pipeline::{Call, Payload, add_warnings, code_of, collect};
 use crate::query::{ListOptions, WriteOptions};
 use crate::registry::{
@@ -152,7 +152,12 @@ impl ApiServer {
         if CONNECT.contains(&info.subresource.as_str()) && kind.versions[version].subresource(&info.subresource).is_some() {
             return self.connect(call, &kind).await;
         }
-        let accept = accept(call.header("accept"), false)?;
+        // Reviews have no metadata to make a table of.
+        let plain_only = !kind.is_stored() && kind.plural != "componentstatuses";
+        let accept = match plain_only {
+            true => accept_plain(call.header("accept"))?,
+            false => accept(call.header("accept"), false)?,
+        };
         let include = Include::parse(call.query.get("includeObject").unwrap_or(""))
             .ok_or_else(|| Status::bad_request("includeObject: must be \"None\", \"Metadata\" or \"Object\""))?;
         let mut warnings = Vec::new();

@@ -263,8 +263,16 @@ impl ApiServer {
                 }
                 Ok(Some(held))
             }
-            ("apiextensions.k8s.io", "customresourcedefinitions") if old.is_none() => {
-                crate::crd::prepare(object);
+            ("apiextensions.k8s.io", "customresourcedefinitions") => {
+                if old.is_none() {
+                    crate::crd::prepare(object);
+                }
+                if old.is_none_or(|o| o.get("spec") != object.get("spec")) {
+                    let errors = crate::crd::check_schemas(object);
+                    if !errors.is_empty() {
+                        return Err(Status::invalid(&cx.kind.gvk(), api::meta::name(object), &errors));
+                    }
+                }
                 Ok(None)
             }
             ("certificates.k8s.io", "certificatesigningrequests") if old.is_none() => {

@@ -14,7 +14,7 @@ mod watch;
 
 use std::sync::Arc;
 
-use api::kinds::Version;
+use api::kinds::{Version, VersionSchema};
 use api::{Gvr, Kind, Object, Status, Value};
 use bytes::Bytes;
 use store::{Expect, Op, Txn};
@@ -202,13 +202,24 @@ pub fn json_in(kind: &Kind, version: &Version, object: &Arc<Object>) -> Bytes {
 
 /// Whether the stored bytes are those of the version: custom resources may have been stored in an earlier one.
 pub fn is_plain(kind: &Kind, version: &Version, object: &Object) -> bool {
-    kind.is_storage(version) && (!kind.custom || object.api_version() == version.api_version())
+    if !kind.is_storage(version) {
+        return false;
+    }
+    if !kind.custom {
+        return true;
+    }
+    // A default may have come into the schema after the object was stored.
+    let defaults = matches!(&version.schema, VersionSchema::Structural(s) if s.has_defaults());
+    !defaults && object.api_version() == version.api_version()
 }
 
 /// An object's decoded form in a version.
 pub fn value_in(kind: &Kind, version: &Version, object: &Object) -> Value {
     let mut value = object.value().clone();
     if !is_plain(kind, version, object) {
+        if kind.custom {
+            kind.default(&mut value);
+        }
         kind.from_storage(&mut value, version);
     }
     value
