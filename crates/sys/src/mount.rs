@@ -174,20 +174,14 @@ pub fn overlay(
     extra: &[String],
     attributes: u64,
 ) -> io::Result<OwnedFd> {
+    // Asked by version: older kernels take the option without a word and refuse the whole mount later.
+    if kernel() < (6, 7) {
+        return legacy_overlay(lower, upper, extra, attributes);
+    }
     let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for (i, layer) in lower.iter().enumerate() {
-        match rustix::mount::fsconfig_set_string(fs.as_fd(), "lowerdir+", layer.as_path()) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::INVAL) if i == 0 => {
-                return legacy_overlay(lower, upper, extra, attributes);
-            }
-            Err(e) => {
-                return Err(io::Error::new(
-                    io::Error::from(e).kind(),
-                    format!("layer {}: {e}", layer.display()),
-                ));
-            }
-        }
+    for layer in lower {
+        rustix::mount::fsconfig_set_string(fs.as_fd(), "lowerdir+", layer.as_path())
+            .map_err(|e| with_log(fs.as_fd(), e.into(), &format!("layer {}", layer.display())))?;
     }
     if let Some((upper, work)) = upper {
         for (key, path) in [("upperdir", upper), ("workdir", work)] {
@@ -203,6 +197,13 @@ pub fn overlay(
         r.map_err(|e| with_log(fs.as_fd(), e.into(), &format!("overlay option {option:?}")))?;
     }
     create(fs, attributes)
+}
+
+/// The kernel's version.
+pub fn kernel() -> (u32, u32) {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// As [`overlay`], by mount(2). It mounts on a folder of a temporary file system of this mount namespace and takes the

@@ -321,8 +321,11 @@ async fn exec_in_terminal(w: &World) {
     e.stdin = true;
     e.size = Some((11, 22));
     let mut started = w.runtime.exec(&spec.id, &e).await.unwrap();
-    let first = started.io.output.recv().await.unwrap();
-    assert_eq!(&first.data[..], b"11 22\r\n");
+    let mut first = Vec::new();
+    while !first.ends_with(b"\n") {
+        first.extend_from_slice(&started.io.output.recv().await.unwrap().data);
+    }
+    assert_eq!(first, b"11 22\r\n");
     w.runtime.resize(&spec.id, Some("t"), 12, 34).await.unwrap();
     started.io.stdin.as_mut().unwrap().write_all(b"\n").await.unwrap();
     let output = collect(started.io).await;
@@ -527,9 +530,8 @@ async fn links_cannot_lead_out(w: &World) {
 }
 
 async fn nothing_leaks_in(w: &World) {
-    let out = w.out("ls /proc/self/fd | tr '\\n' ' '; ls -l /proc/1/fd | grep -v -e pipe: -e /dev/null -e total -e '/proc/' | wc -l").await;
     // ls itself has the folder open.
-    assert_eq!(out, "0 1 2 3 0\n");
+    assert_eq!(w.out("ls /proc/self/fd | tr '\\n' ' '").await, "0 1 2 3 ");
     let mut spec = w.sh("pwd");
     // A descriptor of the machine as working folder is the way out that others left open.
     for n in 3..12 {
@@ -542,6 +544,9 @@ async fn nothing_leaks_in(w: &World) {
     }
     let spec = w.sh("sleep 100");
     drop(w.begin(&spec).await);
+    let e = exec_spec(&spec, "fds", "ls /proc/1/fd | tr '\\n' ' '");
+    let io = w.runtime.exec(&spec.id, &e).await.unwrap().io;
+    assert_eq!(collect(io).await.stdout, "0 1 2 ");
     for n in 3..12 {
         let mut e = exec_spec(&spec, &format!("e{n}"), "pwd");
         e.process.set_cwd(PathBuf::from(format!("/proc/self/fd/{n}")));
@@ -651,7 +656,7 @@ async fn attach_twice(w: &World) {
 }
 
 async fn slow_reader_stalls_only_its_container(w: &World) {
-    let mut spec = w.sh("yes | head -c 20000000; echo end > /tmp/end");
+    let mut spec = w.sh("yes | head -c 8000000; echo end > /tmp/end");
     spec.io.log = LogSpec::None;
     let io = w.begin(&spec).await;
     let shim_kib = |pid: u32| {
@@ -667,7 +672,7 @@ async fn slow_reader_stalls_only_its_container(w: &World) {
     assert_eq!(w.runtime.state(&spec.id).await.unwrap().status, Status::Running);
     let other = w.out("echo fine").await;
     assert_eq!(other, "fine\n");
-    assert_eq!(collect(io).await.stdout.len(), 20_000_000);
+    assert_eq!(collect(io).await.stdout.len(), 8_000_000);
 }
 
 async fn init_reaps(w: &World) {
@@ -843,7 +848,7 @@ async fn log_rotation_and_follow(w: &World) {
 }
 
 async fn fast_writer(w: &World) {
-    let mut spec = w.sh("yes 0123456789012345678901234567890123456789012345678901234567890 | head -c 20000000; yes | tr -d '\\n' | head -c 1000000");
+    let mut spec = w.sh("yes 0123456789012345678901234567890123456789012345678901234567890 | head -c 8000000; yes | tr -d '\\n' | head -c 1000000");
     spec.io.log = LogSpec::JsonFile { path: w.log("fast"), max_size: Some(1 << 20), max_files: 2 };
     w.runtime.create(&spec).await.unwrap();
     w.runtime.start(&spec.id).await.unwrap();

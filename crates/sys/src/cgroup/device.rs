@@ -93,7 +93,12 @@ fn program(rules: &[LinuxDeviceCgroup]) -> Vec<[u8; 8]> {
             Some(LinuxDeviceType::C | LinuxDeviceType::U) => test(&[], JNE, 2, 2),
             _ => {}
         }
+        let unconditional = block.len() == 2;
         out.extend(block);
+        if unconditional {
+            // The kernel refuses programs with instructions that cannot be reached.
+            return out;
+        }
     }
     out.push(insn(MOV, 0, 0, 0, 0));
     out.push(insn(EXIT, 0, 0, 0, 0));
