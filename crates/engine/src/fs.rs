@@ -294,7 +294,7 @@ impl Engine {
             Ok(snapshot) => snapshot,
             Err(_) => self.images.prepare(&key, &image).await?,
         };
-        let lower = snapshot.lower.first().cloned().unwrap_or(snapshot.upper);
+        let lower = snapshot.lower.last().cloned().unwrap_or(snapshot.upper);
         Ok(if point.subpath.is_empty() { lower } else { lower.join(point.subpath.trim_start_matches('/')) })
     }
 }

@@ -186,7 +186,8 @@ async fn removal_rules() {
     // Layers stay while a snapshot stands on them, and go with it.
     store.prepare("c", &a).await.unwrap();
     store.remove(short, true, true, &by_stopped).await.unwrap();
-    assert!(store.snapshot("c").unwrap().lower[0].join("f").exists());
+    assert!(store.snapshot("c").unwrap().lower[1].join("f").exists());
+    assert!(store.snapshot("c").unwrap().lower[0].join("etc/hosts").exists());
     store.discard("c").await.unwrap();
     assert_eq!(fs::read_dir(dir.path().join("images/layers")).unwrap().count(), 0);
 }
@@ -293,7 +294,7 @@ async fn layers_come_out_as_they_went_in() {
     let import = Import { reference: Some("odd".into()), ..Import::default() };
     let image = store.import(Cursor::new(bytes.clone()), import).await.unwrap();
     let snapshot = store.prepare("s", &image).await.unwrap();
-    let fs_dir = &snapshot.lower[0];
+    let fs_dir = &snapshot.lower[1];
     let meta = |p: &str| fs::symlink_metadata(fs_dir.join(p)).unwrap();
     assert_eq!(fs::read_to_string(fs_dir.join("d/f")).unwrap(), "second");
     assert_eq!(meta("d/f").ino(), meta("d/hard").ino());

@@ -184,6 +184,13 @@ impl ImageStore {
             let entry = entry?;
             if !entry.file_name().to_str().is_some_and(|n| known.contains(n)) {
                 remove_tree(&entry.path())?;
+                continue;
+            }
+            for inside in fs::read_dir(entry.path())? {
+                let inside = inside?;
+                if inside.file_name().as_encoded_bytes().starts_with(b".tmp-") {
+                    remove_tree(&inside.path())?;
+                }
             }
         }
         let stored: HashSet<String> = {

@@ -6,6 +6,7 @@
 
 mod create;
 pub(crate) mod db;
+mod init;
 mod layers;
 mod load;
 mod remove;

@@ -49,7 +49,7 @@ impl Snapshot {
 #[derive(Debug)]
 pub(super) struct Record {
     pub image: String,
-    /// Names of layer folders, top first.
+    /// Names of layer folders, top first, below the init folder.
     pub lower: Vec<String>,
 }
 
@@ -129,6 +129,9 @@ impl ImageStore {
                 }
             }
         }
+        if let Some(init) = self.init_layer(&lower)? {
+            lower.insert(0, init);
+        }
         let dir = self.root.join("snapshots").join(key);
         let temporary = self.root.join("snapshots").join(format!(".tmp-{}", base::rng::hex(8)));
         let make = || -> io::Result<()> {
@@ -170,9 +173,15 @@ impl ImageStore {
         Ok(snapshot)
     }
 
+    /// Where a name of a record leads: a layer's files, or an init folder.
+    fn lower_path(&self, name: &str) -> PathBuf {
+        let path = self.layers_dir().join(name);
+        if name.contains('/') { path } else { path.join("fs") }
+    }
+
     fn describe(&self, key: &str, record: &Record) -> Snapshot {
         let dir = self.root.join("snapshots").join(key);
-        let mut lower: Vec<_> = record.lower.iter().map(|l| self.layers_dir().join(l).join("fs")).collect();
+        let mut lower: Vec<_> = record.lower.iter().map(|l| self.lower_path(l)).collect();
         if lower.is_empty() {
             lower.push(self.root.join("empty"));
         }
