@@ -6,7 +6,7 @@ mod support;
 
 use std::io::ErrorKind;
 
-use network::nft::{Batch, Op, Rule};
+use network::nft::{Base, Batch, Firewall, ForeignPolicy, Hook, Kind, Nft, Op, Policy, Rule};
 use network::{Error, PortMapping, Proto};
 use support::{Ns, bridge, container, machine};
 
@@ -451,5 +451,30 @@ fn a_container_can_join_and_leave_networks_while_it_runs() {
         assert!(a.call("10.2.0.2:80").is_err());
         net.attach(&spec).await.unwrap();
         assert_eq!(a.call("10.2.0.2:80").unwrap(), "b 10.2.0.3", "and again, under the same address");
+    });
+}
+
+/// A firewall of the machine's owner is not bypassed, and can be named.
+#[test]
+fn a_foreign_policy_holds() {
+    machine(|m| async move {
+        let net = m.network("/run/t12");
+        let out = m.outside(&net).await;
+        net.ensure_bridge(&bridge("b0", "172.17.0.1/16")).await.unwrap();
+        let (a, _) = container(&net, "b0", "172.17.0.2/16", "172.17.0.1").await;
+        a.serve("a", 80);
+        net.ports().publish("a", &[tcp("0.0.0.0", 8080, "172.17.0.2", 80)]).unwrap();
+        assert_eq!(out.call("192.168.50.1:8080").unwrap(), "a 192.168.50.2");
+        let nft = Nft::open("tug-test-owner").unwrap();
+        assert!(nft.foreign_policies().unwrap().is_empty());
+        let mut batch = Batch::new();
+        let base = Base { kind: Kind::Filter, hook: Hook::Forward, priority: 10, policy: Policy::Drop };
+        batch.op(Op::AddTable).op(Op::AddChain { name: "guard".into(), base: Some(base) });
+        nft.apply(batch).unwrap();
+        assert_eq!(out.call("192.168.50.1:8080").unwrap_err(), ErrorKind::TimedOut);
+        let seen = Nft::open(&m.instance("/run/t12").name()).unwrap().foreign_policies().unwrap();
+        let guard =
+            ForeignPolicy { table: "inet tug-test-owner".into(), chain: "guard".into(), hook: Hook::Forward };
+        assert_eq!(seen, [guard]);
     });
 }

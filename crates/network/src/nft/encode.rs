@@ -1,6 +1,6 @@
 //! Operations as nf_tables messages (`linux/netfilter/nf_tables.h`).
 
-use super::batch::{Data, Element, Field, Kind, Op, SetSpec};
+use super::batch::{Data, Element, Field, Hook, Kind, Op, Policy, SetSpec, field};
 use super::expr::{Expr, Reg, Rule, Verdict};
 use crate::wire::{NLM_F_APPEND, NLM_F_CREATE, Writer, attribute, attributes, text};
 
@@ -164,6 +164,12 @@ fn set_body(w: &mut Writer, set: &SetSpec) {
                 });
             }
         });
+    }
+    if let [only] = &set.key[..]
+        && *only == field::IFNAME
+    {
+        // For `nft list` alone: the byte order of the key (type 0, length 4, 1 for the machine's own), as nft notes it.
+        w.bytes(13, &[&[0, 4][..], &1u32.to_ne_bytes()].concat());
     }
     // Within a transaction a set is also known by number; each needs one, unique or not.
     w.be32(10, 1);
@@ -369,6 +375,22 @@ fn body(w: &mut Writer, e: &Expr) {
 /// The name in a NEWCHAIN message (after its fixed part).
 pub(super) fn decode_chain(payload: &[u8]) -> Option<String> {
     attribute(payload.get(4..)?, 3).map(text)
+}
+
+/// The base chain in a NEWCHAIN message: table, name, hook and policy.
+pub(super) fn decode_base_chain(payload: &[u8]) -> Option<(String, String, Hook, Policy)> {
+    let attributes = payload.get(4..)?;
+    let number = |v: &[u8]| v.first_chunk().map(|b| u32::from_be_bytes(*b));
+    let hook = match number(attribute(attribute(attributes, 4)?, 1)?)? {
+        0 => Hook::Prerouting,
+        1 => Hook::Input,
+        2 => Hook::Forward,
+        3 => Hook::Output,
+        4 => Hook::Postrouting,
+        _ => return None,
+    };
+    let policy = if number(attribute(attributes, 5)?)? == 0 { Policy::Drop } else { Policy::Accept };
+    Some((text(attribute(attributes, 1)?), text(attribute(attributes, 3)?), hook, policy))
 }
 
 /// The elements in a NEWSETELEM message (after its fixed part).

@@ -2,7 +2,7 @@
 
 use parking_lot::Mutex;
 
-use super::batch::{Batch, Element, Op};
+use super::batch::{Batch, Element, Hook, Op, Policy};
 use super::{Firewall, Flow, conntrack, encode};
 use crate::error::{Error, Result};
 use crate::wire::{Channel, NLM_F_DUMP, Writer};
@@ -65,6 +65,40 @@ impl Nft {
             Err(Error::Kernel { errno: ENOENT, .. }) => Ok(Vec::new()),
             Err(e) => Err(e),
         }
+    }
+}
+
+/// A base chain of somebody else that drops what it does not know. Ours cannot overrule it: a packet passes only if
+/// every table lets it pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignPolicy {
+    /// The family and name of its table: `ip filter`.
+    pub table: String,
+    /// The chain's name.
+    pub chain: String,
+    /// Which packets it sees.
+    pub hook: Hook,
+}
+
+impl Nft {
+    /// The chains of other tables that drop by policy what is forwarded to containers or sent to this machine, for
+    /// `tug doctor`.
+    pub fn foreign_policies(&self) -> Result<Vec<ForeignPolicy>> {
+        let mut found = Vec::new();
+        for (number, family) in [(encode::NFPROTO_INET, "inet"), (2, "ip"), (10, "ip6")] {
+            let messages = self.channel.lock().dump("list the chains of all nftables tables", |w, seq| {
+                w.begin(encode::GETCHAIN, NLM_F_DUMP, seq, &encode::header(number, 0));
+                w.end();
+            })?;
+            let chains = messages.iter().filter_map(|m| encode::decode_base_chain(&m.payload));
+            for (table, chain, hook, policy) in chains {
+                let ours = number == encode::NFPROTO_INET && table == self.table;
+                if policy == Policy::Drop && matches!(hook, Hook::Forward | Hook::Input) && !ours {
+                    found.push(ForeignPolicy { table: format!("{family} {table}"), chain, hook });
+                }
+            }
+        }
+        Ok(found)
     }
 }
 
