@@ -29,6 +29,15 @@ pub async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
     let (roles, bindings) = policy::stock();
     ensure_all(server, roles, true).await?;
     let mut rest = bindings;
+    // How servers behind this one know whom to trust.
+    let ca = server.options.pki.ca_pem();
+    rest.push(json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
+        "data": {"client-ca-file": ca, "requestheader-client-ca-file": ca,
+            "requestheader-allowed-names": "[\"system:kube-apiserver\"]",
+            "requestheader-username-headers": "[\"X-Remote-User\"]",
+            "requestheader-group-headers": "[\"X-Remote-Group\"]",
+            "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]"}}));
     rest.extend(priority_classes());
     rest.extend(kube_system_roles());
     ensure_all(server, rest, false).await?;
@@ -176,7 +185,8 @@ async fn ensure_all(server: &Arc<ApiServer>, objects: Vec<Value>, update: bool) 
         .await
 }
 
-async fn ensure(server: &Arc<ApiServer>, object: Value, update: bool) -> Result<(), Status> {
+/// Creates an object that is not there; see [`ensure_all`].
+pub async fn ensure(server: &Arc<ApiServer>, object: Value, update: bool) -> Result<(), Status> {
     let mut cx = context(server, &object)?;
     let options = WriteOptions::default();
     let name = cx.info.name.clone();

@@ -49,6 +49,14 @@ fn etag(bytes: &[u8]) -> String {
     hex::encode_upper(Sha256::digest(bytes))
 }
 
+/// A list document with more items.
+fn with_more(mut document: Value, field: &str, more: Vec<Value>) -> Value {
+    if let Some(list) = document.get_mut(field).and_then(Value::as_array_mut) {
+        list.extend(more);
+    }
+    document
+}
+
 impl ApiServer {
     /// Answers a request that is not about a resource.
     pub(crate) async fn document(self: &Arc<Self>, call: Call, route: Route) -> Result<Response<Body>, Status> {
@@ -65,9 +73,14 @@ impl ApiServer {
                 let address = format!("{}:{}", self.options.instance.node_ip, self.address.port());
                 let made = self.made(&call, &format!("{path} {form:?}"), JSON, || {
                     Some(match (&form, core) {
-                        (Form::Discovery(v), core) => discovery::aggregated(&kinds.all, core, v),
+                        (Form::Discovery(v), core) => {
+                            let more = if core { Vec::new() } else { self.remote_discovery() };
+                            with_more(discovery::aggregated(&kinds.all, core, v), "items", more)
+                        }
                         (_, true) => discovery::api_versions(&address),
-                        (_, false) => discovery::api_group_list(&kinds.all),
+                        (_, false) => {
+                            with_more(discovery::api_group_list(&kinds.all), "groups", self.remote_groups())
+                        }
                     })
                 });
                 let mut response = made?;
@@ -81,11 +94,25 @@ impl ApiServer {
                 Ok(response)
             }
             Route::Group => {
-                self.made(&call, &path, JSON, || discovery::api_group(&kinds.all, &call.info.group))
+                let group = call.info.group.clone();
+                let made = self.made(&call, &path, JSON, || discovery::api_group(&kinds.all, &group));
+                made.or_else(|status| {
+                    let found = self.remote_groups().into_iter().find(|g| g["name"] == group.as_str());
+                    let mut found = found.ok_or(status)?;
+                    found["kind"] = json!("APIGroup");
+                    found["apiVersion"] = json!("v1");
+                    Ok(reply(StatusCode::OK, JSON, api::object::encode(&found)))
+                })
             }
-            Route::Version => self.made(&call, &path, JSON, || {
-                discovery::api_resource_list(&kinds.all, &call.info.group, &call.info.version)
-            }),
+            Route::Version => {
+                let made = self.made(&call, &path, JSON, || {
+                    discovery::api_resource_list(&kinds.all, &call.info.group, &call.info.version)
+                });
+                match made {
+                    Err(status) if status.code == 404 => self.elsewhere(call).await,
+                    answer => answer,
+                }
+            }
             _ => self.other(&call, &path, &kinds.all).await,
         }
     }

@@ -7,6 +7,7 @@
 //! certificates (`pki`), and everything that controllers do.
 
 pub mod admission;
+mod aggregation;
 pub mod authn;
 pub mod authz;
 mod body;
@@ -175,6 +176,7 @@ pub struct ApiServer {
     event_lease: EventLease,
     node_rules: NodeRules,
     compiled: ArcSwap<Compiled>,
+    pub(crate) remote: aggregation::Remote,
     nodes: proxy::Dialer,
     ready: AtomicBool,
     address: SocketAddr,
@@ -208,6 +210,7 @@ impl ApiServer {
             event_lease: EventLease::default(),
             node_rules: NodeRules::default(),
             compiled: ArcSwap::default(),
+            remote: aggregation::Remote::new(identity),
             nodes: proxy::Dialer::new(client),
             ready: AtomicBool::new(false),
             address,
@@ -216,6 +219,7 @@ impl ApiServer {
             options,
         });
         bootstrap::run(&server).await.map_err(|s| Error::Bootstrap(s.message))?;
+        aggregation::start(server.clone(), server.shutdown.clone());
         crd::start(server.clone(), server.shutdown.clone()).await;
         server.ready.store(true, Ordering::Release);
         tokio::spawn(http::serve(server.clone(), listener, Arc::new(tls), shutdown));

@@ -135,7 +135,7 @@ impl ApiServer {
         let info = call.info.clone();
         let found = self.kinds.load().find(&info.group, &info.version, &info.resource);
         let Some((kind, version)) = found else {
-            return Err(Status::no_such_path());
+            return self.elsewhere(call).await;
         };
         if info.subresource.is_empty() && kind.namespaced != !info.namespace.is_empty() {
             // Cluster-scoped kinds have no namespaced paths; namespaced ones can only be read and deleted across them all.

@@ -1,0 +1,334 @@
+//! API aggregation: APIServices whose group and version another server answers for.
+//!
+//! Requests below `/apis/GROUP/VERSION` go to the service that the APIService names, with the user in headers and our client
+//! certificate as proof; its resources appear in discovery. Whether it is available is asked when it or its endpoints
+//! change, and from time to time, since a server that stops answering sends no event.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{Object, Status, Value};
+use base64::Engine;
+use futures::StreamExt;
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use parking_lot::Mutex;
+use serde_json::json;
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+
+use crate::ApiServer;
+use crate::body::Body;
+use crate::pipeline::Call;
+use crate::proxy::{Proof, Target, fetch, unverified};
+use crate::query::WriteOptions;
+use crate::registry::{Context, Modify};
+use crate::user::UserInfo;
+
+const GROUP: &str = "apiregistration.k8s.io";
+const PLURAL: &str = "apiservices";
+/// How often an available service is asked whether it still is.
+const CHECK_EVERY: Duration = Duration::from_secs(30);
+/// How long it may take to say so.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What is known about other servers.
+pub struct Remote {
+    identity: pki::Identity,
+    /// Resource lists by APIService name, of those that are available.
+    resources: Mutex<BTreeMap<String, Value>>,
+}
+
+fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
+    v.pointer(pointer).and_then(Value::as_str).unwrap_or("")
+}
+
+impl Remote {
+    /// Knows of none yet; shows `identity` to those it will meet.
+    pub fn new(identity: pki::Identity) -> Self {
+        Self { identity, resources: Mutex::default() }
+    }
+}
+
+/// Whether it is somebody else who answers.
+fn is_remote(service: &Value) -> bool {
+    service.pointer("/spec/service").is_some_and(|s| !s.is_null())
+}
+
+/// Headers that say who asks, for a server that trusts our certificate.
+fn identity_headers(user: &UserInfo) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let mut add = |name: &str, value: &str| {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name.to_lowercase()), HeaderValue::from_str(value)) {
+            headers.append(name, value);
+        }
+    };
+    add("X-Remote-User", &user.name);
+    if !user.uid.is_empty() {
+        add("X-Remote-Uid", &user.uid);
+    }
+    for group in &user.groups {
+        add("X-Remote-Group", group);
+    }
+    for (key, values) in &user.extra {
+        let key = percent_encoding::utf8_percent_encode(key, percent_encoding::NON_ALPHANUMERIC).to_string();
+        for value in values {
+            add(&format!("X-Remote-Extra-{key}"), value);
+        }
+    }
+    headers
+}
+
+impl ApiServer {
+    fn api_service(&self, group: &str, version: &str) -> Option<Arc<Object>> {
+        let found = self.cache.kind(GROUP, PLURAL).get(&format!("{version}.{group}"))?;
+        is_remote(found.value()).then_some(found)
+    }
+
+    fn proof_for(&self, service: &Value) -> Result<Proof, String> {
+        let (ns, name) = (text(service, "/spec/service/namespace"), text(service, "/spec/service/name"));
+        let server = format!("{name}.{ns}.svc");
+        if service.pointer("/spec/insecureSkipTLSVerify") == Some(&json!(true)) {
+            return Ok(Proof::Named(unverified(Some(&self.remote.identity)), server));
+        }
+        let bundle = base64::engine::general_purpose::STANDARD.decode(text(service, "/spec/caBundle")).ok();
+        let pem = bundle.and_then(|b| String::from_utf8(b).ok()).unwrap_or_default();
+        let config = pki::client_config(&pem, Some(&self.remote.identity)).map_err(|e| e.to_string())?;
+        Ok(Proof::Named(TlsConnector::from(Arc::new(config)), server))
+    }
+
+    fn target_of(&self, service: &Value, path: String, user: &UserInfo) -> Result<Target, Status> {
+        let port = service.pointer("/spec/service/port").and_then(Value::as_i64).unwrap_or(443).to_string();
+        let (ns, name) = (text(service, "/spec/service/namespace"), text(service, "/spec/service/name"));
+        let (host, port) = self.endpoint_of(ns, name, Some(&port))?;
+        let proof = self.proof_for(service).map_err(Status::unavailable)?;
+        Ok(Target { host, port, proof, path, headers: identity_headers(user) })
+    }
+
+    /// Answers a request on a resource that this server does not have: another one may.
+    pub(crate) async fn elsewhere(&self, call: Call) -> Result<Response<Body>, Status> {
+        let Some(service) = self.api_service(&call.info.group, &call.info.version) else {
+            return Err(Status::no_such_path());
+        };
+        let path = call.request.uri().path_and_query().map_or("/", |p| p.as_str()).to_owned();
+        let target = self.target_of(service.value(), path, &call.user)?;
+        self.forward(call, target).await
+    }
+
+    /// The groups that other servers answer for, as APIGroups.
+    pub(crate) fn remote_groups(&self) -> Vec<Value> {
+        let mut groups: BTreeMap<String, Vec<(i64, String)>> = BTreeMap::new();
+        for service in self.cache.kind(GROUP, PLURAL).all("") {
+            let v = service.value();
+            if is_remote(v) {
+                let priority = v.pointer("/spec/versionPriority").and_then(Value::as_i64).unwrap_or(0);
+                let version = text(v, "/spec/version").to_owned();
+                groups.entry(text(v, "/spec/group").to_owned()).or_default().push((-priority, version));
+            }
+        }
+        let one = |(group, mut versions): (String, Vec<(i64, String)>)| {
+            versions.sort();
+            let versions: Vec<Value> = versions
+                .iter()
+                .map(|(_, v)| json!({"groupVersion": format!("{group}/{v}"), "version": v}))
+                .collect();
+            json!({"name": group, "preferredVersion": versions[0], "versions": versions})
+        };
+        groups.into_iter().map(one).collect()
+    }
+
+    /// The same for aggregated discovery, with the resources each server said it has.
+    pub(crate) fn remote_discovery(&self) -> Vec<Value> {
+        let known = self.remote.resources.lock().clone();
+        let resources = |group: &str, version: &str| -> Option<Vec<Value>> {
+            let list = known.get(&format!("{version}.{group}"))?.get("resources")?.as_array()?.clone();
+            let (subs, mains): (Vec<Value>, Vec<Value>) = list.into_iter().partition(|r| text(r, "/name").contains('/'));
+            let kind = |r: &Value| {
+                let or = |given: &str, otherwise: &str| if given.is_empty() { otherwise.to_owned() } else { given.to_owned() };
+                json!({"group": or(text(r, "/group"), group), "version": or(text(r, "/version"), version), "kind": text(r, "/kind")})
+            };
+            let main = |r: &Value| {
+                let name = text(r, "/name").to_owned();
+                let subresources: Vec<Value> = subs
+                    .iter()
+                    .filter_map(|s| {
+                        let sub = text(s, "/name").strip_prefix(&format!("{name}/"))?;
+                        Some(json!({"subresource": sub, "responseKind": kind(s), "verbs": s.get("verbs")}))
+                    })
+                    .collect();
+                let scope = if r.get("namespaced") == Some(&json!(true)) { "Namespaced" } else { "Cluster" };
+                let mut out = json!({"resource": name, "responseKind": kind(r), "scope": scope,
+                    "singularResource": text(r, "/singularName"), "verbs": r.get("verbs")});
+                for field in ["shortNames", "categories"] {
+                    if let Some(v) = r.get(field) {
+                        out[field] = v.clone();
+                    }
+                }
+                if !subresources.is_empty() {
+                    out["subresources"] = json!(subresources);
+                }
+                out
+            };
+            Some(mains.iter().map(main).collect())
+        };
+        let groups = self.remote_groups();
+        groups
+            .iter()
+            .map(|g| {
+                let name = text(g, "/name");
+                let versions: Vec<Value> = g["versions"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(|v| {
+                        let version = text(v, "/version");
+                        match resources(name, version) {
+                            Some(list) => json!({"version": version, "resources": list, "freshness": "Current"}),
+                            None => json!({"version": version, "freshness": "Stale"}),
+                        }
+                    })
+                    .collect();
+                json!({"metadata": {"name": name, "creationTimestamp": null}, "versions": versions})
+            })
+            .collect()
+    }
+}
+
+/// The APIService of a group and version that this server answers for itself.
+pub fn local(group: &str, version: &str) -> Value {
+    let name = if group.is_empty() { format!("{version}.") } else { format!("{version}.{group}") };
+    let (minimum, priority) = if group.is_empty() { (18000, 1) } else { (17000, 15) };
+    json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
+        "metadata": {"name": name, "labels": {"kube-aggregator.kubernetes.io/automanaged": "onstart"}},
+        "spec": {"group": group, "version": version, "groupPriorityMinimum": minimum, "versionPriority": priority}})
+}
+
+/// Keeps the availability of all APIServices.
+pub fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
+    let services = server.cache.kind(GROUP, PLURAL);
+    let (_, mut changes) = server.cache.list_and_watch(services.clone(), "");
+    let endpoints = server.cache.kind("", "endpoints");
+    let (_, mut moves) = server.cache.list_and_watch(endpoints.clone(), "");
+    tokio::spawn(async move {
+        register_local(&server).await;
+        loop {
+            let all = services.all("");
+            let gone = |name: &String| !all.iter().any(|s| s.name() == name);
+            server.remote.resources.lock().retain(|name, _| !gone(name));
+            server.documents.clear();
+            let judge = async |service: Arc<Object>| {
+                if let Err(status) = check(&server, &service).await {
+                    tracing::warn!(service = service.name(), error = %status.message, "availability not written");
+                }
+            };
+            futures::stream::iter(all.clone()).for_each_concurrent(16, judge).await;
+            loop {
+                let remote = services.all("").iter().any(|s| is_remote(s.value()));
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    events = changes.next() => {
+                        if events.is_err() {
+                            (_, changes) = server.cache.list_and_watch(services.clone(), "");
+                        }
+                        break;
+                    }
+                    events = moves.next(), if remote => {
+                        if events.is_err() {
+                            (_, moves) = server.cache.list_and_watch(endpoints.clone(), "");
+                        }
+                        break;
+                    }
+                    () = tokio::time::sleep(CHECK_EVERY), if remote => break,
+                }
+            }
+        }
+    });
+}
+
+/// Writes the APIServices of what this server answers for itself, where they are missing.
+async fn register_local(server: &Arc<ApiServer>) {
+    let kinds = server.kinds.load();
+    let mut versions: Vec<(String, String)> =
+        kinds.all.iter().filter(|k| !k.custom).flat_map(|k| &k.versions).map(|v| (v.group.clone(), v.version.clone())).collect();
+    versions.sort();
+    versions.dedup();
+    let write = async |(group, version): (String, String)| {
+        if let Err(status) = crate::bootstrap::ensure(server, local(&group, &version), false).await {
+            tracing::warn!(group, version, error = %status.message, "APIService not written");
+        }
+    };
+    futures::stream::iter(versions).for_each_concurrent(16, write).await;
+    let _ = server.cache.caught_up().await;
+}
+
+async fn check(server: &Arc<ApiServer>, service: &Arc<Object>) -> Result<(), Status> {
+    let value = service.value();
+    let (group, version) = (text(value, "/spec/group"), text(value, "/spec/version"));
+    let (status, reason, message) = if is_remote(value) {
+        let path = format!("/apis/{group}/{version}");
+        let user = UserInfo::master("system:kube-aggregator");
+        let asked = async {
+            let target = server.target_of(value, path.clone(), &user).map_err(|s| s.message)?;
+            fetch(&target.host, target.port, &target.proof, &target.path, target.headers).await
+        };
+        // A server that hangs sends nothing.
+        let answer = match tokio::time::timeout(CHECK_TIMEOUT, asked).await {
+            Ok(answer) => answer,
+            Err(_) => Err("context deadline exceeded".into()),
+        };
+        match answer {
+            Ok(list) => {
+                let known = server.remote.resources.lock().insert(service.name().to_owned(), list.clone());
+                if known.as_ref() != Some(&list) {
+                    server.documents.clear();
+                }
+                ("True", "Passed", "all checks passed".to_owned())
+            }
+            Err(why) => {
+                if server.remote.resources.lock().remove(service.name()).is_some() {
+                    server.documents.clear();
+                }
+                let url = format!("https://{}.{}.svc{path}", text(value, "/spec/service/name"), text(value, "/spec/service/namespace"));
+                ("False", "FailedDiscoveryCheck", format!("failing or missing response from {url}: {why}"))
+            }
+        }
+    } else {
+        ("True", "Local", "Local APIServices are always available".to_owned())
+    };
+    let current = value.pointer("/status/conditions/0").cloned().unwrap_or(Value::Null);
+    if text(&current, "/status") == status && text(&current, "/reason") == reason {
+        return Ok(());
+    }
+    let kind = server.kinds.load().stored(GROUP, PLURAL).ok_or_else(Status::no_such_path)?;
+    let user = Arc::new(UserInfo::master("system:apiserver"));
+    let mut cx = Context::internal(user, kind, "", service.name());
+    let now = api::meta::time(base::clock::now());
+    let mut change = |old: &Arc<Object>| {
+        let mut new = old.value().clone();
+        new["status"] = json!({"conditions": [{"type": "Available", "status": status, "reason": reason,
+            "message": message, "lastTransitionTime": now}]});
+        Ok(new)
+    };
+    let options = WriteOptions::default();
+    let modify =
+        Modify { name: service.name(), subresource: "status", options: &options, applied: false, checked: false };
+    match server.modify(&mut cx, &modify, &mut change).await {
+        Err(status) if status.code == 404 => Ok(()),
+        answer => answer.map(|_| ()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_is_said_in_headers() {
+        let mut user = UserInfo::new("ann", &["a", "b"]);
+        user.extra.insert("k/x".into(), vec!["v".into()]);
+        let headers = identity_headers(&user);
+        assert_eq!(headers.get("x-remote-user").unwrap(), "ann");
+        assert_eq!(headers.get_all("x-remote-group").iter().count(), 3);
+        assert_eq!(headers.get("x-remote-extra-k%2fx").unwrap(), "v");
+    }
+}
