@@ -607,6 +607,10 @@ impl Server {
     /// Reads one output once and passes it on. Whether there may be more at once.
     fn pump(&mut self, key: u64, stream: Stream) -> bool {
         let Some(p) = self.processes.iter_mut().find(|p| p.key == key) else { return false };
+        if key != FIRST && p.starter.is_some() && p.exit.is_none() {
+            // Its execve is about to be heard of; until then nobody is there to have its output.
+            return false;
+        }
         let n = match p.streams.read(stream, &mut self.buffer) {
             Read::Data(n) => n,
             Read::Nothing | Read::End => return false,
