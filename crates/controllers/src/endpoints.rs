@@ -85,7 +85,9 @@ fn decide(service: Option<&Object>, pods: &[Arc<Object>], current: Option<&Arc<O
 fn subsets(service: &Object, pods: &[Arc<Object>]) -> Vec<Value> {
     let unready = service.at(&["spec", "publishNotReadyAddresses"]) == true;
     let families = service::families(service);
-    let mut by_ports: BTreeMap<String, (Vec<Value>, Vec<Value>, Vec<Value>)> = BTreeMap::new();
+    // Ports, ready addresses, the others.
+    type Subset = (Vec<Value>, Vec<Value>, Vec<Value>);
+    let mut by_ports: BTreeMap<String, Subset> = BTreeMap::new();
     for pod in pods {
         if pod.is_deleting() && !unready {
             continue;
@@ -113,7 +115,7 @@ fn subsets(service: &Object, pods: &[Arc<Object>]) -> Vec<Value> {
         let subset = by_ports.entry(id).or_insert_with(|| (ports, Vec::new(), Vec::new()));
         if unready || view::is_ready(pod) { subset.1.push(address) } else { subset.2.push(address) }
     }
-    let subset = |(ports, mut ready, mut rest): (Vec<Value>, Vec<Value>, Vec<Value>)| {
+    let subset = |(ports, mut ready, mut rest): Subset| {
         let mut out = json!({});
         for (field, list) in [("addresses", &mut ready), ("notReadyAddresses", &mut rest)] {
             list.sort_by(|a, b| a["ip"].as_str().cmp(&b["ip"].as_str()));
