@@ -148,7 +148,10 @@ impl<'t, R: Read> Reader<'t, R> {
             match self.inner.read(&mut b[have..]) {
                 Ok(0) if have == 0 => return Ok(None),
                 Ok(0) => {
-                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "unexpected EOF in the archive"));
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "unexpected EOF in the archive",
+                    ));
                 }
                 Ok(n) => have += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

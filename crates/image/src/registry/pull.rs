@@ -107,8 +107,10 @@ impl ImageStore {
         }
         let layers: Vec<Layer> = {
             // Boxed, because the compiler cannot see that these futures may go to another thread otherwise.
-            let work: Vec<BoxFuture<'_, Result<Layer>>> =
-                pairs.iter().map(|(d, diff_id)| self.pull_layer(remote, d, diff_id, progress).boxed()).collect();
+            let work: Vec<BoxFuture<'_, Result<Layer>>> = pairs
+                .iter()
+                .map(|(d, diff_id)| self.pull_layer(remote, d, diff_id, progress).boxed())
+                .collect();
             let mut running = futures::stream::iter(work).buffered(PARALLEL);
             let mut layers = Vec::new();
             while let Some(layer) = running.next().await {
