@@ -35,6 +35,7 @@ const TABLE: &[Route] = routes![
     GET "/version" => system::version,
     GET "/events" => streams::events,
     GET "/system/df" => system::disk_usage,
+    POST "/auth" => system::auth,
 
     GET "/containers/json" => containers::list,
     POST "/containers/create" => containers::create,

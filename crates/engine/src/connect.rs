@@ -113,7 +113,7 @@ impl Engine {
             self.plug(container, &net, settings, pid, gateway_of.as_deref() == Some(name.as_str())).await?;
         }
         self.publish(container)?;
-        self.serve_names(container, pid);
+        self.serve_names(container, pid).await;
         Ok(())
     }
 
@@ -254,12 +254,12 @@ impl Engine {
     }
 
     /// Serves names inside a container of user networks.
-    fn serve_names(self: &Arc<Self>, container: &Arc<Container>, pid: u32) {
+    async fn serve_names(self: &Arc<Self>, container: &Arc<Container>, pid: u32) {
         let user = container.lock().life.attached.keys().any(|n| !networks::PREDEFINED.contains(&n.as_str()));
         if !user || container.resolver.lock().is_some() {
             return;
         }
-        match resolver::serve(self, container, &netns(pid)) {
+        match resolver::serve(self, container, netns(pid)).await {
             Ok(guard) => *container.resolver.lock() = Some(guard),
             Err(error) => {
                 tracing::warn!(container = %container.short(), %error, "names do not resolve in it");
@@ -268,7 +268,7 @@ impl Engine {
     }
 
     /// After a restart of the daemon: what a running container has is entered again.
-    pub(crate) fn rejoin(self: &Arc<Self>, container: &Arc<Container>) {
+    pub(crate) async fn rejoin(self: &Arc<Self>, container: &Arc<Container>) {
         let (attached, asked, pid) = {
             let inner = container.lock();
             (inner.life.attached.clone(), inner.asked.endpoints.clone(), inner.life.pid)
@@ -285,7 +285,7 @@ impl Engine {
                 net.enter(&container.id, &self.dns_names(container, &settings), one.address.addr());
             }
         }
-        self.serve_names(container, pid);
+        self.serve_names(container, pid).await;
     }
 
     /// Gives back what a container has on its networks. Its interfaces go with its namespace, but that may take a
@@ -423,7 +423,7 @@ impl Engine {
                 // Its resolv.conf is the file that it has mounted: written in place it is seen at once.
                 let host = container.lock().asked.host.clone();
                 crate::files::write(&container.dir, "resolv.conf", &crate::files::resolv(&host, true))?;
-                self.serve_names(&container, pid);
+                self.serve_names(&container, pid).await;
             }
         } else {
             self.network_event(&net, "connect", &[("container", container.id.clone())]);

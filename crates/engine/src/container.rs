@@ -207,13 +207,17 @@ impl Container {
         &self.id[..12]
     }
 
-    /// Writes what was asked for, durably.
+    /// Writes what was asked for, durably; of a container with `--rm` only so that a SIGKILL of the daemon does not
+    /// lose it, because after a power loss it is removed anyway.
     pub(crate) fn save_asked(&self) -> Result<()> {
-        let bytes = {
+        let (bytes, passing) = {
             let inner = self.inner.lock();
-            serde_json::to_vec(&inner.asked).map_err(|e| Error::System(format!("container {}: {e}", self.id)))?
+            let bytes = serde_json::to_vec(&inner.asked);
+            let bytes = bytes.map_err(|e| Error::System(format!("container {}: {e}", self.id)))?;
+            (bytes, inner.asked.host.auto_remove)
         };
-        base::fsx::write_atomic(&self.dir.join("config.json"), &bytes, 0o600)
+        let write = if passing { base::fsx::write_volatile } else { base::fsx::write_atomic };
+        write(&self.dir.join("config.json"), &bytes, 0o600)
             .map_err(Error::io(format_args!("saving container {}", self.short())))
     }
 

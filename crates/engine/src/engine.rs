@@ -49,7 +49,6 @@ pub struct Engine {
     pub(crate) shutdown: CancellationToken,
     pub(crate) tasks: TaskTracker,
     pub(crate) id: String,
-    pub(crate) started: jiff::Timestamp,
 }
 
 impl std::fmt::Debug for Engine {
@@ -81,7 +80,6 @@ impl Engine {
             foreign: crate::foreign::Foreign::default(),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            started: base::clock::now(),
         });
         engine.reconcile().await?;
         Ok(engine)
@@ -209,6 +207,9 @@ impl Engine {
                 }
             }
         }
+        // The pods' bridge is the kubelet's.
+        let (pods, services) = (self.instance.link("p"), self.instance.link("s"));
+        self.network.retain_bridges(&|name: &str| name == pods || name == services || keep.iter().any(|k| k == name)).await?;
         self.watch_foreign();
         let mut alive = Vec::new();
         for container in found {
@@ -237,7 +238,7 @@ impl Engine {
                     }
                 }
                 container.announce(|_| {});
-                self.rejoin(&container);
+                self.rejoin(&container).await;
                 self.watch_process(&container);
                 self.start_health(&container, false);
             }

@@ -4,7 +4,7 @@
 //! The sockets live in the container's network namespace; the questions are answered, and passed on, from ours.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,6 +15,7 @@ use crate::Engine;
 use crate::container::Container;
 use crate::error::Result;
 use crate::files::Resolv;
+use crate::volumes::blocking;
 
 /// How long an answer may be kept, seconds: Docker's value.
 const TTL: u32 = 600;
@@ -39,9 +40,9 @@ enum Known {
     Nothing,
 }
 
-/// Starts serving names in a network namespace. Blocks for the time of two netlink requests.
-pub(crate) fn serve(engine: &Arc<Engine>, container: &Arc<Container>, netns: &Path) -> Result<Guard> {
-    let sockets = Sockets::embedded(netns)?;
+/// Starts serving names in a network namespace.
+pub(crate) async fn serve(engine: &Arc<Engine>, container: &Arc<Container>, netns: PathBuf) -> Result<Guard> {
+    let sockets = blocking(move || Ok(Sockets::embedded(&netns)?)).await?;
     let host = container.lock().asked.host.clone();
     let upstream = Resolv::of_host().with(&host).servers;
     let upstream = upstream.iter().filter_map(|s| s.parse::<IpAddr>().ok());

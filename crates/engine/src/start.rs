@@ -100,7 +100,6 @@ impl Engine {
         container.announce(|_| {});
         self.container_event(container, "start", &[]);
         self.start_health(container, true);
-        container.save_life();
         self.watch_process(container);
         Ok(())
     }

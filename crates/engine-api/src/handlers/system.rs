@@ -4,7 +4,7 @@ use http::{HeaderValue, Method};
 
 use crate::Result;
 use crate::body::{self, Answer};
-use crate::call::Call;
+use crate::call::{AuthConfig, Call};
 
 pub(crate) async fn ping(call: Call) -> Result<Answer> {
     let mut answer = if call.request.method() == Method::HEAD {
@@ -39,6 +39,14 @@ pub(crate) async fn disk_usage(call: Call) -> Result<Answer> {
         }
     }
     Ok(body::ok(&call.engine.disk_usage(&types).await?))
+}
+
+/// `docker login`: asks the registry whether it takes the credentials.
+pub(crate) async fn auth(call: Call) -> Result<Answer> {
+    let config: AuthConfig = call.json().await?;
+    let address = config.serveraddress.clone();
+    image::registry::login(&address, &config.into_auth().unwrap_or_default()).await?;
+    Ok(body::ok(&serde_json::json!({"Status": "Login Succeeded", "IdentityToken": ""})))
 }
 
 pub(crate) async fn no_swarm(_: Call) -> Result<Answer> {
