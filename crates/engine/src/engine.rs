@@ -208,8 +208,8 @@ impl Engine {
             }
         }
         // The pods' bridge is the kubelet's.
-        let (pods, services) = (self.instance.link("p"), self.instance.link("s"));
-        self.network.retain_bridges(&|name: &str| name == pods || name == services || keep.iter().any(|k| k == name)).await?;
+        let pods = self.instance.link("p");
+        self.network.retain_bridges(|name| name == pods || keep.iter().any(|k| k == name)).await?;
         self.watch_foreign();
         let mut alive = Vec::new();
         for container in found {

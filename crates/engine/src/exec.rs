@@ -276,11 +276,13 @@ pub(crate) async fn probe(
     limit: usize,
 ) -> (i32, String) {
     let exec_id = base::rng::hex(32);
+    let pid = std::sync::atomic::AtomicI32::new(0);
     let run = async {
         let config = ExecConfig { cmd: command.to_vec().into(), ..ExecConfig::default() };
         let process = exec_process(engine.exec_base(container)?, &config)?;
         let spec = ExecSpec { exec_id: exec_id.clone(), process, tty: false, stdin: false, size: None, unconfined: false };
         let mut started = engine.runtime.exec(&container.id, &spec).await?;
+        pid.store(i32::try_from(started.pid).unwrap_or(0), std::sync::atomic::Ordering::Relaxed);
         let mut output = Vec::new();
         while let Some(chunk) = started.io.output.recv().await {
             let room = limit.saturating_sub(output.len());
@@ -292,11 +294,18 @@ pub(crate) async fn probe(
         };
         Ok::<_, Error>((exit.map_or(-1, |e| e.code), String::from_utf8_lossy(&output).into_owned()))
     };
-    // A timer by nature: the check's own timeout. Dropping the streams detaches; the process is ended below.
+    // A timer by nature: the check's own timeout.
     match tokio::time::timeout(timeout, run).await {
         Ok(Ok(result)) => result,
         Ok(Err(error)) => (-1, error.to_string()),
-        Err(_) => (-1, format!("Health check exceeded timeout ({}s)", timeout.as_secs_f64())),
+        Err(_) => {
+            let pid = pid.into_inner();
+            if pid > 0 {
+                // It may have ended in this very moment.
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            }
+            (-1, format!("Health check exceeded timeout ({}s)", timeout.as_secs_f64()))
+        }
     }
 }
 

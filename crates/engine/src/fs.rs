@@ -274,29 +274,48 @@ impl Engine {
         Ok(out)
     }
 
-    /// The merged root of an image that is mounted into a container: a snapshot of its own, read-only.
+    /// The layers of an image that is mounted into a container, top first. A snapshot holds them until it is removed.
     pub(crate) async fn image_mount(
         &self,
         container: &Container,
+        number: usize,
         point: &crate::mounts::MountPoint,
-    ) -> Result<PathBuf> {
+    ) -> Result<Vec<PathBuf>> {
         let image = self.images.get(&point.name)?;
-        if image.diff_ids().len() != 1 {
-            return Err(Error::NotImplemented(format!(
-                "mounting image {} with {} layers into container {}: only images of one layer can be mounted",
-                point.name,
-                image.diff_ids().len(),
-                container.short()
-            )));
-        }
-        let key = format!("{}-mount", container.id);
+        let key = image_mount_key(container, number);
         let snapshot = match self.images.snapshot(&key) {
             Ok(snapshot) => snapshot,
             Err(_) => self.images.prepare(&key, &image).await?,
         };
-        let lower = snapshot.lower.last().cloned().unwrap_or(snapshot.upper);
-        Ok(if point.subpath.is_empty() { lower } else { lower.join(point.subpath.trim_start_matches('/')) })
+        // Above the image's own layers lies the folder of mount points, which is a container's.
+        let own: std::collections::BTreeSet<&String> = image.diff_ids().iter().collect();
+        let layers = snapshot.lower[snapshot.lower.len().saturating_sub(own.len().max(1))..].to_vec();
+        if point.subpath.is_empty() {
+            return Ok(layers);
+        }
+        let [only] = layers.as_slice() else {
+            return Err(Error::NotImplemented(format!(
+                "a part ({}) of image {}, which has {} layers, cannot be mounted: mount the whole image",
+                point.subpath,
+                point.name,
+                layers.len()
+            )));
+        };
+        Ok(vec![crate::spec::inside(only, &point.subpath, &point.name)?])
     }
+
+    /// Gives up what holds the images that are mounted into a container.
+    pub(crate) async fn discard_image_mounts(&self, container: &Container) -> Result<()> {
+        let mounts = container.lock().asked.mounts.clone();
+        for (number, _) in mounts.iter().enumerate().filter(|(_, p)| p.kind == "image") {
+            self.images.discard(&image_mount_key(container, number)).await?;
+        }
+        Ok(())
+    }
+}
+
+fn image_mount_key(container: &Container, number: usize) -> String {
+    format!("{}-mount{number}", container.id)
 }
 
 /// Drops the files that were made only to be mounted over, and folders that changed by nothing else.

@@ -373,6 +373,7 @@ impl Engine {
             _ => {}
         }
         self.images.discard(&container.id).await.map_err(|e| fail(e.into()))?;
+        self.discard_image_mounts(container).await.map_err(fail)?;
         let dir = container.dir.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(dir)).await {
             tracing::warn!(container = %container.short(), %error, "its folder could not be removed");

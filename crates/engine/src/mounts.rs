@@ -43,6 +43,9 @@ pub struct MountPoint {
     /// See `options`.
     #[serde(skip)]
     pub labels: Map,
+    /// For a volume with a file system of its own: its type (`nfs`) and device; the options are in `tmpfs`.
+    #[serde(skip)]
+    pub filesystem: Option<(String, String)>,
     /// Mount options of a tmpfs: `size=64m`, `mode=1777`, `noexec`.
     pub tmpfs: Vec<String>,
 }
@@ -317,11 +320,11 @@ mod tests {
     fn explicit_wins_and_order_is_by_depth() {
         let config =
             Config { volumes: [("/data".to_owned(), Default::default()), ("/x/y".to_owned(), Default::default())].into(), ..Config::default() };
-        let host = HostConfig { binds: vec!["/h:/data/sub".into(), "v:/data".into()], ..HostConfig::default() };
+        let host = HostConfig { binds: vec!["/h:/data/sub".into(), "vol:/data".into()], ..HostConfig::default() };
         let all = collect(&config, &host, |_| Ok(Vec::new())).unwrap();
         let got: Vec<_> = all.iter().map(|p| (p.destination.as_str(), p.anonymous)).collect();
         assert_eq!(got, [("/data", false), ("/data/sub", false), ("/x/y", true)]);
-        let twice = HostConfig { binds: vec!["/h:/d".into(), "v:/d".into()], ..HostConfig::default() };
+        let twice = HostConfig { binds: vec!["/h:/d".into(), "vol:/d".into()], ..HostConfig::default() };
         assert!(collect(&Config::default(), &twice, |_| Ok(Vec::new())).is_err());
     }
 

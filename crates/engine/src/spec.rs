@@ -229,8 +229,8 @@ pub(crate) struct Input<'a> {
     pub log: LogSpec,
     /// The cgroup of this container.
     pub cgroup: String,
-    /// Merged roots of images that are mounted.
-    pub image_mounts: HashMap<String, PathBuf>,
+    /// The layers of images that are mounted, top first, by destination.
+    pub image_mounts: HashMap<String, Vec<PathBuf>>,
 }
 
 /// Makes the specification.
@@ -585,7 +585,7 @@ fn mounts(mut all: Vec<Mount>, input: &Input<'_>) -> Result<Vec<Mount>> {
     Ok(all)
 }
 
-fn user_mount(point: &MountPoint, images: &HashMap<String, PathBuf>) -> Result<Mount> {
+fn user_mount(point: &MountPoint, images: &HashMap<String, Vec<PathBuf>>) -> Result<Mount> {
     let mode = if point.rw { "rw" } else { "ro" };
     match point.kind.as_str() {
         "tmpfs" => {
@@ -605,10 +605,21 @@ fn user_mount(point: &MountPoint, images: &HashMap<String, PathBuf>) -> Result<M
             Ok(mount(&point.destination, "tmpfs", "tmpfs", &options))
         }
         "image" => {
-            let source = images
-                .get(&point.destination)
-                .ok_or_else(|| system(format!("image {} of mount {} is not prepared", point.name, point.destination)))?;
-            Ok(mount(&point.destination, "bind", source, &["rbind", "ro", "rprivate"]))
+            let layers = images.get(&point.destination).map_or(&[][..], Vec::as_slice);
+            match layers {
+                [] => Err(system(format!("image {} of mount {} is not prepared", point.name, point.destination))),
+                [only] => Ok(mount(&point.destination, "bind", only, &["rbind", "ro", "rprivate"])),
+                several => {
+                    let list: Vec<String> = several.iter().map(|l| l.display().to_string()).collect();
+                    Ok(mount(&point.destination, "overlay", "overlay", &["ro", &format!("lowerdir={}", list.join(":"))]))
+                }
+            }
+        }
+        _ if point.filesystem.is_some() => {
+            let (kind, device) = point.filesystem.clone().unwrap_or_default();
+            let mut options: Vec<&str> = point.tmpfs.iter().map(String::as_str).collect();
+            options.push(mode);
+            Ok(mount(&point.destination, &kind, device, &options))
         }
         _ => {
             let bind = if point.non_recursive { "bind" } else { "rbind" };
@@ -619,14 +630,17 @@ fn user_mount(point: &MountPoint, images: &HashMap<String, PathBuf>) -> Result<M
     }
 }
 
-/// A folder or file below a volume; symbolic links must not lead out of it.
 fn subpath(point: &MountPoint) -> Result<PathBuf> {
-    let bad = |why: &str| invalid(format!("volume subpath {:?} of {}: {why}", point.subpath, point.name));
-    let root = std::fs::canonicalize(&point.source).map_err(Error::io(point.source.display()))?;
-    let real = std::fs::canonicalize(root.join(point.subpath.trim_start_matches('/')))
-        .map_err(|e| bad(&e.to_string()))?;
+    inside(&point.source, &point.subpath, &point.name)
+}
+
+/// A folder or file below a root; symbolic links must not lead out of it.
+pub(crate) fn inside(root: &Path, subpath: &str, what: &str) -> Result<PathBuf> {
+    let bad = |why: &str| invalid(format!("subpath {subpath:?} of {what}: {why}"));
+    let root = std::fs::canonicalize(root).map_err(Error::io(root.display()))?;
+    let real = std::fs::canonicalize(root.join(subpath.trim_start_matches('/'))).map_err(|e| bad(&e.to_string()))?;
     if !real.starts_with(&root) {
-        return Err(bad("it leads out of the volume"));
+        return Err(bad("it leads out of its root"));
     }
     Ok(real)
 }

@@ -165,8 +165,8 @@ impl Engine {
             format!("{}{parent}", self.instance().cgroup_parent())
         };
         let mut image_mounts = HashMap::new();
-        for point in asked.mounts.iter().filter(|p| p.kind == "image") {
-            image_mounts.insert(point.destination.clone(), self.image_mount(container, point).await?);
+        for (number, point) in asked.mounts.iter().enumerate().filter(|(_, p)| p.kind == "image") {
+            image_mounts.insert(point.destination.clone(), self.image_mount(container, number, point).await?);
         }
         let hostname = asked.config.hostname.clone();
         let mut mounts = Vec::new();
@@ -222,10 +222,11 @@ impl Engine {
                 }
                 Ok(point)
             }
-            other => Err(Error::NotImplemented(format!(
-                "volume {}: mounting type {other:?} is not supported: use tmpfs or o=bind",
-                point.name
-            ))),
+            other => {
+                point.filesystem = Some((other.to_owned(), device));
+                point.tmpfs = flags;
+                Ok(point)
+            }
         }
     }
 
