@@ -269,7 +269,7 @@ impl Engine {
         container.resolver.lock().take();
         self.forget_execs(container);
         let (delay, remove) = {
-            let mut inner = container.lock();
+            let inner = container.lock();
             let started = inner.life.started_at.unwrap_or(exit.at);
             let ended = Ended {
                 exit_code: exit.code,
