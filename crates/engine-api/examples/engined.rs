@@ -19,7 +19,8 @@ fn main() {
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_writer(std::io::stderr)
         .init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("the runtime starts");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("the runtime starts");
     if let Err(error) = runtime.block_on(serve(Path::new(data), Path::new(run))) {
         eprintln!("engined: {error}");
         std::process::exit(1);
@@ -33,8 +34,7 @@ async fn serve(data: &Path, run: &Path) -> Result<(), Box<dyn std::error::Error>
     if let Ok(bridge) = std::env::var("ENGINED_BRIDGE") {
         instance.bridge_ip = bridge.parse()?;
     }
-    let containers =
-        runtime::ShimRuntime::open(run, &data.join("runtime"), runtime::ShimCommand::default())?;
+    let containers = runtime::ShimRuntime::open(run, &data.join("runtime"), runtime::ShimCommand::default())?;
     let images = image::ImageStore::open(data).await?;
     let network = network::Network::host(&instance).await?;
     let engine = engine::Engine::open(engine::EngineOptions {

@@ -59,13 +59,17 @@ pub(crate) fn ok(document: &impl Serialize) -> Answer {
 
 /// A plain text.
 pub(crate) fn text(content: &'static str) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from_static(content.as_bytes())).map_err(never).boxed_unsync());
+    let mut answer =
+        Response::new(Full::new(Bytes::from_static(content.as_bytes())).map_err(never).boxed_unsync());
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     answer
 }
 
 /// Pieces as they come.
-pub(crate) fn stream(kind: &'static str, pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Answer {
+pub(crate) fn stream(
+    kind: &'static str,
+    pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+) -> Answer {
     let body = StreamBody::new(pieces.map_ok(Frame::data));
     let mut answer = Response::new(BodyExt::boxed_unsync(body));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -73,7 +77,9 @@ pub(crate) fn stream(kind: &'static str, pieces: impl Stream<Item = io::Result<B
 }
 
 /// What a channel receives, as a stream.
-pub(crate) fn channel<T: Send + 'static>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> + Send + 'static {
+pub(crate) fn channel<T: Send + 'static>(
+    receiver: mpsc::Receiver<T>,
+) -> impl Stream<Item = T> + Send + 'static {
     tokio_stream::wrappers::ReceiverStream::new(receiver)
 }
 

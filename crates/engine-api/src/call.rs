@@ -63,9 +63,11 @@ impl Call {
         }
         let alphabet = base64::engine::general_purpose::URL_SAFE_NO_PAD;
         let standard = header.trim_end_matches('=').replace('+', "-").replace('/', "_");
-        let bytes = alphabet.decode(standard).map_err(|e| Error::invalid(format!("invalid X-Registry-Auth header: {e}")))?;
-        let auth: AuthConfig =
-            engine::model::decode(&bytes).map_err(|e| Error::invalid(format!("invalid X-Registry-Auth header: {e}")))?;
+        let bytes = alphabet
+            .decode(standard)
+            .map_err(|e| Error::invalid(format!("invalid X-Registry-Auth header: {e}")))?;
+        let auth: AuthConfig = engine::model::decode(&bytes)
+            .map_err(|e| Error::invalid(format!("invalid X-Registry-Auth header: {e}")))?;
         Ok(auth.into_auth())
     }
 }

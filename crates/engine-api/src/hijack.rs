@@ -4,16 +4,52 @@
 //! length, big-endian (API documentation, "Stream format"). With a terminal it is raw. The client's end of file is
 //! the process's end of input; its output goes on.
 
+use std::time::Duration;
+
 use engine::attach::DetachKeys;
 use futures::StreamExt;
 use http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use runtime::{IoStream, StdinWriter, Stream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::UnixStream;
 
 use crate::body::{self, Answer};
+
+/// A connection that was taken over, and what the client sent on it already.
+pub(crate) type Raw = Box<dyn Duplex>;
+
+/// Both directions of a connection.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// How long a client is given to read the head of an answer.
+const HEAD_READ: Duration = Duration::from_millis(200);
+
+/// The raw connection, once the client has read the head of the answer: clients that read it through a buffer and go
+/// on without that buffer (docker-py) would lose what comes with it.
+pub(crate) async fn taken(upgrade: OnUpgrade) -> Option<Raw> {
+    let upgraded = upgrade.await.ok()?;
+    match upgraded.downcast::<TokioIo<UnixStream>>() {
+        Ok(parts) => {
+            let stream = parts.io.into_inner();
+            let read = async {
+                // The kernel tells nobody when a peer has read, so it is asked again after a while.
+                while sys::socket::unread_by_peer(&stream).is_ok_and(|n| n > 0) {
+                    tokio::time::sleep(Duration::from_micros(300)).await;
+                }
+            };
+            let _ = tokio::time::timeout(HEAD_READ, read).await; // a client that reads later has to cope
+            let early = std::io::Cursor::new(parts.read_buf);
+            let (reader, writer) = stream.into_split();
+            Some(Box::new(tokio::io::join(early.chain(reader), writer)))
+        }
+        Err(upgraded) => Some(Box::new(TokioIo::new(upgraded))),
+    }
+}
 
 /// What of the streams the client wants.
 #[derive(Debug, Clone)]
@@ -22,6 +58,8 @@ pub(crate) struct Wanted {
     pub stdout: bool,
     pub stderr: bool,
     pub tty: bool,
+    /// Whether output is framed: as the client asks, which is not always what the terminal asks for.
+    pub framed: bool,
     /// What a user types to detach; with a terminal only.
     pub keys: Option<DetachKeys>,
 }
@@ -60,7 +98,7 @@ fn asks(headers: &HeaderMap) -> bool {
 }
 
 /// Takes the connection over, if the client asks for it; the answer, and what becomes the raw stream once it is sent.
-pub(crate) fn take_over(request: &mut Request<Incoming>, kind: &'static str) -> Option<(Answer, OnUpgrade)> {
+pub(crate) fn take_over<B>(request: &mut Request<B>, kind: &'static str) -> Option<(Answer, OnUpgrade)> {
     if !asks(request.headers()) {
         return None;
     }
@@ -75,7 +113,12 @@ pub(crate) fn take_over(request: &mut Request<Incoming>, kind: &'static str) -> 
 }
 
 /// For a client that does not take the connection over: the output as the answer's body, the request's body as input.
-pub(crate) fn as_body(kind: &'static str, request: Request<Incoming>, io: IoStream, wanted: Wanted) -> Answer {
+pub(crate) fn as_body(
+    kind: &'static str,
+    request: Request<Incoming>,
+    io: IoStream,
+    wanted: Wanted,
+) -> Answer {
     let IoStream { stdin, output, .. } = io;
     if let (Some(mut stdin), true) = (stdin, wanted.stdin) {
         let mut input = body::reader(request.into_body());
@@ -97,7 +140,7 @@ pub(crate) fn output_body(kind: &'static str, io: IoStream, wanted: Wanted) -> A
 fn pieces(kind: &'static str, output: tokio::sync::mpsc::Receiver<runtime::Chunk>, wanted: Wanted) -> Answer {
     let pieces = body::channel(output).filter_map(move |chunk| {
         let piece = wanted.has(chunk.stream).then(|| {
-            if wanted.tty {
+            if !wanted.framed {
                 return Ok(chunk.data);
             }
             let mut framed = Vec::with_capacity(chunk.data.len() + 8);
@@ -145,7 +188,11 @@ enum Fed {
     Detached,
 }
 
-async fn feed(mut reader: impl AsyncRead + Unpin, mut stdin: StdinWriter, mut keys: Option<DetachKeys>) -> Fed {
+async fn feed(
+    mut reader: impl AsyncRead + Unpin,
+    mut stdin: StdinWriter,
+    mut keys: Option<DetachKeys>,
+) -> Fed {
     let mut buffer = vec![0; 8192];
     loop {
         let length = match reader.read(&mut buffer).await {
@@ -167,14 +214,18 @@ async fn feed(mut reader: impl AsyncRead + Unpin, mut stdin: StdinWriter, mut ke
     Fed::Ended
 }
 
-async fn drain(mut output: tokio::sync::mpsc::Receiver<runtime::Chunk>, writer: &mut (impl AsyncWrite + Unpin), wanted: &Wanted) {
+async fn drain(
+    mut output: tokio::sync::mpsc::Receiver<runtime::Chunk>,
+    writer: &mut (impl AsyncWrite + Unpin),
+    wanted: &Wanted,
+) {
     let mut buffer = Vec::new();
     while let Some(chunk) = output.recv().await {
         if !wanted.has(chunk.stream) {
             continue;
         }
         buffer.clear();
-        if !wanted.tty {
+        if wanted.framed {
             buffer.extend_from_slice(&frame(chunk.stream, chunk.data.len()));
         }
         buffer.extend_from_slice(&chunk.data);
@@ -182,7 +233,7 @@ async fn drain(mut output: tokio::sync::mpsc::Receiver<runtime::Chunk>, writer: 
         while buffer.len() < 1 << 16 {
             let Ok(more) = output.try_recv() else { break };
             if wanted.has(more.stream) {
-                if !wanted.tty {
+                if wanted.framed {
                     buffer.extend_from_slice(&frame(more.stream, more.data.len()));
                 }
                 buffer.extend_from_slice(&more.data);
@@ -208,10 +259,9 @@ pub(crate) async fn complain(mut io: impl AsyncWrite + Unpin, message: &str, tty
 
 /// The answer that begins a WebSocket (RFC 6455 section 4.2.2).
 pub(crate) fn websocket(request: &mut Request<Incoming>) -> crate::Result<(Answer, OnUpgrade)> {
-    let key = request
-        .headers()
-        .get("sec-websocket-key")
-        .ok_or_else(|| crate::Error::invalid("this path needs a WebSocket handshake: Sec-WebSocket-Key is missing"))?;
+    let key = request.headers().get("sec-websocket-key").ok_or_else(|| {
+        crate::Error::invalid("this path needs a WebSocket handshake: Sec-WebSocket-Key is missing")
+    })?;
     let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
     let upgrade = hyper::upgrade::on(request);
     let built = Response::builder()
@@ -232,7 +282,7 @@ mod tests {
     use runtime::Chunk;
 
     fn wanted(tty: bool) -> Wanted {
-        Wanted { stdin: true, stdout: true, stderr: true, tty, keys: None }
+        Wanted { stdin: true, stdout: true, stderr: true, tty, framed: !tty, keys: None }
     }
 
     #[tokio::test]

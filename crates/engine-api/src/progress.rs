@@ -83,11 +83,17 @@ mod tests {
     async fn an_error_before_the_first_word_is_the_answer() {
         let early = lines(|n: i32| Value::from(n), |_| async { Err(Error::invalid("no")) }).await;
         assert_eq!(early.unwrap_err().answer().status(), 400);
-        let late = lines(|n: i32| Value::from(n), |to| async move {
-            to.send(1).await.unwrap();
-            Err(Error::invalid("no"))
-        });
-        assert_eq!(text(late.await.unwrap()).await, "1\r\n{\"errorDetail\":{\"message\":\"no\"},\"error\":\"no\"}\r\n");
+        let late = lines(
+            |n: i32| Value::from(n),
+            |to| async move {
+                to.send(1).await.unwrap();
+                Err(Error::invalid("no"))
+            },
+        );
+        assert_eq!(
+            text(late.await.unwrap()).await,
+            "1\r\n{\"errorDetail\":{\"message\":\"no\"},\"error\":\"no\"}\r\n"
+        );
         let quiet = lines(|n: i32| Value::from(n), |_| async { Ok(vec![Value::from("done")]) });
         assert_eq!(text(quiet.await.unwrap()).await, "\"done\"\r\n");
     }

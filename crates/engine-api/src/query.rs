@@ -56,7 +56,8 @@ impl Query {
 
     /// A number; an error that names the parameter if it is none.
     pub(crate) fn number<T: FromStr>(&self, key: &str) -> Result<Option<T>> {
-        let bad = |v: &str| Error::invalid(format!("invalid value for {key}: {v:?} is not a number in range"));
+        let bad =
+            |v: &str| Error::invalid(format!("invalid value for {key}: {v:?} is not a number in range"));
         self.text(key).map(|v| v.parse().map_err(|_| bad(v))).transpose()
     }
 
@@ -77,7 +78,9 @@ impl Query {
     pub(crate) fn json<T: serde::de::DeserializeOwned + Default>(&self, key: &str) -> Result<T> {
         match self.text(key) {
             None => Ok(T::default()),
-            Some(text) => serde_json::from_str(text).map_err(|e| Error::invalid(format!("invalid {key}: {e}"))),
+            Some(text) => {
+                serde_json::from_str(text).map_err(|e| Error::invalid(format!("invalid {key}: {e}")))
+            }
         }
     }
 }

@@ -59,6 +59,7 @@ const TABLE: &[Route] = routes![
     GET "/containers/{}/attach/ws" => exec::attach_websocket,
     POST "/containers/{}/wait" => streams::wait,
     DELETE "/containers/{}" => containers::remove,
+    DELETE "/containers/{}/{}" => containers::remove_link,
     HEAD "/containers/{}/archive" => archive::stat,
     GET "/containers/{}/archive" => archive::get,
     PUT "/containers/{}/archive" => archive::put,
@@ -151,9 +152,13 @@ mod tests {
 
     #[test]
     fn patterns() {
-        let fits = |pattern, path: &str| fit(pattern, &path.trim_start_matches('/').split('/').collect::<Vec<_>>());
+        let fits =
+            |pattern, path: &str| fit(pattern, &path.trim_start_matches('/').split('/').collect::<Vec<_>>());
         assert_eq!(fits("/containers/{}/json", "/containers/a%20b/json").unwrap(), ["a b"]);
-        assert_eq!(fits("/images/{*}/json", "/images/host:5000/me/app:1/json").unwrap(), ["host:5000/me/app:1"]);
+        assert_eq!(
+            fits("/images/{*}/json", "/images/host:5000/me/app:1/json").unwrap(),
+            ["host:5000/me/app:1"]
+        );
         assert_eq!(fits("/images/{*}", "/images/app").unwrap(), ["app"]);
         assert!(fits("/images/{*}/json", "/images/json").is_none());
         assert!(fits("/containers/{}", "/containers/").is_none());

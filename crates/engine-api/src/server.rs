@@ -50,7 +50,9 @@ pub async fn serve(engine: Arc<Engine>, listener: UnixListener, shutdown: Cancel
 }
 
 fn out_of_descriptors(error: &std::io::Error) -> bool {
-    error.raw_os_error().is_some_and(|e| e == nix::errno::Errno::EMFILE as i32 || e == nix::errno::Errno::ENFILE as i32)
+    error
+        .raw_os_error()
+        .is_some_and(|e| e == nix::errno::Errno::EMFILE as i32 || e == nix::errno::Errno::ENFILE as i32)
 }
 
 async fn connection<S>(shared: Shared, stream: S, shutdown: CancellationToken)
@@ -61,8 +63,9 @@ where
         let shared = shared.clone();
         async move { Ok::<_, Infallible>(answer(shared, request).await) }
     });
-    let connection =
-        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let connection = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     tokio::select! {
         result = connection => {
             if let Err(error) = result {
@@ -129,7 +132,10 @@ fn headers(headers: &mut HeaderMap) {
     headers.insert("api-version", version);
     headers.insert("docker-experimental", HeaderValue::from_static("false"));
     headers.insert("ostype", HeaderValue::from_static("linux"));
-    headers.insert(http::header::SERVER, HeaderValue::from_static(concat!("Tug/", env!("CARGO_PKG_VERSION"), " (linux)")));
+    headers.insert(
+        http::header::SERVER,
+        HeaderValue::from_static(concat!("Tug/", env!("CARGO_PKG_VERSION"), " (linux)")),
+    );
 }
 
 #[cfg(test)]

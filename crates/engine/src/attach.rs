@@ -46,7 +46,9 @@ impl Engine {
                 let attached = self.runtime.attach(&container.id).await;
                 match attached {
                     // It ended in between: nothing more will come.
-                    Err(runtime::Error::NotFound { .. } | runtime::Error::InvalidState { .. }) => drop(sender),
+                    Err(runtime::Error::NotFound { .. } | runtime::Error::InvalidState { .. }) => {
+                        drop(sender)
+                    }
                     other => drop(sender.send(other.map_err(Error::from))),
                 }
             }

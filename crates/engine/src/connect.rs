@@ -80,7 +80,8 @@ impl Engine {
         let fixed = settings.ipam_config.as_ref().map(|i| i.ipv4_address.as_str()).filter(|a| !a.is_empty());
         let address = match fixed {
             Some(text) => {
-                let address: IpAddr = text.parse().map_err(|_| invalid(format!("invalid IPv4 address: {text}")))?;
+                let address: IpAddr =
+                    text.parse().map_err(|_| invalid(format!("invalid IPv4 address: {text}")))?;
                 pool.addresses.allocate(&who, Some(address))?
             }
             // The address it had before, if nobody took it meanwhile.
@@ -276,7 +277,9 @@ impl Engine {
         for (name, one) in &attached {
             let Ok(net) = self.networks.get(name) else { continue };
             if let Some(pool) = net.v4() {
-                if let Err(error) = pool.addresses.allocate(&owner(container, &one.endpoint_id), Some(one.address.addr())) {
+                if let Err(error) =
+                    pool.addresses.allocate(&owner(container, &one.endpoint_id), Some(one.address.addr()))
+                {
                     tracing::error!(container = %container.short(), %error, "its address is not its own any more");
                 }
             }
@@ -351,7 +354,11 @@ impl Engine {
             let prefix = alias.replace('-', "_").to_ascii_uppercase();
             let exposed = ports::exposed(&inner.asked.config, &inner.asked.host)?;
             if let Some(first) = exposed.first() {
-                out.variables.push(format!("{prefix}_PORT={}://{address}:{}", first.proto.name(), first.number));
+                out.variables.push(format!(
+                    "{prefix}_PORT={}://{address}:{}",
+                    first.proto.name(),
+                    first.number
+                ));
             }
             for port in &exposed {
                 let (kind, n) = (port.proto.name(), port.number);
@@ -381,17 +388,27 @@ impl Engine {
         let name = net.record.name.clone();
         let (mode, phase, already) = {
             let inner = container.lock();
-            (inner.asked.host.network_mode.clone(), inner.life.phase, inner.asked.endpoints.contains_key(&name))
+            (
+                inner.asked.host.network_mode.clone(),
+                inner.life.phase,
+                inner.asked.endpoints.contains_key(&name),
+            )
         };
         validate::not_going(phase, "connected to a network")?;
         if mode.starts_with("container:") {
-            return Err(forbidden("container sharing network namespace with another container or host cannot be connected to any other network"));
+            return Err(forbidden(
+                "container sharing network namespace with another container or host cannot be connected to any other network",
+            ));
         }
         if mode == "host" || name == "host" {
-            return Err(forbidden("container cannot be disconnected from host network or connected to host network"));
+            return Err(forbidden(
+                "container cannot be disconnected from host network or connected to host network",
+            ));
         }
         if name == "none" || (mode == "none" && phase.alive()) {
-            return Err(forbidden("container cannot be connected to multiple networks with one of the networks in private (none) mode"));
+            return Err(forbidden(
+                "container cannot be connected to multiple networks with one of the networks in private (none) mode",
+            ));
         }
         if already {
             return Err(forbidden(format!(
@@ -402,7 +419,9 @@ impl Engine {
         if phase.alive() {
             let number = {
                 let inner = container.lock();
-                (0..).find(|n| !inner.life.attached.values().any(|a| a.ifname == format!("eth{n}"))).unwrap_or(0)
+                (0..)
+                    .find(|n| !inner.life.attached.values().any(|a| a.ifname == format!("eth{n}")))
+                    .unwrap_or(0)
             };
             let attached = self.allocate(&container, &net, &settings, None, number)?;
             let (pid, endpoint, first) = {
@@ -441,7 +460,12 @@ impl Engine {
     }
 
     /// `docker network disconnect`.
-    pub async fn network_disconnect(self: &Arc<Self>, reference: &str, container: &str, force: bool) -> Result<()> {
+    pub async fn network_disconnect(
+        self: &Arc<Self>,
+        reference: &str,
+        container: &str,
+        force: bool,
+    ) -> Result<()> {
         let net = self.networks.get(reference)?;
         let container = match self.find(container) {
             Err(Error::NotFound(_)) if force => return Ok(()),
@@ -450,7 +474,9 @@ impl Engine {
         let _op = container.op.lock().await;
         let name = net.record.name.clone();
         if name == "host" {
-            return Err(forbidden("container cannot be disconnected from host network or connected to host network"));
+            return Err(forbidden(
+                "container cannot be disconnected from host network or connected to host network",
+            ));
         }
         let (known, attached, phase) = {
             let mut inner = container.lock();

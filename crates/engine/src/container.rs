@@ -232,9 +232,10 @@ impl Container {
 
     /// Reads a container's two files; an unreadable `life.json` (power loss) is as good as none.
     pub(crate) fn load(id: &str, dir: &Path) -> Result<Arc<Container>> {
-        let bytes = std::fs::read(dir.join("config.json")).map_err(Error::io(format_args!("container {id}")))?;
-        let asked: Asked =
-            serde_json::from_slice(&bytes).map_err(|e| Error::System(format!("container {id}: config.json: {e}")))?;
+        let bytes =
+            std::fs::read(dir.join("config.json")).map_err(Error::io(format_args!("container {id}")))?;
+        let asked: Asked = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::System(format!("container {id}: config.json: {e}")))?;
         let life = std::fs::read(dir.join("life.json")).ok().and_then(|b| serde_json::from_slice(&b).ok());
         Ok(Container::new(id.to_owned(), dir.to_owned(), asked, life.unwrap_or_default()))
     }

@@ -87,7 +87,10 @@ pub(crate) fn merge(config: &mut Config, image: &image::Config) {
 impl Engine {
     /// Makes a container; it is not started.
     pub async fn create(self: &Arc<Self>, name: Option<&str>, body: CreateBody) -> Result<Created> {
-        let CreateBody { mut config, mut host_config, networking_config } = body;
+        let CreateBody { mut config, mut host_config, runtime, networking_config } = body;
+        if host_config.runtime.is_empty() {
+            host_config.runtime = runtime;
+        }
         let wanted_name = name.map(names::check).transpose()?;
         if config.image.is_empty() {
             return Err(invalid("no image specified: Image must not be empty"));
@@ -212,7 +215,9 @@ impl Engine {
         let snapshot = self.images.snapshot(&container.id)?;
         // Most often the image has nothing there, which is seen without a mount.
         let relative = point.destination.trim_start_matches('/').to_owned();
-        let plain = |dir: &Path| !dir.join(&relative).symlink_metadata().is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound);
+        let plain = |dir: &Path| {
+            !dir.join(&relative).symlink_metadata().is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
+        };
         let first = relative.split('/').next().unwrap_or("").to_owned();
         let link = |dir: &Path| dir.join(&first).is_symlink();
         if !snapshot.lower.iter().any(|l| plain(l) || link(l)) {
@@ -232,8 +237,13 @@ impl Engine {
             let (reader, mut writer) = std::io::pipe().map_err(Error::io(&what))?;
             std::thread::scope(|scope| {
                 let pack = scope.spawn(|| {
-                    let options = image::archive::TarOptions { name: Some(String::new()), follow: true, ..Default::default() };
-                    let result = image::archive::tar_of(root.as_fd(), Path::new(&destination), &options, &mut writer);
+                    let options = image::archive::TarOptions {
+                        name: Some(String::new()),
+                        follow: true,
+                        ..Default::default()
+                    };
+                    let result =
+                        image::archive::tar_of(root.as_fd(), Path::new(&destination), &options, &mut writer);
                     drop(writer);
                     result
                 });
@@ -266,11 +276,15 @@ impl Engine {
             return Ok(out);
         }
         if host.network_mode == "host" && !host.links.is_empty() {
-            return Err(invalid("conflicting options: host type networking can't be used with links. This would result in undefined behavior"));
+            return Err(invalid(
+                "conflicting options: host type networking can't be used with links. This would result in undefined behavior",
+            ));
         }
         let primary = self.networks.get(&host.network_mode)?;
         // The client may have named it by id; it is kept by its name.
-        if networks::PREDEFINED.contains(&primary.record.name.as_str()) || host.network_mode != primary.record.id {
+        if networks::PREDEFINED.contains(&primary.record.name.as_str())
+            || host.network_mode != primary.record.id
+        {
             host.network_mode.clone_from(&primary.record.name);
         }
         out.insert(primary.record.name.clone(), EndpointSettings::default());
@@ -282,12 +296,16 @@ impl Engine {
         }
         let exclusive = out.keys().find(|n| matches!(n.as_str(), "host" | "none")).cloned();
         if let Some(exclusive) = exclusive.filter(|_| out.len() > 1) {
-            return Err(invalid(format!("conflicting options: {exclusive} networking cannot be combined with other networks")));
+            return Err(invalid(format!(
+                "conflicting options: {exclusive} networking cannot be combined with other networks"
+            )));
         }
         if config.network_disabled == Some(true) {
             out.clear();
         }
-        if let (Some(mac), Some(first)) = (config.mac_address.as_ref().filter(|m| !m.is_empty()), out.values_mut().next()) {
+        if let (Some(mac), Some(first)) =
+            (config.mac_address.as_ref().filter(|m| !m.is_empty()), out.values_mut().next())
+        {
             if networks::mac(mac).is_none() {
                 return Err(invalid(format!("invalid MAC address: {mac}")));
             }
@@ -337,7 +355,11 @@ mod tests {
         };
         assert_eq!(merged(&[], &[]), ["/entry", "a"]);
         assert_eq!(merged(&[], &["b"]), ["/entry", "b"]);
-        assert_eq!(merged(&["/other"], &[]), ["/other"], "the image's command belongs to the image's entry point");
+        assert_eq!(
+            merged(&["/other"], &[]),
+            ["/other"],
+            "the image's command belongs to the image's entry point"
+        );
         assert_eq!(merged(&[""], &["b"]), ["b"]);
         let mut config = Config { env: vec!["X=2".into()], ..Config::default() };
         merge(&mut config, &image);

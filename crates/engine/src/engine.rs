@@ -219,7 +219,9 @@ impl Engine {
             }
             self.resume(container, state).await;
         }
-        self.network.ports().retain(|owner| owner.starts_with("pod:") || alive.iter().any(|id| id == owner))?;
+        self.network
+            .ports()
+            .retain(|owner| owner.starts_with("pod:") || alive.iter().any(|id| id == owner))?;
         Ok(())
     }
 

@@ -79,7 +79,11 @@ impl Bus {
         let event = Event {
             status: if legacy { action.clone() } else { String::new() },
             id: if legacy { id.to_owned() } else { String::new() },
-            from: if kind == "container" { attributes.get("image").cloned().unwrap_or_default() } else { String::new() },
+            from: if kind == "container" {
+                attributes.get("image").cloned().unwrap_or_default()
+            } else {
+                String::new()
+            },
             kind,
             action,
             actor: Actor { id: id.to_owned(), attributes },
@@ -108,8 +112,20 @@ impl Bus {
 
 /// The filter keys of `docker events`.
 pub const FILTERS: &[&str] = &[
-    "config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope", "secret",
-    "service", "type", "volume",
+    "config",
+    "container",
+    "daemon",
+    "event",
+    "image",
+    "label",
+    "network",
+    "node",
+    "plugin",
+    "scope",
+    "secret",
+    "service",
+    "type",
+    "volume",
 ];
 
 impl Event {
@@ -118,12 +134,18 @@ impl Event {
         let object = |kind: &str| {
             filters.any(kind, |wanted| {
                 (self.kind == kind && (self.actor.id.starts_with(wanted.as_str()) || self.named(wanted)))
-                    || (self.actor.attributes.get(kind).is_some_and(|v| v == wanted || v.starts_with(wanted.as_str())))
+                    || (self
+                        .actor
+                        .attributes
+                        .get(kind)
+                        .is_some_and(|v| v == wanted || v.starts_with(wanted.as_str())))
             })
         };
         let image = filters.any("image", |wanted| {
-            let is = |have: &str| have == wanted || have.rsplit_once(':').is_some_and(|(bare, _)| bare == wanted);
-            (self.kind == "image" && (is(&self.actor.id) || self.actor.attributes.get("name").is_some_and(|n| is(n))))
+            let is =
+                |have: &str| have == wanted || have.rsplit_once(':').is_some_and(|(bare, _)| bare == wanted);
+            (self.kind == "image"
+                && (is(&self.actor.id) || self.actor.attributes.get("name").is_some_and(|n| is(n))))
                 || self.actor.attributes.get("image").is_some_and(|n| is(n))
         });
         filters.any("event", |wanted| {
@@ -150,13 +172,16 @@ mod tests {
     #[tokio::test]
     async fn history_and_live_do_not_overlap() {
         let bus = Bus::default();
-        let name = |n: &str| Map::from([("name".to_owned(), n.to_owned()), ("image".to_owned(), "b:1".to_owned())]);
+        let name =
+            |n: &str| Map::from([("name".to_owned(), n.to_owned()), ("image".to_owned(), "b:1".to_owned())]);
         bus.publish("container", "create", "c1", name("web"));
         let (past, mut live) = bus.subscribe(Some(Timestamp::UNIX_EPOCH));
         assert_eq!(past.len(), 1);
         bus.publish("container", "health_status: healthy", "c1", name("web"));
         let event = live.recv().await.unwrap();
-        assert!(event.matches(&Filters::parse(r#"{"event":["health_status"],"container":["web"]}"#).unwrap()));
+        assert!(
+            event.matches(&Filters::parse(r#"{"event":["health_status"],"container":["web"]}"#).unwrap())
+        );
         assert!(event.matches(&Filters::parse(r#"{"image":["b"]}"#).unwrap()));
         assert!(!event.matches(&Filters::parse(r#"{"container":["db"]}"#).unwrap()));
         assert!(!event.matches(&Filters::parse(r#"{"type":["image"]}"#).unwrap()));

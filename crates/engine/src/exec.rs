@@ -54,12 +54,8 @@ impl Engine {
             return Err(invalid("No exec command specified"));
         }
         crate::attach::DetachKeys::parse(&config.detach_keys)?;
-        let exec = Arc::new(Exec {
-            id: base::rng::hex(32),
-            container: id.clone(),
-            config,
-            state: Mutex::default(),
-        });
+        let exec =
+            Arc::new(Exec { id: base::rng::hex(32), container: id.clone(), config, state: Mutex::default() });
         let mut all = self.execs.lock();
         let mut ended: Vec<String> = all
             .values()
@@ -77,7 +73,11 @@ impl Engine {
             let container = self.find(&id)?;
             container.lock().life.execs.push(exec.id.clone());
             let command = exec.config.cmd.join(" ");
-            self.container_event(&container, &format!("exec_create: {command}"), &[("execID", exec.id.clone())]);
+            self.container_event(
+                &container,
+                &format!("exec_create: {command}"),
+                &[("execID", exec.id.clone())],
+            );
         }
         Ok(exec.id.clone())
     }
@@ -87,7 +87,9 @@ impl Engine {
         let container = self.find(reference)?;
         match container.phase() {
             Phase::Running => Ok(container),
-            Phase::Paused => Err(conflict(format!("Container {reference} is paused, unpause the container before exec"))),
+            Phase::Paused => {
+                Err(conflict(format!("Container {reference} is paused, unpause the container before exec")))
+            }
             Phase::Restarting => Err(conflict(format!(
                 "Container {} is restarting, wait until the container is running",
                 container.id
@@ -142,7 +144,10 @@ impl Engine {
             process,
             tty: config.tty,
             stdin: config.attach_stdin && !start.detach,
-            size: start.size.or(config.console_size.map(|[rows, columns]| (rows, columns))).filter(|(r, c)| *r > 0 && *c > 0),
+            size: start
+                .size
+                .or(config.console_size.map(|[rows, columns]| (rows, columns)))
+                .filter(|(r, c)| *r > 0 && *c > 0),
             unconfined: config.privileged,
         };
         let started = match self.runtime.exec(&exec.container, &spec).await {
@@ -168,7 +173,11 @@ impl Engine {
         }
         if let Some(container) = &container {
             let command = config.cmd.join(" ");
-            self.container_event(container, &format!("exec_start: {command}"), &[("execID", exec.id.clone())]);
+            self.container_event(
+                container,
+                &format!("exec_start: {command}"),
+                &[("execID", exec.id.clone())],
+            );
         }
         let mut io = started.io;
         let (sender, receiver) = tokio::sync::oneshot::channel();
@@ -252,7 +261,10 @@ fn exec_process(mut process: Process, config: &ExecConfig) -> Result<Process> {
     process.set_terminal(Some(config.tty)).set_args(Some(config.cmd.0.clone())).set_env(Some(env));
     if !config.working_dir.is_empty() {
         if !config.working_dir.starts_with('/') {
-            return Err(invalid(format!("the working directory '{}' is invalid, it needs to be an absolute path", config.working_dir)));
+            return Err(invalid(format!(
+                "the working directory '{}' is invalid, it needs to be an absolute path",
+                config.working_dir
+            )));
         }
         process.set_cwd(config.working_dir.clone().into());
     }
@@ -280,7 +292,14 @@ pub(crate) async fn probe(
     let run = async {
         let config = ExecConfig { cmd: command.to_vec().into(), ..ExecConfig::default() };
         let process = exec_process(engine.exec_base(container)?, &config)?;
-        let spec = ExecSpec { exec_id: exec_id.clone(), process, tty: false, stdin: false, size: None, unconfined: false };
+        let spec = ExecSpec {
+            exec_id: exec_id.clone(),
+            process,
+            tty: false,
+            stdin: false,
+            size: None,
+            unconfined: false,
+        };
         let mut started = engine.runtime.exec(&container.id, &spec).await?;
         pid.store(i32::try_from(started.pid).unwrap_or(0), std::sync::atomic::Ordering::Relaxed);
         let mut output = Vec::new();
@@ -302,7 +321,10 @@ pub(crate) async fn probe(
             let pid = pid.into_inner();
             if pid > 0 {
                 // It may have ended in this very moment.
-                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+                let _ = nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(pid),
+                    nix::sys::signal::Signal::SIGKILL,
+                );
             }
             (-1, format!("Health check exceeded timeout ({}s)", timeout.as_secs_f64()))
         }

@@ -111,9 +111,11 @@ mod tests {
 
     #[test]
     fn texts() {
-        let parsed = Resolv::parse("# c\nnameserver 10.0.0.1\nsearch a b\noptions ndots:2\nnameserver 127.0.0.1\n");
+        let parsed =
+            Resolv::parse("# c\nnameserver 10.0.0.1\nsearch a b\noptions ndots:2\nnameserver 127.0.0.1\n");
         assert_eq!(parsed.servers, ["10.0.0.1", "127.0.0.1"]);
-        let host = HostConfig { dns: vec!["1.1.1.1".into()], dns_search: vec![".".into()], ..HostConfig::default() };
+        let host =
+            HostConfig { dns: vec!["1.1.1.1".into()], dns_search: vec![".".into()], ..HostConfig::default() };
         assert_eq!(parsed.with(&host).text(), "nameserver 1.1.1.1\noptions ndots:2\n");
         assert!(resolv(&HostConfig::default(), true).starts_with("nameserver 127.0.0.11\n"));
         let text = hosts(&[("172.17.0.2".into(), vec!["web".into(), "abc".into()])]);

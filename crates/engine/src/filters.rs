@@ -17,13 +17,15 @@ impl Filters {
             return Ok(Filters::default());
         }
         let bad = || invalid(format!("invalid filters: {text}"));
-        let value: Value = serde_json::from_str(text).map_err(|e| invalid(format!("invalid filters: {e}")))?;
+        let value: Value =
+            serde_json::from_str(text).map_err(|e| invalid(format!("invalid filters: {e}")))?;
         let mut out = BTreeMap::new();
         for (key, values) in value.as_object().ok_or_else(bad)? {
             let values = match values {
-                Value::Array(items) => {
-                    items.iter().map(|v| v.as_str().map(str::to_owned).ok_or_else(bad)).collect::<Result<Vec<_>>>()?
-                }
+                Value::Array(items) => items
+                    .iter()
+                    .map(|v| v.as_str().map(str::to_owned).ok_or_else(bad))
+                    .collect::<Result<Vec<_>>>()?,
                 Value::Object(map) => {
                     map.iter().filter(|(_, on)| **on != Value::Bool(false)).map(|(k, _)| k.clone()).collect()
                 }

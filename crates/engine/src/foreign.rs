@@ -202,12 +202,18 @@ impl Engine {
     }
 
     /// True if the reference is a pod's container; it is stopped then. The kubelet decides what follows.
-    pub(crate) async fn foreign_stop(&self, reference: &str, signal: Option<&str>, timeout: Option<i64>) -> Result<bool> {
+    pub(crate) async fn foreign_stop(
+        &self,
+        reference: &str,
+        signal: Option<&str>,
+        timeout: Option<i64>,
+    ) -> Result<bool> {
         let Some(id) = self.foreign.find(reference) else { return Ok(false) };
         let Some(mut mark) = self.foreign.mark(&id) else { return Ok(true) };
         let number = crate::validate::parse_signal(signal.filter(|s| !s.is_empty()).unwrap_or("TERM"))?;
         self.runtime.signal(&id, number, false).await?;
-        let grace = std::time::Duration::from_secs(u64::try_from(timeout.unwrap_or(10)).unwrap_or(u64::MAX / 4));
+        let grace =
+            std::time::Duration::from_secs(u64::try_from(timeout.unwrap_or(10)).unwrap_or(u64::MAX / 4));
         // A timer by nature: the grace that was asked for.
         if tokio::time::timeout(grace, mark.wait_for(|m| !m.process)).await.is_err() {
             self.runtime.signal(&id, 9, false).await?;
@@ -222,8 +228,12 @@ pub(crate) fn status(state: &State) -> (&'static str, String) {
     let ago = |t: jiff::Timestamp| crate::list::ago(base::clock::between(t, base::clock::now()));
     match (state.status, state.exit) {
         (Status::Created, _) => ("created", "Created".into()),
-        (Status::Running, _) => ("running", format!("Up {}", ago(state.started_at.unwrap_or(state.created_at)))),
-        (Status::Paused, _) => ("paused", format!("Up {} (Paused)", ago(state.started_at.unwrap_or(state.created_at)))),
+        (Status::Running, _) => {
+            ("running", format!("Up {}", ago(state.started_at.unwrap_or(state.created_at))))
+        }
+        (Status::Paused, _) => {
+            ("paused", format!("Up {} (Paused)", ago(state.started_at.unwrap_or(state.created_at))))
+        }
         (Status::Stopped, Some(exit)) => ("exited", format!("Exited ({}) {} ago", exit.code, ago(exit.at))),
         (Status::Stopped, None) => ("exited", "Exited".into()),
     }
@@ -250,7 +260,8 @@ pub(crate) fn document(state: &State) -> Value {
     let (word, _) = status(state);
     let args = command(state);
     let process = state.spec.oci.process().clone().unwrap_or_default();
-    let time = |t: Option<jiff::Timestamp>| t.map_or("0001-01-01T00:00:00Z".to_owned(), base::clock::rfc3339_nano);
+    let time =
+        |t: Option<jiff::Timestamp>| t.map_or("0001-01-01T00:00:00Z".to_owned(), base::clock::rfc3339_nano);
     let log = match &state.spec.io.log {
         runtime::LogSpec::JsonFile { path, .. } => path.display().to_string(),
         runtime::LogSpec::None => String::new(),

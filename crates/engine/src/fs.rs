@@ -69,7 +69,8 @@ fn stream(pack: impl FnOnce(&mut dyn Write) -> image::Result<()> + Send + 'stati
     let (to, pieces) = mpsc::channel(8);
     tokio::task::spawn_blocking(move || {
         let mut sender = Sender { to, buffer: Vec::with_capacity(1 << 16) };
-        let result = pack(&mut sender).map_err(|e| std::io::Error::other(e.to_string())).and_then(|()| sender.flush());
+        let result =
+            pack(&mut sender).map_err(|e| std::io::Error::other(e.to_string())).and_then(|()| sender.flush());
         if let Err(error) = result {
             let _ = sender.to.blocking_send(Err(error)); // the reader may be gone
         }
@@ -110,7 +111,12 @@ fn means_folder(path: &str) -> bool {
 
 impl Engine {
     /// The root that a path of the container is to be looked up in, and the path inside it.
-    async fn root(&self, container: &Arc<Container>, path: &str, writable: bool) -> Result<(OwnedFd, PathBuf)> {
+    async fn root(
+        &self,
+        container: &Arc<Container>,
+        path: &str,
+        writable: bool,
+    ) -> Result<(OwnedFd, PathBuf)> {
         let (alive, pid, mounts, readonly) = {
             let inner = container.lock();
             let readonly = inner.asked.host.readonly_rootfs;
@@ -139,7 +145,9 @@ impl Engine {
             return Err(forbidden("container rootfs is marked read-only"));
         }
         let snapshot = self.images.snapshot(&container.id)?;
-        let fd = blocking(move || snapshot.mount(writable).map_err(Error::io("mounting the container's layers"))).await?;
+        let fd =
+            blocking(move || snapshot.mount(writable).map_err(Error::io("mounting the container's layers")))
+                .await?;
         Ok((fd, clean))
     }
 
@@ -160,7 +168,10 @@ impl Engine {
         let stat = root::stat(fd.as_fd(), inside, means_folder(path)).map_err(missing)?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         if means_folder(path) && kind != FileType::Directory {
-            return Err(not_found(format!("Could not find the file {path} in container {}: not a directory", container.id)));
+            return Err(not_found(format!(
+                "Could not find the file {path} in container {}: not a directory",
+                container.id
+            )));
         }
         let mut target = String::new();
         if kind == FileType::Symlink {
@@ -210,7 +221,8 @@ impl Engine {
             return Err(invalid("extraction point is not a directory"));
         }
         blocking(move || {
-            let options = ExtractOptions { no_overwrite_dir_non_dir: no_overwrite, ..ExtractOptions::default() };
+            let options =
+                ExtractOptions { no_overwrite_dir_non_dir: no_overwrite, ..ExtractOptions::default() };
             match archive::extract_into(fd.as_fd(), &inside, tar, &options) {
                 Ok(_) => Ok(()),
                 Err(e) if e.to_string().contains("Read-only file system") => {
@@ -228,7 +240,9 @@ impl Engine {
     pub async fn export(&self, reference: &str) -> Result<Pieces> {
         let container = self.find(reference)?;
         let snapshot = self.images.snapshot(&container.id)?;
-        let fd = blocking(move || snapshot.mount(false).map_err(Error::io("mounting the container's layers"))).await?;
+        let fd =
+            blocking(move || snapshot.mount(false).map_err(Error::io("mounting the container's layers")))
+                .await?;
         self.container_event(&container, "export", &[]);
         let options = TarOptions { name: Some(String::new()), ..TarOptions::default() };
         Ok(stream(move |out| archive::tar_of(fd.as_fd(), Path::new("/"), &options, out)))
@@ -256,7 +270,8 @@ impl Engine {
                 let snapshot = snapshot.clone();
                 file = Some(
                     blocking(move || {
-                        let fd = snapshot.mount(false).map_err(Error::io("mounting the container's layers"))?;
+                        let fd =
+                            snapshot.mount(false).map_err(Error::io("mounting the container's layers"))?;
                         let Ok(fd) = root::open(fd.as_fd(), Path::new("/etc/group"), OFlags::RDONLY) else {
                             return Ok(String::new());
                         };
@@ -269,7 +284,9 @@ impl Engine {
                 let mut fields = line.split(':');
                 (fields.next() == Some(name)).then(|| fields.nth(1)?.parse::<u32>().ok()).flatten()
             });
-            out.push(found.ok_or_else(|| invalid(format!("Unable to find group {name}: no matching entries in group file")))?);
+            out.push(found.ok_or_else(|| {
+                invalid(format!("Unable to find group {name}: no matching entries in group file"))
+            })?);
         }
         Ok(out)
     }
@@ -324,8 +341,10 @@ fn without_scaffolding(all: Vec<(String, u8)>) -> Vec<(String, u8)> {
         matches!(path, "/etc/hosts" | "/etc/hostname" | "/etc/resolv.conf" | "/etc/mtab" | "/.dockerenv")
             || ["/dev", "/proc", "/sys"].iter().any(|d| path == *d || path.starts_with(&format!("{d}/")))
     };
-    let (dropped, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(|(path, kind)| ours(path) && *kind != 2);
-    let below = |dir: &str, path: &str| path.starts_with(dir) && path.as_bytes().get(dir.len()) == Some(&b'/');
+    let (dropped, kept): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|(path, kind)| ours(path) && *kind != 2);
+    let below =
+        |dir: &str, path: &str| path.starts_with(dir) && path.as_bytes().get(dir.len()) == Some(&b'/');
     let needed = |path: &str, kind: u8| {
         let others = kept.iter().any(|(p, _)| below(path, p));
         others || kind != 0 || !dropped.iter().any(|(p, _)| below(path, p))

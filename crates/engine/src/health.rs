@@ -106,7 +106,12 @@ impl Health {
 }
 
 /// Probes `container` until `stop` is cancelled.
-pub(crate) async fn watch(engine: Arc<Engine>, container: Arc<Container>, plan: Plan, stop: CancellationToken) {
+pub(crate) async fn watch(
+    engine: Arc<Engine>,
+    container: Arc<Container>,
+    plan: Plan,
+    stop: CancellationToken,
+) {
     let begun = tokio::time::Instant::now();
     loop {
         let starting = container.lock().life.health.as_ref().is_some_and(|h| h.status == "starting");
@@ -143,7 +148,12 @@ mod tests {
     use super::*;
 
     fn result(exit_code: i32) -> ProbeResult {
-        ProbeResult { start: Timestamp::UNIX_EPOCH, end: Timestamp::UNIX_EPOCH, exit_code, output: String::new() }
+        ProbeResult {
+            start: Timestamp::UNIX_EPOCH,
+            end: Timestamp::UNIX_EPOCH,
+            exit_code,
+            output: String::new(),
+        }
     }
 
     #[test]
@@ -163,11 +173,17 @@ mod tests {
 
     #[test]
     fn table() {
-        let config =
-            HealthConfig { test: vec!["CMD".into(), "x".into()], start_period: 10_000_000_000, ..Default::default() };
+        let config = HealthConfig {
+            test: vec!["CMD".into(), "x".into()],
+            start_period: 10_000_000_000,
+            ..Default::default()
+        };
         let plan = plan(Some(&config), &[]).unwrap();
         let mut health = Health::starting();
-        assert!(!health.record(result(1), &plan, Duration::from_secs(1)), "failures in the start period do not count");
+        assert!(
+            !health.record(result(1), &plan, Duration::from_secs(1)),
+            "failures in the start period do not count"
+        );
         assert_eq!(health.failing_streak, 0);
         assert!(health.record(result(0), &plan, Duration::from_secs(2)));
         assert_eq!(health.status, "healthy");

@@ -67,7 +67,8 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
     match (pattern.first(), text.first()) {
         (None, None) => true,
         (Some(b'*'), _) => {
-            glob(&pattern[1..], text) || (text.first().is_some_and(|c| *c != b'/') && glob(pattern, &text[1..]))
+            glob(&pattern[1..], text)
+                || (text.first().is_some_and(|c| *c != b'/') && glob(pattern, &text[1..]))
         }
         (Some(b'?'), Some(c)) if *c != b'/' => glob(&pattern[1..], &text[1..]),
         (Some(b'['), Some(c)) => {
@@ -113,7 +114,8 @@ fn created(image: &Image) -> i64 {
 
 impl Engine {
     fn image_event(&self, id: &str, action: &str, name: &str) {
-        let mut attributes = self.images.get(id).map_or_else(|_| Map::new(), |i| i.run_config().labels.clone());
+        let mut attributes =
+            self.images.get(id).map_or_else(|_| Map::new(), |i| i.run_config().labels.clone());
         attributes.insert("name".into(), name.to_owned());
         self.events.publish("image", action, id, attributes);
     }
@@ -142,7 +144,8 @@ impl Engine {
             };
             let (tags, digests_of) = (shown(&image.tags), shown(&image.repo_digests));
             let untagged = image.tags.is_empty();
-            let intermediate = untagged && image.repo_digests.is_empty() && !self.images.children(&image.id).is_empty();
+            let intermediate =
+                untagged && image.repo_digests.is_empty() && !self.images.children(&image.id).is_empty();
             let fits = (patterns.is_empty() || !tags.is_empty() || !digests_of.is_empty())
                 && (all || !intermediate)
                 && dangling.is_none_or(|d| d == untagged)
@@ -248,7 +251,10 @@ impl Engine {
         };
         for container in self.all() {
             let inner = container.lock();
-            add(inner.asked.image.clone(), User { container: container.id.clone(), running: inner.life.phase.alive() });
+            add(
+                inner.asked.image.clone(),
+                User { container: container.id.clone(), running: inner.life.phase.alive() },
+            );
         }
         for state in self.foreign.list() {
             let image = crate::foreign::summary(&state)["ImageID"].as_str().unwrap_or("").to_owned();
@@ -286,7 +292,8 @@ impl Engine {
         let until = filters.get("until").first().map(|t| crate::filters::timestamp(t)).transpose()?;
         let filters = filters.clone();
         let wanted = move |image: &Image| {
-            filters.labels(&image.run_config().labels) && until.is_none_or(|u| image.created().is_none_or(|c| c <= u))
+            filters.labels(&image.run_config().labels)
+                && until.is_none_or(|u| image.created().is_none_or(|c| c <= u))
         };
         let users = self.image_users();
         let freed = self.images.prune(all, &wanted, &users).await?;
@@ -346,7 +353,12 @@ impl Engine {
     }
 
     /// Pushes an image to its registry.
-    pub async fn image_push(&self, reference: &str, auth: Option<Auth>, progress: ProgressSender) -> Result<()> {
+    pub async fn image_push(
+        &self,
+        reference: &str,
+        auth: Option<Auth>,
+        progress: ProgressSender,
+    ) -> Result<()> {
         let id = self.images.get(reference)?.id.clone();
         self.images.push(reference, auth, progress).await?;
         self.image_event(&id, "push", reference);
@@ -369,15 +381,35 @@ impl Engine {
         }
         let phase = container.phase();
         if matches!(phase, Phase::Removing | Phase::Dead) {
-            return Err(conflict(format!("You cannot commit container {} which is being removed", container.id)));
+            return Err(conflict(format!(
+                "You cannot commit container {} which is being removed",
+                container.id
+            )));
         }
-        let freeze = request.pause && phase == Phase::Running;
+        // One that ends at this moment needs no freezing.
+        let gone = |e: &runtime::Error| {
+            !container.phase().alive()
+                || matches!(
+                    e,
+                    runtime::Error::NotFound { .. }
+                        | runtime::Error::InvalidState { .. }
+                        | runtime::Error::Shim { .. }
+                )
+        };
+        let mut freeze = request.pause && phase == Phase::Running;
         if freeze {
-            self.runtime.pause(&container.id).await?;
+            match self.runtime.pause(&container.id).await {
+                Ok(()) => {}
+                Err(e) if gone(&e) => freeze = false,
+                Err(e) => return Err(e.into()),
+            }
         }
         let layer = self.images.commit_snapshot(&container.id).await;
         if freeze {
-            self.runtime.resume(&container.id).await?;
+            match self.runtime.resume(&container.id).await {
+                Err(e) if !gone(&e) => return Err(e.into()),
+                _ => {}
+            }
         }
         let layer: Layer = layer?;
         let (parent, command) = {

@@ -92,12 +92,19 @@ impl Engine {
         }
         let exposed = ports::exposed(&asked.config, &asked.host)?;
         let bridge = inner.life.attached.get("bridge").cloned();
-        let default = |pick: fn(&crate::container::Attached) -> String| bridge.as_ref().map(pick).unwrap_or_default();
+        let default =
+            |pick: fn(&crate::container::Attached) -> String| bridge.as_ref().map(pick).unwrap_or_default();
         let log_path = match asked.host.log_config.driver.as_str() {
             "none" => String::new(),
             _ => container.log_path().display().to_string(),
         };
-        let file = |name: &str| if life.started_at.is_some() { container.dir.join(name).display().to_string() } else { String::new() };
+        let file = |name: &str| {
+            if life.started_at.is_some() {
+                container.dir.join(name).display().to_string()
+            } else {
+                String::new()
+            }
+        };
         let layers = snapshot.map_or(Value::Null, |s| {
             let lower: Vec<String> = s.lower.iter().map(|p| p.display().to_string()).collect();
             json!({"LowerDir": lower.join(":"), "UpperDir": s.upper, "WorkDir": s.work, "MergedDir": ""})

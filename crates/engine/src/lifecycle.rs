@@ -47,7 +47,8 @@ impl Waiter {
     pub async fn done(mut self) -> (i32, Option<String>) {
         let (exits, condition) = (self.exits, self.condition);
         let met = |mark: &Mark| match condition {
-            WaitCondition::NotRunning => !mark.up,
+            // As Docker: once it waits, any end is one, also if the policy starts it again.
+            WaitCondition::NotRunning => !mark.up || mark.exits > exits,
             WaitCondition::NextExit => mark.exits > exits || mark.removed,
             WaitCondition::Removed => mark.removed,
         };
@@ -68,7 +69,12 @@ impl Engine {
     }
 
     /// Stops a container: its signal, then SIGKILL after the timeout (-1 never).
-    pub async fn stop(self: &Arc<Self>, reference: &str, signal: Option<&str>, timeout: Option<i64>) -> Result<()> {
+    pub async fn stop(
+        self: &Arc<Self>,
+        reference: &str,
+        signal: Option<&str>,
+        timeout: Option<i64>,
+    ) -> Result<()> {
         if self.foreign_stop(reference, signal, timeout).await? {
             return Ok(());
         }
@@ -77,7 +83,12 @@ impl Engine {
         self.stop_held(&container, signal, timeout).await
     }
 
-    async fn stop_held(&self, container: &Arc<Container>, signal: Option<&str>, timeout: Option<i64>) -> Result<()> {
+    async fn stop_held(
+        &self,
+        container: &Arc<Container>,
+        signal: Option<&str>,
+        timeout: Option<i64>,
+    ) -> Result<()> {
         let (phase, own_signal, own_timeout) = {
             let mut inner = container.lock();
             inner.life.by_hand = true;
@@ -177,7 +188,12 @@ impl Engine {
     }
 
     /// Stops, if it runs, and starts.
-    pub async fn restart(self: &Arc<Self>, reference: &str, signal: Option<&str>, timeout: Option<i64>) -> Result<()> {
+    pub async fn restart(
+        self: &Arc<Self>,
+        reference: &str,
+        signal: Option<&str>,
+        timeout: Option<i64>,
+    ) -> Result<()> {
         let container = self.find(reference)?;
         let _op = container.op.lock().await;
         validate::not_going(container.phase(), "restarted")?;
@@ -289,7 +305,9 @@ impl Engine {
         validate::resources(&host)?;
         validate::restart_policy(&host.restart_policy)?;
         if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {
-            return Err(conflict("Restart policy cannot be updated because AutoRemove is enabled for the container"));
+            return Err(conflict(
+                "Restart policy cannot be updated because AutoRemove is enabled for the container",
+            ));
         }
         if container.phase().alive() {
             self.runtime.update(&container.id, &spec::resources(&host)).await?;
@@ -301,9 +319,15 @@ impl Engine {
     }
 
     /// Removes a container.
-    pub async fn remove(self: &Arc<Self>, reference: &str, force: bool, volumes: bool, link: bool) -> Result<()> {
+    pub async fn remove(
+        self: &Arc<Self>,
+        reference: &str,
+        force: bool,
+        volumes: bool,
+        link: bool,
+    ) -> Result<()> {
         if link {
-            return Err(invalid("removing a link is not supported: links go with their container"));
+            return self.remove_link(reference);
         }
         let container = self.find(reference)?;
         let _op = match container.op.try_lock() {
@@ -353,6 +377,25 @@ impl Engine {
             _ => {}
         }
         self.discard(&container, volumes).await
+    }
+
+    /// Removes a link of the default network, given as `container/alias`.
+    fn remove_link(&self, reference: &str) -> Result<()> {
+        let (name, alias) = reference.trim_start_matches('/').rsplit_once('/').ok_or_else(|| {
+            invalid(format!("Invalid link name: {reference}: it should be CONTAINER/ALIAS"))
+        })?;
+        let container = self.find(name)?;
+        let known = {
+            let mut inner = container.lock();
+            let links = &mut inner.asked.host.links;
+            let before = links.len();
+            links.retain(|l| crate::create::parse_link(l).is_ok_and(|(_, a)| a != alias));
+            links.len() < before
+        };
+        if !known {
+            return Err(Error::NotFound(format!("Cannot get parent {name} for link {alias}: no such link")));
+        }
+        container.save_asked()
     }
 
     /// Takes away everything of a container that has no process; whoever calls holds its `op`.
@@ -420,7 +463,12 @@ impl Engine {
                 deleted.push(container.id.clone());
             }
         }
-        self.events.publish("container", "prune", "", Map::from([("reclaimed".to_owned(), freed.to_string())]));
+        self.events.publish(
+            "container",
+            "prune",
+            "",
+            Map::from([("reclaimed".to_owned(), freed.to_string())]),
+        );
         Ok(json!({"ContainersDeleted": deleted, "SpaceReclaimed": freed}))
     }
 
@@ -431,7 +479,10 @@ impl Engine {
         }
         let container = self.find(reference)?;
         if !container.phase().alive() {
-            return Err(conflict(format!("cannot resize a stopped container: container {} is not running", container.id)));
+            return Err(conflict(format!(
+                "cannot resize a stopped container: container {} is not running",
+                container.id
+            )));
         }
         self.runtime.resize(&container.id, None, rows, columns).await?;
         let size = [("height", rows.to_string()), ("width", columns.to_string())];
@@ -518,13 +569,12 @@ mod tests {
         let next = tokio::spawn(waiter(WaitCondition::NextExit).done());
         let stopped = tokio::spawn(waiter(WaitCondition::NotRunning).done());
         let removed = tokio::spawn(waiter(WaitCondition::Removed).done());
-        // It ended, and its policy starts it again: only `next-exit` is met.
+        // It ended, and its policy starts it again.
         sender.send_modify(|m| {
             m.exits = 1;
             m.exit_code = 7;
         });
         assert_eq!(next.await.unwrap(), (7, None));
-        assert!(!stopped.is_finished());
         sender.send_modify(|m| m.up = false);
         assert_eq!(stopped.await.unwrap().0, 7);
         assert!(!removed.is_finished());

@@ -26,8 +26,22 @@ pub struct ListOptions {
 }
 
 const KNOWN: &[&str] = &[
-    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "label!", "name",
-    "network", "publish", "since", "status", "volume",
+    "ancestor",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "is-task",
+    "isolation",
+    "label",
+    "label!",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
 ];
 
 /// Go's `units.HumanDuration`.
@@ -98,7 +112,8 @@ impl Engine {
         for code in filters.get("exited") {
             exits.push(code.parse::<i32>().map_err(|_| invalid(format!("invalid filter 'exited={code}'")))?);
         }
-        let ancestors: Option<BTreeSet<String>> = (!filters.get("ancestor").is_empty()).then(|| self.descendants(filters));
+        let ancestors: Option<BTreeSet<String>> =
+            (!filters.get("ancestor").is_empty()).then(|| self.descendants(filters));
         let bound = |key: &str| -> Result<Option<jiff::Timestamp>> {
             match filters.get(key).last() {
                 Some(reference) => Ok(Some(self.find(reference)?.lock().asked.created)),
@@ -143,12 +158,16 @@ impl Engine {
                 && filters.any("name", |n| name_matches(&asked.name, n))
                 && filters.labels(&asked.config.labels)
                 && (exits.is_empty()
-                    || (matches!(life.phase, Phase::Exited | Phase::Restarting | Phase::Dead) && exits.contains(&life.exit_code)))
+                    || (matches!(life.phase, Phase::Exited | Phase::Restarting | Phase::Dead)
+                        && exits.contains(&life.exit_code)))
                 && ancestors.as_ref().is_none_or(|a| a.contains(&asked.image))
                 && before.is_none_or(|b| asked.created < b)
                 && since.is_none_or(|s| asked.created > s)
                 && filters.any("volume", |v| {
-                    asked.mounts.iter().any(|m| m.name == *v || m.destination == *v || m.source.to_str() == Some(v))
+                    asked
+                        .mounts
+                        .iter()
+                        .any(|m| m.name == *v || m.destination == *v || m.source.to_str() == Some(v))
                 })
                 && (nets.is_empty() || nets.iter().any(|n| asked.endpoints.contains_key(n)))
                 && ports_match("expose", false)
@@ -177,7 +196,8 @@ impl Engine {
             for state in self.foreign.list() {
                 let line = foreign::summary(&state);
                 let word = line["State"].as_str().unwrap_or("");
-                let labels: crate::model::Map = serde_json::from_value(line["Labels"].clone()).unwrap_or_default();
+                let labels: crate::model::Map =
+                    serde_json::from_value(line["Labels"].clone()).unwrap_or_default();
                 let name = line["Names"][0].as_str().unwrap_or("").trim_start_matches('/');
                 let fits = (all || matches!(word, "running" | "paused"))
                     && filters.exact("status", word)
@@ -201,7 +221,10 @@ impl Engine {
             let layers = root.diff_ids();
             out.insert(root.id.clone());
             for image in self.images.list() {
-                if image.diff_ids().len() >= layers.len() && image.diff_ids().starts_with(layers) && !layers.is_empty() {
+                if image.diff_ids().len() >= layers.len()
+                    && image.diff_ids().starts_with(layers)
+                    && !layers.is_empty()
+                {
                     out.insert(image.id.clone());
                 }
             }
@@ -290,7 +313,11 @@ mod tests {
 
     #[test]
     fn names_and_commands() {
-        assert!(name_matches("web-1", "web") && name_matches("web-1", "^/web") && name_matches("web-1", "^web-1$"));
+        assert!(
+            name_matches("web-1", "web")
+                && name_matches("web-1", "^/web")
+                && name_matches("web-1", "^web-1$")
+        );
         assert!(!name_matches("web-1", "^eb") && !name_matches("web-1", "web$"));
         assert_eq!(command_line(&["sh".into(), "-c".into(), "sleep 1".into()]), "sh -c 'sleep 1'");
     }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use futures::Stream;
 use jiff::Timestamp;
-use runtime::logs::{LogLine, ReadOptions};
 use runtime::LogSpec;
+use runtime::logs::{LogLine, ReadOptions};
 
 use crate::Engine;
 use crate::error::{Error, Result};
@@ -39,7 +39,9 @@ impl Engine {
         } else {
             let container = self.find(reference)?;
             if container.lock().asked.host.log_config.driver == "none" {
-                return Err(Error::NotImplemented("configured logging driver does not support reading".into()));
+                return Err(Error::NotImplemented(
+                    "configured logging driver does not support reading".into(),
+                ));
             }
             (container.log_path(), Some(container.mark.subscribe()))
         };

@@ -52,13 +52,17 @@ pub struct MountPoint {
 
 /// A destination's normal form; an error unless it is absolute and not `/`.
 pub(crate) fn destination(text: &str, whole: &str) -> Result<String> {
-    let bad = |why: &str| invalid(format!("invalid volume specification: '{whole}': invalid mount path: '{text}' {why}"));
+    let bad = |why: &str| {
+        invalid(format!("invalid volume specification: '{whole}': invalid mount path: '{text}' {why}"))
+    };
     if !text.starts_with('/') {
         return Err(bad("mount path must be absolute"));
     }
     let clean = clean(text);
     if clean == "/" {
-        return Err(invalid(format!("invalid volume specification: '{whole}': invalid specification: destination can't be '/'")));
+        return Err(invalid(format!(
+            "invalid volume specification: '{whole}': invalid specification: destination can't be '/'"
+        )));
     }
     Ok(clean)
 }
@@ -107,7 +111,9 @@ pub(crate) fn bind(text: &str, volume_driver: &str) -> Result<MountPoint> {
             "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" => {}
             "nocopy" => point.copy = false,
             p if PROPAGATIONS.contains(&p) => point.propagation = p.to_owned(),
-            _ => return Err(invalid(format!("invalid volume specification: '{text}': invalid mode: {mode}"))),
+            _ => {
+                return Err(invalid(format!("invalid volume specification: '{text}': invalid mode: {mode}")));
+            }
         }
     }
     if source.starts_with('/') {
@@ -146,12 +152,8 @@ pub(crate) fn mount(m: &Mount) -> Result<MountPoint> {
     if destination == "/" {
         return Err(bad("invalid specification: destination can't be '/'".into()));
     }
-    let mut point = MountPoint {
-        kind: m.kind.clone(),
-        destination,
-        rw: !m.read_only,
-        ..MountPoint::default()
-    };
+    let mut point =
+        MountPoint { kind: m.kind.clone(), destination, rw: !m.read_only, ..MountPoint::default() };
     let extraneous = |field: &str| bad(format!("field {field} must not be specified"));
     if m.kind != "bind" && m.bind_options.is_some() {
         return Err(extraneous("BindOptions"));
@@ -275,7 +277,8 @@ pub(crate) fn collect(
     for (target, options) in &host.tmpfs {
         let destination = destination(target, target)?;
         let tmpfs = options.split(',').filter(|o| !o.is_empty()).map(str::to_owned).collect();
-        let point = MountPoint { kind: "tmpfs".into(), destination, rw: true, tmpfs, ..MountPoint::default() };
+        let point =
+            MountPoint { kind: "tmpfs".into(), destination, rw: true, tmpfs, ..MountPoint::default() };
         add(point)?;
     }
     all.retain(|p| !explicit.iter().any(|e| e.destination == p.destination));
@@ -306,9 +309,15 @@ mod tests {
     #[test]
     fn binds() {
         let b = bind("/a/../b:/c/:ro", "").unwrap();
-        assert_eq!((b.kind.as_str(), b.source.to_str(), b.destination.as_str(), b.rw), ("bind", Some("/b"), "/c", false));
+        assert_eq!(
+            (b.kind.as_str(), b.source.to_str(), b.destination.as_str(), b.rw),
+            ("bind", Some("/b"), "/c", false)
+        );
         let v = bind("vol:/data", "").unwrap();
-        assert_eq!((v.kind.as_str(), v.name.as_str(), v.driver.as_str(), v.copy), ("volume", "vol", "local", true));
+        assert_eq!(
+            (v.kind.as_str(), v.name.as_str(), v.driver.as_str(), v.copy),
+            ("volume", "vol", "local", true)
+        );
         let a = bind("/data", "").unwrap();
         assert!(a.anonymous && a.name.is_empty());
         for bad in ["x:y", "vol:/", ":", "/a:/b:zz", "a:b:c:d", "../x:/y"] {
@@ -318,9 +327,13 @@ mod tests {
 
     #[test]
     fn explicit_wins_and_order_is_by_depth() {
-        let config =
-            Config { volumes: [("/data".to_owned(), Default::default()), ("/x/y".to_owned(), Default::default())].into(), ..Config::default() };
-        let host = HostConfig { binds: vec!["/h:/data/sub".into(), "vol:/data".into()], ..HostConfig::default() };
+        let config = Config {
+            volumes: [("/data".to_owned(), Default::default()), ("/x/y".to_owned(), Default::default())]
+                .into(),
+            ..Config::default()
+        };
+        let host =
+            HostConfig { binds: vec!["/h:/data/sub".into(), "vol:/data".into()], ..HostConfig::default() };
         let all = collect(&config, &host, |_| Ok(Vec::new())).unwrap();
         let got: Vec<_> = all.iter().map(|p| (p.destination.as_str(), p.anonymous)).collect();
         assert_eq!(got, [("/data", false), ("/data/sub", false), ("/x/y", true)]);
@@ -330,7 +343,12 @@ mod tests {
 
     #[test]
     fn mount_objects() {
-        let missing = Mount { kind: "bind".into(), source: "/does/not/exist".into(), target: "/n".into(), ..Mount::default() };
+        let missing = Mount {
+            kind: "bind".into(),
+            source: "/does/not/exist".into(),
+            target: "/n".into(),
+            ..Mount::default()
+        };
         assert!(mount(&missing).unwrap_err().to_string().contains("does not exist"));
         let unknown = Mount { kind: "zz".into(), target: "/n".into(), ..Mount::default() };
         assert!(mount(&unknown).is_err());

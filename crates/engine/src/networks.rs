@@ -63,13 +63,18 @@ impl Net {
         let mut pools = Vec::new();
         for pool in &record.ipam.config {
             let subnet: IpNet = parse(&pool.subnet, "subnet")?;
-            let gateway: IpAddr = if pool.gateway.is_empty() { first(subnet) } else { parse(&pool.gateway, "gateway")? };
+            let gateway: IpAddr =
+                if pool.gateway.is_empty() { first(subnet) } else { parse(&pool.gateway, "gateway")? };
             let range = if pool.ip_range.is_empty() { subnet } else { parse(&pool.ip_range, "ip-range")? };
             let mut reserved = vec![gateway];
             for address in pool.aux_addresses.values() {
                 reserved.push(parse(address, "auxiliary address")?);
             }
-            pools.push(Pool { subnet, gateway, addresses: network::Ipam::with_range(subnet, range, reserved) });
+            pools.push(Pool {
+                subnet,
+                gateway,
+                addresses: network::Ipam::with_range(subnet, range, reserved),
+            });
         }
         Ok(Arc::new(Net { record, pools, names: Mutex::default(), ready: tokio::sync::OnceCell::new() }))
     }
@@ -90,7 +95,9 @@ impl Net {
     fn gateway6(&self) -> Option<ipnet::Ipv6Net> {
         let pool = self.v6()?;
         match (pool.gateway, pool.subnet) {
-            (IpAddr::V6(address), IpNet::V6(subnet)) => ipnet::Ipv6Net::new(address, subnet.prefix_len()).ok(),
+            (IpAddr::V6(address), IpNet::V6(subnet)) => {
+                ipnet::Ipv6Net::new(address, subnet.prefix_len()).ok()
+            }
             _ => None,
         }
     }
@@ -202,7 +209,8 @@ impl Networks {
     }
 
     fn save(&self, record: Record) -> Result<Arc<Net>> {
-        let bytes = serde_json::to_vec(&record).map_err(|e| system(format!("network {}: {e}", record.name)))?;
+        let bytes =
+            serde_json::to_vec(&record).map_err(|e| system(format!("network {}: {e}", record.name)))?;
         let path = self.dir.join(format!("{}.json", record.id));
         base::fsx::write_atomic(&path, &bytes, 0o600).map_err(Error::io(path.display()))?;
         let net = Net::new(record)?;
@@ -235,13 +243,16 @@ impl Networks {
         let mut found = all.range(reference.to_owned()..).take_while(|(id, _)| id.starts_with(reference));
         match (found.next(), found.next()) {
             (Some((_, net)), None) => Ok(net.clone()),
-            (Some(_), Some(_)) => Err(invalid(format!("network {reference} is ambiguous (several matches found on ID prefix)"))),
+            (Some(_), Some(_)) => {
+                Err(invalid(format!("network {reference} is ambiguous (several matches found on ID prefix)")))
+            }
             (None, _) => Err(missing()),
         }
     }
 
     fn free_subnet(&self) -> Result<Ipv4Net> {
-        let mut taken: Vec<IpNet> = self.list().iter().flat_map(|n| n.pools.iter().map(|p| p.subnet)).collect();
+        let mut taken: Vec<IpNet> =
+            self.list().iter().flat_map(|n| n.pools.iter().map(|p| p.subnet)).collect();
         taken.extend([IpNet::V4(self.instance.cluster_cidr), IpNet::V4(self.instance.service_cidr)]);
         taken.extend(host_routes(&std::fs::read_to_string("/proc/net/route").unwrap_or_default()));
         candidates()
@@ -288,7 +299,7 @@ impl Engine {
     /// Makes a network; the answer's body.
     pub async fn network_create(&self, request: NetworkCreate) -> Result<Value> {
         let name = request.name.clone();
-        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_graphic()) || name.contains('/') {
+        if name.trim().is_empty() || name.contains(|c: char| c.is_control() || c == '/') {
             return Err(invalid(format!("invalid network name: \"{name}\"")));
         }
         if PREDEFINED.contains(&name.as_str()) || name == "default" {
@@ -300,10 +311,17 @@ impl Engine {
             "host" | "null" => {
                 return Err(forbidden(format!("only one instance of \"{driver}\" network is allowed")));
             }
-            other => return Err(not_found(format!("could not find plugin {other} in v1 plugin registry: plugin not found"))),
+            other => {
+                return Err(not_found(format!(
+                    "could not find plugin {other} in v1 plugin registry: plugin not found"
+                )));
+            }
         }
         if !matches!(request.scope.as_str(), "" | "local") {
-            return Err(invalid(format!("scope {} needs swarm mode, which this engine does not have", request.scope)));
+            return Err(invalid(format!(
+                "scope {} needs swarm mode, which this engine does not have",
+                request.scope
+            )));
         }
         // Checks and reservation in one go: two creations of one name must not both succeed.
         let _one = self.network_changes.lock().await;
@@ -422,7 +440,8 @@ impl Engine {
                 let spec = network::BridgeSpec {
                     gateway6: net.gateway6(),
                     mtu: Some(net.mtu()).filter(|m| *m > 0),
-                    masquerade: !net.record.internal && flag("com.docker.network.bridge.enable_ip_masquerade", true),
+                    masquerade: !net.record.internal
+                        && flag("com.docker.network.bridge.enable_ip_masquerade", true),
                     icc: flag("com.docker.network.bridge.enable_icc", true),
                     internal: net.record.internal,
                     ..network::BridgeSpec::new(net.record.bridge.clone(), gateway)
@@ -446,7 +465,10 @@ impl Engine {
         let _one = self.network_changes.lock().await;
         let net = self.networks.get(reference)?;
         if !net.user_defined() {
-            return Err(forbidden(format!("{} is a pre-defined network and cannot be removed", net.record.name)));
+            return Err(forbidden(format!(
+                "{} is a pre-defined network and cannot be removed",
+                net.record.name
+            )));
         }
         let members = self.members(&net);
         if !members.is_empty() {
@@ -490,13 +512,16 @@ impl Engine {
         let mut containers = serde_json::Map::new();
         if members {
             for (id, name, attached) in self.members(net) {
-                containers.insert(id, json!({
-                    "Name": name,
-                    "EndpointID": attached.endpoint_id,
-                    "MacAddress": attached.mac,
-                    "IPv4Address": attached.address.to_string(),
-                    "IPv6Address": "",
-                }));
+                containers.insert(
+                    id,
+                    json!({
+                        "Name": name,
+                        "EndpointID": attached.endpoint_id,
+                        "MacAddress": attached.mac,
+                        "IPv4Address": attached.address.to_string(),
+                        "IPv6Address": "",
+                    }),
+                );
             }
         }
         json!({
@@ -513,12 +538,15 @@ impl Engine {
         filters.only(&["dangling", "driver", "id", "label", "label!", "name", "scope", "type"])?;
         let dangling = filters.flag("dangling")?;
         let mut list = self.networks.list();
-        list.sort_by(|a, b| a.record.created.cmp(&b.record.created).then_with(|| a.record.name.cmp(&b.record.name)));
+        list.sort_by(|a, b| {
+            a.record.created.cmp(&b.record.created).then_with(|| a.record.name.cmp(&b.record.name))
+        });
         let list: Vec<Value> = list
             .iter()
             .filter(|n| {
                 let kind = if n.user_defined() { "custom" } else { "builtin" };
-                filters.any("name", |f| n.record.name.contains(f.trim_start_matches('^').trim_end_matches('$')))
+                filters
+                    .any("name", |f| n.record.name.contains(f.trim_start_matches('^').trim_end_matches('$')))
                     && filters.any("id", |f| n.record.id.starts_with(f.as_str()))
                     && filters.exact("driver", &n.record.driver)
                     && filters.exact("scope", "local")
@@ -556,7 +584,9 @@ pub(crate) fn check_endpoint(net: &Net, settings: &EndpointSettings) -> Result<(
     let ipam = settings.ipam_config.clone().unwrap_or_default();
     if !ipam.ipv4_address.is_empty() {
         if !net.user_defined() {
-            return Err(invalid("invalid endpoint settings: user specified IP address is supported on user defined networks only"));
+            return Err(invalid(
+                "invalid endpoint settings: user specified IP address is supported on user defined networks only",
+            ));
         }
         let address: IpAddr = parse(&ipam.ipv4_address, "IPv4 address")?;
         if !net.pools.iter().any(|p| p.subnet.contains(&address)) {
@@ -566,7 +596,9 @@ pub(crate) fn check_endpoint(net: &Net, settings: &EndpointSettings) -> Result<(
         }
     }
     if !net.user_defined() && !settings.aliases.is_empty() {
-        return Err(invalid("invalid endpoint settings: network-scoped aliases are only supported for user-defined networks"));
+        return Err(invalid(
+            "invalid endpoint settings: network-scoped aliases are only supported for user-defined networks",
+        ));
     }
     if !settings.mac_address.is_empty() && mac(&settings.mac_address).is_none() {
         return Err(invalid(format!("invalid MAC address: {}", settings.mac_address)));

@@ -197,7 +197,11 @@ mod tests {
     #[test]
     fn publishes_all() {
         let config = Config {
-            exposed_ports: [("80/tcp".to_owned(), Default::default()), ("53/udp".to_owned(), Default::default())].into(),
+            exposed_ports: [
+                ("80/tcp".to_owned(), Default::default()),
+                ("53/udp".to_owned(), Default::default()),
+            ]
+            .into(),
             ..Config::default()
         };
         let binding = PortBinding { host_ip: "127.0.0.1".into(), host_port: "8080-8090".into() };
@@ -211,8 +215,7 @@ mod tests {
         assert_eq!((wanted[0].from, wanted[0].to, wanted[0].host_ip.is_loopback()), (8080, 8090, true));
         assert_eq!((wanted[1].from, wanted[1].port.to_string().as_str()), (0, "53/udp"));
         let exposed = exposed(&config, &host).unwrap();
-        let published =
-            [Published { port: wanted[0].port, host_ip: wanted[0].host_ip, host_port: 8080 }];
+        let published = [Published { port: wanted[0].port, host_ip: wanted[0].host_ip, host_port: 8080 }];
         assert_eq!(
             settings(&exposed, &published),
             json!({"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}], "53/udp": null})

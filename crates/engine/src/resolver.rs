@@ -139,7 +139,8 @@ impl Server {
 
 /// `2.0.17.172.in-addr.arpa` is 172.17.0.2.
 fn reverse(name: &str) -> Option<IpAddr> {
-    let mut octets: Vec<u8> = name.strip_suffix(REVERSE)?.split('.').map(|p| p.parse().ok()).collect::<Option<_>>()?;
+    let mut octets: Vec<u8> =
+        name.strip_suffix(REVERSE)?.split('.').map(|p| p.parse().ok()).collect::<Option<_>>()?;
     octets.reverse();
     let octets: [u8; 4] = octets.try_into().ok()?;
     Some(Ipv4Addr::from(octets).into())

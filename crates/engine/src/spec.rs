@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use oci_spec::runtime::{
-    Capability, LinuxBlockIo, LinuxCapabilities, LinuxCpu, LinuxDevice, LinuxDeviceCgroup,
-    LinuxDeviceType, LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxPids, LinuxResources, LinuxThrottleDeviceBuilder,
+    Capability, LinuxBlockIo, LinuxCapabilities, LinuxCpu, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType,
+    LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxPids, LinuxResources, LinuxThrottleDeviceBuilder,
     LinuxWeightDeviceBuilder, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Spec, User,
 };
 use runtime::{ContainerSpec, IoSpec, LogSpec, Rootfs, SeccompProfile, StdinMode, defaults};
@@ -280,11 +280,7 @@ pub(crate) fn build(input: Input<'_>) -> Result<ContainerSpec> {
         linux.set_readonly_paths(Some(paths.clone()));
     }
     linux.set_seccomp(None);
-    let shared = input
-        .asked
-        .mounts
-        .iter()
-        .any(|m| matches!(m.propagation.as_str(), "shared" | "rshared"));
+    let shared = input.asked.mounts.iter().any(|m| matches!(m.propagation.as_str(), "shared" | "rshared"));
     let slave = input.asked.mounts.iter().any(|m| matches!(m.propagation.as_str(), "slave" | "rslave"));
     linux.set_rootfs_propagation(match (shared, slave) {
         (true, _) => Some("shared".to_owned()),
@@ -416,7 +412,12 @@ fn namespaces(host: &HostConfig, joined: &Joined) -> Vec<LinuxNamespace> {
     out
 }
 
-fn rule(kind: Option<LinuxDeviceType>, major: Option<i64>, minor: Option<i64>, access: &str) -> LinuxDeviceCgroup {
+fn rule(
+    kind: Option<LinuxDeviceType>,
+    major: Option<i64>,
+    minor: Option<i64>,
+    access: &str,
+) -> LinuxDeviceCgroup {
     let mut rule = LinuxDeviceCgroup::default();
     rule.set_allow(true);
     rule.set_typ(kind.or(Some(LinuxDeviceType::A)));
@@ -430,7 +431,8 @@ fn rule(kind: Option<LinuxDeviceType>, major: Option<i64>, minor: Option<i64>, a
 fn parse_rule(text: &str) -> Result<LinuxDeviceCgroup> {
     let bad = || invalid(format!("invalid device cgroup rule format: '{text}'"));
     let mut words = text.split_whitespace();
-    let (Some(kind), Some(numbers), Some(access), None) = (words.next(), words.next(), words.next(), words.next())
+    let (Some(kind), Some(numbers), Some(access), None) =
+        (words.next(), words.next(), words.next(), words.next())
     else {
         return Err(bad());
     };
@@ -466,7 +468,10 @@ fn devices(host: &HostConfig) -> Result<(Vec<LinuxDevice>, Vec<LinuxDeviceCgroup
         });
         let access = if mapping.cgroup_permissions.is_empty() { "rwm" } else { &mapping.cgroup_permissions };
         let gather = |e: std::io::Error| {
-            invalid(format!("error gathering device information while adding custom device \"{}\": {e}", mapping.path_on_host))
+            invalid(format!(
+                "error gathering device information while adding custom device \"{}\": {e}",
+                mapping.path_on_host
+            ))
         };
         let real = std::fs::canonicalize(source).map_err(gather)?;
         let files = if real.is_dir() { device_files(&real) } else { vec![real.clone()] };
@@ -490,7 +495,8 @@ fn devices(host: &HostConfig) -> Result<(Vec<LinuxDevice>, Vec<LinuxDeviceCgroup
 
 /// Device nodes below a folder; not terminals and not what the container has of its own.
 fn device_files(dir: &Path) -> Vec<PathBuf> {
-    let skip: BTreeSet<&str> = ["pts", "shm", "mqueue", "fd", "stdin", "stdout", "stderr", "console", "ptmx", "core"].into();
+    let skip: BTreeSet<&str> =
+        ["pts", "shm", "mqueue", "fd", "stdin", "stdout", "stderr", "console", "ptmx", "core"].into();
     let mut out = Vec::new();
     let mut stack = vec![dir.to_owned()];
     while let Some(dir) = stack.pop() {
@@ -558,7 +564,9 @@ fn mounts(mut all: Vec<Mount>, input: &Input<'_>) -> Result<Vec<Mount>> {
         own.push(user_mount(point, &input.image_mounts)?);
     }
     if let Some(dir) = &input.files {
-        for (file, target) in [("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname"), ("hosts", "/etc/hosts")] {
+        for (file, target) in
+            [("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname"), ("hosts", "/etc/hosts")]
+        {
             let taken = input.asked.mounts.iter().any(|m| m.destination == target);
             if !taken {
                 let writable = if host.readonly_rootfs { "ro" } else { "rw" };
@@ -607,11 +615,19 @@ fn user_mount(point: &MountPoint, images: &HashMap<String, Vec<PathBuf>>) -> Res
         "image" => {
             let layers = images.get(&point.destination).map_or(&[][..], Vec::as_slice);
             match layers {
-                [] => Err(system(format!("image {} of mount {} is not prepared", point.name, point.destination))),
+                [] => Err(system(format!(
+                    "image {} of mount {} is not prepared",
+                    point.name, point.destination
+                ))),
                 [only] => Ok(mount(&point.destination, "bind", only, &["rbind", "ro", "rprivate"])),
                 several => {
                     let list: Vec<String> = several.iter().map(|l| l.display().to_string()).collect();
-                    Ok(mount(&point.destination, "overlay", "overlay", &["ro", &format!("lowerdir={}", list.join(":"))]))
+                    Ok(mount(
+                        &point.destination,
+                        "overlay",
+                        "overlay",
+                        &["ro", &format!("lowerdir={}", list.join(":"))],
+                    ))
                 }
             }
         }
@@ -638,7 +654,8 @@ fn subpath(point: &MountPoint) -> Result<PathBuf> {
 pub(crate) fn inside(root: &Path, subpath: &str, what: &str) -> Result<PathBuf> {
     let bad = |why: &str| invalid(format!("subpath {subpath:?} of {what}: {why}"));
     let root = std::fs::canonicalize(root).map_err(Error::io(root.display()))?;
-    let real = std::fs::canonicalize(root.join(subpath.trim_start_matches('/'))).map_err(|e| bad(&e.to_string()))?;
+    let real =
+        std::fs::canonicalize(root.join(subpath.trim_start_matches('/'))).map_err(|e| bad(&e.to_string()))?;
     if !real.starts_with(&root) {
         return Err(bad("it leads out of its root"));
     }
@@ -664,7 +681,12 @@ mod tests {
     fn capability_sets() {
         let set = |add: &[&str], drop: &[&str]| {
             let strings = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect();
-            capabilities(&HostConfig { cap_add: strings(add), cap_drop: strings(drop), ..HostConfig::default() }).unwrap()
+            capabilities(&HostConfig {
+                cap_add: strings(add),
+                cap_drop: strings(drop),
+                ..HostConfig::default()
+            })
+            .unwrap()
         };
         assert!(set(&[], &[]).contains("CAP_CHOWN"));
         assert!(!set(&[], &["CHOWN"]).contains("CAP_CHOWN"));
@@ -681,7 +703,12 @@ mod tests {
 
     #[test]
     fn limits() {
-        let host = HostConfig { nano_cpus: 1_500_000_000, memory: 1 << 25, pids_limit: Some(5), ..HostConfig::default() };
+        let host = HostConfig {
+            nano_cpus: 1_500_000_000,
+            memory: 1 << 25,
+            pids_limit: Some(5),
+            ..HostConfig::default()
+        };
         let r = resources(&host);
         assert_eq!(r.cpu().as_ref().unwrap().quota(), Some(150_000));
         assert_eq!(r.memory().as_ref().unwrap().limit(), Some(1 << 25));

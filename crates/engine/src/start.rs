@@ -328,7 +328,12 @@ impl Engine {
         }
     }
 
-    async fn restart_after(self: Arc<Self>, container: &Arc<Container>, delay: Duration, given_up: CancellationToken) {
+    async fn restart_after(
+        self: Arc<Self>,
+        container: &Arc<Container>,
+        delay: Duration,
+        given_up: CancellationToken,
+    ) {
         // A timer by nature: the back-off.
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
@@ -344,12 +349,17 @@ impl Engine {
     }
 
     /// hostname, hosts and resolv.conf; those of the other container if its network is shared.
-    pub(crate) fn write_files(&self, container: &Container, links: &crate::connect::Links) -> Result<Option<std::path::PathBuf>> {
+    pub(crate) fn write_files(
+        &self,
+        container: &Container,
+        links: &crate::connect::Links,
+    ) -> Result<Option<std::path::PathBuf>> {
         let asked = container.lock().asked.clone();
         if let Some(other) = asked.host.network_mode.strip_prefix("container:") {
             return Ok(Some(self.find(other)?.dir.clone()));
         }
-        let user_network = container.lock().life.attached.keys().any(|n| !crate::networks::PREDEFINED.contains(&n.as_str()));
+        let user_network =
+            container.lock().life.attached.keys().any(|n| !crate::networks::PREDEFINED.contains(&n.as_str()));
         let domain = if asked.config.domainname.is_empty() {
             asked.config.hostname.clone()
         } else {
@@ -390,8 +400,12 @@ fn exec_error(e: runtime::Error) -> Error {
         runtime::Error::Exec { kind, message } => {
             let known = ["not found", "no such file", "permission denied", "is a directory"];
             let hint = match kind {
-                ExecErrorKind::NotFound if !known[..2].iter().any(|k| message.contains(k)) => ": no such file or directory",
-                ExecErrorKind::NotExecutable if !known[2..].iter().any(|k| message.contains(k)) => ": permission denied",
+                ExecErrorKind::NotFound if !known[..2].iter().any(|k| message.contains(k)) => {
+                    ": no such file or directory"
+                }
+                ExecErrorKind::NotExecutable if !known[2..].iter().any(|k| message.contains(k)) => {
+                    ": permission denied"
+                }
                 _ => "",
             };
             Error::Invalid(format!(

@@ -27,7 +27,9 @@ impl Engine {
             (container.id.clone(), format!("/{}", container.name()), container.phase().alive())
         };
         let now = base::clock::now();
-        let time = |t: Option<jiff::Timestamp>| t.map_or("0001-01-01T00:00:00Z".to_owned(), base::clock::rfc3339_nano);
+        let time = |t: Option<jiff::Timestamp>| {
+            t.map_or("0001-01-01T00:00:00Z".to_owned(), base::clock::rfc3339_nano)
+        };
         let reading = if running { self.runtime.stats(&id).await.ok() } else { None };
         let Some(s) = reading else {
             // A container that does not run has a document of zeroes.
@@ -111,7 +113,10 @@ impl Engine {
                 match container.phase() {
                     Phase::Running | Phase::Paused => {}
                     Phase::Restarting => {
-                        return Err(conflict(format!("container {} is restarting, wait until the container is running", container.id)));
+                        return Err(conflict(format!(
+                            "container {} is restarting, wait until the container is running",
+                            container.id
+                        )));
                     }
                     _ => return Err(conflict(format!("container {} is not running", container.id))),
                 }
@@ -143,7 +148,10 @@ impl Engine {
 fn table(text: &str, pids: &[u32]) -> Result<Value> {
     let mut lines = text.lines();
     let titles: Vec<&str> = lines.next().unwrap_or("").split_whitespace().collect();
-    let at = titles.iter().position(|t| *t == "PID").ok_or_else(|| system("Couldn't find PID field in ps output"))?;
+    let at = titles
+        .iter()
+        .position(|t| *t == "PID")
+        .ok_or_else(|| system("Couldn't find PID field in ps output"))?;
     let mut rows = Vec::new();
     for line in lines {
         let mut fields: Vec<String> = Vec::new();
@@ -179,10 +187,13 @@ fn interfaces(table: &str) -> Map<String, Value> {
         if name.trim() == "lo" || n.len() < 12 {
             continue;
         }
-        out.insert(name.trim().to_owned(), json!({
-            "rx_bytes": n[0], "rx_packets": n[1], "rx_errors": n[2], "rx_dropped": n[3],
-            "tx_bytes": n[8], "tx_packets": n[9], "tx_errors": n[10], "tx_dropped": n[11],
-        }));
+        out.insert(
+            name.trim().to_owned(),
+            json!({
+                "rx_bytes": n[0], "rx_packets": n[1], "rx_errors": n[2], "rx_dropped": n[3],
+                "tx_bytes": n[8], "tx_packets": n[9], "tx_errors": n[10], "tx_dropped": n[11],
+            }),
+        );
     }
     out
 }

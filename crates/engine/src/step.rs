@@ -107,7 +107,12 @@ impl Engine {
         result
     }
 
-    async fn step(self: &Arc<Self>, container: &Arc<Container>, step: &StepSpec, output: mpsc::Sender<Chunk>) -> Result<i32> {
+    async fn step(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        step: &StepSpec,
+        output: mpsc::Sender<Chunk>,
+    ) -> Result<i32> {
         let links = self.prepare_endpoints(container).await?;
         let files = self.write_files(container, &links)?;
         let snapshot = self.images.snapshot(&step.id)?;

@@ -34,7 +34,9 @@ fn machine() -> &'static Machine {
         let root = Path::new("/sys/fs/cgroup");
         let v2 = spec::cgroup_v2();
         let unified = std::fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
-        let has = |name: &str| if v2 { unified.split_whitespace().any(|c| c == name) } else { root.join(name).is_dir() };
+        let has = |name: &str| {
+            if v2 { unified.split_whitespace().any(|c| c == name) } else { root.join(name).is_dir() }
+        };
         let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
         let field = |key: &str| {
             release
@@ -44,7 +46,9 @@ fn machine() -> &'static Machine {
                 .unwrap_or_default()
         };
         let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let kib = memory.lines().find_map(|l| l.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok());
+        let kib = memory
+            .lines()
+            .find_map(|l| l.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok());
         Machine {
             memory: has("memory"),
             swap: if v2 { has("memory") } else { root.join("memory/memory.memsw.limit_in_bytes").exists() },
@@ -72,10 +76,15 @@ pub(crate) fn create_warnings(host: &HostConfig) -> Vec<String> {
         out.push("Your kernel does not support PIDs limit capabilities or the cgroup is not mounted. PIDs limit discarded.".to_owned());
     }
     if (host.nano_cpus > 0 || host.cpu_quota > 0 || host.cpu_shares > 0) && !m.cpu {
-        out.push("Your kernel does not support CPU limits or the cgroup is not mounted. Limitation discarded.".to_owned());
+        out.push(
+            "Your kernel does not support CPU limits or the cgroup is not mounted. Limitation discarded."
+                .to_owned(),
+        );
     }
     if !(host.cpuset_cpus.is_empty() && host.cpuset_mems.is_empty()) && !m.cpuset {
-        out.push("Your kernel does not support cpuset or the cgroup is not mounted. Cpuset discarded.".to_owned());
+        out.push(
+            "Your kernel does not support cpuset or the cgroup is not mounted. Cpuset discarded.".to_owned(),
+        );
     }
     out
 }
@@ -168,7 +177,8 @@ impl Engine {
     /// `GET /system/df`
     pub async fn disk_usage(&self, types: &[String]) -> Result<Value> {
         let wanted = |kind: &str| types.is_empty() || types.iter().any(|t| t == kind);
-        let mut out = json!({"LayersSize": 0, "Images": null, "Containers": null, "Volumes": null, "BuildCache": null});
+        let mut out =
+            json!({"LayersSize": 0, "Images": null, "Containers": null, "Volumes": null, "BuildCache": null});
         if wanted("image") {
             let usage = self.images.disk_usage()?;
             let mut images = self.image_list(true, &crate::filters::Filters::default(), true, true)?;

@@ -84,7 +84,9 @@ pub(crate) fn host(host: &mut HostConfig) -> Result<()> {
     if host.ipc_mode.is_empty() {
         host.ipc_mode = "private".into();
     }
-    if !matches!(host.ipc_mode.as_str(), "private" | "shareable" | "host" | "none") && !host.ipc_mode.starts_with("container:") {
+    if !matches!(host.ipc_mode.as_str(), "private" | "shareable" | "host" | "none")
+        && !host.ipc_mode.starts_with("container:")
+    {
         return Err(invalid(format!("invalid IPC mode: {}", host.ipc_mode)));
     }
     if !matches!(host.pid_mode.as_str(), "" | "host") && !host.pid_mode.starts_with("container:") {
@@ -104,12 +106,12 @@ pub(crate) fn host(host: &mut HostConfig) -> Result<()> {
     }
     let container_net = host.network_mode.starts_with("container:");
     if container_net && (!host.port_bindings.is_empty() || host.publish_all_ports) {
-        return Err(invalid(
-            "conflicting options: port publishing and the container type network mode",
-        ));
+        return Err(invalid("conflicting options: port publishing and the container type network mode"));
     }
     if container_net && !host.links.is_empty() {
-        return Err(invalid("conflicting options: container type network can't be used with links. This would result in undefined behavior"));
+        return Err(invalid(
+            "conflicting options: container type network can't be used with links. This would result in undefined behavior",
+        ));
     }
     if container_net && !host.dns.is_empty() {
         return Err(invalid("conflicting options: dns and the network mode"));
@@ -131,9 +133,23 @@ pub(crate) fn host(host: &mut HostConfig) -> Result<()> {
         }
     }
     for key in host.log_config.config.keys() {
-        let known = ["max-size", "max-file", "labels", "labels-regex", "env", "env-regex", "tag", "compress", "mode", "max-buffer-size"];
+        let known = [
+            "max-size",
+            "max-file",
+            "labels",
+            "labels-regex",
+            "env",
+            "env-regex",
+            "tag",
+            "compress",
+            "mode",
+            "max-buffer-size",
+        ];
         if !known.contains(&key.as_str()) {
-            return Err(invalid(format!("unknown log opt '{key}' for {} log driver", host.log_config.driver)));
+            return Err(invalid(format!(
+                "unknown log opt '{key}' for {} log driver",
+                host.log_config.driver
+            )));
         }
     }
     log_size(host)?;
@@ -148,10 +164,21 @@ pub(crate) fn host(host: &mut HostConfig) -> Result<()> {
     for name in host.sysctls.keys() {
         let namespaced = name.starts_with("net.")
             || name.starts_with("fs.mqueue.")
-            || ["kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced"]
-                .contains(&name.as_str());
+            || [
+                "kernel.msgmax",
+                "kernel.msgmnb",
+                "kernel.msgmni",
+                "kernel.sem",
+                "kernel.shmall",
+                "kernel.shmmax",
+                "kernel.shmmni",
+                "kernel.shm_rmid_forced",
+            ]
+            .contains(&name.as_str());
         if !namespaced {
-            return Err(invalid(format!("sysctl '{name}' is not allowed: it is not in a separate kernel namespace")));
+            return Err(invalid(format!(
+                "sysctl '{name}' is not allowed: it is not in a separate kernel namespace"
+            )));
         }
         if name.starts_with("net.") && host.network_mode == "host" {
             return Err(invalid(format!("sysctl '{name}' not allowed in host network namespace")));
@@ -224,7 +251,9 @@ pub(crate) fn resources(host: &HostConfig) -> Result<()> {
     }
     if let Some(swappiness) = host.memory_swappiness {
         if !(-1..=100).contains(&swappiness) {
-            return Err(invalid(format!("Invalid value: {swappiness}, valid memory swappiness range is 0-100")));
+            return Err(invalid(format!(
+                "Invalid value: {swappiness}, valid memory swappiness range is 0-100"
+            )));
         }
     }
     if host.memory_reservation != 0 && host.memory_reservation < MINIMUM_MEMORY {
@@ -246,7 +275,9 @@ pub(crate) fn resources(host: &HostConfig) -> Result<()> {
         return Err(invalid("Conflicting options: Nano CPUs and CPU Quota cannot both be set"));
     }
     if host.cpu_period != 0 && !(1000..=1_000_000).contains(&host.cpu_period) {
-        return Err(invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"));
+        return Err(invalid(
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
+        ));
     }
     if host.cpu_quota > 0 && host.cpu_quota < 1000 {
         return Err(invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)"));
@@ -338,12 +369,19 @@ mod tests {
         assert!(check(|h| h.cap_add = vec!["NOPE".into()]).unwrap_err().contains("CapAdd"));
         assert!(check(|h| h.restart_policy.name = "sometimes".into()).is_err());
         assert!(check(|h| h.extra_hosts = vec!["a\nb:1.2.3.4".into()]).is_err());
-        assert!(check(|h| {
-            h.auto_remove = true;
-            h.restart_policy.name = "always".into();
-        })
-        .is_err());
-        assert!(check(|h| { h.sysctls.insert("kernel.panic".into(), "1".into()); }).is_err());
+        assert!(
+            check(|h| {
+                h.auto_remove = true;
+                h.restart_policy.name = "always".into();
+            })
+            .is_err()
+        );
+        assert!(
+            check(|h| {
+                h.sysctls.insert("kernel.panic".into(), "1".into());
+            })
+            .is_err()
+        );
     }
 
     #[test]

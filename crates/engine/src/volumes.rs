@@ -91,7 +91,9 @@ impl Volumes {
     pub(crate) fn create(&self, request: VolumeCreate) -> Result<(Arc<Volume>, bool)> {
         let VolumeCreate { mut name, driver, driver_opts, mut labels } = request;
         if !matches!(driver.as_str(), "" | "local") {
-            return Err(not_found(format!("error looking up volume plugin {driver}: plugin \"{driver}\" not found")));
+            return Err(not_found(format!(
+                "error looking up volume plugin {driver}: plugin \"{driver}\" not found"
+            )));
         }
         for key in driver_opts.keys() {
             if !matches!(key.as_str(), "type" | "device" | "o" | "size") {
@@ -106,12 +108,19 @@ impl Volumes {
         let mut all = self.all.lock();
         if let Some(existing) = all.get(&name) {
             if !driver_opts.is_empty() && driver_opts != existing.options {
-                return Err(conflict(format!("volume {name} already exists with other options: remove it first")));
+                return Err(conflict(format!(
+                    "volume {name} already exists with other options: remove it first"
+                )));
             }
             return Ok((existing.clone(), false));
         }
         let dir = self.root.join(&name);
-        let volume = Arc::new(Volume { name: name.clone(), created: base::clock::now(), labels, options: driver_opts });
+        let volume = Arc::new(Volume {
+            name: name.clone(),
+            created: base::clock::now(),
+            labels,
+            options: driver_opts,
+        });
         let make = || {
             std::fs::create_dir_all(dir.join("_data"))?;
             let bytes = serde_json::to_vec(&*volume)?;
@@ -254,7 +263,8 @@ impl Engine {
             let data = self.volumes.data(&volume.name);
             let size = blocking(move || Ok(tree_size(&data))).await?;
             let mut value = self.volume_json(&volume);
-            value["UsageData"] = json!({"Size": size, "RefCount": used.get(&volume.name).map_or(0, Vec::len)});
+            value["UsageData"] =
+                json!({"Size": size, "RefCount": used.get(&volume.name).map_or(0, Vec::len)});
             out.push(value);
         }
         Ok(out)
@@ -262,8 +272,12 @@ impl Engine {
 }
 
 /// Runs blocking work on a thread of its own.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(Error::System(format!("internal error: {e}"))))
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|e| Err(Error::System(format!("internal error: {e}"))))
 }
 
 /// The bytes of all files below `dir`, hard links counted once.

@@ -8,3 +8,4 @@ pub mod netns;
 pub mod process;
 pub mod rooted;
 pub mod seccomp;
+pub mod socket;

@@ -9,7 +9,8 @@ use crate::call::Call;
 use crate::{Error, Result};
 
 fn path(call: &Call) -> Result<String> {
-    let path = call.query.text("path").ok_or_else(|| Error::invalid("bad parameter: path cannot be empty"))?;
+    let path =
+        call.query.text("path").ok_or_else(|| Error::invalid("bad parameter: path cannot be empty"))?;
     Ok(path.to_owned())
 }
 
@@ -42,7 +43,11 @@ pub(crate) async fn put(call: Call) -> Result<Answer> {
 
 pub(crate) async fn changes(call: Call) -> Result<Answer> {
     let changes = call.engine.changes(call.id()).await?;
-    Ok(body::ok(&if changes.as_array().is_some_and(Vec::is_empty) { serde_json::Value::Null } else { changes }))
+    Ok(body::ok(&if changes.as_array().is_some_and(Vec::is_empty) {
+        serde_json::Value::Null
+    } else {
+        changes
+    }))
 }
 
 pub(crate) async fn export(call: Call) -> Result<Answer> {

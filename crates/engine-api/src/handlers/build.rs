@@ -76,7 +76,9 @@ impl Drop for Cancel {
 fn options(call: &Call) -> Result<Options> {
     let q = &call.query;
     if q.text("version") == Some("2") {
-        return Err(Error::invalid("BuildKit is not served: set DOCKER_BUILDKIT=0 to use the classic builder"));
+        return Err(Error::invalid(
+            "BuildKit is not served: set DOCKER_BUILDKIT=0 to use the classic builder",
+        ));
     }
     if let Some(remote) = q.text("remote").filter(|r| *r != "client-session") {
         return Err(Error::invalid(format!("building from {remote} is not supported: send the context")));

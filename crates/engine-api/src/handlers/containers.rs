@@ -34,7 +34,9 @@ pub(crate) async fn create(call: Call) -> Result<Answer> {
         let wanted = image::Platform::parse(platform)?;
         let host = image::Platform::host();
         if wanted.os != host.os {
-            return Err(Error::invalid(format!("platform {platform} cannot run here: this machine is {host}")));
+            return Err(Error::invalid(format!(
+                "platform {platform} cannot run here: this machine is {host}"
+            )));
         }
     }
     let engine = call.engine.clone();
@@ -59,7 +61,9 @@ pub(crate) async fn top(call: Call) -> Result<Answer> {
 /// A terminal's size from the query.
 pub(crate) fn size(call: &Call) -> Result<(u16, u16)> {
     let number = |key: &str| -> Result<u16> {
-        call.query.number(key)?.ok_or_else(|| Error::invalid(format!("invalid resize height or width: {key} is missing")))
+        call.query
+            .number(key)?
+            .ok_or_else(|| Error::invalid(format!("invalid resize height or width: {key} is missing")))
     };
     Ok((number("h")?, number("w")?))
 }
@@ -117,6 +121,15 @@ pub(crate) async fn remove(call: Call) -> Result<Answer> {
         Err(e @ EngineError::NotModified(_)) => Err(e.into()),
         other => Ok(other.map(|()| body::no_content())?),
     }
+}
+
+/// `docker rm --link container/alias`.
+pub(crate) async fn remove_link(call: Call) -> Result<Answer> {
+    if !call.query.flag("link") {
+        return Err(EngineError::NotFound("page not found".into()).into());
+    }
+    call.engine.remove(&call.params.join("/"), false, false, true).await?;
+    Ok(body::no_content())
 }
 
 pub(crate) async fn prune(call: Call) -> Result<Answer> {

@@ -28,6 +28,7 @@ fn wanted(call: &Call, tty: bool) -> Result<Wanted> {
         stdout: q.flag("stdout"),
         stderr: q.flag("stderr"),
         tty,
+        framed: !tty,
         keys: Some(streams::keys(call)?),
     })
 }
@@ -41,7 +42,8 @@ pub(crate) async fn attach(mut call: Call) -> Result<Answer> {
     let attachment = if stream { Some(call.engine.attach(call.id()).await?) } else { None };
     let mut past = Vec::new();
     if logs {
-        let options = engine::LogOptions { stdout: wanted.stdout, stderr: wanted.stderr, ..Default::default() };
+        let options =
+            engine::LogOptions { stdout: wanted.stdout, stderr: wanted.stderr, ..Default::default() };
         let lines = call.engine.logs(call.id(), options)?;
         futures::pin_mut!(lines);
         while let Some(line) = lines.next().await {
@@ -60,8 +62,7 @@ pub(crate) async fn attach(mut call: Call) -> Result<Answer> {
         return Ok(body::stream(kind, past.chain(live)));
     };
     tokio::spawn(async move {
-        let Ok(upgraded) = upgrade.await else { return };
-        let mut io = TokioIo::new(upgraded);
+        let Some(mut io) = hijack::taken(upgrade).await else { return };
         for piece in past {
             let sent = match piece {
                 Ok::<_, std::io::Error>(piece) => io.write_all(&piece).await,
@@ -152,18 +153,19 @@ pub(crate) async fn create(call: Call) -> Result<Answer> {
 #[serde(default, rename_all = "PascalCase")]
 struct StartBody {
     detach: bool,
+    tty: bool,
     console_size: Option<[u16; 2]>,
 }
 
 pub(crate) async fn start(call: Call) -> Result<Answer> {
-    let Call { engine, version, params, mut request, .. } = call;
+    let Call { engine, version, params, request, .. } = call;
     let id = params.into_iter().next().unwrap_or_default();
     engine.exec_check(&id)?;
     let (tty, keys) = engine.exec_tty(&id)?;
     let keys = DetachKeys::parse(&keys)?;
-    let kind = hijack::content_type(version, tty);
-    let taken = hijack::take_over(&mut request, kind);
-    let bytes = body::read(request.into_body()).await?;
+    let (parts, content) = request.into_parts();
+    // Read before the answer: the connection is the client's own afterwards.
+    let bytes = body::read(content).await?;
     let start: StartBody = if bytes.is_empty() {
         StartBody::default()
     } else {
@@ -176,15 +178,16 @@ pub(crate) async fn start(call: Call) -> Result<Answer> {
         drop(engine.exec_start(&id, options).await?);
         return Ok(body::empty(StatusCode::OK));
     }
-    let wanted = Wanted { stdin: true, stdout: true, stderr: true, tty, keys: Some(keys) };
-    let Some((answer, upgrade)) = taken else {
+    let wanted =
+        Wanted { stdin: true, stdout: true, stderr: true, tty, framed: !start.tty, keys: Some(keys) };
+    let kind = hijack::content_type(version, start.tty);
+    let Some((answer, upgrade)) = hijack::take_over(&mut http::Request::from_parts(parts, ()), kind) else {
         let io = engine.exec_start(&id, options).await?;
         return Ok(hijack::output_body(kind, io, wanted));
     };
     tokio::spawn(async move {
         let started = engine.exec_start(&id, options).await;
-        let Ok(upgraded) = upgrade.await else { return };
-        let io = TokioIo::new(upgraded);
+        let Some(io) = hijack::taken(upgrade).await else { return };
         match started {
             Ok(stream) => hijack::carry(io, stream, wanted).await,
             Err(error) => hijack::complain(io, &error.to_string(), tty).await,

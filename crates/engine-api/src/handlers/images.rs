@@ -94,7 +94,13 @@ fn bar(current: u64, total: Option<u64>) -> String {
         Some(total) => {
             let done = usize::try_from(current.min(total) * 50 / total).unwrap_or(50);
             let head = if done < 50 { ">" } else { "" };
-            format!("[{}{head}{}]  {}/{}", "=".repeat(done), " ".repeat(50 - done - head.len()), size(current), size(total))
+            format!(
+                "[{}{head}{}]  {}/{}",
+                "=".repeat(done),
+                " ".repeat(50 - done - head.len()),
+                size(current),
+                size(total)
+            )
         }
     }
 }
@@ -108,7 +114,8 @@ pub(crate) async fn create(call: Call) -> Result<Answer> {
     if call.query.has("fromSrc") {
         return import(call).await;
     }
-    let name = call.query.text("fromImage").ok_or_else(|| Error::invalid("fromImage or fromSrc must be given"))?;
+    let name =
+        call.query.text("fromImage").ok_or_else(|| Error::invalid("fromImage or fromSrc must be given"))?;
     let whole = target(Some(name), call.query.text("tag"))?.unwrap_or_default();
     let (auth, platform, engine) = (call.registry_auth()?, platform(&call)?, call.engine.clone());
     progress::lines(progress_line, move |progress| async move {
@@ -136,7 +143,10 @@ async fn import(call: Call) -> Result<Answer> {
     }
     let engine = call.engine.clone();
     let image = engine.image_import(body::reader(call.request.into_body()), import).await?;
-    Ok(body::stream("application/json", futures::stream::iter([Ok(body::line(&json!({"status": image.id})))])))
+    Ok(body::stream(
+        "application/json",
+        futures::stream::iter([Ok(body::line(&json!({"status": image.id})))]),
+    ))
 }
 
 pub(crate) async fn load(call: Call) -> Result<Answer> {
@@ -201,11 +211,17 @@ pub(crate) async fn push(call: Call) -> Result<Answer> {
 }
 
 pub(crate) async fn search(_: Call) -> Result<Answer> {
-    Err(engine::Error::NotImplemented("searching a registry is not supported: look on its own web page".into()).into())
+    Err(engine::Error::NotImplemented(
+        "searching a registry is not supported: look on its own web page".into(),
+    )
+    .into())
 }
 
 pub(crate) async fn distribution(_: Call) -> Result<Answer> {
-    Err(engine::Error::NotImplemented("asking a registry about an image without pulling it is not supported".into()).into())
+    Err(engine::Error::NotImplemented(
+        "asking a registry about an image without pulling it is not supported".into(),
+    )
+    .into())
 }
 
 pub(crate) async fn commit(call: Call) -> Result<Answer> {
@@ -213,7 +229,8 @@ pub(crate) async fn commit(call: Call) -> Result<Answer> {
     let container = q.text("container").ok_or_else(|| Error::invalid("container must be given"))?.to_owned();
     let reference = target(q.text("repo"), q.text("tag"))?;
     let changes = q.all("changes");
-    let (comment, author) = (q.text("comment").unwrap_or("").to_owned(), q.text("author").unwrap_or("").to_owned());
+    let (comment, author) =
+        (q.text("comment").unwrap_or("").to_owned(), q.text("author").unwrap_or("").to_owned());
     let pause = q.flag_or("pause", true);
     let engine = call.engine.clone();
     let mut config = engine.commit_config(&container)?;

@@ -94,10 +94,17 @@ pub(crate) async fn events(call: Call) -> Result<Answer> {
     let (since, until) = (call.query.time("since")?, until(&call)?);
     if let (Some(since), Some(until)) = (since, until) {
         if since > until {
-            return Err(Error::invalid("`since` time (".to_owned() + &since.to_string() + ") cannot be after `until` time (" + &until.to_string() + ")"));
+            return Err(Error::invalid(
+                "`since` time (".to_owned()
+                    + &since.to_string()
+                    + ") cannot be after `until` time ("
+                    + &until.to_string()
+                    + ")",
+            ));
         }
     }
-    let (past, mut live) = call.engine.events().subscribe(since.or(until.filter(|u| *u < base::clock::now())));
+    let (past, mut live) =
+        call.engine.events().subscribe(since.or(until.filter(|u| *u < base::clock::now())));
     let (to, pieces) = mpsc::channel::<io::Result<Bytes>>(64);
     tokio::spawn(async move {
         let early = |time_nano: i64| until.is_none_or(|u| i128::from(time_nano) <= u.as_nanosecond());

@@ -51,7 +51,8 @@ pub(crate) async fn auth(call: Call) -> Result<Answer> {
 
 pub(crate) async fn no_swarm(_: Call) -> Result<Answer> {
     Err(engine::Error::Unavailable(
-        "This node is not a swarm manager. This engine has no swarm mode: use Kubernetes, which it has.".into(),
+        "This node is not a swarm manager. This engine has no swarm mode: use Kubernetes, which it has."
+            .into(),
     )
     .into())
 }

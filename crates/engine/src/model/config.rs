@@ -13,6 +13,8 @@ pub struct CreateBody {
     pub config: Config,
     /// What it gets of the host.
     pub host_config: HostConfig,
+    /// The runtime's name, where old clients put it.
+    pub runtime: String,
     /// The networks it is to be connected to.
     pub networking_config: NetworkingConfig,
 }

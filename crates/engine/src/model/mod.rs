@@ -36,7 +36,9 @@ fn without_nulls(value: &mut Value, key: &str) {
             let replacement = match key {
                 "PortBindings" => Some(Value::Array(Vec::new())),
                 "EndpointsConfig" | "Volumes" | "ExposedPorts" => Some(Value::Object(Default::default())),
-                "Labels" | "Options" | "DriverOpts" | "Tmpfs" | "Sysctls" => Some(Value::String(String::new())),
+                "Labels" | "Options" | "DriverOpts" | "Tmpfs" | "Sysctls" => {
+                    Some(Value::String(String::new()))
+                }
                 _ => None,
             };
             match replacement {
@@ -104,7 +106,9 @@ where
 }
 
 /// Accepts `null` for a default value (what we wrote ourselves by [`nullable`] is read back through this).
-pub(crate) fn null_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(d: D) -> Result<T, D::Error> {
+pub(crate) fn null_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    d: D,
+) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
 }
 

@@ -1,11 +1,9 @@
 //! The API against a real engine with real containers, over plain HTTP.
 
-mod support;
-
 use std::io::{Read, Write};
 
+use crate::support::{Engine, frames, read_head};
 use serde_json::json;
-use support::{Engine, frames, read_head};
 
 #[test]
 fn protocol() {
@@ -77,7 +75,12 @@ fn attach_start_wait() {
     assert_eq!(status, 101);
     assert!(headers.iter().any(|(_, v)| v == "application/vnd.docker.multiplexed-stream"));
     // The head of the wait's answer comes at once, its body when the container has ended.
-    let mut waiting = engine.open("POST", &format!("/containers/{id}/wait?condition=next-exit"), "Connection: close\r\n", b"");
+    let mut waiting = engine.open(
+        "POST",
+        &format!("/containers/{id}/wait?condition=next-exit"),
+        "Connection: close\r\n",
+        b"",
+    );
     assert_eq!(read_head(&mut waiting).0, 200);
     assert_eq!(engine.post(&format!("/containers/{id}/start"), &json!(null)).status, 204);
     attached.get_mut().write_all(b"typed\n").unwrap();
@@ -110,7 +113,10 @@ fn files_do_not_lead_out_of_the_root() {
     );
     let started = engine.post(&format!("/containers/{id}/start"), &json!(null));
     assert_eq!(started.status, 204, "{started:?}");
-    let exec = engine.post(&format!("/containers/{id}/exec"), &json!({"Cmd": ["sh", "-c", "until [ -L /root-link ]; do :; done"]}));
+    let exec = engine.post(
+        &format!("/containers/{id}/exec"),
+        &json!({"Cmd": ["sh", "-c", "until [ -L /root-link ]; do :; done"]}),
+    );
     let exec = exec.json()["Id"].as_str().unwrap().to_owned();
     assert_eq!(engine.post(&format!("/exec/{exec}/start"), &json!({"Detach": false})).status, 200);
     for state in ["running", "stopped"] {
@@ -121,10 +127,19 @@ fn files_do_not_lead_out_of_the_root() {
         assert_eq!(get("/mine").status, 200, "{state}");
         let link = get("/link");
         assert!(!link.body.windows(6).any(|w| w == b"secret" && link.status != 200), "{state}");
-        assert_eq!(get(&format!("/root-link{}", secret.display())).status, 404, "{state}: a link to / stays inside");
+        assert_eq!(
+            get(&format!("/root-link{}", secret.display())).status,
+            404,
+            "{state}: a link to / stays inside"
+        );
         assert_eq!(get(&format!("/../../..{}", secret.display())).status, 404, "{state}");
         // Extracting through a link that points outside must not write outside.
-        let tar = std::process::Command::new("tar").arg("-C").arg(engine.path()).args(["-c", "secret"]).output().unwrap();
+        let tar = std::process::Command::new("tar")
+            .arg("-C")
+            .arg(engine.path())
+            .args(["-c", "secret"])
+            .output()
+            .unwrap();
         let path = format!("/containers/{id}/archive?path=/root-link");
         assert_eq!(engine.call("PUT", &path, "application/x-tar", &tar.stdout).status, 200, "{state}");
         assert!(!std::path::Path::new("/secret").exists(), "{state}: written outside of the container");
@@ -165,7 +180,10 @@ fn survives_being_killed() {
     }
     engine.start_again();
     let after = engine.get(&format!("/containers/{forever}/json")).json()["State"].clone();
-    assert_eq!((before["Pid"].clone(), before["StartedAt"].clone()), (after["Pid"].clone(), after["StartedAt"].clone()));
+    assert_eq!(
+        (before["Pid"].clone(), before["StartedAt"].clone()),
+        (after["Pid"].clone(), after["StartedAt"].clone())
+    );
     assert_eq!(after["Status"], "running");
     let ended = engine.post(&format!("/containers/{short}/wait"), &json!(null)).json();
     assert_eq!(ended["StatusCode"], 9);
@@ -183,7 +201,10 @@ fn volumes_and_networks() {
     let id = engine.create("user", &json!({"Image": "busybox:test", "HostConfig": {"Binds": ["data:/etc"]}}));
     assert_eq!(engine.delete("/volumes/data").status, 409);
     let mountpoint = engine.get("/volumes/data").json()["Mountpoint"].as_str().unwrap().to_owned();
-    assert!(std::path::Path::new(&mountpoint).join("passwd").exists(), "an empty volume gets the image's content");
+    assert!(
+        std::path::Path::new(&mountpoint).join("passwd").exists(),
+        "an empty volume gets the image's content"
+    );
     assert_eq!(engine.delete(&format!("/containers/{id}?v=1")).status, 204);
     assert_eq!(engine.delete("/volumes/data").status, 204, "a named volume stays, and can be removed then");
 
@@ -191,7 +212,11 @@ fn volumes_and_networks() {
     let net = engine.post("/networks/create", &json!({"Name": "n1", "IPAM": pool}));
     assert_eq!(net.status, 201, "{net:?}");
     assert_eq!(engine.post("/networks/create", &json!({"Name": "n1"})).status, 409);
-    assert_eq!(engine.post("/networks/create", &json!({"Name": "n2", "IPAM": pool})).status, 403, "it overlaps");
+    assert_eq!(
+        engine.post("/networks/create", &json!({"Name": "n2", "IPAM": pool})).status,
+        403,
+        "it overlaps"
+    );
     let endpoint = json!({"EndpointsConfig": {"n1": {"IPAMConfig": {"IPv4Address": "10.231.9.9"}}}});
     let id = engine.create(
         "member",
@@ -199,8 +224,12 @@ fn volumes_and_networks() {
     );
     let started = engine.post(&format!("/containers/{id}/start"), &json!(null));
     assert_eq!(started.status, 204, "{started:?}");
-    let settings = engine.get(&format!("/containers/{id}/json")).json()["NetworkSettings"]["Networks"]["n1"].clone();
-    assert_eq!((settings["IPAddress"].as_str(), settings["Gateway"].as_str()), (Some("10.231.9.9"), Some("10.231.9.1")));
+    let settings =
+        engine.get(&format!("/containers/{id}/json")).json()["NetworkSettings"]["Networks"]["n1"].clone();
+    assert_eq!(
+        (settings["IPAddress"].as_str(), settings["Gateway"].as_str()),
+        (Some("10.231.9.9"), Some("10.231.9.1"))
+    );
     assert_eq!(engine.delete("/networks/n1").status, 403);
     assert_eq!(engine.delete(&format!("/containers/{id}?force=1")).status, 204);
     assert_eq!(engine.delete("/networks/n1").status, 204);

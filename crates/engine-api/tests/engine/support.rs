@@ -28,10 +28,9 @@ pub fn which(name: &str) -> Option<PathBuf> {
 }
 
 /// Says that a test was left out, and why.
-#[macro_export]
 macro_rules! skip_if_lacking {
     () => {
-        if let Some(reason) = support::lacking() {
+        if let Some(reason) = $crate::support::lacking() {
             println!("skipped: {reason}");
             return;
         }
@@ -54,7 +53,8 @@ pub struct Answer {
 
 impl Answer {
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {:?}", String::from_utf8_lossy(&self.body)))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|e| panic!("{e}: {:?}", String::from_utf8_lossy(&self.body)))
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -119,9 +119,15 @@ impl Engine {
         std::fs::create_dir_all(root.join("bin")).unwrap();
         std::fs::create_dir_all(root.join("etc")).unwrap();
         std::fs::create_dir_all(root.join("tmp")).unwrap();
-        std::fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n").unwrap();
+        std::fs::write(
+            root.join("etc/passwd"),
+            "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
+        )
+        .unwrap();
         std::fs::copy(which("busybox").unwrap(), root.join("bin/busybox")).unwrap();
-        for applet in ["sh", "cat", "echo", "sleep", "true", "false", "ls", "id", "ps", "ip", "httpd", "wget", "touch"] {
+        for applet in
+            ["sh", "cat", "echo", "sleep", "true", "false", "ls", "id", "ps", "ip", "httpd", "wget", "touch"]
+        {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
         }
         let tar = Command::new("tar").arg("-C").arg(&root).args(["-c", "."]).output().expect("tar runs");
@@ -135,7 +141,10 @@ impl Engine {
     pub fn open(&self, method: &str, path: &str, more: &str, body: &[u8]) -> BufReader<UnixStream> {
         let mut stream = UnixStream::connect(self.socket()).expect("the engine listens");
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: docker\r\nContent-Length: {}\r\n{more}\r\n", body.len());
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: docker\r\nContent-Length: {}\r\n{more}\r\n",
+            body.len()
+        );
         stream.write_all(head.as_bytes()).unwrap();
         stream.write_all(body).unwrap();
         BufReader::new(stream)
@@ -218,7 +227,8 @@ impl Drop for Engine {
 pub fn read_head(stream: &mut BufReader<UnixStream>) -> (u16, Vec<(String, String)>) {
     let mut line = String::new();
     stream.read_line(&mut line).unwrap();
-    let status = line.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or_else(|| panic!("status line {line:?}"));
+    let status =
+        line.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or_else(|| panic!("status line {line:?}"));
     let mut headers = Vec::new();
     loop {
         let mut line = String::new();
