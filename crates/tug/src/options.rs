@@ -45,6 +45,12 @@ pub struct Place {
     /// Address and size of the engine's default bridge.
     #[arg(long, default_value = "172.17.0.1/16")]
     pub bip: Ipv4Net,
+    /// Where Ingresses are served over HTTP; 0: nowhere, so that containers can publish port 80.
+    #[arg(long, default_value_t = 0)]
+    pub ingress_http_port: u16,
+    /// Where Ingresses are served over HTTPS; 0: nowhere.
+    #[arg(long, default_value_t = 0)]
+    pub ingress_https_port: u16,
 }
 
 impl Place {
@@ -147,6 +153,8 @@ impl Place {
         flag("--service-cidr", self.service_cidr.to_string().into());
         flag("--cluster-domain", self.cluster_domain.clone().into());
         flag("--bip", self.bip.to_string().into());
+        flag("--ingress-http-port", self.ingress_http_port.to_string().into());
+        flag("--ingress-https-port", self.ingress_https_port.to_string().into());
         a
     }
 }

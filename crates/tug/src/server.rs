@@ -46,7 +46,7 @@ pub fn run(place: &Place) -> Result<ExitCode> {
     let _lock = prepare(&made)?;
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
-    runtime.block_on(Box::pin(serve(made)))?;
+    runtime.block_on(Box::pin(serve(place, made)))?;
     // Blocking reads of files may still be under way; nothing they could do is worth waiting for.
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
@@ -157,7 +157,7 @@ impl Parts {
     }
 }
 
-async fn serve(made: Instance) -> Result<()> {
+async fn serve(place: &Place, made: Instance) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (ended, mut ends) = mpsc::unbounded_channel();
@@ -170,7 +170,7 @@ async fn serve(made: Instance) -> Result<()> {
         }
     };
     let started_then_stays = async {
-        start(&made, &parts).await?;
+        start(place, &made, &parts).await?;
         notify("READY=1");
         tracing::info!(node = %made.node_name, "ready");
         std::future::pending().await
@@ -188,10 +188,15 @@ async fn serve(made: Instance) -> Result<()> {
 }
 
 /// Starts every role and returns when the node is Ready.
-async fn start(made: &Instance, parts: &Parts) -> Result<()> {
+async fn start(place: &Place, made: &Instance, parts: &Parts) -> Result<()> {
     let shutdown = &parts.shutdown;
     check_port(made.api_port, "--api-port").await?;
     check_port(made.kubelet_port, "--kubelet-port").await?;
+    let ingress = ingress::Options {
+        instance: made.clone(),
+        http: ingress_listener(place.ingress_http_port, "--ingress-http-port").await?,
+        https: ingress_listener(place.ingress_https_port, "--ingress-https-port").await?,
+    };
 
     notify("STATUS=engine");
     let network = network::Network::host(made).await.context("network")?;
@@ -215,7 +220,9 @@ async fn start(made: &Instance, parts: &Parts) -> Result<()> {
     notify("STATUS=API server");
     let pki = pki::Pki::open(&made.pki_dir())?;
     let store = store::embedded::open(&made.data_dir.join("store")).context("object store")?;
-    let options = apiserver::Options::new(made.clone(), store, pki.clone());
+    let mut options = apiserver::Options::new(made.clone(), store, pki.clone());
+    options.docs = Some(Arc::new(api_docs::Descriptions));
+    options.components = vec!["scheduler".into(), "controller-manager".into()];
     let api = apiserver::ApiServer::start(options, shutdown.clone()).await.context("API server")?;
     let admin = pki.issue_client("kubernetes-admin", &["system:masters".into()])?;
     let server = format!("https://{}", SocketAddr::new(made.node_ip, made.api_port));
@@ -263,6 +270,12 @@ async fn start(made: &Instance, parts: &Parts) -> Result<()> {
     let (c, i, n, s) = (as_user("system:kube-dns"), informers.clone(), network, shutdown.clone());
     parts.spawn("DNS", async move { dns::run(options, c, i, n, s).await });
 
+    if ingress.http.is_some() || ingress.https.is_some() {
+        let user = apiserver::UserInfo::master("system:tug-ingress");
+        let (c, i, s) = (client::Client::new(api.transport(user)), informers.clone(), shutdown.clone());
+        parts.spawn("ingress", async move { ingress::run(ingress, c, i, s).await });
+    }
+
     node_ready(&informers, &made.node_name).await
 }
 
@@ -281,12 +294,19 @@ async fn node_ready(informers: &client::Informers, name: &str) -> Result<()> {
 
 /// Fails if nobody could listen at the port, before anything has been started.
 async fn check_port(port: u16, flag: &str) -> Result<()> {
+    listen(port, flag).await.map(drop)
+}
+
+async fn ingress_listener(port: u16, flag: &str) -> Result<Option<TcpListener>> {
+    if port == 0 { Ok(None) } else { listen(port, flag).await.map(Some) }
+}
+
+async fn listen(port: u16, flag: &str) -> Result<TcpListener> {
     let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
     TcpListener::bind(address).await.with_context(|| match who_listens(port) {
         Some(holder) => format!("port {port} is taken by {holder}; stop it or give another {flag}"),
         None => format!("cannot listen at {address}; give another {flag}"),
-    })?;
-    Ok(())
+    })
 }
 
 /// Listens at the engine's socket: mode 0660, of the group `docker` if there is one.

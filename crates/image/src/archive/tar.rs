@@ -172,9 +172,20 @@ impl<'t, R: Read> Reader<'t, R> {
             }
         }
         self.quiet = false;
-        let n = self.padding as usize;
-        self.padding = 0;
-        self.fill(&mut buf[..n])
+        // docker's own archives of build contexts end with the last file's data, without padding or end marker.
+        while self.padding > 0 {
+            let want = self.padding as usize;
+            let n = self.inner.read(&mut buf[..want])?;
+            if n == 0 {
+                self.padding = 0;
+                return Ok(());
+            }
+            self.padding -= n as u64;
+            if let Some(tee) = &mut self.tee {
+                tee.raw(&buf[..n])?;
+            }
+        }
+        Ok(())
     }
 
     fn special(&mut self, size: u64) -> io::Result<Vec<u8>> {
@@ -709,6 +720,17 @@ mod tests {
             all.push((e, data));
         }
         Ok(all)
+    }
+
+    #[test]
+    fn the_end_may_lack_padding_and_marker_but_not_data() {
+        let mut out = Vec::new();
+        let mut e = Entry::new("a", Kind::File);
+        e.size = 3;
+        write_entry(&mut out, &e, b"abc").unwrap();
+        let unpadded = out.len() - (BLOCK - 3);
+        assert_eq!(read_all(&out[..unpadded]).unwrap()[0].1, b"abc");
+        assert!(read_all(&out[..unpadded - 1]).is_err());
     }
 
     #[test]
