@@ -86,6 +86,12 @@ pub fn api_group(kinds: &[Arc<Kind>], group: &str) -> Option<Value> {
     Some(value)
 }
 
+/// A kind that is also served in another group has its short names in its own only: kubectl warns of a name that several
+/// groups have.
+fn has_short_names(kind: &Kind, version: &Version) -> bool {
+    !kind.short_names.is_empty() && kind.group == version.group
+}
+
 /// The kinds served in a group and version, with that version.
 fn served<'a>(
     kinds: &'a [Arc<Kind>],
@@ -105,7 +111,7 @@ pub fn api_resource_list(kinds: &[Arc<Kind>], group: &str, version: &str) -> Opt
         row.insert("namespaced".to_owned(), json!(kind.namespaced));
         row.insert("kind".to_owned(), json!(kind.kind));
         row.insert("verbs".to_owned(), json!(v.verbs));
-        if !kind.short_names.is_empty() {
+        if has_short_names(kind, v) {
             row.insert("shortNames".to_owned(), json!(kind.short_names));
         }
         if !kind.categories.is_empty() {
@@ -174,7 +180,7 @@ fn resource(kind: &Kind, version: &Version) -> Value {
     row.insert("scope".to_owned(), json!(if kind.namespaced { "Namespaced" } else { "Cluster" }));
     row.insert("singularResource".to_owned(), json!(kind.singular));
     row.insert("verbs".to_owned(), json!(version.verbs));
-    if !kind.short_names.is_empty() {
+    if has_short_names(kind, version) {
         row.insert("shortNames".to_owned(), json!(kind.short_names));
     }
     if !kind.categories.is_empty() {

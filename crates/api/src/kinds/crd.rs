@@ -94,7 +94,11 @@ impl Structural {
         if let Some(pattern) = raw.get("pattern").and_then(Value::as_str) {
             match Regex::new(pattern) {
                 Ok(regex) => out.pattern = Some(regex),
-                Err(e) => errors.invalid_str(&path.child("pattern"), pattern, format!("must be a valid regular expression, but isn't: {e}")),
+                Err(e) => errors.invalid_str(
+                    &path.child("pattern"),
+                    pattern,
+                    format!("must be a valid regular expression, but isn't: {e}"),
+                ),
             }
         }
         let mut several = |field: &str| -> Vec<Structural> {
@@ -317,9 +321,7 @@ impl Structural {
             "ipv6" => s.parse::<std::net::Ipv6Addr>().is_ok(),
             "cidr" => s.parse::<ipnet::IpNet>().is_ok(),
             "uuid" => s.len() == 36 && s.split('-').count() == 5,
-            "byte" => {
-                base64::Engine::decode(&base64::engine::general_purpose::STANDARD, s).is_ok()
-            }
+            "byte" => base64::Engine::decode(&base64::engine::general_purpose::STANDARD, s).is_ok(),
             // Unknown formats mean nothing, as upstream has it.
             _ => true,
         };
@@ -358,7 +360,11 @@ impl Structural {
             errors.too_many(path, list.len(), max);
         }
         if let Some(min) = self.limit("minItems").filter(|min| list.len() < *min) {
-            errors.invalid(path, value, format!("{} in body should have at least {min} items", path.as_str()));
+            errors.invalid(
+                path,
+                value,
+                format!("{} in body should have at least {min} items", path.as_str()),
+            );
         }
         let keys = self.list_keys();
         let mut seen: Vec<Vec<&Value>> = Vec::new();
@@ -461,16 +467,16 @@ mod tests {
 
     fn schema() -> Structural {
         let raw = json!({"type": "object", "required": ["spec"], "properties": {
-            "spec": {"type": "object", "required": ["size"], "properties": {
-                "size": {"type": "integer", "minimum": 1},
-                "color": {"type": "string", "enum": ["red", "blue"], "default": "red"},
-                "name": {"type": "string", "pattern": "^[a-z]+$", "maxLength": 5},
-                "port": {"x-kubernetes-int-or-string": true},
-                "any": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
-                "labels": {"type": "object", "additionalProperties": {"type": "string"}},
-                "items": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
-                    "items": {"type": "object", "properties": {"k": {"type": "string"}, "v": {"type": "integer", "default": 7}}}}
-            }}}});
+        "spec": {"type": "object", "required": ["size"], "properties": {
+            "size": {"type": "integer", "minimum": 1},
+            "color": {"type": "string", "enum": ["red", "blue"], "default": "red"},
+            "name": {"type": "string", "pattern": "^[a-z]+$", "maxLength": 5},
+            "port": {"x-kubernetes-int-or-string": true},
+            "any": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+            "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+            "items": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
+                "items": {"type": "object", "properties": {"k": {"type": "string"}, "v": {"type": "integer", "default": 7}}}}
+        }}}});
         Structural::compile(&raw, &Path::root()).unwrap()
     }
 
@@ -496,15 +502,27 @@ mod tests {
         let s = schema();
         for (spec, want) in [
             (json!({}), "spec.size: Required value"),
-            (json!({"size": 0}), "spec.size: Invalid value: 0: spec.size in body should be greater than or equal to 1"),
+            (
+                json!({"size": 0}),
+                "spec.size: Invalid value: 0: spec.size in body should be greater than or equal to 1",
+            ),
             (
                 json!({"size": "x"}),
                 "spec.size: Invalid value: \"string\": spec.size in body must be of type integer: \"string\"",
             ),
-            (json!({"size": 1, "color": "green"}), "spec.color: Unsupported value: \"green\": supported values: \"blue\", \"red\""),
-            (json!({"size": 1, "name": "A"}), "spec.name: Invalid value: \"A\": spec.name in body should match '^[a-z]+$'"),
+            (
+                json!({"size": 1, "color": "green"}),
+                "spec.color: Unsupported value: \"green\": supported values: \"blue\", \"red\"",
+            ),
+            (
+                json!({"size": 1, "name": "A"}),
+                "spec.name: Invalid value: \"A\": spec.name in body should match '^[a-z]+$'",
+            ),
             (json!({"size": 1, "name": "abcdef"}), "spec.name: Too long: may not be more than 5 bytes"),
-            (json!({"size": 1, "items": [{"k": "a"}, {"k": "a"}]}), "spec.items[1]: Duplicate value: {\"k\":\"a\"}"),
+            (
+                json!({"size": 1, "items": [{"k": "a"}, {"k": "a"}]}),
+                "spec.items[1]: Duplicate value: {\"k\":\"a\"}",
+            ),
             (json!({"size": 1, "port": true}), "spec.port: Invalid value: \"boolean\""),
         ] {
             let errors = s.validate(&json!({"spec": spec})).0;

@@ -11,8 +11,10 @@ mod common;
 mod config;
 pub mod crd;
 mod daemonset;
+mod definition;
 mod deployment;
 mod event;
+mod flow;
 mod job;
 mod network;
 mod node;
@@ -317,8 +319,10 @@ fn decls() -> Vec<&'static registry::Decl> {
         autoscaling::DECLS,
         config::DECLS,
         daemonset::DECLS,
+        definition::DECLS,
         deployment::DECLS,
         event::DECLS,
+        flow::DECLS,
         job::DECLS,
         network::DECLS,
         node::DECLS,

@@ -141,7 +141,7 @@ fn build() -> Registry {
                     .iter()
                     .find(|(g, v, _)| g == group && *v == row.version)
                     .map_or(Conversion::Identity, |(_, _, c)| *c),
-                deprecation: None,
+                deprecation: deprecation(group, row.version, first.kind),
             })
             .collect();
         list.sort_by_key(|v| std::cmp::Reverse((v.group == *group, version_rank(&v.version))));
@@ -169,6 +169,56 @@ fn build() -> Registry {
         }));
     }
     registry
+}
+
+/// What is told to whoever uses a version that upstream has given up: since when it is deprecated, when it went, and what to use.
+fn deprecation(group: &str, version: &str, kind: &str) -> Option<String> {
+    let (since, until, instead) = match (group, version, kind) {
+        ("extensions", "v1beta1", "Ingress") => ("1.14", "1.22", "networking.k8s.io/v1"),
+        ("networking.k8s.io", "v1beta1", "Ingress" | "IngressClass") => {
+            ("1.19", "1.22", "networking.k8s.io/v1")
+        }
+        ("batch", "v1beta1", _) => ("1.21", "1.25", "batch/v1"),
+        ("policy", "v1beta1", "PodDisruptionBudget") => ("1.21", "1.25", "policy/v1"),
+        ("policy", "v1beta1", "PodSecurityPolicy") => ("1.21", "1.25", ""),
+        ("autoscaling", "v2beta1", _) => ("1.22", "1.25", "autoscaling/v2"),
+        ("autoscaling", "v2beta2", _) => ("1.23", "1.26", "autoscaling/v2"),
+        ("rbac.authorization.k8s.io", "v1alpha1" | "v1beta1", _) => {
+            ("1.17", "1.22", "rbac.authorization.k8s.io/v1")
+        }
+        ("apiextensions.k8s.io", "v1beta1", _) => ("1.16", "1.22", "apiextensions.k8s.io/v1"),
+        ("apiregistration.k8s.io", "v1beta1", _) => ("1.19", "1.22", "apiregistration.k8s.io/v1"),
+        (
+            "admissionregistration.k8s.io",
+            "v1beta1",
+            "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration",
+        ) => ("1.16", "1.22", "admissionregistration.k8s.io/v1"),
+        ("storage.k8s.io", "v1beta1", "CSIDriver" | "CSINode" | "StorageClass" | "VolumeAttachment") => {
+            ("1.19", "1.22", "storage.k8s.io/v1")
+        }
+        ("scheduling.k8s.io", "v1alpha1" | "v1beta1", "PriorityClass") => {
+            ("1.14", "1.22", "scheduling.k8s.io/v1")
+        }
+        ("coordination.k8s.io", "v1beta1", "Lease") => ("1.19", "1.22", "coordination.k8s.io/v1"),
+        ("discovery.k8s.io", "v1beta1", _) => ("1.21", "1.25", "discovery.k8s.io/v1"),
+        ("events.k8s.io", "v1beta1", _) => ("1.19", "1.25", "events.k8s.io/v1"),
+        ("node.k8s.io", "v1alpha1" | "v1beta1", _) => ("1.20", "1.25", "node.k8s.io/v1"),
+        ("certificates.k8s.io", "v1beta1", "CertificateSigningRequest") => {
+            ("1.19", "1.22", "certificates.k8s.io/v1")
+        }
+        ("authentication.k8s.io", "v1beta1", "TokenReview") => ("1.19", "1.22", "authentication.k8s.io/v1"),
+        ("authorization.k8s.io", "v1beta1", _) => ("1.19", "1.22", "authorization.k8s.io/v1"),
+        ("flowcontrol.apiserver.k8s.io", "v1alpha1" | "v1beta1", _) => {
+            ("1.23", "1.26", "flowcontrol.apiserver.k8s.io/v1")
+        }
+        // Endpoints are deprecated in favour of slices; a warning for each would be noise to those who have to read them.
+        _ => return None,
+    };
+    let mut text = format!("{group}/{version} {kind} is deprecated in v{since}+, unavailable in v{until}+");
+    if !instead.is_empty() {
+        text.push_str(&format!("; use {instead} {kind}"));
+    }
+    Some(text)
 }
 
 fn registry() -> &'static Registry {

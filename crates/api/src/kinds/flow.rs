@@ -1,0 +1,304 @@
+//! Flow schemas and priority levels, and the kinds of resource.k8s.io, with their older shapes.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::common::*;
+use super::registry::{Decl, PLAIN};
+use super::{Conversion, Strategy};
+use crate::{Map, meta};
+
+const LEVEL: Conversion = Conversion::Functions {
+    to_storage: |o| shares(o, "assuredConcurrencyShares", "nominalConcurrencyShares"),
+    from_storage: |o| shares(o, "nominalConcurrencyShares", "assuredConcurrencyShares"),
+};
+const CLAIM: Conversion = Conversion::Functions {
+    to_storage: |o| requests(meta::child(o, "spec"), nest),
+    from_storage: |o| requests(meta::child(o, "spec"), flatten),
+};
+const TEMPLATE: Conversion = Conversion::Functions {
+    to_storage: |o| requests(meta::entry(meta::child(o, "spec"), "spec"), nest),
+    from_storage: |o| requests(meta::entry(meta::child(o, "spec"), "spec"), flatten),
+};
+
+pub(super) const DECLS: &[Decl] = &[
+    Decl {
+        group: "flowcontrol.apiserver.k8s.io",
+        resource: "flowschemas",
+        strategy: || Arc::new(FlowSchema),
+        columns: Columns::Coded {
+            columns: &[
+                Column::name(),
+                Column::text("PriorityLevel"),
+                Column::int("MatchingPrecedence"),
+                Column::text("DistinguisherMethod"),
+                Column::text("Age"),
+                Column::text("MissingPL"),
+            ],
+            cells: |o, now| {
+                let spec = &o["spec"];
+                let dangling = items(&o["status"]["conditions"]).iter().find(|c| c["type"] == "Dangling");
+                vec![
+                    name_cell(o),
+                    json!(text(&spec["priorityLevelConfiguration"]["name"])),
+                    json!(int(&spec["matchingPrecedence"])),
+                    or_none(text(&spec["distinguisherMethod"]["type"])),
+                    age_cell(o, now),
+                    json!(dangling.map(|c| text(&c["status"])).unwrap_or("?")),
+                ]
+            },
+        },
+        ..PLAIN
+    },
+    Decl {
+        group: "flowcontrol.apiserver.k8s.io",
+        resource: "prioritylevelconfigurations",
+        strategy: || Arc::new(PriorityLevel),
+        conversions: &[
+            ("flowcontrol.apiserver.k8s.io", "v1alpha1", LEVEL),
+            ("flowcontrol.apiserver.k8s.io", "v1beta1", LEVEL),
+        ],
+        columns: Columns::Coded {
+            columns: &[
+                Column::name(),
+                Column::text("Type"),
+                Column::text("NominalConcurrencyShares"),
+                Column::text("Queues"),
+                Column::text("HandSize"),
+                Column::text("QueueLengthLimit"),
+                Column::text("Age"),
+            ],
+            cells: |o, now| {
+                let spec = &o["spec"];
+                let limited = &spec["limited"];
+                let queuing = &limited["limitResponse"]["queuing"];
+                let show = |v: &Value| if v.is_null() { json!("<none>") } else { json!(v.to_string()) };
+                vec![
+                    name_cell(o),
+                    json!(text(&spec["type"])),
+                    show(&limited["nominalConcurrencyShares"]),
+                    show(&queuing["queues"]),
+                    show(&queuing["handSize"]),
+                    show(&queuing["queueLengthLimit"]),
+                    age_cell(o, now),
+                ]
+            },
+        },
+        ..PLAIN
+    },
+    Decl {
+        group: "resource.k8s.io",
+        resource: "resourceclaims",
+        strategy: || Arc::new(Claim),
+        conversions: &[("resource.k8s.io", "v1beta1", CLAIM)],
+        columns: Columns::Coded {
+            columns: &[Column::name(), Column::text("State"), Column::text("Age")],
+            cells: |o, now| {
+                let status = &o["status"];
+                let mut words: Vec<&str> = Vec::new();
+                if meta::is_deleting(o) {
+                    words.push("deleted");
+                }
+                match (status["allocation"].is_null(), empty(&status["reservedFor"])) {
+                    (true, _) => words.push("pending"),
+                    (false, true) => words.push("allocated"),
+                    (false, false) => words.extend(["allocated", "reserved"]),
+                }
+                vec![name_cell(o), json!(words.join(",")), age_cell(o, now)]
+            },
+        },
+        ..PLAIN
+    },
+    Decl {
+        group: "resource.k8s.io",
+        resource: "resourceclaimtemplates",
+        strategy: || Arc::new(ClaimTemplate),
+        conversions: &[("resource.k8s.io", "v1beta1", TEMPLATE)],
+        ..PLAIN
+    },
+    Decl {
+        group: "resource.k8s.io",
+        resource: "resourceslices",
+        conversions: &[(
+            "resource.k8s.io",
+            "v1beta1",
+            Conversion::Functions { to_storage: slice_to_storage, from_storage: slice_from_storage },
+        )],
+        columns: Columns::Coded {
+            columns: &[
+                Column::name(),
+                Column::text("Node"),
+                Column::text("Driver"),
+                Column::text("Pool"),
+                Column::text("Age"),
+            ],
+            cells: |o, now| {
+                let spec = &o["spec"];
+                vec![
+                    name_cell(o),
+                    json!(text(&spec["nodeName"])),
+                    json!(text(&spec["driver"])),
+                    json!(text(&spec["pool"]["name"])),
+                    age_cell(o, now),
+                ]
+            },
+        },
+        ..PLAIN
+    },
+];
+
+/// Older priority levels call their shares otherwise.
+fn shares(obj: &mut Value, from: &str, to: &str) {
+    if let Some(limited) = sub(meta::child(obj, "spec"), "limited")
+        && let Some(v) = limited.shift_remove(from)
+    {
+        limited.insert(to.to_owned(), v);
+    }
+}
+
+struct FlowSchema;
+
+impl Strategy for FlowSchema {
+    fn default(&self, obj: &mut Value) {
+        set(meta::child(obj, "spec"), "matchingPrecedence", 1000);
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+struct PriorityLevel;
+
+impl Strategy for PriorityLevel {
+    fn default(&self, obj: &mut Value) {
+        let spec = meta::child(obj, "spec");
+        if let Some(limited) = sub(spec, "limited") {
+            set(limited, "nominalConcurrencyShares", 30);
+            set(limited, "lendablePercent", 0);
+            if let Some(queuing) = sub(limited, "limitResponse").and_then(|r| sub(r, "queuing")) {
+                for (key, value) in [("queues", 64), ("handSize", 8), ("queueLengthLimit", 50)] {
+                    set(queuing, key, value);
+                }
+            }
+        }
+        if let Some(exempt) = sub(spec, "exempt") {
+            set(exempt, "nominalConcurrencyShares", 0);
+            set(exempt, "lendablePercent", 0);
+        }
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+/// In v1beta1 what a request asks for stands beside its name, in v1 below `exactly`.
+fn requests(spec: &mut Map, change: fn(&mut Map)) {
+    if let Some(devices) = sub(spec, "devices") {
+        for request in each(devices, "requests") {
+            change(request);
+        }
+    }
+}
+
+fn nest(request: &mut Map) {
+    let mut exactly = Map::new();
+    for field in
+        ["deviceClassName", "selectors", "allocationMode", "count", "adminAccess", "tolerations", "capacity"]
+    {
+        if let Some(v) = request.shift_remove(field) {
+            exactly.insert(field.to_owned(), v);
+        }
+    }
+    if !exactly.is_empty() {
+        request.insert("exactly".to_owned(), Value::Object(exactly));
+    }
+}
+
+fn flatten(request: &mut Map) {
+    if let Some(Value::Object(exactly)) = request.shift_remove("exactly") {
+        request.extend(exactly);
+    }
+}
+
+fn default_requests(spec: &mut Map) {
+    if let Some(devices) = sub(spec, "devices") {
+        for request in each(devices, "requests") {
+            if let Some(exactly) = sub(request, "exactly") {
+                set_text(exactly, "allocationMode", "ExactCount");
+                if exactly.get("allocationMode").is_some_and(|m| m == "ExactCount") {
+                    set(exactly, "count", 1);
+                }
+            }
+        }
+    }
+}
+
+struct Claim;
+
+impl Strategy for Claim {
+    fn default(&self, obj: &mut Value) {
+        default_requests(meta::child(obj, "spec"));
+    }
+}
+
+struct ClaimTemplate;
+
+impl Strategy for ClaimTemplate {
+    fn default(&self, obj: &mut Value) {
+        default_requests(meta::entry(meta::child(obj, "spec"), "spec"));
+    }
+}
+
+/// In v1beta1 what a device has stands below `basic`.
+fn slice_to_storage(obj: &mut Value) {
+    for device in each(meta::child(obj, "spec"), "devices") {
+        if let Some(Value::Object(basic)) = device.shift_remove("basic") {
+            device.extend(basic);
+        }
+    }
+}
+
+fn slice_from_storage(obj: &mut Value) {
+    for device in each(meta::child(obj, "spec"), "devices") {
+        let mut basic = std::mem::take(device);
+        if let Some(name) = basic.shift_remove("name") {
+            device.insert("name".to_owned(), name);
+        }
+        if !basic.is_empty() {
+            device.insert("basic".to_owned(), Value::Object(basic));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn older_shapes_hold_the_same() {
+        let v1 = json!({"spec": {"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "c", "count": 2}}]}}});
+        let mut old = v1.clone();
+        requests(meta::child(&mut old, "spec"), flatten);
+        assert_eq!(
+            old["spec"]["devices"]["requests"][0],
+            json!({"name": "r", "deviceClassName": "c", "count": 2})
+        );
+        requests(meta::child(&mut old, "spec"), nest);
+        assert_eq!(old, v1);
+        let v1 = json!({"spec": {"devices": [{"name": "d", "attributes": {"a": {"int": 1}}}]}});
+        let mut old = v1.clone();
+        slice_from_storage(&mut old);
+        assert_eq!(
+            old["spec"]["devices"][0],
+            json!({"name": "d", "basic": {"attributes": {"a": {"int": 1}}}})
+        );
+        slice_to_storage(&mut old);
+        assert_eq!(old, v1);
+        let mut level = json!({"spec": {"limited": {"assuredConcurrencyShares": 5}}});
+        shares(&mut level, "assuredConcurrencyShares", "nominalConcurrencyShares");
+        assert_eq!(level["spec"]["limited"], json!({"nominalConcurrencyShares": 5}));
+    }
+}
