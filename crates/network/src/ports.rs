@@ -384,7 +384,8 @@ mod tests {
         drop(ports);
         let again = PortMapper::open(table.clone()).unwrap();
         let mut read = again.published("c1");
-        (got.sort(), read.sort());
+        got.sort();
+        read.sort();
         assert_eq!(read, got);
         again.retain(|owner| owner != "c1").unwrap();
         let fresh = self::table();

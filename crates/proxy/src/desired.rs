@@ -279,7 +279,7 @@ fn balance(
     let n = names(family);
     // Registers: 0 the client's key (list, address), 5 the place (list, index), 8 the endpoint (list, address, port).
     let (client, place, list, ip) = (Reg(0), Reg(5), Reg(8), Reg(9));
-    let port = Some(if family == Family::V4 { Reg(10) } else { Reg(13) });
+    let port = if family == Family::V4 { Reg(10) } else { Reg(13) };
     let number = || key::number(id);
     let count = backends.len() as u32;
     let value = |b: &Backend| key::of(&[key::ip(b.0), key::port(b.1)]);
@@ -293,7 +293,7 @@ fn balance(
                 .load(list, number())
                 .lookup(n.live, list)
                 .dynset(DynsetOp::Update, n.affinity, client, Some(ip), timeout)
-                .dnat(family, ip, port)
+                .dnat(family, ip, Some(port))
                 .comment("a client that has an endpoint"),
         );
         rules.push(
@@ -306,19 +306,19 @@ fn balance(
                 // An update keeps the data of an element that exists, and that one's endpoint is gone.
                 .dynset(DynsetOp::Delete, n.affinity, client, Some(ip), None)
                 .dynset(DynsetOp::Update, n.affinity, client, Some(ip), timeout)
-                .dnat(family, ip, port),
+                .dnat(family, ip, Some(port)),
         );
         for b in backends {
             d.element(n.live, Element::new(key::of(&[number(), key::ip(b.0), key::port(b.1)])));
         }
     } else if let (1, Some((address, p))) = (count, backends.first()) {
-        let only = Rule::new(chain).load(ip, key::ip(*address)).load(port.unwrap_or(ip), key::port(*p));
-        rules.push(only.dnat(family, ip, port));
+        let only = Rule::new(chain).load(ip, key::ip(*address)).load(port, key::port(*p));
+        rules.push(only.dnat(family, ip, Some(port)));
         return;
     } else {
         let any =
             Rule::new(chain).load(place, number()).load_random(Reg(6), count).map(n.endpoints, place, ip);
-        rules.push(any.dnat(family, ip, port));
+        rules.push(any.dnat(family, ip, Some(port)));
     }
     for (index, b) in backends.iter().enumerate() {
         d.element(n.endpoints, Element::value(key::of(&[number(), key::number(index as u32)]), value(b)));

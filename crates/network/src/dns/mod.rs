@@ -43,6 +43,7 @@ impl Question {
 }
 
 /// What an answerer says.
+#[allow(clippy::large_enum_variant)] // there is one for each question, and not for long
 #[derive(Debug, Clone)]
 pub enum Answer {
     /// These records, and others that will be asked for next. Authoritative.

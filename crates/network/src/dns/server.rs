@@ -55,6 +55,7 @@ struct Server {
 }
 
 /// What becomes of a request.
+#[allow(clippy::large_enum_variant)] // there is one for each question, and not for long
 enum Outcome {
     Reply(Message),
     /// Passed on as it is.

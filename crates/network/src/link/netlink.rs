@@ -18,10 +18,7 @@ use super::{BridgeLink, Endpoint, Link, LinkInfo, Route, Uplink};
 use crate::error::{Error, Result};
 use crate::netns::in_netns;
 use crate::nft::Family;
-use crate::wire::{
-    Channel, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, Writer, attribute, attributes,
-    text,
-};
+use crate::wire::{Channel, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Writer, attribute, attributes, text};
 
 const NETLINK_ROUTE: isize = 0;
 
