@@ -5,30 +5,29 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
-};
-
 /// The mark of a folder that hides what lies below it.
 pub const OPAQUE: &str = "trusted.overlay.opaque";
 
-/// Mounts `lower` (top first; at least two where there is no `upper`) with `upper` and `work` above, detached: it goes with the returned descriptor.
+/// Mounts `lower` (top first; at least two where there is no `upper`) with `upper` and `work` above, detached: it goes
+/// with the returned descriptor.
 pub(crate) fn mount(lower: &[PathBuf], upper: Option<(&Path, &Path)>) -> io::Result<OwnedFd> {
-    let fs = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&fs, "source", "overlay")?;
-    // One layer per call: a single string holds 255 bytes only.
-    for dir in lower {
-        fsconfig_set_string(&fs, "lowerdir+", dir.as_path())?;
+    // Everything that a snapshot changes must lie in its own folder, in plain form.
+    let options = ["redirect_dir=off", "metacopy=off", "index=off", "xino=off"].map(String::from);
+    if sys::mount::kernel() >= (6, 7) {
+        return sys::mount::overlay(lower, upper, &options, 0);
     }
-    if let Some((upper, work)) = upper {
-        fsconfig_set_string(&fs, "upperdir", upper)?;
-        fsconfig_set_string(&fs, "workdir", work)?;
-    }
-    for (key, value) in [("redirect_dir", "off"), ("metacopy", "off"), ("index", "off"), ("xino", "off")] {
-        fsconfig_set_string(&fs, key, value)?;
-    }
-    fsconfig_create(&fs)?;
-    Ok(fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
+    // An older kernel mounts by path only: in a mount namespace that nobody else sees and that ends with its thread.
+    std::thread::scope(|scope| {
+        let mounting = scope.spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+            sys::mount::set_root_propagation(sys::mount::Propagation::Private)?;
+            sys::mount::overlay(lower, upper, &options, 0)
+        });
+        match mounting.join() {
+            Ok(mounted) => mounted,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
 }
 
 /// Whether this is overlayfs's mark of a deleted file: a character device 0/0.

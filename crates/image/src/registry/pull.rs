@@ -125,7 +125,8 @@ impl ImageStore {
             && self.get(&wanted.to_string()).ok().map(|i| i.id.clone()).as_ref() != Some(&id);
         let image = blocking(move || {
             let id = digest_of(&config_bytes);
-            store.write(|c| {
+            let diff_ids: Vec<String> = pairs.iter().map(|(_, d)| d.clone()).collect();
+            store.write_image(&diff_ids, |c| {
                 db::add_image(c, &id, &config_bytes, None)?;
                 let media_type = if media_type.is_empty() { media::OCI_MANIFEST } else { &media_type };
                 db::add_manifest(c, &digest, media_type, &bytes, &id)?;

@@ -54,7 +54,7 @@ impl ImageStore {
         // The parent's layers stay, because it is an image, unless it is removed at this moment: lease them.
         let mut leases: Vec<Layer> = self.lease_all(&config.rootfs.diff_ids)?;
         leases.extend(new.layer);
-        self.add_config(raw, parent_id, leases).await
+        self.add_config(raw, config.rootfs.diff_ids, parent_id, leases).await
     }
 
     /// Leases every layer of a list, or says which one is missing.
@@ -68,13 +68,14 @@ impl ImageStore {
     async fn add_config(
         self: &Arc<Self>,
         raw: Vec<u8>,
+        diff_ids: Vec<String>,
         parent: Option<String>,
         leases: Vec<Layer>,
     ) -> Result<Arc<Image>> {
         let store = self.clone();
         blocking(move || {
             let id = compress::digest_of(&raw);
-            store.write(|c| db::add_image(c, &id, &raw, parent.as_deref()))?;
+            store.write_image(&diff_ids, |c| db::add_image(c, &id, &raw, parent.as_deref()))?;
             drop(leases);
             store.get(&id)
         })

@@ -56,7 +56,10 @@ pub(super) fn load(db: &Connection) -> Result<Index> {
 
 fn layer_row(r: &rusqlite::Row<'_>) -> rusqlite::Result<(String, LayerInfo)> {
     let n = |i| r.get::<_, i64>(i).map(|n| n.max(0) as u64);
-    Ok((r.get(0)?, LayerInfo { dir: r.get(1)?, size: n(2)?, tar_size: n(3)?, has_root: r.get(4)? }))
+    Ok((
+        r.get(0)?,
+        LayerInfo { dir: r.get(1)?, size: n(2)?, tar_size: n(3)?, has_root: r.get(4)?, fresh: false },
+    ))
 }
 
 /// What a transaction changed, as far as the memory must follow.
@@ -273,7 +276,7 @@ pub(crate) fn delete_image(c: &mut Changes<'_>, id: &str) -> Result<()> {
 /// Adds an unpacked layer.
 pub(crate) fn add_layer(c: &mut Changes<'_>, diff_id: &str, info: &LayerInfo) -> Result<()> {
     c.tx.prepare_cached(
-        "INSERT INTO layers (diff_id, dir, size, tar_size, has_root, added) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT OR IGNORE INTO layers (diff_id, dir, size, tar_size, has_root, added) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?
     .execute(params![
         diff_id,

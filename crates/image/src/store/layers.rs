@@ -52,7 +52,13 @@ impl ImageStore {
             extract::extract(root.as_fd(), Path::new("/"), &mut reader, &options)
         })?;
         recipe.finish()?;
-        let info = LayerInfo { dir: draft.name.clone(), size: done.bytes, tar_size, has_root: done.has_root };
+        let info = LayerInfo {
+            dir: draft.name.clone(),
+            size: done.bytes,
+            tar_size,
+            has_root: done.has_root,
+            fresh: true,
+        };
         self.adopt(draft, &diff_id, info)
     }
 
@@ -88,7 +94,8 @@ impl ImageStore {
         sink.recipe.finish()?;
         let fs_dir = draft.path.join("fs");
         fs::rename(upper, &fs_dir).map_err(Error::file("move the layer to", &fs_dir))?;
-        let info = LayerInfo { dir: draft.name.clone(), size: sink.bytes, tar_size, has_root: false };
+        let info =
+            LayerInfo { dir: draft.name.clone(), size: sink.bytes, tar_size, has_root: false, fresh: true };
         self.adopt(draft, &diff_id, info)
     }
 
@@ -97,21 +104,43 @@ impl ImageStore {
         if let Some(layer) = self.existing_layer(diff_id) {
             return Ok(layer);
         }
-        // Everything below the folder must be on the disk before a row says so.
-        rustix::fs::syncfs(fs::File::open(&draft.path)?)?;
-        *self.leases.lock().entry(diff_id.into()).or_default() += 1;
-        let lease = Lease { diff_id: diff_id.into(), store: Arc::downgrade(self) };
         let size = info.size;
-        let added = self.write(|c| {
+        {
+            // The lease first, under the lock that a collection takes too.
+            let mut leases = self.leases.lock();
+            *leases.entry(diff_id.into()).or_default() += 1;
+            let mut index = self.index.write();
             // Two drafts of one layer may have come this far; the first one stays.
-            let known = self.index.read().layers.contains_key(diff_id);
-            if !known {
-                db::add_layer(c, diff_id, &info)?;
+            if !index.layers.contains_key(diff_id) {
+                index.layers.insert(diff_id.into(), info);
+                draft.adopted = true;
             }
-            Ok(!known)
-        })?;
-        draft.adopted = added;
+        }
+        let lease = Lease { diff_id: diff_id.into(), store: Arc::downgrade(self) };
         Ok(Layer { diff_id: diff_id.into(), size, _lease: Arc::new(lease) })
+    }
+
+    /// A transaction that adds an image with these layers: those that are new are brought to the disk first, all at
+    /// once, and get their rows in the same transaction. The caller holds leases.
+    pub(crate) fn write_image<T>(
+        &self,
+        diff_ids: &[String],
+        change: impl FnOnce(&mut db::Changes<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let fresh: Vec<(String, LayerInfo)> = {
+            let index = self.index.read();
+            let found = diff_ids.iter().filter_map(|d| Some((d.clone(), index.layers.get(d)?.clone())));
+            found.filter(|(_, info)| info.fresh).collect()
+        };
+        if !fresh.is_empty() {
+            rustix::fs::syncfs(fs::File::open(self.layers_dir())?)?;
+        }
+        self.write(|c| {
+            for (diff_id, info) in &fresh {
+                db::add_layer(c, diff_id, info)?;
+            }
+            change(c)
+        })
     }
 
     /// The exact tar of a layer, made again. Blocking to read; its digest is the reader's to verify.

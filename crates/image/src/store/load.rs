@@ -200,7 +200,7 @@ impl ImageStore {
             leases.push(layer);
         }
         let tags = wanted.names.iter().map(|n| reference::parse_tagged(n)).collect::<Result<Vec<_>>>()?;
-        self.write(|c| {
+        self.write_image(diff_ids, |c| {
             db::add_image(c, &id, &wanted.config, None)?;
             if let Some((digest, media_type, content)) = &wanted.manifest {
                 db::add_manifest(c, digest, media_type, content, &id)?;

@@ -62,6 +62,8 @@ pub(crate) struct LayerInfo {
     pub tar_size: u64,
     /// Whether its tar had an entry for the root folder itself.
     pub has_root: bool,
+    /// Whether it has no row yet: no image has it, and after a crash it is gone.
+    pub fresh: bool,
 }
 
 /// Keeps a layer from being collected while it lives.
