@@ -361,8 +361,12 @@ pub async fn stop(
         () = polite => {}
         () = out_of_time => {}
     }
-    if let Err(error) = runtime.signal(&id, 9, true).await {
-        tracing::debug!(container = id, %error, "nothing was left to kill");
+    // Everything in its cgroup, and the first process by itself, with which its pid namespace ends: where the machine
+    // lacks cgroups the second is all there is.
+    for all in [true, false] {
+        if let Err(error) = runtime.signal(&id, 9, all).await {
+            tracing::debug!(container = id, %error, "nothing was left to kill");
+        }
     }
     let _ = runtime.wait(&id).await;
     Message::Stopped(name)
