@@ -7,17 +7,21 @@
 //! No controller keeps anything in memory that a restart would lose. They speak to the API server only, as clients.
 
 mod children;
+mod cluster_role;
 mod cron;
 mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod endpointslice;
+mod ephemeral;
 mod gc;
 mod job;
 mod machine;
 mod namespace;
 mod node;
 mod pod;
+mod quota;
 mod replicas;
 mod revisions;
 mod root_ca;
@@ -63,6 +67,10 @@ pub async fn run(options: Options, client: Client, informers: Informers, shutdow
     machine.start(pod::Collector::new(&machine));
     machine.start(volume::Volumes::new(&machine));
     machine.start(volume::Claims::new(&machine));
+    machine.start(quota::Quotas::new(&machine));
+    machine.start(disruption::Budgets::new(&machine));
+    machine.start(cluster_role::ClusterRoles::new(&machine));
+    machine.start(ephemeral::Ephemeral::new(&machine));
     gc::start(&machine);
     shutdown.cancelled().await;
     machine.stopped().await;

@@ -1,0 +1,154 @@
+//! ResourceQuota: counts anew what a namespace uses. Admission only ever adds; what is taken back when objects go is found
+//! here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::quota::{self, Amounts};
+use api::{Gvr, Key, Object, Value};
+use async_trait::async_trait;
+use client::{Client, Informer, ListOptions, Result, gvr};
+use serde_json::json;
+
+use crate::{Action, Controller, Decision, Machine, Source, view};
+
+/// What quotas count of by itself; other resources only as `count/NAME`.
+const COUNTED: [Gvr; 7] = [
+    gvr::PODS,
+    gvr::SERVICES,
+    gvr::PERSISTENT_VOLUME_CLAIMS,
+    gvr::CONFIG_MAPS,
+    gvr::SECRETS,
+    gvr::REPLICATION_CONTROLLERS,
+    gvr::RESOURCE_QUOTAS,
+];
+
+/// The controller. Its keys are quotas.
+pub(crate) struct Quotas {
+    client: Client,
+    quotas: Arc<Informer>,
+    counted: Vec<Arc<Informer>>,
+}
+
+impl Quotas {
+    pub(crate) fn new(machine: &Machine) -> Self {
+        Self {
+            client: machine.client().named("resourcequota-controller"),
+            quotas: machine.informer(&gvr::RESOURCE_QUOTAS),
+            counted: COUNTED.iter().map(|g| machine.informer(g)).collect(),
+        }
+    }
+}
+
+#[async_trait]
+impl Controller for Quotas {
+    fn name(&self) -> &'static str {
+        "resourcequota-controller"
+    }
+
+    fn sources(&self) -> Vec<Source> {
+        let mut sources = vec![Source::own(&self.quotas)];
+        for informer in self.counted.iter().filter(|i| *i.gvr() != gvr::RESOURCE_QUOTAS) {
+            let quotas = self.quotas.clone();
+            let pods = *informer.gvr() == gvr::PODS;
+            sources.push(Source::with(informer, move |c| {
+                // Only what comes, goes or changes what it uses.
+                let same = match (&c.old, &c.new) {
+                    (Some(old), Some(new)) if pods => view::is_terminal(old) == view::is_terminal(new),
+                    (Some(old), Some(new)) => old.spec() == new.spec(),
+                    _ => false,
+                };
+                if same {
+                    return Vec::new();
+                }
+                quotas.list(c.object().namespace()).iter().map(|q| q.key()).collect()
+            }));
+        }
+        sources
+    }
+
+    async fn reconcile(&self, key: &Key, _: Option<&str>) -> Result<Decision> {
+        let Some(quota) = self.quotas.get(&key.namespace, &key.name) else { return Ok(Decision::default()) };
+        let mut objects: Vec<(Gvr, Vec<Arc<Object>>)> =
+            self.counted.iter().map(|i| (i.gvr().clone(), i.list(&key.namespace))).collect();
+        let mut others = false;
+        for name in quota.at(&["spec", "hard"]).as_object().into_iter().flatten().map(|(k, _)| k) {
+            let Some(resource) = name.strip_prefix("count/") else { continue };
+            let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
+            if objects.iter().any(|(g, _)| g.resource == resource && g.group == group) {
+                continue;
+            }
+            // Whatever it is: of these there is no event here.
+            let Some(gvr) = self.find(group, resource).await? else { continue };
+            others = true;
+            let list = self.client.list(&gvr, &key.namespace, &ListOptions::default()).await?;
+            objects.push((gvr, list.items));
+        }
+        let mut decision: Decision = decide(&quota, &objects).into();
+        if others {
+            // A timer, because any kind may be counted and not all are watched; upstream counts anew every five minutes.
+            decision.after(std::time::Duration::from_secs(60));
+        }
+        Ok(decision)
+    }
+}
+
+impl Quotas {
+    async fn find(&self, group: &str, resource: &str) -> Result<Option<Gvr>> {
+        let (all, _) = client::discovery::preferred(&self.client).await?;
+        Ok(all.into_iter().map(|r| r.gvr).find(|g| g.group == group && g.resource == resource))
+    }
+}
+
+fn decide(object: &Arc<Object>, objects: &[(Gvr, Vec<Arc<Object>>)]) -> Vec<Action> {
+    let hard = object.at(&["spec", "hard"]);
+    let mut used = Amounts::new();
+    for (gvr, list) in objects {
+        for o in list.iter().filter(|o| quota::in_scope(object.spec(), gvr, o.value())) {
+            for (name, amount) in quota::usage(gvr, o.value()) {
+                quota::add(&mut used, &name, amount);
+            }
+        }
+    }
+    let zero = || api::quantity::Quantity::of(0, api::quantity::Format::Decimal);
+    let names = hard.as_object().into_iter().flatten().map(|(k, _)| k.clone());
+    let used: BTreeMap<String, Value> =
+        names.map(|n| (n.clone(), used.get(&n).copied().unwrap_or_else(zero).to_string().into())).collect();
+    let status = json!({"hard": hard, "used": used});
+    if view::canonical(&status) == view::canonical(object.status()) {
+        return Vec::new();
+    }
+    vec![Action::status(&gvr::RESOURCE_QUOTAS, object, status)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::World;
+
+    #[tokio::test(start_paused = true)]
+    async fn counts_what_is_there() {
+        let world = World::new();
+        world.machine.start(Quotas::new(&world.machine));
+        world.fake.put(
+            &gvr::RESOURCE_QUOTAS,
+            json!({"metadata": {"name": "q", "namespace": "ns"},
+            "spec": {"hard": {"pods": "5", "requests.cpu": "1", "configmaps": "1"}}}),
+        );
+        let pod = |name: &str, phase: &str| {
+            json!({"metadata": {"name": name, "namespace": "ns"}, "status": {"phase": phase},
+            "spec": {"containers": [{"resources": {"requests": {"cpu": "100m"}}}]}})
+        };
+        world.fake.put(&gvr::PODS, pod("a", "Running"));
+        world.fake.put(&gvr::PODS, pod("b", "Running"));
+        let used = || world.fake.get(&gvr::RESOURCE_QUOTAS, "ns", "q").unwrap().status()["used"].clone();
+        world.settle().await;
+        assert_eq!(used(), json!({"configmaps": "0", "pods": "2", "requests.cpu": "200m"}));
+        world.fake.put(&gvr::PODS, pod("a", "Succeeded"));
+        world.settle().await;
+        assert_eq!(used(), json!({"configmaps": "0", "pods": "1", "requests.cpu": "100m"}));
+        world.fake.remove(&gvr::PODS, "ns", "b");
+        world.settle().await;
+        assert_eq!(used()["pods"], "0");
+    }
+}
