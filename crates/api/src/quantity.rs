@@ -206,10 +206,10 @@ impl fmt::Display for Quantity {
         let sign = if self.nanos < 0 { "-" } else { "" };
         let nanos = self.nanos.unsigned_abs();
         let nano = NANO.unsigned_abs();
-        if self.format == Format::Binary && nanos % nano == 0 && nanos / nano >= 1024 {
+        if self.format == Format::Binary && nanos.is_multiple_of(nano) && nanos / nano >= 1024 {
             let (mut n, mut suffix) = (nanos / nano, "");
             for (s, _) in BINARY {
-                if n % 1024 != 0 {
+                if !n.is_multiple_of(1024) {
                     break;
                 }
                 n /= 1024;
@@ -218,7 +218,7 @@ impl fmt::Display for Quantity {
             return write!(f, "{sign}{n}{suffix}");
         }
         let (mut n, mut power) = (nanos, -9);
-        while n % 1000 == 0 && power < 18 {
+        while n.is_multiple_of(1000) && power < 18 {
             n /= 1000;
             power += 3;
         }

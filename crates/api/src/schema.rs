@@ -464,7 +464,7 @@ impl<'a> Schema<'a> {
                             | "io.k8s.api.discovery.v1.EndpointPort"
                             | "io.k8s.api.autoscaling.v1.CrossVersionObjectReference"
                             | "io.k8s.api.autoscaling.v2.CrossVersionObjectReference"
-                    ) && !f.is_some_and(|f| f.name == "claimRef")
+                    ) && f.is_none_or(|f| f.name != "claimRef")
             }
             Schema::Builtin(_, Some(f)) => f.map_atomic,
             Schema::Custom(s) => s.is_atomic_map(),

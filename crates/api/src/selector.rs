@@ -261,7 +261,7 @@ impl<'a> Parser<'a> {
                 return Err(format!("found '{}', expected: !, identifier, or 'end of string'", other.text()));
             }
         };
-        for why in validate::qualified_name(key) {
+        if let Some(why) = validate::qualified_name(key).first() {
             return Err(format!("invalid label key \"{key}\": {why}"));
         }
         let plain = |op| Requirement { key: key.to_owned(), op, values: Vec::new() };
@@ -289,7 +289,7 @@ impl<'a> Parser<'a> {
                 }
                 continue;
             }
-            for why in validate::label_value(value) {
+            if let Some(why) = validate::label_value(value).first() {
                 return Err(format!("invalid label value: \"{value}\": at key: \"{key}\": {why}"));
             }
         }

@@ -178,10 +178,7 @@ impl Strategy for Autoscaler {
                     &["ContainerResource", "External", "Object", "Pods", "Resource"],
                 );
             } else if metric[field].is_null() {
-                errors.required(
-                    &at.child(field),
-                    format!("must populate information for the given metric source"),
-                );
+                errors.required(&at.child(field), "must populate information for the given metric source");
             }
         }
         errors

@@ -106,6 +106,9 @@ impl Strategy for ConfigMap {
     }
 }
 
+/// Whose token a secret of that type is to hold.
+const ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
+
 const SECRET_FIELDS: &[Cow<'static, str>] = &[Cow::Borrowed("type")];
 
 struct Secret;
@@ -148,19 +151,16 @@ impl Strategy for Secret {
                 need("tls.crt");
                 need("tls.key");
             }
-            "kubernetes.io/basic-auth" => {
-                if obj["data"]["username"].is_null() && obj["data"]["password"].is_null() {
-                    errors.required(&path.key("username"), "");
-                    errors.required(&path.key("password"), "");
-                }
+            "kubernetes.io/basic-auth"
+                if obj["data"]["username"].is_null() && obj["data"]["password"].is_null() =>
+            {
+                errors.required(&path.key("username"), "");
+                errors.required(&path.key("password"), "");
             }
-            "kubernetes.io/service-account-token" => {
-                if meta::annotation(obj, "kubernetes.io/service-account.name").unwrap_or_default().is_empty()
-                {
-                    let at =
-                        Path::new("metadata").child("annotations").key("kubernetes.io/service-account.name");
-                    errors.required(&at, "");
-                }
+            "kubernetes.io/service-account-token"
+                if meta::annotation(obj, ACCOUNT_NAME).unwrap_or_default().is_empty() =>
+            {
+                errors.required(&Path::new("metadata").child("annotations").key(ACCOUNT_NAME), "");
             }
             _ => {}
         }

@@ -221,9 +221,8 @@ fn cells(pod: &Value, now: Timestamp) -> Vec<Value> {
     }
     let inits = items(&spec["initContainers"]);
     let sidecar = |name: &Value| inits.iter().any(|c| c["name"] == *name && c["restartPolicy"] == "Always");
-    let mut total =
+    let total =
         items(&spec["containers"]).len() + inits.iter().filter(|c| c["restartPolicy"] == "Always").count();
-    total = total.max(0);
     let (mut ready, mut restarts, mut sidecar_restarts) = (0, 0, 0);
     let (mut last, mut sidecar_last): (Option<Timestamp>, Option<Timestamp>) = (None, None);
     let finished = |s: &Value| text(&s["lastState"]["terminated"]["finishedAt"]).parse::<Timestamp>().ok();

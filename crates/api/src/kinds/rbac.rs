@@ -280,9 +280,8 @@ impl Strategy for Binding {
             set_text(role, "apiGroup", RBAC);
         }
         for subject in each(map, "subjects") {
-            match subject.get("kind").and_then(Value::as_str) {
-                Some("User" | "Group") => set_text(subject, "apiGroup", RBAC),
-                _ => {}
+            if subject.get("kind").is_some_and(|k| k == "User" || k == "Group") {
+                set_text(subject, "apiGroup", RBAC);
             }
         }
     }

@@ -126,7 +126,7 @@ pub(super) fn validate_update(kind: &Kind, new: &Value, old: &Value, subresource
             let mut own = kind.strategy.validate_update(new, old);
             // The same error found by both is said once.
             let general = kind.strategy.validate(new);
-            own.0.extend(general.0.into_iter());
+            own.0.extend(general.0);
             let mut seen: Vec<_> = Vec::new();
             for e in own.0 {
                 if !seen.contains(&e) {
