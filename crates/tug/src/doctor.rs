@@ -193,13 +193,16 @@ fn space(data_dir: &Path) -> Finding {
 }
 
 fn forward_policy() -> Finding {
-    // iptables-legacy tables are listed here once anything has used them; their policy is not readable without iptables.
-    let legacy =
-        fs::read_to_string("/proc/net/ip_tables_names").is_ok_and(|t| t.lines().any(|l| l == "filter"));
-    let remedy = "if its FORWARD policy is DROP, containers reach nothing: iptables -P FORWARD ACCEPT, or accept the tug* interfaces there";
-    let found =
-        if legacy { "a legacy iptables filter table is loaded" } else { "no legacy iptables filter table" };
-    finding("host firewall", if legacy { Grade::Lacking } else { Grade::Fine }, found, remedy)
+    let what = "host firewall";
+    let remedy = "published ports and services do not bypass it: accept the tug* interfaces in that chain";
+    match network::nft::Nft::open("tug-doctor").and_then(|nft| nft.foreign_policies()) {
+        Ok(chains) if chains.is_empty() => finding(what, Grade::Fine, "no other table drops what is forwarded", ""),
+        Ok(chains) => {
+            let names: Vec<String> = chains.iter().map(|c| format!("{} {}", c.table, c.chain)).collect();
+            finding(what, Grade::Lacking, format!("dropped by policy in {}", names.join(", ")), remedy)
+        }
+        Err(e) => finding(what, Grade::Lacking, format!("unknown: {e}"), "run tug doctor as root"),
+    }
 }
 
 fn grade(has: bool, without: Grade) -> Grade {

@@ -4,6 +4,7 @@ mod demo;
 mod doctor;
 mod down;
 mod options;
+mod registry;
 mod server;
 mod status;
 mod up;
@@ -42,6 +43,8 @@ enum Command {
     Demo(demo::Options),
     /// Say what this machine has and lacks, and the remedy.
     Doctor(Place),
+    /// Serve images to docker, podman, skopeo and containerd (OCI distribution).
+    Registry(registry::Options),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Env(place) => status::env(&place),
         Command::Demo(options) => demo::run(&options),
         Command::Doctor(place) => doctor::run(&place),
+        Command::Registry(options) => registry::run(&options),
     };
     match result {
         Ok(code) => code,

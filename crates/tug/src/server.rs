@@ -32,13 +32,7 @@ pub const DOCKER_DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
 /// Runs `tug server`.
 pub fn run(place: &Place) -> Result<ExitCode> {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("TUG_LOG").unwrap_or_else(|_| "info".into()),
-        )
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
+    log_to_stderr();
     if !rustix::process::geteuid().is_root() {
         bail!("tug server must run as root: it makes namespaces, mounts and network links");
     }
@@ -50,6 +44,12 @@ pub fn run(place: &Place) -> Result<ExitCode> {
     // Blocking reads of files may still be under way; nothing they could do is worth waiting for.
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
+}
+
+/// Sends the log to standard error; TUG_LOG says how much (`info`, `debug`, `kubelet=debug,info`, ...).
+pub fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TUG_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
 }
 
 /// Whether a server holds the run folder.

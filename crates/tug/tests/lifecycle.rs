@@ -1,4 +1,5 @@
 //! Up, down, and what survives a server that is killed.
+#![allow(clippy::unwrap_used)] // a test fails by panicking
 
 mod common;
 
