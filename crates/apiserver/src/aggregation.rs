@@ -59,7 +59,9 @@ fn is_remote(service: &Value) -> bool {
 fn identity_headers(user: &UserInfo) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let mut add = |name: &str, value: &str| {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name.to_lowercase()), HeaderValue::from_str(value)) {
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::try_from(name.to_lowercase()), HeaderValue::from_str(value))
+        {
             headers.append(name, value);
         }
     };
@@ -142,9 +144,12 @@ impl ApiServer {
         let known = self.remote.resources.lock().clone();
         let resources = |group: &str, version: &str| -> Option<Vec<Value>> {
             let list = known.get(&format!("{version}.{group}"))?.get("resources")?.as_array()?.clone();
-            let (subs, mains): (Vec<Value>, Vec<Value>) = list.into_iter().partition(|r| text(r, "/name").contains('/'));
+            let (subs, mains): (Vec<Value>, Vec<Value>) =
+                list.into_iter().partition(|r| text(r, "/name").contains('/'));
             let kind = |r: &Value| {
-                let or = |given: &str, otherwise: &str| if given.is_empty() { otherwise.to_owned() } else { given.to_owned() };
+                let or = |given: &str, otherwise: &str| {
+                    if given.is_empty() { otherwise.to_owned() } else { given.to_owned() }
+                };
                 json!({"group": or(text(r, "/group"), group), "version": or(text(r, "/version"), version), "kind": text(r, "/kind")})
             };
             let main = |r: &Value| {
@@ -183,7 +188,9 @@ impl ApiServer {
                     .map(|v| {
                         let version = text(v, "/version");
                         match resources(name, version) {
-                            Some(list) => json!({"version": version, "resources": list, "freshness": "Current"}),
+                            Some(list) => {
+                                json!({"version": version, "resources": list, "freshness": "Current"})
+                            }
                             None => json!({"version": version, "freshness": "Stale"}),
                         }
                     })
@@ -248,8 +255,13 @@ pub fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
 /// Writes the APIServices of what this server answers for itself, where they are missing.
 async fn register_local(server: &Arc<ApiServer>) {
     let kinds = server.kinds.load();
-    let mut versions: Vec<(String, String)> =
-        kinds.all.iter().filter(|k| !k.custom).flat_map(|k| &k.versions).map(|v| (v.group.clone(), v.version.clone())).collect();
+    let mut versions: Vec<(String, String)> = kinds
+        .all
+        .iter()
+        .filter(|k| !k.custom)
+        .flat_map(|k| &k.versions)
+        .map(|v| (v.group.clone(), v.version.clone()))
+        .collect();
     versions.sort();
     versions.dedup();
     let write = async |(group, version): (String, String)| {
@@ -288,7 +300,11 @@ async fn check(server: &Arc<ApiServer>, service: &Arc<Object>) -> Result<(), Sta
                 if server.remote.resources.lock().remove(service.name()).is_some() {
                     server.documents.clear();
                 }
-                let url = format!("https://{}.{}.svc{path}", text(value, "/spec/service/name"), text(value, "/spec/service/namespace"));
+                let url = format!(
+                    "https://{}.{}.svc{path}",
+                    text(value, "/spec/service/name"),
+                    text(value, "/spec/service/namespace")
+                );
                 ("False", "FailedDiscoveryCheck", format!("failing or missing response from {url}: {why}"))
             }
         }
@@ -310,8 +326,13 @@ async fn check(server: &Arc<ApiServer>, service: &Arc<Object>) -> Result<(), Sta
         Ok(new)
     };
     let options = WriteOptions::default();
-    let modify =
-        Modify { name: service.name(), subresource: "status", options: &options, applied: false, checked: false };
+    let modify = Modify {
+        name: service.name(),
+        subresource: "status",
+        options: &options,
+        applied: false,
+        checked: false,
+    };
     match server.modify(&mut cx, &modify, &mut change).await {
         Err(status) if status.code == 404 => Ok(()),
         answer => answer.map(|_| ()),

@@ -75,7 +75,8 @@ impl Authenticator {
             return Err(format!("token audiences {theirs:?} is invalid for the target audiences {wanted:?}"));
         }
         let namespace = text("/kubernetes.io/namespace");
-        let (name, uid) = (text("/kubernetes.io/serviceaccount/name"), text("/kubernetes.io/serviceaccount/uid"));
+        let (name, uid) =
+            (text("/kubernetes.io/serviceaccount/name"), text("/kubernetes.io/serviceaccount/uid"));
         self.alive("serviceaccounts", namespace, name, uid)?;
         let mut user = UserInfo::service_account(namespace, name, uid);
         let mut note = |key: &str, value: &str| {
@@ -91,7 +92,8 @@ impl Authenticator {
             note("pod-uid", pod_uid);
         }
         if claims.pointer("/kubernetes.io/secret").is_some() {
-            let (secret, secret_uid) = (text("/kubernetes.io/secret/name"), text("/kubernetes.io/secret/uid"));
+            let (secret, secret_uid) =
+                (text("/kubernetes.io/secret/name"), text("/kubernetes.io/secret/uid"));
             self.alive("secrets", namespace, secret, secret_uid)?;
         }
         if claims.pointer("/kubernetes.io/node").is_some() {
@@ -123,10 +125,14 @@ impl Authenticator {
     fn alive(&self, resource: &str, namespace: &str, name: &str, uid: &str) -> Result<(), String> {
         let kind = self.cache.kind("", resource);
         let Some(object) = kind.get(&local_key(namespace, name)) else {
-            return Err(format!("{resource} \"{namespace}/{name}\" that the token is bound to does not exist"));
+            return Err(format!(
+                "{resource} \"{namespace}/{name}\" that the token is bound to does not exist"
+            ));
         };
         if object.uid() != uid {
-            return Err(format!("{resource} \"{namespace}/{name}\" is another one than the token is bound to"));
+            return Err(format!(
+                "{resource} \"{namespace}/{name}\" is another one than the token is bound to"
+            ));
         }
         if object.is_deleting() {
             let grace = if resource == "pods" {
@@ -135,7 +141,9 @@ impl Authenticator {
                 api::meta::deleted(object.value()).map(|t| t.as_second())
             };
             if grace.is_some_and(|t| t < base::clock::now().as_second()) {
-                return Err(format!("{resource} \"{namespace}/{name}\" that the token is bound to was deleted"));
+                return Err(format!(
+                    "{resource} \"{namespace}/{name}\" that the token is bound to was deleted"
+                ));
             }
         }
         Ok(())
@@ -163,7 +171,8 @@ impl Authenticator {
     /// `abcdef.0123456789abcdef`, kept in the Secret kube-system/bootstrap-token-abcdef.
     fn bootstrap_token(&self, token: &str) -> Option<UserInfo> {
         let (id, secret) = token.split_once('.')?;
-        let fits = |s: &str, n| s.len() == n && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let fits =
+            |s: &str, n| s.len() == n && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         if !fits(id, 6) || !fits(secret, 16) {
             return None;
         }
@@ -208,7 +217,8 @@ impl Authenticator {
         let now = base::clock::now().as_second();
         let own = [self.issuer.clone()];
         let audiences = if audiences.is_empty() { &own[..] } else { audiences };
-        let mut about = json!({"namespace": namespace, "serviceaccount": {"name": account.0, "uid": account.1}});
+        let mut about =
+            json!({"namespace": namespace, "serviceaccount": {"name": account.0, "uid": account.1}});
         for (key, value) in bound {
             about[*key] = value.clone();
         }

@@ -89,7 +89,8 @@ impl ListBody {
         if self.done {
             return None;
         }
-        let mut out = BytesMut::with_capacity(usize::try_from(self.left).map_or(CHUNK, |l| l.min(CHUNK + 16384)));
+        let mut out =
+            BytesMut::with_capacity(usize::try_from(self.left).map_or(CHUNK, |l| l.min(CHUNK + 16384)));
         out.put_slice(&std::mem::take(&mut self.head));
         while let Some(item) = self.items.get(self.next) {
             if self.next > 0 {
@@ -167,8 +168,9 @@ mod tests {
     #[test]
     fn a_list_is_whole_and_as_long_as_it_says() {
         for n in [0, 1, 3, 5000] {
-            let items: Vec<_> =
-                (0..n).map(|i| Object::from_value(json!({"metadata": {"name": format!("object-{i}")}}))).collect();
+            let items: Vec<_> = (0..n)
+                .map(|i| Object::from_value(json!({"metadata": {"name": format!("object-{i}")}})))
+                .collect();
             let list = ListBody::new(b"{\"items\":[".to_vec(), items);
             let length = list.len();
             let bytes = list.collect();

@@ -98,9 +98,7 @@ fn kube_system_roles() -> Vec<Value> {
         json!({"name": name, "namespace": ns, "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"},
             "annotations": {"rbac.authorization.kubernetes.io/autoupdate": "true"}})
     };
-    let role = |ns: &str, name: &str, rules: Value| {
-        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": meta(ns, name), "rules": rules})
-    };
+    let role = |ns: &str, name: &str, rules: Value| json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": meta(ns, name), "rules": rules});
     let bind = |ns: &str, name: &str, role: &str, subjects: Value| {
         json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": meta(ns, name),
             "subjects": subjects,
@@ -236,7 +234,9 @@ async fn kubernetes_service(server: &Arc<ApiServer>) -> Result<(), Status> {
         "addressType": if instance.node_ip.is_ipv4() { "IPv4" } else { "IPv6" },
         "endpoints": [{"addresses": [node], "conditions": {"ready": true}}],
         "ports": [{"name": "https", "port": port, "protocol": "TCP"}]});
-    for (object, fields) in [(service, &["spec"][..]), (endpoints, &["subsets"][..]), (slice, &["endpoints", "ports"][..])] {
+    for (object, fields) in
+        [(service, &["spec"][..]), (endpoints, &["subsets"][..]), (slice, &["endpoints", "ports"][..])]
+    {
         let wanted = object.clone();
         ensure(server, object, false).await?;
         server.cache.caught_up().await.map_err(crate::registry::store_failure)?;
@@ -255,7 +255,8 @@ async fn kubernetes_service(server: &Arc<ApiServer>) -> Result<(), Status> {
             Ok(new)
         };
         let options = WriteOptions::default();
-        let modify = Modify { name: &name, subresource: "", options: &options, applied: false, checked: true };
+        let modify =
+            Modify { name: &name, subresource: "", options: &options, applied: false, checked: true };
         server.modify(&mut cx, &modify, &mut change).await?;
     }
     Ok(())

@@ -325,15 +325,16 @@ impl Cache {
                 Ok(object) => {
                     fresh.entry(prefix.into()).or_default().insert(key.into(), object);
                 }
-                Err(error) => tracing::error!(key = %String::from_utf8_lossy(&kv.key), %error, "undecodable object in the store"),
+                Err(error) => {
+                    tracing::error!(key = %String::from_utf8_lossy(&kv.key), %error, "undecodable object in the store")
+                }
             }
         }
         let mut kinds = self.kinds.write();
         for (prefix, objects) in fresh {
             let last = objects.values().map(|o| o.revision()).max().unwrap_or(0);
             let kind = KindCache::new(all.revision);
-            *kind.state.write() =
-                State { objects, complete_after: all.revision, last, ..State::default() };
+            *kind.state.write() = State { objects, complete_after: all.revision, last, ..State::default() };
             // Watchers of what was there before find their ring closed and list again.
             if let Some(old) = kinds.insert(prefix, kind) {
                 old.state.write().complete_after = u64::MAX;
@@ -441,11 +442,8 @@ impl Cache {
 
     /// Waits until the cache holds every write that was answered before this call.
     pub async fn caught_up(&self) -> store::Result<()> {
-        let revision = if self.shared {
-            self.store.revision().await?
-        } else {
-            self.committed.load(Ordering::Acquire)
-        };
+        let revision =
+            if self.shared { self.store.revision().await? } else { self.committed.load(Ordering::Acquire) };
         self.wait_for(revision).await;
         Ok(())
     }
@@ -493,7 +491,13 @@ impl Cache {
     }
 
     /// What of a list comes after `after` (a [`local_key`]), if the kind has not changed since `revision`.
-    pub fn continued(&self, kind: &KindCache, namespace: &str, after: &str, revision: u64) -> Option<Vec<Arc<Object>>> {
+    pub fn continued(
+        &self,
+        kind: &KindCache,
+        namespace: &str,
+        after: &str,
+        revision: u64,
+    ) -> Option<Vec<Arc<Object>>> {
         let (items, last) = kind.with_last(namespace, after);
         (last <= revision && self.revision() >= revision).then_some(items)
     }

@@ -150,7 +150,11 @@ pub fn kind_of(crd: &Value) -> Option<Kind> {
             kind: text(c, "/type").to_owned(),
             format: text(c, "/format").to_owned(),
             description: text(c, "/description").to_owned(),
-            priority: c.get("priority").and_then(Value::as_i64).and_then(|p| i32::try_from(p).ok()).unwrap_or(0),
+            priority: c
+                .get("priority")
+                .and_then(Value::as_i64)
+                .and_then(|p| i32::try_from(p).ok())
+                .unwrap_or(0),
             path: text(c, "/jsonPath").to_owned(),
         })
         .collect();
@@ -272,7 +276,13 @@ pub fn decide(crd: &Value, others: &[Arc<Object>]) -> Option<Value> {
             let names = crd.pointer("/spec/names").cloned().unwrap_or(Value::Null);
             api::meta::child(&mut new, "status").insert("acceptedNames".into(), names);
             set_condition(&mut new, "NamesAccepted", "True", "NoConflicts", "no conflicts found");
-            set_condition(&mut new, "Established", "True", "InitialNamesAccepted", "the initial names have been accepted");
+            set_condition(
+                &mut new,
+                "Established",
+                "True",
+                "InitialNamesAccepted",
+                "the initial names have been accepted",
+            );
         }
         Some((reason, message)) => {
             let status = api::meta::child(&mut new, "status");

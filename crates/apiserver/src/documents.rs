@@ -59,11 +59,19 @@ fn with_more(mut document: Value, field: &str, more: Vec<Value>) -> Value {
 
 impl ApiServer {
     /// Answers a request that is not about a resource.
-    pub(crate) async fn document(self: &Arc<Self>, call: Call, route: Route) -> Result<Response<Body>, Status> {
+    pub(crate) async fn document(
+        self: &Arc<Self>,
+        call: Call,
+        route: Route,
+    ) -> Result<Response<Body>, Status> {
         let path = call.info.path.trim_end_matches('/').to_owned();
         let method = call.request.method();
         if !matches!(*method, Method::GET | Method::HEAD) {
-            return Err(Status::failure(405, "MethodNotAllowed", "the server does not allow this method on the requested resource"));
+            return Err(Status::failure(
+                405,
+                "MethodNotAllowed",
+                "the server does not allow this method on the requested resource",
+            ));
         }
         let kinds = self.kinds.load_full();
         match route {
@@ -85,7 +93,8 @@ impl ApiServer {
                 });
                 let mut response = made?;
                 if let Form::Discovery(v) = form {
-                    let media = format!("application/json;g=apidiscovery.k8s.io;v={v};as=APIGroupDiscoveryList");
+                    let media =
+                        format!("application/json;g=apidiscovery.k8s.io;v={v};as=APIGroupDiscoveryList");
                     if let Ok(value) = HeaderValue::from_str(&media) {
                         response.headers_mut().insert(header::CONTENT_TYPE, value);
                     }
@@ -147,9 +156,11 @@ impl ApiServer {
                     etag(format!("{seed}{path}{}", self.crd_generation(path)).as_bytes())
                 }))
             }),
-            "/metrics" => {
-                Ok(reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics.render(&self.cache)))
-            }
+            "/metrics" => Ok(reply(
+                StatusCode::OK,
+                "text/plain; version=0.0.4; charset=utf-8",
+                self.metrics.render(&self.cache),
+            )),
             "/.well-known/openid-configuration" => {
                 let issuer = self.authenticator.issuer();
                 let address = format!("https://{}:{}", self.options.instance.node_ip, self.address.port());
@@ -210,7 +221,8 @@ impl ApiServer {
             None => {
                 let plain = make().ok_or_else(Status::no_such_path)?;
                 let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(3));
-                let gzip = encoder.write_all(&plain).and_then(|()| encoder.finish()).map_err(Status::internal)?;
+                let gzip =
+                    encoder.write_all(&plain).and_then(|()| encoder.finish()).map_err(Status::internal)?;
                 let d = Document { media, etag: etag(&plain), plain: plain.into(), gzip: gzip.into() };
                 self.documents.0.lock().insert(key.to_owned(), d.clone());
                 d

@@ -190,9 +190,8 @@ impl ApiServer {
         let listener = tokio::net::TcpListener::bind(options.listen)
             .await
             .map_err(|source| Error::Listen { address: options.listen, source })?;
-        let address = listener
-            .local_addr()
-            .map_err(|source| Error::Listen { address: options.listen, source })?;
+        let address =
+            listener.local_addr().map_err(|source| Error::Listen { address: options.listen, source })?;
         let tls = server_tls(&options)?;
         let issuer = authn::default_audience(&options.instance.cluster_domain);
         let authenticator = Authenticator::new(options.pki.clone(), cache.clone(), issuer);
@@ -303,8 +302,7 @@ fn server_tls(options: &Options) -> Result<rustls::ServerConfig> {
         .to_vec();
     names.push(format!("kubernetes.default.svc.{}", instance.cluster_domain));
     names.push(instance.node_name.to_lowercase());
-    let mut ips =
-        vec![IpAddr::from([127, 0, 0, 1]), instance.node_ip, IpAddr::V4(instance.kubernetes_ip())];
+    let mut ips = vec![IpAddr::from([127, 0, 0, 1]), instance.node_ip, IpAddr::V4(instance.kubernetes_ip())];
     if !options.listen.ip().is_unspecified() {
         ips.push(options.listen.ip());
     }

@@ -62,15 +62,24 @@ impl Metrics {
         let verb = |v: &str| v.to_uppercase();
         out.push_str("# HELP apiserver_request_total Counter of apiserver requests broken out for each verb, resource and HTTP response code.\n# TYPE apiserver_request_total counter\n");
         for ((v, resource, code), n) in &state.requests {
-            let _ = writeln!(out, "apiserver_request_total{{code=\"{code}\",resource=\"{resource}\",verb=\"{}\"}} {n}", verb(v));
+            let _ = writeln!(
+                out,
+                "apiserver_request_total{{code=\"{code}\",resource=\"{resource}\",verb=\"{}\"}} {n}",
+                verb(v)
+            );
         }
         out.push_str("# HELP apiserver_request_duration_seconds Response latency distribution in seconds for each verb and resource.\n# TYPE apiserver_request_duration_seconds histogram\n");
         for ((v, resource), d) in &state.durations {
             let labels = format!("resource=\"{resource}\",verb=\"{}\"", verb(v));
             for (bound, n) in BUCKETS.iter().zip(&d.buckets) {
-                let _ = writeln!(out, "apiserver_request_duration_seconds_bucket{{{labels},le=\"{bound}\"}} {n}");
+                let _ =
+                    writeln!(out, "apiserver_request_duration_seconds_bucket{{{labels},le=\"{bound}\"}} {n}");
             }
-            let _ = writeln!(out, "apiserver_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} {}", d.count);
+            let _ = writeln!(
+                out,
+                "apiserver_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} {}",
+                d.count
+            );
             let _ = writeln!(out, "apiserver_request_duration_seconds_sum{{{labels}}} {}", d.sum);
             let _ = writeln!(out, "apiserver_request_duration_seconds_count{{{labels}}} {}", d.count);
         }

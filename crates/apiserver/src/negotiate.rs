@@ -31,8 +31,7 @@ impl Default for Accept {
     }
 }
 
-const ALL: [&str; 3] =
-    ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+const ALL: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
 /// The first of the header's alternatives that can be served. `discovery`: whether aggregated discovery is to be had here.
 pub fn accept(header: &str, discovery: bool) -> Result<Accept, Status> {
@@ -102,7 +101,8 @@ mod tests {
         assert_eq!(accept(kubectl, false).unwrap().form, Form::Table("v1".into()));
         let go = "application/vnd.kubernetes.protobuf,application/json";
         assert_eq!(accept(go, false).unwrap().media, MediaType::Protobuf);
-        let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+        let aggregated =
+            "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
         assert_eq!(accept(aggregated, true).unwrap().form, Form::Discovery("v2".into()));
         assert_eq!(accept(aggregated, false).unwrap(), Accept::default());
         assert_eq!(accept("*/*", false).unwrap(), Accept::default());

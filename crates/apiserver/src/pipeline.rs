@@ -174,15 +174,18 @@ impl ApiServer {
             }
             return Ok(user);
         }
-        let mut asked = vec![match name.strip_prefix("system:serviceaccount:").and_then(|s| s.split_once(':')) {
-            Some((ns, account)) => ("", "serviceaccounts", "", ns, account),
-            None => ("", "users", "", "", name),
-        }];
+        let mut asked =
+            vec![match name.strip_prefix("system:serviceaccount:").and_then(|s| s.split_once(':')) {
+                Some((ns, account)) => ("", "serviceaccounts", "", ns, account),
+                None => ("", "users", "", "", name),
+            }];
         asked.extend(groups.iter().map(|g| ("", "groups", "", "", *g)));
         if !uid.is_empty() {
             asked.push(("authentication.k8s.io", "uids", "", "", uid));
         }
-        asked.extend(extra.iter().map(|(k, v)| ("authentication.k8s.io", "userextras", k.as_str(), "", v.as_str())));
+        asked.extend(
+            extra.iter().map(|(k, v)| ("authentication.k8s.io", "userextras", k.as_str(), "", v.as_str())),
+        );
         for (group, resource, subresource, namespace, name) in asked {
             self.require(&Attributes {
                 user: &user,
@@ -233,10 +236,10 @@ impl ApiServer {
 fn websocket_token(headers: &HeaderMap) -> Option<String> {
     use base64::Engine;
     let protocols = text(headers, "sec-websocket-protocol");
-    let encoded = protocols
-        .split(',')
-        .find_map(|p| p.trim().strip_prefix("base64url.bearer.authorization.k8s.io."))?;
-    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded.trim_end_matches('=')).ok()?;
+    let encoded =
+        protocols.split(',').find_map(|p| p.trim().strip_prefix("base64url.bearer.authorization.k8s.io."))?;
+    let bytes =
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded.trim_end_matches('=')).ok()?;
     String::from_utf8(bytes).ok()
 }
 

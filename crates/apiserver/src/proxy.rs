@@ -171,7 +171,13 @@ impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
 }
 
 /// Reads a JSON document of a peer.
-pub(crate) async fn fetch(host: &str, port: u16, proof: &Proof, path: &str, headers: HeaderMap) -> Result<Value, String> {
+pub(crate) async fn fetch(
+    host: &str,
+    port: u16,
+    proof: &Proof,
+    path: &str,
+    headers: HeaderMap,
+) -> Result<Value, String> {
     let tls = match proof {
         Proof::Named(connector, name) => Some((connector, name.as_str())),
         _ => None,
@@ -219,8 +225,7 @@ pub(crate) struct Callback {
 pub(crate) async fn post(to: &Callback, document: &Value) -> Result<Value, String> {
     let config = pki::client_config(&to.authority, None).map_err(|e| e.to_string())?;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let stream =
-        dial(&to.host, to.port, Some((&connector, &to.name))).await.map_err(|e| e.to_string())?;
+    let stream = dial(&to.host, to.port, Some((&connector, &to.name))).await.map_err(|e| e.to_string())?;
     let request = Request::post(&to.path)
         .header(header::HOST, &to.name)
         .header(header::CONTENT_TYPE, "application/json")
@@ -274,13 +279,15 @@ impl ApiServer {
     fn kubelet(&self, node: &str) -> Result<(String, u16), Status> {
         let gvr = api::names::gvr::NODES;
         let object = self.cache.kind("", "nodes").get(node).ok_or_else(|| Status::not_found(&gvr, node))?;
-        let addresses = object.status().get("addresses").and_then(Value::as_array).cloned().unwrap_or_default();
+        let addresses =
+            object.status().get("addresses").and_then(Value::as_array).cloned().unwrap_or_default();
         let of = |kind: &str| {
             addresses.iter().find(|a| text(a, "/type") == kind).map(|a| text(a, "/address").to_owned())
         };
         let host = of("InternalIP").or_else(|| of("Hostname")).or_else(|| of("ExternalIP"));
         let host = host.ok_or_else(|| Status::internal(format!("no address known for node \"{node}\"")))?;
-        let port = object.value().pointer("/status/daemonEndpoints/kubeletEndpoint/Port").and_then(Value::as_u64);
+        let port =
+            object.value().pointer("/status/daemonEndpoints/kubeletEndpoint/Port").and_then(Value::as_u64);
         Ok((host, port.and_then(|p| u16::try_from(p).ok()).unwrap_or(10250)))
     }
 
@@ -314,12 +321,29 @@ impl ApiServer {
         };
         match info.subresource.as_str() {
             "log" => {
-                for key in ["follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes", "insecureSkipTLSVerifyBackend", "stream"] {
+                for key in [
+                    "follow",
+                    "previous",
+                    "sinceSeconds",
+                    "sinceTime",
+                    "timestamps",
+                    "tailLines",
+                    "limitBytes",
+                    "insecureSkipTLSVerifyBackend",
+                    "stream",
+                ] {
                     if let Some(v) = query.some(key) {
-                        if matches!(key, "sinceSeconds" | "tailLines" | "limitBytes") && v.parse::<i64>().map_or(true, |n| n < i64::from(key != "tailLines")) {
-                            return Err(Status::failure(422, "Invalid", format!(
-                                "PodLogOptions \"{}\" is invalid: {key}: Invalid value: {v}: must be greater than 0", info.name
-                            )));
+                        if matches!(key, "sinceSeconds" | "tailLines" | "limitBytes")
+                            && v.parse::<i64>().map_or(true, |n| n < i64::from(key != "tailLines"))
+                        {
+                            return Err(Status::failure(
+                                422,
+                                "Invalid",
+                                format!(
+                                    "PodLogOptions \"{}\" is invalid: {key}: Invalid value: {v}: must be greater than 0",
+                                    info.name
+                                ),
+                            ));
                         }
                         pairs.push((key.to_owned(), v.to_owned()));
                     }
@@ -328,12 +352,16 @@ impl ApiServer {
             "exec" | "attach" => {
                 let any = ["stdin", "stdout", "stderr"].iter().any(|k| query.flag(k));
                 if !any {
-                    return Err(Status::bad_request("you must specify at least one of stdin, stdout, stderr"));
+                    return Err(Status::bad_request(
+                        "you must specify at least one of stdin, stdout, stderr",
+                    ));
                 }
                 if info.subresource == "exec" && query.all("command").next().is_none() {
                     return Err(Status::bad_request("you must specify command for exec"));
                 }
-                for (ours, theirs) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")] {
+                for (ours, theirs) in
+                    [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")]
+                {
                     if query.flag(ours) {
                         pairs.push((theirs.to_owned(), "1".to_owned()));
                     }
@@ -351,7 +379,8 @@ impl ApiServer {
             let encode = |s: &str| {
                 percent_encoding::utf8_percent_encode(s, percent_encoding::NON_ALPHANUMERIC).to_string()
             };
-            let query: Vec<String> = pairs.iter().map(|(k, v)| format!("{}={}", encode(k), encode(v))).collect();
+            let query: Vec<String> =
+                pairs.iter().map(|(k, v)| format!("{}={}", encode(k), encode(v))).collect();
             path = format!("{path}?{}", query.join("&"));
         }
         Ok(Target::new(host, port, Proof::Node, path))
@@ -362,11 +391,16 @@ impl ApiServer {
         let pod = self.pod(&call.info.namespace, &name)?;
         let host = text(pod.status(), "/podIP").to_owned();
         if host.is_empty() {
-            return Err(Status::unavailable(format!("no endpoints available for pod \"{name}\": it has no address yet")));
+            return Err(Status::unavailable(format!(
+                "no endpoints available for pod \"{name}\": it has no address yet"
+            )));
         }
         let ports = || {
             let containers = pod.spec().get("containers").and_then(Value::as_array);
-            containers.into_iter().flatten().flat_map(|c| c.get("ports").and_then(Value::as_array).into_iter().flatten())
+            containers
+                .into_iter()
+                .flatten()
+                .flat_map(|c| c.get("ports").and_then(Value::as_array).into_iter().flatten())
         };
         let number = |p: &Value| p.get("containerPort").and_then(Value::as_u64);
         let port = match port {
@@ -413,7 +447,9 @@ impl ApiServer {
         let none = || Status::unavailable(format!("no endpoints available for service \"{name}\""));
         let Some(port) = port else {
             let wanted = wanted.unwrap_or_default();
-            return Err(Status::unavailable(format!("no service port \"{wanted}\" found for service \"{name}\"")));
+            return Err(Status::unavailable(format!(
+                "no service port \"{wanted}\" found for service \"{name}\""
+            )));
         };
         let port_name = text(port, "/name");
         let endpoints = self.cache.kind("", "endpoints").get(&key).ok_or_else(none)?;
@@ -512,9 +548,10 @@ impl ApiServer {
 
 /// The protocol a request wants to switch to.
 fn upgrade_of(headers: &HeaderMap) -> Option<header::HeaderValue> {
-    let wants = headers.get_all(header::CONNECTION).iter().any(|v| {
-        v.to_str().is_ok_and(|v| v.split(',').any(|t| t.trim().eq_ignore_ascii_case("upgrade")))
-    });
+    let wants = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .any(|v| v.to_str().is_ok_and(|v| v.split(',').any(|t| t.trim().eq_ignore_ascii_case("upgrade"))));
     headers.get(header::UPGRADE).filter(|_| wants).cloned()
 }
 
@@ -571,7 +608,11 @@ fn container_of(pod: &Object, named: &str) -> Result<String, Status> {
         return Ok(default.to_owned());
     }
     let choose = format!("choose one of: [{}]", containers.join(" "));
-    let init = if init.is_empty() { String::new() } else { format!(" or one of the init containers: [{}]", init.join(" ")) };
+    let init = if init.is_empty() {
+        String::new()
+    } else {
+        format!(" or one of the init containers: [{}]", init.join(" "))
+    };
     Err(Status::bad_request(format!(
         "a container name must be specified for pod {}, {choose}{init}",
         pod.name()
@@ -594,7 +635,8 @@ mod tests {
 
     #[test]
     fn containers_are_chosen_or_asked_for() {
-        let one = Object::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}]}}));
+        let one =
+            Object::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}]}}));
         assert_eq!(container_of(&one, "").unwrap(), "a");
         let why = container_of(&one, "nope").unwrap_err().message;
         assert_eq!(why, "container nope is not valid for pod p");

@@ -47,7 +47,9 @@ impl Query {
     pub fn number<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, String> {
         match self.some(key) {
             None => Ok(None),
-            Some(v) => v.parse().map(Some).map_err(|_| format!("strconv.ParseInt: parsing \"{v}\": invalid syntax")),
+            Some(v) => {
+                v.parse().map(Some).map_err(|_| format!("strconv.ParseInt: parsing \"{v}\": invalid syntax"))
+            }
         }
     }
 }
@@ -88,7 +90,9 @@ pub struct ListOptions {
 
 /// `resourceVersion` as a number.
 pub fn resource_version(text: &str) -> Result<u64, String> {
-    text.parse().map_err(|_| format!("Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax"))
+    text.parse().map_err(|_| {
+        format!("Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax")
+    })
 }
 
 impl ListOptions {

@@ -101,7 +101,11 @@ impl Resolved {
     }
 
     /// Reads and decodes the body as another type, of the subresource.
-    pub(crate) async fn decode_as(&mut self, gvk: &api::Gvk, options: &WriteOptions) -> Result<Value, Status> {
+    pub(crate) async fn decode_as(
+        &mut self,
+        gvk: &api::Gvk,
+        options: &WriteOptions,
+    ) -> Result<Value, Status> {
         let media = self.media()?;
         let body = self.body().await?;
         let schema = TypeId::of_gvk(&gvk.group, &gvk.version, &gvk.kind).map_or(Schema::Any, TypeId::schema);
@@ -149,7 +153,9 @@ impl ApiServer {
                 return Err(Status::method_not_supported(&kind.versions[version].gvr(&kind), "create"));
             }
         }
-        if CONNECT.contains(&info.subresource.as_str()) && kind.versions[version].subresource(&info.subresource).is_some() {
+        if CONNECT.contains(&info.subresource.as_str())
+            && kind.versions[version].subresource(&info.subresource).is_some()
+        {
             return self.connect(call, &kind).await;
         }
         // Reviews have no metadata to make a table of.
@@ -158,8 +164,9 @@ impl ApiServer {
             true => accept_plain(call.header("accept"))?,
             false => accept(call.header("accept"), false)?,
         };
-        let include = Include::parse(call.query.get("includeObject").unwrap_or(""))
-            .ok_or_else(|| Status::bad_request("includeObject: must be \"None\", \"Metadata\" or \"Object\""))?;
+        let include = Include::parse(call.query.get("includeObject").unwrap_or("")).ok_or_else(|| {
+            Status::bad_request("includeObject: must be \"None\", \"Metadata\" or \"Object\"")
+        })?;
         let mut warnings = Vec::new();
         warnings.extend(kind.versions[version].deprecation.clone());
         let cx = Context { user: call.user.clone(), info, kind, version, agent: agent(&call), warnings };
@@ -322,6 +329,12 @@ fn returns_deleted(kind: &Kind) -> bool {
     kind.group.is_empty()
         && matches!(
             kind.plural.as_str(),
-            "pods" | "services" | "persistentvolumes" | "persistentvolumeclaims" | "serviceaccounts" | "resourcequotas" | "podtemplates"
+            "pods"
+                | "services"
+                | "persistentvolumes"
+                | "persistentvolumeclaims"
+                | "serviceaccounts"
+                | "resourcequotas"
+                | "podtemplates"
         )
 }

@@ -50,7 +50,14 @@ impl InProcess {
             namespace: ns.unwrap_or("").to_owned(),
             ..RequestInfo::default()
         };
-        let cx = Context { user: self.user.clone(), info, kind, version, agent: "tug".into(), warnings: Vec::new() };
+        let cx = Context {
+            user: self.user.clone(),
+            info,
+            kind,
+            version,
+            agent: "tug".into(),
+            warnings: Vec::new(),
+        };
         self.server.require(&Attributes::of(&cx.user, &cx.info))?;
         Ok(cx)
     }

@@ -26,16 +26,25 @@ async fn roles_are_needed_and_suffice() {
         "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "devs"}]});
     let made = c.post(bindings, binding.clone()).await;
     assert_eq!(made.code, 201, "{}", made.value);
-    assert_eq!(call(&ann, Method::GET, PODS, &[], "").await.code, 200, "a binding holds as soon as it is answered");
+    assert_eq!(
+        call(&ann, Method::GET, PODS, &[], "").await.code,
+        200,
+        "a binding holds as soon as it is answered"
+    );
     assert_eq!(call(&ann, Method::GET, "/api/v1/pods", &[], "").await.code, 403);
     assert_eq!(call(&ann, Method::DELETE, PODS, &[], "").await.code, 403);
     assert_eq!(call(&ann, Method::GET, "/apis", &[], "").await.code, 200);
     assert_eq!(call(&ann, Method::GET, "/metrics", &[], "").await.code, 403);
     // Nobody gives what they do not have.
-    let more = c.post(bindings, json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+    let more = c
+        .post(
+            bindings,
+            json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
         "metadata": {"name": "admins"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"},
-        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "ann"}]})).await;
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "ann"}]}),
+        )
+        .await;
     assert_eq!(more.code, 201, "{}", more.value);
     let mut greedy = binding;
     greedy["metadata"]["name"] = json!("greedy");
@@ -118,5 +127,9 @@ async fn tokens_live_as_long_as_what_they_are_bound_to() {
     assert_ne!(dead["status"]["authenticated"], true, "{dead}");
     let short = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 10}});
     let refused = c.post(&format!("{accounts}/robot/token"), short).await;
-    assert!(refused.message().contains("may not specify a duration less than 10 minutes"), "{}", refused.message());
+    assert!(
+        refused.message().contains("may not specify a duration less than 10 minutes"),
+        "{}",
+        refused.message()
+    );
 }

@@ -44,7 +44,12 @@ async fn create() {
         (MAPS, versioned, 400, "resourceVersion should not be set on objects to be created"),
         (MAPS, elsewhere, 400, "does not match the namespace sent on the request"),
         ("/api/v1/namespaces/nope/configmaps", map("a", json!({})), 404, "namespaces \"nope\" not found"),
-        ("/api/v1/namespaces/default/nothings", map("a", json!({})), 404, "could not find the requested resource"),
+        (
+            "/api/v1/namespaces/default/nothings",
+            map("a", json!({})),
+            404,
+            "could not find the requested resource",
+        ),
         (&format!("{MAPS}?dryRun=Some"), map("d", json!({})), 400, "dryRun"),
     ] {
         let refused = c.post(path, body).await;
@@ -61,9 +66,7 @@ async fn create() {
 #[tokio::test]
 async fn unknown_fields() {
     let c = Cluster::start().await;
-    let body = |name: &str| {
-        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "dataz": {"x": "1"}})
-    };
+    let body = |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "dataz": {"x": "1"}});
     let strict = c.post(&format!("{MAPS}?fieldValidation=Strict"), body("s")).await;
     assert_eq!(strict.code, 400);
     assert!(strict.message().contains("unknown field \"dataz\""), "{}", strict.message());
@@ -115,7 +118,8 @@ async fn patches() {
     let patched = c.patch(&path, "json-patch+json", json_patch.clone()).await;
     assert_eq!(patched.value["data"]["y"], "3", "{}", patched.value);
     assert_eq!(c.patch(&path, "json-patch+json", json_patch).await.code, 422);
-    let strategic = c.patch(&path, "strategic-merge-patch+json", json!({"metadata": {"labels": {"l": "1"}}})).await;
+    let strategic =
+        c.patch(&path, "strategic-merge-patch+json", json!({"metadata": {"labels": {"l": "1"}}})).await;
     assert_eq!(strategic.value["metadata"]["labels"], json!({"l": "1"}), "{}", strategic.value);
     let stale = json!({"metadata": {"resourceVersion": "1"}, "data": {"x": "9"}});
     assert_eq!(c.patch(&path, "merge-patch+json", stale).await.code, 409);
@@ -271,9 +275,7 @@ async fn pods_are_bound_once_and_end_gracefully() {
 async fn services_have_addresses_and_ports() {
     let c = Cluster::start().await;
     let services = "/api/v1/namespaces/default/services";
-    let service = |name: &str, spec: Value| {
-        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec})
-    };
+    let service = |name: &str, spec: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec});
     let a = c.post(services, service("a", json!({"ports": [{"port": 80}]}))).await;
     assert_eq!(a.code, 201, "{}", a.value);
     let ip = a.value["spec"]["clusterIP"].as_str().unwrap().to_owned();

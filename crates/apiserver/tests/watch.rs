@@ -81,7 +81,8 @@ async fn objects_enter_and_leave_a_selection() {
     c.post(MAPS, map("a", "2")).await;
     c.patch(&format!("{MAPS}/a"), "merge-patch+json", json!({"metadata": {"labels": {"l": "1"}}})).await;
     assert_eq!(ones.brief().await, "ADDED a");
-    let left = c.patch(&format!("{MAPS}/a"), "merge-patch+json", json!({"metadata": {"labels": {"l": "2"}}})).await;
+    let left =
+        c.patch(&format!("{MAPS}/a"), "merge-patch+json", json!({"metadata": {"labels": {"l": "2"}}})).await;
     let event = ones.next().await.unwrap();
     assert_eq!(event["type"], "DELETED");
     assert_eq!(event["object"]["metadata"]["labels"]["l"], "1", "as it was when it was last seen");

@@ -148,7 +148,7 @@ impl Lexer<'_> {
                         Some(next) => out.extend([c, next]),
                         None => {
                             return Err(
-                                "unexpected end of statement while looking for matching double-quote".into()
+                                "unexpected end of statement while looking for matching double-quote".into(),
                             );
                         }
                     }

@@ -196,7 +196,9 @@ fn forward_policy() -> Finding {
     let what = "host firewall";
     let remedy = "published ports and services do not bypass it: accept the tug* interfaces in that chain";
     match network::nft::Nft::open("tug-doctor").and_then(|nft| nft.foreign_policies()) {
-        Ok(chains) if chains.is_empty() => finding(what, Grade::Fine, "no other table drops what is forwarded", ""),
+        Ok(chains) if chains.is_empty() => {
+            finding(what, Grade::Fine, "no other table drops what is forwarded", "")
+        }
         Ok(chains) => {
             let names: Vec<String> = chains.iter().map(|c| format!("{} {}", c.table, c.chain)).collect();
             finding(what, Grade::Lacking, format!("dropped by policy in {}", names.join(", ")), remedy)

@@ -28,12 +28,17 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     crate::server::log_to_stderr();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let listener = TcpListener::bind(options.listen).await.with_context(|| match who_listens(options.listen.port()) {
-            Some(holder) => format!("{} is taken by {holder}; stop it or give another --listen", options.listen),
-            None => format!("cannot listen at {}; give another --listen", options.listen),
+        let listener = TcpListener::bind(options.listen).await.with_context(|| {
+            match who_listens(options.listen.port()) {
+                Some(holder) => {
+                    format!("{} is taken by {holder}; stop it or give another --listen", options.listen)
+                }
+                None => format!("cannot listen at {}; give another --listen", options.listen),
+            }
         })?;
         let shutdown = CancellationToken::new();
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let stop = shutdown.clone();
         tokio::spawn(async move {
             tokio::select! {

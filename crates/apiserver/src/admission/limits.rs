@@ -75,12 +75,17 @@ fn check(item: &Value, what: &str, requests: &Value, limits: &Value, errors: &mu
         let (request, limit) = (amount(requests.get(name)), amount(limits.get(name)));
         let Some(min_q) = amount(Some(min)) else { continue };
         match (request, limit) {
-            (None, _) => errors.push(format!("minimum {name} usage per {what} is {}.  No request is specified", text(min))),
+            (None, _) => errors
+                .push(format!("minimum {name} usage per {what} is {}.  No request is specified", text(min))),
             (Some(q), _) if q < min_q => errors.push(format!(
-                "minimum {name} usage per {what} is {}, but request is {}", text(min), text(&requests[name])
+                "minimum {name} usage per {what} is {}, but request is {}",
+                text(min),
+                text(&requests[name])
             )),
             (_, Some(q)) if q < min_q => errors.push(format!(
-                "minimum {name} usage per {what} is {}, but limit is {}", text(min), text(&limits[name])
+                "minimum {name} usage per {what} is {}, but limit is {}",
+                text(min),
+                text(&limits[name])
             )),
             _ => {}
         }
@@ -90,13 +95,20 @@ fn check(item: &Value, what: &str, requests: &Value, limits: &Value, errors: &mu
         let Some(max_q) = amount(Some(max)) else { continue };
         match (request, limit) {
             (_, None) if what != "PersistentVolumeClaim" => {
-                errors.push(format!("maximum {name} usage per {what} is {}.  No limit is specified", text(max)));
+                errors.push(format!(
+                    "maximum {name} usage per {what} is {}.  No limit is specified",
+                    text(max)
+                ));
             }
             (_, Some(q)) if q > max_q => errors.push(format!(
-                "maximum {name} usage per {what} is {}, but limit is {}", text(max), text(&limits[name])
+                "maximum {name} usage per {what} is {}, but limit is {}",
+                text(max),
+                text(&limits[name])
             )),
             (Some(q), _) if q > max_q => errors.push(format!(
-                "maximum {name} usage per {what} is {}, but request is {}", text(max), text(&requests[name])
+                "maximum {name} usage per {what} is {}, but request is {}",
+                text(max),
+                text(&requests[name])
             )),
             _ => {}
         }
@@ -104,14 +116,17 @@ fn check(item: &Value, what: &str, requests: &Value, limits: &Value, errors: &mu
     for (name, ratio) in pairs(item, "maxLimitRequestRatio") {
         let (Some(request), Some(limit)) = (amount(requests.get(name)), amount(limits.get(name))) else {
             errors.push(format!(
-                "{name} max limit to request ratio per {what} is {}, but no request or limit is specified", text(ratio)
+                "{name} max limit to request ratio per {what} is {}, but no request or limit is specified",
+                text(ratio)
             ));
             continue;
         };
-        let (observed, allowed) = (limit.as_f64() / request.as_f64(), amount(Some(ratio)).map_or(f64::INFINITY, Quantity::as_f64));
+        let (observed, allowed) =
+            (limit.as_f64() / request.as_f64(), amount(Some(ratio)).map_or(f64::INFINITY, Quantity::as_f64));
         if observed > allowed {
             errors.push(format!(
-                "{name} max limit to request ratio per {what} is {}, but provided ratio is {observed:.6}", text(ratio)
+                "{name} max limit to request ratio per {what} is {}, but provided ratio is {observed:.6}",
+                text(ratio)
             ));
         }
     }
@@ -127,7 +142,9 @@ fn pod_sums(pod: &Value, field: &str) -> Value {
     let containers = pod.pointer("/spec/containers").and_then(Value::as_array).cloned().unwrap_or_default();
     let names: std::collections::BTreeSet<String> = containers
         .iter()
-        .flat_map(|c| c.pointer(&format!("/resources/{field}")).and_then(Value::as_object).into_iter().flatten())
+        .flat_map(|c| {
+            c.pointer(&format!("/resources/{field}")).and_then(Value::as_object).into_iter().flatten()
+        })
         .map(|(k, _)| k.clone())
         .collect();
     for name in names {

@@ -32,19 +32,26 @@ impl Plugin for NodeRestriction {
             ("", "nodes", _) => {
                 let name = if r.name.is_empty() { api::meta::name(r.object) } else { r.name };
                 if name != node {
-                    return Err(r.forbidden(format!("node \"{node}\" is not allowed to modify node \"{name}\"")));
+                    return Err(
+                        r.forbidden(format!("node \"{node}\" is not allowed to modify node \"{name}\""))
+                    );
                 }
                 if r.operation == Operation::Delete {
                     return Err(r.forbidden(format!("node \"{node}\" is not allowed to delete nodes")));
                 }
                 let labels = |v: &Value| {
-                    api::meta::labels(v).cloned().unwrap_or_default().into_iter().filter(|(k, _)| k.contains(RESERVED)).collect::<Vec<_>>()
+                    api::meta::labels(v)
+                        .cloned()
+                        .unwrap_or_default()
+                        .into_iter()
+                        .filter(|(k, _)| k.contains(RESERVED))
+                        .collect::<Vec<_>>()
                 };
                 let before = r.old.map(labels).unwrap_or_default();
                 if labels(r.object) != before {
-                    return Err(r.forbidden(format!(
-                        "is not allowed to modify labels with the prefix {RESERVED}"
-                    )));
+                    return Err(
+                        r.forbidden(format!("is not allowed to modify labels with the prefix {RESERVED}"))
+                    );
                 }
             }
             ("", "pods", "") if r.operation == Operation::Create => {

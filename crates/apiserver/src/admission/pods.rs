@@ -63,7 +63,10 @@ impl Plugin for ServiceAccount {
         let account = account.value();
         let spec = api::meta::child(r.object, "spec");
         let none = spec.get("imagePullSecrets").and_then(Value::as_array).is_none_or(Vec::is_empty);
-        if none && let Some(secrets) = account.get("imagePullSecrets").filter(|s| s.as_array().is_some_and(|a| !a.is_empty())) {
+        if none
+            && let Some(secrets) =
+                account.get("imagePullSecrets").filter(|s| s.as_array().is_some_and(|a| !a.is_empty()))
+        {
             spec.insert("imagePullSecrets".into(), secrets.clone());
         }
         let automount = spec
@@ -120,14 +123,14 @@ fn mount_token(pod: &mut Value) {
             .is_some_and(|m| m.iter().any(|m| text(m, "mountPath") == TOKEN_PATH))
     };
     let lists = ["initContainers", "containers"];
-    let any = lists.iter().any(|l| spec.get(*l).and_then(Value::as_array).is_some_and(|a| a.iter().any(wants)));
+    let any =
+        lists.iter().any(|l| spec.get(*l).and_then(Value::as_array).is_some_and(|a| a.iter().any(wants)));
     if !any {
         return;
     }
-    let existing = spec
-        .get("volumes")
-        .and_then(Value::as_array)
-        .and_then(|v| v.iter().map(|v| text(v, "name")).find(|n| n.starts_with("kube-api-access-")).map(str::to_owned));
+    let existing = spec.get("volumes").and_then(Value::as_array).and_then(|v| {
+        v.iter().map(|v| text(v, "name")).find(|n| n.starts_with("kube-api-access-")).map(str::to_owned)
+    });
     let name = existing.clone().unwrap_or_else(|| format!("kube-api-access-{}", base::rng::suffix(5)));
     if existing.is_none() {
         let volume = json!({"name": name, "projected": {"defaultMode": 420, "sources": [
@@ -175,10 +178,11 @@ impl Plugin for DefaultTolerationSeconds {
     async fn mutate(&self, r: &mut Review<'_>) -> Result<(), Status> {
         let spec = api::meta::child(r.object, "spec");
         for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
-            let tolerated = spec.get("tolerations").and_then(Value::as_array).into_iter().flatten().any(|t| {
-                let (k, effect) = (text(t, "key"), text(t, "effect"));
-                (k == key || k.is_empty()) && (effect == "NoExecute" || effect.is_empty())
-            });
+            let tolerated =
+                spec.get("tolerations").and_then(Value::as_array).into_iter().flatten().any(|t| {
+                    let (k, effect) = (text(t, "key"), text(t, "effect"));
+                    (k == key || k.is_empty()) && (effect == "NoExecute" || effect.is_empty())
+                });
             if !tolerated {
                 push(
                     spec,
@@ -230,7 +234,11 @@ impl Plugin for Priority {
         let (priority, preemption) = match &class {
             Some(c) => (
                 c.value().get("value").and_then(Value::as_i64).unwrap_or(DEFAULT_PRIORITY),
-                c.value().get("preemptionPolicy").and_then(Value::as_str).unwrap_or("PreemptLowerPriority").to_owned(),
+                c.value()
+                    .get("preemptionPolicy")
+                    .and_then(Value::as_str)
+                    .unwrap_or("PreemptLowerPriority")
+                    .to_owned(),
             ),
             None => (DEFAULT_PRIORITY, "PreemptLowerPriority".to_owned()),
         };
@@ -254,9 +262,10 @@ impl Plugin for Priority {
         if r.gvr.resource != "priorityclasses" || r.object.get("globalDefault") != Some(&Value::Bool(true)) {
             return Ok(());
         }
-        let other = r.server.cache.kind("scheduling.k8s.io", "priorityclasses").all("").into_iter().find(|c| {
-            c.name() != r.name && c.value().get("globalDefault").and_then(Value::as_bool) == Some(true)
-        });
+        let other =
+            r.server.cache.kind("scheduling.k8s.io", "priorityclasses").all("").into_iter().find(|c| {
+                c.name() != r.name && c.value().get("globalDefault").and_then(Value::as_bool) == Some(true)
+            });
         match other {
             Some(other) => Err(r.forbidden(format!(
                 "PriorityClass {} is already marked as default. Only one default can exist",

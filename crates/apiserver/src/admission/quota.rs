@@ -64,7 +64,8 @@ impl Plugin for ResourceQuota {
             if r.operation == Operation::Create && gvr.resource == "pods" && gvr.group.is_empty() {
                 must_specify(r, quota, &hard)?;
             }
-            let delta: Amounts = wanted.iter().filter(|(k, _)| hard.contains_key(*k)).map(|(k, q)| (k.clone(), *q)).collect();
+            let delta: Amounts =
+                wanted.iter().filter(|(k, _)| hard.contains_key(*k)).map(|(k, q)| (k.clone(), *q)).collect();
             if !delta.is_empty() {
                 charge(r, quota, &delta).await?;
             }
@@ -93,7 +94,8 @@ fn must_specify(r: &Review<'_>, quota: &Arc<Object>, hard: &Amounts) -> Result<(
     if missing.is_empty() {
         return Ok(());
     }
-    let text: Vec<String> = missing.iter().map(|(k, names)| format!("{k} for: {}", names.join(","))).collect();
+    let text: Vec<String> =
+        missing.iter().map(|(k, names)| format!("{k} for: {}", names.join(","))).collect();
     Err(r.forbidden(format!("failed quota: {}: must specify {}", quota.name(), text.join("; "))))
 }
 
@@ -150,8 +152,13 @@ async fn charge(r: &Review<'_>, quota: &Arc<Object>, delta: &Amounts) -> Result<
     };
     let options = WriteOptions { dry_run: r.dry_run, ..WriteOptions::default() };
     let quota_name = quota.name().to_owned();
-    let modify =
-        Modify { name: &quota_name, subresource: "status", options: &options, applied: false, checked: false };
+    let modify = Modify {
+        name: &quota_name,
+        subresource: "status",
+        options: &options,
+        applied: false,
+        checked: false,
+    };
     match Box::pin(r.server.modify(&mut cx, &modify, &mut change)).await {
         // The quota has been deleted meanwhile: nothing limits any more.
         Err(status) if status.code == 404 => Ok(()),

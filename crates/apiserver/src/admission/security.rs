@@ -35,17 +35,43 @@ impl Level {
 }
 
 const BASELINE_CAPABILITIES: [&str; 14] = [
-    "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "SETFCAP",
-    "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT", "",
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+    "",
 ];
 const SAFE_SYSCTLS: [&str; 10] = [
-    "kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.ip_unprivileged_port_start",
-    "net.ipv4.tcp_syncookies", "net.ipv4.ping_group_range", "net.ipv4.ip_local_reserved_ports",
-    "net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_keepalive_intvl",
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
     "net.ipv4.tcp_keepalive_probes",
 ];
 const RESTRICTED_VOLUMES: [&str; 9] = [
-    "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret", "image",
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+    "image",
 ];
 
 fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
@@ -66,8 +92,11 @@ fn containers(spec: &Value) -> Vec<&Value> {
 
 /// The names of the containers for which `bad` holds, as the messages list them.
 fn offenders(spec: &Value, bad: impl Fn(&Value) -> bool) -> Option<String> {
-    let names: Vec<String> =
-        containers(spec).into_iter().filter(|c| bad(c)).map(|c| format!("\"{}\"", text(c, "/name"))).collect();
+    let names: Vec<String> = containers(spec)
+        .into_iter()
+        .filter(|c| bad(c))
+        .map(|c| format!("\"{}\"", text(c, "/name")))
+        .collect();
     match names.len() {
         0 => None,
         1 => Some(format!("container {}", names[0])),
@@ -108,7 +137,9 @@ fn violations(level: Level, spec: &Value) -> Vec<String> {
         let word = if host_paths.len() == 1 { "volume" } else { "volumes" };
         out.push(format!("hostPath volumes ({word} {})", host_paths.join(", ")));
     }
-    if let Some(who) = offenders(spec, |c| items(c, "/ports").any(|p| p.get("hostPort").and_then(Value::as_i64).unwrap_or(0) != 0)) {
+    if let Some(who) = offenders(spec, |c| {
+        items(c, "/ports").any(|p| p.get("hostPort").and_then(Value::as_i64).unwrap_or(0) != 0)
+    }) {
         out.push(format!("hostPort ({who} uses a hostPort)"));
     }
     let sysctls: Vec<&str> = items(spec, "/securityContext/sysctls")
@@ -123,9 +154,13 @@ fn violations(level: Level, spec: &Value) -> Vec<String> {
     }
     let unconfined = |v: &Value| text(v, "/securityContext/seccompProfile/type") == "Unconfined";
     if unconfined(spec) {
-        out.push("seccompProfile (pod must not set securityContext.seccompProfile.type to \"Unconfined\")".into());
+        out.push(
+            "seccompProfile (pod must not set securityContext.seccompProfile.type to \"Unconfined\")".into(),
+        );
     } else if let Some(who) = offenders(spec, unconfined) {
-        out.push(format!("seccompProfile ({who} must not set securityContext.seccompProfile.type to \"Unconfined\")"));
+        out.push(format!(
+            "seccompProfile ({who} must not set securityContext.seccompProfile.type to \"Unconfined\")"
+        ));
     }
     if level == Level::Restricted {
         restricted(spec, &mut out);
@@ -134,20 +169,27 @@ fn violations(level: Level, spec: &Value) -> Vec<String> {
 }
 
 fn restricted(spec: &Value, out: &mut Vec<String>) {
-    if let Some(who) = offenders(spec, |c| flag(c, "/securityContext/allowPrivilegeEscalation") != Some(false)) {
+    if let Some(who) =
+        offenders(spec, |c| flag(c, "/securityContext/allowPrivilegeEscalation") != Some(false))
+    {
         out.push(format!("allowPrivilegeEscalation != false ({who} must set securityContext.allowPrivilegeEscalation=false)"));
     }
     let drops = |c: &Value| items(c, "/securityContext/capabilities/drop").any(|d| d == "ALL");
     let adds = |c: &Value| items(c, "/securityContext/capabilities/add").any(|a| a != "NET_BIND_SERVICE");
     if let Some(who) = offenders(spec, |c| !drops(c) || adds(c)) {
-        out.push(format!("unrestricted capabilities ({who} must set securityContext.capabilities.drop=[\"ALL\"])"));
+        out.push(format!(
+            "unrestricted capabilities ({who} must set securityContext.capabilities.drop=[\"ALL\"])"
+        ));
     }
     let volumes: Vec<String> = items(spec, "/volumes")
         .filter(|v| !RESTRICTED_VOLUMES.iter().any(|k| v.get(*k).is_some()))
         .map(|v| format!("\"{}\"", text(v, "/name")))
         .collect();
     if !volumes.is_empty() {
-        out.push(format!("restricted volume types (volumes {} use restricted volume types)", volumes.join(", ")));
+        out.push(format!(
+            "restricted volume types (volumes {} use restricted volume types)",
+            volumes.join(", ")
+        ));
     }
     let pod = flag(spec, "/securityContext/runAsNonRoot");
     if let Some(who) = offenders(spec, |c| flag(c, "/securityContext/runAsNonRoot").or(pod) != Some(true)) {
@@ -159,8 +201,11 @@ fn restricted(spec: &Value, out: &mut Vec<String>) {
     } else if let Some(who) = offenders(spec, root) {
         out.push(format!("runAsUser=0 ({who} must not set runAsUser=0)"));
     }
-    let good = |v: &Value| matches!(text(v, "/securityContext/seccompProfile/type"), "RuntimeDefault" | "Localhost");
-    if !good(spec) && let Some(who) = offenders(spec, |c| !good(c)) {
+    let good =
+        |v: &Value| matches!(text(v, "/securityContext/seccompProfile/type"), "RuntimeDefault" | "Localhost");
+    if !good(spec)
+        && let Some(who) = offenders(spec, |c| !good(c))
+    {
         out.push(format!("seccompProfile (pod or {who} must set securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\")"));
     }
 }
@@ -179,7 +224,8 @@ impl Plugin for PodSecurity {
 
     async fn validate(&self, r: &mut Review<'_>) -> Result<(), Status> {
         let Some(namespace) = r.server.cache.kind("", "namespaces").get(r.namespace) else { return Ok(()) };
-        let level = |mode: &str| Level::parse(namespace.labels().get(&format!("pod-security.kubernetes.io/{mode}")));
+        let level =
+            |mode: &str| Level::parse(namespace.labels().get(&format!("pod-security.kubernetes.io/{mode}")));
         let (enforce, warn) = (level("enforce"), level("warn"));
         if enforce.max(warn) == Level::Privileged {
             return Ok(());
@@ -189,7 +235,8 @@ impl Plugin for PodSecurity {
             return Ok(());
         }
         let is_pod = r.gvr.resource == "pods";
-        let version = namespace.labels().get("pod-security.kubernetes.io/enforce-version").unwrap_or("latest");
+        let version =
+            namespace.labels().get("pod-security.kubernetes.io/enforce-version").unwrap_or("latest");
         if is_pod {
             let wrong = violations(enforce, spec);
             if !wrong.is_empty() {

@@ -86,7 +86,13 @@ fn wanted(r: &Review<'_>, resource: &str) -> Result<Vec<(String, Value)>, Status
     let seen = Seen {
         operation: r.operation.word(),
         group: &r.gvr.group,
-        versions: r.kind.versions.iter().filter(|v| v.group == r.gvr.group).map(|v| v.version.as_str()).collect(),
+        versions: r
+            .kind
+            .versions
+            .iter()
+            .filter(|v| v.group == r.gvr.group)
+            .map(|v| v.version.as_str())
+            .collect(),
         resource: &r.gvr.resource,
         subresource: r.subresource,
         namespaced: r.kind.namespaced,
@@ -99,7 +105,8 @@ fn wanted(r: &Review<'_>, resource: &str) -> Result<Vec<(String, Value)>, Status
     } else {
         r.server.cache.kind("", "namespaces").get(r.namespace)
     };
-    let labels = |v: &Value| Object::from_value(json!({"metadata": {"labels": api::meta::of(v).get("labels")}}));
+    let labels =
+        |v: &Value| Object::from_value(json!({"metadata": {"labels": api::meta::of(v).get("labels")}}));
     let (new, old) = (labels(r.object), r.old.map(labels));
     let mut out = Vec::new();
     for configuration in configurations {
@@ -118,7 +125,8 @@ fn wanted(r: &Review<'_>, resource: &str) -> Result<Vec<(String, Value)>, Status
                 continue;
             }
             let by_object = selector("objectSelector")?;
-            let matches = by_object.matches(new.labels()) || old.as_ref().is_some_and(|o| by_object.matches(o.labels()));
+            let matches = by_object.matches(new.labels())
+                || old.as_ref().is_some_and(|o| by_object.matches(o.labels()));
             if !matches {
                 continue;
             }
@@ -139,7 +147,12 @@ fn request(r: &Review<'_>, hook: &Value, uid: &str) -> Value {
         "oldObject": r.old.cloned().unwrap_or(Value::Null),
         "dryRun": r.dry_run, "options": r.options,
     });
-    for (field, value) in [("name", r.name), ("namespace", r.namespace), ("subResource", r.subresource), ("requestSubResource", r.subresource)] {
+    for (field, value) in [
+        ("name", r.name),
+        ("namespace", r.namespace),
+        ("subResource", r.subresource),
+        ("requestSubResource", r.subresource),
+    ] {
         if !value.is_empty() {
             request[field] = json!(value);
         }
@@ -159,7 +172,8 @@ fn callback(r: &Review<'_>, hook: &Value) -> Result<Callback, String> {
     let config = hook.get("clientConfig").unwrap_or(&Value::Null);
     let seconds = hook.get("timeoutSeconds").and_then(Value::as_i64).unwrap_or(10);
     let bundle = STANDARD.decode(text(config, "/caBundle")).ok().and_then(|b| String::from_utf8(b).ok());
-    let authority = bundle.filter(|b| !b.is_empty()).unwrap_or_else(|| r.server.options.pki.ca_pem().to_owned());
+    let authority =
+        bundle.filter(|b| !b.is_empty()).unwrap_or_else(|| r.server.options.pki.ca_pem().to_owned());
     if let Some(service) = config.get("service").filter(|s| !s.is_null()) {
         let (ns, name) = (text(service, "/namespace"), text(service, "/name"));
         let port = service.get("port").and_then(Value::as_i64).unwrap_or(443);
@@ -207,9 +221,9 @@ async fn ask(r: &mut Review<'_>, hook: &Value) -> Result<Option<Value>, Status> 
             tracing::warn!(webhook = name, why, "webhook failed; going on without it, as its policy says");
             Ok(None)
         }
-        Err(why) => Err(Status::internal(format!(
-            "failed calling webhook \"{name}\": failed to call webhook: {why}"
-        ))),
+        Err(why) => {
+            Err(Status::internal(format!("failed calling webhook \"{name}\": failed to call webhook: {why}")))
+        }
     }
 }
 
@@ -259,7 +273,8 @@ impl Plugin for Webhooks {
 
     fn handles(&self, r: &Review<'_>) -> bool {
         r.gvr.group != GROUP
-            && (!r.server.cache.kind(GROUP, MUTATING).is_empty() || !r.server.cache.kind(GROUP, VALIDATING).is_empty())
+            && (!r.server.cache.kind(GROUP, MUTATING).is_empty()
+                || !r.server.cache.kind(GROUP, VALIDATING).is_empty())
     }
 
     async fn mutate(&self, r: &mut Review<'_>) -> Result<(), Status> {
@@ -305,16 +320,22 @@ mod tests {
             subresource,
             namespaced: true,
         };
-        let rule = |resources: Value, operations: Value, scope: &str| {
-            json!({"apiGroups": ["apps"], "apiVersions": ["*"], "resources": resources, "operations": operations, "scope": scope})
-        };
+        let rule = |resources: Value, operations: Value, scope: &str| json!({"apiGroups": ["apps"], "apiVersions": ["*"], "resources": resources, "operations": operations, "scope": scope});
         for (rule, seen, want) in [
             (rule(json!(["deployments"]), json!(["CREATE"]), "*"), seen("CREATE", "deployments", ""), true),
-            (rule(json!(["deployments"]), json!(["CREATE"]), "*"), seen("CREATE", "deployments", "scale"), false),
+            (
+                rule(json!(["deployments"]), json!(["CREATE"]), "*"),
+                seen("CREATE", "deployments", "scale"),
+                false,
+            ),
             (rule(json!(["deployments"]), json!(["UPDATE"]), "*"), seen("CREATE", "deployments", ""), false),
             (rule(json!(["*/*"]), json!(["*"]), "*"), seen("DELETE", "deployments", "scale"), true),
             (rule(json!(["*"]), json!(["*"]), "Cluster"), seen("CREATE", "deployments", ""), false),
-            (rule(json!(["deployments/scale"]), json!(["*"]), ""), seen("UPDATE", "deployments", "scale"), true),
+            (
+                rule(json!(["deployments/scale"]), json!(["*"]), ""),
+                seen("UPDATE", "deployments", "scale"),
+                true,
+            ),
         ] {
             assert_eq!(covers(&rule, &seen), want, "{rule}");
         }

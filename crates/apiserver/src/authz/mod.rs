@@ -62,7 +62,9 @@ impl<'a> Attributes<'a> {
             } else {
                 format!("{}/{}", self.resource, self.subresource)
             };
-            let place = if self.namespace.is_empty() || self.resource == "namespaces" && self.name == self.namespace {
+            let place = if self.namespace.is_empty()
+                || self.resource == "namespaces" && self.name == self.namespace
+            {
                 if self.namespace.is_empty() {
                     "at the cluster scope".to_owned()
                 } else {
@@ -262,7 +264,10 @@ fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
 
 /// The rules of a Role or ClusterRole.
 pub fn rules_of(role: &Value) -> Vec<Rule> {
-    role.get("rules").and_then(Value::as_array).map(|a| a.iter().map(Rule::from_value).collect()).unwrap_or_default()
+    role.get("rules")
+        .and_then(Value::as_array)
+        .map(|a| a.iter().map(Rule::from_value).collect())
+        .unwrap_or_default()
 }
 
 fn subject_key(subject: &Value, namespace: &str) -> Option<String> {
@@ -328,7 +333,8 @@ impl Rbac {
     }
 
     fn grants<'a>(&'a self, user: &'a UserInfo) -> impl Iterator<Item = &'a Grant> {
-        let keys = std::iter::once(format!("u:{}", user.name)).chain(user.groups.iter().map(|g| format!("g:{g}")));
+        let keys =
+            std::iter::once(format!("u:{}", user.name)).chain(user.groups.iter().map(|g| format!("g:{g}")));
         keys.filter_map(|k| self.subjects.get(&k)).flatten()
     }
 
@@ -366,7 +372,13 @@ impl Rbac {
 mod tests {
     use super::*;
 
-    fn ask<'a>(user: &'a UserInfo, verb: &'a str, resource: &'a str, sub: &'a str, ns: &'a str) -> Attributes<'a> {
+    fn ask<'a>(
+        user: &'a UserInfo,
+        verb: &'a str,
+        resource: &'a str,
+        sub: &'a str,
+        ns: &'a str,
+    ) -> Attributes<'a> {
         Attributes {
             user,
             verb,
@@ -427,7 +439,10 @@ mod tests {
         };
         let held = [rule(&["get", "list"], &["pods", "secrets"])];
         assert!(missing(&held, &[rule(&["get"], &["pods"])]).is_empty());
-        assert_eq!(missing(&held, &[rule(&["get", "delete"], &["pods"])]), vec![rule(&["delete"], &["pods"])]);
+        assert_eq!(
+            missing(&held, &[rule(&["get", "delete"], &["pods"])]),
+            vec![rule(&["delete"], &["pods"])]
+        );
         assert_eq!(missing(&held, &[rule(&["*"], &["pods"])]).len(), 1);
     }
 }

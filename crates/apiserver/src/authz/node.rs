@@ -18,7 +18,10 @@ impl Default for NodeRules {
         let mut rules = role.map(super::rules_of).unwrap_or_default();
         for rule in &mut rules {
             rule.resources.retain(|r| {
-                !GUARDED.contains(&r.as_str()) && r != "serviceaccounts/token" && r != "leases" && r != "csinodes"
+                !GUARDED.contains(&r.as_str())
+                    && r != "serviceaccounts/token"
+                    && r != "leases"
+                    && r != "csinodes"
             });
         }
         rules.retain(|r| !r.resources.is_empty());
@@ -37,11 +40,15 @@ impl NodeRules {
             if a.name == node || a.verb == "create" && a.name.is_empty() {
                 yes()
             } else {
-                Decision::NoOpinion(format!("can only access {what} with the same name as the requesting node"))
+                Decision::NoOpinion(format!(
+                    "can only access {what} with the same name as the requesting node"
+                ))
             }
         };
         match (a.group, a.resource, a.subresource) {
-            ("coordination.k8s.io", "leases", "") if a.namespace == "kube-node-lease" => return own("node lease"),
+            ("coordination.k8s.io", "leases", "") if a.namespace == "kube-node-lease" => {
+                return own("node lease");
+            }
             ("coordination.k8s.io", "leases", _) => {
                 return Decision::NoOpinion(
                     "can only access leases in the \"kube-node-lease\" system namespace".into(),
@@ -91,7 +98,11 @@ fn refers(cache: &Cache, node: &str, a: &Attributes<'_>) -> bool {
                 })
             }),
             "persistentvolumeclaims" => claim_names(pod.name(), spec).any(|c| c == a.name),
-            "secrets" => names(spec, &["secretName", "secretRef", "secretKeyRef", "secret", "imagePullSecrets"], a.name),
+            "secrets" => names(
+                spec,
+                &["secretName", "secretRef", "secretKeyRef", "secret", "imagePullSecrets"],
+                a.name,
+            ),
             _ => names(spec, &["configMap", "configMapRef", "configMapKeyRef"], a.name),
         }
     })
@@ -111,8 +122,12 @@ fn names(value: &Value, fields: &[&str], name: &str) -> bool {
             let here = fields.contains(&k.as_str())
                 && match v {
                     Value::String(s) => s == name,
-                    Value::Object(o) => ["name", "secretName"].iter().any(|f| o.get(*f).and_then(Value::as_str) == Some(name)),
-                    Value::Array(list) => list.iter().any(|x| x.get("name").and_then(Value::as_str) == Some(name)),
+                    Value::Object(o) => {
+                        ["name", "secretName"].iter().any(|f| o.get(*f).and_then(Value::as_str) == Some(name))
+                    }
+                    Value::Array(list) => {
+                        list.iter().any(|x| x.get("name").and_then(Value::as_str) == Some(name))
+                    }
                     _ => false,
                 };
             here || names(v, fields, name)

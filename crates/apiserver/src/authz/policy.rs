@@ -37,7 +37,9 @@ fn subject(text: &str) -> Value {
             let (namespace, name) = rest.split_once('/').unwrap_or(("kube-system", rest));
             json!({"kind": "ServiceAccount", "namespace": namespace, "name": name})
         }
-        _ => json!({"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": text.trim_start_matches("u:")}),
+        _ => {
+            json!({"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": text.trim_start_matches("u:")})
+        }
     }
 }
 

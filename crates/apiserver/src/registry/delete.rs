@@ -92,7 +92,12 @@ pub enum Deleted {
 
 impl ApiServer {
     /// Deletes the object `name`.
-    pub async fn delete(&self, cx: &mut Context, name: &str, options: &DeleteOptions) -> Result<Deleted, Status> {
+    pub async fn delete(
+        &self,
+        cx: &mut Context,
+        name: &str,
+        options: &DeleteOptions,
+    ) -> Result<Deleted, Status> {
         let mut old = self.get_object(cx, name).await?;
         self.admit_delete(cx, name, old.value(), options.dry_run).await?;
         loop {
@@ -107,7 +112,13 @@ impl ApiServer {
         }
     }
 
-    async fn admit_delete(&self, cx: &mut Context, name: &str, old: &Value, dry_run: bool) -> Result<(), Status> {
+    async fn admit_delete(
+        &self,
+        cx: &mut Context,
+        name: &str,
+        old: &Value,
+        dry_run: bool,
+    ) -> Result<(), Status> {
         let (gvr, user, kind, namespace) =
             (cx.kind.gvr(), cx.user.clone(), cx.kind.clone(), cx.namespace().to_owned());
         let mut object = Value::Null;
@@ -261,9 +272,7 @@ mod tests {
     fn only_pods_that_run_have_grace() {
         let pods = api::kinds::by_gvr(&api::names::gvr::PODS).unwrap();
         let maps = api::kinds::by_gvr(&api::names::gvr::CONFIG_MAPS).unwrap();
-        let pod = |node: &str, phase: &str| {
-            json!({"spec": {"nodeName": node, "terminationGracePeriodSeconds": 7}, "status": {"phase": phase}})
-        };
+        let pod = |node: &str, phase: &str| json!({"spec": {"nodeName": node, "terminationGracePeriodSeconds": 7}, "status": {"phase": phase}});
         for (kind, object, asked, want) in [
             (pods, pod("n", "Running"), None, 7),
             (pods, pod("n", "Running"), Some(0), 0),

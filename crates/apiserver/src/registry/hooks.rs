@@ -136,7 +136,11 @@ impl Addresses {
             }
         } else if ip != "None" && !kept {
             match ip.parse::<Ipv4Addr>() {
-                Ok(a) if !self.range.contains(&a) || a == self.range.network() || a == self.range.broadcast() => {
+                Ok(a)
+                    if !self.range.contains(&a)
+                        || a == self.range.network()
+                        || a == self.range.broadcast() =>
+                {
                     let why = format!(
                         "failed to allocate IP {ip}: the provided network does not match the current range: the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}",
                         self.range
@@ -144,10 +148,18 @@ impl Addresses {
                     errors.invalid(&field, &shown, why);
                 }
                 Ok(a) if taken.ips.contains(&a) => {
-                    errors.invalid(&field, &shown, format!("failed to allocate IP {ip}: provided IP is already allocated"));
+                    errors.invalid(
+                        &field,
+                        &shown,
+                        format!("failed to allocate IP {ip}: provided IP is already allocated"),
+                    );
                 }
                 Ok(_) => {}
-                Err(_) => errors.invalid(&field, &shown, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"),
+                Err(_) => errors.invalid(
+                    &field,
+                    &shown,
+                    "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+                ),
             }
         }
         taken.ips.extend(ip.parse::<Ipv4Addr>().ok());
@@ -173,10 +185,10 @@ fn assign_ports(
     path: &Path,
     errors: &mut ErrorList,
 ) {
-    let same = |a: &Value, b: &Value| {
-        a.get("port") == b.get("port") && text(a, "protocol") == text(b, "protocol")
-    };
-    let owned: HashSet<i64> = ports(before).filter_map(|p| p.get("nodePort").and_then(Value::as_i64)).collect();
+    let same =
+        |a: &Value, b: &Value| a.get("port") == b.get("port") && text(a, "protocol") == text(b, "protocol");
+    let owned: HashSet<i64> =
+        ports(before).filter_map(|p| p.get("nodePort").and_then(Value::as_i64)).collect();
     // A port number may serve several protocols of the same service.
     let mut mine: HashSet<(i64, String)> = HashSet::new();
     let mut list = spec.get("ports").cloned().unwrap_or(Value::Null);
@@ -251,7 +263,8 @@ impl ApiServer {
                 let held = self.addresses.lock.clone().lock_owned().await;
                 self.cache.caught_up().await.map_err(super::store_failure)?;
                 let mut taken = Taken::default();
-                let (namespace, name) = (api::meta::namespace(object).to_owned(), api::meta::name(object).to_owned());
+                let (namespace, name) =
+                    (api::meta::namespace(object).to_owned(), api::meta::name(object).to_owned());
                 for service in self.cache.kind("", "services").all("") {
                     if old.is_none() || service.name() != name || service.namespace() != namespace {
                         taken.add(service.spec());
@@ -322,7 +335,8 @@ impl ApiServer {
         let wanted = match kind.plural.as_str() {
             "roles" | "clusterroles" => {
                 let unchanged = old.is_some_and(|o| {
-                    o.get("rules") == object.get("rules") && o.get("aggregationRule") == object.get("aggregationRule")
+                    o.get("rules") == object.get("rules")
+                        && o.get("aggregationRule") == object.get("aggregationRule")
                 });
                 if unchanged || ask("escalate", &kind.plural, name) {
                     return Ok(());

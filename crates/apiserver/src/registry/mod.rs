@@ -136,7 +136,13 @@ impl ApiServer {
     }
 
     /// Stores `value` (storage version) if the key is as expected. The object that results is the one the cache gets too.
-    async fn put(&self, cx: &Context, name: &str, value: Value, expect: Expect) -> Result<Arc<Object>, Missed> {
+    async fn put(
+        &self,
+        cx: &Context,
+        name: &str,
+        value: Value,
+        expect: Expect,
+    ) -> Result<Arc<Object>, Missed> {
         let stored = api::object::encode_for_store(&value);
         if stored.len() > MAX_OBJECT {
             return Err(Missed::Failed(Status::too_large(format!(

@@ -100,8 +100,13 @@ impl ApiServer {
             let version = &kind.versions[at];
             let base = value_in(&kind, version, old);
             let patched = patch.onto(&base, version.schema())?;
-            let decoded =
-                api::codec::check(patched, &version.api_version(), &kind.kind, version.schema(), options.validation)?;
+            let decoded = api::codec::check(
+                patched,
+                &version.api_version(),
+                &kind.kind,
+                version.schema(),
+                options.validation,
+            )?;
             warnings = decoded.warnings;
             let mut new = decoded.value;
             check_identity(&new, old, &gvr)?;
@@ -132,7 +137,8 @@ impl ApiServer {
         let kind = cx.kind.clone();
         let version = &kind.versions[cx.version];
         let api_version = version.api_version();
-        let decoded = api::codec::check(config, &api_version, &kind.kind, version.schema(), options.validation)?;
+        let decoded =
+            api::codec::check(config, &api_version, &kind.kind, version.schema(), options.validation)?;
         let mut config = decoded.value;
         cx.warnings.extend(decoded.warnings);
         let name = cx.info.name.clone();

@@ -21,12 +21,19 @@ pub fn reply(code: StatusCode, media: &str, body: impl Into<Body>) -> Response<B
     if let Ok(value) = header::HeaderValue::from_str(media) {
         response.headers_mut().insert(header::CONTENT_TYPE, value);
     }
-    response.headers_mut().insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache, private"));
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache, private"));
     response
 }
 
 /// An answer of one decoded document.
-pub fn reply_value(code: StatusCode, accept: &Accept, value: &Value, schema: Schema<'_>) -> Result<Response<Body>, Status> {
+pub fn reply_value(
+    code: StatusCode,
+    accept: &Accept,
+    value: &Value,
+    schema: Schema<'_>,
+) -> Result<Response<Body>, Status> {
     let media = accept.media;
     if media == MediaType::Protobuf {
         // What has no protobuf form is sent as JSON, which every client that asks for protobuf reads too.
@@ -105,7 +112,8 @@ pub fn render_list(
                 "metadata": meta, "items": items});
             reply_value(StatusCode::OK, accept, &value, meta_schema("PartialObjectMetadataList"))
         }
-        _ if accept.media == MediaType::Json && listed.items.iter().all(|o| is_plain(kind, version, o))
+        _ if accept.media == MediaType::Json
+            && listed.items.iter().all(|o| is_plain(kind, version, o))
             && kind.is_storage(version) =>
         {
             let mut head = Vec::with_capacity(160);
@@ -170,6 +178,17 @@ pub fn render_status(status: &Status) -> Response<Body> {
 }
 
 /// A table as it is asked for, with the ages of now.
-fn table_options(list_meta: Value, include: Include, headers: bool, meta_version: &str) -> api::table::Options {
-    api::table::Options { list_meta, include, headers, now: base::clock::now(), meta_version: meta_version.to_owned() }
+fn table_options(
+    list_meta: Value,
+    include: Include,
+    headers: bool,
+    meta_version: &str,
+) -> api::table::Options {
+    api::table::Options {
+        list_meta,
+        include,
+        headers,
+        now: base::clock::now(),
+        meta_version: meta_version.to_owned(),
+    }
 }

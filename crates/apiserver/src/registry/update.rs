@@ -58,9 +58,10 @@ impl ApiServer {
         kind.default(&mut value);
         let revision = match api::meta::resource_version(&value) {
             "" | "0" => None,
-            text => Some(crate::query::resource_version(text).map_err(|e| {
-                Status::bad_request(format!("metadata.resourceVersion: {e}"))
-            })?),
+            text => Some(
+                crate::query::resource_version(text)
+                    .map_err(|e| Status::bad_request(format!("metadata.resourceVersion: {e}")))?,
+            ),
         };
         let uid = api::meta::uid(&value).to_owned();
         let gvr = cx.gvr();
@@ -240,7 +241,15 @@ fn mask(subresource: &str, new: &Value, old: &Value) -> Option<Value> {
 fn carry_over(new: &mut Value, old: &Value) {
     let from = api::meta::of(old);
     let into = api::meta::of_mut(new);
-    for field in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generateName"] {
+    for field in [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generateName",
+    ] {
         match from.get(field) {
             Some(v) => {
                 into.insert(field.into(), v.clone());
@@ -262,7 +271,8 @@ fn same(new: &Value, old: &Value) -> bool {
         return false;
     }
     let empty = api::Map::new();
-    let meta = |m: &api::Map| m.get("metadata").and_then(Value::as_object).cloned().unwrap_or_else(|| empty.clone());
+    let meta =
+        |m: &api::Map| m.get("metadata").and_then(Value::as_object).cloned().unwrap_or_else(|| empty.clone());
     let (mut a, mut b) = (meta(new), meta(old));
     let strip = |m: &mut api::Map| {
         let mut fields = m.shift_remove("managedFields").unwrap_or(Value::Null);

@@ -92,7 +92,9 @@ impl State {
                 Some(Err(e)) => self.ready.push_back(WatchItem::Failed(expired(e))),
                 None => {
                     let now = Instant::now();
-                    if self.bookmarks && let Some(revision) = self.watcher.bookmark() {
+                    if self.bookmarks
+                        && let Some(revision) = self.watcher.bookmark()
+                    {
                         self.ready.push_back(WatchItem::Bookmark(revision, false));
                     }
                     self.next_bookmark = now + BOOKMARK_EVERY;
@@ -119,16 +121,17 @@ pub async fn watch_stream(
         (None, VersionMatch::Latest | VersionMatch::Any) => true,
         (None, _) => false,
     };
-    server.fresh(if options.initial_events == Some(false) && options.version == VersionMatch::Latest {
-        VersionMatch::Latest
-    } else {
-        match options.version {
-            // A watch from the future waits for it, as long as it has to.
-            VersionMatch::NotOlderThan(_) if !initial => VersionMatch::Any,
-            other => other,
-        }
-    })
-    .await?;
+    server
+        .fresh(if options.initial_events == Some(false) && options.version == VersionMatch::Latest {
+            VersionMatch::Latest
+        } else {
+            match options.version {
+                // A watch from the future waits for it, as long as it has to.
+                VersionMatch::NotOlderThan(_) if !initial => VersionMatch::Any,
+                other => other,
+            }
+        })
+        .await?;
     let mut initial_items = Vec::new();
     let mut initial_revision = 0;
     let watcher = if initial {
@@ -161,7 +164,8 @@ pub async fn watch_stream(
         labels,
         fields,
         bookmarks,
-        next_bookmark: now + BOOKMARK_EVERY.min(timeout.saturating_sub(Duration::from_secs(2)).max(Duration::from_secs(1))),
+        next_bookmark: now
+            + BOOKMARK_EVERY.min(timeout.saturating_sub(Duration::from_secs(2)).max(Duration::from_secs(1))),
         ends: now + timeout,
         done: false,
         framed,
@@ -186,7 +190,9 @@ pub fn bookmark_object(cx: &Context, revision: u64, initial: bool) -> Arc<Object
     if initial {
         meta["annotations"] = json!({"k8s.io/initial-events-end": "true"});
     }
-    Object::from_value(json!({"kind": cx.kind.kind, "apiVersion": cx.version().api_version(), "metadata": meta}))
+    Object::from_value(
+        json!({"kind": cx.kind.kind, "apiVersion": cx.version().api_version(), "metadata": meta}),
+    )
 }
 
 /// An answer that is a watch.
@@ -201,7 +207,10 @@ pub async fn render_watch(
     // YAML has no form of a stream.
     let media = if accept.media == MediaType::Yaml { MediaType::Json } else { accept.media };
     let accept = Accept { media, form: accept.form };
-    let plain = media == MediaType::Json && accept.form == Form::Object && cx.kind.is_storage(cx.version()) && !cx.kind.custom;
+    let plain = media == MediaType::Json
+        && accept.form == Form::Object
+        && cx.kind.is_storage(cx.version())
+        && !cx.kind.custom;
     let items = watch_stream(server, cx, options, plain).await?;
     let cx = cx.clone();
     let content_type = match media {
@@ -231,7 +240,8 @@ pub async fn render_watch(
                 if accept.media == MediaType::Protobuf {
                     let schema = api::schema::TypeId::named("io.k8s.apimachinery.pkg.apis.meta.v1.Status")
                         .map_or(api::schema::Schema::Any, api::schema::TypeId::schema);
-                    api::codec::protobuf::encode_watch_event("ERROR", &status.to_value(), schema).map(Bytes::from)
+                    api::codec::protobuf::encode_watch_event("ERROR", &status.to_value(), schema)
+                        .map(Bytes::from)
                 } else {
                     Ok(frame("ERROR", &status.to_json()))
                 }

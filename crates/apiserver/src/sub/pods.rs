@@ -69,7 +69,8 @@ impl ApiServer {
             if old.is_deleting() {
                 return Err(conflict(format!("pod {name} is being deleted, cannot be assigned to a host")));
             }
-            if let Some(bound) = old.spec().get("nodeName").and_then(Value::as_str).filter(|n| !n.is_empty()) {
+            if let Some(bound) = old.spec().get("nodeName").and_then(Value::as_str).filter(|n| !n.is_empty())
+            {
                 return Err(conflict(format!("pod {name} is already assigned to node \"{bound}\"")));
             }
             if old.spec().get("schedulingGates").and_then(Value::as_array).is_some_and(|g| !g.is_empty()) {
@@ -96,14 +97,10 @@ impl ApiServer {
         let name = r.cx.info.name.clone();
         let given = api::meta::name(&eviction);
         if !given.is_empty() && given != name {
-            return Err(Status::bad_request(
-                "name in URL does not match name in Eviction object",
-            ));
+            return Err(Status::bad_request("name in URL does not match name in Eviction object"));
         }
-        let mut delete = DeleteOptions::parse(
-            eviction.get("deleteOptions").unwrap_or(&Value::Null),
-            &Query::default(),
-        )?;
+        let mut delete =
+            DeleteOptions::parse(eviction.get("deleteOptions").unwrap_or(&Value::Null), &Query::default())?;
         delete.dry_run |= options.dry_run;
         let pod = self.get_object(&r.cx, &name).await?;
         // What does not run, or is going anyway, disrupts nothing.
@@ -117,11 +114,22 @@ impl ApiServer {
         if !delete.dry_run && !exempt {
             let mut change = |old: &Arc<Object>| {
                 let mut new = old.value().clone();
-                set_condition(&mut new, "DisruptionTarget", "True", "EvictionByEvictionAPI", "Eviction API: evicting");
+                set_condition(
+                    &mut new,
+                    "DisruptionTarget",
+                    "True",
+                    "EvictionByEvictionAPI",
+                    "Eviction API: evicting",
+                );
                 Ok(new)
             };
-            let modify =
-                Modify { name: &name, subresource: "status", options: &options, applied: false, checked: false };
+            let modify = Modify {
+                name: &name,
+                subresource: "status",
+                options: &options,
+                applied: false,
+                checked: false,
+            };
             self.modify(&mut cx, &modify, &mut change).await?;
         }
         delete.uid = delete.uid.or_else(|| Some(pod.uid().to_owned()));
@@ -130,7 +138,12 @@ impl ApiServer {
     }
 
     /// Takes one disruption from the budget that covers the pod, or says that there is none left.
-    async fn spend_budget(&self, cx: &Context, pod: &Arc<Object>, options: &WriteOptions) -> Result<(), Status> {
+    async fn spend_budget(
+        &self,
+        cx: &Context,
+        pod: &Arc<Object>,
+        options: &WriteOptions,
+    ) -> Result<(), Status> {
         let covers = |budget: &Arc<Object>| {
             let selector = budget.spec().get("selector").unwrap_or(&Value::Null);
             !selector.is_null() && Label::from_selector(selector).is_ok_and(|s| s.matches(pod.labels()))
@@ -149,27 +162,40 @@ impl ApiServer {
         }
         let Some(budget) = budgets.first() else { return Ok(()) };
         let ready = pod.status().get("conditions").and_then(Value::as_array).is_some_and(|c| {
-            c.iter().any(|c| c.get("type").and_then(Value::as_str) == Some("Ready") && c.get("status").and_then(Value::as_str) == Some("True"))
+            c.iter().any(|c| {
+                c.get("type").and_then(Value::as_str) == Some("Ready")
+                    && c.get("status").and_then(Value::as_str) == Some("True")
+            })
         });
         let number = |v: &Value, f: &str| v.get(f).and_then(Value::as_i64).unwrap_or(0);
         if !ready {
-            let always = budget.spec().get("unhealthyPodEvictionPolicy").and_then(Value::as_str) == Some("AlwaysAllow");
+            let always = budget.spec().get("unhealthyPodEvictionPolicy").and_then(Value::as_str)
+                == Some("AlwaysAllow");
             let status = budget.status();
-            if always || number(status, "currentHealthy") >= number(status, "desiredHealthy") && number(status, "desiredHealthy") > 0 {
+            if always
+                || number(status, "currentHealthy") >= number(status, "desiredHealthy")
+                    && number(status, "desiredHealthy") > 0
+            {
                 return Ok(());
             }
         }
-        let kind = self.kinds.load().stored("policy", "poddisruptionbudgets").ok_or_else(Status::no_such_path)?;
+        let kind =
+            self.kinds.load().stored("policy", "poddisruptionbudgets").ok_or_else(Status::no_such_path)?;
         let mut inner = Context::internal(cx.user.clone(), kind, pod.namespace(), budget.name());
         let mut change = |old: &Arc<Object>| {
             let refuse = |why: String| {
-                Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", 10)
-                    .with_cause("DisruptionBudget", why, "")
+                Status::too_many_requests(
+                    "Cannot evict pod as it would violate the pod's disruption budget.",
+                    10,
+                )
+                .with_cause("DisruptionBudget", why, "")
             };
             let status = old.status();
             let name = old.name();
             if api::meta::generation(old.value()) > number(status, "observedGeneration") {
-                return Err(refuse(format!("The disruption budget {name} is still being processed by the server.")));
+                return Err(refuse(format!(
+                    "The disruption budget {name} is still being processed by the server."
+                )));
             }
             let allowed = number(status, "disruptionsAllowed");
             if allowed <= 0 {

@@ -56,11 +56,16 @@ impl ApiServer {
                 };
                 if other.name.is_empty() && other.groups.is_empty() {
                     let mut errors = api::ErrorList::new();
-                    errors.invalid_str(&api::Path::new("spec").child("user"), "", "at least one of user or group must be specified");
+                    errors.invalid_str(
+                        &api::Path::new("spec").child("user"),
+                        "",
+                        "at least one of user or group must be specified",
+                    );
                     return Err(Status::invalid(&gvk, "", &errors));
                 }
                 for (k, v) in spec.get("extra").and_then(Value::as_object).into_iter().flatten() {
-                    let values = v.as_array().into_iter().flatten().filter_map(|s| s.as_str().map(str::to_owned));
+                    let values =
+                        v.as_array().into_iter().flatten().filter_map(|s| s.as_str().map(str::to_owned));
                     other.extra.insert(k.clone(), values.collect());
                 }
                 self.access(&spec, &other, &gvk)?
@@ -174,24 +179,39 @@ impl ApiServer {
         };
         let mut found = Vec::new();
         for name in ["controller-manager", "scheduler"] {
-            let lease = self.cache.kind("coordination.k8s.io", "leases").get(&format!("kube-system/kube-{name}"));
+            let lease =
+                self.cache.kind("coordination.k8s.io", "leases").get(&format!("kube-system/kube-{name}"));
             let fresh = lease.as_ref().is_some_and(|l| {
-                let renewed = l.spec().get("renewTime").and_then(Value::as_str).and_then(|t| t.parse::<jiff::Timestamp>().ok());
+                let renewed = l
+                    .spec()
+                    .get("renewTime")
+                    .and_then(Value::as_str)
+                    .and_then(|t| t.parse::<jiff::Timestamp>().ok());
                 let life = l.spec().get("leaseDurationSeconds").and_then(Value::as_i64).unwrap_or(15);
                 renewed.is_some_and(|t| t.as_second() + 2 * life >= base::clock::now().as_second())
             });
             let alive = fresh || self.components.lock().iter().any(|c| c == name);
-            found.push((name, if alive { condition(true, "ok".into(), "") } else {
-                condition(false, String::new(), "no lease of it is being renewed, and it does not run in this process")
-            }));
+            found.push((
+                name,
+                if alive {
+                    condition(true, "ok".into(), "")
+                } else {
+                    condition(
+                        false,
+                        String::new(),
+                        "no lease of it is being renewed, and it does not run in this process",
+                    )
+                },
+            ));
         }
-        found.push(("etcd-0", match self.cache.store().revision().await {
-            Ok(_) => condition(true, "ok".into(), ""),
-            Err(e) => condition(false, String::new(), &e.to_string()),
-        }));
-        let item = |name: &str, c: Value| {
-            json!({"kind": "ComponentStatus", "apiVersion": "v1", "metadata": {"name": name, "creationTimestamp": null}, "conditions": [c]})
-        };
+        found.push((
+            "etcd-0",
+            match self.cache.store().revision().await {
+                Ok(_) => condition(true, "ok".into(), ""),
+                Err(e) => condition(false, String::new(), &e.to_string()),
+            },
+        ));
+        let item = |name: &str, c: Value| json!({"kind": "ComponentStatus", "apiVersion": "v1", "metadata": {"name": name, "creationTimestamp": null}, "conditions": [c]});
         r.cx.warnings.push("v1 ComponentStatus is deprecated in v1.19+".into());
         if verb == "get" {
             let name = r.cx.info.name.clone();

@@ -42,7 +42,8 @@ impl ApiServer {
             Ok(())
         };
         let options = r.write_options()?;
-        let modify = Modify { name: &name, subresource: "scale", options: &options, applied: false, checked: true };
+        let modify =
+            Modify { name: &name, subresource: "scale", options: &options, applied: false, checked: true };
         let object: Arc<Object> = if method == Method::PUT {
             let scale = r.decode_as(gvk, &options).await?;
             let mut change = |old: &Arc<Object>| {
@@ -55,7 +56,8 @@ impl ApiServer {
             let content_type = r.call.header("content-type").to_owned();
             let body = r.body().await?;
             let patch = PatchBody::parse(&content_type, &body, kind.custom)?;
-            let schema = TypeId::of_gvk(&gvk.group, &gvk.version, &gvk.kind).map_or(Schema::Any, TypeId::schema);
+            let schema =
+                TypeId::of_gvk(&gvk.group, &gvk.version, &gvk.kind).map_or(Schema::Any, TypeId::schema);
             self.patch_document(&mut r.cx, &patch, &modify, schema, read, write).await?
         };
         let scale = read(&object)?;

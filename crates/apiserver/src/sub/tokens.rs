@@ -35,7 +35,11 @@ impl ApiServer {
             errors.invalid(&path, &json!(seconds), "may not specify a duration larger than 2^32 seconds");
         }
         if !errors.is_empty() {
-            return Err(Status::invalid(&Gvk::new("authentication.k8s.io", "v1", "TokenRequest"), "", &errors));
+            return Err(Status::invalid(
+                &Gvk::new("authentication.k8s.io", "v1", "TokenRequest"),
+                "",
+                &errors,
+            ));
         }
         let audiences: Vec<String> = spec
             .get("audiences")

@@ -70,7 +70,13 @@ impl Cluster {
     }
 
     /// A call as the administrator.
-    pub async fn call(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Answer {
         call(self.admin.transport(), method, path, headers, body).await
     }
 
