@@ -31,13 +31,13 @@ impl Error {
     }
 
     /// The last line of a stream that it ends.
-    pub(crate) fn line(&self) -> bytes::Bytes {
+    pub(crate) fn document(&self) -> serde_json::Value {
         let message = self.to_string();
         let mut detail = serde_json::json!({"message": message});
         if let Error::Build(build::Error::Run { code, .. }) = self {
             detail["code"] = serde_json::json!(code);
         }
-        body::line(&serde_json::json!({"errorDetail": detail, "error": message}))
+        serde_json::json!({"errorDetail": detail, "error": message})
     }
 
     /// The answer that tells it.

@@ -59,7 +59,7 @@ where
         }
         let lines: Vec<Bytes> = match end.await {
             Ok(lines) => lines.iter().map(body::line).collect(),
-            Err(e) => vec![e.line()],
+            Err(e) => vec![body::line(&e.document())],
         };
         for line in lines {
             if to.send(Ok(line)).await.is_err() {

@@ -252,9 +252,7 @@ impl Engine {
     pub async fn changes(&self, reference: &str) -> Result<Value> {
         let container = self.find(reference)?;
         let all = self.images.changes(&container.id).await?;
-        let list: Vec<(String, u8)> = all.into_iter().map(|c| (c.path, c.kind as u8)).collect();
-        let shown = without_scaffolding(list);
-        Ok(Value::Array(shown.into_iter().map(|(path, kind)| json!({"Path": path, "Kind": kind})).collect()))
+        Ok(Value::Array(all.into_iter().map(|c| json!({"Path": c.path, "Kind": c.kind as u8})).collect()))
     }
 
     /// Group names of `--group-add` as numbers, looked up in the image; numbers as they are.
@@ -335,23 +333,6 @@ fn image_mount_key(container: &Container, number: usize) -> String {
     format!("{}-mount{number}", container.id)
 }
 
-/// Drops the files that were made only to be mounted over, and folders that changed by nothing else.
-fn without_scaffolding(all: Vec<(String, u8)>) -> Vec<(String, u8)> {
-    let ours = |path: &str| {
-        matches!(path, "/etc/hosts" | "/etc/hostname" | "/etc/resolv.conf" | "/etc/mtab" | "/.dockerenv")
-            || ["/dev", "/proc", "/sys"].iter().any(|d| path == *d || path.starts_with(&format!("{d}/")))
-    };
-    let (dropped, kept): (Vec<_>, Vec<_>) =
-        all.into_iter().partition(|(path, kind)| ours(path) && *kind != 2);
-    let below =
-        |dir: &str, path: &str| path.starts_with(dir) && path.as_bytes().get(dir.len()) == Some(&b'/');
-    let needed = |path: &str, kind: u8| {
-        let others = kept.iter().any(|(p, _)| below(path, p));
-        others || kind != 0 || !dropped.iter().any(|(p, _)| below(path, p))
-    };
-    kept.iter().filter(|(path, kind)| needed(path, *kind)).cloned().collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -365,14 +346,5 @@ mod tests {
         assert_eq!(base_name("/a/b/"), "b");
         assert_eq!(base_name("/a/b/."), ".");
         assert_eq!(base_name("/"), "/");
-    }
-
-    #[test]
-    fn scaffolding_is_not_shown() {
-        let change = |p: &str, k| (p.to_owned(), k);
-        let all = vec![change("/etc", 0), change("/etc/hosts", 1), change("/root", 0), change("/root/x", 1)];
-        assert_eq!(without_scaffolding(all), [change("/root", 0), change("/root/x", 1)]);
-        let all = vec![change("/etc", 0), change("/etc/group", 2), change("/etc/hosts", 1)];
-        assert_eq!(without_scaffolding(all), [change("/etc", 0), change("/etc/group", 2)]);
     }
 }

@@ -386,29 +386,18 @@ impl Engine {
                 container.id
             )));
         }
-        // One that ends at this moment needs no freezing.
-        let gone = |e: &runtime::Error| {
-            !container.phase().alive()
-                || matches!(
-                    e,
-                    runtime::Error::NotFound { .. }
-                        | runtime::Error::InvalidState { .. }
-                        | runtime::Error::Shim { .. }
-                )
-        };
-        let mut freeze = request.pause && phase == Phase::Running;
-        if freeze {
+        // As Docker: a container that cannot be frozen (it may be ending right now) is committed all the same.
+        let mut frozen = false;
+        if request.pause && phase == Phase::Running {
             match self.runtime.pause(&container.id).await {
-                Ok(()) => {}
-                Err(e) if gone(&e) => freeze = false,
-                Err(e) => return Err(e.into()),
+                Ok(()) => frozen = true,
+                Err(error) => tracing::debug!(container = %container.short(), %error, "committed without freezing"),
             }
         }
         let layer = self.images.commit_snapshot(&container.id).await;
-        if freeze {
-            match self.runtime.resume(&container.id).await {
-                Err(e) if !gone(&e) => return Err(e.into()),
-                _ => {}
+        if frozen {
+            if let Err(error) = self.runtime.resume(&container.id).await {
+                tracing::warn!(container = %container.short(), %error, "it stays frozen after a commit");
             }
         }
         let layer: Layer = layer?;

@@ -94,6 +94,10 @@ fn options(call: &Call) -> Result<Options> {
         cpuset_mems: q.text("cpusetmems").unwrap_or("").to_owned(),
         ..engine::model::HostConfig::default()
     })?;
+    // Only these images may serve as cache: none of them here, nothing is cached.
+    let sources: Option<Vec<String>> = q.json("cachefrom")?;
+    let sources = sources.unwrap_or_default();
+    let no_source = !sources.is_empty() && sources.iter().all(|s| call.engine.images().get(s).is_err());
     let labels: Option<BTreeMap<String, String>> = q.json("labels")?;
     let build_args: Option<BTreeMap<String, Option<String>>> = q.json("buildargs")?;
     Ok(Options {
@@ -102,7 +106,7 @@ fn options(call: &Call) -> Result<Options> {
         build_args: build_args.unwrap_or_default(),
         labels: labels.unwrap_or_default(),
         target: q.text("target").unwrap_or("").to_owned(),
-        no_cache: q.flag("nocache"),
+        no_cache: q.flag("nocache") || no_source,
         pull: q.flag("pull"),
         quiet: q.flag("q"),
         network_mode: q.text("networkmode").unwrap_or("").to_owned(),

@@ -154,7 +154,11 @@ pub(crate) async fn load(call: Call) -> Result<Answer> {
     let quiet = call.query.flag("quiet");
     let tar = body::reader(call.request.into_body());
     progress::lines(progress_line, move |progress| async move {
-        let loaded = engine.image_load(tar, (!quiet).then_some(progress)).await?;
+        // A broken archive is told in the stream: the client has sent all of it by then.
+        let loaded = match engine.image_load(tar, (!quiet).then_some(progress)).await {
+            Ok(loaded) => loaded,
+            Err(e) => return Ok(vec![Error::from(e).document()]),
+        };
         let mut lines = Vec::new();
         for one in loaded {
             if one.references.is_empty() {
