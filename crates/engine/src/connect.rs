@@ -276,12 +276,11 @@ impl Engine {
         };
         for (name, one) in &attached {
             let Ok(net) = self.networks.get(name) else { continue };
-            if let Some(pool) = net.v4() {
-                if let Err(error) =
+            if let Some(pool) = net.v4()
+                && let Err(error) =
                     pool.addresses.allocate(&owner(container, &one.endpoint_id), Some(one.address.addr()))
-                {
-                    tracing::error!(container = %container.short(), %error, "its address is not its own any more");
-                }
+            {
+                tracing::error!(container = %container.short(), %error, "its address is not its own any more");
             }
             if net.user_defined() {
                 let settings = asked.get(name).cloned().unwrap_or_default();

@@ -201,10 +201,10 @@ impl Engine {
                 keep.push(net.record.bridge.clone());
             }
             // The default bridge is made when the first container needs it, the others stand.
-            if net.record.id != bridge.record.id {
-                if let Err(error) = self.bridge_up(&net).await {
-                    tracing::error!(network = %net.record.name, %error, "the network's bridge could not be made");
-                }
+            if net.record.id != bridge.record.id
+                && let Err(error) = self.bridge_up(&net).await
+            {
+                tracing::error!(network = %net.record.name, %error, "the network's bridge could not be made");
             }
         }
         // The pods' bridge is the kubelet's.
@@ -235,9 +235,7 @@ impl Engine {
                     inner.life.phase =
                         if state.status == runtime::Status::Paused { Phase::Paused } else { Phase::Running };
                     inner.life.pid = state.pid.unwrap_or_default();
-                    if inner.life.started_at.is_none() {
-                        inner.life.started_at = state.started_at;
-                    }
+                    inner.life.started_at = state.started_at;
                 }
                 container.announce(|_| {});
                 self.rejoin(&container).await;

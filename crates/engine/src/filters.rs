@@ -103,11 +103,11 @@ impl Filters {
 /// before now (`10m`).
 pub fn timestamp(text: &str) -> Result<jiff::Timestamp> {
     let bad = || invalid(format!("failed to parse value as time or duration: \"{text}\""));
-    if let Some((seconds, fraction)) = text.split_once('.') {
-        if let (Ok(s), true) = (seconds.parse::<i64>(), fraction.bytes().all(|b| b.is_ascii_digit())) {
-            let nanos: String = format!("{fraction:0<9}").chars().take(9).collect();
-            return jiff::Timestamp::new(s, nanos.parse().map_err(|_| bad())?).map_err(|_| bad());
-        }
+    if let Some((seconds, fraction)) = text.split_once('.')
+        && let (Ok(s), true) = (seconds.parse::<i64>(), fraction.bytes().all(|b| b.is_ascii_digit()))
+    {
+        let nanos: String = format!("{fraction:0<9}").chars().take(9).collect();
+        return jiff::Timestamp::new(s, nanos.parse().map_err(|_| bad())?).map_err(|_| bad());
     }
     if let Ok(seconds) = text.parse::<i64>() {
         return jiff::Timestamp::from_second(seconds).map_err(|_| bad());

@@ -391,14 +391,14 @@ impl Engine {
         if request.pause && phase == Phase::Running {
             match self.runtime.pause(&container.id).await {
                 Ok(()) => frozen = true,
-                Err(error) => tracing::debug!(container = %container.short(), %error, "committed without freezing"),
+                Err(error) => {
+                    tracing::debug!(container = %container.short(), %error, "committed without freezing")
+                }
             }
         }
         let layer = self.images.commit_snapshot(&container.id).await;
-        if frozen {
-            if let Err(error) = self.runtime.resume(&container.id).await {
-                tracing::warn!(container = %container.short(), %error, "it stays frozen after a commit");
-            }
+        if frozen && let Err(error) = self.runtime.resume(&container.id).await {
+            tracing::warn!(container = %container.short(), %error, "it stays frozen after a commit");
         }
         let layer: Layer = layer?;
         let (parent, command) = {

@@ -64,10 +64,10 @@ pub(crate) fn mounts(inner: &Inner) -> Value {
 impl Engine {
     /// Everything about one container.
     pub async fn inspect(&self, reference: &str, size: bool) -> Result<Value> {
-        if let Some(id) = self.foreign.find(reference) {
-            if let Some(state) = self.foreign.get(&id) {
-                return Ok(crate::foreign::document(&state));
-            }
+        if let Some(id) = self.foreign.find(reference)
+            && let Some(state) = self.foreign.get(&id)
+        {
+            return Ok(crate::foreign::document(&state));
         }
         let container = self.find(reference)?;
         let snapshot = self.images.snapshot(&container.id).ok();

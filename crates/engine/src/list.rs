@@ -208,7 +208,7 @@ impl Engine {
                     out.push((state.created_at, line));
                 }
             }
-            out.sort_by(|a, b| b.0.cmp(&a.0));
+            out.sort_by_key(|(created, _)| std::cmp::Reverse(*created));
         }
         Ok(Value::Array(out.into_iter().map(|(_, line)| line).collect()))
     }

@@ -55,10 +55,9 @@ impl Engine {
             stderr: options.stderr,
         };
         let done = async move {
-            match &mut mark {
-                // An error means that the container is gone.
-                Some(mark) => drop(mark.wait_for(|m| !m.up || m.removed).await),
-                None => {}
+            // An error means that the container is gone.
+            if let Some(mark) = &mut mark {
+                drop(mark.wait_for(|m| !m.up || m.removed).await);
             }
         };
         Ok(runtime::logs::read(&path, read, done))

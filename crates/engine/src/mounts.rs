@@ -298,7 +298,7 @@ pub(crate) fn collect(
         }
     }
     // Parents before children, so that one mount never hides another.
-    all.sort_by(|a, b| a.destination.split('/').count().cmp(&b.destination.split('/').count()));
+    all.sort_by_key(|a| a.destination.split('/').count());
     Ok(all)
 }
 

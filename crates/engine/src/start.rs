@@ -71,7 +71,6 @@ impl Engine {
         let joined = self.joined(container)?;
         let links = self.prepare_endpoints(container).await?;
         let input = self.spec_input(container, &joined, links).await?;
-        let tty_size_known = input.io.size.is_some();
         let created = self.runtime.create(&input).await?;
         {
             let mut inner = container.lock();
@@ -87,11 +86,15 @@ impl Engine {
             let _ = one.send(stream); // whoever waited may have gone
         }
         self.runtime.start(&container.id).await.map_err(exec_error)?;
-        tracing::debug!(container = %container.short(), tty_size_known, "started");
+        // The runtime's time, which a daemon that comes back is told too.
+        let started_at = match self.runtime.state(&container.id).await {
+            Ok(state) => state.started_at,
+            Err(_) => Some(base::clock::now()),
+        };
         {
             let mut inner = container.lock();
             inner.life.phase = Phase::Running;
-            inner.life.started_at = Some(base::clock::now());
+            inner.life.started_at = started_at;
             inner.life.finished_at = None;
             inner.life.exit_code = 0;
             inner.life.oom_killed = false;
@@ -320,10 +323,10 @@ impl Engine {
             self.spawn(async move { engine.restart_after(&container, delay, again).await });
         } else if remove {
             let _op = container.op.lock().await;
-            if container.phase() == Phase::Exited {
-                if let Err(error) = self.discard(container, true).await {
-                    tracing::warn!(container = %container.short(), %error, "it could not be removed");
-                }
+            if container.phase() == Phase::Exited
+                && let Err(error) = self.discard(container, true).await
+            {
+                tracing::warn!(container = %container.short(), %error, "it could not be removed");
             }
         }
     }

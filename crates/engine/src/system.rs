@@ -81,7 +81,8 @@ pub(crate) fn create_warnings(host: &HostConfig) -> Vec<String> {
                 .to_owned(),
         );
     }
-    if !(host.cpuset_cpus.is_empty() && host.cpuset_mems.is_empty()) && !m.cpuset {
+    let wants_cpuset = !host.cpuset_cpus.is_empty() || !host.cpuset_mems.is_empty();
+    if wants_cpuset && !m.cpuset {
         out.push(
             "Your kernel does not support cpuset or the cgroup is not mounted. Cpuset discarded.".to_owned(),
         );

@@ -21,10 +21,10 @@ pub(crate) fn config(config: &Config) -> Result<()> {
             return Err(invalid(format!("invalid environment variable: {variable}")));
         }
     }
-    if let Some(signal) = &config.stop_signal {
-        if !signal.is_empty() {
-            parse_signal(signal)?;
-        }
+    if let Some(signal) = &config.stop_signal
+        && !signal.is_empty()
+    {
+        parse_signal(signal)?;
     }
     if config.hostname.len() > 63 || config.hostname.contains(|c: char| c.is_control() || c.is_whitespace()) {
         return Err(invalid(format!("invalid hostname: {:?}", config.hostname)));
@@ -43,10 +43,10 @@ pub(crate) fn config(config: &Config) -> Result<()> {
         if check.retries < 0 {
             return Err(invalid("Retries in Healthcheck cannot be negative"));
         }
-        if let Some(kind) = check.test.first() {
-            if !matches!(kind.as_str(), "" | "NONE" | "CMD" | "CMD-SHELL") {
-                return Err(invalid(format!("Unknown health check type: {kind}")));
-            }
+        if let Some(kind) = check.test.first()
+            && !matches!(kind.as_str(), "" | "NONE" | "CMD" | "CMD-SHELL")
+        {
+            return Err(invalid(format!("Unknown health check type: {kind}")));
         }
     }
     Ok(())
@@ -249,12 +249,10 @@ pub(crate) fn resources(host: &HostConfig) -> Result<()> {
     if host.memory == 0 && host.memory_swap > 0 {
         return Err(invalid("You should always set the Memory limit when using Memoryswap limit, see usage"));
     }
-    if let Some(swappiness) = host.memory_swappiness {
-        if !(-1..=100).contains(&swappiness) {
-            return Err(invalid(format!(
-                "Invalid value: {swappiness}, valid memory swappiness range is 0-100"
-            )));
-        }
+    if let Some(swappiness) = host.memory_swappiness
+        && !(-1..=100).contains(&swappiness)
+    {
+        return Err(invalid(format!("Invalid value: {swappiness}, valid memory swappiness range is 0-100")));
     }
     if host.memory_reservation != 0 && host.memory_reservation < MINIMUM_MEMORY {
         return Err(invalid("Minimum memory reservation allowed is 6MB"));
@@ -287,14 +285,14 @@ pub(crate) fn resources(host: &HostConfig) -> Result<()> {
             return Err(invalid(format!("Invalid value {list} for cpuset {what}")));
         }
     }
-    if let Some(highest) = crate::spec::number_list(&host.cpuset_cpus).and_then(|l| l.into_iter().max()) {
-        if highest as usize >= cpus {
-            return Err(invalid(format!(
-                "Requested CPUs are not available - requested {}, available: 0-{}",
-                host.cpuset_cpus,
-                cpus - 1
-            )));
-        }
+    if let Some(highest) = crate::spec::number_list(&host.cpuset_cpus).and_then(|l| l.into_iter().max())
+        && highest as usize >= cpus
+    {
+        return Err(invalid(format!(
+            "Requested CPUs are not available - requested {}, available: 0-{}",
+            host.cpuset_cpus,
+            cpus - 1
+        )));
     }
     if host.blkio_weight != 0 && !(10..=1000).contains(&host.blkio_weight) {
         return Err(invalid("Range of blkio weight is from 10 to 1000"));

@@ -92,16 +92,16 @@ pub(crate) async fn events(call: Call) -> Result<Answer> {
     let filters = call.query.filters()?;
     filters.only(engine::events::FILTERS)?;
     let (since, until) = (call.query.time("since")?, until(&call)?);
-    if let (Some(since), Some(until)) = (since, until) {
-        if since > until {
-            return Err(Error::invalid(
-                "`since` time (".to_owned()
-                    + &since.to_string()
-                    + ") cannot be after `until` time ("
-                    + &until.to_string()
-                    + ")",
-            ));
-        }
+    if let (Some(since), Some(until)) = (since, until)
+        && since > until
+    {
+        return Err(Error::invalid(
+            "`since` time (".to_owned()
+                + &since.to_string()
+                + ") cannot be after `until` time ("
+                + &until.to_string()
+                + ")",
+        ));
     }
     let (past, mut live) =
         call.engine.events().subscribe(since.or(until.filter(|u| *u < base::clock::now())));

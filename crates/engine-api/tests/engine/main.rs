@@ -1,5 +1,7 @@
 //! A real engine with real containers, over plain HTTP and by the unmodified docker client.
 
+#![allow(clippy::unwrap_used)] // a test may panic: that is how it fails
+
 #[macro_use]
 mod support;
 
