@@ -465,5 +465,10 @@ mod tests {
             let raised = new["metadata"]["generation"] == 2;
             assert_eq!(raised, patch.get("spec").is_some());
         }
+        let mut debugged = old.clone();
+        debugged["spec"]["ephemeralContainers"] = json!([{"name": "e", "image": "b"}]);
+        kind.default(&mut debugged);
+        assert!(!kind.validate_update(&debugged, &old, "").is_empty());
+        assert!(kind.validate_update(&debugged, &old, "ephemeralcontainers").is_empty());
     }
 }

@@ -122,6 +122,8 @@ pub(super) fn validate_update(kind: &Kind, new: &Value, old: &Value, subresource
     let mut errors = metadata_update(kind, new, old);
     match subresource {
         "status" => errors.append(kind.strategy.validate_status(new, old)),
+        // These change one part of the object, which `apiserver` takes care of, and that part is what no other update may change.
+        "ephemeralcontainers" | "resize" => errors.append(kind.strategy.validate(new)),
         _ => {
             let mut own = kind.strategy.validate_update(new, old);
             // The same error found by both is said once.
