@@ -1,5 +1,7 @@
 //! Whole builds on a real store, with a runner that carries out the few commands these tests use.
 
+#![allow(clippy::unwrap_used)] // a test may panic
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Cursor;

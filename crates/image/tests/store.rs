@@ -1,5 +1,7 @@
 //! The whole store on a real file system, as root.
 
+#![allow(clippy::unwrap_used)] // a test may panic
+
 use std::fs;
 use std::io::{Cursor, Read};
 use std::os::fd::AsFd;

@@ -1,5 +1,7 @@
 //! The server with the image store's own client: what is pushed can be pulled, byte for byte.
 
+#![allow(clippy::unwrap_used)] // a test may panic
+
 use std::io::Cursor;
 use std::sync::Arc;
 
