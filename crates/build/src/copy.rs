@@ -268,7 +268,7 @@ impl From<'_> {
             });
             let extracted = extract_into(to.as_fd(), dir, File::from(reader), &options);
             match packing.join() {
-                Ok(packed) => extracted.and_then(|_| packed).map_err(|e| e.to_string()),
+                Ok(packed) => extracted.and(packed).map_err(|e| e.to_string()),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         })

@@ -114,7 +114,7 @@ pub(crate) fn sources(line: &Line, escape: char) -> Result<(Vec<String>, String)
         )
     };
     let dest = all.pop().ok_or_else(too_few)?;
-    all.retain(|s| !(s.starts_with("<<") && !line.heredocs.is_empty()));
+    all.retain(|s| !s.starts_with("<<") || line.heredocs.is_empty());
     if all.is_empty() && line.heredocs.is_empty() {
         return Err(too_few());
     }
