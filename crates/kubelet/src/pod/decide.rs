@@ -138,7 +138,8 @@ impl Step<'_> {
         for c in &self.pod.spec.init_containers {
             if c.is_sidecar() {
                 self.container(c, RestartPolicy::Always);
-                if !begun && !(self.state.here(&c.name).is_some() && self.state.of(&c.name).started) {
+                let up = self.state.here(&c.name).is_some() && self.state.of(&c.name).started;
+                if !begun && !up {
                     return false;
                 }
                 continue;
@@ -251,7 +252,8 @@ fn end(pod: &Pod, state: &PodState) -> Vec<Action> {
     let others_run = state.containers.iter().any(|(name, c)| !sidecar(name) && !c.is_quiet());
     let over = verdict(pod, state) != Verdict::Goes && !pod.deleting && !state.orphan;
     for (name, c) in &state.containers {
-        if c.running().is_some() && !c.stopping && !c.starting && !(sidecar(name) && others_run) {
+        let must_wait = sidecar(name) && others_run;
+        if c.running().is_some() && !c.stopping && !c.starting && !must_wait {
             let why = if over && sidecar(name) { Why::SidecarDone } else { Why::PodEnds };
             actions.push(Action::Stop { name: name.clone(), grace, why });
         }

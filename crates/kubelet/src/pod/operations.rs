@@ -374,7 +374,7 @@ pub async fn stop(
 
 async fn stop_signal(context: &Context, container: &crate::view::Container, id: &str) -> i32 {
     const SIGTERM: i32 = 15;
-    let named = container.lifecycle.stop_signal.clone().or_else(|| None);
+    let named = container.lifecycle.stop_signal.clone();
     let of_image = || async {
         let state = context.options.runtime.state(id).await.ok()?;
         let image = context.options.images.get(state.spec.annotations.get(annotation::IMAGE)?).ok()?;

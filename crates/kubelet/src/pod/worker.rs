@@ -121,8 +121,7 @@ impl Worker {
     async fn run(mut self) {
         let uid = self.pod.uid.clone();
         self.adopt();
-        loop {
-            let Some(wake) = self.act() else { break };
+        while let Some(wake) = self.act() {
             while self.work.try_join_next().is_some() {}
             let timer = async {
                 match wake {

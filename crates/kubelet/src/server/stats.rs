@@ -225,7 +225,7 @@ pub async fn cadvisor(State(context): Shared) -> Response {
         )
     };
     let of = |value: &dyn Fn(&Used) -> f64| used.iter().map(|u| (label(u), value(u))).collect::<Vec<_>>();
-    let table: [(&str, &str, &str, Vec<(String, f64)>); 6] = [
+    let table = [
         (
             "container_cpu_usage_seconds_total",
             "counter",
