@@ -235,7 +235,10 @@ impl Engine {
                     inner.life.phase =
                         if state.status == runtime::Status::Paused { Phase::Paused } else { Phase::Running };
                     inner.life.pid = state.pid.unwrap_or_default();
-                    inner.life.started_at = state.started_at;
+                    // Saved as running: its time is ours. Else the daemon died between the start and that.
+                    if !phase.alive() || inner.life.started_at.is_none() {
+                        inner.life.started_at = state.started_at;
+                    }
                 }
                 container.announce(|_| {});
                 self.rejoin(&container).await;

@@ -86,15 +86,10 @@ impl Engine {
             let _ = one.send(stream); // whoever waited may have gone
         }
         self.runtime.start(&container.id).await.map_err(exec_error)?;
-        // The runtime's time, which a daemon that comes back is told too.
-        let started_at = match self.runtime.state(&container.id).await {
-            Ok(state) => state.started_at,
-            Err(_) => Some(base::clock::now()),
-        };
         {
             let mut inner = container.lock();
             inner.life.phase = Phase::Running;
-            inner.life.started_at = started_at;
+            inner.life.started_at = Some(base::clock::now());
             inner.life.finished_at = None;
             inner.life.exit_code = 0;
             inner.life.oom_killed = false;
@@ -103,6 +98,7 @@ impl Engine {
         container.announce(|_| {});
         self.container_event(container, "start", &[]);
         self.start_health(container, true);
+        container.save_life();
         self.watch_process(container);
         Ok(())
     }

@@ -67,7 +67,8 @@ impl Answer {
 }
 
 fn start(dir: &Path) -> Child {
-    // The example lies beside the tests' own folder.
+    // The example lies beside the tests' own folder. `cargo test` builds it too, unless a target is named: then add
+    // `--examples`.
     let own = std::env::current_exe().expect("the test has a path");
     let engined = own.parent().and_then(Path::parent).expect("target/debug/deps").join("examples/engined");
     let mut process = Command::new("unshare")
