@@ -1,4 +1,5 @@
 //! A whole kubelet on fakes, under a paused clock: pods come, run, fail, end and are found again.
+#![allow(clippy::unwrap_used)] // a test fails by panicking
 
 use std::net::IpAddr;
 use std::sync::Arc;
