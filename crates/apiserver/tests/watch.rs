@@ -1,5 +1,7 @@
 //! Watches as a client sees them.
 
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
 mod common;
 
 use std::time::Duration;

@@ -1,5 +1,9 @@
 //! A whole API server on a store in memory, and calls of it without a socket.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each test binary uses a part of it; a test fails by panicking"
+)]
 
 use std::net::IpAddr;
 use std::path::Path;
