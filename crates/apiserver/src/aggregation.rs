@@ -229,24 +229,16 @@ pub fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
                 }
             };
             futures::stream::iter(all.clone()).for_each_concurrent(16, judge).await;
-            loop {
-                let remote = services.all("").iter().any(|s| is_remote(s.value()));
-                tokio::select! {
-                    () = shutdown.cancelled() => return,
-                    events = changes.next() => {
-                        if events.is_err() {
-                            (_, changes) = server.cache.list_and_watch(services.clone(), "");
-                        }
-                        break;
-                    }
-                    events = moves.next(), if remote => {
-                        if events.is_err() {
-                            (_, moves) = server.cache.list_and_watch(endpoints.clone(), "");
-                        }
-                        break;
-                    }
-                    () = tokio::time::sleep(CHECK_EVERY), if remote => break,
-                }
+            let remote = services.all("").iter().any(|s| is_remote(s.value()));
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                events = changes.next() => if events.is_err() {
+                    (_, changes) = server.cache.list_and_watch(services.clone(), "");
+                },
+                events = moves.next(), if remote => if events.is_err() {
+                    (_, moves) = server.cache.list_and_watch(endpoints.clone(), "");
+                },
+                () = tokio::time::sleep(CHECK_EVERY), if remote => {}
             }
         }
     });

@@ -159,7 +159,7 @@ impl ListOptions {
 }
 
 /// The options of create, update and patch.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct WriteOptions {
     /// Do everything but store.
     pub dry_run: bool,
@@ -184,18 +184,6 @@ impl WriteOptions {
             v["dryRun"] = serde_json::json!(["All"]);
         }
         v
-    }
-}
-
-impl Default for WriteOptions {
-    fn default() -> Self {
-        Self {
-            dry_run: false,
-            validation: FieldValidation::default(),
-            manager: String::new(),
-            force: false,
-            applied: false,
-        }
     }
 }
 

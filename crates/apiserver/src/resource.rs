@@ -141,12 +141,12 @@ impl ApiServer {
         let Some((kind, version)) = found else {
             return self.elsewhere(call).await;
         };
-        if info.subresource.is_empty() && kind.namespaced != !info.namespace.is_empty() {
+        if info.subresource.is_empty() && kind.namespaced == info.namespace.is_empty() {
             // Cluster-scoped kinds have no namespaced paths; namespaced ones can only be read and deleted across them all.
             let across = kind.namespaced && matches!(info.verb, "list" | "watch") && info.name.is_empty()
                 || kind.namespaced && matches!(info.verb, "list" | "watch" | "deletecollection");
             let itself = kind.plural == "namespaces" && kind.group.is_empty();
-            if !across && !itself && !(info.verb == "create" && kind.namespaced) {
+            if !(across || itself || info.verb == "create" && kind.namespaced) {
                 return Err(Status::no_such_path());
             }
             if info.verb == "create" && kind.namespaced && kind.is_stored() {
@@ -199,7 +199,7 @@ impl ApiServer {
         let verb = r.cx.info.verb;
         // A list or watch of one name came by the field selector, not by the path.
         let collection = matches!(verb, "list" | "watch" | "deletecollection");
-        if !has(verb) && !(verb == "watch" && has("list")) {
+        if !(has(verb) || verb == "watch" && has("list")) {
             return Err(unsupported(verb));
         }
         match verb {

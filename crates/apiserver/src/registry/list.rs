@@ -143,7 +143,7 @@ impl ApiServer {
         let mut listed = Listed { revision, ..Listed::default() };
         for (i, object) in found.into_iter().enumerate() {
             if listed.items.len() == options.limit {
-                let after = listed.items.last().map(|o| key(o)).unwrap_or_default();
+                let after = listed.items.last().map(key).unwrap_or_default();
                 listed.next = encode_token(revision, &after);
                 // With a selector nobody knows how many of the rest match.
                 if labels.is_everything() && fields.is_everything() {

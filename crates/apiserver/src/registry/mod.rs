@@ -118,6 +118,7 @@ pub fn store_failure(error: store::Error) -> Status {
 }
 
 /// Why a conditional write did not happen.
+#[allow(clippy::large_enum_variant)] // what it carries is an answer, moved once
 pub enum Missed {
     /// Somebody was faster; what there is now.
     Conflict(Option<Arc<Object>>),

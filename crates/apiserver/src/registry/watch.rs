@@ -30,6 +30,7 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(55);
 
 /// One item of a watch.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant)] // the large one is the last of its stream
 pub enum WatchItem {
     /// A change, seen through the watch's selectors; the bytes are the framed JSON of the stored object.
     Event(Change, Arc<Object>, Option<Bytes>),
