@@ -305,6 +305,7 @@ pub(crate) fn build(input: Input<'_>) -> Result<ContainerSpec> {
         oci: spec,
         rootfs: input.rootfs,
         io: IoSpec { tty: config.tty, stdin, log: input.log, size },
+        runtime: None,
         init: host.init.unwrap_or(false),
         seccomp: seccomp(host)?,
         annotations: host.annotations.clone(),

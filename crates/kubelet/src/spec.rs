@@ -209,6 +209,7 @@ pub fn container(input: Input<'_>) -> Result<ContainerSpec, String> {
             log: LogSpec::JsonFile { path: input.log, max_size: Some(LOG_SIZE), max_files: LOG_FILES },
             size: None,
         },
+        runtime: None,
         init: false,
         seccomp: seccomp(pod, container, input.seccomp_root)?,
         annotations: [

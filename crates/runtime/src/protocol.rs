@@ -87,6 +87,9 @@ pub(crate) struct ContainerConfig {
     pub cgroup_namespace: bool,
     /// A pid namespace to join.
     pub pid_namespace: Option<PathBuf>,
+    /// Another OCI runtime's binary.
+    #[serde(default)]
+    pub external: Option<PathBuf>,
     /// The compiled system call filter.
     pub seccomp: Option<PathBuf>,
     /// Flags for seccomp(2).

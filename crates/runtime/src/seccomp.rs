@@ -7,7 +7,8 @@ use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
 
 use oci_spec::runtime::{
-    Arch as OciArch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator,
+    Arch as OciArch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArgBuilder, LinuxSeccompBuilder,
+    LinuxSeccompFilterFlag, LinuxSeccompOperator, LinuxSyscallBuilder,
 };
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -240,6 +241,77 @@ fn from_oci(s: &LinuxSeccomp) -> Result<Filter> {
     })
 }
 
+/// OCI's form of a filter.
+fn to_oci(filter: &Filter) -> Result<LinuxSeccomp> {
+    let act = |action: Action| match action {
+        Action::Allow => (LinuxSeccompAction::ScmpActAllow, None),
+        Action::Errno(e) => (LinuxSeccompAction::ScmpActErrno, Some(u32::from(e))),
+        Action::KillThread => (LinuxSeccompAction::ScmpActKillThread, None),
+        Action::KillProcess => (LinuxSeccompAction::ScmpActKillProcess, None),
+        Action::Trap => (LinuxSeccompAction::ScmpActTrap, None),
+        Action::Trace(d) => (LinuxSeccompAction::ScmpActTrace, Some(u32::from(d))),
+        Action::Log => (LinuxSeccompAction::ScmpActLog, None),
+    };
+    let cmp = |op: Op| match op {
+        Op::Ne => LinuxSeccompOperator::ScmpCmpNe,
+        Op::Lt => LinuxSeccompOperator::ScmpCmpLt,
+        Op::Le => LinuxSeccompOperator::ScmpCmpLe,
+        Op::Eq => LinuxSeccompOperator::ScmpCmpEq,
+        Op::Ge => LinuxSeccompOperator::ScmpCmpGe,
+        Op::Gt => LinuxSeccompOperator::ScmpCmpGt,
+        Op::MaskedEq => LinuxSeccompOperator::ScmpCmpMaskedEq,
+    };
+    let wrong = |e: oci_spec::OciSpecError| invalid(e.to_string());
+    let mut calls = Vec::new();
+    for rule in &filter.rules {
+        let mut args = Vec::new();
+        for c in &rule.conditions {
+            let arg = LinuxSeccompArgBuilder::default()
+                .index(usize::from(c.argument))
+                .value(c.value)
+                .value_two(c.value_two)
+                .op(cmp(c.op));
+            args.push(arg.build().map_err(wrong)?);
+        }
+        let (action, errno) = act(rule.action);
+        let mut call = LinuxSyscallBuilder::default().names(rule.names.clone()).action(action);
+        if let Some(errno) = errno {
+            call = call.errno_ret(errno);
+        }
+        if !args.is_empty() {
+            call = call.args(args);
+        }
+        calls.push(call.build().map_err(wrong)?);
+    }
+    let arches: Vec<OciArch> = filter
+        .arches
+        .iter()
+        .map(|a| match a {
+            Arch::X86_64 => OciArch::ScmpArchX86_64,
+            Arch::I386 => OciArch::ScmpArchX86,
+            Arch::Aarch64 => OciArch::ScmpArchAarch64,
+        })
+        .collect();
+    let (default, errno) = act(filter.default);
+    let mut seccomp =
+        LinuxSeccompBuilder::default().default_action(default).architectures(arches).syscalls(calls);
+    if let Some(errno) = errno {
+        seccomp = seccomp.default_errno_ret(errno);
+    }
+    seccomp.build().map_err(wrong)
+}
+
+fn parse(text: &str) -> Result<Profile> {
+    serde_json::from_str(text).map_err(|e| invalid(format!("decoding seccomp profile failed: {e}")))
+}
+
+/// What the process may ever have, which is what the profile depends on.
+fn capabilities(spec: &ContainerSpec) -> Set {
+    let caps = spec.oci.process().as_ref().and_then(|p| p.capabilities().as_ref());
+    let caps = caps.and_then(|c| c.bounding().as_ref()).into_iter().flatten();
+    caps.filter_map(|c| Set::by_name(&c.to_string())).fold(Set::default(), Set::with)
+}
+
 const FLAG_LOG: u32 = 2;
 const FLAG_SPEC_ALLOW: u32 = 4;
 
@@ -255,11 +327,23 @@ impl Cache {
         Self { dir, known: Mutex::default() }
     }
 
+    /// A container's filter in OCI's form, for other runtimes; none if it has none.
+    pub(crate) fn profile(&self, spec: &ContainerSpec) -> Result<Option<LinuxSeccomp>> {
+        let caps = capabilities(spec);
+        Ok(match &spec.seccomp {
+            SeccompProfile::Unconfined => None,
+            SeccompProfile::Spec => spec.oci.linux().as_ref().and_then(|l| l.seccomp().clone()),
+            SeccompProfile::Default => {
+                Some(to_oci(&crate::defaults::seccomp_profile().resolve(caps, kernel())?)?)
+            }
+            SeccompProfile::Docker(text) if text.trim() == "unconfined" => None,
+            SeccompProfile::Docker(text) => Some(to_oci(&parse(text)?.resolve(caps, kernel())?)?),
+        })
+    }
+
     /// The file with a container's filter, and the flags to load it with; none if it has no filter.
     pub(crate) fn program(&self, spec: &ContainerSpec) -> Result<Option<(PathBuf, u32)>> {
-        let caps = spec.oci.process().as_ref().and_then(|p| p.capabilities().as_ref());
-        let caps = caps.and_then(|c| c.bounding().as_ref()).into_iter().flatten();
-        let caps = caps.filter_map(|c| Set::by_name(&c.to_string())).fold(Set::default(), Set::with);
+        let caps = capabilities(spec);
         let mut hasher = DefaultHasher::new();
         let mut flags = 0;
         match &spec.seccomp {
@@ -291,11 +375,7 @@ impl Cache {
         }
         let filter = match &spec.seccomp {
             SeccompProfile::Default => crate::defaults::seccomp_profile().resolve(caps, kernel())?,
-            SeccompProfile::Docker(text) => {
-                let profile: Profile = serde_json::from_str(text)
-                    .map_err(|e| invalid(format!("decoding seccomp profile failed: {e}")))?;
-                profile.resolve(caps, kernel())?
-            }
+            SeccompProfile::Docker(text) => parse(text)?.resolve(caps, kernel())?,
             _ => match spec.oci.linux().as_ref().and_then(|l| l.seccomp().as_ref()) {
                 Some(s) => from_oci(s)?,
                 None => return Ok(None),

@@ -29,6 +29,9 @@ pub struct ContainerSpec {
     /// The system call filter.
     #[serde(default)]
     pub seccomp: SeccompProfile,
+    /// Another OCI runtime's binary (`docker run --runtime`); none is the built-in one.
+    #[serde(default)]
+    pub runtime: Option<PathBuf>,
     /// Free-form; Kubernetes' annotations of a pod's container.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,

@@ -77,6 +77,7 @@ pub(super) fn prepare(runtime: &ShimRuntime, spec: &ContainerSpec) -> Result<Pre
             namespaces,
             cgroup_namespace,
             pid_namespace,
+            external: spec.runtime.clone(),
             seccomp,
             seccomp_flags,
             io: spec.io.clone(),
@@ -88,6 +89,23 @@ pub(super) fn prepare(runtime: &ShimRuntime, spec: &ContainerSpec) -> Result<Pre
         hierarchies: runtime.hierarchies.clone(),
         cgroup: cgroup_path,
         created_at,
+    };
+    let external = match &spec.runtime {
+        Some(_) if spec.init => {
+            return Err(invalid(
+                "init",
+                "needs the built-in runtime: another one would need a program for it in the image",
+            ));
+        }
+        Some(_) => {
+            let mut oci = spec.oci.clone();
+            let filter = runtime.filters.profile(spec)?;
+            if let Some(linux) = oci.linux_mut() {
+                linux.set_seccomp(filter);
+            }
+            Some(oci)
+        }
+        None => None,
     };
     let mut kept = spec.clone();
     if let Some(linux) = kept.oci.linux_mut() {
@@ -101,6 +119,9 @@ pub(super) fn prepare(runtime: &ShimRuntime, spec: &ContainerSpec) -> Result<Pre
     make(&path, "container", &spec.id)?;
     let write = || -> io::Result<()> {
         write_json(&path.join("container.json"), &kept)?;
+        if let Some(oci) = &external {
+            write_json(&path.join("oci.json"), oci)?;
+        }
         std::fs::create_dir(path.join("rootfs"))?;
         // Last: a bundle without it never had a shim.
         write_json(&path.join("shim.json"), &config)

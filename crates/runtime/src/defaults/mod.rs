@@ -204,7 +204,7 @@ pub fn spec() -> Spec {
         .build()
         .expect("every field of the builder is optional");
     let mut spec = Spec::default();
-    spec.set_version("1.2.0".into())
+    spec.set_version("1.0.2".into())
         .set_root(None)
         .set_hostname(None)
         .set_process(Some(process))

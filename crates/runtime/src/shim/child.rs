@@ -89,11 +89,17 @@ fn build(
     let user_namespace = !config.uid_map.is_empty();
     let seccomp = filter(config)?;
     rustix::process::setsid().step(|| "setsid".into())?;
+    // Before it is someone else, to whom its own files in /proc would not belong.
+    prepare(process)?;
+    let place = rustix::fs::open("rootfs", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .step(|| "open the root's folder".into())?;
+    let mut sources = Vec::new();
     if user_namespace {
+        // Root of the namespace may not look into folders of the machine's root, as whom this process can still look.
+        sources = rootfs::open_sources(&spec.oci)?;
         become_root()?;
     }
     let null = rootfs::null_device()?;
-    prepare(process)?;
     if let Some(cgroup) = cgroup.filter(|_| enters_cgroup) {
         cgroup.enter().step(|| "enter the cgroup".into())?;
     }
@@ -129,8 +135,11 @@ fn build(
         }
     }
     let env = rootfs::Environment { cgroup, unified, cgroup_namespace, user_namespace };
-    let root = rootfs::mount_root(&spec.rootfs, Path::new("rootfs"), linux)?;
-    rootfs::mounts(root.as_fd(), &spec.oci, &env)?;
+    // With a user namespace the shim has mounted it, since an overlay's layers are the machine's.
+    let rootfs = (!user_namespace).then_some(&spec.rootfs);
+    let root = rootfs::mount_root(rootfs, place.as_fd(), linux)?;
+    drop(place);
+    rootfs::mounts(root.as_fd(), &spec.oci, &env, sources)?;
     rootfs::devices(root.as_fd(), &spec.oci, &env)?;
     rootfs::working_folder(root.as_fd(), process.cwd(), None)?;
     let stdio = match stdio {

@@ -7,7 +7,9 @@
 
 mod child;
 mod connection;
+mod external;
 mod log;
+mod make;
 mod options;
 mod process;
 mod reaper;

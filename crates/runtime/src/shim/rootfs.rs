@@ -28,8 +28,21 @@ pub(super) struct Environment<'a> {
     pub user_namespace: bool,
 }
 
-/// Mounts the root at `place` (a folder of the machine) and returns it.
-pub(super) fn mount_root(rootfs: &Rootfs, place: &Path, linux: Option<&Linux>) -> Result<OwnedFd, Failure> {
+/// Mounts the root in a mount namespace of this process's own, in the working folder's `rootfs`.
+pub(super) fn mount_here(rootfs: &Rootfs) -> Result<OwnedFd, Failure> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).step(|| "unshare the mount namespace".into())?;
+    let place = rustix::fs::open("rootfs", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .step(|| "open the root's folder".into())?;
+    mount_root(Some(rootfs), place.as_fd(), None)
+}
+
+/// Mounts the root at `place` (a folder of the machine) and returns it. Without a description it is mounted there
+/// already, and is mounted once more, as what this namespace may pivot to.
+pub(super) fn mount_root(
+    rootfs: Option<&Rootfs>,
+    place: BorrowedFd<'_>,
+    linux: Option<&Linux>,
+) -> Result<OwnedFd, Failure> {
     // Nothing that is mounted from here on may spread to the machine; what the machine mounts may come in.
     let spread = match linux.and_then(|l| l.rootfs_propagation().as_deref()) {
         Some("private" | "rprivate") => Propagation::Private,
@@ -39,17 +52,16 @@ pub(super) fn mount_root(rootfs: &Rootfs, place: &Path, linux: Option<&Linux>) -
     let first = if spread == Propagation::Shared { Propagation::Slave } else { spread };
     mount::set_root_propagation(first).step(|| "set mount propagation".into())?;
     let tree = match rootfs {
-        Rootfs::Overlay { lower, upper, work, .. } => {
+        Some(Rootfs::Overlay { lower, upper, work, .. }) => {
             mount::overlay(lower, Some((upper, work)), &overlay_options(), 0)
                 .step(|| format!("mount overlay of {} layers, upper {}", lower.len(), upper.display()))?
         }
-        Rootfs::Path { path, .. } => {
+        Some(Rootfs::Path { path, .. }) => {
             mount::clone_tree(path, true).step(|| format!("bind root {}", path.display()))?
         }
+        None => mount::clone_fd(place, true).step(|| "bind the root".into())?,
     };
-    let target = rustix::fs::open(place, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .step(|| format!("open {}", place.display()))?;
-    mount::attach(tree.as_fd(), target.as_fd()).step(|| format!("attach the root at {}", place.display()))?;
+    mount::attach(tree.as_fd(), place).step(|| "attach the root".into())?;
     if spread == Propagation::Shared {
         mount::set_attributes(tree.as_fd(), 0, 0, Some(Propagation::Shared), false)
             .step(|| "share the root's mounts".into())?;
@@ -63,15 +75,42 @@ fn overlay_options() -> [String; 3] {
     ["redirect_dir=off", "metacopy=off", "index=off"].map(String::from)
 }
 
-/// Makes every mount of the specification, in its order.
-pub(super) fn mounts(root: BorrowedFd<'_>, spec: &Spec, env: &Environment<'_>) -> Result<(), Failure> {
+/// What the bind mounts of the specification bind, opened before the process loses sight of it.
+pub(super) fn open_sources(spec: &Spec) -> Result<Vec<Option<OwnedFd>>, Failure> {
+    let open = |m: &Mount| {
+        let options = Options::parse(m.options().as_deref().unwrap_or_default());
+        let Some(source) =
+            m.source().as_deref().filter(|_| options.bind || m.typ().as_deref() == Some("bind"))
+        else {
+            return Ok(None);
+        };
+        rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .map(Some)
+            .step(|| format!("mount {} at {}: open", source.display(), m.destination().display()))
+    };
+    spec.mounts().iter().flatten().map(open).collect()
+}
+
+/// Makes every mount of the specification, in its order; `sources` as `open_sources` gave them, or empty.
+pub(super) fn mounts(
+    root: BorrowedFd<'_>,
+    spec: &Spec,
+    env: &Environment<'_>,
+    sources: Vec<Option<OwnedFd>>,
+) -> Result<(), Failure> {
+    let mut sources = sources.into_iter();
     for m in spec.mounts().iter().flatten() {
-        one(root, m, env)?;
+        one(root, m, env, sources.next().flatten())?;
     }
     Ok(())
 }
 
-fn one(root: BorrowedFd<'_>, m: &Mount, env: &Environment<'_>) -> Result<(), Failure> {
+fn one(
+    root: BorrowedFd<'_>,
+    m: &Mount,
+    env: &Environment<'_>,
+    opened: Option<OwnedFd>,
+) -> Result<(), Failure> {
     let options = Options::parse(m.options().as_deref().unwrap_or_default());
     let target = m.destination();
     let kind = m.typ().as_deref().unwrap_or(if options.bind { "bind" } else { "" });
@@ -83,7 +122,8 @@ fn one(root: BorrowedFd<'_>, m: &Mount, env: &Environment<'_>) -> Result<(), Fai
         )
     };
     if options.bind || kind == "bind" {
-        return bind(root, m, &options).map_err(|f| Failure::setup(format!("{}: {}", what(), f.message)));
+        return bind(root, m, &options, opened)
+            .map_err(|f| Failure::setup(format!("{}: {}", what(), f.message)));
     }
     let tree = match kind {
         "cgroup" | "cgroup2" if env.unified => {
@@ -110,7 +150,8 @@ fn one(root: BorrowedFd<'_>, m: &Mount, env: &Environment<'_>) -> Result<(), Fai
             if !data.iter().any(|d| d.starts_with("mode=")) {
                 data.push(format!("mode={}", existing_mode(root, target).unwrap_or_else(|| "1777".into())));
             }
-            mount::new_filesystem("tmpfs", Some("tmpfs"), &data, options.set & !attr::RDONLY).step(what)?
+            let source = m.source().as_deref().map_or("tmpfs".into(), Path::to_string_lossy);
+            mount::new_filesystem("tmpfs", Some(&source), &data, options.set & !attr::RDONLY).step(what)?
         }
         "" => return Err(Failure::setup(format!("{}: the mount has no type", what()))),
         _ => {
@@ -144,9 +185,13 @@ fn existing_mode(root: BorrowedFd<'_>, target: &Path) -> Option<String> {
     Some(format!("{:o}", stat.st_mode & 0o7777))
 }
 
-fn bind(root: BorrowedFd<'_>, m: &Mount, options: &Options) -> Result<(), Failure> {
+fn bind(root: BorrowedFd<'_>, m: &Mount, options: &Options, opened: Option<OwnedFd>) -> Result<(), Failure> {
     let source = m.source().as_deref().ok_or_else(|| Failure::setup("the bind mount has no source"))?;
-    let tree = mount::clone_tree(source, options.recursive).step(|| format!("open {}", source.display()))?;
+    let tree = match &opened {
+        Some(fd) => mount::clone_fd(fd.as_fd(), options.recursive),
+        None => mount::clone_tree(source, options.recursive),
+    }
+    .step(|| format!("open {}", source.display()))?;
     let stat = rustix::fs::fstat(tree.as_fd()).step(|| format!("stat {}", source.display()))?;
     let kind = match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => Kind::Folder,
@@ -351,6 +396,9 @@ fn devices_unmasked(root: BorrowedFd<'_>, spec: &Spec, env: &Environment<'_>) ->
         ("/proc/kcore", "core"),
         ("pts/ptmx", "ptmx"),
     ] {
+        if name == "core" && !Path::new(target).exists() {
+            continue; // a kernel without it
+        }
         match rustix::fs::symlinkat(target, &dev, name) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(e).step(|| format!("link /dev/{name}")),

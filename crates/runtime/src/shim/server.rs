@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 
 use jiff::Timestamp;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -14,9 +13,11 @@ use rustix::event::{PollFd, PollFlags, poll};
 use sys::cgroup::Cgroup;
 use sys::process::Fork;
 
-use super::child::{self, First, Second};
+use super::child::{self, Second};
 use super::connection::{Connection, Role};
+use super::external::External;
 use super::log::Log;
+use super::make::{self, FIRST, Made, Process};
 use super::stdio::{self, Read, Streams};
 use super::sync::{self, Message};
 use crate::protocol::{
@@ -25,34 +26,6 @@ use crate::protocol::{
 };
 use crate::{ExecErrorKind, ExecSpec, Exit, StdinMode, Stream};
 
-/// A process of ours: the container's first one (`exec_id` none) or an exec.
-struct Process {
-    key: u64,
-    exec_id: Option<String>,
-    pid: i32,
-    streams: Streams,
-    /// Open until execve has succeeded.
-    sync: Option<OwnedFd>,
-    /// Who waits for execve.
-    starter: Option<(u64, u64)>,
-    /// Said by the child instead of execve.
-    failure: Option<Failure>,
-    exit: Option<Exit>,
-    size: Option<(u16, u16)>,
-    tty: bool,
-}
-
-const FIRST: u64 = 0;
-
-/// What cloning the first process gives.
-struct Cloned {
-    process: Process,
-    pidfd: OwnedFd,
-    root: Option<OwnedFd>,
-    oom: Option<OwnedFd>,
-    home: Option<OwnedFd>,
-}
-
 pub(super) struct Server {
     id: String,
     config: ContainerConfig,
@@ -60,9 +33,13 @@ pub(super) struct Server {
     listener: OwnedFd,
     signals: nix::sys::signalfd::SignalFd,
     oom: Option<OwnedFd>,
+    /// Killed processes that have been told of.
+    oom_kills: u64,
     log: Option<Log>,
     first: OwnedFd,
     own_pid_namespace: bool,
+    /// The other runtime that made the container, if one did.
+    external: Option<External>,
     /// The container's root, so that its file system is let go of here (see `child::first`).
     _root: Option<OwnedFd>,
     /// The pid namespace of the shim, to come back to after a clone into the container's.
@@ -103,16 +80,22 @@ impl Server {
             Some(path) => Some(Cgroup::at(&hierarchies, path).step(|| "cgroup".into())?),
             None => None,
         };
-        match Self::clone_first(&config, cgroup.as_ref(), hierarchies.unified()) {
-            Ok(Cloned { process, pidfd, root, oom, home }) => Ok(Self {
+        let made = match &config.external {
+            Some(binary) => make::by_runtime(binary, &id, &config, cgroup.as_ref()),
+            None => make::by_clone(&config, cgroup.as_ref(), hierarchies.unified()),
+        };
+        match made {
+            Ok(Made { process, pidfd, root, oom, home, external }) => Ok(Self {
                 _root: root,
+                external,
                 id,
-                own_pid_namespace: config.namespaces & NEWPID != 0,
+                own_pid_namespace: config.namespaces & make::NEWPID != 0,
                 config,
                 cgroup,
                 listener,
                 signals,
                 oom,
+                oom_kills: 0,
                 log,
                 first: pidfd,
                 home,
@@ -127,96 +110,6 @@ impl Server {
                 if let Some(cgroup) = &cgroup {
                     let _ = cgroup.delete();
                 }
-                Err(failure)
-            }
-        }
-    }
-
-    fn clone_first(
-        config: &ContainerConfig,
-        cgroup: Option<&Cgroup>,
-        unified: bool,
-    ) -> Result<Cloned, Failure> {
-        if let Some(cgroup) = cgroup {
-            cgroup.create().step(|| "make the cgroup".into())?;
-            if let Some(resources) = &config.resources {
-                for warning in cgroup.apply(resources).step(|| "set limits".into())? {
-                    eprintln!("{warning}");
-                }
-                if let Some(rules) = resources.devices() {
-                    cgroup.set_devices(rules).step(|| "set device rules".into())?;
-                }
-            }
-        }
-        let oom = match cgroup.map(Cgroup::oom_event) {
-            Some(Ok(fd)) => fd,
-            Some(Err(e)) => {
-                eprintln!("no notice of lack of memory: {e}");
-                None
-            }
-            None => None,
-        };
-        let (streams, stdio) = Streams::make(config.io.tty, config.io.stdin != StdinMode::Closed)?;
-        let (ours, theirs) = sync::pair().step(|| "make a socket pair".into())?;
-        let mut home = None;
-        if let Some(path) = &config.pid_namespace {
-            home = Some(own_namespace()?);
-            enter_pid_namespace(path)?;
-        }
-        let into = match cgroup {
-            Some(cgroup) => cgroup.clone_into().step(|| "open the cgroup".into())?,
-            None => None,
-        };
-        // A cgroup namespace is rooted where its maker is: then the child has to be there first.
-        let enters_cgroup = config.cgroup_namespace && into.is_none();
-        let fork = sys::process::clone3(config.namespaces, into.as_ref().map(AsFd::as_fd));
-        let pid = match fork.step(|| "clone the first process".into())? {
-            Fork::Child => {
-                child::first(First { config, cgroup, unified, enters_cgroup, sync: theirs, stdio })
-            }
-            Fork::Parent(pid) => pid,
-        };
-        drop((theirs, stdio));
-        if let Some(home) = &home {
-            back_to(home)?;
-        } else if config.namespaces & NEWPID != 0 {
-            home = Some(own_namespace()?);
-        }
-        let mut process = Process {
-            key: FIRST,
-            exec_id: None,
-            pid,
-            streams,
-            sync: Some(ours),
-            starter: None,
-            failure: None,
-            exit: None,
-            size: config.io.size,
-            tty: config.io.tty,
-        };
-        let made = || -> Result<(OwnedFd, Option<OwnedFd>), Failure> {
-            if !config.uid_map.is_empty() {
-                map_ids(pid, config)?;
-                let sync =
-                    process.sync.as_ref().ok_or_else(|| Failure::setup("no connection to the child"))?;
-                sync::send(sync, &Message::Go, None).step(|| "tell the child".into())?;
-            }
-            if let Some(cgroup) = cgroup.filter(|_| into.is_none() && !enters_cgroup) {
-                // Version 1 makes the first move of a while wait for the whole machine: the child mounts meanwhile.
-                cgroup.add(pid as u32).step(|| "enter the cgroup".into())?;
-            }
-            let root = wait_ready(&mut process)?;
-            let raw =
-                rustix::process::Pid::from_raw(pid).ok_or_else(|| Failure::setup("clone gave no pid"))?;
-            let pidfd = rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty())
-                .step(|| "pidfd_open".into())?;
-            Ok((pidfd, root))
-        }();
-        match made {
-            Ok((pidfd, root)) => Ok(Cloned { process, pidfd, root, oom, home }),
-            Err(failure) => {
-                let _ = sys::process::kill(pid, libc::SIGKILL);
-                let _ = waitpid(nix::unistd::Pid::from_raw(pid), None);
                 Err(failure)
             }
         }
@@ -305,10 +198,7 @@ impl Server {
                     let mut sink = [0u8; 4096];
                     let _ = rustix::io::read(fd, &mut sink);
                 }
-                // Deleting the cgroup makes the same noise.
-                if self.oom_killed() {
-                    self.tell(&Event::Oom);
-                }
+                self.tell_oom();
             }
             Source::Connection(key) => self.serve(key, flags),
             Source::Output(key, stream) => {
@@ -437,17 +327,34 @@ impl Server {
 
     fn start(&mut self, connection: u64, seq: u64) -> Result<(), Failure> {
         let waiting = self.started_at.is_none();
-        let Some(first) = self.process_mut(FIRST) else {
+        let Some(first) = self.process(FIRST) else {
             return Err(Failure { kind: FailureKind::State, message: "stopped".into() });
         };
         if !waiting || first.starter.is_some() {
             return Err(Failure { kind: FailureKind::State, message: "running".into() });
         }
-        let Some(sync) = &first.sync else {
-            return Err(Failure { kind: FailureKind::State, message: "stopped".into() });
-        };
-        sync::send(sync, &Message::Go, None).step(|| "tell the first process".into())?;
-        first.starter = Some((connection, seq));
+        match &first.sync {
+            Some(sync) => sync::send(sync, &Message::Go, None).step(|| "tell the first process".into())?,
+            None if first.exit.is_some() || self.external.is_none() => {
+                return Err(Failure { kind: FailureKind::State, message: "stopped".into() });
+            }
+            None => {}
+        }
+        if let Some(first) = self.process_mut(FIRST) {
+            first.starter = Some((connection, seq));
+        }
+        if let Some(external) = &self.external {
+            match external.start() {
+                Ok(()) => self.executed(FIRST),
+                Err(failure) => {
+                    // What waits to be started will not be: it ends, and the start is answered then.
+                    if let Some(first) = self.process_mut(FIRST) {
+                        let _ = sys::process::kill(first.pid, libc::SIGKILL);
+                        first.failure = Some(failure);
+                    }
+                }
+            }
+        }
         Ok(())
     }
 
@@ -484,44 +391,66 @@ impl Server {
         if !running {
             return Err(Failure { kind: FailureKind::State, message: "not running".into() });
         }
-        let (streams, stdio) = Streams::make(spec.tty, spec.stdin)?;
-        let (ours, theirs) = sync::pair().step(|| "make a socket pair".into())?;
-        if let Some(home) = &self.home {
-            let _ = home;
-            let flag = nix::sched::CloneFlags::CLONE_NEWPID;
-            nix::sched::setns(&self.first, flag).step(|| "join the container's pid namespace".into())?;
-        }
-        let fork = sys::process::clone3(0, None);
-        if let Ok(Fork::Child) = fork {
-            child::second(Second {
-                spec,
-                config: &self.config,
-                cgroup: self.cgroup.as_ref(),
-                target: self.first.as_fd(),
-                sync: theirs,
-                stdio,
-            })
-        }
-        if let Some(home) = &self.home {
-            back_to(home)?;
-        }
-        let Fork::Parent(pid) = fork.step(|| "clone".into())? else { return Ok(()) };
-        drop((theirs, stdio));
+        let (mut streams, stdio) = Streams::make(spec.tty, spec.stdin)?;
+        let mut sync = None;
+        let pid = match &self.external {
+            Some(external) => {
+                let first = self.process(FIRST).map_or(0, |p| p.pid);
+                let made = external.exec(spec, first, stdio)?;
+                if let Some(master) = made.terminal {
+                    streams.set_terminal(master, spec.size)?;
+                }
+                made.pid
+            }
+            None => {
+                let (ours, theirs) = sync::pair().step(|| "make a socket pair".into())?;
+                sync = Some(ours);
+                self.clone_second(spec, theirs, stdio)?
+            }
+        };
         let key = self.next_key;
         self.next_key += 1;
+        let waits = sync.is_some();
         self.processes.push(Process {
             key,
             exec_id: Some(spec.exec_id.clone()),
             pid,
             streams,
-            sync: Some(ours),
+            sync,
             starter: Some((connection, seq)),
             failure: None,
             exit: None,
             size: spec.size,
             tty: spec.tty,
         });
+        if !waits {
+            self.executed(key);
+        }
         Ok(())
+    }
+
+    fn clone_second(
+        &self,
+        spec: &ExecSpec,
+        sync: OwnedFd,
+        stdio: Option<child::Stdio>,
+    ) -> Result<i32, Failure> {
+        if self.home.is_some() {
+            let flag = nix::sched::CloneFlags::CLONE_NEWPID;
+            nix::sched::setns(&self.first, flag).step(|| "join the container's pid namespace".into())?;
+        }
+        let fork = sys::process::clone3(0, None);
+        if let Ok(Fork::Child) = fork {
+            let (config, cgroup, target) = (&self.config, self.cgroup.as_ref(), self.first.as_fd());
+            child::second(Second { spec, config, cgroup, target, sync, stdio })
+        }
+        if let Some(home) = &self.home {
+            make::back_to(home)?;
+        }
+        match fork.step(|| "clone".into())? {
+            Fork::Parent(pid) => Ok(pid),
+            Fork::Child => Err(Failure::setup("a child came back")),
+        }
     }
 
     /// Reads what a child says before it executes its program.
@@ -631,13 +560,23 @@ impl Server {
         true
     }
 
-    fn oom_killed(&self) -> bool {
-        self.cgroup.as_ref().is_some_and(|c| c.oom_kills() > 0)
+    /// Tells of processes killed for lack of memory since it was last told; whether there ever were any. The kernel's
+    /// notice alone does not say so (deleting the cgroup makes the same noise), and may come after the end.
+    fn tell_oom(&mut self) -> bool {
+        let kills = self.cgroup.as_ref().map_or(0, Cgroup::oom_kills);
+        if kills > self.oom_kills {
+            self.oom_kills = kills;
+            self.tell(&Event::Oom);
+        }
+        kills > 0
     }
 
     /// Tells the end of a process that has been reaped and whose output has been read.
     fn finish_if_done(&mut self, key: u64) {
-        let oom_killed = key == FIRST && self.oom_killed();
+        if !self.process(key).is_some_and(|p| p.exit.is_some() && p.streams.ended()) {
+            return;
+        }
+        let oom_killed = key == FIRST && self.tell_oom();
         let Some(at) = self.processes.iter().position(|p| p.key == key) else { return };
         let p = &mut self.processes[at];
         let Some(mut exit) = p.exit.filter(|_| p.streams.ended()) else { return };
@@ -662,6 +601,10 @@ impl Server {
                 && let Err(e) = log.finish()
             {
                 eprintln!("log: {e}");
+            }
+            if let Some(external) = &self.external {
+                // Before anyone hears of the end and removes the bundle, in which the runtime keeps its files.
+                external.delete();
             }
             self.record(exit);
         }
@@ -699,8 +642,6 @@ impl Server {
     }
 }
 
-const NEWPID: u64 = nix::sched::CloneFlags::CLONE_NEWPID.bits() as u64;
-
 /// The socket that later daemons connect to.
 pub(super) fn listen() -> Result<OwnedFd, Failure> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -726,44 +667,4 @@ pub(super) fn signalfd() -> Result<nix::sys::signalfd::SignalFd, Failure> {
     }
     set.thread_block().step(|| "block signals".into())?;
     SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).step(|| "signalfd".into())
-}
-
-fn own_namespace() -> Result<OwnedFd, Failure> {
-    use rustix::fs::{Mode, OFlags};
-    rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .step(|| "open the pid namespace".into())
-}
-
-fn enter_pid_namespace(path: &Path) -> Result<(), Failure> {
-    use rustix::fs::{Mode, OFlags};
-    let what = || format!("join pid namespace {}", path.display());
-    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).step(what)?;
-    nix::sched::setns(&fd, nix::sched::CloneFlags::CLONE_NEWPID).step(what)
-}
-
-fn back_to(home: &OwnedFd) -> Result<(), Failure> {
-    nix::sched::setns(home, nix::sched::CloneFlags::CLONE_NEWPID)
-        .step(|| "return from the pid namespace".into())
-}
-
-fn map_ids(pid: i32, config: &ContainerConfig) -> Result<(), Failure> {
-    let text = |map: &[(u32, u32, u32)]| -> String {
-        map.iter().map(|(inside, outside, count)| format!("{inside} {outside} {count}\n")).collect()
-    };
-    fs::write(format!("/proc/{pid}/uid_map"), text(&config.uid_map)).step(|| "write uid_map".into())?;
-    fs::write(format!("/proc/{pid}/gid_map"), text(&config.gid_map)).step(|| "write gid_map".into())
-}
-
-/// Waits until the first process has made everything; gives its root.
-fn wait_ready(p: &mut Process) -> Result<Option<OwnedFd>, Failure> {
-    loop {
-        let Some(sync) = &p.sync else { return Err(Failure::setup("no connection to the first process")) };
-        match sync::receive(sync).step(|| "hear the first process".into())? {
-            Some((Message::Ready, root)) => return Ok(root),
-            Some((Message::Terminal, Some(master))) => p.streams.set_terminal(master, p.size)?,
-            Some((Message::Failed(failure), _)) => return Err(failure),
-            Some(_) => {}
-            None => return Err(Failure::setup("the first process ended while the container was made")),
-        }
-    }
 }

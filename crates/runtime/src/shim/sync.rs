@@ -12,7 +12,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::Failure;
+use crate::protocol::{Failure, Step};
 
 /// What the two tell each other.
 #[derive(Debug, Serialize, Deserialize)]
@@ -68,4 +68,19 @@ pub(super) fn receive(from: &OwnedFd) -> io::Result<Option<(Message, Option<Owne
         return Ok(None);
     }
     Ok(Some((serde_json::from_slice(&buffer[..got.bytes])?, fd)))
+}
+
+/// Takes the descriptor that another runtime sends over its console socket.
+pub(super) fn receive_descriptor(from: &OwnedFd) -> Result<OwnedFd, Failure> {
+    let mut buffer = [0u8; 4096];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [IoSliceMut::new(&mut buffer)];
+    rustix::net::recvmsg(from.as_fd(), &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)
+        .step(|| "take the terminal".into())?;
+    let fds = control.drain().filter_map(|m| match m {
+        RecvAncillaryMessage::ScmRights(fds) => fds.last(),
+        _ => None,
+    });
+    fds.last().ok_or_else(|| Failure::setup("the runtime sent no terminal"))
 }

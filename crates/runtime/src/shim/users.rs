@@ -1,5 +1,6 @@
 //! Who a process runs as: Docker's user expressions, resolved by the container's own /etc/passwd and /etc/group.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
@@ -26,9 +27,16 @@ pub(super) struct Database {
 impl Database {
     /// Files that cannot be read count as empty, as with Docker: an image from scratch has none.
     pub(super) fn read() -> Self {
+        match rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(root) => Self::read_in(root.as_fd()),
+            Err(_) => Self { passwd: String::new(), group: String::new() },
+        }
+    }
+
+    /// As `read`, of a root that this process is not in.
+    pub(super) fn read_in(root: BorrowedFd<'_>) -> Self {
         let read = |path: &str| {
-            let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
-            let bytes = sys::rooted::read(std::os::fd::AsFd::as_fd(&root), Path::new(path), LIMIT).ok()??;
+            let bytes = sys::rooted::read(root, Path::new(path), LIMIT).ok()??;
             Some(String::from_utf8_lossy(&bytes).into_owned())
         };
         Self {
@@ -101,7 +109,7 @@ impl Database {
         Ok(id)
     }
 
-    /// The number of a group that is given by name or number (`--group-add`).
+    /// The home folder of a user who is given by number.
     pub(super) fn home_of(&self, uid: u32) -> Option<String> {
         self.users().find(|(_, u, ..)| *u == uid).map(|(.., home)| home.to_string()).filter(|h| !h.is_empty())
     }

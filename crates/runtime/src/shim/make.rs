@@ -1,0 +1,233 @@
+//! Making a container: by cloning its first process, or by another OCI runtime.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::sys::wait::waitpid;
+use sys::cgroup::Cgroup;
+use sys::process::Fork;
+
+use super::child::{self, First};
+use super::external::External;
+use super::rootfs;
+use super::stdio::Streams;
+use super::sync::{self, Message};
+use crate::protocol::{ContainerConfig, Failure, Step};
+use crate::{ContainerSpec, Exit, StdinMode};
+
+/// A process of ours: the container's first one (`exec_id` none) or an exec.
+pub(super) struct Process {
+    pub key: u64,
+    pub exec_id: Option<String>,
+    pub pid: i32,
+    pub streams: Streams,
+    /// Open until execve has succeeded.
+    pub sync: Option<OwnedFd>,
+    /// Who waits for execve.
+    pub starter: Option<(u64, u64)>,
+    /// Said by the child instead of execve.
+    pub failure: Option<Failure>,
+    pub exit: Option<Exit>,
+    pub size: Option<(u16, u16)>,
+    pub tty: bool,
+}
+
+/// The key of the first process.
+pub(super) const FIRST: u64 = 0;
+pub(super) const NEWPID: u64 = nix::sched::CloneFlags::CLONE_NEWPID.bits() as u64;
+
+/// A container whose first process waits.
+pub(super) struct Made {
+    pub process: Process,
+    pub pidfd: OwnedFd,
+    /// Its root, if the shim has to let go of it (see `child::first`).
+    pub root: Option<OwnedFd>,
+    /// Becomes readable when memory runs out.
+    pub oom: Option<OwnedFd>,
+    /// The shim's own pid namespace, if the container has another.
+    pub home: Option<OwnedFd>,
+    pub external: Option<External>,
+}
+
+fn notice(cgroup: &Cgroup) -> Option<OwnedFd> {
+    match cgroup.oom_event() {
+        Ok(fd) => fd,
+        Err(e) => {
+            eprintln!("no notice of lack of memory: {e}");
+            None
+        }
+    }
+}
+
+fn pidfd(pid: i32) -> Result<OwnedFd, Failure> {
+    let pid = rustix::process::Pid::from_raw(pid).ok_or_else(|| Failure::setup("there is no pid"))?;
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).step(|| "pidfd_open".into())
+}
+
+/// By another runtime, which makes the cgroup and everything else but the root.
+pub(super) fn by_runtime(
+    binary: &Path,
+    id: &str,
+    config: &ContainerConfig,
+    cgroup: Option<&Cgroup>,
+) -> Result<Made, Failure> {
+    let (mut streams, stdio) = Streams::make(config.io.tty, config.io.stdin != StdinMode::Closed)?;
+    let (external, made) = External::create(binary, id, stdio)?;
+    if let Some(master) = made.terminal {
+        streams.set_terminal(master, config.io.size)?;
+    }
+    let process = Process {
+        key: FIRST,
+        exec_id: None,
+        pid: made.pid,
+        streams,
+        sync: None,
+        starter: None,
+        failure: None,
+        exit: None,
+        size: config.io.size,
+        tty: config.io.tty,
+    };
+    let pidfd = pidfd(made.pid)?;
+    Ok(Made {
+        process,
+        pidfd,
+        root: None,
+        oom: cgroup.and_then(notice),
+        home: None,
+        external: Some(external),
+    })
+}
+
+/// By cloning: namespaces with clone3, everything inside them by the child.
+pub(super) fn by_clone(
+    config: &ContainerConfig,
+    cgroup: Option<&Cgroup>,
+    unified: bool,
+) -> Result<Made, Failure> {
+    if let Some(cgroup) = cgroup {
+        cgroup.create().step(|| "make the cgroup".into())?;
+        if let Some(resources) = &config.resources {
+            for warning in cgroup.apply(resources).step(|| "set limits".into())? {
+                eprintln!("{warning}");
+            }
+            if let Some(rules) = resources.devices() {
+                cgroup.set_devices(rules).step(|| "set device rules".into())?;
+            }
+        }
+    }
+    let oom = cgroup.and_then(notice);
+    let (streams, stdio) = Streams::make(config.io.tty, config.io.stdin != StdinMode::Closed)?;
+    let (ours, theirs) = sync::pair().step(|| "make a socket pair".into())?;
+    let mut home = None;
+    if let Some(path) = &config.pid_namespace {
+        home = Some(own_namespace()?);
+        enter_pid_namespace(path)?;
+    }
+    let into = match cgroup {
+        Some(cgroup) => cgroup.clone_into().step(|| "open the cgroup".into())?,
+        None => None,
+    };
+    // A cgroup namespace is rooted where its maker is: then the child has to be there first.
+    let user = !config.uid_map.is_empty();
+    let enters_cgroup = config.cgroup_namespace && into.is_none() && !user;
+    if user {
+        mount_here()?;
+    }
+    let fork = sys::process::clone3(config.namespaces, into.as_ref().map(AsFd::as_fd));
+    let pid = match fork.step(|| "clone the first process".into())? {
+        Fork::Child => child::first(First { config, cgroup, unified, enters_cgroup, sync: theirs, stdio }),
+        Fork::Parent(pid) => pid,
+    };
+    drop((theirs, stdio));
+    if let Some(home) = &home {
+        back_to(home)?;
+    } else if config.namespaces & NEWPID != 0 {
+        home = Some(own_namespace()?);
+    }
+    let mut process = Process {
+        key: FIRST,
+        exec_id: None,
+        pid,
+        streams,
+        sync: Some(ours),
+        starter: None,
+        failure: None,
+        exit: None,
+        size: config.io.size,
+        tty: config.io.tty,
+    };
+    let made = || -> Result<(OwnedFd, Option<OwnedFd>), Failure> {
+        if !config.uid_map.is_empty() {
+            map_ids(pid, config)?;
+            if let Some(cgroup) = cgroup.filter(|_| into.is_none()) {
+                cgroup.add(pid as u32).step(|| "enter the cgroup".into())?;
+            }
+            let sync = process.sync.as_ref().ok_or_else(|| Failure::setup("no connection to the child"))?;
+            sync::send(sync, &Message::Go, None).step(|| "tell the child".into())?;
+        }
+        if let Some(cgroup) = cgroup.filter(|_| into.is_none() && !enters_cgroup && !user) {
+            // Version 1 makes the first move of a while wait for the whole machine: the child mounts meanwhile.
+            cgroup.add(pid as u32).step(|| "enter the cgroup".into())?;
+        }
+        let root = wait_ready(&mut process)?;
+        Ok((pidfd(pid)?, root))
+    }();
+    match made {
+        Ok((pidfd, root)) => Ok(Made { process, pidfd, root, oom, home, external: None }),
+        Err(failure) => {
+            let _ = sys::process::kill(pid, libc::SIGKILL);
+            let _ = waitpid(nix::unistd::Pid::from_raw(pid), None);
+            Err(failure)
+        }
+    }
+}
+
+fn own_namespace() -> Result<OwnedFd, Failure> {
+    use rustix::fs::{Mode, OFlags};
+    rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .step(|| "open the pid namespace".into())
+}
+
+fn enter_pid_namespace(path: &Path) -> Result<(), Failure> {
+    use rustix::fs::{Mode, OFlags};
+    let what = || format!("join pid namespace {}", path.display());
+    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).step(what)?;
+    nix::sched::setns(&fd, nix::sched::CloneFlags::CLONE_NEWPID).step(what)
+}
+
+pub(super) fn back_to(home: &OwnedFd) -> Result<(), Failure> {
+    nix::sched::setns(home, nix::sched::CloneFlags::CLONE_NEWPID)
+        .step(|| "return from the pid namespace".into())
+}
+
+/// For a container with a user namespace: the root is mounted by the shim.
+fn mount_here() -> Result<(), Failure> {
+    let bytes = fs::read("container.json").step(|| "read container.json".into())?;
+    let spec: ContainerSpec =
+        serde_json::from_slice(&bytes).map_err(|e| Failure::setup(format!("container.json: {e}")))?;
+    rootfs::mount_here(&spec.rootfs).map(drop)
+}
+
+fn map_ids(pid: i32, config: &ContainerConfig) -> Result<(), Failure> {
+    let text = |map: &[(u32, u32, u32)]| -> String {
+        map.iter().map(|(inside, outside, count)| format!("{inside} {outside} {count}\n")).collect()
+    };
+    fs::write(format!("/proc/{pid}/uid_map"), text(&config.uid_map)).step(|| "write uid_map".into())?;
+    fs::write(format!("/proc/{pid}/gid_map"), text(&config.gid_map)).step(|| "write gid_map".into())
+}
+
+/// Waits until the first process has made everything; gives its root.
+fn wait_ready(p: &mut Process) -> Result<Option<OwnedFd>, Failure> {
+    loop {
+        let Some(sync) = &p.sync else { return Err(Failure::setup("no connection to the first process")) };
+        match sync::receive(sync).step(|| "hear the first process".into())? {
+            Some((Message::Ready, root)) => return Ok(root),
+            Some((Message::Terminal, Some(master))) => p.streams.set_terminal(master, p.size)?,
+            Some((Message::Failed(failure), _)) => return Err(failure),
+            Some(_) => {}
+            None => return Err(Failure::setup("the first process ended while the container was made")),
+        }
+    }
+}
