@@ -163,7 +163,7 @@ fn measure(
 /// Waits: idleness has no event to wait for.
 fn pause(duration: Duration) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    runtime.block_on(tokio::time::sleep(duration));
+    runtime.block_on(async { tokio::time::sleep(duration).await });
     Ok(())
 }
 

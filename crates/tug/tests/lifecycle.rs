@@ -42,26 +42,26 @@ fn containers_survive_a_killed_server() {
     machine.tug("up");
     machine.import_busybox();
     let script = "echo before; while ! test -e /go; do sleep 0.1; done; echo after; exit 7";
-    machine.docker(&["run", "-d", "--name", "a", "busybox:1", "sh", "-c", script]);
-    machine.docker(&["run", "-d", "--name", "b", "busybox:1", "sleep", "1000"]);
+    machine.docker(&["run", "-d", "--name", "first", "busybox:1", "sh", "-c", script]);
+    machine.docker(&["run", "-d", "--name", "other", "busybox:1", "sleep", "1000"]);
     let pid = |name: &str| machine.docker(&["inspect", "-f", "{{.State.Pid}}", name]);
-    let before = pid("b");
+    let before = pid("other");
 
     let server = rustix::process::Pid::from_raw(machine.server_pid()).unwrap();
-    machine.docker(&["exec", "-d", "a", "sh", "-c", "sleep 1; echo > /go"]);
+    machine.docker(&["exec", "-d", "first", "sh", "-c", "sleep 1; echo > /go"]);
     rustix::process::kill_process(server, rustix::process::Signal::KILL).unwrap();
     machine.eventually("the server is gone", Duration::from_secs(10), || {
         machine.tug_command("status").output().unwrap().status.code().filter(|c| *c == 3)
     });
     machine.tug("up");
 
-    assert_eq!(pid("b"), before, "b was restarted");
-    machine.eventually("a has ended", Duration::from_secs(10), || {
-        machine.docker(&["inspect", "-f", "{{.State.Status}}", "a"]).starts_with("exited").then_some(())
+    assert_eq!(pid("other"), before, "a container was restarted");
+    machine.eventually("it has ended", Duration::from_secs(10), || {
+        machine.docker(&["inspect", "-f", "{{.State.Status}}", "first"]).starts_with("exited").then_some(())
     });
-    assert_eq!(machine.docker(&["inspect", "-f", "{{.State.ExitCode}}", "a"]).trim(), "7");
-    assert_eq!(machine.docker(&["logs", "a"]), "before\nafter\n");
-    assert_eq!(machine.docker(&["exec", "b", "echo", "alive"]).trim(), "alive");
+    assert_eq!(machine.docker(&["inspect", "-f", "{{.State.ExitCode}}", "first"]).trim(), "7");
+    assert_eq!(machine.docker(&["logs", "first"]), "before\nafter\n");
+    assert_eq!(machine.docker(&["exec", "other", "echo", "alive"]).trim(), "alive");
 }
 
 #[test]
@@ -74,9 +74,9 @@ fn two_instances_do_not_touch_each_other() {
     two.tug("up");
     one.import_busybox();
     two.import_busybox();
-    one.docker(&["run", "-d", "--name", "x", "busybox:1", "sleep", "1000"]);
-    two.docker(&["run", "-d", "--name", "x", "busybox:1", "sleep", "1000"]);
+    one.docker(&["run", "-d", "--name", "same", "busybox:1", "sleep", "1000"]);
+    two.docker(&["run", "-d", "--name", "same", "busybox:1", "sleep", "1000"]);
     two.tug("down");
-    assert_eq!(one.docker(&["exec", "x", "echo", "alive"]).trim(), "alive");
+    assert_eq!(one.docker(&["exec", "same", "echo", "alive"]).trim(), "alive");
     assert!(one.tug("status").contains("1 running"));
 }

@@ -173,7 +173,7 @@ impl Machine {
                 return value;
             }
             assert!(begun.elapsed() < within, "{what}: not within {within:?}\n{}", self.log_tail());
-            runtime.block_on(tokio::time::sleep(Duration::from_millis(50)));
+            runtime.block_on(async { tokio::time::sleep(Duration::from_millis(50)).await });
         }
     }
 
