@@ -9,6 +9,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: registryd DATA-DIR ADDRESS".into());
     };
     let listener = tokio::net::TcpListener::bind(address).await?;
-    let options = registry::Options { data_dir: data.into(), listener };
+    let options = registry::Options::new(data.into(), listener);
     Ok(registry::run(options, CancellationToken::new()).await?)
 }

@@ -66,6 +66,22 @@ impl Hasher {
         Hasher::Sha256(Sha256::new())
     }
 
+    /// Of an algorithm by its name (`sha512`).
+    pub fn named(algorithm: &str) -> Result<Self> {
+        match algorithm {
+            "sha256" => Ok(Self::sha256()),
+            "sha512" => Ok(Hasher::Sha512(Sha512::new())),
+            other => {
+                Err(Error::digest_invalid(format!("the algorithm {other:?} is neither sha256 nor sha512")))
+            }
+        }
+    }
+
+    /// Whether it makes digests of the same algorithm as this one.
+    pub fn makes(&self, digest: &Digest) -> bool {
+        matches!(self, Hasher::Sha512(_)) == digest.0.starts_with("sha512:")
+    }
+
     pub fn update(&mut self, bytes: &[u8]) {
         match self {
             Hasher::Sha256(h) => h.update(bytes),

@@ -5,7 +5,7 @@ use http::StatusCode;
 /// This crate's result.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why a request is refused.
+/// Why a request is refused, or why a registry cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// One of the protocol's codes.
@@ -18,6 +18,12 @@ pub enum Error {
         /// What exactly is wrong.
         message: String,
     },
+    /// A file or option that says who may do what is wrong.
+    #[error("{0}")]
+    Configuration(String),
+    /// The registry that this one is a cache of.
+    #[error("upstream: {0}")]
+    Upstream(#[from] image::Error),
     /// The disk failed.
     #[error("storage: {0}")]
     Io(#[from] std::io::Error),
@@ -52,14 +58,27 @@ codes! {
     unsupported => METHOD_NOT_ALLOWED "UNSUPPORTED";
     page_invalid => BAD_REQUEST "PAGINATION_NUMBER_INVALID";
     not_found => NOT_FOUND "UNSUPPORTED";
+    unauthorized => UNAUTHORIZED "UNAUTHORIZED";
+    denied => FORBIDDEN "DENIED";
 }
 
 impl Error {
     /// Status, code and sentence as they go over the wire.
     pub(crate) fn parts(&self) -> (StatusCode, &'static str, String) {
+        let said = |status| (status, "UNKNOWN", self.to_string());
         match self {
             Error::Protocol { status, code, message } => (*status, code, message.clone()),
-            other => (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", other.to_string()),
+            Error::Io(e) if e.kind() == std::io::ErrorKind::StorageFull => {
+                said(StatusCode::INSUFFICIENT_STORAGE)
+            }
+            Error::Upstream(e) if e.is_not_found() => said(StatusCode::NOT_FOUND),
+            Error::Upstream(_) => said(StatusCode::BAD_GATEWAY),
+            _ => said(StatusCode::INTERNAL_SERVER_ERROR),
         }
+    }
+
+    /// Whether the thing asked for is not there.
+    pub(crate) fn is_unknown(&self) -> bool {
+        matches!(self, Error::Protocol { status: StatusCode::NOT_FOUND, .. })
     }
 }

@@ -18,7 +18,7 @@ async fn registry(dir: &std::path::Path) -> (String, CancellationToken) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let shutdown = CancellationToken::new();
-    let options = registry::Options { data_dir: dir.join("registry"), listener };
+    let options = registry::Options::new(dir.join("registry"), listener);
     tokio::spawn(registry::run(options, shutdown.clone()));
     (address, shutdown)
 }

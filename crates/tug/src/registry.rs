@@ -1,10 +1,13 @@
 //! `tug registry`: an OCI registry in the foreground, until SIGTERM or SIGINT.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use ::registry::access::{Access, Htpasswd, PublicKey, Rules, Tokens};
+use ::registry::{Quota, UpstreamOptions};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,6 +24,45 @@ pub struct Options {
     /// Where it keeps images.
     #[arg(long, default_value = "/var/lib/tug/registry")]
     data_dir: PathBuf,
+    /// The certificate (PEM, with its chain) to speak HTTPS with.
+    #[arg(long, requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key of --tls-cert (PEM).
+    #[arg(long, requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Users and their passwords, hashed with bcrypt (`htpasswd -B`); without it everybody may do everything.
+    #[arg(long)]
+    htpasswd: Option<PathBuf>,
+    /// Rights by repository: lines of `USER|*|@ PATTERN pull,push,delete` [default: every user may do everything].
+    #[arg(long)]
+    rules: Option<PathBuf>,
+    /// Hand out bearer tokens for passwords, at /token: then anonymous users get what the rules give to `*`.
+    #[arg(long, requires = "htpasswd", conflicts_with = "token_realm")]
+    tokens: bool,
+    /// Take the tokens of another service, whose URL this is.
+    #[arg(long, requires_all = ["token_service", "token_issuer", "token_keys"])]
+    token_realm: Option<String>,
+    /// The audience that those tokens must have.
+    #[arg(long)]
+    token_service: Option<String>,
+    /// The issuer that those tokens must have.
+    #[arg(long)]
+    token_issuer: Option<String>,
+    /// The certificates or public keys (PEM) that verify those tokens.
+    #[arg(long)]
+    token_keys: Option<PathBuf>,
+    /// The most bytes to keep in all.
+    #[arg(long)]
+    quota: Option<u64>,
+    /// The most bytes to keep in each repository.
+    #[arg(long)]
+    repository_quota: Option<u64>,
+    /// Be a read-only cache of this registry (`docker.io`, `host:5000`); several are told apart by a request's `ns`.
+    #[arg(long)]
+    cache_of: Vec<String>,
+    /// Speak to this registry of --cache-of without TLS, or whatever its certificate.
+    #[arg(long)]
+    insecure_registry: Vec<String>,
 }
 
 /// Runs `tug registry`.
@@ -47,9 +89,76 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             }
             stop.cancel();
         });
+        let upstream = (!options.cache_of.is_empty()).then(|| UpstreamOptions {
+            hosts: options.cache_of.clone(),
+            auth: None,
+            config: image::RegistryConfig {
+                insecure: options.insecure_registry.clone(),
+                ..image::RegistryConfig::default()
+            },
+        });
+        let made = ::registry::Options {
+            tls: tls(options)?,
+            access: access(options)?,
+            quota: Quota { total: options.quota, repository: options.repository_quota },
+            upstream,
+            ..::registry::Options::new(options.data_dir.clone(), listener)
+        };
+        if made.access.is_none() && !options.listen.ip().is_loopback() {
+            tracing::warn!("everybody who reaches {} may push and delete; see --htpasswd", options.listen);
+        }
         tracing::info!(address = %options.listen, "registry");
-        let options = ::registry::Options { data_dir: options.data_dir.clone(), listener };
-        ::registry::run(options, shutdown).await.context("registry")
+        ::registry::run(made, shutdown).await.context("registry")
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn tls(options: &Options) -> Result<Option<Arc<rustls::ServerConfig>>> {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let (Some(cert), Some(key)) = (&options.tls_cert, &options.tls_key) else { return Ok(None) };
+    let of = |path: &Path| format!("{}", path.display());
+    let chain = CertificateDer::pem_file_iter(cert)
+        .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>)
+        .with_context(|| of(cert))?;
+    if chain.is_empty() {
+        bail!("{}: there is no certificate in it", cert.display());
+    }
+    let key = PrivateKeyDer::from_pem_file(key).with_context(|| of(key))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .with_context(|| of(cert))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Some(Arc::new(config)))
+}
+
+fn access(options: &Options) -> Result<Option<Access>> {
+    let users = options.htpasswd.clone().map(Htpasswd::open).transpose()?;
+    let rules = options.rules.as_ref().map(|path| -> Result<Rules> {
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        Rules::parse(&text).with_context(|| path.display().to_string())
+    });
+    let rules = rules.transpose()?;
+    let tokens = match (&options.token_realm, &options.token_keys) {
+        (Some(realm), Some(keys)) => Some(Tokens::foreign(
+            realm.clone(),
+            options.token_service.clone().unwrap_or_default(),
+            options.token_issuer.clone().unwrap_or_default(),
+            PublicKey::read(keys)?,
+        )),
+        _ if options.tokens => Some(Tokens::ours(&options.data_dir)?),
+        _ => None,
+    };
+    if users.is_none() && rules.is_none() && tokens.is_none() {
+        return Ok(None);
+    }
+    if options.token_realm.is_some() && rules.is_some() {
+        bail!(
+            "--rules says nothing where tokens come from elsewhere: the service at --token-realm grants rights"
+        );
+    }
+    Ok(Some(Access { users, rules, tokens }))
 }

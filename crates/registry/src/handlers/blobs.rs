@@ -1,0 +1,125 @@
+//! Blobs: whole, in part, and their removal.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+
+use bytes::Bytes;
+use http::{Method, StatusCode, header};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use tokio::sync::mpsc;
+
+use super::{AHEAD, Answer, Body, Call, PIECE, blocking, body, builder, made};
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+
+pub(super) async fn blob(call: &Call, name: &str, digest: &str) -> Result<Answer> {
+    let digest = Digest::parse(digest)?;
+    let (storage, repository, d) = (call.storage(), name.to_string(), digest.clone());
+    if call.method == Method::DELETE {
+        blocking(move || storage.delete_blob(&repository, &d)).await?;
+        return made(builder(StatusCode::ACCEPTED).header(header::CONTENT_LENGTH, 0), body(""));
+    }
+    if !call.reads() {
+        return Err(call.wrong_method());
+    }
+    let (file, length) = match blocking(move || storage.blob(&repository, &d)).await {
+        Err(e) if e.is_unknown() => match &call.shared.upstream {
+            Some(upstream) => upstream.blob(call.parameter("ns"), name, &digest).await?,
+            None => return Err(e),
+        },
+        other => other?,
+    };
+    let range = match call.header("range") {
+        Some(range) => parse_range(range, length)?,
+        None => None,
+    };
+    let (from, to) = range.unwrap_or((0, length));
+    let mut b = builder(if range.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK })
+        .header(header::CONTENT_TYPE, "application/octet-stream")
+        .header(header::CONTENT_LENGTH, to - from)
+        .header(header::ACCEPT_RANGES, "bytes")
+        .header(header::ETAG, format!("\"{digest}\""))
+        .header("docker-content-digest", digest.as_str());
+    if range.is_some() {
+        b = b.header(header::CONTENT_RANGE, format!("bytes {from}-{}/{length}", to.saturating_sub(1)));
+    }
+    made(b, if call.head() { body("") } else { stream_file(file, from, to - from) })
+}
+
+/// `bytes=A-B`, `bytes=A-`, `bytes=-N` as a half-open range. What is no single range of bytes is ignored, as RFC 9110
+/// says (14.2): the answer is the whole.
+fn parse_range(text: &str, length: u64) -> Result<Option<(u64, u64)>> {
+    let Some((a, b)) = text.trim().strip_prefix("bytes=").and_then(|r| r.trim().split_once('-')) else {
+        return Ok(None);
+    };
+    let number = |s: &str| -> Option<u64> {
+        if s.is_empty() || !s.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        // More digits than fit are more bytes than there are.
+        Some(s.parse().unwrap_or(u64::MAX))
+    };
+    let (from, to) = match (number(a), number(b)) {
+        (None, Some(n)) if a.is_empty() => (length.saturating_sub(n), length),
+        (Some(from), None) if b.is_empty() => (from, length),
+        (Some(from), Some(to)) if from <= to => (from, to.saturating_add(1).min(length)),
+        (Some(_), Some(_)) => (1, 0),
+        _ => return Ok(None),
+    };
+    if from < to {
+        return Ok(Some((from, to)));
+    }
+    Err(Error::range_invalid(format!("range {text:?} cannot be had of {length} bytes")))
+}
+
+fn stream_file(mut file: File, from: u64, length: u64) -> Body {
+    let (tx, rx) = mpsc::channel::<std::io::Result<Frame<Bytes>>>(AHEAD);
+    tokio::task::spawn_blocking(move || {
+        let mut send = || -> std::io::Result<()> {
+            file.seek(SeekFrom::Start(from))?;
+            let mut left = length;
+            while left > 0 {
+                let mut buf = vec![0u8; PIECE.min(usize::try_from(left).unwrap_or(PIECE))];
+                file.read_exact(&mut buf)?;
+                left -= buf.len() as u64;
+                if tx.blocking_send(Ok(Frame::data(buf.into()))).is_err() {
+                    return Ok(());
+                }
+            }
+            Ok(())
+        };
+        if let Err(e) = send() {
+            // The connection breaks off, which tells the client that the body is not whole.
+            let _ = tx.blocking_send(Err(e));
+        }
+    });
+    let stream = futures::stream::unfold(rx, |mut rx| async move { Some((rx.recv().await?, rx)) });
+    StreamBody::new(stream).boxed_unsync()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges() {
+        let whole = None;
+        for (text, want) in [
+            ("bytes=0-9", Some(Some((0, 10)))),
+            ("bytes=5-", Some(Some((5, 100)))),
+            ("bytes=-10", Some(Some((90, 100)))),
+            ("bytes=-1000", Some(Some((0, 100)))),
+            ("bytes=90-99999999999999999999999", Some(Some((90, 100)))),
+            ("bytes=100-", None),
+            ("bytes=-0", None),
+            ("bytes=9-3", None),
+            ("x", Some(whole)),
+            ("lines=1-2", Some(whole)),
+            ("bytes=1-2,5-6", Some(whole)),
+            ("bytes=-", Some(whole)),
+        ] {
+            assert_eq!(parse_range(text, 100).ok(), want, "{text}");
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! The protocol: which request means what, and who may ask it.
+
+mod blobs;
+mod lists;
+mod manifests;
+mod uploads;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use image::reference;
+use serde_json::{Value, json};
+
+use crate::access::{Access, Action, Asked, Caller};
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::storage::Storage;
+use crate::upstream::Upstream;
+
+const PIECE: usize = 256 * 1024;
+/// Pieces that may wait between the network and the disk.
+const AHEAD: usize = 4;
+
+type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+type Answer = Response<Body>;
+
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
+        Err(e) => Err(std::io::Error::other(e).into()),
+    }
+}
+
+fn body(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// What every request is answered from.
+pub(crate) struct Shared {
+    pub storage: Arc<Storage>,
+    pub access: Option<Access>,
+    pub upstream: Option<Arc<Upstream>>,
+}
+
+/// The parts of a request besides its body.
+struct Call {
+    shared: Arc<Shared>,
+    method: Method,
+    headers: HeaderMap,
+    query: Vec<(String, String)>,
+    /// Over TLS.
+    secure: bool,
+    caller: Caller,
+}
+
+impl Call {
+    fn parameter(&self, name: &str) -> Option<&str> {
+        self.query.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|v| v.to_str().ok())
+    }
+
+    fn head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
+    fn reads(&self) -> bool {
+        self.method == Method::GET || self.head()
+    }
+
+    fn storage(&self) -> Arc<Storage> {
+        self.shared.storage.clone()
+    }
+
+    fn host(&self) -> &str {
+        self.header("host").unwrap_or_default()
+    }
+
+    /// Refuses the caller unless it may do this.
+    fn authorize(&self, repository: &str, action: Action) -> Result<()> {
+        let Some(access) = &self.shared.access else { return Ok(()) };
+        if access.allows(&self.caller, repository, action) {
+            return Ok(());
+        }
+        let what = format!("{} of {repository}", action.name());
+        match &self.caller {
+            Caller::User(name) if access.tokens.is_none() => {
+                Err(Error::denied(format!("{name} may not do this: {what}")))
+            }
+            // With other credentials, or a token for this, it may be allowed.
+            _ => Err(Error::unauthorized(format!("authentication is required for this: {what}"))),
+        }
+    }
+
+    /// What must be allowed for this method.
+    fn action(&self) -> Action {
+        match self.method {
+            Method::GET | Method::HEAD => Action::Pull,
+            Method::DELETE => Action::Delete,
+            _ => Action::Push,
+        }
+    }
+
+    fn wrong_method(&self) -> Error {
+        Error::unsupported(format!("{} is not supported here", self.method))
+    }
+}
+
+/// A piece of a URL or query without its percent signs. Text that is no UTF-8 fits no name, tag or digest.
+fn decode(text: &str) -> String {
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
+/// Answers a request; an error becomes the protocol's document.
+pub(crate) async fn answer(shared: &Arc<Shared>, secure: bool, request: Request<Incoming>) -> Answer {
+    let (parts, incoming) = request.into_parts();
+    let query = parts.uri.query().unwrap_or_default().split('&').filter(|p| !p.is_empty()).map(|p| {
+        let (name, value) = p.split_once('=').unwrap_or((p, ""));
+        (decode(&name.replace('+', " ")), decode(&value.replace('+', " ")))
+    });
+    let mut call = Call {
+        shared: shared.clone(),
+        method: parts.method,
+        headers: parts.headers,
+        query: query.collect(),
+        secure,
+        caller: Caller::Everybody,
+    };
+    if call.header("host").is_none()
+        && let Some(authority) = parts.uri.authority()
+        && let Ok(value) = authority.as_str().parse()
+    {
+        // HTTP/2 says it elsewhere.
+        call.headers.insert(header::HOST, value);
+    }
+    let path = decode(parts.uri.path());
+    let result = match identify(&call).await {
+        Ok(caller) => {
+            call.caller = caller;
+            route(&call, &path, incoming).await
+        }
+        Err(e) => Err(e),
+    };
+    let mut response = result.unwrap_or_else(|error| refusal(&call, &path, &error));
+    let version = header::HeaderValue::from_static("registry/2.0");
+    response.headers_mut().insert("docker-distribution-api-version", version);
+    response
+}
+
+async fn identify(call: &Call) -> Result<Caller> {
+    if call.shared.access.is_none() {
+        return Ok(Caller::Everybody);
+    }
+    let (shared, headers) = (call.shared.clone(), call.headers.clone());
+    blocking(move || match &shared.access {
+        Some(access) => access.caller(&headers),
+        None => Ok(Caller::Everybody),
+    })
+    .await
+}
+
+fn refusal(call: &Call, path: &str, error: &Error) -> Answer {
+    let (status, code, message) = error.parts();
+    if status.is_server_error() {
+        tracing::warn!(%path, %error, "a request failed");
+    }
+    let document = json!({"errors": [{"code": code, "message": message, "detail": null}]});
+    let mut r = Response::new(if call.head() { body("") } else { body(document.to_string()) });
+    *r.status_mut() = status;
+    r.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    if status == StatusCode::UNAUTHORIZED
+        && let Some(access) = &call.shared.access
+    {
+        let scope = scope(call, path);
+        let asked = Asked { secure: call.secure, host: call.host() };
+        let (name, challenge) = access.challenge(&asked, scope.as_deref());
+        if let Ok(value) = challenge.parse() {
+            r.headers_mut().insert(name, value);
+        }
+    }
+    r
+}
+
+/// The rights that a request needs, as a token's scope.
+fn scope(call: &Call, path: &str) -> Option<String> {
+    let rest = path.strip_prefix("/v2/")?;
+    if rest == "_catalog" {
+        return Some("registry:catalog:*".into());
+    }
+    let ends = ["/blobs/", "/manifests/", "/tags/", "/referrers/"];
+    let name = ends.iter().find_map(|e| Some(rest.rsplit_once(e)?.0))?;
+    // Of an upload, the id is what comes last.
+    let name = name.strip_suffix("/blobs").unwrap_or(name);
+    let actions = match call.action() {
+        Action::Push => "pull,push",
+        other => other.name(),
+    };
+    Some(format!("repository:{name}:{actions}"))
+}
+
+async fn route(call: &Call, path: &str, incoming: Incoming) -> Result<Answer> {
+    if path == "/token" && call.method == Method::GET {
+        return token(call).await;
+    }
+    let rest = match path.strip_prefix("/v2") {
+        Some("") => "",
+        Some(rest) if rest.starts_with('/') => &rest[1..],
+        _ => return Err(Error::not_found(format!("{path} is no path of a registry"))),
+    };
+    if rest.is_empty() {
+        if call.shared.access.is_some() && call.caller == Caller::Anonymous {
+            return Err(Error::unauthorized("authentication is required"));
+        }
+        return if call.reads() { json_answer(call, &json!({}), &[]) } else { Err(call.wrong_method()) };
+    }
+    if rest == "_catalog" {
+        return if call.reads() { lists::catalogue(call).await } else { Err(call.wrong_method()) };
+    }
+    if let Some(name) = rest.strip_suffix("/tags/list") {
+        let name = repository(call, name)?;
+        return if call.reads() { lists::tags(call, name).await } else { Err(call.wrong_method()) };
+    }
+    if let Some(name) = rest.strip_suffix("/blobs/uploads").or_else(|| rest.strip_suffix("/blobs/uploads/")) {
+        let name = repository(call, name)?;
+        return if call.method == Method::POST {
+            uploads::begin(call, name, incoming).await
+        } else {
+            Err(call.wrong_method())
+        };
+    }
+    let (front, last) = rest.rsplit_once('/').unwrap_or(("", rest));
+    if let Some(name) = front.strip_suffix("/blobs/uploads") {
+        return uploads::upload(call, repository_to_write(call, name)?, last, incoming).await;
+    }
+    if let Some(name) = front.strip_suffix("/blobs") {
+        return blobs::blob(call, repository(call, name)?, last).await;
+    }
+    if let Some(name) = front.strip_suffix("/manifests") {
+        return manifests::manifest(call, repository(call, name)?, last, incoming).await;
+    }
+    if let Some(name) = front.strip_suffix("/referrers") {
+        let name = repository(call, name)?;
+        return if call.reads() {
+            lists::referrers(call, name, last).await
+        } else {
+            Err(call.wrong_method())
+        };
+    }
+    Err(Error::not_found(format!("{path} is no path of a registry")))
+}
+
+/// A well-formed name of a repository to which the caller may do what it asks.
+fn repository<'a>(call: &Call, name: &'a str) -> Result<&'a str> {
+    named(call, name, call.action())
+}
+
+/// As `repository`, where reading (the state of an upload) is part of writing, and so is giving up.
+fn repository_to_write<'a>(call: &Call, name: &'a str) -> Result<&'a str> {
+    named(call, name, Action::Push)
+}
+
+fn named<'a>(call: &Call, name: &'a str, action: Action) -> Result<&'a str> {
+    if !reference::is_repository(name) {
+        return Err(Error::name_invalid(format!("invalid repository name {name:?}")));
+    }
+    call.authorize(name, action)?;
+    if action == Action::Push && call.shared.upstream.is_some() {
+        return Err(Error::unsupported("this registry is a cache of another one: push to that one"));
+    }
+    Ok(name)
+}
+
+/// The token endpoint, where tokens are ours.
+async fn token(call: &Call) -> Result<Answer> {
+    let (shared, headers) = (call.shared.clone(), call.headers.clone());
+    let service = call.parameter("service").unwrap_or_default().to_string();
+    let scopes: Vec<String> =
+        call.query.iter().filter(|(n, _)| n == "scope").map(|(_, v)| v.clone()).collect();
+    let document = blocking(move || {
+        let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
+        let issued = shared.access.as_ref().and_then(|a| a.issue(&headers, &service, &scopes));
+        issued.unwrap_or_else(|| Err(Error::not_found("this registry hands out no tokens")))
+    })
+    .await?;
+    json_answer(call, &document, &[("cache-control", "no-store".into())])
+}
+
+fn builder(status: StatusCode) -> http::response::Builder {
+    Response::builder().status(status)
+}
+
+fn made(builder: http::response::Builder, content: Body) -> Result<Answer> {
+    builder.body(content).map_err(|e| std::io::Error::other(e).into())
+}
+
+fn json_answer(call: &Call, value: &Value, headers: &[(&str, String)]) -> Result<Answer> {
+    let text = value.to_string();
+    let mut b = builder(StatusCode::OK).header(header::CONTENT_LENGTH, text.len());
+    if !headers.iter().any(|(n, _)| *n == "content-type") {
+        b = b.header(header::CONTENT_TYPE, "application/json");
+    }
+    for (name, value) in headers {
+        b = b.header(*name, value);
+    }
+    made(b, if call.head() { body("") } else { body(text) })
+}
+
+fn created(name: &str, kind: &str, digest: &Digest, headers: &[(&str, String)]) -> Result<Answer> {
+    let mut b = builder(StatusCode::CREATED)
+        .header(header::LOCATION, format!("/v2/{name}/{kind}/{digest}"))
+        .header(header::CONTENT_LENGTH, 0)
+        .header("docker-content-digest", digest.as_str());
+    for (n, v) in headers {
+        b = b.header(*n, v);
+    }
+    made(b, body(""))
+}

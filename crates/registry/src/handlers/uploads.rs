@@ -1,0 +1,165 @@
+//! Uploads: in one piece, in a stream, in chunks, or by a mount.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::sync::mpsc;
+
+use super::{AHEAD, Answer, Call, blocking, body, builder, created, made};
+use crate::access::Action;
+use crate::digest::{Digest, Hasher};
+use crate::error::{Error, Result};
+use crate::storage::Upload;
+
+/// `POST .../blobs/uploads/`: a mount, a whole blob, or the start of an upload.
+pub(super) async fn begin(call: &Call, name: &str, incoming: Incoming) -> Result<Answer> {
+    if let Some(digest) = call.parameter("mount") {
+        let digest = Digest::parse(digest)?;
+        let from = call.parameter("from").filter(|f| !f.is_empty()).map(ToString::to_string);
+        let (shared, caller) = (call.shared.clone(), call.caller.clone());
+        let (repository, d) = (name.to_string(), digest.clone());
+        let mounted = blocking(move || {
+            // Of what the caller may not read, it must not even learn that it is here.
+            let may = |r: &str| shared.access.as_ref().is_none_or(|a| a.allows(&caller, r, Action::Pull));
+            shared.storage.mount(&repository, &d, from.as_deref(), &may)
+        })
+        .await?;
+        if mounted {
+            return created(name, "blobs", &digest, &[]);
+        }
+    }
+    let whole = call.parameter("digest").map(Digest::parse).transpose()?;
+    let hasher = match (&whole, call.parameter("digest-algorithm")) {
+        (Some(digest), _) => digest.hasher(),
+        (None, Some(algorithm)) => Hasher::named(algorithm)?,
+        (None, None) => Hasher::sha256(),
+    };
+    let (storage, repository) = (call.storage(), name.to_string());
+    let id = blocking(move || storage.begin(&repository, hasher)).await?;
+    let Some(digest) = whole else { return accepted(name, &id, 0, StatusCode::ACCEPTED) };
+    if let Err(e) = receive(call, &id, incoming).await {
+        // Nobody knows of this upload, so nobody could go on with it.
+        let storage = call.storage();
+        let _ = blocking(move || storage.cancel(&id)).await;
+        return Err(e);
+    }
+    finish(call, name, &id, digest).await
+}
+
+fn accepted(name: &str, id: &str, length: u64, status: StatusCode) -> Result<Answer> {
+    let b = builder(status)
+        .header(header::LOCATION, format!("/v2/{name}/blobs/uploads/{id}"))
+        .header(header::RANGE, format!("0-{}", length.saturating_sub(1)))
+        .header(header::CONTENT_LENGTH, 0)
+        .header("docker-upload-uuid", id);
+    made(b, body(""))
+}
+
+/// What is asked of an upload by its id.
+pub(super) async fn upload(call: &Call, name: &str, id: &str, incoming: Incoming) -> Result<Answer> {
+    let found = call.shared.storage.upload(id)?;
+    {
+        let upload = found.lock().await;
+        if upload.repository != name {
+            return Err(Error::upload_unknown(format!("blob upload {id} unknown to {name}")));
+        }
+        if call.reads() {
+            return accepted(name, id, upload.length, StatusCode::NO_CONTENT);
+        }
+    }
+    match call.method {
+        Method::PATCH => {
+            check_position(call, &found).await?;
+            let length = receive(call, id, incoming).await?;
+            accepted(name, id, length, StatusCode::ACCEPTED)
+        }
+        Method::PUT => {
+            let digest =
+                call.parameter("digest").ok_or_else(|| Error::digest_invalid("the digest is missing"))?;
+            let digest = Digest::parse(digest)?;
+            check_position(call, &found).await?;
+            receive(call, id, incoming).await?;
+            finish(call, name, id, digest).await
+        }
+        Method::DELETE => {
+            let (storage, id) = (call.storage(), id.to_string());
+            blocking(move || storage.cancel(&id)).await?;
+            made(builder(StatusCode::NO_CONTENT), body(""))
+        }
+        _ => Err(call.wrong_method()),
+    }
+}
+
+/// A chunk that says where it belongs must belong at the end of what is there.
+async fn check_position(call: &Call, upload: &Arc<tokio::sync::Mutex<Upload>>) -> Result<()> {
+    let Some(range) = call.header("content-range") else { return Ok(()) };
+    let bad = || Error::upload_invalid(format!("invalid Content-Range {range:?}"));
+    let text = range.trim_start_matches("bytes").trim_start_matches([' ', '=']);
+    let (from, to) = text.split('/').next().and_then(|r| r.split_once('-')).ok_or_else(bad)?;
+    let from: u64 = from.trim().parse().map_err(|_| bad())?;
+    let to: u64 = to.trim().parse().map_err(|_| bad())?;
+    let said = call.header("content-length").and_then(|l| l.parse::<u64>().ok());
+    if to < from || said.is_some_and(|s| Some(s) != (to - from).checked_add(1)) {
+        return Err(bad());
+    }
+    let have = upload.lock().await.length;
+    if from != have {
+        return Err(Error::range_invalid(format!("the chunk begins at {from}, but {have} bytes are here")));
+    }
+    Ok(())
+}
+
+/// Appends the request's body to an upload; returns the upload's length. A body that breaks off appends nothing.
+async fn receive(call: &Call, id: &str, mut incoming: Incoming) -> Result<u64> {
+    let upload = call.shared.storage.upload(id)?;
+    let (tx, mut rx) = mpsc::channel::<Bytes>(AHEAD * 4);
+    let (whole_tx, whole_rx) = tokio::sync::oneshot::channel::<()>();
+    let writing = blocking(move || {
+        let mut upload = upload.blocking_lock();
+        upload.check()?;
+        let (start, hash) = (upload.length, upload.hash());
+        let mut written = Ok(());
+        while let Some(data) = rx.blocking_recv() {
+            written = upload.append(&data);
+            if written.is_err() {
+                break;
+            }
+        }
+        drop(rx);
+        // Only a body that came to its end counts.
+        if written.is_err() || whole_rx.blocking_recv().is_err() {
+            upload.rewind(start, hash)?;
+            written?;
+            return Err(Error::upload_invalid("the upload broke off"));
+        }
+        Ok(upload.length)
+    });
+    let reading = async move {
+        while let Some(frame) = incoming.frame().await {
+            let Ok(frame) = frame else { return };
+            if let Ok(data) = frame.into_data()
+                && tx.send(data).await.is_err()
+            {
+                return;
+            }
+        }
+        // The writer is gone only if it failed, and says so itself.
+        let _ = whole_tx.send(());
+    };
+    let (length, ()) = tokio::join!(writing, reading);
+    length
+}
+
+async fn finish(call: &Call, name: &str, id: &str, digest: Digest) -> Result<Answer> {
+    let (storage, id, d) = (call.storage(), id.to_string(), digest.clone());
+    let upload = storage.upload(&id)?;
+    blocking(move || {
+        let mut upload = upload.blocking_lock();
+        storage.finish(&id, &mut upload, &d)
+    })
+    .await?;
+    created(name, "blobs", &digest, &[])
+}

@@ -1,0 +1,164 @@
+//! Manifests, tags, and what is listed of them.
+
+use rusqlite::{OptionalExtension, params};
+
+use super::{Storage, clamp, has_blob};
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::manifest::About;
+
+/// A manifest as stored.
+#[derive(Debug, Clone)]
+pub(crate) struct Stored {
+    pub digest: Digest,
+    pub media_type: String,
+    pub content: Vec<u8>,
+}
+
+/// One line of the referrers' list.
+#[derive(Debug, Clone)]
+pub(crate) struct Referrer {
+    pub digest: String,
+    pub media_type: String,
+    pub size: u64,
+    pub artifact_type: String,
+    pub annotations: String,
+}
+
+impl Storage {
+    /// A manifest by tag or digest.
+    pub fn manifest(&self, repository: &str, reference: &str) -> Result<Stored> {
+        let db = self.db.lock();
+        let digest = if reference.contains(':') {
+            Some(reference.to_string())
+        } else {
+            db.prepare_cached("SELECT digest FROM tags WHERE repository = ?1 AND tag = ?2")?
+                .query_row([repository, reference], |r| r.get(0))
+                .optional()?
+        };
+        let found = match digest {
+            Some(d) => db
+                .prepare_cached(
+                    "SELECT digest, media_type, content FROM manifests WHERE repository = ?1 AND digest = ?2",
+                )?
+                .query_row([repository, &d], |r| Ok((r.get::<_, String>(0)?, r.get(1)?, r.get(2)?)))
+                .optional()?,
+            None => None,
+        };
+        let (digest, media_type, content) = found
+            .ok_or_else(|| Error::manifest_unknown(format!("manifest unknown: {repository}:{reference}")))?;
+        Ok(Stored { digest: Digest::parse(&digest)?, media_type, content })
+    }
+
+    /// Stores a manifest under its digest and tags. The blobs that it needs must be here.
+    pub fn put_manifest(
+        &self,
+        repository: &str,
+        m: &Stored,
+        about: &About,
+        needed: &[Digest],
+        tags: &[String],
+    ) -> Result<()> {
+        let mut db = self.db.lock();
+        for digest in needed {
+            if !has_blob(&db, repository, digest)? {
+                return Err(Error::manifest_blob_unknown(format!("blob unknown to registry: {digest}")));
+            }
+        }
+        let tx = db.transaction()?;
+        tx.prepare_cached(
+            "INSERT OR REPLACE INTO manifests
+             (repository, digest, media_type, content, subject, artifact_type, annotations)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?
+        .execute(params![
+            repository,
+            m.digest.as_str(),
+            m.media_type,
+            m.content,
+            about.subject,
+            about.artifact_type,
+            about.annotations
+        ])?;
+        for tag in tags {
+            tx.prepare_cached("INSERT OR REPLACE INTO tags (repository, tag, digest) VALUES (?1, ?2, ?3)")?
+                .execute([repository, tag, m.digest.as_str()])?;
+        }
+        tx.commit()?;
+        Ok(())
+    }
+
+    /// Removes a tag, or a manifest with all its tags. Its blobs go with the next collection.
+    pub fn delete_manifest(&self, repository: &str, reference: &str) -> Result<()> {
+        let mut db = self.db.lock();
+        let tx = db.transaction()?;
+        let n = if reference.contains(':') {
+            tx.execute("DELETE FROM tags WHERE repository = ?1 AND digest = ?2", [repository, reference])?;
+            tx.execute(
+                "DELETE FROM manifests WHERE repository = ?1 AND digest = ?2",
+                [repository, reference],
+            )?
+        } else {
+            tx.execute("DELETE FROM tags WHERE repository = ?1 AND tag = ?2", [repository, reference])?
+        };
+        if n == 0 {
+            return Err(Error::manifest_unknown(format!("manifest unknown: {repository}:{reference}")));
+        }
+        tx.commit()?;
+        Ok(())
+    }
+
+    /// Whether a repository has anything.
+    pub fn knows(&self, repository: &str) -> Result<bool> {
+        let db = self.db.lock();
+        let sql = "SELECT 1 FROM manifests WHERE repository = ?1
+                   UNION SELECT 1 FROM repository_blobs WHERE repository = ?1 LIMIT 1";
+        Ok(db.prepare_cached(sql)?.query_row([repository], |_| Ok(())).optional()?.is_some())
+    }
+
+    /// Tags after `last`, sorted, at most `limit`.
+    pub fn tags(&self, repository: &str, last: &str, limit: u64) -> Result<Vec<String>> {
+        let db = self.db.lock();
+        let sql = "SELECT tag FROM tags WHERE repository = ?1 AND tag > ?2 ORDER BY tag LIMIT ?3";
+        let mut statement = db.prepare_cached(sql)?;
+        let rows = statement.query_map(params![repository, last, clamp(limit)], |r| r.get(0))?;
+        Ok(rows.collect::<std::result::Result<_, _>>()?)
+    }
+
+    /// Repositories with manifests that `shown` lets pass, after `last`, sorted, at most `limit`.
+    pub fn repositories(&self, last: &str, limit: u64, shown: &dyn Fn(&str) -> bool) -> Result<Vec<String>> {
+        let db = self.db.lock();
+        let sql = "SELECT DISTINCT repository FROM manifests WHERE repository > ?1 ORDER BY repository";
+        let mut statement = db.prepare_cached(sql)?;
+        let mut rows = statement.query([last])?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            let name: String = row.get(0)?;
+            if found.len() as u64 >= limit {
+                break;
+            }
+            if shown(&name) {
+                found.push(name);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The manifests whose subject is `digest`.
+    pub fn referrers(&self, repository: &str, digest: &Digest) -> Result<Vec<Referrer>> {
+        let db = self.db.lock();
+        let sql = "SELECT digest, media_type, length(content), artifact_type, annotations FROM manifests
+                   WHERE repository = ?1 AND subject = ?2 ORDER BY digest";
+        let mut statement = db.prepare_cached(sql)?;
+        let rows = statement.query_map([repository, digest.as_str()], |r| {
+            Ok(Referrer {
+                digest: r.get(0)?,
+                media_type: r.get(1)?,
+                size: r.get::<_, i64>(2)?.max(0) as u64,
+                artifact_type: r.get(3)?,
+                annotations: r.get(4)?,
+            })
+        })?;
+        Ok(rows.collect::<std::result::Result<_, _>>()?)
+    }
+}

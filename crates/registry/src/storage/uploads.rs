@@ -1,0 +1,161 @@
+//! Blobs on their way in.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Storage, exceeded};
+use crate::digest::{Digest, Hasher};
+use crate::error::{Error, Result};
+
+/// An upload that nobody has added to for so long is forgotten.
+const IDLE: Duration = Duration::from_secs(24 * 3600);
+
+/// An upload under way.
+pub(crate) struct Upload {
+    pub repository: String,
+    pub length: u64,
+    file: File,
+    path: PathBuf,
+    hash: Hasher,
+    touched: Instant,
+    /// Finished or cancelled: whoever still holds it must not write any more, the file is a blob now.
+    ended: bool,
+    /// The most bytes that the quota lets it have.
+    limit: u64,
+}
+
+impl Upload {
+    /// Appends bytes. Blocking.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        exceeded("this upload", self.length, bytes.len() as u64, self.limit)?;
+        self.file.write_all(bytes)?;
+        self.hash.update(bytes);
+        self.length += bytes.len() as u64;
+        self.touched = Instant::now();
+        Ok(())
+    }
+
+    /// Takes back what was appended after `length`, because the request broke off.
+    pub fn rewind(&mut self, length: u64, hash: Hasher) -> io::Result<()> {
+        self.file.set_len(length)?;
+        self.file.seek(SeekFrom::Start(length))?;
+        (self.length, self.hash) = (length, hash);
+        Ok(())
+    }
+
+    /// The digest of what is there so far.
+    pub fn hash(&self) -> Hasher {
+        self.hash.clone()
+    }
+
+    /// Refuses to go on with what has ended meanwhile.
+    pub fn check(&self) -> Result<()> {
+        if self.ended { Err(Error::upload_unknown("this blob upload has ended")) } else { Ok(()) }
+    }
+}
+
+fn unknown(id: &str) -> Error {
+    Error::upload_unknown(format!("blob upload {id} unknown to registry"))
+}
+
+impl Storage {
+    /// Begins an upload, which will be digested as `hash` does; returns its id.
+    pub fn begin(&self, repository: &str, hash: Hasher) -> Result<String> {
+        self.check_quota(repository, 0)?;
+        let id = base::rng::uuid();
+        let path = self.root.join("uploads").join(&id);
+        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        let limits = [self.quota.total, self.quota.repository];
+        let upload = Upload {
+            repository: repository.into(),
+            length: 0,
+            file,
+            path,
+            hash,
+            touched: Instant::now(),
+            ended: false,
+            limit: limits.into_iter().flatten().min().unwrap_or(u64::MAX),
+        };
+        self.uploads.lock().insert(id.clone(), Arc::new(tokio::sync::Mutex::new(upload)));
+        Ok(id)
+    }
+
+    /// An upload of this repository.
+    pub fn upload(&self, id: &str) -> Result<Arc<tokio::sync::Mutex<Upload>>> {
+        self.uploads.lock().get(id).cloned().ok_or_else(|| unknown(id))
+    }
+
+    /// Forgets an upload. Blocking: whoever is writing to it ends first.
+    pub fn cancel(&self, id: &str) -> Result<()> {
+        let upload = self.uploads.lock().remove(id).ok_or_else(|| unknown(id))?;
+        let mut upload = upload.blocking_lock();
+        upload.ended = true;
+        Ok(fs::remove_file(&upload.path)?)
+    }
+
+    /// Ends an upload: its content must have the digest. Blocking; durable when it returns.
+    pub fn finish(&self, id: &str, upload: &mut Upload, digest: &Digest) -> Result<()> {
+        upload.check()?;
+        let have = if upload.hash.makes(digest) {
+            upload.hash.clone().finish()
+        } else {
+            let mut hash = digest.hasher();
+            upload.file.seek(SeekFrom::Start(0))?;
+            let mut buf = vec![0u8; 256 * 1024];
+            loop {
+                match upload.file.read(&mut buf)? {
+                    0 => break,
+                    n => hash.update(&buf[..n]),
+                }
+            }
+            hash.finish()
+        };
+        // Whatever comes of it, the upload is over: its client begins again.
+        let done = self.keep(upload, &have, digest);
+        upload.ended = true;
+        self.uploads.lock().remove(id);
+        if done.is_err() {
+            match fs::remove_file(&upload.path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(error = %e, "a failed upload stays until the next start");
+                }
+                _ => {}
+            }
+        }
+        done
+    }
+
+    fn keep(&self, upload: &Upload, have: &Digest, digest: &Digest) -> Result<()> {
+        if have != digest {
+            return Err(Error::digest_invalid(format!(
+                "provided digest did not match uploaded content: {digest} was said, {have} came"
+            )));
+        }
+        self.check_quota(&upload.repository, upload.length)?;
+        upload.file.sync_data()?;
+        let to = self.blob_path(digest);
+        // Under the lock: a deletion must not take the file between the renaming and the row.
+        let db = self.db.lock();
+        fs::rename(&upload.path, &to)?;
+        base::fsx::fsync_dir(to.parent().unwrap_or(&self.root))?;
+        self.link(&db, &upload.repository, digest, upload.length)
+    }
+
+    /// Forgets uploads that nobody goes on with. Blocking.
+    pub(super) fn forget_idle_uploads(&self) -> Result<()> {
+        let all: Vec<_> = self.uploads.lock().iter().map(|(id, u)| (id.clone(), u.clone())).collect();
+        for (id, upload) in all {
+            // One that is locked is being written to.
+            let idle = upload.try_lock().is_ok_and(|u| u.touched.elapsed() > IDLE);
+            if idle {
+                self.cancel(&id)?;
+            }
+        }
+        Ok(())
+    }
+}

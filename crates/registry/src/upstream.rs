@@ -1,0 +1,188 @@
+//! A cache of other registries: what is not here is fetched, verified, kept, and answered.
+//!
+//! A tag is asked for again when what is known of it is a minute old; if the other registry does not answer then, what
+//! is known is served. Blobs and manifests by digest never change, so what is here is never asked for again.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
+
+use image::registry::{Registry, Remote};
+use image::{Auth, Reference, RegistryConfig};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::digest::{Digest, Hasher};
+use crate::error::{Error, Result};
+use crate::handlers::blocking;
+use crate::manifest::Outline;
+use crate::storage::{Storage, Stored};
+
+/// For how long a tag is believed. Registries do not tell when a tag moves: only asking again does.
+const FRESH: Duration = Duration::from_secs(60);
+
+/// What a registry is a cache of.
+#[derive(Debug, Clone, Default)]
+pub struct UpstreamOptions {
+    /// The registries, as in references (`docker.io`, `host:5000`). A request's `ns` parameter chooses one, as
+    /// containerd's mirrors send it; without it the first is meant.
+    pub hosts: Vec<String>,
+    /// Credentials for all of them.
+    pub auth: Option<Auth>,
+    /// Which of them are insecure.
+    pub config: RegistryConfig,
+}
+
+pub(crate) struct Upstream {
+    options: UpstreamOptions,
+    storage: Arc<Storage>,
+    remotes: Mutex<HashMap<String, Remote>>,
+    checked: Mutex<HashMap<String, Instant>>,
+    /// One fetch of a blob at a time; the others wait and find it.
+    fetching: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl Upstream {
+    pub fn new(options: UpstreamOptions, storage: Arc<Storage>) -> Self {
+        Self {
+            options,
+            storage,
+            remotes: Mutex::default(),
+            checked: Mutex::default(),
+            fetching: Mutex::default(),
+        }
+    }
+
+    fn host(&self, ns: Option<&str>) -> Result<&str> {
+        let all = &self.options.hosts;
+        let found = match ns.filter(|n| !n.is_empty()) {
+            None => all.first(),
+            Some(ns) => all.iter().find(|h| *h == ns),
+        };
+        found.map(String::as_str).ok_or_else(|| {
+            Error::name_unknown(format!(
+                "this is no cache of {}: it is one of {}",
+                ns.unwrap_or("it"),
+                all.join(", ")
+            ))
+        })
+    }
+
+    async fn remote(&self, host: &str, name: &str) -> Result<Remote> {
+        let key = format!("{host}/{name}");
+        if let Some(remote) = self.remotes.lock().get(&key) {
+            return Ok(remote.clone());
+        }
+        let reference = Reference { domain: host.into(), path: name.into(), tag: None, digest: None };
+        let remote =
+            Remote::connect(&reference, self.options.auth.clone(), false, &self.options.config).await?;
+        self.remotes.lock().insert(key, remote.clone());
+        Ok(remote)
+    }
+
+    /// A manifest by tag or digest.
+    pub async fn manifest(&self, ns: Option<&str>, name: &str, reference: &str) -> Result<Stored> {
+        let host = self.host(ns)?.to_string();
+        let by_digest = reference.contains(':');
+        let key = format!("{host}/{name}:{reference}");
+        let (storage, n, r) = (self.storage.clone(), name.to_string(), reference.to_string());
+        let here = blocking(move || storage.manifest(&n, &r)).await;
+        let fresh = by_digest || self.checked.lock().get(&key).is_some_and(|at| at.elapsed() < FRESH);
+        match here {
+            Ok(stored) if fresh => return Ok(stored),
+            Err(e) if !e.is_unknown() => return Err(e),
+            _ => {}
+        }
+        match self.fetch_manifest(&host, name, reference).await {
+            Ok(stored) => {
+                if !by_digest {
+                    let mut checked = self.checked.lock();
+                    checked.retain(|_, at| at.elapsed() < FRESH);
+                    checked.insert(key, Instant::now());
+                }
+                Ok(stored)
+            }
+            // Gone there is gone here; not reachable is no reason to fail.
+            Err(Error::Upstream(e)) if !e.is_not_found() && here.is_ok() => {
+                tracing::warn!(error = %e, repository = name, reference, "served from the cache");
+                here
+            }
+            Err(Error::Upstream(e)) if e.is_not_found() => {
+                Err(Error::manifest_unknown(format!("manifest unknown: {name}:{reference}: {e}")))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn fetch_manifest(&self, host: &str, name: &str, reference: &str) -> Result<Stored> {
+        let document = self.remote(host, name).await?.manifest(reference).await?;
+        let outline = Outline::parse(&document.bytes)?;
+        let about = outline.about()?;
+        let media_type = match document.media_type {
+            t if t.is_empty() => outline.media_type.clone(),
+            t => t,
+        };
+        let stored =
+            Stored { digest: Digest::parse(&document.digest)?, media_type, content: document.bytes.to_vec() };
+        let tags: Vec<String> =
+            if reference.contains(':') { Vec::new() } else { vec![reference.to_string()] };
+        let (storage, repository, keep) = (self.storage.clone(), name.to_string(), stored.clone());
+        // Its blobs come when they are asked for.
+        blocking(move || storage.put_manifest(&repository, &keep, &about, &[], &tags)).await?;
+        Ok(stored)
+    }
+
+    /// A blob that was not here a moment ago.
+    pub async fn blob(&self, ns: Option<&str>, name: &str, digest: &Digest) -> Result<(File, u64)> {
+        let host = self.host(ns)?.to_string();
+        let gate = self.fetching.lock().entry(digest.clone()).or_default().clone();
+        let result = {
+            let _turn = gate.lock().await;
+            let (storage, n, d) = (self.storage.clone(), name.to_string(), digest.clone());
+            match blocking(move || storage.blob(&n, &d)).await {
+                Err(e) if e.is_unknown() => self.fetch_blob(&host, name, digest).await,
+                other => other,
+            }
+        };
+        let mut fetching = self.fetching.lock();
+        if fetching.get(digest).is_some_and(|g| Arc::strong_count(g) <= 2) {
+            fetching.remove(digest);
+        }
+        result
+    }
+
+    async fn fetch_blob(&self, host: &str, name: &str, digest: &Digest) -> Result<(File, u64)> {
+        let remote = self.remote(host, name).await?;
+        let mut stream = match remote.blob(digest.as_str()).await {
+            Err(e) if e.is_not_found() => return Err(Error::blob_unknown(format!("blob {digest}: {e}"))),
+            other => other?,
+        };
+        let (storage, repository, digest) = (self.storage.clone(), name.to_string(), digest.clone());
+        blocking(move || {
+            let hasher = if digest.as_str().starts_with("sha512:") {
+                Hasher::named("sha512")?
+            } else {
+                Hasher::sha256()
+            };
+            let id = storage.begin(&repository, hasher)?;
+            let upload = storage.upload(&id)?;
+            let mut upload = upload.blocking_lock();
+            let mut take = || -> Result<()> {
+                while let Some(piece) = stream.blocking_recv() {
+                    upload.append(&piece?)?;
+                }
+                storage.finish(&id, &mut upload, &digest)
+            };
+            let taken = take();
+            drop(upload);
+            if let Err(e) = taken {
+                // Already gone if it was the digest that was wrong.
+                let _ = storage.cancel(&id);
+                return Err(e);
+            }
+            storage.blob(&repository, &digest)
+        })
+        .await
+    }
+}

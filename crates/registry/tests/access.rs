@@ -1,0 +1,245 @@
+//! Who may do what, over the wire: passwords, tokens, rules, TLS, quotas; and a registry that is a cache of another.
+
+#![allow(clippy::unwrap_used)] // a test may panic
+
+use std::path::Path;
+use std::sync::Arc;
+
+use http_body_util::BodyExt;
+use image::http::{Client, full};
+use image::registry::{Registry, Remote};
+use image::{Auth, RegistryConfig, reference};
+use registry::access::{Access, Htpasswd, Rules, Tokens};
+use registry::{Options, Quota, UpstreamOptions};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+const HELLO: &str = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+const KIND: &str = "application/vnd.oci.image.manifest.v1+json";
+
+async fn start(dir: &Path, change: impl FnOnce(&mut Options)) -> (String, CancellationToken) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let shutdown = CancellationToken::new();
+    let mut options = Options::new(dir.into(), listener);
+    change(&mut options);
+    let stop = shutdown.clone();
+    tokio::spawn(async move { registry::run(options, stop).await.unwrap() });
+    (address, shutdown)
+}
+
+struct Answer {
+    status: u16,
+    headers: http::HeaderMap,
+    text: String,
+}
+
+async fn ask(method: &str, url: &str, authorization: Option<&str>, content: &[u8]) -> Answer {
+    let client = Client::new(&[], true).unwrap();
+    let mut b = http::Request::builder().method(method).uri(url).header("content-length", content.len());
+    b = b.header("host", url.split('/').nth(2).unwrap());
+    if url.contains("/manifests/") {
+        b = b.header("content-type", KIND);
+    }
+    if let Some(a) = authorization {
+        b = b.header("authorization", a);
+    }
+    let (parts, incoming) = client.send(b.body(full(content.to_vec())).unwrap()).await.unwrap().into_parts();
+    let bytes = incoming.collect().await.unwrap().to_bytes();
+    Answer {
+        status: parts.status.as_u16(),
+        headers: parts.headers,
+        text: String::from_utf8_lossy(&bytes).into_owned(),
+    }
+}
+
+fn basic(user: &str, password: &str) -> String {
+    use base64::Engine as _;
+    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}")))
+}
+
+fn users(dir: &Path) -> Htpasswd {
+    let path = dir.join("htpasswd");
+    let line = |name: &str| format!("{name}:{}\n", bcrypt::hash(format!("{name}-password"), 4).unwrap());
+    std::fs::write(&path, line("ann") + &line("bob")).unwrap();
+    Htpasswd::open(path).unwrap()
+}
+
+fn rules() -> Rules {
+    Rules::parse("* public/** pull\nann ** pull,push,delete\nbob team/* pull\n").unwrap()
+}
+
+fn manifest() -> String {
+    format!(
+        r#"{{"schemaVersion":2,"mediaType":"{KIND}","config":{{"mediaType":"application/vnd.x","digest":"{HELLO}","size":5}},"layers":[]}}"#
+    )
+}
+
+/// Stores a blob and a manifest.
+async fn fill(base: &str, name: &str, authorization: Option<&str>) -> u16 {
+    let url = format!("{base}/v2/{name}/blobs/uploads/?digest={HELLO}");
+    let blob = ask("POST", &url, authorization, b"hello").await;
+    if blob.status != 201 {
+        return blob.status;
+    }
+    let url = format!("{base}/v2/{name}/manifests/1");
+    ask("PUT", &url, authorization, manifest().as_bytes()).await.status
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passwords_and_rules() {
+    let dir = tempfile::tempdir().unwrap();
+    let access = Access { users: Some(users(dir.path())), rules: Some(rules()), tokens: None };
+    let (address, _) = start(&dir.path().join("r"), |o| o.access = Some(access)).await;
+    let base = format!("http://{address}");
+    let (ann, bob) = (basic("ann", "ann-password"), basic("bob", "bob-password"));
+    let ping = ask("GET", &format!("{base}/v2/"), None, b"").await;
+    assert_eq!(
+        (ping.status, ping.headers["www-authenticate"].as_bytes()),
+        (401, &b"Basic realm=\"tug registry\""[..])
+    );
+    assert_eq!(ask("GET", &format!("{base}/v2/"), Some(&ann), b"").await.status, 200);
+    assert_eq!(ask("GET", &format!("{base}/v2/"), Some(&basic("ann", "x")), b"").await.status, 401);
+    assert_eq!(ask("GET", &format!("{base}/v2/"), Some("Bearer x"), b"").await.status, 401);
+    for name in ["team/app", "public/app", "secret"] {
+        assert_eq!(fill(&base, name, Some(&ann)).await, 201, "{name}");
+    }
+    let get = async |name: &str, who: Option<&str>| {
+        ask("GET", &format!("{base}/v2/{name}/manifests/1"), who, b"").await.status
+    };
+    assert_eq!(get("public/app", None).await, 200);
+    assert_eq!(get("team/app", None).await, 401);
+    assert_eq!(get("team/app", Some(&bob)).await, 200);
+    assert_eq!(get("secret", Some(&bob)).await, 403);
+    let push = ask("POST", &format!("{base}/v2/team/app/blobs/uploads/"), Some(&bob), b"").await;
+    assert!(
+        push.status == 403 && push.text.contains("bob may not do this: push of team/app"),
+        "{}",
+        push.text
+    );
+    assert_eq!(ask("DELETE", &format!("{base}/v2/team/app/manifests/1"), Some(&bob), b"").await.status, 403);
+    // The catalogue shows what one may read; a blob of a secret repository cannot be mounted out of it.
+    let list = ask("GET", &format!("{base}/v2/_catalog"), Some(&bob), b"").await.text;
+    assert_eq!(list, r#"{"repositories":["public/app","team/app"]}"#);
+    let mount = |from: &str| format!("{base}/v2/mine/blobs/uploads/?mount={HELLO}&from={from}");
+    assert_eq!(ask("POST", &mount("secret"), Some(&bob), b"").await.status, 403);
+    assert_eq!(ask("POST", &mount("secret"), Some(&ann), b"").await.status, 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_of_our_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("r");
+    let tokens = Tokens::ours(&data).unwrap();
+    let access = Access { users: Some(users(dir.path())), rules: Some(rules()), tokens: Some(tokens) };
+    let (address, _) = start(&data, |o| o.access = Some(access)).await;
+    let base = format!("http://{address}");
+    let challenge = ask("GET", &format!("{base}/v2/team/app/tags/list"), None, b"").await;
+    assert_eq!(
+        challenge.headers["www-authenticate"].to_str().unwrap(),
+        format!("Bearer realm=\"{base}/token\",service=\"{address}\",scope=\"repository:team/app:pull\"")
+    );
+    assert_eq!(ask("GET", &format!("{base}/token"), Some(&basic("ann", "no")), b"").await.status, 401);
+    // The image store's own client does the whole dance.
+    let connect = async |name: &str, who: Option<&str>, push: bool| {
+        let auth =
+            who.map(|w| Auth { username: w.into(), password: format!("{w}-password"), ..Auth::default() });
+        let r = reference::parse(&format!("{address}/{name}")).unwrap();
+        Remote::connect(&r, auth, push, &RegistryConfig::default()).await.unwrap()
+    };
+    let put = async |name: &str, who: Option<&str>| {
+        let remote = connect(name, who, true).await;
+        let (tx, rx) = tokio::sync::mpsc::channel(1);
+        tx.send(Ok("hello".into())).await.unwrap();
+        drop(tx);
+        let (digest, waiting) = tokio::sync::oneshot::channel();
+        digest.send(HELLO.to_string()).unwrap();
+        remote.upload(rx, waiting).await?;
+        remote.put_manifest("1", KIND, manifest().into()).await
+    };
+    put("team/app", Some("ann")).await.unwrap();
+    put("public/app", Some("ann")).await.unwrap();
+    assert!(put("team/app", Some("bob")).await.is_err() && put("public/app", None).await.is_err());
+    let get =
+        async |name: &str, who: Option<&str>| connect(name, who, false).await.manifest("1").await.is_ok();
+    assert!(get("public/app", None).await && get("team/app", Some("bob")).await);
+    assert!(!get("team/app", None).await && !get("team/app", Some("x")).await);
+    // A password is not taken where tokens are asked for.
+    let url = format!("{base}/v2/team/app/manifests/1");
+    assert_eq!(ask("GET", &url, Some(&basic("ann", "ann-password")), b"").await.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_and_trust() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let (address, _) = start(&dir.path().join("r"), |o| o.tls = Some(Arc::new(config))).await;
+    assert_eq!(fill(&format!("https://{address}"), "a", None).await, 201);
+    let trusting = Client::new(&[made.cert.der().clone()], false).unwrap();
+    let request = |uri: String| http::Request::get(uri).header("host", &address).body(full("")).unwrap();
+    assert_eq!(trusting.send(request(format!("https://{address}/v2/"))).await.unwrap().status(), 200);
+    let stranger = Client::new(&[], false).unwrap();
+    assert!(stranger.send(request(format!("https://{address}/v2/"))).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quotas() {
+    let dir = tempfile::tempdir().unwrap();
+    let quota = Quota { total: Some(12), repository: Some(8) };
+    let (address, _) = start(&dir.path().join("r"), |o| o.quota = quota).await;
+    let base = format!("http://{address}");
+    assert_eq!(fill(&base, "a", None).await, 201);
+    let put = async |name: &str, digest: &str, content: &[u8]| {
+        ask("POST", &format!("{base}/v2/{name}/blobs/uploads/?digest={digest}"), None, content).await
+    };
+    let world = "sha256:486ea46224d1bb4fb680f34f7c9ad96a8f24ec88be73ea8e5a6c65260e9cb8a7";
+    let refused = put("a", world, b"world").await;
+    assert!(
+        refused.status == 403 && refused.text.contains("quota exceeded: repository a holds 5 of 8 bytes"),
+        "{}",
+        refused.text
+    );
+    assert_eq!(put("b", world, b"world").await.status, 201);
+    // Shared blobs count once for the registry, and in each repository.
+    assert_eq!(
+        ask("POST", &format!("{base}/v2/c/blobs/uploads/?mount={HELLO}"), None, b"").await.status,
+        201
+    );
+    let refused =
+        put("d", "sha256:2689367b205c16ce32ed4200942b8b8b1e262dfc70d9bc9fbc77c49699a4f1df", b"ok").await;
+    assert_eq!(refused.status, 201);
+    let refused = put("e", world, &[b'x'; 4096]).await;
+    assert!(refused.status == 403 && refused.text.contains("quota exceeded"), "{}", refused.text);
+    assert_eq!(std::fs::read_dir(dir.path().join("r/uploads")).unwrap().count(), 0, "nothing half remains");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_of_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let (there, stop) = start(&dir.path().join("there"), |_| {}).await;
+    assert_eq!(fill(&format!("http://{there}"), "team/app", None).await, 201);
+    let upstream = UpstreamOptions { hosts: vec![there.clone()], ..UpstreamOptions::default() };
+    let (here, _) = start(&dir.path().join("here"), |o| o.upstream = Some(upstream)).await;
+    let v2 = format!("http://{here}/v2/team/app");
+    assert_eq!(ask("GET", &format!("{v2}/manifests/1"), None, b"").await.text, manifest());
+    let blob = ask("GET", &format!("{v2}/blobs/{HELLO}"), None, b"").await;
+    assert_eq!((blob.status, blob.text.as_str()), (200, "hello"));
+    assert_eq!(ask("GET", &format!("{v2}/manifests/2"), None, b"").await.status, 404);
+    let other = format!("sha256:{}", "0".repeat(64));
+    assert_eq!(ask("GET", &format!("{v2}/blobs/{other}"), None, b"").await.status, 404);
+    assert_eq!(ask("GET", &format!("{v2}/manifests/1?ns=elsewhere"), None, b"").await.status, 404);
+    assert_eq!(ask("PUT", &format!("{v2}/manifests/3"), None, manifest().as_bytes()).await.status, 405);
+    // What was asked for once is here when the other one is gone.
+    stop.cancel();
+    assert_eq!(ask("GET", &format!("{v2}/manifests/1"), None, b"").await.text, manifest());
+    assert_eq!(ask("GET", &format!("{v2}/blobs/{HELLO}"), None, b"").await.text, "hello");
+    assert_eq!(ask("GET", &format!("{v2}/manifests/2"), None, b"").await.status, 502);
+}
