@@ -86,7 +86,9 @@ mod tests {
             format!(r#"{{"schemaVersion":2,"config":{{"digest":"{kept}"}},"layers":null}}"#).into_bytes();
         let manifest =
             Stored { digest: Digest::of(&content), media_type: "m".into(), content: content.clone() };
-        storage.put_manifest("a", &manifest, &About::default(), std::slice::from_ref(&kept), &["1".into()]).unwrap();
+        storage
+            .put_manifest("a", &manifest, &About::default(), std::slice::from_ref(&kept), &["1".into()])
+            .unwrap();
         assert_eq!(storage.collect(GRACE).unwrap(), 0, "it may still wait for its manifest");
         assert_eq!(storage.collect(Duration::ZERO).unwrap(), 1);
         assert!(storage.blob("a", &loose).is_err() && storage.blob("a", &kept).is_ok());
