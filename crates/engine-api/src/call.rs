@@ -45,11 +45,27 @@ impl Call {
 
     /// The body as JSON; an empty one is the default.
     pub(crate) async fn json<T: DeserializeOwned + Default>(self) -> Result<T> {
+        Ok(self.document().await?.unwrap_or_default())
+    }
+
+    /// The body as JSON, if there is one. A body of another type is refused.
+    pub(crate) async fn document<T: DeserializeOwned>(self) -> Result<Option<T>> {
+        let kind = self.headers().get(http::header::CONTENT_TYPE).cloned();
         let bytes = self.bytes().await?;
-        if bytes.iter().all(u8::is_ascii_whitespace) {
-            return Ok(T::default());
+        let kind = kind.as_ref().map_or("", |k| k.to_str().unwrap_or("?"));
+        let mime = kind.split(';').next().unwrap_or("").trim();
+        let none = kind.is_empty() && bytes.is_empty();
+        if !none && !mime.eq_ignore_ascii_case("application/json") {
+            return Err(Error::invalid(if mime.is_empty() {
+                format!("malformed Content-Type header ({kind}): mime: no media type")
+            } else {
+                format!("unsupported Content-Type header ({kind}): must be 'application/json'")
+            }));
         }
-        engine::model::decode(&bytes).map_err(|e| Error::invalid(format!("invalid JSON: {e}")))
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            return Ok(None);
+        }
+        engine::model::decode(&bytes).map(Some).map_err(|e| Error::invalid(format!("invalid JSON: {e}")))
     }
 
     /// The registry credentials that the client sent along (`X-Registry-Auth`, base64 of JSON).

@@ -5,6 +5,7 @@
 
 mod body;
 mod call;
+mod compat;
 mod error;
 mod hijack;
 mod progress;

@@ -82,7 +82,7 @@ pub(crate) struct Asked {
     pub mounts: Vec<MountPoint>,
     /// The networks to be connected to, in order; by the network's name.
     pub endpoints: IndexMap<String, EndpointSettings>,
-    /// Paths that must stay ours: the id of the container whose image volume was copied up and so on need no record.
+    /// The storage driver, as `inspect` names it.
     #[serde(default)]
     pub driver: String,
 }

@@ -87,18 +87,21 @@ pub(crate) fn merge(config: &mut Config, image: &image::Config) {
 impl Engine {
     /// Makes a container; it is not started.
     pub async fn create(self: &Arc<Self>, name: Option<&str>, body: CreateBody) -> Result<Created> {
-        let CreateBody { mut config, mut host_config, runtime, networking_config } = body;
+        let CreateBody { mut config, mut host_config, runtime, networking_config, read_only_top } = body;
         if host_config.runtime.is_empty() {
             host_config.runtime = runtime;
         }
         let wanted_name = name.map(names::check).transpose()?;
+        validate::together(&config, &host_config)?;
         if config.image.is_empty() {
             return Err(invalid("no image specified: Image must not be empty"));
         }
         let image = self.images.get(&config.image)?;
         merge(&mut config, image.run_config());
         validate::config(&config)?;
-        validate::host(&mut host_config)?;
+        let mut warnings = validate::host(&mut host_config)?;
+        self.share_namespaces(&mut host_config);
+        warnings.extend(crate::runtimes::warning(&host_config.runtime));
         let mut args: Vec<String> = config.entrypoint.0.clone();
         args.extend(config.cmd.iter().cloned());
         if args.first().is_none_or(String::is_empty) {
@@ -107,11 +110,12 @@ impl Engine {
         crate::ports::wanted(&config, &host_config)?;
         crate::spec::capabilities(&host_config)?;
         let endpoints = self.endpoints(&config, &mut host_config, networking_config.endpoints_config)?;
-        let points = mounts::collect(&config, &host_config, |other| {
+        let mut points = mounts::collect(&config, &host_config, |other| {
             Ok(self.find(other)?.lock().asked.mounts.clone())
         })?;
-        let warnings = crate::system::create_warnings(&host_config);
-
+        for point in points.iter_mut().filter(|p| p.kind == "bind") {
+            point.read_only_top |= read_only_top;
+        }
         let id = base::rng::hex(32);
         if config.hostname.is_empty() && host_config.uts_mode != "host" {
             config.hostname = match host_config.network_mode.as_str() {
@@ -154,6 +158,15 @@ impl Engine {
                 let _ = self.images.discard(&id).await;
                 self.forget(&container);
                 Err(error)
+            }
+        }
+    }
+
+    /// Containers whose namespaces are to be joined are kept by their id, which a renaming does not change.
+    fn share_namespaces(&self, host: &mut HostConfig) {
+        for mode in [&mut host.ipc_mode, &mut host.pid_mode] {
+            if let Some(other) = mode.strip_prefix("container:").and_then(|r| self.find(r).ok()) {
+                *mode = format!("container:{}", other.id);
             }
         }
     }

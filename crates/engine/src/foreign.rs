@@ -16,6 +16,7 @@ use crate::lifecycle::{WaitCondition, Waiter};
 use crate::model::Map;
 
 const NAME: &str = "io.kubernetes.container.name";
+const RESTARTS: &str = "io.kubernetes.container.restartCount";
 
 /// One pod's container.
 #[derive(Debug)]
@@ -42,7 +43,7 @@ fn labels(state: &State) -> Map {
 /// `k8s_CONTAINER_POD_NAMESPACE_UID_ATTEMPT`
 fn name(state: &State) -> String {
     let part = |key| label(state, key);
-    let attempt = match part("io.kubernetes.container.restartCount") {
+    let attempt = match part(RESTARTS) {
         "" => "0",
         n => n,
     };
@@ -275,7 +276,7 @@ pub(crate) fn document(state: &State) -> Value {
             "ExitCode": state.exit.map_or(0, |e| e.code), "Error": "",
             "StartedAt": time(state.started_at), "FinishedAt": time(state.exit.map(|e| e.at)),
         },
-        "Image": label(state, "io.kubernetes.container.imageID"), "LogPath": log, "RestartCount": 0,
+        "Image": label(state, "io.kubernetes.container.imageID"), "LogPath": log, "RestartCount": label(state, RESTARTS).parse::<i64>().unwrap_or(0),
         "Driver": "overlay2", "Platform": "linux", "ExecIDs": null,
         "HostConfig": {"NetworkMode": "none", "LogConfig": {"Type": "json-file", "Config": {}}},
         "Mounts": [],

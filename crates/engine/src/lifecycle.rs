@@ -90,14 +90,14 @@ impl Engine {
         timeout: Option<i64>,
     ) -> Result<()> {
         let (phase, own_signal, own_timeout) = {
-            let mut inner = container.lock();
-            inner.life.by_hand = true;
+            let inner = container.lock();
             let config = &inner.asked.config;
             (inner.life.phase, config.stop_signal.clone(), config.stop_timeout)
         };
         match phase {
-            Phase::Running | Phase::Paused => {}
+            Phase::Running | Phase::Paused => self.by_hand(container),
             Phase::Restarting => {
+                container.lock().life.by_hand = true;
                 self.give_up_restart(container);
                 self.container_event(container, "stop", &[]);
                 return Ok(());
@@ -128,6 +128,15 @@ impl Engine {
         }
         self.container_event(container, "stop", &[]);
         Ok(())
+    }
+
+    /// Notes that its end is wanted, before it is sent a signal: also a daemon that comes back in between must not
+    /// start it again.
+    fn by_hand(&self, container: &Container) {
+        container.lock().life.by_hand = true;
+        if !matches!(container.lock().asked.host.restart_policy.name.as_str(), "" | "no") {
+            container.save_life();
+        }
     }
 
     /// Ends the wait for the next restart; the container is exited then.
@@ -164,6 +173,17 @@ impl Engine {
             let own = inner.asked.config.stop_signal.as_deref().and_then(|s| validate::parse_signal(s).ok());
             (inner.life.phase, number == SIGKILL || own.is_none_or(|o| o == number))
         };
+        if phase == Phase::Restarting {
+            // There is no process to send it to; what it means is that there shall be none.
+            if stops {
+                let _op = container.op.lock().await;
+                if container.phase() == Phase::Restarting {
+                    container.lock().life.by_hand = true;
+                    self.give_up_restart(&container);
+                }
+            }
+            return Ok(());
+        }
         if !phase.alive() {
             return Err(conflict(format!(
                 "cannot kill container: {}: container {} is not running",
@@ -172,7 +192,7 @@ impl Engine {
             )));
         }
         if stops {
-            container.lock().life.by_hand = true;
+            self.by_hand(&container);
         }
         let mut mark = container.mark.subscribe();
         let exits = mark.borrow().exits;
@@ -300,22 +320,23 @@ impl Engine {
         let container = self.find(reference)?;
         let _op = container.op.lock().await;
         validate::not_going(container.phase(), "updated")?;
+        let mut asked = request.as_host();
+        let warnings = crate::limits::check(&mut asked, true)?;
+        validate::restart_policy(&asked.restart_policy)?;
+        let cannot = |e: Error| {
+            let text = format!("Cannot update container {}: {e}", container.id);
+            if matches!(e, Error::Conflict(_)) { conflict(text) } else { system(text) }
+        };
         let mut host = container.lock().asked.host.clone();
-        apply(&mut host, &request);
-        validate::resources(&host)?;
-        validate::restart_policy(&host.restart_policy)?;
-        if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {
-            return Err(conflict(
-                "Restart policy cannot be updated because AutoRemove is enabled for the container",
-            ));
-        }
+        apply(&mut host, &asked).map_err(cannot)?;
         if container.phase().alive() {
-            self.runtime.update(&container.id, &spec::resources(&host)).await?;
+            let changes = spec::resources(&asked);
+            self.runtime.update(&container.id, &changes).await.map_err(|e| cannot(e.into()))?;
         }
         container.lock().asked.host = host;
         container.save_asked()?;
         self.container_event(&container, "update", &[]);
-        Ok(json!({"Warnings": null}))
+        Ok(json!({"Warnings": if warnings.is_empty() { Value::Null } else { json!(warnings) }}))
     }
 
     /// Removes a container.
@@ -418,7 +439,11 @@ impl Engine {
         self.images.discard(&container.id).await.map_err(|e| fail(e.into()))?;
         self.discard_image_mounts(container).await.map_err(fail)?;
         let dir = container.dir.clone();
-        if let Err(error) = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(dir)).await {
+        let removed = crate::volumes::blocking(move || {
+            std::fs::remove_dir_all(&dir).map_err(Error::io(format_args!("remove {}", dir.display())))
+        });
+        if let Err(error) = removed.await {
+            // Without its config.json the next start takes the rest away.
             tracing::warn!(container = %container.short(), %error, "its folder could not be removed");
         }
         let mounts = container.lock().asked.mounts.clone();
@@ -521,7 +546,27 @@ impl Engine {
 }
 
 /// Puts what an update asks for into a host configuration; zero leaves a value.
-fn apply(host: &mut HostConfig, update: &UpdateBody) {
+fn apply(host: &mut HostConfig, update: &HostConfig) -> Result<()> {
+    let conflicts = [
+        (update.nano_cpus > 0 && host.cpu_period > 0, "Nano CPUs cannot be updated as CPU Period has already been set"),
+        (update.nano_cpus > 0 && host.cpu_quota > 0, "Nano CPUs cannot be updated as CPU Quota has already been set"),
+        (update.cpu_period > 0 && host.nano_cpus > 0, "CPU Period cannot be updated as NanoCPUs has already been set"),
+        (update.cpu_quota > 0 && host.nano_cpus > 0, "CPU Quota cannot be updated as NanoCPUs has already been set"),
+    ];
+    if let Some((_, text)) = conflicts.into_iter().find(|(conflicting, _)| *conflicting) {
+        return Err(conflict(format!("Conflicting options: {text}")));
+    }
+    // Docker's own words; -1 is no limit.
+    if update.memory != 0 && update.memory > host.memory_swap && host.memory_swap != -1 && update.memory_swap == 0 {
+        return Err(conflict(
+            "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time",
+        ));
+    }
+    if host.auto_remove && !matches!(update.restart_policy.name.as_str(), "" | "no") {
+        return Err(conflict(
+            "Restart policy cannot be updated because AutoRemove is enabled for the container",
+        ));
+    }
     let number = |own: &mut i64, new: i64| {
         if new != 0 {
             *own = new;
@@ -534,21 +579,25 @@ fn apply(host: &mut HostConfig, update: &UpdateBody) {
     number(&mut host.nano_cpus, update.nano_cpus);
     number(&mut host.cpu_period, update.cpu_period);
     number(&mut host.cpu_quota, update.cpu_quota);
+    number(&mut host.cpu_realtime_period, update.cpu_realtime_period);
+    number(&mut host.cpu_realtime_runtime, update.cpu_realtime_runtime);
     if update.blkio_weight != 0 {
         host.blkio_weight = update.blkio_weight;
     }
-    if !update.cpuset_cpus.is_empty() {
-        host.cpuset_cpus.clone_from(&update.cpuset_cpus);
-    }
-    if !update.cpuset_mems.is_empty() {
-        host.cpuset_mems.clone_from(&update.cpuset_mems);
-    }
-    if update.pids_limit.is_some_and(|l| l != 0) {
-        host.pids_limit = update.pids_limit;
+    let text = |own: &mut String, new: &String| {
+        if !new.is_empty() {
+            own.clone_from(new);
+        }
+    };
+    text(&mut host.cpuset_cpus, &update.cpuset_cpus);
+    text(&mut host.cpuset_mems, &update.cpuset_mems);
+    if let Some(limit) = update.pids_limit {
+        host.pids_limit = Some(limit.max(0));
     }
     if !update.restart_policy.name.is_empty() {
         host.restart_policy = update.restart_policy.clone();
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -558,8 +607,17 @@ mod tests {
     #[test]
     fn updates_leave_what_is_zero() {
         let mut host = HostConfig { memory: 1 << 26, cpu_shares: 7, ..HostConfig::default() };
-        apply(&mut host, &UpdateBody { memory: 1 << 27, ..UpdateBody::default() });
-        assert_eq!((host.memory, host.cpu_shares), (1 << 27, 7));
+        let memory = |memory, memory_swap| HostConfig { memory, memory_swap, ..HostConfig::default() };
+        assert!(apply(&mut host, &memory(1 << 27, 0)).is_err(), "beyond the swap limit that is there");
+        apply(&mut host, &memory(1 << 27, -1)).unwrap();
+        assert_eq!((host.memory, host.memory_swap, host.cpu_shares), (1 << 27, -1, 7));
+        host.nano_cpus = 1_000_000_000;
+        let quota = HostConfig { cpu_quota: 5000, ..HostConfig::default() };
+        assert!(matches!(apply(&mut host, &quota), Err(Error::Conflict(_))));
+        host.auto_remove = true;
+        let mut policy = HostConfig::default();
+        policy.restart_policy.name = "always".into();
+        assert!(apply(&mut host, &policy).is_err());
     }
 
     #[tokio::test]

@@ -29,6 +29,8 @@ pub struct MountPoint {
     pub propagation: String,
     /// Without the mounts below the source.
     pub non_recursive: bool,
+    /// Read-only itself, but not what is mounted below it.
+    pub read_only_top: bool,
     /// Whether a new volume gets the image's content.
     pub copy: bool,
     /// A part of the volume or image.
@@ -179,6 +181,19 @@ pub(crate) fn mount(m: &Mount) -> Result<MountPoint> {
                 return Err(bad(format!("bind source path does not exist: {}", m.source)));
             }
             point.non_recursive = options.non_recursive;
+            point.read_only_top = options.read_only_non_recursive;
+            if options.read_only_non_recursive && options.read_only_force_recursive {
+                return Err(bad("ReadOnlyNonRecursive and ReadOnlyForceRecursive contradict each other".into()));
+            }
+            if options.read_only_force_recursive && !m.read_only {
+                return Err(bad("ReadOnlyForceRecursive needs ReadOnly".into()));
+            }
+            if options.read_only_force_recursive
+                && !options.propagation.is_empty()
+                && options.propagation != "rprivate"
+            {
+                return Err(bad("ReadOnlyForceRecursive needs Propagation rprivate".into()));
+            }
             point.propagation =
                 if options.propagation.is_empty() { "rprivate".to_owned() } else { options.propagation };
             if !PROPAGATIONS.contains(&point.propagation.as_str()) {

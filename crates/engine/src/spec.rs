@@ -42,6 +42,20 @@ pub(crate) fn number_list(text: &str) -> Option<Vec<u32>> {
     Some(out)
 }
 
+/// Go's `strconv.ParseBool`.
+pub(crate) fn truth(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// Whether the kernel's files are shown as they are (`--security-opt systempaths=unconfined`).
+pub(crate) fn unmasked(host: &HostConfig) -> bool {
+    host.privileged || security(host, "systempaths") == Some("unconfined")
+}
+
 /// A capability's name with `CAP_`; `None` is `ALL`.
 pub(crate) fn capability(name: &str) -> Result<Option<String>> {
     let upper = name.to_ascii_uppercase();
@@ -114,9 +128,9 @@ pub(crate) fn resources(host: &HostConfig) -> LinuxResources {
     if cpu != LinuxCpu::default() {
         resources.set_cpu(Some(cpu));
     }
-    if let Some(limit) = host.pids_limit.filter(|l| *l != 0) {
+    if let Some(limit) = host.pids_limit {
         let mut pids = LinuxPids::default();
-        pids.set_limit(limit);
+        pids.set_limit(if limit > 0 { limit } else { -1 });
         resources.set_pids(Some(pids));
     }
     let mut block = LinuxBlockIo::default();
@@ -246,9 +260,7 @@ pub(crate) fn build(input: Input<'_>) -> Result<ContainerSpec> {
     let mut linux = spec.linux().clone().unwrap_or_default();
     linux.set_namespaces(Some(namespaces(host, &input.joined)));
     linux.set_cgroups_path(Some(PathBuf::from(&input.cgroup)));
-    if !host.sysctls.is_empty() {
-        linux.set_sysctl(Some(host.sysctls.clone().into_iter().collect()));
-    }
+    linux.set_sysctl(Some(sysctls(host)).filter(|s| !s.is_empty()));
     let mut limits = resources(host);
     let (nodes, mut rules) = devices(host)?;
     if host.privileged {
@@ -269,8 +281,7 @@ pub(crate) fn build(input: Input<'_>) -> Result<ContainerSpec> {
         all.extend(nodes);
         linux.set_devices(Some(all));
     }
-    let unmasked = host.privileged || host.security_opt.iter().any(|o| o == "systempaths=unconfined");
-    if unmasked {
+    if unmasked(host) {
         linux.set_masked_paths(None).set_readonly_paths(None);
     }
     if let Some(paths) = &host.masked_paths {
@@ -291,6 +302,8 @@ pub(crate) fn build(input: Input<'_>) -> Result<ContainerSpec> {
     let basic = spec.mounts().clone().unwrap_or_default();
     spec.set_mounts(Some(mounts(basic, &input)?));
 
+    crate::cdi::inject(&host.device_requests, &mut spec)?;
+
     let stdin = match (config.open_stdin, config.stdin_once) {
         (false, _) => StdinMode::Closed,
         (true, true) => StdinMode::OpenOnce,
@@ -305,12 +318,30 @@ pub(crate) fn build(input: Input<'_>) -> Result<ContainerSpec> {
         oci: spec,
         rootfs: input.rootfs,
         io: IoSpec { tty: config.tty, stdin, log: input.log, size },
-        runtime: None,
-        init: host.init.unwrap_or(false),
+        runtime: crate::runtimes::find(&host.runtime)?,
+        // In another's pid namespace there is somebody who reaps.
+        init: host.init.unwrap_or(false) && host.pid_mode.is_empty(),
         seccomp: seccomp(host)?,
         annotations: host.annotations.clone(),
         labels: [(crate::OWNER_LABEL.to_owned(), "engine".to_owned())].into(),
     })
+}
+
+/// Kernel parameters: what was asked for, over what every container with a network of its own gets: sockets for ping
+/// and low ports for everyone in it.
+fn sysctls(host: &HostConfig) -> HashMap<String, String> {
+    let mut all = HashMap::new();
+    if host.network_mode != "host" && !host.network_mode.starts_with("container:") {
+        for (name, value) in
+            [("net.ipv4.ping_group_range", "0 2147483647"), ("net.ipv4.ip_unprivileged_port_start", "0")]
+        {
+            if Path::new("/proc/sys").join(name.replace('.', "/")).exists() {
+                all.insert(name.to_owned(), value.to_owned());
+            }
+        }
+    }
+    all.extend(host.sysctls.clone());
+    all
 }
 
 /// A process with everything but its arguments.
@@ -329,7 +360,9 @@ pub(crate) fn process(
         .set_user(user(&config.user, groups))
         .set_capabilities(Some(linux_capabilities(host)?))
         .set_rlimits(Some(rlimits(host)?))
-        .set_no_new_privileges(Some(security(host, "no-new-privileges").is_some_and(|v| v != "false")))
+        .set_no_new_privileges(Some(
+            security(host, "no-new-privileges").is_some_and(|v| v.is_empty() || truth(v) == Some(true)),
+        ))
         .set_apparmor_profile(None)
         .set_oom_score_adj(i32::try_from(host.oom_score_adj).ok().filter(|a| *a != 0));
     Ok(process)
@@ -413,7 +446,7 @@ fn namespaces(host: &HostConfig, joined: &Joined) -> Vec<LinuxNamespace> {
     out
 }
 
-fn rule(
+pub(crate) fn rule(
     kind: Option<LinuxDeviceType>,
     major: Option<i64>,
     minor: Option<i64>,
@@ -516,7 +549,7 @@ fn device_files(dir: &Path) -> Vec<PathBuf> {
     out
 }
 
-fn node(source: &Path, target: &Path) -> Option<LinuxDevice> {
+pub(crate) fn node(source: &Path, target: &Path) -> Option<LinuxDevice> {
     let meta = std::fs::metadata(source).ok()?;
     let kind = match meta.file_type() {
         t if t.is_char_device() => LinuxDeviceType::C,
@@ -536,13 +569,20 @@ fn node(source: &Path, target: &Path) -> Option<LinuxDevice> {
 
 fn mounts(mut all: Vec<Mount>, input: &Input<'_>) -> Result<Vec<Mount>> {
     let host = &input.asked.host;
+    let writable_cgroups = security(host, "writable-cgroups")
+        .map_or(host.privileged, |v| v.is_empty() || truth(v) == Some(true));
     for m in &mut all {
         match m.destination().to_str() {
             Some("/dev/shm") => {
                 let size = format!("size={}", host.shm_size);
                 *m = mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &size]);
             }
-            Some("/sys") | Some("/sys/fs/cgroup") if host.privileged => {
+            Some("/sys/fs/cgroup") if writable_cgroups => {
+                let mut options = m.options().clone().unwrap_or_default();
+                options.retain(|o| o != "ro");
+                m.set_options(Some(options));
+            }
+            Some("/sys") if host.privileged => {
                 let mut options = m.options().clone().unwrap_or_default();
                 options.retain(|o| o != "ro");
                 m.set_options(Some(options));
@@ -641,6 +681,8 @@ fn user_mount(point: &MountPoint, images: &HashMap<String, Vec<PathBuf>>) -> Res
         _ => {
             let bind = if point.non_recursive { "bind" } else { "rbind" };
             let propagation = if point.propagation.is_empty() { "rprivate" } else { &point.propagation };
+            // Read-only means what is mounted below it, too, unless the request says otherwise.
+            let mode = if point.rw || point.read_only_top { mode } else { "rro" };
             let source = if point.subpath.is_empty() { point.source.clone() } else { subpath(point)? };
             Ok(mount(&point.destination, "bind", source, &[bind, mode, propagation]))
         }

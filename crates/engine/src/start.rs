@@ -42,18 +42,13 @@ impl Engine {
     /// Starts a container's process; whoever calls holds its `op`.
     pub(crate) async fn launch(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         let result = self.try_launch(container).await;
-        let Err(error) = result else { return Ok(()) };
+        let Err(Failed { error, exit_code }) = result else { return Ok(()) };
         container.resolver.lock().take();
         if let Err(e) = self.runtime.delete(&container.id, true).await {
             tracing::warn!(container = %container.short(), error = %e, "a failed start could not be cleaned up");
         }
         self.disconnect_all(container).await;
         container.waiting.lock().clear();
-        let exit_code = match &error {
-            Error::Invalid(text) if text.contains("not found") || text.contains("no such file") => 127,
-            Error::Invalid(_) => 126,
-            _ => 128,
-        };
         {
             let mut inner = container.lock();
             let fresh = inner.life.phase == Phase::Created;
@@ -67,11 +62,14 @@ impl Engine {
         Err(error)
     }
 
-    async fn try_launch(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+    async fn try_launch(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+    ) -> std::result::Result<(), Failed> {
         let joined = self.joined(container)?;
         let links = self.prepare_endpoints(container).await?;
         let input = self.spec_input(container, &joined, links).await?;
-        let created = self.runtime.create(&input).await?;
+        let created = self.runtime.create(&input).await.map_err(Error::from)?;
         {
             let mut inner = container.lock();
             inner.life.pid = created.pid;
@@ -393,8 +391,21 @@ impl Engine {
     }
 }
 
+/// A start that failed, and the exit status that the container has for it.
+struct Failed {
+    error: Error,
+    exit_code: i32,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        // Docker's number for "it is not the command's fault".
+        Failed { error, exit_code: 128 }
+    }
+}
+
 /// The runtime's words for a command that cannot be executed, as the client expects them.
-fn exec_error(e: runtime::Error) -> Error {
+fn exec_error(e: runtime::Error) -> Failed {
     match e {
         runtime::Error::Exec { kind, message } => {
             let known = ["not found", "no such file", "permission denied", "is a directory"];
@@ -407,10 +418,11 @@ fn exec_error(e: runtime::Error) -> Error {
                 }
                 _ => "",
             };
-            Error::Invalid(format!(
+            let error = Error::Invalid(format!(
                 "failed to create task for container: OCI runtime create failed: unable to start container process: {message}{hint}"
-            ))
+            ));
+            Failed { error, exit_code: if kind == ExecErrorKind::NotFound { 127 } else { 126 } }
         }
-        other => other.into(),
+        other => Error::from(other).into(),
     }
 }

@@ -180,7 +180,7 @@ pub fn limits(host: &HostConfig) -> Result<Option<LinuxResources>> {
     if host.memory > 0 && host.memory_swap == 0 {
         host.memory_swap = host.memory * 2;
     }
-    validate::resources(&host)?;
+    crate::limits::check(&mut host, false)?;
     let limits = spec::resources(&host);
     let nothing = limits.memory().is_none() && limits.cpu().is_none();
     Ok((!nothing).then_some(limits))

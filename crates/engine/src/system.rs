@@ -1,4 +1,4 @@
-//! `info`, `version`, `system df`, and what this machine cannot do.
+//! `info`, `version` and `system df`.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use crate::Engine;
 use crate::container::Phase;
 use crate::error::Result;
-use crate::model::HostConfig;
 use crate::{API_VERSION, MIN_API_VERSION, spec};
 
 /// This machine's host name.
@@ -60,34 +59,6 @@ fn machine() -> &'static Machine {
             total_memory: kib.unwrap_or(0) * 1024,
         }
     })
-}
-
-/// What of a host configuration this machine cannot do.
-pub(crate) fn create_warnings(host: &HostConfig) -> Vec<String> {
-    let m = machine();
-    let mut out = Vec::new();
-    if host.memory > 0 && !m.memory {
-        out.push("Your kernel does not support memory limit capabilities or the cgroup is not mounted. Limitation discarded.".to_owned());
-    }
-    if host.memory > 0 && m.memory && !m.swap && host.memory_swap != -1 {
-        out.push("Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap.".to_owned());
-    }
-    if host.pids_limit.is_some_and(|l| l > 0) && !m.pids {
-        out.push("Your kernel does not support PIDs limit capabilities or the cgroup is not mounted. PIDs limit discarded.".to_owned());
-    }
-    if (host.nano_cpus > 0 || host.cpu_quota > 0 || host.cpu_shares > 0) && !m.cpu {
-        out.push(
-            "Your kernel does not support CPU limits or the cgroup is not mounted. Limitation discarded."
-                .to_owned(),
-        );
-    }
-    let wants_cpuset = !host.cpuset_cpus.is_empty() || !host.cpuset_mems.is_empty();
-    if wants_cpuset && !m.cpuset {
-        out.push(
-            "Your kernel does not support cpuset or the cgroup is not mounted. Cpuset discarded.".to_owned(),
-        );
-    }
-    out
 }
 
 impl Engine {

@@ -1,10 +1,9 @@
 //! What a create or update request may ask for: refusals in Docker's words, and defaults filled in.
 
 use crate::error::{Result, conflict, invalid};
+use crate::limits;
 use crate::model::{Config, HostConfig, RestartPolicy};
 
-/// The least memory a container can be given: 6 MiB.
-const MINIMUM_MEMORY: i64 = 6 * 1024 * 1024;
 /// /dev/shm unless told otherwise: 64 MiB.
 const SHM_SIZE: i64 = 64 * 1024 * 1024;
 
@@ -26,7 +25,10 @@ pub(crate) fn config(config: &Config) -> Result<()> {
     {
         parse_signal(signal)?;
     }
-    if config.hostname.len() > 63 || config.hostname.contains(|c: char| c.is_control() || c.is_whitespace()) {
+    if config.hostname.len() > 64 {
+        return Err(invalid(format!("hostname {:?} is too long (maximum 64 bytes)", config.hostname)));
+    }
+    if config.hostname.contains(|c: char| c.is_control() || c.is_whitespace()) {
         return Err(invalid(format!("invalid hostname: {:?}", config.hostname)));
     }
     if let Some(check) = &config.healthcheck {
@@ -52,13 +54,44 @@ pub(crate) fn config(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Checks what it wants of the host, and fills in defaults.
-pub(crate) fn host(host: &mut HostConfig) -> Result<()> {
-    resources(host)?;
+/// Refuses combinations of the two configurations that contradict each other.
+pub(crate) fn together(config: &Config, host: &HostConfig) -> Result<()> {
+    if host.uts_mode == "host" && !config.hostname.is_empty() {
+        return Err(invalid("conflicting options: hostname and the UTS mode"));
+    }
+    if !host.network_mode.starts_with("container:") {
+        return Ok(());
+    }
+    if !config.hostname.is_empty() {
+        return Err(invalid("conflicting options: hostname and the network mode"));
+    }
+    if !config.exposed_ports.is_empty() {
+        return Err(invalid("conflicting options: port exposing and the container type network mode"));
+    }
+    Ok(())
+}
+
+/// Checks what it wants of the host, and fills in defaults; warnings say what this machine cannot do.
+pub(crate) fn host(host: &mut HostConfig) -> Result<Vec<String>> {
+    let mut warnings = limits::check(host, false)?;
     restart_policy(&host.restart_policy)?;
     if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {
-        return Err(conflict_as_invalid("can't create 'AutoRemove' container with restart policy"));
+        return Err(invalid("can't create 'AutoRemove' container with restart policy"));
     }
+    if !matches!(host.isolation.as_str(), "" | "default") {
+        return Err(invalid(format!(
+            "invalid isolation ({}): linux only supports 'default'",
+            host.isolation
+        )));
+    }
+    if host.annotations.contains_key("") {
+        return Err(invalid(
+            "invalid Annotations: the empty string is not permitted as an annotation key",
+        ));
+    }
+    security_options(host)?;
+    // Below this there is no limit at all.
+    host.pids_limit = host.pids_limit.filter(|l| *l > 0);
     if host.restart_policy.name.is_empty() {
         host.restart_policy.name = "no".into();
     }
@@ -104,7 +137,34 @@ pub(crate) fn host(host: &mut HostConfig) -> Result<()> {
     if host.cgroupns_mode.is_empty() {
         host.cgroupns_mode = if crate::spec::cgroup_v2() { "private" } else { "host" }.into();
     }
+    if host.cgroupns_mode == "private" && !std::path::Path::new("/proc/self/ns/cgroup").exists() {
+        warnings.push(
+            "Your kernel does not support cgroup namespaces.  Cgroup namespace setting discarded.".to_owned(),
+        );
+        host.cgroupns_mode = "host".into();
+    }
+    if host.oom_kill_disable.is_none() && limits::abilities().oom_kill_disable {
+        host.oom_kill_disable = Some(false);
+    }
+    if host.network_mode == "host" && !host.port_bindings.is_empty() {
+        warnings.push("Published ports are discarded when using host network mode".to_owned());
+    }
+    if host.network_mode == "bridge" && !host.links.is_empty() {
+        warnings.push("Links on the default bridge network are deprecated and will be removed in a future release. Use a custom network instead.".to_owned());
+    }
+    if !host.privileged && !crate::spec::unmasked(host) {
+        let list = |paths: &[&str]| Some(paths.iter().map(|p| (*p).to_owned()).collect());
+        if host.masked_paths.is_none() {
+            host.masked_paths = list(&runtime::defaults::MASKED_PATHS);
+        }
+        if host.readonly_paths.is_none() {
+            host.readonly_paths = list(&runtime::defaults::READONLY_PATHS);
+        }
+    }
     let container_net = host.network_mode.starts_with("container:");
+    if host.network_mode == "container" || host.network_mode == "container:" {
+        return Err(invalid("invalid network mode: invalid container format container:<name|id>"));
+    }
     if container_net && (!host.port_bindings.is_empty() || host.publish_all_ports) {
         return Err(invalid("conflicting options: port publishing and the container type network mode"));
     }
@@ -119,9 +179,7 @@ pub(crate) fn host(host: &mut HostConfig) -> Result<()> {
     if container_net && !host.extra_hosts.is_empty() {
         return Err(invalid("conflicting options: custom host-to-IP mapping and the network mode"));
     }
-    if !matches!(host.runtime.as_str(), "" | "tug" | "runc" | "io.containerd.runc.v2") {
-        return Err(invalid(format!("unknown or invalid runtime name: {}", host.runtime)));
-    }
+    crate::runtimes::find(&host.runtime)?;
     if host.runtime.is_empty() {
         host.runtime = "tug".into();
     }
@@ -184,11 +242,28 @@ pub(crate) fn host(host: &mut HostConfig) -> Result<()> {
             return Err(invalid(format!("sysctl '{name}' not allowed in host network namespace")));
         }
     }
-    Ok(())
+    Ok(warnings)
 }
 
-fn conflict_as_invalid(text: &str) -> crate::Error {
-    invalid(text)
+/// `--security-opt`: known names, and values that make sense.
+fn security_options(host: &HostConfig) -> Result<()> {
+    for option in &host.security_opt {
+        let bad = |number: u8| invalid(format!("invalid --security-opt {number}: {option:?}"));
+        if matches!(option.as_str(), "no-new-privileges" | "writable-cgroups" | "disable") {
+            continue;
+        }
+        let separator = if option.contains('=') { '=' } else { ':' };
+        let (name, value) = option.split_once(separator).ok_or_else(|| bad(1))?;
+        match name {
+            "label" | "apparmor" | "seccomp" => {}
+            "systempaths" if value == "unconfined" => {}
+            "no-new-privileges" | "writable-cgroups" => {
+                crate::spec::truth(value).ok_or_else(|| bad(2))?;
+            }
+            _ => return Err(bad(2)),
+        }
+    }
+    Ok(())
 }
 
 /// `name:address` or `name=address`.
@@ -236,68 +311,6 @@ pub(crate) fn bytes(text: &str) -> Option<u64> {
         _ => (text, 1),
     };
     number.trim().parse::<u64>().ok()?.checked_mul(factor)
-}
-
-/// Checks limits; shared by create and update.
-pub(crate) fn resources(host: &HostConfig) -> Result<()> {
-    if host.memory != 0 && host.memory < MINIMUM_MEMORY {
-        return Err(invalid("Minimum memory limit allowed is 6MB"));
-    }
-    if host.memory > 0 && host.memory_swap > 0 && host.memory_swap < host.memory {
-        return Err(invalid("Minimum memoryswap limit should be larger than memory limit, see usage"));
-    }
-    if host.memory == 0 && host.memory_swap > 0 {
-        return Err(invalid("You should always set the Memory limit when using Memoryswap limit, see usage"));
-    }
-    if let Some(swappiness) = host.memory_swappiness
-        && !(-1..=100).contains(&swappiness)
-    {
-        return Err(invalid(format!("Invalid value: {swappiness}, valid memory swappiness range is 0-100")));
-    }
-    if host.memory_reservation != 0 && host.memory_reservation < MINIMUM_MEMORY {
-        return Err(invalid("Minimum memory reservation allowed is 6MB"));
-    }
-    if host.memory > 0 && host.memory_reservation > host.memory {
-        return Err(invalid("Minimum memory limit can not be less than memory reservation limit, see usage"));
-    }
-    let cpus = crate::spec::cpus();
-    if host.nano_cpus < 0 || host.nano_cpus > cpus as i64 * 1_000_000_000 {
-        return Err(invalid(format!(
-            "range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
-        )));
-    }
-    if host.nano_cpus > 0 && host.cpu_period > 0 {
-        return Err(invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set"));
-    }
-    if host.nano_cpus > 0 && host.cpu_quota > 0 {
-        return Err(invalid("Conflicting options: Nano CPUs and CPU Quota cannot both be set"));
-    }
-    if host.cpu_period != 0 && !(1000..=1_000_000).contains(&host.cpu_period) {
-        return Err(invalid(
-            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
-        ));
-    }
-    if host.cpu_quota > 0 && host.cpu_quota < 1000 {
-        return Err(invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)"));
-    }
-    for (what, list) in [("cpus", &host.cpuset_cpus), ("mems", &host.cpuset_mems)] {
-        if !list.is_empty() && crate::spec::number_list(list).is_none() {
-            return Err(invalid(format!("Invalid value {list} for cpuset {what}")));
-        }
-    }
-    if let Some(highest) = crate::spec::number_list(&host.cpuset_cpus).and_then(|l| l.into_iter().max())
-        && highest as usize >= cpus
-    {
-        return Err(invalid(format!(
-            "Requested CPUs are not available - requested {}, available: 0-{}",
-            host.cpuset_cpus,
-            cpus - 1
-        )));
-    }
-    if host.blkio_weight != 0 && !(10..=1000).contains(&host.blkio_weight) {
-        return Err(invalid("Range of blkio weight is from 10 to 1000"));
-    }
-    Ok(())
 }
 
 /// Checks a restart policy.
@@ -358,12 +371,16 @@ mod tests {
         let check = |change: fn(&mut HostConfig)| {
             let mut h = HostConfig::default();
             change(&mut h);
-            host(&mut h).map_err(|e| e.to_string())
+            host(&mut h).map(drop).map_err(|e| e.to_string())
         };
         assert!(check(|_| {}).is_ok());
         assert_eq!(check(|h| h.memory = 1).unwrap_err(), "Minimum memory limit allowed is 6MB");
-        assert!(check(|h| h.memory_swap = 1 << 30).is_err());
-        assert!(check(|h| h.nano_cpus = i64::MAX).is_err());
+        assert!(check(|h| h.security_opt = vec!["label=disable".into(), "no-new-privileges:true".into()]).is_ok());
+        for bad in ["whatever", "sec=comp", "no-new-privileges=perhaps"] {
+            let mut h = HostConfig { security_opt: vec![bad.into()], ..HostConfig::default() };
+            assert!(host(&mut h).unwrap_err().to_string().contains("invalid --security-opt"), "{bad}");
+        }
+        assert!(check(|h| h.isolation = "hyperv".into()).is_err());
         assert!(check(|h| h.cap_add = vec!["NOPE".into()]).unwrap_err().contains("CapAdd"));
         assert!(check(|h| h.restart_policy.name = "sometimes".into()).is_err());
         assert!(check(|h| h.extra_hosts = vec!["a\nb:1.2.3.4".into()]).is_err());
@@ -386,7 +403,8 @@ mod tests {
     fn defaults() {
         let mut h = HostConfig { memory: 64 << 20, ..HostConfig::default() };
         host(&mut h).unwrap();
-        assert_eq!((h.memory_swap, h.shm_size), (128 << 20, 64 << 20));
+        assert_eq!(h.shm_size, 64 << 20);
+        assert!(h.masked_paths.as_ref().is_some_and(|p| p.contains(&"/proc/kcore".to_owned())));
         assert_eq!((h.network_mode.as_str(), h.restart_policy.name.as_str()), ("bridge", "no"));
         assert_eq!(log_size(&h).unwrap(), (Some(10_000_000), 5));
     }

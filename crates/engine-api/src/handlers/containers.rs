@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::body::{self, Answer};
 use crate::call::Call;
-use crate::{Error, Result};
+use crate::{Error, Result, compat};
 
 pub(crate) async fn list(call: Call) -> Result<Answer> {
     let q = &call.query;
@@ -25,7 +25,9 @@ pub(crate) async fn list(call: Call) -> Result<Answer> {
         size: q.flag("size"),
         filters,
     };
-    Ok(body::ok(&call.engine.list(&options).await?))
+    let mut lines = call.engine.list(&options).await?;
+    compat::list(call.version, &mut lines);
+    Ok(body::ok(&lines))
 }
 
 pub(crate) async fn create(call: Call) -> Result<Answer> {
@@ -39,19 +41,20 @@ pub(crate) async fn create(call: Call) -> Result<Answer> {
             )));
         }
     }
-    let engine = call.engine.clone();
-    let bytes = call.bytes().await?;
-    if bytes.iter().all(u8::is_ascii_whitespace) {
+    let (engine, version) = (call.engine.clone(), call.version);
+    let Some(mut request) = call.document::<CreateBody>().await? else {
         return Err(Error::invalid("invalid JSON: got EOF while reading request body"));
-    }
-    let request: CreateBody =
-        engine::model::decode(&bytes).map_err(|e| Error::invalid(format!("invalid JSON: {e}")))?;
-    let created = engine.create(name.as_deref(), request).await?;
+    };
+    let warnings = compat::create(version, &mut request)?;
+    let mut created = engine.create(name.as_deref(), request).await?;
+    created.warnings.extend(warnings);
     Ok(body::json(StatusCode::CREATED, &json!({"Id": created.id, "Warnings": created.warnings})))
 }
 
 pub(crate) async fn inspect(call: Call) -> Result<Answer> {
-    Ok(body::ok(&call.engine.inspect(call.id(), call.query.flag("size")).await?))
+    let mut document = call.engine.inspect(call.id(), call.query.flag("size")).await?;
+    compat::inspect(call.version, &mut document);
+    Ok(body::ok(&document))
 }
 
 pub(crate) async fn top(call: Call) -> Result<Answer> {
@@ -75,17 +78,32 @@ pub(crate) async fn resize(call: Call) -> Result<Answer> {
 }
 
 pub(crate) async fn start(call: Call) -> Result<Answer> {
+    // More than `null` or `{}`: the host configuration that starts had until API 1.24.
+    let length = call.headers().get(http::header::CONTENT_LENGTH).and_then(|l| l.to_str().ok()?.parse().ok());
+    if length.is_some_and(|l: u64| l > 7) || call.headers().contains_key(http::header::TRANSFER_ENCODING) {
+        return Err(Error::invalid(
+            "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
+        ));
+    }
+    if call.query.text("checkpoint").is_some() {
+        return Err(Error::invalid("checkpoint is only supported in experimental mode"));
+    }
     call.engine.start(call.id()).await?;
     Ok(body::no_content())
 }
 
+/// The signal to stop with, which a request can name since API 1.42.
+fn stop_signal(call: &Call) -> Option<&str> {
+    call.query.text("signal").filter(|_| call.at_least(1, 42))
+}
+
 pub(crate) async fn stop(call: Call) -> Result<Answer> {
-    call.engine.stop(call.id(), call.query.text("signal"), call.query.number("t")?).await?;
+    call.engine.stop(call.id(), stop_signal(&call), call.query.number("t")?).await?;
     Ok(body::no_content())
 }
 
 pub(crate) async fn restart(call: Call) -> Result<Answer> {
-    call.engine.restart(call.id(), call.query.text("signal"), call.query.number("t")?).await?;
+    call.engine.restart(call.id(), stop_signal(&call), call.query.number("t")?).await?;
     Ok(body::no_content())
 }
 
@@ -96,7 +114,9 @@ pub(crate) async fn kill(call: Call) -> Result<Answer> {
 
 pub(crate) async fn update(call: Call) -> Result<Answer> {
     let (engine, id) = (call.engine.clone(), call.id().to_owned());
-    let request: UpdateBody = call.json().await?;
+    let since_pids = call.at_least(1, 40);
+    let mut request: UpdateBody = call.json().await?;
+    request.pids_limit = request.pids_limit.filter(|_| since_pids);
     Ok(body::ok(&engine.update(&id, request).await?))
 }
 

@@ -108,9 +108,7 @@ pub struct HostConfig {
     pub io_maximum_bandwidth: u64,
     #[serde(deserialize_with = "null_default", skip_serializing_if = "is_default")]
     pub mounts: Vec<Mount>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub masked_paths: Option<Vec<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub readonly_paths: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<bool>,
@@ -282,12 +280,38 @@ pub struct UpdateBody {
     pub blkio_weight: u16,
     pub cpu_period: i64,
     pub cpu_quota: i64,
+    pub cpu_realtime_period: i64,
+    pub cpu_realtime_runtime: i64,
     pub cpuset_cpus: String,
     pub cpuset_mems: String,
     pub memory_reservation: i64,
     pub memory_swap: i64,
     pub pids_limit: Option<i64>,
     pub restart_policy: RestartPolicy,
+}
+
+impl UpdateBody {
+    /// The same in the form in which limits are checked.
+    pub(crate) fn as_host(&self) -> HostConfig {
+        let new = self.clone();
+        HostConfig {
+            cpu_shares: new.cpu_shares,
+            memory: new.memory,
+            nano_cpus: new.nano_cpus,
+            blkio_weight: new.blkio_weight,
+            cpu_period: new.cpu_period,
+            cpu_quota: new.cpu_quota,
+            cpu_realtime_period: new.cpu_realtime_period,
+            cpu_realtime_runtime: new.cpu_realtime_runtime,
+            cpuset_cpus: new.cpuset_cpus,
+            cpuset_mems: new.cpuset_mems,
+            memory_reservation: new.memory_reservation,
+            memory_swap: new.memory_swap,
+            pids_limit: new.pids_limit,
+            restart_policy: new.restart_policy,
+            ..HostConfig::default()
+        }
+    }
 }
 
 /// The body of `POST /containers/{id}/exec`.

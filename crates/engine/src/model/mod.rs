@@ -1,17 +1,17 @@
 //! The documents of the Docker Engine API that are kept: a container's configuration, its host configuration,
-//! networks and volumes. Field names are the API's. Decoding is as lenient as Go's: `null` is the zero value.
+//! networks and volumes. Field names are the API's. Decoding is as lenient as Go's: see [`decode`].
 
 mod config;
+mod decode;
 mod host;
 mod net;
 
 pub use config::*;
+pub use decode::decode;
 pub use host::*;
 pub use net::*;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Value;
 
 /// A set written as a JSON object with empty objects as values, as Go's `map[string]struct{}` is.
 pub type Set = indexmap::IndexMap<String, Empty>;
@@ -21,41 +21,6 @@ pub type Map = std::collections::BTreeMap<String, String>;
 /// `{}`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Empty {}
-
-/// Decodes a request as Go does: `null` is as good as absent; in the maps of objects or lists a `null`
-/// is an empty element.
-pub fn decode<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
-    let mut value: Value = serde_json::from_slice(json).map_err(|e| e.to_string())?;
-    without_nulls(&mut value, "");
-    serde_json::from_value(value).map_err(|e| e.to_string())
-}
-
-fn without_nulls(value: &mut Value, key: &str) {
-    match value {
-        Value::Object(map) => {
-            let replacement = match key {
-                "PortBindings" => Some(Value::Array(Vec::new())),
-                "EndpointsConfig" | "Volumes" | "ExposedPorts" => Some(Value::Object(Default::default())),
-                "Labels" | "Options" | "DriverOpts" | "Tmpfs" | "Sysctls" => {
-                    Some(Value::String(String::new()))
-                }
-                _ => None,
-            };
-            match replacement {
-                Some(with) => map.values_mut().filter(|v| v.is_null()).for_each(|v| *v = with.clone()),
-                None => map.retain(|_, v| !v.is_null()),
-            }
-            for (k, v) in map.iter_mut() {
-                without_nulls(v, k);
-            }
-        }
-        Value::Array(items) => {
-            items.retain(|v| !v.is_null());
-            items.iter_mut().for_each(|v| without_nulls(v, ""));
-        }
-        _ => {}
-    }
-}
 
 /// A command: a list of words, or one word written as a plain string.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -119,21 +84,6 @@ pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nulls_are_zero_values() {
-        let body: CreateBody = decode(
-            br#"{"Image":"b","Cmd":null,"Entrypoint":"sh","Env":null,"Volumes":{"/x":null},
-                "HostConfig":{"Binds":null,"PortBindings":{"80/tcp":null},"RestartPolicy":{"Name":"","MaximumRetryCount":0}},
-                "NetworkingConfig":{"EndpointsConfig":{"n":null}}}"#,
-        )
-        .unwrap();
-        assert_eq!(body.config.entrypoint.0, ["sh"]);
-        assert!(body.config.volumes.contains_key("/x"));
-        assert!(body.host_config.port_bindings["80/tcp"].is_empty());
-        assert!(body.networking_config.endpoints_config.contains_key("n"));
-        assert_eq!(body.host_config.restart_policy.name, "");
-    }
 
     #[test]
     fn what_is_written_is_read_back() {

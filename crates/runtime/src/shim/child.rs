@@ -93,7 +93,7 @@ fn build(
     prepare(process)?;
     let place = rustix::fs::open("rootfs", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .step(|| "open the root's folder".into())?;
-    let mut sources = Vec::new();
+    let mut sources = rootfs::shared_sources(&spec.oci)?;
     if user_namespace {
         // Root of the namespace may not look into folders of the machine's root, as whom this process can still look.
         sources = rootfs::open_sources(&spec.oci)?;
@@ -163,6 +163,7 @@ fn build(
     };
     mount::pivot_root(root.as_fd()).step(|| "pivot_root".into())?;
     if let Some(linux) = linux {
+        rootfs::share_root(linux)?;
         rootfs::sysctls(linux.sysctl().iter().flatten())?;
         rootfs::hide(linux, null)?;
     }

@@ -62,11 +62,27 @@ pub(super) fn mount_root(
         None => mount::clone_fd(place, true).step(|| "bind the root".into())?,
     };
     mount::attach(tree.as_fd(), place).step(|| "attach the root".into())?;
-    if spread == Propagation::Shared {
-        mount::set_attributes(tree.as_fd(), 0, 0, Some(Propagation::Shared), false)
-            .step(|| "share the root's mounts".into())?;
-    }
     Ok(tree)
+}
+
+/// Shares what is mounted on the root from now on, if the specification says so. pivot_root(2) refuses a shared root,
+/// so this comes after it.
+pub(super) fn share_root(linux: &Linux) -> Result<(), Failure> {
+    if !matches!(linux.rootfs_propagation().as_deref(), Some("shared" | "rshared")) {
+        return Ok(());
+    }
+    let root =
+        rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).step(|| "open /".into())?;
+    mount::set_attributes(root.as_fd(), 0, 0, Some(Propagation::Shared), false)
+        .step(|| "share the root's mounts".into())
+}
+
+/// What a bind mount binds, where it had to be got hold of early.
+pub(super) enum Source {
+    /// The folder or file, opened before the process lost sight of it.
+    Opened(OwnedFd),
+    /// A copy of the mount, made while it was still shared with the machine's.
+    Tree(OwnedFd),
 }
 
 /// Everything that the container changes must be plain to see in its upper layer (for diff and commit), and the layer
@@ -76,27 +92,48 @@ fn overlay_options() -> [String; 3] {
 }
 
 /// What the bind mounts of the specification bind, opened before the process loses sight of it.
-pub(super) fn open_sources(spec: &Spec) -> Result<Vec<Option<OwnedFd>>, Failure> {
-    let open = |m: &Mount| {
+pub(super) fn open_sources(spec: &Spec) -> Result<Vec<Option<Source>>, Failure> {
+    early(spec, |source, _| {
+        rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .map(|fd| Some(Source::Opened(fd)))
+            .map_err(std::io::Error::from)
+    })
+}
+
+/// Copies of the mounts that are to stay shared with the machine's: once this namespace has cut itself off, a copy
+/// would only receive.
+pub(super) fn shared_sources(spec: &Spec) -> Result<Vec<Option<Source>>, Failure> {
+    early(spec, |source, options| match options.propagation {
+        Some(Propagation::Shared) => {
+            mount::clone_tree(source, options.recursive).map(|tree| Some(Source::Tree(tree)))
+        }
+        _ => Ok(None),
+    })
+}
+
+fn early(
+    spec: &Spec,
+    get: impl Fn(&Path, &Options) -> std::io::Result<Option<Source>>,
+) -> Result<Vec<Option<Source>>, Failure> {
+    let one = |m: &Mount| {
         let options = Options::parse(m.options().as_deref().unwrap_or_default());
         let Some(source) =
             m.source().as_deref().filter(|_| options.bind || m.typ().as_deref() == Some("bind"))
         else {
             return Ok(None);
         };
-        rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-            .map(Some)
+        get(source, &options)
             .step(|| format!("mount {} at {}: open", source.display(), m.destination().display()))
     };
-    spec.mounts().iter().flatten().map(open).collect()
+    spec.mounts().iter().flatten().map(one).collect()
 }
 
-/// Makes every mount of the specification, in its order; `sources` as `open_sources` gave them, or empty.
+/// Makes every mount of the specification, in its order; `sources` are those that had to be got hold of early, if any.
 pub(super) fn mounts(
     root: BorrowedFd<'_>,
     spec: &Spec,
     env: &Environment<'_>,
-    sources: Vec<Option<OwnedFd>>,
+    sources: Vec<Option<Source>>,
 ) -> Result<(), Failure> {
     let mut sources = sources.into_iter();
     for m in spec.mounts().iter().flatten() {
@@ -109,7 +146,7 @@ fn one(
     root: BorrowedFd<'_>,
     m: &Mount,
     env: &Environment<'_>,
-    opened: Option<OwnedFd>,
+    opened: Option<Source>,
 ) -> Result<(), Failure> {
     let options = Options::parse(m.options().as_deref().unwrap_or_default());
     let target = m.destination();
@@ -185,10 +222,11 @@ fn existing_mode(root: BorrowedFd<'_>, target: &Path) -> Option<String> {
     Some(format!("{:o}", stat.st_mode & 0o7777))
 }
 
-fn bind(root: BorrowedFd<'_>, m: &Mount, options: &Options, opened: Option<OwnedFd>) -> Result<(), Failure> {
+fn bind(root: BorrowedFd<'_>, m: &Mount, options: &Options, opened: Option<Source>) -> Result<(), Failure> {
     let source = m.source().as_deref().ok_or_else(|| Failure::setup("the bind mount has no source"))?;
-    let tree = match &opened {
-        Some(fd) => mount::clone_fd(fd.as_fd(), options.recursive),
+    let tree = match opened {
+        Some(Source::Tree(tree)) => Ok(tree),
+        Some(Source::Opened(fd)) => mount::clone_fd(fd.as_fd(), options.recursive),
         None => mount::clone_tree(source, options.recursive),
     }
     .step(|| format!("open {}", source.display()))?;
