@@ -51,8 +51,7 @@ pub(crate) fn create(version: Version, body: &mut CreateBody) -> Result<Vec<Stri
         if host.mounts.iter().filter_map(|m| m.bind_options.as_ref()).any(|o| o.read_only_force_recursive) {
             return Err(Error::invalid("BindOptions.ReadOnlyForceRecursive needs API v1.44 or newer"));
         }
-        let names: Vec<&str> =
-            body.networking_config.endpoints_config.keys().map(String::as_str).collect();
+        let names: Vec<&str> = body.networking_config.endpoints_config.keys().map(String::as_str).collect();
         if names.len() > 1 {
             return Err(Error::invalid(format!(
                 "Container cannot be created with multiple network endpoints: {}",
@@ -193,7 +192,8 @@ mod tests {
 
     #[test]
     fn old_requests() {
-        let mut old = body(json!({"Image": "x", "HostConfig": {"Annotations": {"a": "b"}, "ConsoleSize": [1, 2]},
+        let mut old =
+            body(json!({"Image": "x", "HostConfig": {"Annotations": {"a": "b"}, "ConsoleSize": [1, 2]},
             "MacAddress": "02:00:00:00:00:01", "Healthcheck": {"Test": ["NONE"], "StartInterval": 5}}));
         assert!(create((1, 39), &mut old).unwrap().is_empty());
         assert_eq!(old.host_config.ipc_mode, "shareable");
@@ -217,9 +217,12 @@ mod tests {
         assert_eq!(create((1, 51), &mut new).unwrap().len(), 1, "it is deprecated");
         assert_eq!(new.networking_config.endpoints_config["bridge"].mac_address, "02:00:00:00:00:01");
         let mut other = wide;
-        other["NetworkingConfig"] = json!({"EndpointsConfig": {"bridge": {"MacAddress": "02:00:00:00:00:02"}}});
+        other["NetworkingConfig"] =
+            json!({"EndpointsConfig": {"bridge": {"MacAddress": "02:00:00:00:00:02"}}});
         assert!(create((1, 51), &mut body(other)).is_err());
-        let mut host = body(json!({"Image": "x", "MacAddress": "02:00:00:00:00:01", "HostConfig": {"NetworkMode": "host"}}));
+        let mut host = body(
+            json!({"Image": "x", "MacAddress": "02:00:00:00:00:01", "HostConfig": {"NetworkMode": "host"}}),
+        );
         assert!(create((1, 43), &mut host).is_err());
     }
 

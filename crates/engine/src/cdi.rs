@@ -145,7 +145,12 @@ impl Registry {
                 invalid(format!(
                     "could not select device driver \"{}\" with capabilities: [{}]",
                     request.driver,
-                    request.capabilities.iter().map(|c| format!("[{}]", c.join(" "))).collect::<Vec<_>>().join(" ")
+                    request
+                        .capabilities
+                        .iter()
+                        .map(|c| format!("[{}]", c.join(" ")))
+                        .collect::<Vec<_>>()
+                        .join(" ")
                 ))
             })?;
         if !request.device_ids.is_empty() {
@@ -191,7 +196,8 @@ fn inject_from(folders: &[&Path], requests: &[serde_json::Value], spec: &mut Spe
     let missing: Vec<&str> =
         names.iter().filter(|n| !registry.devices.contains_key(*n)).map(String::as_str).collect();
     if !missing.is_empty() {
-        let mut text = format!("CDI device injection failed: unresolvable CDI devices {}", missing.join(", "));
+        let mut text =
+            format!("CDI device injection failed: unresolvable CDI devices {}", missing.join(", "));
         if !registry.broken.is_empty() {
             text.push_str(&format!("; these descriptions cannot be read: {}", registry.broken.join("; ")));
         }
@@ -363,7 +369,8 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_told() {
-        let missing = run(json!([{"Driver": "cdi", "DeviceIDs": ["vendor.com/thing=b"]}])).unwrap_err().to_string();
+        let missing =
+            run(json!([{"Driver": "cdi", "DeviceIDs": ["vendor.com/thing=b"]}])).unwrap_err().to_string();
         assert!(missing.contains("unresolvable CDI devices vendor.com/thing=b"), "{missing}");
         assert!(missing.contains("broken.json"), "{missing}");
         assert!(run(json!([{"Driver": "magic"}])).is_err());

@@ -548,16 +548,32 @@ impl Engine {
 /// Puts what an update asks for into a host configuration; zero leaves a value.
 fn apply(host: &mut HostConfig, update: &HostConfig) -> Result<()> {
     let conflicts = [
-        (update.nano_cpus > 0 && host.cpu_period > 0, "Nano CPUs cannot be updated as CPU Period has already been set"),
-        (update.nano_cpus > 0 && host.cpu_quota > 0, "Nano CPUs cannot be updated as CPU Quota has already been set"),
-        (update.cpu_period > 0 && host.nano_cpus > 0, "CPU Period cannot be updated as NanoCPUs has already been set"),
-        (update.cpu_quota > 0 && host.nano_cpus > 0, "CPU Quota cannot be updated as NanoCPUs has already been set"),
+        (
+            update.nano_cpus > 0 && host.cpu_period > 0,
+            "Nano CPUs cannot be updated as CPU Period has already been set",
+        ),
+        (
+            update.nano_cpus > 0 && host.cpu_quota > 0,
+            "Nano CPUs cannot be updated as CPU Quota has already been set",
+        ),
+        (
+            update.cpu_period > 0 && host.nano_cpus > 0,
+            "CPU Period cannot be updated as NanoCPUs has already been set",
+        ),
+        (
+            update.cpu_quota > 0 && host.nano_cpus > 0,
+            "CPU Quota cannot be updated as NanoCPUs has already been set",
+        ),
     ];
     if let Some((_, text)) = conflicts.into_iter().find(|(conflicting, _)| *conflicting) {
         return Err(conflict(format!("Conflicting options: {text}")));
     }
     // Docker's own words; -1 is no limit.
-    if update.memory != 0 && update.memory > host.memory_swap && host.memory_swap != -1 && update.memory_swap == 0 {
+    if update.memory != 0
+        && update.memory > host.memory_swap
+        && host.memory_swap != -1
+        && update.memory_swap == 0
+    {
         return Err(conflict(
             "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time",
         ));

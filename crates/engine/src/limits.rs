@@ -169,9 +169,8 @@ fn memory(can: &Abilities, host: &mut HostConfig, update: bool, warnings: &mut V
     }
     if host.oom_kill_disable.is_some() && !can.oom_kill_disable {
         if host.oom_kill_disable == Some(true) {
-            warnings.push(
-                "Your kernel does not support OomKillDisable. OomKillDisable discarded.".to_owned(),
-            );
+            warnings
+                .push("Your kernel does not support OomKillDisable. OomKillDisable discarded.".to_owned());
         }
         host.oom_kill_disable = None;
     }
@@ -213,7 +212,8 @@ fn processor(can: &Abilities, cpus: usize, host: &mut HostConfig, warnings: &mut
         host.cpu_shares = 0;
     }
     if (host.cpu_period != 0 || host.cpu_quota != 0) && !can.quota {
-        warnings.push("Your kernel does not support CPU CFS scheduler. CPU period/quota discarded.".to_owned());
+        warnings
+            .push("Your kernel does not support CPU CFS scheduler. CPU period/quota discarded.".to_owned());
         (host.cpu_period, host.cpu_quota) = (0, 0);
     }
     if host.cpu_period != 0 && !(1000..=1_000_000).contains(&host.cpu_period) {
@@ -282,14 +282,24 @@ fn block(can: &Abilities, host: &mut HostConfig, warnings: &mut Vec<String>) -> 
         host.blkio_weight_device.clear();
     }
     let throttles = [
-        (&mut host.blkio_device_read_bps, can.read_bps, "BPS Block I/O read limit", "Block I/O BPS read limit"),
+        (
+            &mut host.blkio_device_read_bps,
+            can.read_bps,
+            "BPS Block I/O read limit",
+            "Block I/O BPS read limit",
+        ),
         (
             &mut host.blkio_device_write_bps,
             can.write_bps,
             "BPS Block I/O write limit",
             "Block I/O BPS write limit",
         ),
-        (&mut host.blkio_device_read_iops, can.read_iops, "IOPS Block read limit", "Block I/O IOPS read limit"),
+        (
+            &mut host.blkio_device_read_iops,
+            can.read_iops,
+            "IOPS Block read limit",
+            "Block I/O IOPS read limit",
+        ),
         (
             &mut host.blkio_device_write_iops,
             can.write_iops,
@@ -365,12 +375,18 @@ mod tests {
             (|h| h.memory_swap = 1 << 30, "always set the Memory limit"),
             (|h| h.memory_swappiness = Some(101), "valid memory swappiness range is 0-100"),
             (|h| h.memory_reservation = 1, "Minimum memory reservation allowed is 6MB"),
-            (|h| (h.memory, h.memory_reservation) = (1 << 25, 1 << 26), "can not be less than memory reservation"),
+            (
+                |h| (h.memory, h.memory_reservation) = (1 << 25, 1 << 26),
+                "can not be less than memory reservation",
+            ),
             (|h| h.nano_cpus = 3_000_000_000, "range of CPUs is from 0.01 to 2.00"),
             (|h| (h.nano_cpus, h.cpu_quota) = (1, 5000), "Nano CPUs and CPU Quota"),
             (|h| h.cpu_period = 10, "CPU cfs period"),
             (|h| h.cpu_shares = -1, "invalid CPU shares (-1)"),
-            (|h| h.cpuset_cpus = "0-2".into(), "Requested CPUs are not available - requested 0-2, available: 0-1"),
+            (
+                |h| h.cpuset_cpus = "0-2".into(),
+                "Requested CPUs are not available - requested 0-2, available: 0-1",
+            ),
             (|h| h.cpuset_mems = "x".into(), "Invalid value x for cpuset mems"),
             (|h| h.blkio_weight = 5, "Range of blkio weight is from 10 to 1000"),
             (|h| h.cpu_realtime_period = 1, "kernel does not support CPU real-time scheduler"),
@@ -379,7 +395,10 @@ mod tests {
             let got = verdict(&all(), change).1;
             assert!(got.contains(text), "{got:?} lacks {text:?}");
         }
-        assert_eq!(verdict(&all(), |h| h.memory_swappiness = Some(-1)), (HostConfig::default(), String::new()));
+        assert_eq!(
+            verdict(&all(), |h| h.memory_swappiness = Some(-1)),
+            (HostConfig::default(), String::new())
+        );
     }
 
     #[test]
@@ -394,7 +413,9 @@ mod tests {
         });
         assert_eq!((host.memory, host.pids_limit, host.cpu_shares, host.blkio_weight), (0, None, 0, 0));
         assert!(host.cpuset_cpus.is_empty());
-        for part in ["memory limit capabilities", "PIDs limit discarded", "Shares discarded", "Cpuset discarded"] {
+        for part in
+            ["memory limit capabilities", "PIDs limit discarded", "Shares discarded", "Cpuset discarded"]
+        {
             assert!(text.contains(part), "{text}");
         }
         let no_swap = Abilities { swap: false, ..all() };

@@ -183,7 +183,9 @@ pub(crate) fn mount(m: &Mount) -> Result<MountPoint> {
             point.non_recursive = options.non_recursive;
             point.read_only_top = options.read_only_non_recursive;
             if options.read_only_non_recursive && options.read_only_force_recursive {
-                return Err(bad("ReadOnlyNonRecursive and ReadOnlyForceRecursive contradict each other".into()));
+                return Err(bad(
+                    "ReadOnlyNonRecursive and ReadOnlyForceRecursive contradict each other".into()
+                ));
             }
             if options.read_only_force_recursive && !m.read_only {
                 return Err(bad("ReadOnlyForceRecursive needs ReadOnly".into()));

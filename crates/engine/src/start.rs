@@ -62,10 +62,7 @@ impl Engine {
         Err(error)
     }
 
-    async fn try_launch(
-        self: &Arc<Self>,
-        container: &Arc<Container>,
-    ) -> std::result::Result<(), Failed> {
+    async fn try_launch(self: &Arc<Self>, container: &Arc<Container>) -> std::result::Result<(), Failed> {
         let joined = self.joined(container)?;
         let links = self.prepare_endpoints(container).await?;
         let input = self.spec_input(container, &joined, links).await?;

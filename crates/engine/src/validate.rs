@@ -85,9 +85,7 @@ pub(crate) fn host(host: &mut HostConfig) -> Result<Vec<String>> {
         )));
     }
     if host.annotations.contains_key("") {
-        return Err(invalid(
-            "invalid Annotations: the empty string is not permitted as an annotation key",
-        ));
+        return Err(invalid("invalid Annotations: the empty string is not permitted as an annotation key"));
     }
     security_options(host)?;
     // Below this there is no limit at all.
@@ -375,7 +373,9 @@ mod tests {
         };
         assert!(check(|_| {}).is_ok());
         assert_eq!(check(|h| h.memory = 1).unwrap_err(), "Minimum memory limit allowed is 6MB");
-        assert!(check(|h| h.security_opt = vec!["label=disable".into(), "no-new-privileges:true".into()]).is_ok());
+        assert!(
+            check(|h| h.security_opt = vec!["label=disable".into(), "no-new-privileges:true".into()]).is_ok()
+        );
         for bad in ["whatever", "sec=comp", "no-new-privileges=perhaps"] {
             let mut h = HostConfig { security_opt: vec![bad.into()], ..HostConfig::default() };
             assert!(host(&mut h).unwrap_err().to_string().contains("invalid --security-opt"), "{bad}");

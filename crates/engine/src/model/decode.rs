@@ -55,8 +55,7 @@ impl<'de> Deserializer<'de> for Lenient {
         visitor: V,
     ) -> Result<V::Value, Self::Error> {
         if let Value::Object(map) = &mut self.0 {
-            let other: Vec<String> =
-                map.keys().filter(|k| !fields.contains(&k.as_str())).cloned().collect();
+            let other: Vec<String> = map.keys().filter(|k| !fields.contains(&k.as_str())).cloned().collect();
             for key in other {
                 if let Some(field) = fields.iter().find(|f| f.eq_ignore_ascii_case(&key))
                     && let Some(value) = map.remove(&key)
