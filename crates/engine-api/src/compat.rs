@@ -171,8 +171,6 @@ pub(crate) fn inspect(version: Version, document: &mut Value) {
 /// The lines of `docker ps`.
 pub(crate) fn list(version: Version, lines: &mut Value) {
     for line in lines.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
-        // Since 1.52, which is newer than anything that is spoken here.
-        line.remove("Health");
         if version < (1, 46)
             && let Some(host) = line.get_mut("HostConfig").and_then(Value::as_object_mut)
         {

@@ -154,8 +154,8 @@ fn pieces(kind: &'static str, output: tokio::sync::mpsc::Receiver<runtime::Chunk
 }
 
 /// Carries bytes between a taken-over connection and a process until its output ends, the client goes, or the
-/// detach keys are typed.
-pub(crate) async fn carry(client: impl AsyncRead + AsyncWrite, io: IoStream, wanted: Wanted) {
+/// detach keys are typed, which it tells.
+pub(crate) async fn carry(client: impl AsyncRead + AsyncWrite, io: IoStream, wanted: Wanted) -> bool {
     let (reader, mut writer) = tokio::io::split(client);
     let IoStream { stdin, output, .. } = io;
     let keys = wanted.keys.clone().filter(|_| wanted.tty);
@@ -166,19 +166,22 @@ pub(crate) async fn carry(client: impl AsyncRead + AsyncWrite, io: IoStream, wan
         }
     };
     tokio::pin!(input);
+    let mut detached = false;
     {
         let output = drain(output, &mut writer, &wanted);
         tokio::pin!(output);
         tokio::select! {
             () = &mut output => {}
             fed = &mut input => {
-                if matches!(fed, Fed::Ended) {
-                    output.await;
+                match fed {
+                    Fed::Ended => output.await,
+                    Fed::Detached => detached = true,
                 }
             }
         }
     }
     let _ = writer.shutdown().await; // the client may be gone
+    detached
 }
 
 enum Fed {

@@ -73,6 +73,13 @@ impl Engine {
         Ok(Attachment { tty, stream })
     }
 
+    /// Tells that a client has left by the detach keys.
+    pub fn detached(&self, reference: &str) {
+        if let Ok(container) = self.find(reference) {
+            self.container_event(&container, "detach", &[]);
+        }
+    }
+
     /// Whether a container has a terminal.
     pub fn has_tty(&self, reference: &str) -> Result<bool> {
         if let Some(id) = self.foreign.find(reference) {

@@ -112,7 +112,7 @@ impl Engine {
     pub fn exec_check(&self, id: &str) -> Result<()> {
         let exec = self.exec(id)?;
         if exec.state.lock().started {
-            return Err(conflict(format!("exec {id} has already run")));
+            return Err(conflict(format!("exec command {id} has already run")));
         }
         if self.foreign.get(&exec.container).is_none() {
             self.runnable(&exec.container)?;
@@ -127,7 +127,7 @@ impl Engine {
         {
             let mut state = exec.state.lock();
             if std::mem::replace(&mut state.started, true) {
-                return Err(conflict(format!("exec {id} has already run")));
+                return Err(conflict(format!("exec command {id} has already run")));
             }
         }
         let config = &exec.config;
@@ -135,7 +135,7 @@ impl Engine {
             Some(state) => (state.spec.oci.process().clone().unwrap_or_default(), None),
             None => {
                 let container = self.runnable(&exec.container)?;
-                (self.exec_base(&container)?, Some(container))
+                (self.exec_base(&container).await?, Some(container))
             }
         };
         let process = exec_process(base, config)?;
@@ -208,13 +208,25 @@ impl Engine {
         }
     }
 
-    /// What an exec inherits of its container.
-    fn exec_base(&self, container: &Container) -> Result<Process> {
-        let (config, host) = {
-            let inner = container.lock();
-            (inner.asked.config.clone(), inner.asked.host.clone())
-        };
-        spec::process(&config, &host, &config.hostname, &[], &[])
+    /// What an exec inherits of its container: everything that its first process was started with, links' variables
+    /// and groups included.
+    async fn exec_base(&self, container: &Container) -> Result<Process> {
+        let state = self.runtime.state(&container.id).await?;
+        let mut process = state.spec.oci.process().clone().unwrap_or_default();
+        let mut env = process.env().clone().unwrap_or_default();
+        // Each process has this by its own terminal.
+        let asked = container.lock().asked.config.env.iter().any(|v| v.starts_with("TERM="));
+        env.retain(|v| asked || !v.starts_with("TERM="));
+        process.set_env(Some(env));
+        Ok(process)
+    }
+
+    /// Tells that a client has left an exec by the detach keys.
+    pub fn exec_detached(&self, id: &str) {
+        let Ok(exec) = self.exec(id) else { return };
+        if let Some(container) = self.by_id(&exec.container) {
+            self.container_event(&container, "exec_detach", &[("execID", exec.id.clone())]);
+        }
     }
 
     /// Sets the size of an exec's terminal.
@@ -269,7 +281,8 @@ fn exec_process(mut process: Process, config: &ExecConfig) -> Result<Process> {
         process.set_cwd(config.working_dir.clone().into());
     }
     if !config.user.is_empty() {
-        process.set_user(spec::user(&config.user, &[]));
+        let groups = process.user().additional_gids().clone().unwrap_or_default();
+        process.set_user(spec::user(&config.user, &groups));
     }
     if config.privileged {
         let all = HostConfig { privileged: true, ..HostConfig::default() };
@@ -288,10 +301,18 @@ pub(crate) async fn probe(
     limit: usize,
 ) -> (i32, String) {
     let exec_id = base::rng::hex(32);
+    let tell = |what: &str, more: &[(&str, String)]| {
+        let mut attributes = vec![("execID", exec_id.clone())];
+        attributes.extend_from_slice(more);
+        engine.container_event(container, what, &attributes);
+    };
+    let line = command.join(" ");
+    tell(&format!("exec_create: {line}"), &[]);
     let pid = std::sync::atomic::AtomicI32::new(0);
+    let output = Mutex::new(Vec::new());
     let run = async {
         let config = ExecConfig { cmd: command.to_vec().into(), ..ExecConfig::default() };
-        let process = exec_process(engine.exec_base(container)?, &config)?;
+        let process = exec_process(engine.exec_base(container).await?, &config)?;
         let spec = ExecSpec {
             exec_id: exec_id.clone(),
             process,
@@ -300,10 +321,11 @@ pub(crate) async fn probe(
             size: None,
             unconfined: false,
         };
+        tell(&format!("exec_start: {line}"), &[]);
         let mut started = engine.runtime.exec(&container.id, &spec).await?;
         pid.store(i32::try_from(started.pid).unwrap_or(0), std::sync::atomic::Ordering::Relaxed);
-        let mut output = Vec::new();
         while let Some(chunk) = started.io.output.recv().await {
+            let mut output = output.lock();
             let room = limit.saturating_sub(output.len());
             output.extend_from_slice(&chunk.data[..chunk.data.len().min(room)]);
         }
@@ -311,14 +333,17 @@ pub(crate) async fn probe(
             Some(exit) => exit.await.ok(),
             None => None,
         };
-        Ok::<_, Error>((exit.map_or(-1, |e| e.code), String::from_utf8_lossy(&output).into_owned()))
+        let code = exit.map_or(-1, |e| e.code);
+        tell("exec_die", &[("exitCode", code.to_string())]);
+        Ok::<_, Error>(code)
     };
+    let text = || String::from_utf8_lossy(&output.lock()).into_owned();
     // A timer by nature: the check's own timeout.
     match tokio::time::timeout(timeout, run).await {
-        Ok(Ok(result)) => result,
+        Ok(Ok(code)) => (code, text()),
         Ok(Err(error)) => (-1, error.to_string()),
         Err(_) => {
-            let pid = pid.into_inner();
+            let pid = pid.load(std::sync::atomic::Ordering::Relaxed);
             if pid > 0 {
                 // It may have ended in this very moment.
                 let _ = nix::sys::signal::kill(
@@ -326,7 +351,11 @@ pub(crate) async fn probe(
                     nix::sys::signal::Signal::SIGKILL,
                 );
             }
-            (-1, format!("Health check exceeded timeout ({}s)", timeout.as_secs_f64()))
+            let late = format!("Health check exceeded timeout ({})", crate::health::go_duration(timeout));
+            match text() {
+                said if said.is_empty() => (-1, late),
+                said => (-1, format!("{late}: {said}")),
+            }
         }
     }
 }

@@ -105,6 +105,21 @@ impl Health {
     }
 }
 
+/// A duration as Go prints it: `1m30s`, `1.5s`, `500ms`.
+pub(crate) fn go_duration(duration: Duration) -> String {
+    let fraction = |value: f64, unit: &str| format!("{value}{unit}");
+    let seconds = duration.as_secs();
+    if duration < Duration::from_secs(1) {
+        return fraction(duration.as_nanos() as f64 / 1e6, "ms");
+    }
+    let rest = fraction((seconds % 60) as f64 + f64::from(duration.subsec_nanos()) / 1e9, "s");
+    match (seconds / 3600, seconds / 60 % 60) {
+        (0, 0) => rest,
+        (0, minutes) => format!("{minutes}m{rest}"),
+        (hours, minutes) => format!("{hours}h{minutes}m{rest}"),
+    }
+}
+
 /// Probes `container` until `stop` is cancelled.
 pub(crate) async fn watch(
     engine: Arc<Engine>,
@@ -112,11 +127,14 @@ pub(crate) async fn watch(
     plan: Plan,
     stop: CancellationToken,
 ) {
-    let begun = tokio::time::Instant::now();
+    let running_for = || {
+        let started = container.lock().life.started_at;
+        started.map_or(Duration::ZERO, |s| base::clock::between(s, base::clock::now()))
+    };
     loop {
         let starting = container.lock().life.health.as_ref().is_some_and(|h| h.status == "starting");
-        let early = starting && begun.elapsed() < plan.start_period;
-        let pause = if early { plan.start_interval.min(plan.interval) } else { plan.interval };
+        let early = starting && running_for() < plan.start_period;
+        let pause = if early { plan.start_interval } else { plan.interval };
         // A timer by nature: the check is asked for at this interval.
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -126,6 +144,7 @@ pub(crate) async fn watch(
             continue;
         }
         let start = base::clock::now();
+        let since_start = running_for();
         let (exit_code, output) = tokio::select! {
             result = exec::probe(&engine, &container, &plan.command, plan.timeout, OUTPUT) => result,
             () = stop.cancelled() => return,
@@ -134,7 +153,7 @@ pub(crate) async fn watch(
         let changed = {
             let mut inner = container.lock();
             let health = inner.life.health.get_or_insert_with(Health::starting);
-            health.record(result, &plan, begun.elapsed()).then(|| health.status.clone())
+            health.record(result, &plan, since_start).then(|| health.status.clone())
         };
         if let Some(status) = changed {
             container.save_life();
@@ -169,6 +188,12 @@ mod tests {
         let shell = plan(Some(&config(&["CMD-SHELL", "x"])), &[]).unwrap();
         assert_eq!(shell.command, ["/bin/sh", "-c", "x"]);
         assert_eq!((shell.interval.as_secs(), shell.retries), (30, 3));
+    }
+
+    #[test]
+    fn durations() {
+        let text = |millis| go_duration(Duration::from_millis(millis));
+        assert_eq!([text(500), text(1500), text(90_000), text(3_600_000)], ["500ms", "1.5s", "1m30s", "1h0m0s"]);
     }
 
     #[test]

@@ -62,6 +62,13 @@ pub(crate) fn mounts(inner: &Inner) -> Value {
 }
 
 impl Engine {
+    /// The name that a link's target has now; it may have been given by id.
+    fn link_name(&self, target: &str) -> String {
+        let id = self.names.lock().resolve(target).ok();
+        let name = id.and_then(|id| self.names.lock().name_of(&id));
+        name.unwrap_or_else(|| target.trim_start_matches('/').to_owned())
+    }
+
     /// Everything about one container.
     pub async fn inspect(&self, reference: &str, size: bool) -> Result<Value> {
         if let Some(id) = self.foreign.find(reference)
@@ -89,6 +96,15 @@ impl Engine {
         });
         if let Some(health) = &life.health {
             state["Health"] = json!(health);
+        }
+        let mut host = json!(asked.host);
+        // As Docker writes links: `/TARGET:/SELF/ALIAS`.
+        if !asked.host.links.is_empty() {
+            let written = |link: &String| {
+                let (target, alias) = crate::create::parse_link(link).ok()?;
+                Some(format!("/{}:/{}/{alias}", self.link_name(target), asked.name))
+            };
+            host["Links"] = json!(asked.host.links.iter().filter_map(written).collect::<Vec<_>>());
         }
         let exposed = ports::exposed(&asked.config, &asked.host)?;
         let bridge = inner.life.attached.get("bridge").cloned();
@@ -128,7 +144,7 @@ impl Engine {
             "ProcessLabel": "",
             "AppArmorProfile": "",
             "ExecIDs": if life.execs.is_empty() { Value::Null } else { json!(life.execs) },
-            "HostConfig": asked.host,
+            "HostConfig": host,
             "GraphDriver": {"Name": "overlay2", "Data": layers},
             "Mounts": mounts(&inner),
             "Config": asked.config,

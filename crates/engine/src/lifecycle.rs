@@ -356,7 +356,14 @@ impl Engine {
             Err(_) if container.phase() == Phase::Removing => {
                 return Err(conflict(format!("removal of container {} is already in progress", reference)));
             }
-            Err(_) => container.op.lock().await,
+            Err(_) => {
+                // A stop may be waiting for a long time until the process has ended; force does not wait for that.
+                if force && container.phase().alive() {
+                    self.by_hand(&container);
+                    self.send(&container, SIGKILL).await?;
+                }
+                container.op.lock().await
+            }
         };
         let (phase, name) = {
             let inner = container.lock();

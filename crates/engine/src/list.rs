@@ -134,6 +134,7 @@ impl Engine {
             .map(|n| self.networks.get(n).map_or_else(|_| n.clone(), |net| net.record.name.clone()))
             .collect();
 
+        let (ids, names) = (expressions(filters.get("id")), expressions(filters.get("name")));
         let mut chosen: Vec<(jiff::Timestamp, Arc<Container>)> = Vec::new();
         for container in self.all() {
             let inner = container.lock();
@@ -154,8 +155,8 @@ impl Engine {
             let fits = (all || life.phase.alive() || life.phase == Phase::Restarting)
                 && filters.exact("status", life.phase.word())
                 && filters.exact("health", health)
-                && filters.any("id", |id| container.id.starts_with(id.as_str()))
-                && filters.any("name", |n| name_matches(&asked.name, n))
+                && (ids.is_empty() || ids.iter().any(|e| e.is_match(&container.id)))
+                && name_matches(&asked.name, &names)
                 && filters.labels(&asked.config.labels)
                 && (exits.is_empty()
                     || (matches!(life.phase, Phase::Exited | Phase::Restarting | Phase::Dead)
@@ -202,8 +203,8 @@ impl Engine {
                 let fits = (all || matches!(word, "running" | "paused"))
                     && filters.exact("status", word)
                     && filters.labels(&labels)
-                    && filters.any("id", |id| state.id.starts_with(id.as_str()))
-                    && filters.any("name", |n| name_matches(name, n));
+                    && (ids.is_empty() || ids.iter().any(|e| e.is_match(&state.id)))
+                    && name_matches(name, &names);
                 if fits {
                     out.push((state.created_at, line));
                 }
@@ -248,12 +249,14 @@ impl Engine {
             "Labels": asked.config.labels,
             "State": life.phase.word(),
             "Status": status(&inner),
-            "HostConfig": {"NetworkMode": asked.host.network_mode},
+            "HostConfig": {"NetworkMode": asked.host.network_mode, "Annotations": asked.host.annotations},
             "NetworkSettings": {"Networks": inspect::networks(&inner, self)},
             "Mounts": inspect::mounts(&inner),
         });
-        if let Some(health) = &life.health {
-            line["Health"] = json!({"Status": health.status, "FailingStreak": health.failing_streak});
+        if asked.host.annotations.is_empty()
+            && let Some(host) = line["HostConfig"].as_object_mut()
+        {
+            host.remove("Annotations");
         }
         line
     }
@@ -274,17 +277,17 @@ impl Engine {
     }
 }
 
-/// The `name` filter: a part of the name, or anchored with `^` and `$`; a leading slash is ignored.
-fn name_matches(name: &str, pattern: &str) -> bool {
-    let start = pattern.starts_with('^');
-    let end = pattern.ends_with('$');
-    let bare = pattern.trim_start_matches('^').trim_end_matches('$').trim_start_matches('/');
-    match (start, end) {
-        (true, true) => name == bare,
-        (true, false) => name.starts_with(bare),
-        (false, true) => name.ends_with(bare),
-        (false, false) => name.contains(bare),
-    }
+/// The values of a filter that are regular expressions, as `name` and `id` are; what is none is taken literally.
+fn expressions(values: &[String]) -> Vec<regex::Regex> {
+    let one = |v: &String| {
+        regex::RegexBuilder::new(v).size_limit(1 << 20).build().or_else(|_| regex::Regex::new(&regex::escape(v)))
+    };
+    values.iter().filter_map(|v| one(v).ok()).collect()
+}
+
+/// Whether a name fits one of the expressions; some have the slash in front that names once had.
+fn name_matches(name: &str, expressions: &[regex::Regex]) -> bool {
+    expressions.is_empty() || expressions.iter().any(|e| e.is_match(name) || e.is_match(&format!("/{name}")))
 }
 
 #[cfg(test)]
@@ -313,12 +316,11 @@ mod tests {
 
     #[test]
     fn names_and_commands() {
-        assert!(
-            name_matches("web-1", "web")
-                && name_matches("web-1", "^/web")
-                && name_matches("web-1", "^web-1$")
-        );
-        assert!(!name_matches("web-1", "^eb") && !name_matches("web-1", "web$"));
+        let fits = |name, pattern: &str| name_matches(name, &expressions(&[pattern.to_owned()]));
+        assert!(fits("web-1", "web") && fits("web-1", "^/web") && fits("web-1", "^web-1$"));
+        assert!(fits("web-1", "^(db|web)-[0-9]$") && fits("web-1", "eb.1"));
+        assert!(!fits("web-1", "^eb") && !fits("web-1", "web$"));
+        assert!(!fits("web-1", "[") && name_matches("x", &[]));
         assert_eq!(command_line(&["sh".into(), "-c".into(), "sleep 1".into()]), "sh -c 'sleep 1'");
     }
 }

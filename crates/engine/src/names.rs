@@ -146,6 +146,11 @@ impl Names {
         unreachable!("the loop above has no end")
     }
 
+    /// The name of a container.
+    pub(crate) fn name_of(&self, id: &str) -> Option<String> {
+        self.by_name.iter().find(|(_, owner)| *owner == id).map(|(name, _)| name.clone())
+    }
+
     /// Gives the name back.
     pub(crate) fn release(&mut self, name: &str) {
         self.by_name.remove(name);

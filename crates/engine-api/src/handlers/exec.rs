@@ -5,7 +5,7 @@ use engine::attach::DetachKeys;
 use engine::model::ExecConfig;
 use futures::{SinkExt, StreamExt};
 use http::StatusCode;
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use runtime::IoStream;
 use serde::Deserialize;
@@ -40,17 +40,7 @@ pub(crate) async fn attach(mut call: Call) -> Result<Answer> {
     let kind = hijack::content_type(call.version, tty);
     // Attached before anything is answered: what comes after the answer is not missed.
     let attachment = if stream { Some(call.engine.attach(call.id()).await?) } else { None };
-    let mut past = Vec::new();
-    if logs {
-        let options =
-            engine::LogOptions { stdout: wanted.stdout, stderr: wanted.stderr, ..Default::default() };
-        let lines = call.engine.logs(call.id(), options)?;
-        futures::pin_mut!(lines);
-        while let Some(line) = lines.next().await {
-            let line = line.map_err(engine::Error::from)?;
-            past.push(Ok(streams::log_piece(&line, tty, false, false)));
-        }
-    }
+    let past = if logs { past(&call, &wanted).await? } else { Vec::new() };
     let Some((answer, upgrade)) = hijack::take_over(&mut call.request, kind) else {
         let past = futures::stream::iter(past);
         let Some(attachment) = attachment else { return Ok(body::stream(kind, past)) };
@@ -61,6 +51,7 @@ pub(crate) async fn attach(mut call: Call) -> Result<Answer> {
         let live = http_body_util::BodyDataStream::new(live.into_body());
         return Ok(body::stream(kind, past.chain(live)));
     };
+    let (engine, id) = (call.engine.clone(), call.id().to_owned());
     tokio::spawn(async move {
         let Some(mut io) = hijack::taken(upgrade).await else { return };
         for piece in past {
@@ -77,7 +68,11 @@ pub(crate) async fn attach(mut call: Call) -> Result<Answer> {
             return;
         };
         match attachment.stream().await {
-            Ok(Some(stream)) => hijack::carry(io, stream, wanted).await,
+            Ok(Some(stream)) => {
+                if hijack::carry(io, stream, wanted).await {
+                    engine.detached(&id);
+                }
+            }
             Ok(None) => drop(io.shutdown().await),
             Err(error) => hijack::complain(io, &error.to_string(), tty).await,
         }
@@ -85,30 +80,66 @@ pub(crate) async fn attach(mut call: Call) -> Result<Answer> {
     Ok(answer)
 }
 
+/// What the log has of the streams that are wanted, as it goes over the wire.
+async fn past(call: &Call, wanted: &Wanted) -> Result<Vec<std::io::Result<bytes::Bytes>>> {
+    let options = engine::LogOptions { stdout: wanted.stdout, stderr: wanted.stderr, ..Default::default() };
+    let lines = call.engine.logs(call.id(), options)?;
+    futures::pin_mut!(lines);
+    let mut past = Vec::new();
+    while let Some(line) = lines.next().await {
+        let line = line.map_err(engine::Error::from)?;
+        past.push(Ok(streams::log_piece(&line, !wanted.framed, false, false)));
+    }
+    Ok(past)
+}
+
 /// Attach over a WebSocket: output as binary messages, unframed, as Docker has it.
 pub(crate) async fn attach_websocket(mut call: Call) -> Result<Answer> {
     let tty = call.engine.has_tty(call.id())?;
-    let wanted = wanted(&call, tty)?;
+    let wanted = Wanted { framed: false, ..wanted(&call, tty)? };
+    let (stream, logs) = (call.query.flag("stream"), call.query.flag("logs"));
+    let attachment = if stream { Some(call.engine.attach(call.id()).await?) } else { None };
+    let past = if logs { past(&call, &wanted).await? } else { Vec::new() };
     let (answer, upgrade) = hijack::websocket(&mut call.request)?;
-    let attachment = call.engine.attach(call.id()).await?;
+    let (engine, id) = (call.engine.clone(), call.id().to_owned());
     tokio::spawn(async move {
-        if let Ok(Some(stream)) = attachment.stream().await {
-            carry_websocket(upgrade, stream, wanted).await;
+        let Ok(upgraded) = upgrade.await else { return };
+        let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+        for piece in past.into_iter().flatten() {
+            if socket.send(Message::Binary(piece)).await.is_err() {
+                return;
+            }
+        }
+        let stream = match attachment {
+            Some(attachment) => attachment.stream().await.ok().flatten(),
+            None => None,
+        };
+        match stream {
+            Some(stream) => {
+                if carry_websocket(socket, stream, wanted).await {
+                    engine.detached(&id);
+                }
+            }
+            None => drop(socket.close(None).await), // the client may be gone
         }
     });
     Ok(answer)
 }
 
-async fn carry_websocket(upgrade: OnUpgrade, io: IoStream, wanted: Wanted) {
-    let Ok(upgraded) = upgrade.await else { return };
-    let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+/// As [`hijack::carry`], over a WebSocket.
+async fn carry_websocket(
+    socket: WebSocketStream<TokioIo<Upgraded>>,
+    io: IoStream,
+    wanted: Wanted,
+) -> bool {
     let (mut sink, mut source) = socket.split();
+    let mut keys = wanted.keys.clone().filter(|_| wanted.tty);
     let IoStream { stdin, mut output, .. } = io;
     let input = async move {
         let Some(mut stdin) = stdin.filter(|_| wanted.stdin) else {
             // Read on, so that pings are answered and the client's close is seen.
             while let Some(Ok(_)) = source.next().await {}
-            return;
+            return false;
         };
         while let Some(Ok(message)) = source.next().await {
             let data = match message {
@@ -117,11 +148,19 @@ async fn carry_websocket(upgrade: OnUpgrade, io: IoStream, wanted: Wanted) {
                 Message::Close(_) => break,
                 _ => continue,
             };
-            if stdin.write_all(&data).await.is_err() || stdin.flush().await.is_err() {
+            let (typed, detached) = match &mut keys {
+                Some(keys) => keys.feed(&data),
+                None => (data, false),
+            };
+            if stdin.write_all(&typed).await.is_err() || stdin.flush().await.is_err() {
                 break;
+            }
+            if detached {
+                return true;
             }
         }
         let _ = stdin.shutdown().await; // the process may have ended
+        false
     };
     let output = async move {
         while let Some(chunk) = output.recv().await {
@@ -136,8 +175,8 @@ async fn carry_websocket(upgrade: OnUpgrade, io: IoStream, wanted: Wanted) {
         let _ = sink.close().await; // the client may be gone
     };
     tokio::select! {
-        () = input => {}
-        () = output => {}
+        detached = input => detached,
+        () = output => false,
     }
 }
 
@@ -189,7 +228,11 @@ pub(crate) async fn start(call: Call) -> Result<Answer> {
         let started = engine.exec_start(&id, options).await;
         let Some(io) = hijack::taken(upgrade).await else { return };
         match started {
-            Ok(stream) => hijack::carry(io, stream, wanted).await,
+            Ok(stream) => {
+                if hijack::carry(io, stream, wanted).await {
+                    engine.exec_detached(&id);
+                }
+            }
             Err(error) => hijack::complain(io, &error.to_string(), tty).await,
         }
     });
