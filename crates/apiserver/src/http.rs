@@ -48,9 +48,7 @@ pub async fn serve(
                 });
             }
             Err(error) => {
-                // Out of descriptors, most likely: others will be freed by connections that end.
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::task::yield_now().await;
+                sockets::accept_failed("the API server", &error).await;
             }
         }
     }

@@ -11,7 +11,6 @@ use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
 use crate::ApiServer;
 use crate::admission::{self, Operation, Review};
@@ -99,7 +98,7 @@ async fn dial(
     tls: Option<(&tokio_rustls::TlsConnector, &str)>,
 ) -> std::io::Result<Box<dyn Stream>> {
     let dial = async {
-        let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
+        let stream = sockets::connect(host, port).await?;
         let _ = stream.set_nodelay(true);
         let Some((connector, name)) = tls else {
             return Ok(Box::new(stream) as Box<dyn Stream>);
@@ -116,12 +115,7 @@ async fn dial(
 
 /// A connector that takes any certificate, for peers that are not to be verified by the user's own word.
 pub(crate) fn unverified(identity: Option<&pki::Identity>) -> tokio_rustls::TlsConnector {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .expect("the provider supports the default versions")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)));
+    let builder = sockets::AnyCertificate::client_config();
     let shown = identity.and_then(|id| {
         use rustls_pki_types::pem::PemObject;
         let chain: Result<Vec<_>, _> =
@@ -130,44 +124,6 @@ pub(crate) fn unverified(identity: Option<&pki::Identity>) -> tokio_rustls::TlsC
         builder.clone().with_client_auth_cert(chain.ok()?, key).ok()
     });
     tokio_rustls::TlsConnector::from(Arc::new(shown.unwrap_or_else(|| builder.with_no_client_auth())))
-}
-
-#[derive(Debug)]
-struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
-
-impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &rustls_pki_types::CertificateDer<'_>,
-        _: &[rustls_pki_types::CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: rustls_pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &rustls_pki_types::CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &rustls_pki_types::CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 /// Reads a JSON document of a peer.

@@ -15,9 +15,10 @@ pub const DATA_DIR: &str = "/var/lib/tug";
 /// The default run folder.
 pub const RUN_DIR: &str = "/run/tug";
 
-/// The names and places of one instance. Built by the command line, read by everything else.
+/// The names and places of one instance. Built by the command line, read by everything else. The record that a server
+/// leaves may be of another version: what it does not say is as by default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", default)]
 pub struct Instance {
     /// What must survive a reboot: images, containers' writable layers and logs, volumes, the object store, keys.
     pub data_dir: PathBuf,
@@ -41,6 +42,12 @@ pub struct Instance {
     pub cluster_domain: String,
     /// Gateway address and size of the engine's default bridge.
     pub bridge_ip: Ipv4Net,
+}
+
+impl Default for Instance {
+    fn default() -> Self {
+        Self::new(Path::new(DATA_DIR), Path::new(RUN_DIR), "", Ipv4Addr::LOCALHOST.into())
+    }
 }
 
 impl Instance {
@@ -76,7 +83,7 @@ impl Instance {
         format!("tug{}", self.suffix())
     }
 
-    /// A network interface name of at most 15 bytes: `tug` + `kind` (at most 3 characters) + the suffix;
+    /// A network interface name of at most 15 bytes: `tug` + `kind` (at most 5 characters) + the suffix;
     /// `link("0")` is the engine's default bridge, `link("p")` the pods'.
     pub fn link(&self, kind: &str) -> String {
         let name = format!("tug{kind}{}", self.suffix());
@@ -129,5 +136,12 @@ mod tests {
         let b = Instance::new(Path::new("/a"), Path::new("/b"), "n", ip);
         assert_ne!(a.name(), b.name());
         assert!(b.link("br0").len() <= 15);
+    }
+
+    #[test]
+    fn a_record_of_another_version_is_read() {
+        let made: Instance =
+            serde_json::from_str(r#"{"run-dir": "/r", "node-name": "n", "of-tomorrow": 1}"#).unwrap();
+        assert_eq!((made.run_dir.as_path(), made.api_port), (Path::new("/r"), 6443));
     }
 }

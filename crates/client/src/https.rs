@@ -51,7 +51,7 @@ impl std::fmt::Debug for Auth {
     }
 }
 
-type Connector = HttpsConnector<HttpConnector>;
+type Connector = HttpsConnector<HttpConnector<sockets::Resolver>>;
 
 /// The transport. See the module's documentation.
 pub struct Https {
@@ -72,8 +72,9 @@ impl Https {
         }
         base.parse::<Uri>().map_err(|e| wrong(&e))?;
         let tls = pki::client_config(&endpoint.ca_pem, endpoint.identity.as_ref()).map_err(|e| wrong(&e))?;
+        let resolver = sockets::Resolver::default();
         let connector = || {
-            let mut tcp = HttpConnector::new();
+            let mut tcp = HttpConnector::new_with_resolver(resolver.clone());
             tcp.enforce_http(false);
             tcp.set_nodelay(true);
             tcp.set_connect_timeout(Some(CONNECT));

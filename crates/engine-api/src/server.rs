@@ -39,20 +39,9 @@ pub async fn serve(engine: Arc<Engine>, listener: UnixListener, shutdown: Cancel
             Ok((stream, _)) => {
                 tokio::spawn(connection(shared.clone(), stream, shutdown.clone()));
             }
-            Err(error) if out_of_descriptors(&error) => {
-                tracing::error!(%error, "the engine's socket cannot accept: raise the limit of open files");
-                // A timer, because no event says that descriptors are free again.
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            }
-            Err(error) => return Err(error.into()),
+            Err(error) => sockets::accept_failed("the engine", &error).await,
         }
     }
-}
-
-fn out_of_descriptors(error: &std::io::Error) -> bool {
-    error
-        .raw_os_error()
-        .is_some_and(|e| e == nix::errno::Errno::EMFILE as i32 || e == nix::errno::Errno::ENFILE as i32)
 }
 
 async fn connection<S>(shared: Shared, stream: S, shutdown: CancellationToken)

@@ -522,7 +522,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Ends every container and waits for it (`tug down`); each has its own stop timeout.
+    /// Ends every container and waits for it; each has its own stop signal and timeout.
     pub async fn stop_all(self: &Arc<Self>) -> Result<()> {
         let mut all = tokio::task::JoinSet::new();
         for container in self.all() {

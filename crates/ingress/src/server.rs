@@ -54,10 +54,8 @@ pub(crate) async fn accept(
             () = shutdown.cancelled() => return,
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
-                // Out of descriptors, or a client that is gone already: neither ends the server.
-                Err(e) => {
-                    tracing::debug!("accept: {e}");
-                    tokio::task::yield_now().await;
+                Err(error) => {
+                    sockets::accept_failed("ingress", &error).await;
                     continue;
                 }
             },

@@ -122,6 +122,12 @@ impl Context {
         self.volatile_root().join(uid)
     }
 
+    /// The file that holds the id of a pod's sandbox once its network and files are complete. A sandbox that a daemon
+    /// left half made is not named there.
+    pub fn sandbox_mark(&self, uid: &str) -> PathBuf {
+        self.volatile(uid).join("sandbox")
+    }
+
     /// The log of one run of a container.
     pub fn log_path(&self, uid: &str, container: &str, attempt: u32) -> PathBuf {
         self.durable(uid).join("logs").join(container).join(format!("{attempt}.log"))

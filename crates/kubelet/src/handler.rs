@@ -146,7 +146,7 @@ async fn connect(host: &str, ip: IpAddr, port: u16) -> Result<TcpStream, String>
     let result = if host.is_empty() {
         TcpStream::connect(SocketAddr::new(ip, port)).await
     } else {
-        TcpStream::connect((host, port)).await
+        sockets::connect(host, port).await
     };
     let shown = if host.is_empty() { ip.to_string() } else { host.to_owned() };
     result.map_err(|e| {
@@ -290,57 +290,11 @@ fn serving(bytes: &[u8]) -> Option<u8> {
 mod tls {
     use std::sync::{Arc, LazyLock};
 
-    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-    use rustls::crypto::CryptoProvider;
-    use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
-    use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+    use rustls::ClientConfig;
     use tokio_rustls::TlsConnector;
 
-    #[derive(Debug)]
-    struct Anyone(Arc<CryptoProvider>);
-
-    impl ServerCertVerifier for Anyone {
-        fn verify_server_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<ServerCertVerified, Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-        fn verify_tls12_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-        fn verify_tls13_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.0.signature_verification_algorithms.supported_schemes()
-        }
-    }
-
-    static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .expect("ring supports the default TLS versions")
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
-            .with_no_client_auth();
-        Arc::new(config)
-    });
+    static CONFIG: LazyLock<Arc<ClientConfig>> =
+        LazyLock::new(|| Arc::new(sockets::AnyCertificate::client_config().with_no_client_auth()));
 
     pub fn connector() -> TlsConnector {
         TlsConnector::from(CONFIG.clone())

@@ -22,7 +22,6 @@ pub mod view;
 mod volumes;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use base::Instance;
@@ -48,8 +47,6 @@ pub struct Options {
     pub tls: Arc<rustls::ServerConfig>,
     /// The cluster's DNS server; none: pods get the machine's resolvers.
     pub dns: Option<IpAddr>,
-    /// A folder of manifests of static pods.
-    pub manifests: Option<PathBuf>,
     /// What the node says about itself: `v1.36.0+tug.1`.
     pub version: String,
 }

@@ -1,7 +1,7 @@
 //! What this machine has and is, as its Node object says it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -16,6 +16,19 @@ pub struct Machine {
     pub disk: i64,
     /// How many pods may run here.
     pub pods: i64,
+    /// Where pods write.
+    data_dir: PathBuf,
+}
+
+/// What the machine is about to run out of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pressures {
+    /// Less than 100 MiB of memory can be had, as upstream's default.
+    pub memory: bool,
+    /// Less than 1 GiB or 1 % of the inodes is left where pods write. Upstream's tenth is 25 GiB of a common disk.
+    pub disk: bool,
+    /// Less than a twentieth of the process numbers is left.
+    pub pids: bool,
 }
 
 impl Machine {
@@ -28,6 +41,29 @@ impl Machine {
             memory: meminfo("MemTotal") as i64,
             disk: disk as i64,
             pods: 110,
+            data_dir: data_dir.into(),
+        }
+    }
+
+    /// What is scarce now. What cannot be read is not scarce.
+    pub fn pressures(&self) -> Pressures {
+        let available = meminfo("MemAvailable");
+        let disk = rustix::fs::statvfs(&self.data_dir).is_ok_and(|s| {
+            // File systems without a fixed number of inodes (btrfs) report none.
+            s.f_bavail.saturating_mul(s.f_frsize) < 1 << 30 || (s.f_files > 0 && s.f_favail < s.f_files / 100)
+        });
+        let number = |path: &str| fs::read_to_string(path).ok().and_then(|t| t.trim().parse::<u64>().ok());
+        let most = number("/proc/sys/kernel/pid_max")
+            .into_iter()
+            .chain(number("/proc/sys/kernel/threads-max"))
+            .min();
+        // proc(5): the fourth field of loadavg is "running/existing".
+        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let tasks = load.split([' ', '/']).nth(4).and_then(|n| n.parse::<u64>().ok());
+        Pressures {
+            memory: available > 0 && available < 100 << 20,
+            disk,
+            pids: most.zip(tasks).is_some_and(|(most, tasks)| tasks > most / 20 * 19),
         }
     }
 
@@ -90,5 +126,8 @@ mod tests {
         assert!(machine.capacity()["memory"].as_str().unwrap().ends_with("Ki"));
         assert_eq!(node_info("v1")["operatingSystem"], "linux");
         assert_eq!(meminfo("NoSuchLine"), 0);
+        assert!(!machine.pressures().pids);
+        let nothing = Machine { data_dir: "/proc".into(), ..machine };
+        assert!(nothing.pressures().disk, "procfs has no room at all");
     }
 }

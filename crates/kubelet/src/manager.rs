@@ -174,6 +174,13 @@ pub async fn leftovers(context: &Context) -> Result<Leftovers> {
         if uid.is_empty() {
             continue;
         }
+        let complete =
+            std::fs::read(context.sandbox_mark(&uid)).is_ok_and(|made| made == sandbox.id.as_bytes());
+        if !complete {
+            tracing::info!(pod = of(label::POD), sandbox = sandbox.id, "a half-made sandbox is made anew");
+            runtime.sandbox_delete(&sandbox.id).await?;
+            continue;
+        }
         if !spec.host_network {
             left.addresses.extend(ips.iter().map(|ip| (uid.clone(), *ip)));
         }

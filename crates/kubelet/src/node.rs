@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, PodNetwork};
-use crate::machine;
+use crate::machine::{self, Pressures};
 use crate::{Error, Result};
 
 /// How often the Lease is renewed: the protocol between nodes and the controller that watches them.
@@ -25,6 +25,9 @@ const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 /// The namespace of nodes' Leases.
 const LEASES: &str = "kube-node-lease";
+/// How often the machine's pressures are looked at between heartbeats: neither memory nor a file system tells anybody
+/// that it is nearly full.
+const LOOK: Duration = Duration::from_secs(10);
 /// How many images a status lists, as upstream.
 const MAX_IMAGES: usize = 50;
 
@@ -140,15 +143,27 @@ pub async fn pod_network(
 pub async fn keep(context: Arc<Context>, node: Arc<Object>, shutdown: CancellationToken) {
     let status = async {
         let mut sent = Value::Null;
-        let mut timer = tokio::time::interval(HEARTBEAT);
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        let mut look = tokio::time::interval(LOOK);
+        let mut told = None;
         loop {
-            timer.tick().await;
-            let now = base::clock::now();
+            let pressures = tokio::select! {
+                _ = heartbeat.tick() => context.machine.pressures(),
+                _ = look.tick() => {
+                    let now = context.machine.pressures();
+                    if told == Some(now) {
+                        continue;
+                    }
+                    now
+                }
+            };
+            told = Some(pressures);
             let existing = if sent.is_null() { node.status() } else { &sent };
-            let status = status(&context, existing, now);
+            let status = status(&context, existing, pressures, base::clock::now());
             let mut delay = FIRST_RETRY;
             while let Err(error) = report(&context, &status).await {
                 tracing::warn!(%error, "the node's status could not be reported; trying again");
+                // Nothing tells when an API server that failed is well again.
                 tokio::time::sleep(delay).await;
                 delay = (delay * 2).min(LAST_RETRY);
             }
@@ -162,6 +177,7 @@ pub async fn keep(context: Arc<Context>, node: Arc<Object>, shutdown: Cancellati
             let mut delay = FIRST_RETRY;
             while let Err(error) = renew(&context, &node).await {
                 tracing::debug!(%error, "the node's lease could not be renewed; trying again");
+                // As above: only trying tells.
                 tokio::time::sleep(delay).await;
                 delay = (delay * 2).min(LAST_RETRY);
             }
@@ -198,7 +214,7 @@ async fn renew(context: &Context, node: &Object) -> Result<(), client::Error> {
     }
 }
 
-fn status(context: &Context, existing: &Value, now: jiff::Timestamp) -> Value {
+fn status(context: &Context, existing: &Value, pressures: Pressures, now: jiff::Timestamp) -> Value {
     let instance = &context.options.instance;
     let capacity = context.machine.capacity();
     let images: Vec<Value> = context
@@ -216,7 +232,7 @@ fn status(context: &Context, existing: &Value, now: jiff::Timestamp) -> Value {
     json!({
         "capacity": capacity,
         "allocatable": capacity,
-        "conditions": conditions(existing, now),
+        "conditions": conditions(existing, pressures, now),
         "addresses": [
             {"type": "InternalIP", "address": instance.node_ip.to_string()},
             {"type": "Hostname", "address": instance.node_name},
@@ -227,12 +243,32 @@ fn status(context: &Context, existing: &Value, now: jiff::Timestamp) -> Value {
     })
 }
 
-fn conditions(existing: &Value, now: jiff::Timestamp) -> Value {
+/// A status is sent only once the pods' network stands and the runtime has answered, so that sending it says Ready.
+fn conditions(existing: &Value, pressures: Pressures, now: jiff::Timestamp) -> Value {
     let time = meta::time(now);
+    let pressure = |is: bool, kind, yes: [&'static str; 2], no: [&'static str; 2]| {
+        let [reason, message] = if is { yes } else { no };
+        (kind, if is { "True" } else { "False" }, reason, message)
+    };
     let table = [
-        ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        pressure(
+            pressures.memory,
+            "MemoryPressure",
+            ["KubeletHasInsufficientMemory", "kubelet has insufficient memory available"],
+            ["KubeletHasSufficientMemory", "kubelet has sufficient memory available"],
+        ),
+        pressure(
+            pressures.disk,
+            "DiskPressure",
+            ["KubeletHasDiskPressure", "kubelet has disk pressure"],
+            ["KubeletHasNoDiskPressure", "kubelet has no disk pressure"],
+        ),
+        pressure(
+            pressures.pids,
+            "PIDPressure",
+            ["KubeletHasInsufficientPID", "kubelet has insufficient PID available"],
+            ["KubeletHasSufficientPID", "kubelet has sufficient PID available"],
+        ),
         ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
     ];
     let old = existing["conditions"].as_array().cloned().unwrap_or_default();
@@ -266,13 +302,17 @@ mod tests {
     fn transitions_keep_their_time() {
         let (a, b): (jiff::Timestamp, jiff::Timestamp) =
             ("2026-01-01T00:00:00Z".parse().unwrap(), "2026-01-02T00:00:00Z".parse().unwrap());
-        let mut first = json!({"conditions": conditions(&Value::Null, a)});
+        let mut first = json!({"conditions": conditions(&Value::Null, Pressures::default(), a)});
         first["conditions"].as_array_mut().unwrap().push(json!({"type": "Mine", "status": "True"}));
         first["conditions"][3]["status"] = "Unknown".into();
-        let second = conditions(&first, b);
+        let second = conditions(&first, Pressures { memory: true, ..Pressures::default() }, b);
         let of = |kind: &str| second.as_array().unwrap().iter().find(|c| c["type"] == kind).unwrap().clone();
         assert_eq!(of("DiskPressure")["lastTransitionTime"], "2026-01-01T00:00:00Z");
         assert_eq!(of("DiskPressure")["lastHeartbeatTime"], "2026-01-02T00:00:00Z");
+        assert_eq!(
+            (&of("MemoryPressure")["status"], &of("MemoryPressure")["lastTransitionTime"]),
+            (&json!("True"), &json!("2026-01-02T00:00:00Z"))
+        );
         assert_eq!(of("Ready")["lastTransitionTime"], "2026-01-02T00:00:00Z");
         assert_eq!(of("Mine")["status"], "True");
     }

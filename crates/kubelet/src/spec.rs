@@ -44,10 +44,6 @@ pub mod annotation {
     pub const SANDBOX: &str = "io.tug.sandbox";
     /// The image's id.
     pub const IMAGE: &str = "io.tug.image";
-    /// The image's name as the pod has it.
-    pub const IMAGE_NAME: &str = "io.tug.image.name";
-    /// The name that `docker ps` shows.
-    pub const NAME: &str = "io.tug.name";
     /// A sandbox's addresses, separated by commas.
     pub const IPS: &str = "io.tug.ips";
 }
@@ -218,14 +214,6 @@ pub fn container(input: Input<'_>) -> Result<ContainerSpec, String> {
             (annotation::MESSAGE_POLICY, container.termination_message_policy.clone()),
             (annotation::SANDBOX, input.sandbox.id.clone()),
             (annotation::IMAGE, image.id.clone()),
-            (annotation::IMAGE_NAME, container.image.clone()),
-            (
-                annotation::NAME,
-                format!(
-                    "k8s_{}_{}_{}_{}_{}",
-                    container.name, pod.name, pod.namespace, pod.uid, input.attempt
-                ),
-            ),
         ]
         .map(|(k, v)| (k.to_owned(), v))
         .into(),

@@ -53,7 +53,6 @@ impl Rig {
             network,
             tls: Arc::new(tls),
             dns: None,
-            manifests: None,
             version: "v1.36.0".into(),
         };
         let mut rig = Self { _temp: temp, fake, client, runtime, options, running: None };

@@ -82,9 +82,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<()> {
             accepted = options.listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::warn!(%error, "a connection was not accepted");
-                    // Out of descriptors, mostly, and nothing tells when one is free again.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    sockets::accept_failed("the registry", &error).await;
                     continue;
                 }
             },

@@ -6,20 +6,35 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use base::Instance;
-use runtime::Runtime as _;
+use clap::Args;
+use futures::future::join_all;
+use runtime::{Runtime, ShimRuntime, State, Status};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::options::Place;
 use crate::server::{self, DOCKER_DEFAULT_SOCKET};
 
+/// What to stop, and how patiently.
+#[derive(Debug, Args)]
+pub struct Options {
+    #[command(flatten)]
+    place: Place,
+    /// How many seconds containers get to end after SIGTERM before they are killed.
+    #[arg(long, short = 't', default_value_t = 10)]
+    timeout: u64,
+}
+
 /// How long the server gets to end by itself before it is killed.
 const GRACE: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
 
 /// Runs `tug down`.
-pub fn run(place: &Place) -> Result<ExitCode> {
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let place = &options.place;
     let made = match place.running()? {
         Some(made) => made,
         None => place.instance()?,
@@ -28,7 +43,7 @@ pub fn run(place: &Place) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Held until all is gone, so that no server starts into the middle of it.
     let lock = server::lock(&made.run_dir)?;
-    let containers = runtime.block_on(stop_all(&made))?;
+    let containers = runtime.block_on(stop_all(&made, Duration::from_secs(options.timeout)))?;
     unmount_below(&[&made.run_dir, &made.data_dir])?;
     let parent = made.cgroup_parent();
     let hierarchies = sys::cgroup::Hierarchies::find().context("cgroups")?;
@@ -68,11 +83,11 @@ fn stop_server(run_dir: &Path) -> Result<bool> {
 }
 
 /// Ends every container, sandbox and link of the instance; says how many there were.
-async fn stop_all(made: &Instance) -> Result<usize> {
-    let runtime =
-        runtime::ShimRuntime::open(&made.run_dir, &made.data_dir.join("runtime"), Default::default())
-            .context("runtime")?;
+async fn stop_all(made: &Instance, grace: Duration) -> Result<usize> {
+    let runtime = ShimRuntime::open(&made.run_dir, &made.data_dir.join("runtime"), Default::default())
+        .context("runtime")?;
     let containers = runtime.list().await.context("listing containers")?;
+    join_all(containers.iter().map(|container| end(&*runtime, container, grace))).await;
     for container in &containers {
         runtime.delete(&container.id, true).await.with_context(|| format!("container {}", container.id))?;
     }
@@ -83,6 +98,16 @@ async fn stop_all(made: &Instance) -> Result<usize> {
     let network = network::Network::host(made).await.context("network")?;
     network.teardown().await.context("removing links and tables")?;
     Ok(containers.len() + sandboxes.len())
+}
+
+/// Asks a container to end and gives it time to. Whatever comes of it, the container is deleted by force afterwards.
+async fn end(runtime: &dyn Runtime, container: &State, grace: Duration) {
+    if container.status == Status::Running && !grace.is_zero() {
+        let asked = runtime.signal(&container.id, Signal::TERM.as_raw(), false).await;
+        if asked.is_ok() {
+            let _ = tokio::time::timeout(grace, runtime.wait(&container.id)).await;
+        }
+    }
 }
 
 /// Unmounts what is mounted below these folders, innermost first.

@@ -32,7 +32,7 @@ enum Command {
     /// Start the platform in the background and return when its node is Ready.
     Up(Place),
     /// Stop everything that was started: containers, mounts, links, tables, cgroups. Data stays.
-    Down(Place),
+    Down(down::Options),
     /// Run engine, control plane and this machine's node in the foreground. SIGTERM leaves containers running.
     Server(Place),
     /// Say what runs and where.
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
     }
     let result = match Cli::parse().command {
         Command::Up(place) => up::run(&place),
-        Command::Down(place) => down::run(&place),
+        Command::Down(options) => down::run(&options),
         Command::Server(place) => server::run(&place),
         Command::Status(place) => status::run(&place),
         Command::Env(place) => status::env(&place),

@@ -214,7 +214,11 @@ async fn start(place: &Place, made: &Instance, parts: &Parts) -> Result<()> {
     .context("engine")?;
     let socket = engine_socket(&made.docker_socket)?;
     let (e, s) = (engine.clone(), shutdown.clone());
-    parts.spawn("engine API", async move { engine_api::serve(e, socket, s).await });
+    parts.spawn("engine API", async move {
+        let served = engine_api::serve(e.clone(), socket, s).await;
+        e.shutdown().await;
+        served
+    });
     link_default_socket(&made.docker_socket);
 
     notify("STATUS=API server");
@@ -234,6 +238,8 @@ async fn start(place: &Place, made: &Instance, parts: &Parts) -> Result<()> {
     write_record(made)?;
 
     notify("STATUS=controllers");
+    // Each role writes as itself. What they read comes from one set of informers, so that one process holds one cache;
+    // it reads as the controllers do, whose rules include all that the other roles may read.
     let as_user = |user: &str| client::Client::new(api.transport(apiserver::UserInfo::new(user, &[])));
     let control = as_user("system:kube-controller-manager");
     let informers = client::Informers::new(control.clone(), shutdown.clone());
@@ -258,7 +264,6 @@ async fn start(place: &Place, made: &Instance, parts: &Parts) -> Result<()> {
         network: network.clone(),
         tls: Arc::new(tls),
         dns: Some(made.dns_ip().into()),
-        manifests: Some(made.data_dir.join("manifests")),
         version: api.version().to_owned(),
     };
     let (i, s) = (informers.clone(), shutdown.clone());
@@ -271,8 +276,7 @@ async fn start(place: &Place, made: &Instance, parts: &Parts) -> Result<()> {
     parts.spawn("DNS", async move { dns::run(options, c, i, n, s).await });
 
     if ingress.http.is_some() || ingress.https.is_some() {
-        let user = apiserver::UserInfo::master("system:tug-ingress");
-        let (c, i, s) = (client::Client::new(api.transport(user)), informers.clone(), shutdown.clone());
+        let (c, i, s) = (as_user("system:tug-ingress"), informers.clone(), shutdown.clone());
         parts.spawn("ingress", async move { ingress::run(ingress, c, i, s).await });
     }
 

@@ -108,6 +108,9 @@ async fn make_sandbox(context: &Context, pod: &Pod, id: &str) -> Result<ReadySan
             context.options.network.ports().publish(&owner(pod), &ports).map_err(|e| e.to_string())?;
         }
     }
+    fs::create_dir_all(context.volatile(&pod.uid))
+        .and_then(|()| base::fsx::write_volatile(&context.sandbox_mark(&pod.uid), id.as_bytes(), 0o644))
+        .map_err(|e| e.to_string())?;
     Ok(ReadySandbox { id: id.to_owned(), pid: made.pid, ips })
 }
 

@@ -42,8 +42,6 @@ pub enum Message {
     Gone,
     /// A ConfigMap, Secret or claim that volumes or the environment refer to has changed.
     Sources,
-    /// The pod must end: reason and message.
-    Fail(&'static str, String),
     /// The volumes are there, or not.
     Volumes(Result<Mounted, String>),
     /// The sandbox is there, or not.
@@ -417,7 +415,6 @@ impl Worker {
                     }
                 }
             }
-            Message::Fail(reason, message) => self.state.failed = Some((reason.into(), message)),
             Message::Volumes(result) => self.volumes(result),
             Message::Sandbox(Ok(sandbox)) => self.state.sandbox = SandboxState::Ready(sandbox),
             Message::Sandbox(Err(error)) => {

@@ -46,6 +46,9 @@ pub async fn bind(context: &Context) -> Result<TcpListener> {
     )))
 }
 
+/// A handshake that takes longer is given up, so that silent peers cost nothing. No event tells that nothing will come.
+const HANDSHAKE: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// Answers until `shutdown`. Streams that go on then are cut: their clients begin anew.
 pub async fn serve(context: Arc<Context>, listener: TcpListener, shutdown: CancellationToken) {
     let acceptor = TlsAcceptor::from(context.options.tls.clone());
@@ -56,9 +59,7 @@ pub async fn serve(context: Arc<Context>, listener: TcpListener, shutdown: Cance
             accepted = listener.accept() => match accepted {
                 Ok((socket, _)) => socket,
                 Err(error) => {
-                    tracing::warn!(%error, "a connection to the kubelet could not be accepted");
-                    // Out of descriptors, most likely: nothing tells when there are some again.
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    sockets::accept_failed("the kubelet", &error).await;
                     continue;
                 }
             },
@@ -75,10 +76,14 @@ pub async fn serve(context: Arc<Context>, listener: TcpListener, shutdown: Cance
 
 async fn connection(socket: TcpStream, acceptor: TlsAcceptor, router: Router) {
     let _ = socket.set_nodelay(true);
-    let stream = match acceptor.accept(socket).await {
-        Ok(stream) => stream,
-        Err(error) => {
+    let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(socket)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
             tracing::debug!(%error, "a TLS handshake with the kubelet failed");
+            return;
+        }
+        Err(_) => {
+            tracing::debug!("a TLS handshake with the kubelet took too long");
             return;
         }
     };

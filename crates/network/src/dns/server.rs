@@ -92,7 +92,13 @@ impl Server {
         let crowd = Arc::new(Semaphore::new(CROWD));
         loop {
             let Ok(place) = crowd.clone().acquire_owned().await else { return };
-            let Ok((stream, client)) = listener.accept().await else { continue };
+            let (stream, client) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    sockets::accept_failed("DNS", &error).await;
+                    continue;
+                }
+            };
             let (server, shutdown) = (self.clone(), shutdown.clone());
             tokio::spawn(async move {
                 let _place = place;

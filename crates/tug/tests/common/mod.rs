@@ -187,7 +187,7 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         // A failing test should say first why it failed; what is left afterwards is cleaned up all the same.
-        let down = run(&mut self.tug_command("down"));
+        let down = run(self.tug_command("down").args(["--timeout", "0"]));
         if !down.status.success() {
             eprintln!("tug down: {}", String::from_utf8_lossy(&down.stderr));
         }
