@@ -193,7 +193,10 @@ mod tests {
     #[test]
     fn durations() {
         let text = |millis| go_duration(Duration::from_millis(millis));
-        assert_eq!([text(500), text(1500), text(90_000), text(3_600_000)], ["500ms", "1.5s", "1m30s", "1h0m0s"]);
+        assert_eq!(
+            [text(500), text(1500), text(90_000), text(3_600_000)],
+            ["500ms", "1.5s", "1m30s", "1h0m0s"]
+        );
     }
 
     #[test]

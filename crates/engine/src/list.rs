@@ -280,7 +280,10 @@ impl Engine {
 /// The values of a filter that are regular expressions, as `name` and `id` are; what is none is taken literally.
 fn expressions(values: &[String]) -> Vec<regex::Regex> {
     let one = |v: &String| {
-        regex::RegexBuilder::new(v).size_limit(1 << 20).build().or_else(|_| regex::Regex::new(&regex::escape(v)))
+        regex::RegexBuilder::new(v)
+            .size_limit(1 << 20)
+            .build()
+            .or_else(|_| regex::Regex::new(&regex::escape(v)))
     };
     values.iter().filter_map(|v| one(v).ok()).collect()
 }

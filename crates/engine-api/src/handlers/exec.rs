@@ -127,11 +127,7 @@ pub(crate) async fn attach_websocket(mut call: Call) -> Result<Answer> {
 }
 
 /// As [`hijack::carry`], over a WebSocket.
-async fn carry_websocket(
-    socket: WebSocketStream<TokioIo<Upgraded>>,
-    io: IoStream,
-    wanted: Wanted,
-) -> bool {
+async fn carry_websocket(socket: WebSocketStream<TokioIo<Upgraded>>, io: IoStream, wanted: Wanted) -> bool {
     let (mut sink, mut source) = socket.split();
     let mut keys = wanted.keys.clone().filter(|_| wanted.tty);
     let IoStream { stdin, mut output, .. } = io;
