@@ -1,17 +1,21 @@
-//! The build context: received as a tar, unpacked into a folder of its own that goes with it.
+//! Where the files of a build come from: a tar or a folder at rest, below a root of its own that goes with it.
 
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use async_trait::async_trait;
 use image::Bridge;
 use image::archive::{ExtractOptions, extract_into, root};
 use rustix::fs::OFlags;
 use tokio::io::AsyncRead;
 
+use crate::blocking;
 use crate::error::{Error, Result};
 use crate::parse;
 use crate::pattern::Ignore;
+use crate::state::State;
 
 /// Where the files of a build come from.
 pub enum Context {
@@ -19,6 +23,8 @@ pub enum Context {
     Tar(Box<dyn AsyncRead + Send + Unpin>),
     /// A folder, only read.
     Dir(PathBuf),
+    /// A repository (`https://host/repo.git#ref:folder`), a Dockerfile or a tar at an address.
+    Remote(String),
 }
 
 impl std::fmt::Debug for Context {
@@ -26,68 +32,126 @@ impl std::fmt::Debug for Context {
         match self {
             Context::Tar(_) => f.write_str("Tar"),
             Context::Dir(d) => f.debug_tuple("Dir").field(d).finish(),
+            Context::Remote(u) => f.debug_tuple("Remote").field(u).finish(),
         }
     }
 }
 
-/// The context at rest.
+/// Files at rest.
 #[derive(Debug)]
-pub(crate) struct Files {
+pub(crate) struct Tree {
     pub path: PathBuf,
     pub ignore: Ignore,
-    pub dockerfile: String,
-    temporary: bool,
+    /// What is removed with it.
+    pub temporary: Option<PathBuf>,
 }
 
-impl Drop for Files {
+impl Drop for Tree {
     fn drop(&mut self) {
-        if self.temporary
-            && let Err(error) = std::fs::remove_dir_all(&self.path)
+        if let Some(path) = &self.temporary
+            && let Err(error) = std::fs::remove_dir_all(path)
         {
-            tracing::warn!(%error, path = %self.path.display(), "a build context stays until the next start");
+            tracing::warn!(%error, path = %path.display(), "a build context stays until the next start");
         }
     }
 }
 
-/// Receives the context below `scratch` and reads its Dockerfile.
-pub(crate) async fn receive(context: Context, scratch: &Path, dockerfile: &str) -> Result<Files> {
-    let (source, path, temporary) = match context {
-        Context::Dir(path) => (None, path, false),
-        Context::Tar(reader) => {
-            (Some(Bridge::new(reader)), scratch.join(format!("context-{}", base::rng::hex(8))), true)
-        }
-    };
-    let dockerfile = if dockerfile.is_empty() { "Dockerfile".to_string() } else { dockerfile.to_string() };
-    let work = move || -> Result<Files> {
-        let mut files = Files { path, ignore: Ignore::default(), dockerfile: String::new(), temporary };
-        if let Some(source) = source {
-            std::fs::create_dir_all(&files.path)?;
-            let root = std::fs::File::open(&files.path)?;
-            let options = ExtractOptions { owner: Some((0, 0)), ..ExtractOptions::default() };
-            extract_into(root.as_fd(), Path::new("/"), source, &options)?;
-        }
-        let root = std::fs::File::open(&files.path).map_err(|e| {
-            Error::Invalid(format!("unable to prepare context: {}: {e}", files.path.display()))
+impl Tree {
+    pub fn open(&self) -> Result<OwnedFd> {
+        let file = std::fs::File::open(&self.path).map_err(|e| {
+            Error::Invalid(format!("unable to prepare context: {}: {e}", self.path.display()))
         })?;
-        files.dockerfile = read_dockerfile(&root, &dockerfile)?;
-        let own_ignore = format!("{dockerfile}.dockerignore");
-        let ignore = match read(&root, &own_ignore)? {
-            Some(text) => Some(text),
-            None => read(&root, ".dockerignore")?,
-        };
-        if let Some(text) = ignore {
-            files.ignore = Ignore::parse(&text).map_err(Error::Invalid)?;
-        }
-        Ok(files)
-    };
-    match tokio::task::spawn_blocking(work).await {
-        Ok(files) => files,
-        Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
-        Err(_) => Err(Error::Cancelled),
+        Ok(file.into())
     }
 }
 
-fn read_dockerfile(root: &std::fs::File, name: &str) -> Result<String> {
+/// A name in `--from` or `FROM` that the build was given something else for.
+pub(crate) enum Named {
+    /// Files.
+    Tree(Arc<Tree>),
+    /// An image of that reference.
+    Image(String),
+    /// What another build made.
+    State(Arc<State>),
+}
+
+/// The contexts of one build, each fetched when it is first needed.
+#[async_trait]
+pub(crate) trait Contexts: Send + Sync {
+    /// The main context.
+    async fn main(&self) -> Result<Arc<Tree>>;
+
+    /// What a name stands for, if the build was given anything for it.
+    async fn named(&self, name: &str) -> Result<Option<Named>>;
+}
+
+/// One context that is there already.
+pub(crate) struct Single(pub Arc<Tree>);
+
+#[async_trait]
+impl Contexts for Single {
+    async fn main(&self) -> Result<Arc<Tree>> {
+        Ok(self.0.clone())
+    }
+
+    async fn named(&self, _: &str) -> Result<Option<Named>> {
+        Ok(None)
+    }
+}
+
+/// A folder of its own below `scratch`.
+pub(crate) fn folder(scratch: &Path) -> Result<Tree> {
+    let path = scratch.join(format!("context-{}", base::rng::hex(8)));
+    std::fs::create_dir_all(&path)?;
+    Ok(Tree { temporary: Some(path.clone()), path, ignore: Ignore::default() })
+}
+
+/// Unpacks a tar, compressed or not, below `scratch`. Blocking.
+pub(crate) fn unpack(source: impl Read + Send, scratch: &Path) -> Result<Tree> {
+    let tree = folder(scratch)?;
+    let options = ExtractOptions { owner: Some((0, 0)), ..ExtractOptions::default() };
+    extract_into(tree.open()?.as_fd(), Path::new("/"), source, &options)?;
+    Ok(tree)
+}
+
+/// Receives the context below `scratch`; its files and its Dockerfile.
+pub(crate) async fn receive(context: Context, scratch: &Path, dockerfile: &str) -> Result<(Tree, String)> {
+    let name = if dockerfile.is_empty() { "Dockerfile".to_string() } else { dockerfile.to_string() };
+    let tree = match context {
+        Context::Dir(path) => Tree { path, ignore: Ignore::default(), temporary: None },
+        Context::Remote(address) => match crate::remote::fetch(&address, scratch).await? {
+            crate::remote::Fetched::Tree(tree) => tree,
+            crate::remote::Fetched::Dockerfile(text) => return Ok((folder(scratch)?, text)),
+        },
+        Context::Tar(reader) => {
+            let (source, scratch) = (Bridge::new(reader), scratch.to_path_buf());
+            blocking(move || unpack(source, &scratch)).await?
+        }
+    };
+    blocking(move || {
+        let mut tree = tree;
+        let root = tree.open()?;
+        let text = read_dockerfile(&root, &name)?;
+        tree.ignore = read_ignore(&root, &name)?;
+        Ok((tree, text))
+    })
+    .await
+}
+
+/// The rules of a Dockerfile's own ignore file, or else of the context's.
+pub(crate) fn read_ignore(root: &OwnedFd, dockerfile: &str) -> Result<Ignore> {
+    let text = match read(root, &format!("{dockerfile}.dockerignore"))? {
+        Some(text) => Some(text),
+        None => read(root, ".dockerignore")?,
+    };
+    match text {
+        Some(text) => Ignore::parse(&text).map_err(Error::Invalid),
+        None => Ok(Ignore::default()),
+    }
+}
+
+/// The text of the Dockerfile.
+pub(crate) fn read_dockerfile(root: &OwnedFd, name: &str) -> Result<String> {
     let text = match read(root, name)? {
         None if name == "Dockerfile" => read(root, "dockerfile")?,
         other => other,
@@ -100,8 +164,8 @@ fn read_dockerfile(root: &std::fs::File, name: &str) -> Result<String> {
 }
 
 /// A text file of the context; `None` if it is not there.
-fn read(root: &std::fs::File, name: &str) -> Result<Option<String>> {
-    let file = match root::open(root.as_fd(), Path::new(name), OFlags::RDONLY) {
+pub(crate) fn read(root: &OwnedFd, name: &str) -> Result<Option<String>> {
+    let file = match root::open(root.as_fd(), Path::new(name), OFlags::RDONLY | OFlags::NONBLOCK) {
         Ok(fd) => std::fs::File::from(fd),
         Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
             return Ok(None);
@@ -113,8 +177,13 @@ fn read(root: &std::fs::File, name: &str) -> Result<Option<String>> {
     }
     let mut bytes = Vec::new();
     file.take(parse::SIZE_LIMIT as u64 + 1).read_to_end(&mut bytes)?;
+    text(name, bytes).map(Some)
+}
+
+/// Bytes as the text of a Dockerfile or ignore file.
+pub(crate) fn text(name: &str, bytes: Vec<u8>) -> Result<String> {
     if bytes.len() > parse::SIZE_LIMIT {
         return Err(Error::Invalid(format!("{name} is larger than {} MiB", parse::SIZE_LIMIT >> 20)));
     }
-    String::from_utf8(bytes).map(Some).map_err(|_| Error::Invalid(format!("{name} is not UTF-8 text")))
+    String::from_utf8(bytes).map_err(|_| Error::Invalid(format!("{name} is not UTF-8 text")))
 }

@@ -20,8 +20,8 @@ use crate::pattern::{self, Ignore};
 /// One source.
 #[derive(Debug)]
 pub(crate) enum Source {
-    /// A file or folder below the sources' root.
-    Path { path: PathBuf, is_dir: bool },
+    /// A file or folder below the sources' root; the components before them (`hidden`) are not kept by `--parents`.
+    Path { path: PathBuf, is_dir: bool, hidden: usize },
     /// A here-document.
     Inline { name: String, content: String },
     /// A download, complete in a temporary file.
@@ -32,6 +32,10 @@ pub(crate) enum Source {
 pub(crate) struct From<'a> {
     pub root: &'a OwnedFd,
     pub ignore: Option<&'a Ignore>,
+    /// `--exclude`.
+    pub exclude: Option<&'a Ignore>,
+    /// `--parents`: files keep the folders that they are in.
+    pub parents: bool,
 }
 
 /// Where and how to write.
@@ -66,10 +70,19 @@ impl From<'_> {
         if escapes && self.ignore.is_some() {
             return Err(format!("forbidden path outside the build context: {word} ()"));
         }
+        // With `--parents`, what stands before `/./` is where to look, and not kept.
+        let hidden = match word.split_once("/./") {
+            Some((before, _)) if self.parents => root::clean(Path::new(before))
+                .components()
+                .count()
+                .saturating_sub(1)
+                .max(before.split('/').filter(|p| !p.is_empty() && *p != ".").count()),
+            _ => 0,
+        };
         let clean = root::clean(Path::new(word));
         let clean = clean.strip_prefix("/").unwrap_or(&clean).to_path_buf();
         if !pattern::is_pattern(word) {
-            return match self.source(&clean) {
+            return match self.source(&clean, hidden) {
                 Some(s) => Ok(vec![s]),
                 None if self.ignore.is_some() => Err(format!(
                     "file not found in build context or excluded by .dockerignore: stat {}: file does not exist",
@@ -82,7 +95,10 @@ impl From<'_> {
         for part in clean.to_string_lossy().split('/') {
             let mut next = Vec::new();
             for dir in found {
-                if pattern::is_pattern(part) {
+                if part == "**" {
+                    next.push(dir.clone());
+                    self.below(&dir, &mut next);
+                } else if pattern::is_pattern(part) {
                     for name in self.names(&dir) {
                         match pattern::path(part, &name) {
                             Some(true) => next.push(dir.join(name)),
@@ -97,20 +113,37 @@ impl From<'_> {
             found = next;
         }
         found.sort();
-        Ok(found.iter().filter_map(|p| self.source(p)).collect())
+        found.dedup();
+        Ok(found.iter().filter_map(|p| self.source(p, hidden)).collect())
     }
 
-    fn source(&self, path: &Path) -> Option<Source> {
+    /// Whether a path is left out.
+    fn leaves_out(&self, path: &Path) -> bool {
+        let text = path.to_string_lossy();
+        self.ignore.is_some_and(|i| i.excludes(&text)) || self.exclude.is_some_and(|i| i.excludes(&text))
+    }
+
+    /// All folders below a folder.
+    fn below(&self, dir: &Path, found: &mut Vec<PathBuf>) {
+        for name in self.names(dir) {
+            let path = dir.join(name);
+            let is_dir = root::stat(self.root.as_fd(), &path, false)
+                .is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory);
+            if is_dir {
+                found.push(path.clone());
+                self.below(&path, found);
+            }
+        }
+    }
+
+    fn source(&self, path: &Path, hidden: usize) -> Option<Source> {
         let stat = root::stat(self.root.as_fd(), path, true).ok()?;
         let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         // A folder that is left out may hold something that is not.
-        if !is_dir && self.ignore.is_some_and(|i| i.excludes(&path.to_string_lossy())) {
+        if !is_dir && self.leaves_out(path) {
             return None;
         }
-        if is_dir
-            && !path.as_os_str().is_empty()
-            && self.ignore.is_some_and(|i| i.excludes(&path.to_string_lossy()))
-        {
+        if is_dir && !path.as_os_str().is_empty() && self.leaves_out(path) {
             let mut probe = Count::default();
             self.pack(path, "", true, &mut probe).ok()?;
             // Two blocks of zeros end an empty archive.
@@ -118,7 +151,7 @@ impl From<'_> {
                 return None;
             }
         }
-        Some(Source::Path { path: path.to_path_buf(), is_dir })
+        Some(Source::Path { path: path.to_path_buf(), is_dir, hidden })
     }
 
     fn names(&self, dir: &Path) -> Vec<String> {
@@ -139,7 +172,7 @@ impl From<'_> {
         let options = TarOptions { name: Some(name.into()), follow: true, content_only };
         let filter = |inside: &[u8]| {
             let full = path.join(OsStr::from_bytes(inside));
-            !self.ignore.is_some_and(|i| i.excludes(&full.to_string_lossy()))
+            !self.leaves_out(&full)
         };
         tar_of_filtered(self.root.as_fd(), path, &options, Some(&filter), out)
     }
@@ -149,11 +182,14 @@ impl From<'_> {
         let mut all = Vec::new();
         for source in sources {
             let digest = match source {
-                Source::Path { path, is_dir } => {
+                Source::Path { path, is_dir, .. } => {
                     let name = if *is_dir { "" } else { file_name(path) };
                     let mut hash = Digesting::new(io::sink());
                     self.pack(path, name, true, &mut hash).map_err(|e| e.to_string())?;
                     let kind = if *is_dir { "dir" } else { "file" };
+                    if self.parents {
+                        hash.write_all(path.as_os_str().as_bytes()).map_err(|e| e.to_string())?;
+                    }
                     format!("{kind}:{}", hash.finish().0.trim_start_matches("sha256:"))
                 }
                 Source::Inline { name, content } => {
@@ -188,9 +224,20 @@ impl From<'_> {
     }
 
     fn write_one(&self, source: &Source, to: &OwnedFd, target: &Target) -> Result<(), String> {
+        let kept;
+        let target = match source {
+            Source::Path { path, is_dir, hidden } if self.parents => {
+                let folders = if *is_dir { Some(path.as_path()) } else { path.parent() };
+                let below: PathBuf = folders.unwrap_or(Path::new("")).components().skip(*hidden).collect();
+                let path = Path::new(&target.path).join(below).to_string_lossy().into_owned();
+                kept = Target { path, folder: true, ..target.clone() };
+                &kept
+            }
+            _ => target,
+        };
         let path = Path::new(&target.path);
         let existing = root::stat(to.as_fd(), path, true).ok().map(|s| FileType::from_raw_mode(s.st_mode));
-        if let Source::Path { path: from, is_dir: true } = source {
+        if let Source::Path { path: from, is_dir: true, .. } = source {
             if existing.is_some_and(|k| k != FileType::Directory) {
                 return Err(format!("cannot copy to non-directory: {}", target.path));
             }
@@ -300,8 +347,27 @@ fn make_dirs(to: &OwnedFd, path: &Path, target: &Target) -> Result<(), String> {
     })
 }
 
+/// The digest of a file.
+pub(crate) fn digest_of_file(mut file: File) -> crate::Result<String> {
+    let mut hash = Digesting::new(io::sink());
+    io::copy(&mut file, &mut hash)?;
+    Ok(hash.finish().0)
+}
+
+/// `--chmod`, as an octal number.
+pub(crate) fn mode(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8).ok().filter(|m| *m <= 0o7777).ok_or_else(|| {
+        format!("invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777")
+    })
+}
+
+/// Whether an owner is given by numbers, which mean the same in every image.
+pub(crate) fn is_numeric(spec: &str) -> bool {
+    spec.split(':').all(|p| p.parse::<u32>().is_ok())
+}
+
 /// Whether a file is a tar, compressed or not.
-fn is_archive(file: File) -> bool {
+pub(crate) fn is_archive(file: File) -> bool {
     let Ok((_, stream)) = compress::decoder(file) else { return false };
     matches!(tar::Reader::new(stream).next_entry(), Ok(Some(_)))
 }
@@ -355,7 +421,7 @@ mod tests {
         found
             .iter()
             .map(|s| match s {
-                Source::Path { path, is_dir } => {
+                Source::Path { path, is_dir, .. } => {
                     format!("{}{}", path.display(), if *is_dir { "/" } else { "" })
                 }
                 other => format!("{other:?}"),
@@ -368,7 +434,7 @@ mod tests {
         let t = tree();
         let fd = open(t.path());
         let ignore = Ignore::parse("b.txt\nsub\n!sub/deep/d.txt").unwrap();
-        let from = From { root: &fd, ignore: Some(&ignore) };
+        let from = From { root: &fd, ignore: Some(&ignore), exclude: None, parents: false };
         assert_eq!(shown(&from.find("*.txt").unwrap()), ["a.txt"]);
         assert_eq!(shown(&from.find("/sub/").unwrap()), ["sub/"]);
         assert_eq!(shown(&from.find("s*/*").unwrap()), ["sub/deep/"]);
@@ -384,7 +450,7 @@ mod tests {
         let out = tempfile::tempdir().unwrap();
         let (fd, to) = (open(t.path()), open(out.path()));
         let ignore = Ignore::parse("**/c.txt").unwrap();
-        let from = From { root: &fd, ignore: Some(&ignore) };
+        let from = From { root: &fd, ignore: Some(&ignore), exclude: None, parents: false };
         let target = |path: &str, folder| Target { path: path.into(), folder, ..Target::default() };
         let copy = |word: &str, target: &Target| {
             let found = from.find(word).unwrap();
@@ -425,7 +491,7 @@ mod tests {
         fs::write(t.path().join("x.tar"), &bytes).unwrap();
         let out = tempfile::tempdir().unwrap();
         let (fd, to) = (open(t.path()), open(out.path()));
-        let from = From { root: &fd, ignore: None };
+        let from = From { root: &fd, ignore: None, exclude: None, parents: false };
         let target = Target { path: "/u".into(), folder: true, unpack: true, ..Target::default() };
         from.write(&from.find("x.tar").unwrap(), &to, &target).unwrap();
         from.write(&from.find("a.txt").unwrap(), &to, &target).unwrap();

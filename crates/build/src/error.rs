@@ -28,6 +28,20 @@ pub enum Error {
         /// Its exit status.
         code: i32,
     },
+    /// As `Run`, in the words of the newer builder.
+    #[error("process {command:?} did not complete successfully: exit code: {code}")]
+    Process {
+        /// The command as shown.
+        command: String,
+        /// Its exit status.
+        code: i32,
+    },
+    /// The client that holds secrets, files or credentials failed or refused.
+    #[error("{0}")]
+    Session(String),
+    /// A failure that several builds share.
+    #[error("{0}")]
+    Shared(std::sync::Arc<Error>),
     /// The caller went away.
     #[error("the build was cancelled")]
     Cancelled,

@@ -50,7 +50,7 @@ fn known_flags(keyword: &str) -> &'static [&'static str] {
     match keyword {
         "FROM" => &["platform"],
         "COPY" => &["from", "chown", "chmod", "link", "exclude", "parents"],
-        "ADD" => &["chown", "chmod", "link", "checksum", "keep-git-dir", "exclude"],
+        "ADD" => &["chown", "chmod", "link", "checksum", "keep-git-dir", "exclude", "unpack"],
         "RUN" => &["mount", "network", "security"],
         "HEALTHCHECK" => &["interval", "timeout", "start-period", "start-interval", "retries"],
         _ => &[],

@@ -1,25 +1,50 @@
-//! From a Dockerfile to an image: the classic builder, with its exact stream of text.
+//! From a Dockerfile to an image, by two front doors: the classic builder with its exact stream of text, and BuildKit's
+//! services with their sessions and progress.
 //!
 //! It promises that a step whose parent, instruction, files and resulting configuration are known is not done again,
-//! and that a build that fails or is cancelled leaves finished steps in the cache and nothing half. Containers are the
-//! engine's (`runner::StepRunner`); layers and images are `image`'s.
+//! that two builds that do the same step at the same time do it once, and that a build that fails or is cancelled
+//! leaves finished steps in the cache and nothing half. Containers are the engine's (`runner::StepRunner`); layers and
+//! images are `image`'s.
 
 mod builder;
+mod buildkit;
 mod cache;
 mod context;
 mod copy;
 mod download;
-mod engine;
 mod error;
+mod flight;
 mod instruction;
+mod job;
+mod mounts;
+mod options;
 mod parse;
 mod pattern;
 mod plan;
+mod remote;
+mod report;
 mod runner;
+mod state;
+mod steps;
+mod text;
 mod words;
 
-pub use builder::{Builder, Event, Options};
+pub use builder::{Builder, Pruned};
+pub use buildkit::SessionHead;
+pub use cache::{Record, RecordKind};
 pub use context::Context;
 pub use error::{Error, Result};
 pub use instruction::changes;
-pub use runner::{Output, Step, StepRunner};
+pub use options::{Event, Options, Ulimit};
+pub use runner::{EngineRunner, Output, Step, StepRunner};
+
+/// Runs blocking work off the async threads.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
+        Err(_) => Err(Error::Cancelled),
+    }
+}

@@ -30,6 +30,9 @@ const KEYWORDS: [&str; 18] = [
 /// A Dockerfile may be this long, in bytes.
 pub(crate) const SIZE_LIMIT: usize = 16 << 20;
 
+/// A Dockerfile may have this many instructions; an image may have 127 layers.
+const INSTRUCTIONS: usize = 10_000;
+
 /// A parsed Dockerfile.
 #[derive(Debug)]
 pub(crate) struct Dockerfile {
@@ -42,6 +45,8 @@ pub(crate) struct Dockerfile {
 pub(crate) struct Line {
     /// Where it starts, counted from one.
     pub number: usize,
+    /// Where it ends.
+    pub end: usize,
     /// Upper case.
     pub keyword: &'static str,
     /// The whole instruction, continued lines joined.
@@ -76,8 +81,10 @@ pub(crate) fn parse(text: &str) -> Result<Dockerfile> {
             continue;
         }
         let (mut whole, mut more) = continued(first, escape);
+        let mut end = number;
         while more {
-            let Some((_, next)) = raw.next() else { break };
+            let Some((n, next)) = raw.next() else { break };
+            end = n;
             let trimmed = next.trim_start();
             if trimmed.is_empty() || trimmed.starts_with('#') {
                 continue;
@@ -88,9 +95,11 @@ pub(crate) fn parse(text: &str) -> Result<Dockerfile> {
         }
         let whole = whole.trim_end().to_string();
         let mut line = instruction(&whole, number, escape)?;
+        line.end = end;
         for h in &mut line.heredocs {
             let mut ended = false;
-            for (_, l) in raw.by_ref() {
+            for (n, l) in raw.by_ref() {
+                line.end = n;
                 let l = if h.chomp { l.trim_start_matches('\t') } else { l };
                 if l == h.name {
                     ended = true;
@@ -102,6 +111,10 @@ pub(crate) fn parse(text: &str) -> Result<Dockerfile> {
             if !ended {
                 return Err(Error::Parse { line: number, message: "unterminated heredoc".into() });
             }
+        }
+        if lines.len() == INSTRUCTIONS {
+            let message = format!("more than {INSTRUCTIONS} instructions");
+            return Err(Error::Parse { line: number, message });
         }
         lines.push(line);
     }
@@ -144,7 +157,7 @@ pub(crate) fn instruction(whole: &str, number: usize, escape: char) -> Result<Li
         _ if nested => heredocs(&arguments),
         _ => Vec::new(),
     };
-    Ok(Line { number, keyword, original: whole.to_string(), flags, arguments, heredocs })
+    Ok(Line { number, end: number, keyword, original: whole.to_string(), flags, arguments, heredocs })
 }
 
 /// The `# escape=` directive, among the directives at the very top.

@@ -1,5 +1,7 @@
 //! Running one `RUN`: what the builder asks of the engine.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -28,6 +30,10 @@ pub struct Step {
     pub mounts: Vec<oci_spec::runtime::Mount>,
     /// Limits.
     pub resources: Option<oci_spec::runtime::LinuxResources>,
+    /// Limits of its processes.
+    pub ulimits: Vec<crate::Ulimit>,
+    /// All capabilities and devices, no filter.
+    pub privileged: bool,
 }
 
 /// A piece of a step's output.
@@ -49,4 +55,59 @@ pub trait StepRunner: Send + Sync {
         output: mpsc::Sender<Output>,
         cancel: CancellationToken,
     ) -> Result<i32, String>;
+
+    /// The address at which containers of the default network reach this machine.
+    fn host_gateway(&self) -> Option<String> {
+        None
+    }
+}
+
+/// Runs steps in the engine: a `RUN` is a container of its own for as long as it takes.
+#[derive(Debug, Clone)]
+pub struct EngineRunner(pub Arc<engine::Engine>);
+
+/// Chunks of output that may wait for a slow reader.
+const AHEAD: usize = 64;
+
+#[async_trait]
+impl StepRunner for EngineRunner {
+    async fn run(
+        &self,
+        step: Step,
+        output: mpsc::Sender<Output>,
+        cancel: CancellationToken,
+    ) -> Result<i32, String> {
+        let ulimits = step.ulimits.into_iter();
+        let spec = engine::step::StepSpec {
+            id: step.id,
+            args: step.args,
+            env: step.env,
+            working_dir: step.working_dir,
+            user: step.user,
+            hostname: String::new(),
+            network_mode: step.network_mode,
+            extra_hosts: step.extra_hosts,
+            shm_size: step.shm_size,
+            mounts: step.mounts,
+            resources: step.resources,
+            ulimits: ulimits
+                .map(|u| engine::model::Ulimit { name: u.name, soft: u.soft, hard: u.hard })
+                .collect(),
+            privileged: step.privileged,
+        };
+        let (tx, mut rx) = mpsc::channel::<runtime::Chunk>(AHEAD);
+        let forward = async move {
+            while let Some(chunk) = rx.recv().await {
+                let stderr = matches!(chunk.stream, runtime::Stream::Stderr);
+                // A reader that is gone does not stop the step: its builder cancels it.
+                let _ = output.send(Output { stderr, data: chunk.data }).await;
+            }
+        };
+        let (code, ()) = tokio::join!(self.0.run_step(spec, tx, cancel), forward);
+        code.map_err(|e| e.to_string())
+    }
+
+    fn host_gateway(&self) -> Option<String> {
+        self.0.host_gateway()
+    }
 }

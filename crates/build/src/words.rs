@@ -5,6 +5,9 @@ use crate::pattern;
 /// Looks a variable up.
 pub(crate) type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
+/// How long a word may become by its variables, in bytes: more than any program takes as an argument.
+const LONGEST: usize = 1 << 20;
+
 /// How deep `${a:-${b:-...}}` may nest.
 const DEPTH: usize = 32;
 
@@ -71,6 +74,9 @@ impl Lexer<'_> {
         while let Some(c) = self.peek() {
             if stop == Some(c) {
                 return Ok(out);
+            }
+            if out.text.len() > LONGEST && !self.raw {
+                return Err(format!("variables make it longer than {} MiB", LONGEST >> 20));
             }
             match c {
                 '\'' if !self.raw => {

@@ -68,23 +68,22 @@ impl Call {
         engine::model::decode(&bytes).map(Some).map_err(|e| Error::invalid(format!("invalid JSON: {e}")))
     }
 
-    /// The registry credentials that the client sent along (`X-Registry-Auth`, base64 of JSON).
+    /// The registry credentials that the client sent along (`X-Registry-Auth`).
     pub(crate) fn registry_auth(&self) -> Result<Option<image::Auth>> {
+        Ok(self.encoded::<AuthConfig>("X-Registry-Auth")?.and_then(AuthConfig::into_auth))
+    }
+
+    /// A header that is base64, of either alphabet, of JSON.
+    pub(crate) fn encoded<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         use base64::Engine as _;
-        let Some(header) = self.headers().get("x-registry-auth").and_then(|h| h.to_str().ok()) else {
+        let Some(header) = self.headers().get(name).and_then(|h| h.to_str().ok()).filter(|h| !h.is_empty())
+        else {
             return Ok(None);
         };
-        if header.is_empty() {
-            return Ok(None);
-        }
-        let alphabet = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+        let bad = |e: &dyn std::fmt::Display| Error::invalid(format!("invalid {name} header: {e}"));
         let standard = header.trim_end_matches('=').replace('+', "-").replace('/', "_");
-        let bytes = alphabet
-            .decode(standard)
-            .map_err(|e| Error::invalid(format!("invalid X-Registry-Auth header: {e}")))?;
-        let auth: AuthConfig = engine::model::decode(&bytes)
-            .map_err(|e| Error::invalid(format!("invalid X-Registry-Auth header: {e}")))?;
-        Ok(auth.into_auth())
+        let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(standard).map_err(|e| bad(&e))?;
+        engine::model::decode(&bytes).map_err(|e| bad(&e))
     }
 }
 

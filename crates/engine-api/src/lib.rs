@@ -17,6 +17,7 @@ mod handlers {
     //! One module per group of the API's documentation.
     pub mod archive;
     pub mod build;
+    pub mod buildkit;
     pub mod containers;
     pub mod exec;
     pub mod images;

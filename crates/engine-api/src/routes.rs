@@ -9,7 +9,9 @@ use percent_encoding::percent_decode_str;
 use crate::Result;
 use crate::body::Answer;
 use crate::call::Call;
-use crate::handlers::{archive, build, containers, exec, images, networks, streams, system, volumes};
+use crate::handlers::{
+    archive, build, buildkit, containers, exec, images, networks, streams, system, volumes,
+};
 
 /// What serves a route.
 pub(crate) type Handler = fn(Call) -> BoxFuture<'static, Result<Answer>>;
@@ -85,6 +87,8 @@ const TABLE: &[Route] = routes![
     POST "/commit" => images::commit,
     POST "/build" => build::build,
     POST "/build/prune" => build::prune,
+    POST "/grpc" => buildkit::grpc,
+    POST "/session" => buildkit::session,
 
     GET "/volumes" => volumes::list,
     POST "/volumes/create" => volumes::create,

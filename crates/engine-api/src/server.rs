@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::body::Answer;
 use crate::call::Call;
-use crate::handlers::build::Steps;
 use crate::query::Query;
 use crate::{Error, Result, routes};
 
@@ -27,8 +26,8 @@ struct Shared {
 
 /// Serves the API on a socket until `shutdown`; streams that are open then end with their connections.
 pub async fn serve(engine: Arc<Engine>, listener: UnixListener, shutdown: CancellationToken) -> Result<()> {
-    let steps = Arc::new(Steps(engine.clone()));
-    let builder = build::Builder::open(engine.images().clone(), steps, &engine.instance().data_dir)?;
+    let steps = Arc::new(build::EngineRunner(engine.clone()));
+    let builder = build::Builder::open(engine.images().clone(), steps, &engine.instance().data_dir).await?;
     let shared = Shared { engine, builder };
     loop {
         let accepted = tokio::select! {

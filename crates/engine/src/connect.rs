@@ -320,6 +320,11 @@ impl Engine {
         }
     }
 
+    /// The address at which containers of the default network reach this machine.
+    pub fn host_gateway(&self) -> Option<String> {
+        Some(self.networks.get("bridge").ok()?.v4()?.gateway.to_string())
+    }
+
     /// Hosts and variables of links, and extra hosts.
     fn links(&self, container: &Container) -> Result<Links> {
         let (host, name) = {
@@ -330,7 +335,7 @@ impl Engine {
         for entry in &host.extra_hosts {
             let (host_name, address) = validate::extra_host(entry)?;
             let address = if address == "host-gateway" {
-                self.networks.get("bridge")?.v4().map(|p| p.gateway.to_string()).unwrap_or_default()
+                self.host_gateway().unwrap_or_default()
             } else {
                 address.to_owned()
             };

@@ -38,6 +38,8 @@ pub struct StepSpec {
     pub mounts: Vec<Mount>,
     /// Limits.
     pub resources: Option<LinuxResources>,
+    /// Limits of its processes; the daemon's where there are none.
+    pub ulimits: Vec<crate::model::Ulimit>,
     /// All capabilities and devices, no filter.
     pub privileged: bool,
 }
@@ -56,6 +58,7 @@ impl Engine {
             extra_hosts: step.extra_hosts.clone(),
             shm_size: step.shm_size.and_then(|s| i64::try_from(s).ok()).unwrap_or(0),
             privileged: step.privileged,
+            ulimits: step.ulimits.clone(),
             ..HostConfig::default()
         };
         host.log_config.driver = "none".into();

@@ -28,5 +28,5 @@ pub use config::{Config, Empty, Healthcheck, History, ImageConfig};
 pub use error::{Error, Result};
 pub use reference::Reference;
 pub use registry::{Auth, Registry, RegistryConfig};
-pub use store::{ImageStore, Import, Snapshot};
+pub use store::{Finished, ImageStore, Import, Snapshot};
 pub use types::*;

@@ -1,60 +1,16 @@
 //! `POST /build`: a context's tar in, the classic builder's stream of text out.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
-use base64::Engine as _;
-use build::{Context, Event, Options, Output, Step, StepRunner};
-use engine::Engine;
-use engine::step::StepSpec;
+use build::{Context, Event, Options, RecordKind, Ulimit};
 use image::Platform;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::images::progress_line;
 use crate::body::{self, Answer};
 use crate::call::{AuthConfig, Call};
 use crate::{Error, Result, progress};
-
-/// The engine as the builder sees it.
-pub(crate) struct Steps(pub Arc<Engine>);
-
-#[async_trait::async_trait]
-impl StepRunner for Steps {
-    async fn run(
-        &self,
-        step: Step,
-        output: mpsc::Sender<Output>,
-        cancel: CancellationToken,
-    ) -> std::result::Result<i32, String> {
-        let spec = StepSpec {
-            id: step.id,
-            args: step.args,
-            env: step.env,
-            working_dir: step.working_dir,
-            user: step.user,
-            hostname: String::new(),
-            network_mode: step.network_mode,
-            extra_hosts: step.extra_hosts,
-            shm_size: step.shm_size,
-            mounts: step.mounts,
-            resources: step.resources,
-            privileged: false,
-        };
-        let (sender, mut chunks) = mpsc::channel::<runtime::Chunk>(16);
-        let pass = async {
-            while let Some(chunk) = chunks.recv().await {
-                let piece = Output { stderr: chunk.stream == runtime::Stream::Stderr, data: chunk.data };
-                if output.send(piece).await.is_err() {
-                    return;
-                }
-            }
-        };
-        let (code, ()) = tokio::join!(self.0.run_step(spec, sender, cancel), pass);
-        code.map_err(|e| e.to_string())
-    }
-}
 
 fn event_line(event: Event) -> Value {
     match event {
@@ -77,11 +33,8 @@ fn options(call: &Call) -> Result<Options> {
     let q = &call.query;
     if q.text("version") == Some("2") {
         return Err(Error::invalid(
-            "BuildKit is not served: set DOCKER_BUILDKIT=0 to use the classic builder",
+            "a build of version 2 goes over /grpc and /session, as docker buildx does it; /build is the classic builder",
         ));
-    }
-    if let Some(remote) = q.text("remote").filter(|r| *r != "client-session") {
-        return Err(Error::invalid(format!("building from {remote} is not supported: send the context")));
     }
     let number = |key: &str| -> Result<i64> { Ok(q.number(key)?.unwrap_or(0)) };
     let limits = engine::step::limits(&engine::model::HostConfig {
@@ -98,6 +51,8 @@ fn options(call: &Call) -> Result<Options> {
     let sources: Option<Vec<String>> = q.json("cachefrom")?;
     let sources = sources.unwrap_or_default();
     let no_source = !sources.is_empty() && sources.iter().all(|s| call.engine.images().get(s).is_err());
+    let ulimits: Option<Vec<engine::model::Ulimit>> = q.json("ulimits")?;
+    let ulimits = ulimits.unwrap_or_default();
     let labels: Option<BTreeMap<String, String>> = q.json("labels")?;
     let build_args: Option<BTreeMap<String, Option<String>>> = q.json("buildargs")?;
     Ok(Options {
@@ -107,35 +62,33 @@ fn options(call: &Call) -> Result<Options> {
         labels: labels.unwrap_or_default(),
         target: q.text("target").unwrap_or("").to_owned(),
         no_cache: q.flag("nocache") || no_source,
+        no_cache_stages: Vec::new(),
+        squash: q.flag("squash"),
         pull: q.flag("pull"),
         quiet: q.flag("q"),
         network_mode: q.text("networkmode").unwrap_or("").to_owned(),
         extra_hosts: q.all("extrahosts").into_iter().filter(|h| !h.is_empty()).collect(),
         shm_size: q.number::<u64>("shmsize")?.filter(|s| *s > 0),
         resources: limits,
+        ulimits: ulimits.into_iter().map(|u| Ulimit { name: u.name, soft: u.soft, hard: u.hard }).collect(),
         platform: q.text("platform").map(Platform::parse).transpose()?,
         auths: auths(call)?,
     })
 }
 
-/// Credentials by registry (`X-Registry-Config`, base64 of JSON).
+/// Credentials by registry.
 fn auths(call: &Call) -> Result<HashMap<String, image::Auth>> {
-    let Some(header) = call.headers().get("x-registry-config").and_then(|h| h.to_str().ok()) else {
-        return Ok(HashMap::new());
-    };
-    let bad = |e: String| Error::invalid(format!("invalid X-Registry-Config header: {e}"));
-    let plain = header.trim_end_matches('=').replace('+', "-").replace('/', "_");
-    let bytes =
-        base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(plain).map_err(|e| bad(e.to_string()))?;
-    let all: Option<HashMap<String, AuthConfig>> = engine::model::decode(&bytes).map_err(bad)?;
-    let all = all.unwrap_or_default();
+    let all: HashMap<String, AuthConfig> = call.encoded("X-Registry-Config")?.unwrap_or_default();
     Ok(all.into_iter().filter_map(|(registry, auth)| Some((registry, auth.into_auth()?))).collect())
 }
 
 pub(crate) async fn build(call: Call) -> Result<Answer> {
     let options = options(&call)?;
     let builder = call.builder.clone();
-    let context = Context::Tar(Box::new(body::reader(call.request.into_body())));
+    let context = match call.query.text("remote") {
+        Some(address) => Context::Remote(address.to_owned()),
+        None => Context::Tar(Box::new(body::reader(call.request.into_body()))),
+    };
     progress::lines(event_line, move |to| async move {
         let cancel = Cancel(CancellationToken::new());
         match builder.build(context, options, to, cancel.0.clone()).await {
@@ -147,7 +100,35 @@ pub(crate) async fn build(call: Call) -> Result<Answer> {
 }
 
 pub(crate) async fn prune(call: Call) -> Result<Answer> {
-    let removed = call.builder.prune_cache(call.query.flag("all"))?;
-    tracing::debug!(removed, "steps forgotten");
-    Ok(body::ok(&json!({"CachesDeleted": [], "SpaceReclaimed": 0})))
+    let all = call.query.flag("all");
+    let filters = call.query.filters()?;
+    let until = filters.get("until").first().map(|u| engine::filters::timestamp(u)).transpose()?;
+    let keep_bytes: u64 = match call.query.number("reserved-space")? {
+        Some(n) => n,
+        None => call.query.number("keep-storage")?.unwrap_or(0),
+    };
+    let mut budget = keep_bytes;
+    let images = call.engine.images().list();
+    let used: std::collections::HashSet<&str> =
+        images.iter().flat_map(|i| i.diff_ids().iter().map(String::as_str)).collect();
+    let pruned = call
+        .builder
+        .prune_cache(|record| {
+            if until.is_some_and(|u| record.used > u.as_second()) {
+                return true;
+            }
+            // Without `all`, what images have takes no place of its own and stays.
+            let shared = record.diff_id.as_deref().is_some_and(|d| used.contains(d));
+            if record.kind == RecordKind::Step && shared && !all {
+                return true;
+            }
+            let fits = record.size <= budget && keep_bytes > 0;
+            if fits {
+                budget -= record.size;
+            }
+            fits
+        })
+        .await?;
+    let ids: Vec<&str> = pruned.records.iter().map(|r| r.id.as_str()).collect();
+    Ok(body::ok(&json!({"CachesDeleted": ids, "SpaceReclaimed": pruned.bytes})))
 }

@@ -15,8 +15,8 @@ pub(crate) async fn ping(call: Call) -> Result<Answer> {
         body::text("OK")
     };
     let headers = answer.headers_mut();
-    // The classic builder: clients without BuildKit's need no session.
-    headers.insert("builder-version", HeaderValue::from_static("1"));
+    // Both builders are served; a client without BuildKit's plugin takes the classic one.
+    headers.insert("builder-version", HeaderValue::from_static("2"));
     headers.insert("swarm", HeaderValue::from_static("inactive"));
     headers.insert("cache-control", HeaderValue::from_static("no-cache, no-store, must-revalidate"));
     headers.insert("pragma", HeaderValue::from_static("no-cache"));
@@ -38,7 +38,37 @@ pub(crate) async fn disk_usage(call: Call) -> Result<Answer> {
             return Err(crate::Error::invalid(format!("unknown object type: {kind}")));
         }
     }
-    Ok(body::ok(&call.engine.disk_usage(&types).await?))
+    let mut usage = call.engine.disk_usage(&types).await?;
+    if types.is_empty() || types.iter().any(|t| t == "build-cache") {
+        usage["BuildCache"] = build_cache(&call)?;
+    }
+    Ok(body::ok(&usage))
+}
+
+/// What the build cache holds. A step's files that an image has too are shared: removing the step frees nothing.
+fn build_cache(call: &Call) -> Result<serde_json::Value> {
+    let images = call.engine.images().list();
+    let used: std::collections::HashSet<&str> =
+        images.iter().flat_map(|i| i.diff_ids().iter().map(String::as_str)).collect();
+    let seconds = |s: i64| jiff::Timestamp::from_second(s).unwrap_or_default().to_string();
+    let records = call.builder.cache_records()?;
+    let shown = records.iter().map(|r| {
+        serde_json::json!({
+            "ID": r.id,
+            "Type": match r.kind {
+                build::RecordKind::Step => "regular",
+                build::RecordKind::Mount => "exec.cachemount",
+            },
+            "Description": r.description,
+            "InUse": false,
+            "Shared": r.diff_id.as_deref().is_some_and(|d| used.contains(d)),
+            "Size": r.size,
+            "CreatedAt": r.created.to_string(),
+            "LastUsedAt": seconds(r.used),
+            "UsageCount": r.uses,
+        })
+    });
+    Ok(shown.collect())
 }
 
 /// `docker login`: asks the registry whether it takes the credentials.

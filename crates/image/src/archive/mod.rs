@@ -14,4 +14,5 @@ pub mod root;
 pub mod tar;
 
 pub use extract::{ExtractOptions, Extracted, extract_into};
+pub use overlay::is_opaque;
 pub use pack::{Filter, TarOptions, tar_of, tar_of_filtered};

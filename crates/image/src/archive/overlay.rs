@@ -36,7 +36,7 @@ pub(crate) fn is_whiteout(m: &std::fs::Metadata) -> bool {
 }
 
 /// Whether the folder hides what lies below it.
-pub(crate) fn is_opaque(path: &Path) -> bool {
+pub fn is_opaque(path: &Path) -> bool {
     let mut value = [0u8; 4];
     matches!(rustix::fs::lgetxattr(path, OPAQUE, &mut value), Ok(n) if n > 0 && value[0] == b'y')
 }

@@ -25,7 +25,86 @@ pub struct Import {
     pub platform: Option<Platform>,
 }
 
+/// An image as a build has it in mind: all that its configuration says, and the layers that it names.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// The whole configuration; its layers are set from `layers`.
+    pub config: ImageConfig,
+    /// The id of the image that counts as its parent.
+    pub parent: Option<String>,
+    /// Lowest first.
+    pub layers: Vec<Layer>,
+}
+
+impl Finished {
+    /// The configuration's bytes, and the id that the image will have.
+    pub fn encode(&self) -> Result<(Vec<u8>, String)> {
+        let mut config = self.config.clone();
+        config.rootfs.diff_ids = self.layers.iter().map(|l| l.diff_id.clone()).collect();
+        let raw = serde_json::to_vec(&config)?;
+        let id = compress::digest_of(&raw);
+        Ok((raw, id))
+    }
+}
+
 impl ImageStore {
+    /// Adds images, and keeps layers that belong to none under names of the caller's, all in one transaction. An image
+    /// that is here already stays as it is.
+    pub async fn add(
+        self: &Arc<Self>,
+        images: Vec<Finished>,
+        keep: Vec<(String, Layer)>,
+    ) -> Result<Vec<String>> {
+        let store = self.clone();
+        blocking(move || {
+            let mut all = Vec::with_capacity(images.len());
+            let mut diff_ids: Vec<String> = keep.iter().map(|(_, l)| l.diff_id.clone()).collect();
+            for image in &images {
+                diff_ids.extend(image.layers.iter().map(|l| l.diff_id.clone()));
+                all.push(image.encode()?);
+            }
+            diff_ids.sort_unstable();
+            diff_ids.dedup();
+            store.write_image(&diff_ids, |c| {
+                for ((raw, id), image) in all.iter().zip(&images) {
+                    db::add_image(c, id, raw, image.parent.as_deref())?;
+                }
+                for (name, layer) in &keep {
+                    db::keep_layer(c, name, &layer.diff_id)?;
+                }
+                Ok(())
+            })?;
+            Ok(all.into_iter().map(|(_, id)| id).collect())
+        })
+        .await
+    }
+
+    /// Gives up layers that were kept under these names; a collection removes those that nobody else needs.
+    pub async fn give_up(self: &Arc<Self>, names: Vec<String>) -> Result<()> {
+        let store = self.clone();
+        blocking(move || store.write(|c| names.iter().try_for_each(|name| db::give_up_layer(c, name)))).await
+    }
+
+    /// The names under which layers are kept.
+    pub fn kept(&self) -> Vec<String> {
+        self.index.read().kept.keys().cloned().collect()
+    }
+
+    /// A layer of that digest, if it is here; it stays while the returned value lives.
+    pub fn layer(self: &Arc<Self>, diff_id: &str) -> Option<Layer> {
+        self.existing_layer(diff_id)
+    }
+
+    /// The tar of a layer, exactly as its digest says. Blocking to read.
+    pub fn read_layer(&self, layer: &Layer) -> Result<(impl std::io::Read + Send + use<>, u64)> {
+        self.layer_tar(&layer.diff_id)
+    }
+
+    /// The layers of an image, which stay while the returned values live.
+    pub fn layers_of(self: &Arc<Self>, image: &Image) -> Result<Vec<Layer>> {
+        self.lease_all(image.diff_ids())
+    }
+
     /// Makes an image of a layer, or of a change of the configuration alone.
     pub async fn create(self: &Arc<Self>, new: NewImage) -> Result<Arc<Image>> {
         let parent = new.parent.as_deref().map(|id| self.get(id)).transpose()?;

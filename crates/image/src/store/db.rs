@@ -36,6 +36,9 @@ pub(crate) fn open(path: &Path) -> Result<Connection> {
             )));
         }
     }
+    db.execute_batch(
+        "CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, diff_id TEXT NOT NULL) WITHOUT ROWID;",
+    )?;
     Ok(db)
 }
 
@@ -47,10 +50,15 @@ pub(super) fn load(db: &Connection) -> Result<Index> {
         let (diff_id, info) = row?;
         index.layers.insert(diff_id, info);
     }
+    let mut kept = db.prepare("SELECT name, diff_id FROM kept")?;
+    for row in kept.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))? {
+        let (name, diff_id) = row?;
+        index.kept.insert(name, diff_id);
+    }
     let mut ids = db.prepare("SELECT id FROM images")?;
     let ids =
         ids.query_map([], |r| r.get::<_, String>(0))?.collect::<std::result::Result<BTreeSet<_>, _>>()?;
-    follow(db, &mut index, &Touched { images: ids, layers: BTreeSet::new() })?;
+    follow(db, &mut index, &Touched { images: ids, ..Touched::default() })?;
     Ok(index)
 }
 
@@ -67,6 +75,7 @@ fn layer_row(r: &rusqlite::Row<'_>) -> rusqlite::Result<(String, LayerInfo)> {
 pub(crate) struct Touched {
     images: BTreeSet<String>,
     layers: BTreeSet<String>,
+    kept: Vec<(String, Option<String>)>,
 }
 
 /// A transaction under way.
@@ -96,6 +105,12 @@ impl<'a> Changes<'a> {
 
 /// Makes the memory equal to the database for everything that was touched.
 pub(super) fn follow(db: &Connection, index: &mut Index, touched: &Touched) -> Result<()> {
+    for (name, diff_id) in &touched.kept {
+        match diff_id {
+            Some(diff_id) => index.kept.insert(name.clone(), diff_id.clone()),
+            None => index.kept.remove(name),
+        };
+    }
     for diff_id in &touched.layers {
         let row = db
             .prepare_cached("SELECT diff_id, dir, size, tar_size, has_root FROM layers WHERE diff_id = ?1")?
@@ -270,6 +285,21 @@ pub(crate) fn delete_image(c: &mut Changes<'_>, id: &str) -> Result<()> {
         c.tx.prepare_cached(sql)?.execute([id])?;
     }
     c.touch_image(id);
+    Ok(())
+}
+
+/// Keeps a layer under a name.
+pub(crate) fn keep_layer(c: &mut Changes<'_>, name: &str, diff_id: &str) -> Result<()> {
+    c.tx.prepare_cached("INSERT OR REPLACE INTO kept (name, diff_id) VALUES (?1, ?2)")?
+        .execute(params![name, diff_id])?;
+    c.touched.kept.push((name.into(), Some(diff_id.into())));
+    Ok(())
+}
+
+/// Keeps it no longer.
+pub(crate) fn give_up_layer(c: &mut Changes<'_>, name: &str) -> Result<()> {
+    c.tx.prepare_cached("DELETE FROM kept WHERE name = ?1")?.execute([name])?;
+    c.touched.kept.push((name.into(), None));
     Ok(())
 }
 

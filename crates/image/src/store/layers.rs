@@ -240,9 +240,10 @@ impl ImageStore {
     }
 }
 
-/// The layers that images need.
+/// The layers that images need, and those that are kept by name.
 fn used_layers(index: &Index) -> HashSet<&str> {
-    index.images.values().flat_map(|i| i.diff_ids().iter().map(String::as_str)).collect()
+    let of_images = index.images.values().flat_map(|i| i.diff_ids().iter().map(String::as_str));
+    of_images.chain(index.kept.values().map(String::as_str)).collect()
 }
 
 struct WriteSink<W>(W);

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
-pub use create::Import;
+pub use create::{Finished, Import};
 pub use snapshots::Snapshot;
 
 use crate::error::{Error, Result};
@@ -49,6 +49,8 @@ struct Index {
     /// `docker.io/library/app@sha256:...` -> id
     digests: BTreeMap<String, String>,
     layers: HashMap<String, LayerInfo>,
+    /// Layers that belong to no image and are kept under a name all the same.
+    kept: HashMap<String, String>,
 }
 
 /// Where a layer lies.

@@ -202,22 +202,32 @@ impl ImageStore {
 
     /// The files of an image, read-only, as a root that no path leads to. Blocking.
     pub fn mount_image(self: &Arc<Self>, image: &Image) -> Result<OwnedFd> {
-        let index = self.index.read();
-        let mut lower: Vec<PathBuf> = Vec::new();
-        for d in image.diff_ids().iter().rev() {
-            let info = index.layers.get(d).ok_or_else(|| Error::NotFound(format!("layer {d} is missing")))?;
-            let dir = self.layers_dir().join(&info.dir).join("fs");
-            if !lower.contains(&dir) {
-                lower.push(dir);
-            }
-        }
-        drop(index);
+        self.mount_layers(image.diff_ids())
+    }
+
+    /// As `mount_image`, of layers that need not belong to an image, lowest first. Blocking.
+    pub fn mount_layers(self: &Arc<Self>, diff_ids: &[String]) -> Result<OwnedFd> {
+        let mut lower = self.folders_of(diff_ids)?;
         // A read-only overlay needs two folders.
         lower.push(self.root.join("empty"));
         overlay::mount(&lower, None).or_else(|e| match lower.as_slice() {
             [_] => Ok(fs::File::open(&lower[0])?.into()),
-            _ => Err(Error::file("mount the image", &image.id)(e)),
+            _ => Err(Error::file("mount the image of", &lower[0])(e)),
         })
+    }
+
+    /// The folders of layers (given lowest first), top first, each once.
+    pub fn folders_of(&self, diff_ids: &[String]) -> Result<Vec<PathBuf>> {
+        let index = self.index.read();
+        let mut folders: Vec<PathBuf> = Vec::new();
+        for d in diff_ids.iter().rev() {
+            let info = index.layers.get(d).ok_or_else(|| Error::NotFound(format!("layer {d} is missing")))?;
+            let dir = self.layers_dir().join(&info.dir).join("fs");
+            if !folders.contains(&dir) {
+                folders.push(dir);
+            }
+        }
+        Ok(folders)
     }
 
     /// The keys of all snapshots, for the owner's reconciliation at start.

@@ -1,0 +1,655 @@
+//! The control API and the gateway: which builds there are, and what their clients ask for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::definition::{self, Named};
+use super::frontend::{self, Input, Request};
+use super::progress::Log;
+use super::proto::{
+    ApiCap, BuildHistoryRequest, BuildkitVersion, BytesMessage, CacheOptionsEntry, DiskUsageRequest,
+    DiskUsageResponse, Empty, Exporter, FrontendResult, FrontendSolveRequest, FrontendSolveResponse,
+    InfoResponse, InputsResponse, ListWorkersResponse, Platform, PongResponse, PruneRequest, ReadDirRequest,
+    ReadDirResponse, ReadFileRequest, ReadFileResponse, Ref, ResolveImageConfigRequest,
+    ResolveImageConfigResponse, ResultKind, ReturnRequest, SolveRequest, SolveResponse, StatFileRequest,
+    StatFileResponse, StatusRequest, StatusResponse, UsageRecord, VertexWarning, WarnRequest, WorkerRecord,
+};
+use super::rpc::{
+    Answer, CANCELLED, Call, INVALID, NOT_FOUND, Result, Status, UNAVAILABLE, UNIMPLEMENTED, UNKNOWN,
+};
+use super::session::Session;
+use super::{caching, export, progress};
+use crate::builder::Builder;
+use crate::cache::{Record, RecordKind};
+use crate::error::Error;
+use crate::state::State;
+
+/// What a client that drives the build itself gave back.
+#[derive(Clone)]
+enum Returned {
+    Result(Option<String>),
+    Error(Status),
+}
+
+/// One build, from the first who asks for it to the last.
+#[derive(Default)]
+pub(crate) struct Build {
+    pub log: Arc<Log>,
+    gateway: Mutex<Option<Gateway>>,
+    came: tokio::sync::Notify,
+    returned: Returns,
+    /// What its solves made, by reference.
+    refs: Mutex<HashMap<String, Arc<State>>>,
+}
+
+struct Returns(watch::Sender<Option<Returned>>);
+
+impl Default for Returns {
+    fn default() -> Self {
+        Self(watch::Sender::new(None))
+    }
+}
+
+/// What the client's own calls need to know of the solve that they belong to.
+#[derive(Clone)]
+struct Gateway {
+    session: Option<Arc<Session>>,
+    entitlements: Vec<String>,
+    imports: Vec<CacheOptionsEntry>,
+    cancel: CancellationToken,
+}
+
+impl Build {
+    async fn gateway(&self) -> Result<Gateway> {
+        let find = async {
+            loop {
+                let came = self.came.notified();
+                if let Some(gateway) = self.gateway.lock().clone() {
+                    return gateway;
+                }
+                came.await;
+            }
+        };
+        tokio::time::timeout(super::SESSION_WAIT, find)
+            .await
+            .map_err(|_| Status::new(NOT_FOUND, "no such build: its solve has not begun"))
+    }
+}
+
+/// Answers a call.
+pub(crate) async fn answer(builder: &Arc<Builder>, mut call: Call) -> Result<Answer> {
+    let path = call.path.clone();
+    match path.as_str() {
+        "/moby.buildkit.v1.Control/Solve" => {
+            let request = call.message().await?;
+            Answer::one(&solve(builder, request).await?)
+        }
+        "/moby.buildkit.v1.Control/Status" => {
+            let request: StatusRequest = call.message().await?;
+            let build = builder.desk.build(&request.reference);
+            Ok(Answer::many(build.log.stream()))
+        }
+        "/moby.buildkit.v1.Control/ListWorkers" => {
+            Answer::one(&ListWorkersResponse { record: vec![worker(builder)] })
+        }
+        "/moby.buildkit.v1.Control/Info" => Answer::one(&InfoResponse { buildkit_version: Some(version()) }),
+        "/moby.buildkit.v1.Control/DiskUsage" => {
+            let request: DiskUsageRequest = call.message().await?;
+            let records = records(builder)?;
+            let record = records.iter().map(usage).filter(|u| fits(u, &request.filter)).collect();
+            Answer::one(&DiskUsageResponse { record })
+        }
+        "/moby.buildkit.v1.Control/Prune" => {
+            let request = call.message().await?;
+            prune(builder, request).await
+        }
+        "/moby.buildkit.v1.Control/ListenBuildHistory" => {
+            let request: BuildHistoryRequest = call.message().await?;
+            // No history is kept; who wants to hear of the future hears nothing.
+            let none = futures::stream::empty::<Result<Empty>>();
+            Ok(if request.early_exit || !request.reference.is_empty() {
+                Answer::many(none)
+            } else {
+                Answer::many(none.chain(futures::stream::pending()))
+            })
+        }
+        "/moby.buildkit.v1.Control/UpdateBuildHistory" => Answer::one(&Empty {}),
+        "/grpc.health.v1.Health/Check" => {
+            // `status: SERVING`
+            Answer::one(&super::proto::FileRange { offset: 1, length: 0 })
+        }
+        _ => match path.strip_prefix("/moby.buildkit.v1.frontend.LLBBridge/") {
+            Some(method) => {
+                let id = call.header("buildkit-controlapi-buildid").unwrap_or_default().to_string();
+                if id.is_empty() {
+                    return Err(Status::new(INVALID, "no buildid found in context"));
+                }
+                bridge(builder, &builder.desk.build(&id), method, call).await
+            }
+            None => Err(Status::new(UNIMPLEMENTED, format!("unknown method {path}"))),
+        },
+    }
+}
+
+fn version() -> BuildkitVersion {
+    BuildkitVersion {
+        package: "tug".into(),
+        version: concat!("v", env!("CARGO_PKG_VERSION")).into(),
+        revision: String::new(),
+    }
+}
+
+fn worker(builder: &Builder) -> WorkerRecord {
+    let host = image::Platform::host();
+    let mut labels = HashMap::from([
+        ("org.mobyproject.buildkit.worker.executor".to_string(), "tug".to_string()),
+        ("org.mobyproject.buildkit.worker.snapshotter".to_string(), "overlayfs".to_string()),
+        ("org.mobyproject.buildkit.worker.network".to_string(), "host".to_string()),
+    ]);
+    if let Some(address) = builder.runner.host_gateway() {
+        labels.insert("org.mobyproject.buildkit.worker.moby.host-gateway-ip".to_string(), address);
+    }
+    WorkerRecord {
+        id: "tug".into(),
+        labels,
+        platforms: vec![Platform { architecture: host.architecture, os: host.os, variant: host.variant }],
+        gc_policy: Vec::new(),
+        buildkit_version: Some(version()),
+    }
+}
+
+fn caps(ids: &[&str]) -> Vec<ApiCap> {
+    ids.iter().map(|id| ApiCap { id: id.to_string(), enabled: true }).collect()
+}
+
+/// Ends a build whose client has gone.
+struct Ended<'a> {
+    builder: &'a Builder,
+    build: &'a Build,
+    reference: &'a str,
+    cancel: CancellationToken,
+}
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+        self.build.log.end();
+        *self.build.gateway.lock() = None;
+        self.builder.desk.finished(self.reference);
+    }
+}
+
+async fn solve(builder: &Arc<Builder>, request: SolveRequest) -> Result<SolveResponse> {
+    let build = builder.desk.build(&request.reference);
+    let cancel = CancellationToken::new();
+    let _ended = Ended { builder, build: &build, reference: &request.reference, cancel: cancel.clone() };
+    let session = match request.session.as_str() {
+        "" => None,
+        id => Some(builder.desk.session(id).await?),
+    };
+    for entitlement in &request.entitlements {
+        if !matches!(entitlement.as_str(), "network.host" | "security.insecure") {
+            return Err(Status::new(INVALID, format!("entitlement {entitlement} is not known")));
+        }
+    }
+    let cache = request.cache.clone().unwrap_or_default();
+    let gateway = Gateway {
+        session: session.clone(),
+        entitlements: request.entitlements.clone(),
+        imports: cache.imports,
+        cancel,
+    };
+    let state = match request.frontend.as_str() {
+        "" if request.definition.as_ref().is_none_or(|d| d.def.is_empty()) => {
+            let mut returned = build.returned.0.subscribe();
+            *build.gateway.lock() = Some(gateway.clone());
+            build.came.notify_waiters();
+            let answer = match returned.wait_for(Option::is_some).await {
+                Ok(answer) => answer.clone(),
+                Err(_) => None,
+            };
+            match answer {
+                Some(Returned::Result(Some(id))) => build.refs.lock().get(&id).cloned(),
+                Some(Returned::Result(None)) => None,
+                Some(Returned::Error(status)) => return Err(status),
+                None => return Err(Status::new(CANCELLED, "context canceled")),
+            }
+        }
+        "" => {
+            let definition = request.definition.unwrap_or_default();
+            Some(defined(builder, &build, &definition).await?)
+        }
+        "dockerfile.v0" | "gateway.v0" => {
+            let inputs = inputs(builder, &request.frontend_inputs)?;
+            Some(
+                run(builder, &build, gateway.clone(), request.frontend_attrs.clone(), inputs, Vec::new())
+                    .await?,
+            )
+        }
+        other => return Err(Status::new(INVALID, format!("no frontend {other} found"))),
+    };
+    let mut exporters = request.exporters;
+    if exporters.is_empty() && !request.exporter_deprecated.is_empty() {
+        exporters =
+            vec![Exporter { kind: request.exporter_deprecated, attrs: request.exporter_attrs_deprecated }];
+    }
+    let mut response = HashMap::new();
+    for (number, exporter) in exporters.iter().enumerate() {
+        let Some(state) = &state else {
+            return Err(Status::new(INVALID, "there is nothing to export: the build has no result"));
+        };
+        let held = gateway
+            .session
+            .clone()
+            .map(|session| super::session::Held { session, entitlements: gateway.entitlements.clone() });
+        let inline = cache.exports.iter().any(|e| e.kind == "inline");
+        let work = export::export(builder, &build.log, held.as_ref(), state, number, exporter, inline);
+        response.extend(work.await?);
+    }
+    if let Some(state) = &state {
+        let held = gateway
+            .session
+            .clone()
+            .map(|session| super::session::Held { session, entitlements: gateway.entitlements.clone() });
+        for entry in cache.exports.iter().filter(|e| e.kind != "inline") {
+            response.extend(caching::export(builder, &build.log, held.as_ref(), state, entry).await?);
+        }
+    }
+    Ok(SolveResponse { exporter_response: response })
+}
+
+/// Builds a Dockerfile for a client.
+async fn run(
+    builder: &Arc<Builder>,
+    build: &Arc<Build>,
+    gateway: Gateway,
+    options: HashMap<String, String>,
+    inputs: HashMap<String, Input>,
+    imports: Vec<CacheOptionsEntry>,
+) -> Result<Arc<State>> {
+    let imports = if imports.is_empty() { gateway.imports } else { imports };
+    let request = Request {
+        options,
+        inputs,
+        session: gateway.session,
+        entitlements: gateway.entitlements,
+        imports,
+        cancel: gateway.cancel,
+    };
+    frontend::build(builder, &build.log, request).await
+}
+
+fn inputs(
+    builder: &Arc<Builder>,
+    given: &HashMap<String, super::proto::Definition>,
+) -> Result<HashMap<String, Input>> {
+    given
+        .iter()
+        .map(|(name, definition)| {
+            let input = match definition::source(definition) {
+                Some(Named::Result(id)) => Input::State(find_result(builder, &id)?),
+                Some(Named::Source(source)) => Input::Source(source),
+                None => {
+                    return Err(Status::new(
+                        UNIMPLEMENTED,
+                        format!("input {name}: only results of builds and plain sources can be inputs"),
+                    ));
+                }
+            };
+            Ok((name.clone(), input))
+        })
+        .collect()
+}
+
+fn find_result(builder: &Arc<Builder>, id: &str) -> Result<Arc<State>> {
+    let builds = builder.desk.builds.lock();
+    let found = builds.by_ref.values().find_map(|b| b.refs.lock().get(id).cloned());
+    found.ok_or_else(|| Status::new(NOT_FOUND, format!("result {id} is not known any more")))
+}
+
+/// What a definition without a frontend means, as far as it only names a source.
+async fn defined(
+    builder: &Arc<Builder>,
+    build: &Arc<Build>,
+    definition: &super::proto::Definition,
+) -> Result<Arc<State>> {
+    match definition::source(definition) {
+        Some(Named::Result(id)) => find_result(builder, &id),
+        Some(Named::Source(source)) if source.starts_with("docker-image://") => {
+            let name = source.trim_start_matches("docker-image://").to_string();
+            let text = format!("FROM {name}\n");
+            frontend::plain(builder, &build.log, &text).await
+        }
+        _ => Err(Status::new(
+            UNIMPLEMENTED,
+            "builds from low-level definitions (LLB) are not supported: use the frontend dockerfile.v0",
+        )),
+    }
+}
+
+async fn bridge(builder: &Arc<Builder>, build: &Arc<Build>, method: &str, mut call: Call) -> Result<Answer> {
+    match method {
+        "Ping" => {
+            build.gateway().await?;
+            Answer::one(&PongResponse {
+                frontend_caps: caps(&[
+                    "solve.base",
+                    "solve.inlinereturn",
+                    "resolveimage",
+                    "resolveimage.resolvemode",
+                    "readfile",
+                    "readdir",
+                    "statfile",
+                    "returnresult",
+                    "returnmap",
+                    "importcaches",
+                    "proto.refarray",
+                    "reference.output",
+                    "frontend.inputs",
+                    "gateway.solve.metadata",
+                    "gateway.warnings",
+                    "gateway.evaluate",
+                    "gateway.evaluate.solve",
+                ]),
+                llb_caps: caps(&[
+                    "source.image",
+                    "source.local",
+                    "source.local.unique",
+                    "source.local.sessionid",
+                    "source.local.includepatterns",
+                    "source.local.followpaths",
+                    "source.local.excludepatterns",
+                    "source.local.sharedkeyhint",
+                    "source.git",
+                    "source.git.keepgitdir",
+                    "source.git.fullurl",
+                    "source.http",
+                    "source.http.checksum",
+                    "source.http.perm",
+                    "source.http.uidgid",
+                    "buildop.llbfilename",
+                    "exec.meta.base",
+                    "exec.meta.proxy",
+                    "exec.meta.ulimit",
+                    "exec.mount.bind",
+                    "exec.mount.cache",
+                    "exec.mount.cache.sharing",
+                    "exec.mount.selector",
+                    "exec.mount.tmpfs",
+                    "exec.mount.tmpfs.size",
+                    "exec.mount.secret",
+                    "exec.mount.ssh",
+                    "constraints",
+                    "platform",
+                    "meta.ignorecache",
+                    "meta.description",
+                    "meta.exportcache",
+                    "exporter.multiple",
+                ]),
+                workers: vec![worker(builder)],
+            })
+        }
+        "Solve" => {
+            let request: FrontendSolveRequest = call.message().await?;
+            let gateway = build.gateway().await?;
+            let state = match request.frontend.as_str() {
+                "" => match request.definition {
+                    Some(definition) if !definition.def.is_empty() => {
+                        Some(defined(builder, build, &definition).await?)
+                    }
+                    _ => None,
+                },
+                "dockerfile.v0" | "gateway.v0" => {
+                    let inputs = inputs(builder, &request.frontend_inputs)?;
+                    let work =
+                        run(builder, build, gateway, request.frontend_opt, inputs, request.cache_imports);
+                    Some(work.await?)
+                }
+                other => return Err(Status::new(INVALID, format!("no frontend {other} found"))),
+            };
+            let mut result = FrontendResult::default();
+            let mut id = String::new();
+            if let Some(state) = state {
+                let (raw, _) = state.finished(None).encode().map_err(internal)?;
+                result.metadata.insert("containerimage.config".into(), raw);
+                id = base::rng::hex(16);
+                build.refs.lock().insert(id.clone(), state);
+            }
+            let def = (!id.is_empty()).then(|| definition::of(&id));
+            result.result = Some(if request.allow_result_array_ref {
+                ResultKind::Ref(Ref { id: id.clone(), def })
+            } else {
+                ResultKind::RefDeprecated(id.clone())
+            });
+            Answer::one(&if request.allow_result_return {
+                FrontendSolveResponse { reference: String::new(), result: Some(result) }
+            } else {
+                FrontendSolveResponse { reference: id, result: None }
+            })
+        }
+        "Return" => {
+            let request: ReturnRequest = call.message().await?;
+            let returned = match (request.error, request.result) {
+                (Some(e), _) => {
+                    Returned::Error(Status { code: e.code, message: e.message, details: e.details })
+                }
+                (None, result) => Returned::Result(one_ref(result)?),
+            };
+            build.returned.0.send_replace(Some(returned));
+            Answer::one(&Empty {})
+        }
+        "Inputs" => Answer::one(&InputsResponse::default()),
+        "Evaluate" => {
+            let _: BytesMessage = call.message().await?;
+            // What was solved is there already.
+            Answer::one(&Empty {})
+        }
+        "Warn" => {
+            let request: WarnRequest = call.message().await?;
+            let warning =
+                VertexWarning { vertex: request.digest, level: request.level, short: request.short };
+            build.log.push(StatusResponse { warnings: vec![warning], ..StatusResponse::default() });
+            Answer::one(&Empty {})
+        }
+        "ResolveImageConfig" => {
+            let request: ResolveImageConfigRequest = call.message().await?;
+            let gateway = build.gateway().await?;
+            let pull = request.resolve_mode == "pull";
+            let found =
+                frontend::image_config(builder, gateway.session, &request.reference, pull, request.platform);
+            let image = found.await?;
+            Answer::one(&ResolveImageConfigResponse {
+                digest: image.id.clone(),
+                config: image.raw_config.to_vec(),
+                reference: request.reference,
+            })
+        }
+        "ReadFile" => {
+            let request: ReadFileRequest = call.message().await?;
+            let state = state_of(build, &request.reference)?;
+            let range = request.range.map(|r| (r.offset, r.length));
+            Answer::one(&ReadFileResponse {
+                data: export::read_file(builder, &state, &request.file_path, range).await?,
+            })
+        }
+        "ReadDir" => {
+            let request: ReadDirRequest = call.message().await?;
+            let state = state_of(build, &request.reference)?;
+            let entries =
+                export::read_dir(builder, &state, &request.dir_path, &request.include_pattern).await?;
+            Answer::one(&ReadDirResponse { entries })
+        }
+        "StatFile" => {
+            let request: StatFileRequest = call.message().await?;
+            let state = state_of(build, &request.reference)?;
+            Answer::one(&StatFileResponse {
+                stat: Some(export::stat_file(builder, &state, &request.path).await?),
+            })
+        }
+        other => Err(Status::new(UNIMPLEMENTED, format!("the gateway's {other} is not supported"))),
+    }
+}
+
+fn state_of(build: &Build, id: &str) -> Result<Arc<State>> {
+    build.refs.lock().get(id).cloned().ok_or_else(|| Status::new(NOT_FOUND, format!("no such ref: {id}")))
+}
+
+/// The one reference of a result; `None` if it has none.
+fn one_ref(result: Option<FrontendResult>) -> Result<Option<String>> {
+    let id = match result.and_then(|r| r.result) {
+        None => return Ok(None),
+        Some(ResultKind::RefDeprecated(id)) => id,
+        Some(ResultKind::Ref(r)) => r.id,
+        Some(ResultKind::Refs(map)) => match map.refs.into_values().collect::<Vec<_>>().as_slice() {
+            [one] => one.id.clone(),
+            _ => return Err(Status::new(UNIMPLEMENTED, "results for several platforms are not supported")),
+        },
+        Some(ResultKind::RefsDeprecated(map)) => {
+            match map.refs.into_values().collect::<Vec<_>>().as_slice() {
+                [one] => one.clone(),
+                _ => {
+                    return Err(Status::new(UNIMPLEMENTED, "results for several platforms are not supported"));
+                }
+            }
+        }
+    };
+    Ok((!id.is_empty()).then_some(id))
+}
+
+/// An error of our own as a status.
+pub(crate) fn status(error: &Error) -> Status {
+    let code = match error {
+        Error::Cancelled => CANCELLED,
+        Error::Session(_) => UNAVAILABLE,
+        Error::Shared(inner) => return status(inner),
+        _ => UNKNOWN,
+    };
+    let message = match error {
+        Error::Cancelled => "context canceled".to_string(),
+        other => other.to_string(),
+    };
+    Status::new(code, message)
+}
+
+fn internal(e: image::Error) -> Status {
+    status(&e.into())
+}
+
+fn records(builder: &Builder) -> Result<Vec<Record>> {
+    builder.cache_records().map_err(|e| status(&e))
+}
+
+fn usage(record: &Record) -> UsageRecord {
+    UsageRecord {
+        id: record.id.clone(),
+        mutable: record.kind == RecordKind::Mount,
+        in_use: false,
+        size: i64::try_from(record.size).unwrap_or(i64::MAX),
+        created_at: Some(record.created.into()),
+        last_used_at: Some(super::proto::Timestamp { seconds: record.used, nanos: 0 }),
+        usage_count: i64::try_from(record.uses).unwrap_or(i64::MAX),
+        description: record.description.clone(),
+        record_type: match record.kind {
+            RecordKind::Step => "regular",
+            RecordKind::Mount => "exec.cachemount",
+        }
+        .into(),
+        shared: false,
+    }
+}
+
+/// Whether a record fits containerd's filters, as far as they are about what records have.
+fn fits(record: &UsageRecord, filters: &[String]) -> bool {
+    filters.is_empty()
+        || filters.iter().any(|f| {
+            f.split(',').all(|part| {
+                let (key, negated, value) = match part.split_once("!=") {
+                    Some((k, v)) => (k, true, v),
+                    None => part
+                        .split_once("==")
+                        .or(part.split_once('='))
+                        .map_or((part, false, ""), |(k, v)| (k, false, v)),
+                };
+                let own = match key.to_ascii_lowercase().as_str() {
+                    "id" => record.id.clone(),
+                    "type" => record.record_type.clone(),
+                    "description" => record.description.clone(),
+                    "mutable" => record.mutable.to_string(),
+                    "immutable" => (!record.mutable).to_string(),
+                    "shared" => record.shared.to_string(),
+                    "private" => (!record.shared).to_string(),
+                    "inuse" => record.in_use.to_string(),
+                    _ => return false,
+                };
+                let equal = if value.is_empty() { own == "true" } else { own == value };
+                equal != negated
+            })
+        })
+}
+
+async fn prune(builder: &Arc<Builder>, request: PruneRequest) -> Result<Answer> {
+    let mut budget = request.reserved_space;
+    let youngest = (request.keep_duration > 0)
+        .then(|| base::clock::now().as_second() - request.keep_duration / 1_000_000_000);
+    let pruned = builder
+        .prune_cache(|record| {
+            let usage = usage(record);
+            if !fits(&usage, &request.filter) || youngest.is_some_and(|y| record.used > y) {
+                return true;
+            }
+            if usage.size <= budget {
+                budget -= usage.size;
+                return budget >= 0 && request.reserved_space > 0;
+            }
+            false
+        })
+        .await
+        .map_err(|e| status(&e))?;
+    let all: Vec<Result<UsageRecord>> = pruned.records.iter().map(|r| Ok(usage(r))).collect();
+    Ok(Answer::many(futures::stream::iter(all)))
+}
+
+/// The error of a build that stands in its Dockerfile, with the lines that it is about.
+pub(crate) fn at_lines(
+    error: &Error,
+    name: &str,
+    text: &str,
+    lines: Option<(usize, usize)>,
+    vertex: Option<String>,
+) -> Status {
+    use base64::Engine as _;
+    let mut out = status(error);
+    let any = |kind: &str, document: serde_json::Value| super::proto::Any {
+        type_url: format!("github.com/moby/buildkit/errdefs.{kind}+json"),
+        value: document.to_string().into_bytes(),
+    };
+    if let Some(digest) = vertex {
+        out.details.push(any("Vertex", serde_json::json!({"digest": digest})));
+    }
+    let lines = lines.or(match error {
+        Error::Parse { line, .. } => Some((*line, *line)),
+        _ => None,
+    });
+    // A file too large to be shown is not sent along with its error.
+    if let Some((start, end)) = lines.filter(|l| l.0 > 0 && text.len() < 64 << 10) {
+        let data = base64::engine::general_purpose::STANDARD.encode(text);
+        out.details.push(any(
+            "Source",
+            serde_json::json!({
+                "info": {"filename": name, "data": data, "language": "Dockerfile"},
+                "ranges": [{"start": {"line": start}, "end": {"line": end}}],
+            }),
+        ));
+    }
+    out
+}
+
+/// A line of the display that this module's callers begin.
+pub(crate) fn line(log: &Arc<Log>, name: &str) -> progress::Line {
+    progress::Line::begin(log, &base::rng::hex(8), name)
+}

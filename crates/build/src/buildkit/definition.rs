@@ -1,0 +1,58 @@
+//! Results as a client may hand them on: a definition whose one source names the result.
+//!
+//! A client that links builds together takes a result's definition and gives it to the next build as an input, without
+//! looking into it. So ours says nothing but which result of this builder it is.
+
+use std::collections::HashMap;
+
+use prost::Message;
+use sha2::{Digest, Sha256};
+
+use super::proto::{Definition, Input, Op, SourceOp};
+
+const SCHEME: &str = "tug-result://";
+
+/// The definition of the result of that id.
+pub(crate) fn of(id: &str) -> Definition {
+    let source = SourceOp { identifier: format!("{SCHEME}{id}"), attrs: HashMap::new() };
+    let first = Op { source: Some(source), ..Op::default() }.encode_to_vec();
+    let digest = format!("sha256:{}", hex::encode(Sha256::digest(&first)));
+    let last = Op { inputs: vec![Input { digest, index: 0 }], ..Op::default() }.encode_to_vec();
+    Definition { def: vec![first, last], metadata: HashMap::new() }
+}
+
+/// What a definition's source is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// A result of this builder.
+    Result(String),
+    /// Something else, `docker-image://alpine`.
+    Source(String),
+}
+
+/// The one source of a definition; `None` if it does more than name a source.
+pub(crate) fn source(definition: &Definition) -> Option<Named> {
+    let ops: Vec<Op> =
+        definition.def.iter().map(|b| Op::decode(b.as_slice())).collect::<Result<_, _>>().ok()?;
+    let mut sources = ops.iter().filter_map(|op| op.source.as_ref());
+    let (one, None) = (sources.next()?, sources.next()) else { return None };
+    // One more op at most: the one that says which output is meant.
+    if ops.len() > 2 {
+        return None;
+    }
+    Some(match one.identifier.strip_prefix(SCHEME) {
+        Some(id) => Named::Result(id.to_string()),
+        None => Named::Source(one.identifier.clone()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_and_back() {
+        assert_eq!(source(&of("abc")), Some(Named::Result("abc".into())));
+        assert_eq!(source(&Definition::default()), None);
+    }
+}

@@ -1,0 +1,308 @@
+//! Whole builds by BuildKit's services, with a client that serves its files as buildx does.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use image::archive::tar::{self, Entry, Kind};
+use image::{Config, ImageStore, Import};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::SessionHead;
+use super::proto::{
+    BytesMessage, Exporter, FrontendSolveRequest, FrontendSolveResponse, GetSecretRequest, Packet,
+    PacketType, PongResponse, ReturnRequest, SolveRequest, SolveResponse, Stat, StatusRequest,
+    StatusResponse,
+};
+use super::rpc::{self, Answer, Call, Caller};
+use crate::{Builder, Output, Step, StepRunner};
+
+/// Writes what it is given as `echo` does, and `cat`s a mounted secret.
+struct Shell(Mutex<Vec<Step>>);
+
+#[async_trait]
+impl StepRunner for Shell {
+    async fn run(&self, step: Step, out: mpsc::Sender<Output>, _: CancellationToken) -> Result<i32, String> {
+        let command = step.args.last().cloned().unwrap_or_default();
+        let mut code = 0;
+        let text = match command.as_str() {
+            "false" => {
+                code = 3;
+                String::new()
+            }
+            "secret" => {
+                let mount = step.mounts.iter().find(|m| m.destination().ends_with("tok")).unwrap();
+                std::fs::read_to_string(mount.source().as_ref().unwrap()).unwrap()
+            }
+            other => format!("ran {other}\n"),
+        };
+        out.send(Output { stderr: false, data: text.into() }).await.unwrap();
+        self.0.lock().push(step);
+        Ok(code)
+    }
+}
+
+struct World {
+    _dir: tempfile::TempDir,
+    images: Arc<ImageStore>,
+    builder: Arc<Builder>,
+    runner: Arc<Shell>,
+}
+
+async fn world() -> Option<World> {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root");
+        return None;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let images = ImageStore::open(dir.path()).await.unwrap();
+    let mut base = Vec::new();
+    tar::write_entry(&mut base, &Entry::new("bin/", Kind::Dir), &b""[..]).unwrap();
+    base.extend_from_slice(&tar::END);
+    let config = Config { env: vec!["PATH=/bin".into()], ..Config::default() };
+    let import = Import { reference: Some("base:1".into()), config, ..Import::default() };
+    images.import(std::io::Cursor::new(base), import).await.unwrap();
+    let runner = Arc::new(Shell(Mutex::default()));
+    let builder = Builder::open(images.clone(), runner.clone(), dir.path()).await.unwrap();
+    Some(World { _dir: dir, images, builder, runner })
+}
+
+/// The client's files by folder, and what was exported to it.
+#[derive(Clone, Default)]
+struct Client {
+    folders: Arc<BTreeMap<&'static str, Vec<(&'static str, &'static str)>>>,
+    exported: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Client {
+    async fn answer(self, mut call: Call) -> rpc::Result<Answer> {
+        match call.path.as_str() {
+            "/moby.filesync.v1.FileSync/DiffCopy" => {
+                let name = call.header("dir-name").unwrap_or_default().to_string();
+                let files = self.folders.get(name.as_str()).cloned().unwrap_or_default();
+                let (tx, rx) = mpsc::channel::<rpc::Result<Packet>>(64);
+                tokio::spawn(async move {
+                    let packet = |kind: PacketType| Packet { kind: kind.into(), ..Packet::default() };
+                    for (path, text) in &files {
+                        let stat = Stat {
+                            path: path.to_string(),
+                            mode: 0o644,
+                            size: text.len() as i64,
+                            ..Stat::default()
+                        };
+                        tx.send(Ok(Packet { stat: Some(stat), ..packet(PacketType::Stat) })).await.unwrap();
+                    }
+                    tx.send(Ok(packet(PacketType::Stat))).await.unwrap();
+                    while let Ok(p) = call.message::<Packet>().await {
+                        if p.kind == PacketType::Fin as i32 {
+                            let _ = tx.send(Ok(packet(PacketType::Fin))).await;
+                            return;
+                        }
+                        let data = files[p.id as usize].1.as_bytes().to_vec();
+                        tx.send(Ok(Packet { id: p.id, data, ..packet(PacketType::Data) })).await.unwrap();
+                        tx.send(Ok(Packet { id: p.id, ..packet(PacketType::Data) })).await.unwrap();
+                    }
+                });
+                Ok(Answer::many(tokio_stream(rx)))
+            }
+            "/moby.buildkit.secrets.v1.Secrets/GetSecret" => {
+                let request: GetSecretRequest = call.message().await?;
+                match request.id.as_str() {
+                    "tok" => Answer::one(&BytesMessage { data: b"hush".to_vec() }),
+                    _ => Err(rpc::Status::new(rpc::NOT_FOUND, "no such secret")),
+                }
+            }
+            "/moby.filesync.v1.FileSend/DiffCopy" => {
+                loop {
+                    let m: BytesMessage = call.message().await?;
+                    if m.data.is_empty() {
+                        break;
+                    }
+                    self.exported.lock().extend(m.data);
+                }
+                Ok(Answer::many(futures::stream::empty::<rpc::Result<BytesMessage>>()))
+            }
+            other => Err(rpc::Status::new(rpc::UNIMPLEMENTED, other.to_string())),
+        }
+    }
+}
+
+fn tokio_stream<T: Send + 'static>(rx: mpsc::Receiver<T>) -> impl futures::Stream<Item = T> + Send + 'static {
+    futures::stream::unfold(rx, |mut rx| async move { rx.recv().await.map(|m| (m, rx)) })
+}
+
+impl World {
+    /// Connects as buildx does: one connection for calls, one for the session.
+    async fn connect(&self, session: &str, client: Client) -> Caller {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let builder = self.builder.clone();
+        tokio::spawn(async move { builder.serve_grpc(far).await });
+        let (caller, drive) = Caller::new(near).await.unwrap();
+        tokio::spawn(drive);
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let head = SessionHead {
+            id: session.into(),
+            methods: vec!["/moby.filesync.v1.FileSync/DiffCopy".into()],
+            ..SessionHead::default()
+        };
+        let builder = self.builder.clone();
+        tokio::spawn(async move { builder.serve_session(head, far).await });
+        tokio::spawn(rpc::serve(near, move |call| client.clone().answer(call)));
+        caller
+    }
+
+    async fn status(&self, caller: &Caller, reference: &str) -> StatusResponse {
+        let path = "/moby.buildkit.v1.Control/Status";
+        let (tx, mut messages) = caller.stream(path, &[], 1).await.unwrap();
+        tx.send(StatusRequest { reference: reference.into() }).await.unwrap();
+        drop(tx);
+        let mut all = StatusResponse::default();
+        while let Some(m) = messages.next::<StatusResponse>().await.unwrap() {
+            all.vertexes.extend(m.vertexes);
+            all.logs.extend(m.logs);
+            all.statuses.extend(m.statuses);
+        }
+        all
+    }
+}
+
+fn solve(reference: &str, session: &str, exporter: Exporter) -> SolveRequest {
+    SolveRequest {
+        reference: reference.into(),
+        session: session.into(),
+        frontend: "dockerfile.v0".into(),
+        exporters: vec![exporter],
+        ..SolveRequest::default()
+    }
+}
+
+fn exporter(kind: &str, attrs: &[(&str, &str)]) -> Exporter {
+    let attrs = attrs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+    Exporter { kind: kind.into(), attrs }
+}
+
+const FILE: &str = "FROM base:1 AS one\nRUN build\nFROM base:1\nCOPY f /f\nRUN --mount=type=secret,id=tok secret\nLABEL a=b\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_drives_the_build() {
+    let Some(w) = world().await else { return };
+    let folders = BTreeMap::from([
+        ("dockerfile", vec![("Dockerfile", FILE)]),
+        ("context", vec![("f", "text"), ("g", "")]),
+    ]);
+    let client = Client { folders: Arc::new(folders), ..Client::default() };
+    let caller = w.connect("s1", client).await;
+    let request =
+        SolveRequest { frontend: String::new(), ..solve("r1", "s1", exporter("moby", &[("name", "app")])) };
+    let solving = {
+        let caller = caller.clone();
+        tokio::spawn(async move {
+            caller.unary::<_, SolveResponse>("/moby.buildkit.v1.Control/Solve", &request).await
+        })
+    };
+    // The client's own calls name the build in their metadata.
+    let own = |method: &str| format!("/moby.buildkit.v1.frontend.LLBBridge/{method}");
+    let metadata = [("buildkit-controlapi-buildid".to_string(), "r1".to_string())];
+    let (tx, mut pong) = caller.stream::<super::proto::Empty>(&own("Ping"), &metadata, 1).await.unwrap();
+    drop(tx);
+    assert!(pong.next::<PongResponse>().await.unwrap().unwrap().frontend_caps.len() > 5);
+    let (tx, mut solved) = caller.stream(&own("Solve"), &metadata, 1).await.unwrap();
+    let inner = FrontendSolveRequest {
+        frontend: "dockerfile.v0".into(),
+        allow_result_return: true,
+        allow_result_array_ref: true,
+        ..FrontendSolveRequest::default()
+    };
+    tx.send(inner).await.unwrap();
+    drop(tx);
+    let result = solved.next::<FrontendSolveResponse>().await.unwrap().unwrap().result.unwrap();
+    assert!(result.metadata.contains_key("containerimage.config"));
+    let (tx, mut returned) = caller.stream(&own("Return"), &metadata, 1).await.unwrap();
+    tx.send(ReturnRequest { result: Some(result), error: None }).await.unwrap();
+    drop(tx);
+    returned.next::<super::proto::Empty>().await.unwrap();
+    let response = solving.await.unwrap().unwrap().exporter_response;
+    let image = w.images.get("app").unwrap();
+    assert_eq!(response["containerimage.config.digest"], image.id);
+    assert_eq!(response["image.name"], "docker.io/library/app:latest");
+    assert_eq!(image.run_config().labels["a"], "b");
+    let lines: Vec<&str> = image.config.history.iter().map(|h| h.created_by.as_str()).collect();
+    assert!(lines.contains(&"COPY f /f # buildkit") && lines.contains(&"LABEL a=b"), "{lines:?}");
+    let all = w.status(&caller, "r1").await;
+    let names: Vec<&str> =
+        all.vertexes.iter().filter(|v| v.completed.is_some()).map(|v| v.name.as_str()).collect();
+    for name in [
+        "[internal] load build definition from Dockerfile",
+        "[internal] load metadata for docker.io/library/base:1",
+        "[internal] load build context",
+        "[stage-1 1/3] FROM docker.io/library/base:1",
+        "[stage-1 2/3] COPY f /f",
+        "[stage-1 3/3] RUN --mount=type=secret,id=tok secret",
+        "exporting to image",
+    ] {
+        assert!(names.contains(&name), "{name} is not in {names:?}");
+    }
+    // A stage that nobody needs is not built, and a secret is never part of the files.
+    assert!(!names.iter().any(|n| n.contains("RUN build")));
+    assert!(all.logs.iter().any(|l| l.msg == b"hush"));
+    assert_eq!(w.runner.0.lock().len(), 1);
+
+    // Again, now for a tar: everything is cached.
+    let folders =
+        BTreeMap::from([("dockerfile", vec![("Dockerfile", FILE)]), ("context", vec![("f", "text")])]);
+    let client = Client { folders: Arc::new(folders), ..Client::default() };
+    let caller = w.connect("s2", client.clone()).await;
+    let request = solve("r2", "s2", exporter("tar", &[]));
+    caller.unary::<_, SolveResponse>("/moby.buildkit.v1.Control/Solve", &request).await.unwrap();
+    assert_eq!(w.runner.0.lock().len(), 1);
+    let all = w.status(&caller, "r2").await;
+    assert_eq!(
+        all.vertexes.iter().filter(|v| v.cached && v.completed.is_some()).count(),
+        3,
+        "{:?}",
+        all.vertexes
+    );
+    let exported = client.exported.lock().clone();
+    let text = String::from_utf8_lossy(&exported);
+    assert!(text.contains("text") && !text.contains("hush"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_shown_where_it_stands() {
+    let Some(w) = world().await else { return };
+    for (n, (file, want, line)) in [
+        (
+            "FROM base:1\nRUN false\n",
+            "process \"/bin/sh -c false\" did not complete successfully: exit code: 3",
+            2,
+        ),
+        ("FROM base:1\n\nFLY\n", "dockerfile parse error on line 3: unknown instruction: FLY", 3),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let folders = BTreeMap::from([("dockerfile", vec![("Dockerfile", file)])]);
+        let client = Client { folders: Arc::new(folders), ..Client::default() };
+        let session = format!("s{n}");
+        let caller = w.connect(&session, client).await;
+        let request = solve(&format!("r{n}"), &session, exporter("moby", &[]));
+        let failed =
+            caller.unary::<_, SolveResponse>("/moby.buildkit.v1.Control/Solve", &request).await.unwrap_err();
+        assert_eq!(failed.message, want);
+        let source = failed.details.iter().find(|d| d.type_url.contains("errdefs.Source")).unwrap();
+        let source: serde_json::Value = serde_json::from_slice(&source.value).unwrap();
+        assert_eq!(source["ranges"][0]["start"]["line"], line);
+    }
+    let caller = w.connect("s9", Client::default()).await;
+    let request = solve("r9", "s9", exporter("moby", &[]));
+    let failed =
+        caller.unary::<_, SolveResponse>("/moby.buildkit.v1.Control/Solve", &request).await.unwrap_err();
+    assert_eq!(failed.message, "failed to read dockerfile: open Dockerfile: no such file or directory");
+    let request =
+        SolveRequest { frontend_attrs: HashMap::from([("platform".into(), "a,b".into())]), ..request };
+    let failed =
+        caller.unary::<_, SolveResponse>("/moby.buildkit.v1.Control/Solve", &request).await.unwrap_err();
+    assert!(failed.message.contains("several platforms"));
+}

@@ -1,0 +1,738 @@
+//! `RUN --mount`: what is asked for, what it is made of, and what has to be there while the step runs.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use image::{Auth, ImageStore, Layer};
+use jiff::Timestamp;
+use oci_spec::runtime::{Mount, MountBuilder};
+use parking_lot::Mutex;
+use rustix::fs::OFlags;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::blocking;
+use crate::builder::Builder;
+use crate::cache::{self, Record};
+use crate::copy;
+use crate::error::{Error, Result};
+use crate::job::Stage;
+use crate::parse::Line;
+use crate::steps::Origin;
+
+/// Where here-documents that are programs of their own lie.
+pub(crate) const SCRIPTS: &str = "/dev/pipes";
+
+/// Who holds what a build may use but not keep: the client, over its session.
+#[async_trait]
+pub(crate) trait Holder: Send + Sync {
+    /// A secret's bytes; `None` if there is none of that id.
+    async fn secret(&self, id: &str) -> Result<Option<Vec<u8>>>;
+
+    /// Passes connections to a socket on to the client's SSH agent, as long as the returned value lives; `None` if
+    /// the client offers none of that id.
+    async fn agent(&self, id: &str, socket: &Path) -> Result<Option<AbortOnDropHandle<()>>>;
+
+    /// The user's credentials for a registry.
+    async fn credentials(&self, registry: &str) -> Result<Option<Auth>>;
+
+    /// Whether the user allowed something out of the ordinary.
+    fn allows(&self, entitlement: &str) -> bool;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    Shared,
+    Private,
+    Locked,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Kind {
+    Bind,
+    Cache,
+    Tmpfs,
+    Secret,
+    Ssh,
+}
+
+/// A `--mount` as written, variables resolved.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    kind: Kind,
+    target: String,
+    from: Option<String>,
+    source: String,
+    id: String,
+    rw: bool,
+    sharing: Sharing,
+    required: bool,
+    mode: Option<u32>,
+    uid: u32,
+    gid: u32,
+    size: Option<u64>,
+    env: Option<String>,
+}
+
+/// Reads the mounts of a `RUN`.
+pub(crate) fn parse(line: &Line, expand: impl Fn(&str) -> Result<String>) -> Result<Vec<Wanted>> {
+    let texts = line.flags.iter().filter(|(n, _)| n == "mount");
+    let mut all = Vec::new();
+    let (mut agents, workdir) = (0, "/");
+    for (_, text) in texts {
+        let text = expand(text.as_deref().unwrap_or_default())?;
+        let wrong = |why: String| Error::Step(why);
+        let mut m = Wanted {
+            kind: Kind::Bind,
+            target: String::new(),
+            from: None,
+            source: String::new(),
+            id: String::new(),
+            rw: false,
+            sharing: Sharing::Shared,
+            required: false,
+            mode: None,
+            uid: 0,
+            gid: 0,
+            size: None,
+            env: None,
+        };
+        let mut readonly = None;
+        for field in text.split(',').filter(|f| !f.is_empty()) {
+            let (name, value) = field.split_once('=').map_or((field, None), |(n, v)| (n, Some(v)));
+            let name = name.to_ascii_lowercase();
+            let truth = || match value {
+                None | Some("true" | "1") => Ok(true),
+                Some("false" | "0") => Ok(false),
+                Some(v) => Err(wrong(format!("invalid value for {name}: {v}"))),
+            };
+            let given =
+                || value.ok_or_else(|| wrong(format!("invalid field '{field}' must be a key=value pair")));
+            let number = |radix| {
+                let v = given()?;
+                u32::from_str_radix(v, radix).map_err(|_| wrong(format!("invalid value {v} for {name}")))
+            };
+            match name.as_str() {
+                "type" => {
+                    m.kind = match given()?.to_ascii_lowercase().as_str() {
+                        "bind" => Kind::Bind,
+                        "cache" => Kind::Cache,
+                        "tmpfs" => Kind::Tmpfs,
+                        "secret" => Kind::Secret,
+                        "ssh" => Kind::Ssh,
+                        other => return Err(wrong(format!("unsupported mount type {other:?}"))),
+                    }
+                }
+                "from" => m.from = Some(given()?.to_string()),
+                "source" | "src" => m.source = given()?.to_string(),
+                "target" | "dst" | "destination" => m.target = given()?.to_string(),
+                "id" => m.id = given()?.to_string(),
+                "readonly" | "ro" => readonly = Some(truth()?),
+                "readwrite" | "rw" => readonly = Some(!truth()?),
+                "required" => m.required = truth()?,
+                "sharing" => {
+                    m.sharing = match given()?.to_ascii_lowercase().as_str() {
+                        "shared" => Sharing::Shared,
+                        "private" => Sharing::Private,
+                        "locked" => Sharing::Locked,
+                        other => return Err(wrong(format!("unsupported sharing value {other:?}"))),
+                    }
+                }
+                "mode" => m.mode = Some(number(8)?),
+                "uid" => m.uid = number(10)?,
+                "gid" => m.gid = number(10)?,
+                "size" => {
+                    m.size = Some(size(given()?).ok_or_else(|| wrong(format!("invalid size in {field}")))?)
+                }
+                "env" => m.env = Some(given()?.to_string()),
+                other => return Err(wrong(format!("unexpected key '{other}' in '{field}'"))),
+            }
+        }
+        m.rw = match m.kind {
+            Kind::Cache | Kind::Tmpfs => readonly != Some(true),
+            _ => readonly == Some(false),
+        };
+        match m.kind {
+            Kind::Secret => {
+                if m.id.is_empty() {
+                    m.id = match (m.source.as_str(), m.target.rsplit('/').next().unwrap_or_default()) {
+                        ("", "") => return Err(wrong("missing id or target in secret mount".into())),
+                        ("", name) => name.to_string(),
+                        (source, _) => source.to_string(),
+                    };
+                }
+                if m.target.is_empty() && m.env.is_none() {
+                    let name = m.id.rsplit('/').next().unwrap_or_default();
+                    m.target = format!("/run/secrets/{name}");
+                }
+            }
+            Kind::Ssh => {
+                if m.id.is_empty() {
+                    m.id = "default".into();
+                }
+                if m.target.is_empty() {
+                    m.target = format!("/run/buildkit/ssh_agent.{agents}");
+                }
+                agents += 1;
+            }
+            _ if m.target.is_empty() => return Err(wrong("mount target is required".into())),
+            _ => {}
+        }
+        if !m.target.is_empty() {
+            m.target = crate::instruction::absolute(workdir, &m.target);
+            if m.target == "/" {
+                return Err(wrong(format!("invalid mount target {:?}", m.target)));
+            }
+        }
+        if m.kind == Kind::Cache && m.id.is_empty() {
+            m.id.clone_from(&m.target);
+        }
+        all.push(m);
+    }
+    Ok(all)
+}
+
+/// `64m`, `1g`, bytes.
+fn size(text: &str) -> Option<u64> {
+    let lower = text.to_ascii_lowercase();
+    let digits = lower.find(|c: char| !c.is_ascii_digit()).unwrap_or(lower.len());
+    let factor: u64 = match lower[digits..].trim_end_matches('b').trim_end_matches('i') {
+        "" => 1,
+        "k" => 1 << 10,
+        "m" => 1 << 20,
+        "g" => 1 << 30,
+        "t" => 1 << 40,
+        _ => return None,
+    };
+    lower[..digits].parse::<u64>().ok()?.checked_mul(factor)
+}
+
+/// The mounts of one step, with where their files come from.
+pub(crate) struct Mounts {
+    all: Vec<(Wanted, Option<Origin>)>,
+    script: Option<(String, String)>,
+    images: Arc<ImageStore>,
+}
+
+/// What is there while a step runs.
+pub(crate) struct Prepared {
+    pub mounts: Vec<Mount>,
+    pub env: Vec<String>,
+    /// Mount points that the step's own files did not have.
+    stubs: Vec<PathBuf>,
+    _held: Vec<Box<dyn std::any::Any + Send + Sync>>,
+}
+
+impl Mounts {
+    /// Finds out where the files come from.
+    pub async fn plan(stage: &Stage<'_>, wanted: Vec<Wanted>) -> Result<Self> {
+        let mut all = Vec::new();
+        for m in wanted {
+            let origin = match (&m.kind, &m.from) {
+                (Kind::Bind, None) => Some(Origin::Tree(stage.job.contexts.main().await?)),
+                (Kind::Bind | Kind::Cache, Some(name)) => Some(stage.origin(name).await?),
+                _ => None,
+            };
+            all.push((m, origin));
+        }
+        Ok(Self { all, script: None, images: stage.job.builder.images.clone() })
+    }
+
+    /// Adds a here-document as a program.
+    pub fn script(&mut self, name: &str, content: Option<String>) {
+        self.script = content.map(|c| (name.to_string(), c));
+    }
+
+    /// What of the mounts a step's result depends on.
+    pub async fn key(&self) -> Result<String> {
+        let mut parts: Vec<String> = Vec::new();
+        for (m, origin) in &self.all {
+            let content = match origin {
+                None => String::new(),
+                Some(Origin::Layers(layers)) => {
+                    layers.iter().map(|l| l.diff_id.as_str()).collect::<Vec<_>>().join(",")
+                }
+                Some(Origin::Tree(tree)) => {
+                    let (tree, source) = (tree.clone(), m.source.clone());
+                    blocking(move || {
+                        let root = tree.open()?;
+                        let from = copy::From {
+                            root: &root,
+                            ignore: Some(&tree.ignore),
+                            exclude: None,
+                            parents: false,
+                        };
+                        let source = if source.is_empty() { "." } else { source.as_str() };
+                        let found = from.find(source).map_err(Error::Step)?;
+                        from.digest(&found).map_err(Error::Step)
+                    })
+                    .await?
+                }
+            };
+            // What a secret or an agent says counts for nothing, only that it is there.
+            parts.push(format!(
+                "{:?} {} {} {:?} {} {:?} {content}",
+                m.kind, m.id, m.target, m.source, m.rw, m.env
+            ));
+        }
+        Ok(if parts.is_empty() { String::new() } else { cache::key(&[parts.join("\n").as_bytes()]) })
+    }
+
+    /// Makes everything ready for a step in the snapshot of that key.
+    pub async fn prepare(
+        self,
+        builder: &Arc<Builder>,
+        holder: Option<&Arc<dyn Holder>>,
+        key: &str,
+    ) -> Result<Prepared> {
+        let mut p = Prepared { mounts: Vec::new(), env: Vec::new(), stubs: Vec::new(), _held: Vec::new() };
+        if self.all.is_empty() && self.script.is_none() {
+            return Ok(p);
+        }
+        let dir = tempfile::Builder::new().prefix("context-").tempdir_in(&builder.scratch)?;
+        let mut targets: Vec<String> = self.all.iter().map(|(m, _)| m.target.clone()).collect();
+        targets.push(SCRIPTS.to_string());
+        let snapshot = builder.images.snapshot(key)?;
+        p.stubs = blocking(move || {
+            let root = snapshot.mount(false)?;
+            let mut missing = Vec::new();
+            for target in targets.iter().filter(|t| !t.is_empty()) {
+                // The folders under /dev, /proc and /sys are no part of the files.
+                if ["/dev", "/proc", "/sys"].iter().any(|d| Path::new(target).starts_with(d)) {
+                    continue;
+                }
+                for path in Path::new(target).ancestors() {
+                    if image::archive::root::stat(root.as_fd(), path, true).is_err() {
+                        missing.push(path.to_path_buf());
+                    }
+                }
+            }
+            Ok(missing)
+        })
+        .await?;
+        for (n, (m, origin)) in self.all.into_iter().enumerate() {
+            let own = dir.path().join(n.to_string());
+            let mode = if m.rw { "rw" } else { "ro" };
+            match (&m.kind, origin) {
+                (Kind::Bind, Some(origin)) => {
+                    let images = self.images.clone();
+                    let (source, rw) = (m.source.clone(), m.rw);
+                    let target = m.target.clone();
+                    let (mount, held) = blocking(move || {
+                        bind(&images, &origin, &source, &target, rw.then_some(&own)).map(|m| (m, origin))
+                    })
+                    .await?;
+                    p.mounts.push(mount);
+                    p._held.push(Box::new(held));
+                }
+                (Kind::Cache, origin) => {
+                    let (path, held) = builder.caches.take(&m, origin.as_ref(), &self.images).await?;
+                    p.mounts.push(mount(&m.target, "bind", &path, &["rbind", "rprivate", mode])?);
+                    p._held.push(Box::new(held));
+                }
+                (Kind::Tmpfs, _) => {
+                    let size = m.size.map(|s| format!("size={s}"));
+                    let mut options = vec!["nosuid", "nodev", mode];
+                    options.extend(size.as_deref());
+                    p.mounts.push(mount(&m.target, "tmpfs", Path::new("tmpfs"), &options)?);
+                }
+                (Kind::Secret, _) => {
+                    let secret = match holder {
+                        Some(holder) => holder.secret(&m.id).await?,
+                        None => None,
+                    };
+                    match secret {
+                        Some(bytes) => {
+                            if let Some(name) = &m.env {
+                                let text = String::from_utf8(bytes.clone()).map_err(|_| {
+                                    Error::Step(format!(
+                                        "secret {}: not UTF-8, so it cannot be in the environment",
+                                        m.id
+                                    ))
+                                })?;
+                                p.env.push(format!("{name}={text}"));
+                            }
+                            if !m.target.is_empty() {
+                                let shm = Memory::new(&bytes, m.mode.unwrap_or(0o400), (m.uid, m.gid))?;
+                                p.mounts.push(mount(
+                                    &m.target,
+                                    "bind",
+                                    &shm.path,
+                                    &["rbind", "rprivate", "ro"],
+                                )?);
+                                p._held.push(Box::new(shm));
+                            }
+                        }
+                        None if m.required => {
+                            return Err(Error::Step(format!("secret {}: not found", m.id)));
+                        }
+                        None => {}
+                    }
+                }
+                (Kind::Ssh, _) => {
+                    let agent = match holder {
+                        Some(holder) => holder.agent(&m.id, &own).await?,
+                        None => None,
+                    };
+                    match agent {
+                        Some(agent) => {
+                            std::fs::set_permissions(
+                                &own,
+                                std::fs::Permissions::from_mode(m.mode.unwrap_or(0o600)),
+                            )?;
+                            std::os::unix::fs::chown(&own, Some(m.uid), Some(m.gid))?;
+                            p.mounts.push(mount(&m.target, "bind", &own, &["rbind", "rprivate", "rw"])?);
+                            if !p.env.iter().any(|e| e.starts_with("SSH_AUTH_SOCK=")) {
+                                p.env.push(format!("SSH_AUTH_SOCK={}", m.target));
+                            }
+                            p._held.push(Box::new(agent));
+                        }
+                        None if m.required => {
+                            return Err(Error::Step(format!("unset ssh forward key {}", m.id)));
+                        }
+                        None => {}
+                    }
+                }
+                (Kind::Bind, None) => return Err(Error::Step("mount without a source".into())),
+            }
+        }
+        if let Some((name, content)) = self.script {
+            let scripts = dir.path().join("scripts");
+            std::fs::create_dir(&scripts)?;
+            let file = scripts.join(name);
+            std::fs::write(&file, content)?;
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))?;
+            std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o711))?;
+            p.mounts.push(mount(SCRIPTS, "bind", &scripts, &["rbind", "rprivate", "ro"])?);
+        }
+        p._held.push(Box::new(dir));
+        Ok(p)
+    }
+}
+
+impl Prepared {
+    /// Takes away what the mounts left in the step's files: the points that they were mounted on.
+    pub async fn finish(self, builder: &Arc<Builder>, key: &str) -> Result<()> {
+        if self.stubs.is_empty() {
+            return Ok(());
+        }
+        let snapshot = builder.images.snapshot(key)?;
+        blocking(move || {
+            let mut stubs = self.stubs.clone();
+            // Deepest first: a folder is empty once what was in it is gone.
+            stubs.sort_by_key(|p| std::cmp::Reverse(p.components().count()));
+            stubs.dedup();
+            for stub in stubs {
+                let path = snapshot.upper.join(stub.strip_prefix("/").unwrap_or(&stub));
+                let Ok(meta) = std::fs::symlink_metadata(&path) else { continue };
+                // A folder with something in it stays: the step made that.
+                let _ = if meta.is_dir() {
+                    std::fs::remove_dir(&path)
+                } else if meta.is_file() && meta.size() == 0 {
+                    std::fs::remove_file(&path)
+                } else {
+                    Ok(())
+                };
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// A secret in memory: a file that no path but this process's own leads to, and that no disk ever sees.
+struct Memory {
+    path: PathBuf,
+    _file: OwnedFd,
+}
+
+impl Memory {
+    fn new(bytes: &[u8], mode: u32, (uid, gid): (u32, u32)) -> Result<Self> {
+        use std::io::Write;
+        let path = PathBuf::from("/dev/shm").join(format!("tug-secret-{}", base::rng::hex(16)));
+        let mut file = std::os::unix::fs::OpenOptionsExt::mode(
+            std::fs::OpenOptions::new().write(true).create_new(true),
+            0o600,
+        )
+        .open(&path)?;
+        let held = Self { path, _file: file.try_clone()?.into() };
+        file.write_all(bytes)?;
+        std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
+        file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+        Ok(held)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(%error, "a secret's file stays in memory until the next start of the machine");
+        }
+    }
+}
+
+fn mount(target: &str, kind: &str, source: &Path, options: &[&str]) -> Result<Mount> {
+    MountBuilder::default()
+        .destination(target)
+        .typ(kind)
+        .source(source)
+        .options(options.iter().map(ToString::to_string).collect::<Vec<_>>())
+        .build()
+        .map_err(|e| Error::Runner(e.to_string()))
+}
+
+/// A mount of files at `source` of an origin. With `scratch` it can be written, and what is written is thrown away.
+fn bind(
+    images: &Arc<ImageStore>,
+    origin: &Origin,
+    source: &str,
+    target: &str,
+    scratch: Option<&PathBuf>,
+) -> Result<Mount> {
+    let wanted = image::archive::root::clean(&Path::new("/").join(source));
+    let missing = |e: std::io::Error| Error::Step(format!("{source:?} of the mount at {target}: {e}"));
+    let (lower, is_dir) = match origin {
+        Origin::Tree(tree) => {
+            let root = tree.open()?;
+            let fd = image::archive::root::open(root.as_fd(), &wanted, OFlags::PATH).map_err(missing)?;
+            let path = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+            let is_dir = std::fs::metadata(&path)?.is_dir();
+            (vec![path], is_dir)
+        }
+        Origin::Layers(layers) => merged(images, layers, &wanted).map_err(missing)?,
+    };
+    match (lower.as_slice(), scratch) {
+        ([only], None) => mount(target, "bind", only, &["rbind", "rprivate", "ro"]),
+        ([only], Some(_)) if !is_dir => mount(target, "bind", only, &["rbind", "rprivate", "ro"]),
+        (several, scratch) => {
+            let list: Vec<String> = several.iter().map(|p| p.display().to_string()).collect();
+            let mut options = vec![format!("lowerdir={}", list.join(":"))];
+            match scratch {
+                Some(dir) => {
+                    std::fs::create_dir_all(dir.join("upper"))?;
+                    std::fs::create_dir_all(dir.join("work"))?;
+                    options.push(format!("upperdir={}", dir.join("upper").display()));
+                    options.push(format!("workdir={}", dir.join("work").display()));
+                }
+                None => options.push("ro".into()),
+            }
+            let options: Vec<&str> = options.iter().map(String::as_str).collect();
+            mount(target, "overlay", Path::new("overlay"), &options)
+        }
+    }
+}
+
+/// The folders (top first) that make up what is at `path` of stacked layers, or the one file there.
+fn merged(images: &Arc<ImageStore>, layers: &[Layer], path: &Path) -> std::io::Result<(Vec<PathBuf>, bool)> {
+    let ids: Vec<String> = layers.iter().map(|l| l.diff_id.clone()).collect();
+    let root = images.mount_layers(&ids).map_err(std::io::Error::other)?;
+    let found = image::archive::root::open(root.as_fd(), path, OFlags::PATH)?;
+    let real = std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd()))?;
+    let stat = rustix::fs::fstat(&found)?;
+    let is_dir = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory;
+    let real = real.strip_prefix("/").unwrap_or(&real).to_path_buf();
+    let mut lower = Vec::new();
+    'layers: for top in images.folders_of(&ids).map_err(std::io::Error::other)? {
+        let mut at = top.clone();
+        let mut opaque = false;
+        for part in real.components() {
+            at.push(part);
+            match std::fs::symlink_metadata(&at) {
+                Err(_) if opaque => break 'layers,
+                Err(_) => continue 'layers,
+                // Anything but a folder on the way hides what lies below.
+                Ok(m) if !m.is_dir() && at != top.join(&real) => break 'layers,
+                Ok(m) if !m.is_dir() && is_dir => break 'layers,
+                Ok(_) => {}
+            }
+            opaque |= image::archive::is_opaque(&at);
+        }
+        if !is_dir {
+            return Ok((vec![at], false));
+        }
+        if !lower.contains(&at) {
+            lower.push(at);
+        }
+        if opaque {
+            break;
+        }
+    }
+    if lower.is_empty() {
+        return Err(std::io::ErrorKind::NotFound.into());
+    }
+    Ok((lower, is_dir))
+}
+
+/// The folders of `--mount=type=cache`, kept between builds.
+pub(crate) struct Caches {
+    dir: PathBuf,
+    /// Who uses a folder, by its name.
+    used: Mutex<HashMap<String, Arc<tokio::sync::RwLock<()>>>>,
+}
+
+/// What is written beside a cache's folder.
+#[derive(serde::Serialize, serde::Deserialize, Default)]
+struct About {
+    description: String,
+    created: Timestamp,
+    used: i64,
+    uses: u64,
+}
+
+/// A cache folder in use.
+enum Held {
+    Shared { _lock: tokio::sync::OwnedRwLockReadGuard<()> },
+    Alone { _lock: tokio::sync::OwnedRwLockWriteGuard<()> },
+}
+
+impl Caches {
+    pub fn open(dir: PathBuf) -> Result<Self> {
+        std::fs::create_dir_all(&dir)?;
+        Ok(Self { dir, used: Mutex::default() })
+    }
+
+    fn lock(&self, name: &str) -> Arc<tokio::sync::RwLock<()>> {
+        self.used.lock().entry(name.to_string()).or_default().clone()
+    }
+
+    async fn take(
+        &self,
+        m: &Wanted,
+        origin: Option<&Origin>,
+        images: &Arc<ImageStore>,
+    ) -> Result<(PathBuf, Held)> {
+        let from = m.from.as_deref().unwrap_or_default();
+        let plain = cache::key(&[m.id.as_bytes(), from.as_bytes(), m.source.as_bytes()])[..32].to_string();
+        let (name, held) = match m.sharing {
+            Sharing::Shared => (plain.clone(), Held::Shared { _lock: self.lock(&plain).read_owned().await }),
+            Sharing::Locked => (plain.clone(), Held::Alone { _lock: self.lock(&plain).write_owned().await }),
+            Sharing::Private => {
+                let mut n = 0;
+                loop {
+                    let name = if n == 0 { plain.clone() } else { format!("{plain}-{n}") };
+                    if let Ok(lock) = self.lock(&name).try_write_owned() {
+                        break (name, Held::Alone { _lock: lock });
+                    }
+                    n += 1;
+                }
+            }
+        };
+        let path = self.dir.join(&name);
+        if !path.exists() {
+            let fresh = self.dir.join(format!(".tmp-{}", base::rng::hex(8)));
+            std::fs::create_dir(&fresh)?;
+            if let Some(origin) = origin {
+                let root = origin.root(images)?;
+                let into: OwnedFd = std::fs::File::open(&fresh)?.into();
+                let source = if m.source.is_empty() { "." } else { m.source.as_str() };
+                let from = copy::From { root: &root, ignore: None, exclude: None, parents: false };
+                let found = from.find(source).map_err(Error::Step)?;
+                let target = copy::Target { path: "/".into(), folder: true, ..copy::Target::default() };
+                from.write(&found, &into, &target).map_err(Error::Step)?;
+            }
+            std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(m.mode.unwrap_or(0o755)))?;
+            std::os::unix::fs::chown(&fresh, Some(m.uid), Some(m.gid))?;
+            match std::fs::rename(&fresh, &path) {
+                // Somebody else who shares it was first.
+                Err(_) if path.exists() => std::fs::remove_dir_all(&fresh)?,
+                other => other?,
+            }
+        }
+        let about = self.dir.join(format!("{name}.json"));
+        let now = base::clock::now();
+        let mut known: About = std::fs::read(&about)
+            .ok()
+            .and_then(|b| serde_json::from_slice(&b).ok())
+            .unwrap_or_else(|| About { created: now, ..About::default() });
+        known.description = format!("cached mount {} from exec with id {:?}", m.target, m.id);
+        (known.used, known.uses) = (now.as_second(), known.uses + 1);
+        // Lost with the power, it is told anew by the next use.
+        std::fs::write(&about, serde_json::to_vec(&known).map_err(image::Error::from)?)?;
+        Ok((path, held))
+    }
+
+    /// What there is. Blocking, for it measures.
+    pub fn records(&self) -> Result<Vec<Record>> {
+        let mut all = Vec::new();
+        for entry in std::fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if name.starts_with('.') || name.ends_with(".json") {
+                continue;
+            }
+            let about: About = std::fs::read(self.dir.join(format!("{name}.json")))
+                .ok()
+                .and_then(|b| serde_json::from_slice(&b).ok())
+                .unwrap_or_default();
+            all.push(Record {
+                id: format!("mount-{name}"),
+                description: about.description,
+                size: measure(&entry.path()),
+                created: about.created,
+                used: about.used,
+                uses: about.uses,
+                diff_id: None,
+                kind: cache::RecordKind::Mount,
+            });
+        }
+        Ok(all)
+    }
+
+    /// Removes one that nobody uses; whether it is gone.
+    pub async fn remove(&self, id: &str) -> Result<bool> {
+        let name = id.trim_start_matches("mount-").to_string();
+        let Ok(_lock) = self.lock(&name).try_write_owned() else { return Ok(false) };
+        let path = self.dir.join(&name);
+        blocking(move || {
+            std::fs::remove_dir_all(&path)?;
+            let _ = std::fs::remove_file(path.with_extension("json")); // it may never have been written
+            Ok(true)
+        })
+        .await
+    }
+}
+
+fn measure(path: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(path) else { return 0 };
+    entries
+        .flatten()
+        .map(|e| match e.metadata() {
+            Ok(m) if m.is_dir() => measure(&e.path()),
+            Ok(m) => m.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(text: &str) -> Result<Wanted> {
+        let line = crate::parse::instruction(&format!("RUN --mount={text} x"), 1, '\\').unwrap();
+        parse(&line, |w| Ok(w.to_string())).map(|mut all| all.remove(0))
+    }
+
+    #[test]
+    fn reads_mounts() {
+        let m = one("type=cache,target=/var/cache/apt,sharing=locked").unwrap();
+        assert_eq!((m.id.as_str(), m.sharing, m.rw), ("/var/cache/apt", Sharing::Locked, true));
+        let m = one("type=secret,id=tok").unwrap();
+        assert_eq!((m.target.as_str(), m.rw), ("/run/secrets/tok", false));
+        let m = one("type=bind,from=a,source=/x,target=y,rw").unwrap();
+        assert_eq!((m.target.as_str(), m.rw, m.from.as_deref()), ("/y", true, Some("a")));
+        assert_eq!(one("type=tmpfs,target=/t,size=64m").unwrap().size, Some(64 << 20));
+        assert_eq!(one("type=ssh").unwrap().target, "/run/buildkit/ssh_agent.0");
+        for (text, why) in [
+            ("type=nope,target=/x", "unsupported mount type \"nope\""),
+            ("type=bind", "mount target is required"),
+            ("type=bind,target=/x,flub=1", "unexpected key 'flub' in 'flub=1'"),
+            ("type=bind,target=/", "invalid mount target \"/\""),
+        ] {
+            assert_eq!(one(text).unwrap_err().to_string(), why);
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Contexts from elsewhere: git repositories, and addresses of tars and Dockerfiles.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use crate::context::{self, Tree};
+use crate::error::{Error, Result};
+use crate::pattern::Ignore;
+use crate::{blocking, download, parse};
+
+/// What an address led to.
+pub(crate) enum Fetched {
+    Tree(Tree),
+    /// A single file that is no archive.
+    Dockerfile(String),
+}
+
+/// A repository with what of it is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Git {
+    pub url: String,
+    /// A branch, tag or commit; empty is the default branch.
+    pub reference: String,
+    pub folder: String,
+}
+
+impl Git {
+    /// Understands `https://host/repo.git#ref:folder`, `git://`, `ssh://`, `git@host:repo` and `github.com/owner/repo`.
+    pub fn parse(address: &str) -> Option<Self> {
+        let (url, fragment) = address.split_once('#').unwrap_or((address, ""));
+        let (reference, folder) = fragment.split_once(':').unwrap_or((fragment, ""));
+        let http = url.starts_with("http://") || url.starts_with("https://");
+        let scp = url
+            .split_once(':')
+            .is_some_and(|(head, tail)| head.contains('@') && !head.contains('/') && !tail.starts_with("//"));
+        let url = match () {
+            () if http && url.split('?').next().is_some_and(|u| u.ends_with(".git")) => url.to_string(),
+            () if url.starts_with("git://") || url.starts_with("ssh://") || scp => url.to_string(),
+            () if url.starts_with("github.com/") => format!("https://{url}"),
+            () => return None,
+        };
+        Some(Self { url, reference: reference.into(), folder: folder.into() })
+    }
+
+    /// Clones what is wanted into a folder below `scratch`.
+    pub async fn checkout(&self, scratch: &Path, keep_git_dir: bool) -> Result<Tree> {
+        let mut tree = context::folder(scratch)?;
+        let dir = tree.path.join("repository");
+        std::fs::create_dir(&dir)?;
+        if self.url.starts_with('-') || self.reference.starts_with('-') {
+            return Err(Error::Invalid(format!(
+                "{}: a repository's address cannot start with a dash",
+                self.url
+            )));
+        }
+        git(&dir, &["init", "--quiet"]).await?;
+        git(&dir, &["remote", "add", "origin", &self.url]).await?;
+        let reference = if self.reference.is_empty() { "HEAD" } else { &self.reference };
+        let shallow = git(&dir, &["fetch", "--quiet", "--depth", "1", "origin", reference]).await;
+        let wanted = match shallow {
+            Ok(()) => "FETCH_HEAD".to_string(),
+            Err(first) => {
+                // Not every server hands out single commits: then all of it is fetched.
+                git(&dir, &["fetch", "--quiet", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*"])
+                    .await
+                    .map_err(|_| first)?;
+                reference.to_string()
+            }
+        };
+        git(&dir, &["checkout", "--quiet", "--detach", &wanted]).await?;
+        if dir.join(".gitmodules").exists() {
+            git(&dir, &["submodule", "update", "--quiet", "--init", "--recursive", "--depth", "1"]).await?;
+        }
+        if !keep_git_dir {
+            std::fs::remove_dir_all(dir.join(".git"))?;
+        }
+        tree.path = self.inside(&dir)?;
+        Ok(tree)
+    }
+
+    fn inside(&self, dir: &Path) -> Result<PathBuf> {
+        let inner = image::archive::root::clean(&Path::new("/").join(&self.folder));
+        let path = dir.join(inner.strip_prefix("/").unwrap_or(&inner));
+        let real = path.canonicalize().map_err(|e| Error::Invalid(format!("{}: {e}", self.folder)))?;
+        if !real.starts_with(dir.canonicalize()?) || !real.is_dir() {
+            return Err(Error::Invalid(format!("{} is no folder of {}", self.folder, self.url)));
+        }
+        Ok(real)
+    }
+}
+
+async fn git(dir: &Path, args: &[&str]) -> Result<()> {
+    let output = tokio::process::Command::new("git")
+        .current_dir(dir)
+        .args(["-c", "protocol.ext.allow=never", "-c", "advice.detachedHead=false"])
+        .args(args)
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::Invalid(
+                "building from a git repository needs the program git: install it on the engine's machine"
+                    .into(),
+            ),
+            _ => e.into(),
+        })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let why = String::from_utf8_lossy(&output.stderr);
+    Err(Error::Invalid(format!("failed to fetch remote: git {}: {}", args.join(" "), why.trim())))
+}
+
+/// Fetches what a remote context's address means.
+pub(crate) async fn fetch(address: &str, scratch: &Path) -> Result<Fetched> {
+    if let Some(git) = Git::parse(address) {
+        return git.checkout(scratch, false).await.map(Fetched::Tree);
+    }
+    if !(address.starts_with("http://") || address.starts_with("https://")) {
+        return Err(Error::Invalid(format!(
+            "unable to use {address} as a build context: it is neither a git repository nor an http address"
+        )));
+    }
+    let got = download::get(address, scratch)
+        .await
+        .map_err(|e| Error::Invalid(format!("error downloading remote context {address}: {e}")))?;
+    let scratch = scratch.to_path_buf();
+    blocking(move || {
+        if crate::copy::is_archive(got.file.reopen()?) {
+            return context::unpack(got.file.reopen()?, &scratch).map(Fetched::Tree);
+        }
+        let mut bytes = Vec::new();
+        got.file.reopen()?.take(parse::SIZE_LIMIT as u64 + 1).read_to_end(&mut bytes)?;
+        context::text("the remote Dockerfile", bytes).map(Fetched::Dockerfile)
+    })
+    .await
+}
+
+/// A tree that is only read.
+pub(crate) fn at(path: PathBuf) -> Tree {
+    Tree { path, ignore: Ignore::default(), temporary: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        let parse = |a: &str| Git::parse(a).map(|g| (g.url, g.reference, g.folder));
+        let is = |url: &str, r: &str, f: &str| Some((url.to_string(), r.to_string(), f.to_string()));
+        assert_eq!(parse("https://h/r.git#v1:sub"), is("https://h/r.git", "v1", "sub"));
+        assert_eq!(parse("https://h/r.git"), is("https://h/r.git", "", ""));
+        assert_eq!(parse("git@h:o/r.git#:d"), is("git@h:o/r.git", "", "d"));
+        assert_eq!(parse("github.com/o/r"), is("https://github.com/o/r", "", ""));
+        assert_eq!(parse("https://h/context.tar.gz"), None);
+    }
+}

@@ -1,0 +1,99 @@
+//! A stage while it is built: its files as layers, its configuration, its arguments.
+
+use std::collections::BTreeMap;
+
+use image::{Config, Finished, History, ImageConfig, Layer};
+use jiff::Timestamp;
+
+use crate::cache::Made;
+
+/// A step whose result can be found again.
+#[derive(Debug, Clone)]
+pub(crate) struct StepRecord {
+    pub key: String,
+    pub description: String,
+    pub made: Made,
+}
+
+/// What the steps so far have made.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct State {
+    /// Everything but the layers.
+    pub config: ImageConfig,
+    /// Lowest first.
+    pub layers: Vec<Layer>,
+    /// How many of them the base image brought.
+    pub base_layers: usize,
+    /// The image that the last step made, or the base image; none of a `FROM scratch` without steps.
+    pub id: Option<String>,
+    /// Declared arguments with their values.
+    pub args: BTreeMap<String, Option<String>>,
+    pub cmd_set: bool,
+    /// When the last step was done.
+    pub created: Option<Timestamp>,
+    /// Whether any step was taken.
+    pub stepped: bool,
+    /// Images of single steps, not stored yet.
+    pub made: Vec<Finished>,
+    /// The steps that brought files, base stages' included.
+    pub steps: Vec<StepRecord>,
+    /// Steps of stages that this one did not come from, of a build's last stage.
+    pub others: Vec<StepRecord>,
+}
+
+impl State {
+    /// How to run it.
+    pub fn run(&self) -> &Config {
+        &self.config.config
+    }
+
+    pub fn run_mut(&mut self) -> &mut Config {
+        &mut self.config.config
+    }
+
+    pub fn env(&self, name: &str) -> Option<String> {
+        self.run()
+            .env
+            .iter()
+            .find_map(|e| e.split_once('=').filter(|(n, _)| *n == name).map(|(_, v)| v.to_string()))
+    }
+
+    pub fn lookup(&self, name: &str) -> Option<String> {
+        self.env(name).or_else(|| self.args.get(name).cloned().flatten())
+    }
+
+    /// The layers' digests, lowest first.
+    pub fn diff_ids(&self) -> Vec<String> {
+        self.layers.iter().map(|l| l.diff_id.clone()).collect()
+    }
+
+    /// What names the files below a step.
+    pub fn chain(&self) -> String {
+        self.diff_ids().join(",")
+    }
+
+    /// Adds a step's line to the history, and its layer.
+    pub fn push(&mut self, layer: Option<Layer>, created: Timestamp, created_by: String, comment: &str) {
+        self.config.history.push(History {
+            created: Some(created),
+            created_by,
+            comment: comment.into(),
+            empty_layer: layer.is_none(),
+            ..History::default()
+        });
+        self.layers.extend(layer);
+        self.created = Some(created);
+        self.config.created = Some(created);
+        self.stepped = true;
+    }
+
+    /// Remembers how the last step can be found again.
+    pub fn record(&mut self, key: String, description: String, made: &Made) {
+        self.steps.push(StepRecord { key, description, made: made.clone() });
+    }
+
+    /// As an image to be stored; `parent` is remembered as its parent.
+    pub fn finished(&self, parent: Option<String>) -> Finished {
+        Finished { config: self.config.clone(), parent, layers: self.layers.clone() }
+    }
+}
