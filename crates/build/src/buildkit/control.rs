@@ -513,7 +513,10 @@ fn one_ref(result: Option<FrontendResult>) -> Result<Option<String>> {
             match map.refs.into_values().collect::<Vec<_>>().as_slice() {
                 [one] => one.clone(),
                 _ => {
-                    return Err(Status::new(UNIMPLEMENTED, "results for several platforms are not supported"));
+                    return Err(Status::new(
+                        UNIMPLEMENTED,
+                        "results for several platforms are not supported",
+                    ));
                 }
             }
         }
