@@ -221,6 +221,11 @@ impl Drop for Engine {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.process.id()).unwrap_or(0));
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT);
         let _ = self.process.wait();
+        let run = self.dir.path().join("run");
+        let made = base::Instance::new(&self.dir.path().join("data"), &run, "node", [127, 0, 0, 1].into());
+        if let Err(e) = sys::cgroup::remove_tree(&made.cgroup_parent()) {
+            eprintln!("{}: {e}", made.cgroup_parent());
+        }
     }
 }
 

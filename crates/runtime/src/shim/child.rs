@@ -29,9 +29,9 @@ pub(super) struct Stdio {
 pub(super) struct First<'a> {
     pub config: &'a ContainerConfig,
     pub cgroup: Option<&'a Cgroup>,
+    /// The cgroup, if this process was not cloned into it.
+    pub enters: Option<&'a Cgroup>,
     pub unified: bool,
-    /// Whether it moves into its cgroup itself; else the shim does that, while this process mounts.
-    pub enters_cgroup: bool,
     pub sync: OwnedFd,
     /// None: a terminal is made.
     pub stdio: Option<Stdio>,
@@ -56,7 +56,13 @@ pub(super) fn first(plan: First<'_>) -> ! {
             keep.extend([io.stdin.as_fd(), io.stdout.as_fd(), io.stderr.as_fd()]);
         }
         sys::process::close_others(&keep);
-        let First { config, cgroup, unified, enters_cgroup, sync, stdio } = plan;
+        let First { config, cgroup, enters, unified, sync, stdio } = plan;
+        if let Some(cgroup) = enters
+            // First of all, so that whatever it uses is counted, and a cgroup namespace has its root there.
+            && let Err(failure) = cgroup.enter().step(|| "enter the cgroup".into())
+        {
+            fail(&sync, failure)
+        }
         if !config.uid_map.is_empty() {
             // Until the shim has written the maps this process is nobody.
             match sync::receive(&sync) {
@@ -64,7 +70,7 @@ pub(super) fn first(plan: First<'_>) -> ! {
                 _ => std::process::exit(1),
             }
         }
-        match build(config, cgroup, unified, enters_cgroup, &sync, stdio) {
+        match build(config, cgroup, unified, &sync, stdio) {
             Ok((spec, stdio)) => run(&spec, config, sync, stdio),
             Err(failure) => fail(&sync, failure),
         }
@@ -76,7 +82,6 @@ fn build(
     config: &ContainerConfig,
     cgroup: Option<&Cgroup>,
     unified: bool,
-    enters_cgroup: bool,
     sync: &OwnedFd,
     stdio: Option<Stdio>,
 ) -> Result<(Loaded, Stdio), Failure> {
@@ -100,9 +105,6 @@ fn build(
         become_root()?;
     }
     let null = rootfs::null_device()?;
-    if let Some(cgroup) = cgroup.filter(|_| enters_cgroup) {
-        cgroup.enter().step(|| "enter the cgroup".into())?;
-    }
     let namespaces = linux.and_then(|l| l.namespaces().as_deref()).unwrap_or_default();
     let own = |kind| namespaces.iter().any(|n| n.typ() == kind && n.path().is_none());
     for namespace in namespaces {
@@ -262,7 +264,8 @@ fn run(loaded: &Loaded, config: &ContainerConfig, sync: OwnedFd, stdio: Stdio) {
 pub(super) struct Second<'a> {
     pub spec: &'a ExecSpec,
     pub config: &'a ContainerConfig,
-    pub cgroup: Option<&'a Cgroup>,
+    /// The cgroup, if this process was not cloned into it.
+    pub enters: Option<&'a Cgroup>,
     /// The container's first process.
     pub target: BorrowedFd<'a>,
     pub sync: OwnedFd,
@@ -286,7 +289,7 @@ pub(super) fn second(plan: Second<'_>) -> ! {
 }
 
 fn join(plan: Second<'_>) -> Result<(), Failure> {
-    let Second { spec, config, cgroup, target, sync, stdio } = plan;
+    let Second { spec, config, enters, target, sync, stdio } = plan;
     let process = &spec.process;
     let seccomp = if spec.unconfined { None } else { filter(config)? };
     rustix::process::setsid().step(|| "setsid".into())?;
@@ -294,7 +297,7 @@ fn join(plan: Second<'_>) -> Result<(), Failure> {
     // there may trace it or open its files.
     nix::sys::prctl::set_dumpable(false).step(|| "make undumpable".into())?;
     prepare(process)?;
-    if let Some(cgroup) = cgroup {
+    if let Some(cgroup) = enters {
         cgroup.enter().step(|| "enter the cgroup".into())?;
     }
     let mut flags = CloneFlags::CLONE_NEWNS

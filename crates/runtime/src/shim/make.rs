@@ -129,15 +129,15 @@ pub(super) fn by_clone(
         Some(cgroup) => cgroup.clone_into().step(|| "open the cgroup".into())?,
         None => None,
     };
-    // A cgroup namespace is rooted where its maker is: then the child has to be there first.
-    let user = !config.uid_map.is_empty();
-    let enters_cgroup = config.cgroup_namespace && into.is_none() && !user;
-    if user {
+    if !config.uid_map.is_empty() {
         mount_here()?;
     }
     let fork = sys::process::clone3(config.namespaces, into.as_ref().map(AsFd::as_fd));
     let pid = match fork.step(|| "clone the first process".into())? {
-        Fork::Child => child::first(First { config, cgroup, unified, enters_cgroup, sync: theirs, stdio }),
+        Fork::Child => {
+            let enters = cgroup.filter(|_| into.is_none());
+            child::first(First { config, cgroup, enters, unified, sync: theirs, stdio })
+        }
         Fork::Parent(pid) => pid,
     };
     drop((theirs, stdio));
@@ -161,15 +161,8 @@ pub(super) fn by_clone(
     let made = || -> Result<(OwnedFd, Option<OwnedFd>), Failure> {
         if !config.uid_map.is_empty() {
             map_ids(pid, config)?;
-            if let Some(cgroup) = cgroup.filter(|_| into.is_none()) {
-                cgroup.add(pid as u32).step(|| "enter the cgroup".into())?;
-            }
             let sync = process.sync.as_ref().ok_or_else(|| Failure::setup("no connection to the child"))?;
             sync::send(sync, &Message::Go, None).step(|| "tell the child".into())?;
-        }
-        if let Some(cgroup) = cgroup.filter(|_| into.is_none() && !enters_cgroup && !user) {
-            // Version 1 makes the first move of a while wait for the whole machine: the child mounts meanwhile.
-            cgroup.add(pid as u32).step(|| "enter the cgroup".into())?;
         }
         let root = wait_ready(&mut process)?;
         Ok((pidfd(pid)?, root))

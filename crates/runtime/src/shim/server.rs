@@ -435,14 +435,19 @@ impl Server {
         sync: OwnedFd,
         stdio: Option<child::Stdio>,
     ) -> Result<i32, Failure> {
+        let into = match &self.cgroup {
+            Some(cgroup) => cgroup.clone_into().step(|| "open the cgroup".into())?,
+            None => None,
+        };
         if self.home.is_some() {
             let flag = nix::sched::CloneFlags::CLONE_NEWPID;
             nix::sched::setns(&self.first, flag).step(|| "join the container's pid namespace".into())?;
         }
-        let fork = sys::process::clone3(0, None);
+        let fork = sys::process::clone3(0, into.as_ref().map(AsFd::as_fd));
         if let Ok(Fork::Child) = fork {
-            let (config, cgroup, target) = (&self.config, self.cgroup.as_ref(), self.first.as_fd());
-            child::second(Second { spec, config, cgroup, target, sync, stdio })
+            let enters = self.cgroup.as_ref().filter(|_| into.is_none());
+            let (config, target) = (&self.config, self.first.as_fd());
+            child::second(Second { spec, config, enters, target, sync, stdio })
         }
         if let Some(home) = &self.home {
             make::back_to(home)?;

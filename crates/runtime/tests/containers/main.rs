@@ -58,6 +58,11 @@ fn main() {
             }
         }
     }
+    // Groups that a check has left when it failed.
+    if let Err(e) = sys::cgroup::remove_tree(&world::cgroup()) {
+        println!("{}: {e}", world::cgroup());
+        failed.push("cleaning up");
+    }
     if !failed.is_empty() {
         println!("failed: {}", failed.join(", "));
         std::process::exit(1);

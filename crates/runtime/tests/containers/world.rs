@@ -58,7 +58,7 @@ impl World {
         .unwrap();
         std::fs::write(root.join("etc/group"), "root:x:0:\napp:x:1001:\naudio:x:29:app\n").unwrap();
         let runtime = open(dir.path());
-        let cgroup = format!("/tug-test-{}/{name}", std::process::id());
+        let cgroup = format!("{}/{name}", cgroup());
         Self { dir, runtime, cgroup, next: AtomicU32::new(0) }
     }
 
@@ -150,10 +150,13 @@ impl World {
         let left = std::fs::read_dir(self.dir.path().join("run/containers")).unwrap().count();
         assert_eq!(left, 0, "bundles are left");
         let hierarchies = sys::cgroup::Hierarchies::find().unwrap();
-        for path in [self.cgroup.as_str(), self.cgroup.rsplit_once('/').unwrap().0] {
-            sys::cgroup::Cgroup::at(&hierarchies, path).unwrap().delete().unwrap();
-        }
+        sys::cgroup::Cgroup::at(&hierarchies, &self.cgroup).unwrap().delete().unwrap();
     }
+}
+
+/// The group of this run.
+pub fn cgroup() -> String {
+    format!("/tug-test-{}", std::process::id())
 }
 
 fn open(dir: &Path) -> Arc<ShimRuntime> {

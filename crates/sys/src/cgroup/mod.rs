@@ -261,20 +261,30 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Moves the calling process in. Made for the child between clone and execve.
+    /// Moves the calling process in, which must have one thread. Made for the child between clone and execve.
+    ///
+    /// On version 1 by `tasks`, which moves a thread: moving a process, even oneself with one thread, makes the kernel
+    /// lock every fork and exit of the machine out first, for which it waits ten milliseconds and more.
     pub fn enter(&self) -> io::Result<()> {
-        self.add_text("0")
+        for (_, mount) in &self.hierarchies.v1 {
+            let file = self.below(mount).join("tasks");
+            match write(&file, "0") {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {} // a controller that is used on demand
+                other => other.map_err(context("add to", &file))?,
+            }
+        }
+        if let Some(dir) = self.v2_dir().filter(|d| d.is_dir()) {
+            let file = dir.join("cgroup.procs");
+            write(&file, "0").map_err(context("add to", &file))?;
+        }
+        Ok(())
     }
 
-    /// Moves a process in.
+    /// Moves another process in.
     pub fn add(&self, pid: u32) -> io::Result<()> {
-        self.add_text(&pid.to_string())
-    }
-
-    fn add_text(&self, pid: &str) -> io::Result<()> {
         for (_, dir) in self.folders() {
             let file = dir.join("cgroup.procs");
-            write(&file, pid).map_err(context("add to", &file))?;
+            write(&file, &pid.to_string()).map_err(context("add to", &file))?;
         }
         Ok(())
     }

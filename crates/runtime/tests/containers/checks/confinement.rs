@@ -1,0 +1,185 @@
+//! What a container must not reach, and what takes away its means.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, User};
+use runtime::{Error, Rootfs, Runtime, SeccompProfile, defaults};
+
+use super::{add_mount, as_user, exec_spec, process_of};
+use crate::world::{World, collect};
+
+pub async fn capabilities(w: &World) {
+    let caps = "grep Cap /proc/self/status";
+    let out = w.out(caps).await;
+    assert_eq!(
+        out,
+        "CapInh:\t0000000000000000\nCapPrm:\t00000000a80425fb\nCapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\nCapAmb:\t0000000000000000\n"
+    );
+    let mut spec = w.sh(caps);
+    process_of(&mut spec).set_user(as_user("app"));
+    let out = w.output_of(&spec).await;
+    assert!(
+        out.contains("CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t00000000a80425fb"),
+        "{out}"
+    );
+    let mut spec = w.sh(caps);
+    process_of(&mut spec).set_capabilities(Some(defaults::capabilities(["CAP_CHOWN", "NET_ADMIN"])));
+    let out = w.output_of(&spec).await;
+    assert!(out.contains("CapEff:\t0000000000001001"), "{out}");
+    let mut spec = w.sh("mknod /tmp/n c 1 3 && chown 5 /tmp/n && ! mount -t tmpfs x /tmp 2>/dev/null");
+    process_of(&mut spec).set_user(User::default());
+    w.output_of(&spec).await;
+}
+
+pub async fn privileged(w: &World) {
+    let mut spec = w.sh("mount -t tmpfs x /tmp && grep -c ' /tmp tmpfs' /proc/mounts; grep -E 'CapEff|Seccomp:' /proc/self/status; test -w /proc/sys/kernel && echo writable");
+    let all = defaults::all_capabilities();
+    process_of(&mut spec).set_capabilities(Some(defaults::capabilities(all.iter().map(String::as_str))));
+    spec.seccomp = SeccompProfile::Unconfined;
+    let linux = spec.oci.linux_mut().as_mut().unwrap();
+    linux.set_masked_paths(None).set_readonly_paths(None);
+    let mut resources = LinuxResources::default();
+    resources.set_devices(Some(defaults::all_devices()));
+    linux.set_resources(Some(resources));
+    let out = w.output_of(&spec).await;
+    let bound = std::fs::read_to_string("/proc/self/status").unwrap();
+    let bound = bound.lines().find_map(|l| l.strip_prefix("CapBnd:\t")).unwrap();
+    assert_eq!(out, format!("1\nCapEff:\t{bound}\nSeccomp:\t0\nwritable\n"));
+}
+
+pub async fn seccomp(w: &World) {
+    let out = w
+        .out("grep Seccomp: /proc/self/status; unshare -n true 2>&1; mount -t tmpfs x /tmp 2>&1; true")
+        .await;
+    assert!(out.starts_with("Seccomp:\t2\n"), "{out}");
+    assert!(out.contains("unshare") && out.contains("not permitted"), "{out}");
+    let mut spec = w.sh("chmod 700 /tmp 2>&1; echo went on");
+    let profile = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["chmod","fchmod","fchmodat"],"action":"SCMP_ACT_ERRNO"}]}"#;
+    spec.seccomp = SeccompProfile::Docker(profile.into());
+    let out = w.output_of(&spec).await;
+    assert!(out.contains("Operation not permitted\nwent on"), "{out}");
+    let mut spec = w.sh("true");
+    spec.seccomp = SeccompProfile::Docker("{".into());
+    let e = w.runtime.create(&spec).await.unwrap_err().to_string();
+    assert!(e.contains("decoding seccomp profile failed"), "{e}");
+}
+
+pub async fn no_new_privileges(w: &World) {
+    let mut spec = w.sh("grep -E 'NoNewPrivs|Seccomp:' /proc/self/status");
+    process_of(&mut spec).set_no_new_privileges(Some(true)).set_user(as_user("app"));
+    assert_eq!(w.output_of(&spec).await, "NoNewPrivs:\t1\nSeccomp:\t2\n");
+    assert_eq!(w.out("grep NoNewPrivs /proc/self/status").await, "NoNewPrivs:\t0\n");
+}
+
+pub async fn links_cannot_lead_out(w: &World) {
+    let outside = w.dir.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    let inside = w.dir.path().join("inside");
+    std::fs::create_dir(&inside).unwrap();
+    let image = w.dir.path().join("image");
+    std::os::unix::fs::symlink(&outside, image.join("evil")).unwrap();
+    std::os::unix::fs::symlink("/", image.join("self")).unwrap();
+    let mut spec = w.sh("touch /evil/mounted/x; ls -d /evil/made; ls /self/bin/sh");
+    add_mount(&mut spec, defaults::bind(&inside, Path::new("/evil/mounted"), &[]));
+    process_of(&mut spec).set_cwd("/evil/made".into());
+    w.output_of(&spec).await;
+    assert!(inside.join("x").exists());
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0, "something was made outside");
+    // /proc and /sys must be plain folders; nothing may be mounted over what is in /proc.
+    for (name, target) in [("proc", "tmp"), ("sys", "tmp")] {
+        let spec = w.sh("true");
+        let Rootfs::Overlay { upper, .. } = &spec.rootfs else { panic!() };
+        std::os::unix::fs::symlink(target, upper.join(name)).unwrap();
+        let e = w.runtime.create(&spec).await.unwrap_err().to_string();
+        assert!(e.contains("must be a plain folder"), "{e}");
+    }
+    for target in ["/proc/sys", "/proc/self/attr", "/proc"] {
+        let mut spec = w.sh("true");
+        add_mount(&mut spec, defaults::bind(&inside, Path::new(target), &[]));
+        let e = w.runtime.create(&spec).await.unwrap_err().to_string();
+        assert!(e.contains("is inside /proc"), "{target}: {e}");
+    }
+}
+
+pub async fn nothing_leaks_in(w: &World) {
+    // ls itself has the folder open.
+    assert_eq!(w.out("ls /proc/self/fd | tr '\\n' ' '").await, "0 1 2 3 ");
+    let mut spec = w.sh("pwd");
+    // A descriptor of the machine as working folder is the way out that others left open.
+    for n in 3..12 {
+        process_of(&mut spec).set_cwd(PathBuf::from(format!("/proc/self/fd/{n}")));
+        let id = spec.id.clone();
+        w.runtime.create(&spec).await.unwrap();
+        let started = w.runtime.start(&id).await;
+        assert!(matches!(started, Err(Error::Exec { .. })), "{n}: {started:?}");
+        w.runtime.delete(&id, true).await.unwrap();
+    }
+    let spec = w.sh("sleep 100");
+    drop(w.begin(&spec).await);
+    let e = exec_spec(&spec, "fds", "ls /proc/1/fd | tr '\\n' ' '");
+    let io = w.runtime.exec(&spec.id, &e).await.unwrap().io;
+    assert_eq!(collect(io).await.stdout, "0 1 2 ");
+    for n in 3..12 {
+        let mut e = exec_spec(&spec, &format!("e{n}"), "pwd");
+        e.process.set_cwd(PathBuf::from(format!("/proc/self/fd/{n}")));
+        let started = w.runtime.exec(&spec.id, &e).await;
+        assert!(matches!(started, Err(Error::Exec { .. })), "{n}: {started:?}");
+    }
+    // The shell adds two of its own.
+    let keys = w.out("cat /proc/self/environ | tr '\\0' '\\n' | grep -v -e PWD -e SHLVL | sort").await;
+    assert_eq!(keys, "HOME=/root\nPATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n");
+}
+
+/// A container whose command is the runtime's own binary must not be able to write to it.
+pub async fn executable_is_safe(w: &World) {
+    let spec = w.sh("sleep 100");
+    let created = w.runtime.create(&spec).await.unwrap();
+    // While the first process waits it is still a copy of the shim.
+    let exe = format!("/proc/{}/exe", created.pid);
+    assert_eq!(std::fs::metadata(&exe).unwrap().ino(), std::fs::metadata("/proc/self/exe").unwrap().ino());
+    let shim = std::fs::read_to_string(format!("/proc/{}/status", created.pid)).unwrap();
+    let shim = shim.lines().find_map(|l| l.strip_prefix("PPid:\t")).unwrap();
+    for exe in [exe, format!("/proc/{shim}/exe")] {
+        std::fs::OpenOptions::new().write(true).open(&exe).unwrap_err();
+        // Not only because it is being executed, which would end with its last process: its mount is read-only.
+        let flags = rustix::fs::statvfs(&exe).unwrap().f_flag;
+        assert!(flags.contains(rustix::fs::StatVfsMountFlags::RDONLY), "{exe}: {flags:?}");
+    }
+}
+
+/// Root in the container is nobody on the machine.
+pub async fn user_namespace(w: &World) {
+    let mut spec = w.sh("id -u; cat /proc/self/uid_map; touch /made; ls -ln /made | awk '{print $3}'; \
+        ls /dev | tr '\\n' ' '; echo x > /dev/null; mount -t tmpfs x /tmp 2>&1; cat /proc/kcore 2>&1 | wc -c; hostname");
+    const FIRST: u32 = 200_000;
+    let map = oci_spec::runtime::LinuxIdMappingBuilder::default()
+        .container_id(0u32)
+        .host_id(FIRST)
+        .size(65536u32)
+        .build()
+        .unwrap();
+    let linux = spec.oci.linux_mut().as_mut().unwrap();
+    linux.set_uid_mappings(Some(vec![map])).set_gid_mappings(Some(vec![map]));
+    linux.namespaces_mut().as_mut().unwrap().push(defaults::namespace(LinuxNamespaceType::User));
+    spec.oci.set_hostname(Some("mapped".into()));
+    let Rootfs::Overlay { upper, .. } = &spec.rootfs else { panic!() };
+    // What an engine with userns-remap does to its layers.
+    for path in [upper.clone(), w.dir.path().join("image")] {
+        std::os::unix::fs::chown(path, Some(FIRST), Some(FIRST)).unwrap();
+    }
+    std::fs::set_permissions(w.dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let upper = upper.clone();
+    let out = w.output_of(&spec).await;
+    assert!(out.starts_with("0\n         0     200000      65536\n0\n"), "{out}");
+    assert!(out.contains("null") && out.contains("urandom") && out.ends_with("mapped\n"), "{out}");
+    assert_eq!(std::fs::metadata(upper.join("made")).unwrap().uid(), FIRST);
+    let mut spec2 = spec.clone();
+    spec2.id = "again".into();
+    process_of(&mut spec2).set_args(Some(vec!["sleep".into(), "100".into()]));
+    w.runtime.delete(&spec.id, false).await.unwrap();
+    drop(w.begin(&spec2).await);
+    let mut started =
+        w.runtime.exec("again", &exec_spec(&spec2, "e", "id -u; readlink /proc/self/ns/user")).await.unwrap();
+    assert!(started.io.output.recv().await.unwrap().data.starts_with(b"0\n"));
+}

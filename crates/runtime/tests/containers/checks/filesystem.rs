@@ -1,0 +1,83 @@
+//! The root, its mounts, its devices, what is hidden of it.
+
+use std::path::Path;
+
+use oci_spec::runtime::Mount;
+use runtime::{Rootfs, defaults};
+
+use super::add_mount;
+use crate::world::World;
+
+pub async fn read_only_root(w: &World) {
+    let mut spec = w.sh("touch /x 2>&1; touch /dev/shm/ok && echo shm; touch /data/ok && echo data");
+    if let Rootfs::Overlay { readonly, .. } = &mut spec.rootfs {
+        *readonly = true;
+    }
+    let data = w.dir.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    add_mount(&mut spec, defaults::bind(&data, Path::new("/data"), &[]));
+    assert_eq!(w.output_of(&spec).await, "touch: /x: Read-only file system\nshm\ndata\n");
+}
+
+pub async fn hidden_paths(w: &World) {
+    let out = w
+        .out("cat /proc/kcore /proc/keys /proc/timer_list 2>/dev/null | wc -c; ls /sys/firmware /proc/acpi 2>/dev/null | grep -v : | wc -w; \
+              echo 1 2>/dev/null > /proc/sys/kernel/panic || echo denied; echo h 2>/dev/null > /proc/sysrq-trigger || echo denied; \
+              touch /sys/x 2>/dev/null || echo denied; ls /sys/fs/cgroup | head -1")
+        .await;
+    let mut lines = out.lines();
+    assert_eq!([lines.next(), lines.next()], [Some("0"), Some("0")], "{out}");
+    assert_eq!(lines.by_ref().take(3).collect::<Vec<_>>(), ["denied"; 3], "{out}");
+    assert!(lines.next().is_some(), "no cgroups in sight");
+}
+
+pub async fn devices(w: &World) {
+    let out = w
+        .out("for d in null zero full random urandom tty; do stat -c '%n %t:%T %a' /dev/$d; done; for l in ptmx fd stdin; do readlink /dev/$l; done; \
+              head -c 3 /dev/zero | wc -c; mknod /tmp/kmsg c 1 11 && (head -c 1 /tmp/kmsg 2>&1); true")
+        .await;
+    assert!(
+        out.starts_with("/dev/null 1:3 666\n/dev/zero 1:5 666\n/dev/full 1:7 666\n/dev/random 1:8 666\n/dev/urandom 1:9 666\n/dev/tty 5:0 666\npts/ptmx\n/proc/self/fd\n/proc/self/fd/0\n3\n"),
+        "{out}"
+    );
+    // It may be made, as Docker lets it, and not be opened.
+    assert!(out.contains("Operation not permitted"), "{out}");
+}
+
+pub async fn mounts(w: &World) {
+    let host = w.dir.path().join("host");
+    std::fs::create_dir(&host).unwrap();
+    std::fs::write(host.join("file"), "from the machine\n").unwrap();
+    let mut spec = w.sh("cat /a/b/host/file /single; touch /a/b/host/x 2>&1; echo w > /rw/made; grep -c ' /tmp/t tmpfs rw,nosuid,nodev,noexec' /proc/mounts; stat -c %a /tmp/t");
+    add_mount(&mut spec, defaults::bind(&host, Path::new("/a/b/host"), &["ro"]));
+    add_mount(&mut spec, defaults::bind(&host.join("file"), Path::new("/single"), &["ro"]));
+    add_mount(&mut spec, defaults::bind(&host, Path::new("/rw"), &[]));
+    let mut tmpfs = Mount::default();
+    tmpfs
+        .set_destination("/tmp/t".into())
+        .set_typ(Some("tmpfs".into()))
+        .set_source(Some("tmpfs".into()))
+        .set_options(Some(["nosuid", "nodev", "noexec", "size=1m", "mode=751"].map(String::from).to_vec()));
+    add_mount(&mut spec, tmpfs);
+    assert_eq!(
+        w.output_of(&spec).await,
+        "from the machine\nfrom the machine\ntouch: /a/b/host/x: Read-only file system\n1\n751\n"
+    );
+    assert_eq!(std::fs::read_to_string(host.join("made")).unwrap(), "w\n");
+    // Nothing of it is in sight on the machine.
+    let here = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!here.contains(w.dir.path().to_str().unwrap()), "{here}");
+}
+
+pub async fn many_layers(w: &World) {
+    let mut spec = w.sh("cat /layer; ls /only | wc -l");
+    let Rootfs::Overlay { lower, .. } = &mut spec.rootfs else { panic!() };
+    for n in 0..120 {
+        let layer = w.dir.path().join(format!("layers/a-rather-long-name-as-digests-have-{n:0>40}"));
+        std::fs::create_dir_all(layer.join("only")).unwrap();
+        std::fs::write(layer.join("layer"), format!("{n}\n")).unwrap();
+        std::fs::write(layer.join(format!("only/{n}")), "").unwrap();
+        lower.insert(0, layer);
+    }
+    assert_eq!(w.output_of(&spec).await, "119\n120\n");
+}

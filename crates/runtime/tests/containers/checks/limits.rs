@@ -1,0 +1,91 @@
+//! Control groups: limits, their change, pauses, figures.
+
+use std::time::Duration;
+
+use oci_spec::runtime::{LinuxNamespaceType, LinuxPids, LinuxResources};
+use runtime::{EventKind, Runtime, Status, defaults};
+
+use super::memory;
+use crate::world::World;
+
+pub async fn killed_for_memory(w: &World) {
+    let mut spec = w.sh("x=$(head -c 100000000 /dev/zero | tr '\\0' x); echo ${#x}");
+    let mut resources = memory(16 << 20);
+    resources.set_devices(Some(defaults::device_rules()));
+    spec.oci.linux_mut().as_mut().unwrap().set_resources(Some(resources));
+    let mut events = w.runtime.events();
+    let (exit, _) = w.run(&spec).await;
+    assert_eq!((exit.code, exit.oom_killed), (137, true));
+    let mut oom = false;
+    while let Ok(event) = events.try_recv() {
+        oom |= event.kind == EventKind::Oom;
+    }
+    assert!(oom, "there was no event");
+}
+
+pub async fn pids_limit(w: &World) {
+    let mut spec = w.sh("for i in 1 2 3 4 5 6 7 8 9 10; do sleep 5 & done; wait");
+    let mut pids = LinuxPids::default();
+    pids.set_limit(5);
+    let mut resources = LinuxResources::default();
+    resources.set_pids(Some(pids));
+    spec.oci.linux_mut().as_mut().unwrap().set_resources(Some(resources));
+    let (exit, output) = w.run(&spec).await;
+    assert_ne!(exit.code, 0);
+    assert!(output.stderr.contains("can't fork"), "{output:?}");
+}
+
+pub async fn pause_and_stats(w: &World) {
+    let spec = w.sh("while :; do :; done");
+    drop(w.begin(&spec).await);
+    w.runtime.pause(&spec.id).await.unwrap();
+    assert_eq!(w.runtime.state(&spec.id).await.unwrap().status, Status::Paused);
+    let before = w.runtime.stats(&spec.id).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let after = w.runtime.stats(&spec.id).await.unwrap();
+    assert_eq!(before.cpu.usage_ns, after.cpu.usage_ns, "it ran while paused");
+    assert!(after.memory.usage > 0 && after.pids_current >= 1, "{after:?}");
+    assert!(w.runtime.pause(&spec.id).await.is_err());
+    // The next daemon sees it as well.
+    assert_eq!(w.reopened().state(&spec.id).await.unwrap().status, Status::Paused);
+    w.runtime.resume(&spec.id).await.unwrap();
+    assert_eq!(w.runtime.state(&spec.id).await.unwrap().status, Status::Running);
+    w.runtime.pause(&spec.id).await.unwrap();
+    // A frozen one can be killed.
+    w.runtime.signal(&spec.id, 9, false).await.unwrap();
+    assert_eq!(w.runtime.wait(&spec.id).await.unwrap().code, 137);
+}
+
+pub async fn update(w: &World) {
+    let spec = w.sh("sleep 100");
+    drop(w.begin(&spec).await);
+    for mib in [64, 256, 32] {
+        w.runtime.update(&spec.id, &memory(mib << 20)).await.unwrap();
+        assert_eq!(w.runtime.stats(&spec.id).await.unwrap().memory.limit, (mib << 20) as u64);
+    }
+    let mut cpu = oci_spec::runtime::LinuxCpu::default();
+    cpu.set_shares(Some(512_u64))
+        .set_quota(Some(50_000_i64))
+        .set_period(Some(100_000_u64))
+        .set_cpus(Some("0".into()));
+    let mut resources = LinuxResources::default();
+    resources.set_cpu(Some(cpu));
+    w.runtime.update(&spec.id, &resources).await.unwrap();
+    let pid = w.runtime.state(&spec.id).await.unwrap().pid.unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert!(status.contains("Cpus_allowed_list:\t0\n"), "{status}");
+}
+
+pub async fn cgroup_namespace(w: &World) {
+    let mut spec = w.sh("cat /proc/self/cgroup; ls /sys/fs/cgroup | head -3");
+    spec.oci
+        .linux_mut()
+        .as_mut()
+        .unwrap()
+        .namespaces_mut()
+        .as_mut()
+        .unwrap()
+        .push(defaults::namespace(LinuxNamespaceType::Cgroup));
+    let out = w.output_of(&spec).await;
+    assert!(!out.contains(&spec.id) && out.contains(":/\n"), "{out}");
+}
