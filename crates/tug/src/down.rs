@@ -46,10 +46,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let containers = runtime.block_on(stop_all(&made, Duration::from_secs(options.timeout)))?;
     unmount_below(&[&made.run_dir, &made.data_dir])?;
     let parent = made.cgroup_parent();
-    let hierarchies = sys::cgroup::Hierarchies::find().context("cgroups")?;
-    sys::cgroup::Cgroup::at(&hierarchies, &parent)
-        .and_then(|group| group.delete())
-        .with_context(|| format!("cgroup {parent}"))?;
+    sys::cgroup::remove_tree(&parent).with_context(|| format!("cgroup {parent}"))?;
     remove_default_link(&made.docker_socket);
     fs::remove_dir_all(&made.run_dir).with_context(|| made.run_dir.display().to_string())?;
     drop(lock);

@@ -35,6 +35,8 @@ enum Command {
     Down(down::Options),
     /// Run engine, control plane and this machine's node in the foreground. SIGTERM leaves containers running.
     Server(Place),
+    /// Run the engine alone in the foreground: Docker without a cluster. SIGTERM leaves containers running.
+    Engine(Place),
     /// Say what runs and where.
     Status(Place),
     /// Print the environment for docker and kubectl: eval "$(tug env)".
@@ -56,7 +58,8 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Up(place) => up::run(&place),
         Command::Down(options) => down::run(&options),
-        Command::Server(place) => server::run(&place),
+        Command::Server(place) => server::run(&place, server::Roles::All),
+        Command::Engine(place) => server::run(&place, server::Roles::Engine),
         Command::Status(place) => status::run(&place),
         Command::Env(place) => status::env(&place),
         Command::Demo(options) => demo::run(&options),

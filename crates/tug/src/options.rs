@@ -8,6 +8,9 @@ use anyhow::{Context, Result, bail};
 use base::{Instance, fsx, instance};
 use clap::Args;
 use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::server::Roles;
 
 /// Which instance: its folders, names, ports and ranges.
 #[derive(Debug, Clone, Args)]
@@ -122,6 +125,11 @@ impl Place {
 
     /// The instance as its server wrote it down when it started, if it ever did since the last boot.
     pub fn running(&self) -> Result<Option<Instance>> {
+        Ok(self.record()?.map(|r| r.instance))
+    }
+
+    /// The same with what it runs.
+    pub fn record(&self) -> Result<Option<Record>> {
         let path = record(&std::path::absolute(&self.run_dir)?);
         match fs::read(&path) {
             Ok(bytes) => {
@@ -159,10 +167,22 @@ impl Place {
     }
 }
 
+/// What a server says of itself.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// What it was started with.
+    #[serde(flatten)]
+    pub instance: Instance,
+    /// There is an engine only, no cluster.
+    #[serde(default)]
+    pub engine_only: bool,
+}
+
 /// Writes down what a server was started with, for `env`, `status` and `down`.
-pub fn write_record(made: &Instance) -> Result<()> {
+pub fn write_record(made: &Instance, roles: Roles) -> Result<()> {
     let path = record(&made.run_dir);
-    fsx::write_volatile(&path, &serde_json::to_vec_pretty(made)?, 0o644)
+    let said = Record { instance: made.clone(), engine_only: roles == Roles::Engine };
+    fsx::write_volatile(&path, &serde_json::to_vec_pretty(&said)?, 0o644)
         .with_context(|| path.display().to_string())
 }
 

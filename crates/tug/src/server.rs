@@ -1,4 +1,4 @@
-//! `tug server`: engine, control plane and this machine's node in one process.
+//! `tug server`: engine, control plane and this machine's node in one process; `tug engine`: the first of them alone.
 //!
 //! The order: what needs nothing else first (locks, folders, keys), then the engine, so that `docker` answers at
 //! once, then the API server, then those that speak to it. Ready means that the node's object says so.
@@ -30,8 +30,17 @@ const DATA_VERSION: &str = "1";
 /// Where docker looks for an engine when nobody tells it.
 pub const DOCKER_DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
-/// Runs `tug server`.
-pub fn run(place: &Place) -> Result<ExitCode> {
+/// What a server runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Roles {
+    /// Engine, control plane and node.
+    All,
+    /// The engine alone.
+    Engine,
+}
+
+/// Runs `tug server` or `tug engine`.
+pub fn run(place: &Place, roles: Roles) -> Result<ExitCode> {
     log_to_stderr();
     if !rustix::process::geteuid().is_root() {
         bail!("tug server must run as root: it makes namespaces, mounts and network links");
@@ -40,7 +49,7 @@ pub fn run(place: &Place) -> Result<ExitCode> {
     let _lock = prepare(&made)?;
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
-    runtime.block_on(Box::pin(serve(place, made)))?;
+    runtime.block_on(Box::pin(serve(place, made, roles)))?;
     // Blocking reads of files may still be under way; nothing they could do is worth waiting for.
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
@@ -157,7 +166,7 @@ impl Parts {
     }
 }
 
-async fn serve(place: &Place, made: Instance) -> Result<()> {
+async fn serve(place: &Place, made: Instance, roles: Roles) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (ended, mut ends) = mpsc::unbounded_channel();
@@ -170,7 +179,13 @@ async fn serve(place: &Place, made: Instance) -> Result<()> {
         }
     };
     let started_then_stays = async {
-        start(place, &made, &parts).await?;
+        match roles {
+            Roles::All => start(place, &made, &parts).await?,
+            Roles::Engine => {
+                start_engine(&made, &parts).await?;
+                write_record(&made, Roles::Engine)?;
+            }
+        }
         notify("READY=1");
         tracing::info!(node = %made.node_name, "ready");
         std::future::pending().await
@@ -187,17 +202,15 @@ async fn serve(place: &Place, made: Instance) -> Result<()> {
     outcome
 }
 
-/// Starts every role and returns when the node is Ready.
-async fn start(place: &Place, made: &Instance, parts: &Parts) -> Result<()> {
-    let shutdown = &parts.shutdown;
-    check_port(made.api_port, "--api-port").await?;
-    check_port(made.kubelet_port, "--kubelet-port").await?;
-    let ingress = ingress::Options {
-        instance: made.clone(),
-        http: ingress_listener(place.ingress_http_port, "--ingress-http-port").await?,
-        https: ingress_listener(place.ingress_https_port, "--ingress-https-port").await?,
-    };
+/// What the engine stands on, which the node shares with it.
+struct Engine {
+    network: Arc<network::Network>,
+    runtime: Arc<runtime::ShimRuntime>,
+    images: Arc<image::ImageStore>,
+}
 
+/// Starts the engine: it answers when this returns.
+async fn start_engine(made: &Instance, parts: &Parts) -> Result<Engine> {
     notify("STATUS=engine");
     let network = network::Network::host(made).await.context("network")?;
     let runtime =
@@ -213,13 +226,28 @@ async fn start(place: &Place, made: &Instance, parts: &Parts) -> Result<()> {
     .await
     .context("engine")?;
     let socket = engine_socket(&made.docker_socket)?;
-    let (e, s) = (engine.clone(), shutdown.clone());
+    let (e, s) = (engine.clone(), parts.shutdown.clone());
     parts.spawn("engine API", async move {
         let served = engine_api::serve(e.clone(), socket, s).await;
         e.shutdown().await;
         served
     });
     link_default_socket(&made.docker_socket);
+    Ok(Engine { network, runtime, images })
+}
+
+/// Starts every role and returns when the node is Ready.
+async fn start(place: &Place, made: &Instance, parts: &Parts) -> Result<()> {
+    let shutdown = &parts.shutdown;
+    check_port(made.api_port, "--api-port").await?;
+    check_port(made.kubelet_port, "--kubelet-port").await?;
+    let ingress = ingress::Options {
+        instance: made.clone(),
+        http: ingress_listener(place.ingress_http_port, "--ingress-http-port").await?,
+        https: ingress_listener(place.ingress_https_port, "--ingress-https-port").await?,
+    };
+
+    let Engine { network, runtime, images } = start_engine(made, parts).await?;
 
     notify("STATUS=API server");
     let pki = pki::Pki::open(&made.pki_dir())?;
@@ -235,7 +263,7 @@ async fn start(place: &Place, made: &Instance, parts: &Parts) -> Result<()> {
         pki::kubeconfig("tug", &server, pki.ca_pem(), &admin).as_bytes(),
         0o600,
     )?;
-    write_record(made)?;
+    write_record(made, Roles::All)?;
 
     notify("STATUS=controllers");
     // Each role writes as itself. What they read comes from one set of informers, so that one process holds one cache;

@@ -27,12 +27,13 @@ pub fn env(place: &Place) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs `tug status`: exit status 0 if the server runs and its node is Ready, else 3 as systemctl(1) has it.
+/// Runs `tug status`: exit status 0 if the server runs and its node (if it has one) is Ready, else 3 as systemctl(1) has it.
 pub fn run(place: &Place) -> Result<ExitCode> {
-    let Some(made) = place.running()?.filter(|_| server::is_running(&place.run_dir).unwrap_or(false)) else {
+    let Some(said) = place.record()?.filter(|_| server::is_running(&place.run_dir).unwrap_or(false)) else {
         println!("tug is not running (run folder {}); start it with: tug up", place.run_dir.display());
         return Ok(ExitCode::from(3));
     };
+    let made = said.instance;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let engine = cli_docker::Docker::new(&made.docker_socket);
@@ -43,6 +44,9 @@ pub fn run(place: &Place) -> Result<ExitCode> {
             "         {} containers ({} running), {} images",
             info["Containers"], info["ContainersRunning"], info["Images"]
         );
+        if said.engine_only {
+            return Ok(ExitCode::SUCCESS);
+        }
         println!(
             "cluster  https://{}:{}  (kubeconfig {})",
             made.node_ip,

@@ -46,7 +46,7 @@ impl Hierarchies {
         for line in mountinfo.lines() {
             let Some((left, right)) = line.split_once(" - ") else { continue };
             let (Some(point), mut right) = (left.split(' ').nth(4), right.split(' ')) else { continue };
-            let point = PathBuf::from(point.replace("\\040", " "));
+            let point = unescaped(point);
             match (right.next(), right.nth(1)) {
                 (Some("cgroup"), Some(options)) => {
                     let known: Vec<String> = options
@@ -436,14 +436,19 @@ impl Cgroup {
     }
 }
 
-/// Removes a group and every group below it, killing what is left in them: for taking a whole instance down.
+/// Removes a group and every group below it in every hierarchy of the machine, also in those that are of no use to us
+/// but that another runtime has used, killing what is left in them: for taking a whole instance down.
 pub fn remove_tree(path: &str) -> io::Result<()> {
     let group = Cgroup::at(&Hierarchies::find()?, path)?;
-    group.signal_all(libc::SIGKILL)?;
+    let mounts = mount_points(&fs::read_to_string("/proc/self/mountinfo")?);
+    let folders: Vec<PathBuf> =
+        mounts.iter().map(|mount| group.below(mount)).filter(|f| f.is_dir()).collect();
     // Killed processes go soon; version 1 has no event for the last one, so a few tries have to do.
     let mut pause = 1_000_000;
     loop {
-        match group.delete() {
+        group.signal_all(libc::SIGKILL)?;
+        let removed = folders.iter().try_for_each(|f| remove_folder(f).map_err(context("remove cgroup", f)));
+        match removed {
             Err(e) if e.kind() == io::ErrorKind::ResourceBusy && pause < 1_000_000_000 => {
                 let time = rustix::thread::Timespec { tv_sec: 0, tv_nsec: pause };
                 let _ = rustix::thread::nanosleep(&time);
@@ -452,6 +457,20 @@ pub fn remove_tree(path: &str) -> io::Result<()> {
             other => return other,
         }
     }
+}
+
+/// Where hierarchies of either version are mounted.
+fn mount_points(mountinfo: &str) -> Vec<PathBuf> {
+    let point = |line: &str| {
+        let (left, right) = line.split_once(" - ")?;
+        let kind = right.split(' ').next()?;
+        ["cgroup", "cgroup2"].contains(&kind).then(|| left.split(' ').nth(4).map(unescaped))?
+    };
+    mountinfo.lines().filter_map(point).collect()
+}
+
+fn unescaped(point: &str) -> PathBuf {
+    PathBuf::from(point.replace("\\040", " "))
 }
 
 fn collect_pids(dir: &Path, out: &mut Vec<u32>) -> io::Result<()> {
@@ -514,6 +533,7 @@ mod tests {
 31 25 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
 32 25 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd
 33 25 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw";
+        assert_eq!(mount_points(hybrid).len(), 4);
         let h = Hierarchies::parse(hybrid, |_| "hugetlb".into());
         assert_eq!(h.v1.len(), 2);
         assert_eq!(h.v1_mount("cpuacct"), Some(Path::new("/sys/fs/cgroup/cpu,cpuacct")));
