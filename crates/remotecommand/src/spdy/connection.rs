@@ -212,9 +212,11 @@ where
     session.go_away()?;
     let linger = async {
         write.write_all_buf(session.output()).await?;
-        write.shutdown().await?;
-        // Closing with unread input would reset the connection and could take our last words with it.
+        write.flush().await?;
+        // The peer closes first, when it has all it wants: kubectl's library, once it sees the connection's end, takes
+        // from its own readers what they have not read yet.
         while read.read(&mut buffer).await? > 0 {}
+        write.shutdown().await?;
         Ok(())
     };
     tokio::time::timeout(LINGER, linger).await.unwrap_or(Ok(()))
@@ -288,7 +290,10 @@ mod tests {
         while let Some(frame) = next(&mut decoder, &mut receive).await {
             match frame {
                 Frame::Data { data, fin, .. } => (total, finished) = (total + data.len(), fin),
-                Frame::GoAway { last: 1, status: 0 } => gone = true,
+                Frame::GoAway { last: 1, status: 0 } => {
+                    gone = true;
+                    break; // the connection ends when this side has seen enough
+                }
                 Frame::WindowUpdate { .. } => {}
                 other => panic!("{other:?}"),
             }
