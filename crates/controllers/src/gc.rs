@@ -140,7 +140,7 @@ impl Follow {
                 continue;
             }
             let stop = CancellationToken::new();
-            let built_in = !gvr.group.contains('.') || gvr.group.ends_with(".k8s.io");
+            let built_in = api::kinds::by_gvr(gvr).is_some();
             let informer =
                 if built_in { self.informers.of(gvr) } else { self.informers.private(gvr, stop.clone()) };
             let mut changes = informer.subscribe();

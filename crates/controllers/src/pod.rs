@@ -21,7 +21,7 @@ const COUNT: &str = "";
 pub(crate) struct Collector {
     pods: Arc<Informer>,
     nodes: Arc<Informer>,
-    /// When a node was first seen to be missing.
+    /// When a node was first seen to be missing. A restart begins the quarantine anew: it only postpones.
     missing: parking_lot::Mutex<std::collections::HashMap<String, tokio::time::Instant>>,
 }
 
@@ -72,19 +72,19 @@ impl Controller for Collector {
         }
         let now = tokio::time::Instant::now();
         let since = *self.missing.lock().entry(key.name.clone()).or_insert(now);
-        Ok(orphaned(&key.name, &pods, now.duration_since(since)))
+        Ok(orphaned(&key.name, &pods, now.duration_since(since), base::clock::now()))
     }
 }
 
 /// Pods of a node that has been gone for so long.
-fn orphaned(node: &str, pods: &[Arc<Object>], gone_for: Duration) -> Decision {
+fn orphaned(node: &str, pods: &[Arc<Object>], gone_for: Duration, now: jiff::Timestamp) -> Decision {
     if gone_for < QUARANTINE {
         return Decision { actions: Vec::new(), again: Some(QUARANTINE - gone_for) };
     }
     let mut actions = Vec::new();
     for pod in pods {
         if !view::is_terminal(pod) {
-            let now = meta::time(base::clock::now());
+            let now = meta::time(now);
             let mut status = pod.status().clone();
             let mut conditions = view::list(pod, &["status", "conditions"]).to_vec();
             let text = format!("PodGC: node {node} no longer exists");

@@ -344,11 +344,11 @@ impl Controller for Volumes {
     async fn reconcile(&self, key: &Key, _: Option<&str>) -> Result<Decision> {
         let Some(volume) = self.volumes.get("", &key.name) else { return Ok(Decision::default()) };
         let claim = holder(&volume).and_then(|(k, _)| self.claims.get(&k.namespace, &k.name));
-        Ok(decide_volume(&volume, claim.as_deref()).into())
+        Ok(decide_volume(&volume, claim.as_deref(), base::clock::now()).into())
     }
 }
 
-fn decide_volume(volume: &Arc<Object>, claim: Option<&Object>) -> Vec<Action> {
+fn decide_volume(volume: &Arc<Object>, claim: Option<&Object>, now: jiff::Timestamp) -> Vec<Action> {
     let held = holder(volume);
     let alive =
         held.as_ref().is_some_and(|(_, uid)| claim.is_some_and(|c| uid.is_empty() || c.uid() == *uid));
@@ -373,10 +373,7 @@ fn decide_volume(volume: &Arc<Object>, claim: Option<&Object>) -> Vec<Action> {
         if view::phase(volume) == phase {
             return Vec::new();
         }
-        let mut status = json!({"phase": phase});
-        if view::phase(volume) != phase {
-            status["lastPhaseTransitionTime"] = meta::time(base::clock::now()).into();
-        }
+        let status = json!({"phase": phase, "lastPhaseTransitionTime": meta::time(now)});
         vec![Action::status(&gvr::PERSISTENT_VOLUMES, volume, status)]
     };
     let Some((_, uid)) = held else { return phase("Available") };

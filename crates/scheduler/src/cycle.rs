@@ -47,7 +47,8 @@ pub(crate) fn schedule(
             fit.push(candidate);
             continue;
         }
-        if helped {
+        // Where the pod's volumes cannot follow, nobody's leaving makes room for it.
+        if helped && extra(&candidate).is_none() {
             unfit.if_evicted.push(candidate.0.name.clone());
         }
         for reason in reasons {

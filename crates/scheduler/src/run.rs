@@ -292,7 +292,8 @@ impl Scheduler {
             Ok(eviction) => {
                 self.unschedulable(pod, unfit.message(""));
                 let (client, recorder, pod) = (self.client.clone(), self.recorder.clone(), pod.clone());
-                tokio::spawn(async move { evict(&client, &recorder, &pod, eviction).await });
+                let name = self.name.clone();
+                tokio::spawn(async move { evict(&client, &recorder, &name, &pod, eviction).await });
             }
         }
     }
@@ -324,11 +325,17 @@ impl Scheduler {
     }
 }
 
-async fn evict(client: &Client, recorder: &Recorder, pod: &PodView, eviction: preemption::Eviction) {
+async fn evict(
+    client: &Client,
+    recorder: &Recorder,
+    scheduler: &str,
+    pod: &PodView,
+    eviction: preemption::Eviction,
+) {
     for victim in eviction.victims {
         let text = format!("Preempted by pod {} on node {}", pod.uid, eviction.node);
         let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
-            "message": "default-scheduler: preempting to accommodate a higher priority pod",
+            "message": format!("{scheduler}: preempting to accommodate a higher priority pod"),
             "lastTransitionTime": meta::time(base::clock::now())});
         let patch = json!({"status": {"conditions": [condition]}});
         let (ns, name) = (&victim.key.namespace, &victim.key.name);
