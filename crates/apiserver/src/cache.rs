@@ -16,12 +16,16 @@ use api::{Object, Value};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
 use parking_lot::{Mutex, RwLock};
-use store::{EventKind, Range, Store, WatchBatch};
+use store::{EventKind, Expect, Op, Range, Store, Txn, WatchBatch};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// The prefix of every key of ours in the store.
 pub const ROOT: &str = "/registry/";
+/// Written to make the store say how far it is; no kind has such a key.
+const PROGRESS: &str = "/registry/progress";
+/// How long the events of a shared store may take to arrive before they are thought not to be ours.
+const FOREIGN: Duration = Duration::from_millis(50);
 /// How many changes a kind's ring holds at most.
 const RING_EVENTS: usize = 4096;
 /// How many bytes of objects they may be at most.
@@ -123,6 +127,8 @@ struct State {
     complete_after: u64,
     /// The revision of the newest change of this kind.
     last: u64,
+    /// How often everything was read anew: what happened in between is not in the ring.
+    epoch: u64,
 }
 
 /// One kind's objects and recent changes.
@@ -200,25 +206,60 @@ impl KindCache {
         self.state.read().last
     }
 
-    fn apply(&self, key: &str, revision: u64, object: Option<Arc<Object>>) {
+    /// Takes over changes that belong together: a watcher sees all of them or none, because changes of one revision (keys
+    /// that went with their lease) cannot be told apart afterwards.
+    fn apply(&self, changes: &[Arrived<'_>]) {
         let mut state = self.state.write();
-        state.last = revision;
-        let event = match object {
+        let mut last = None;
+        for change in changes {
+            state.last = change.revision;
+            last = Some(change.revision);
+            state.apply(change);
+        }
+        state.trim();
+        drop(state);
+        if let Some(revision) = last {
+            self.changed.send_replace(revision);
+        }
+    }
+
+    /// Puts what was read anew in the place of all that was known.
+    fn reset(&self, objects: BTreeMap<Box<str>, Arc<Object>>, revision: u64) {
+        let mut state = self.state.write();
+        let epoch = state.epoch + 1;
+        *state = State { objects, complete_after: revision, last: revision, epoch, ..State::default() };
+        drop(state);
+        self.changed.send_replace(revision);
+    }
+}
+
+/// A change as it came from the store.
+struct Arrived<'a> {
+    prefix: &'a str,
+    key: &'a str,
+    revision: u64,
+    /// Nothing: it was deleted.
+    object: Option<Arc<Object>>,
+}
+
+impl State {
+    fn apply(&mut self, arrived: &Arrived<'_>) {
+        let (key, revision) = (arrived.key, arrived.revision);
+        let (change, object, previous) = match &arrived.object {
             Some(object) => {
-                let previous = state.objects.insert(key.into(), object.clone());
+                let previous = self.objects.insert(key.into(), object.clone());
                 let change = if previous.is_some() { Change::Modified } else { Change::Added };
-                (change, object, previous)
+                (change, object.clone(), previous)
             }
             None => {
-                let Some(previous) = state.objects.remove(key) else { return };
+                let Some(previous) = self.objects.remove(key) else { return };
                 let mut value = previous.value().clone();
                 api::object::set_revision(&mut value, revision);
                 (Change::Deleted, Object::from_value(value), Some(previous))
             }
         };
-        let (change, object, previous) = event;
-        state.ring_bytes += previous.as_ref().map_or(object.json().len(), |p| p.json().len());
-        state.ring.push_back(Arc::new(CacheEvent {
+        self.ring_bytes += previous.as_ref().map_or(object.json().len(), |p| p.json().len());
+        self.ring.push_back(Arc::new(CacheEvent {
             change,
             object,
             previous,
@@ -226,15 +267,16 @@ impl KindCache {
             frames: Default::default(),
             gone: OnceLock::new(),
         }));
-        while state.ring.len() > RING_EVENTS || state.ring_bytes > RING_BYTES && state.ring.len() > 64 {
-            if let Some(old) = state.ring.pop_front() {
-                state.complete_after = old.revision;
+    }
+
+    fn trim(&mut self) {
+        while self.ring.len() > RING_EVENTS || self.ring_bytes > RING_BYTES && self.ring.len() > 64 {
+            if let Some(old) = self.ring.pop_front() {
+                self.complete_after = old.revision;
                 let size = old.previous.as_ref().map_or(old.object.json().len(), |p| p.json().len());
-                state.ring_bytes = state.ring_bytes.saturating_sub(size);
+                self.ring_bytes = self.ring_bytes.saturating_sub(size);
             }
         }
-        drop(state);
-        self.changed.send_replace(revision);
     }
 }
 
@@ -268,7 +310,12 @@ pub struct Cache {
     progress: watch::Sender<u64>,
     /// The newest revision that a writer of this process was told of.
     committed: AtomicU64,
+    /// Writes under way, by the address of their bytes: a store in this process hands the very same bytes on.
     handoff: Mutex<HashMap<(usize, usize), Arc<Written>>>,
+    /// Writes that were answered but have not arrived, by revision: another process's store hands on a copy.
+    answered: Mutex<HashMap<u64, Arc<Written>>>,
+    /// Held by whoever makes the store say how far it is.
+    nudge: tokio::sync::Mutex<()>,
 }
 
 impl std::fmt::Debug for Cache {
@@ -309,6 +356,8 @@ impl Cache {
             progress: watch::Sender::new(0),
             committed: AtomicU64::new(0),
             handoff: Mutex::default(),
+            answered: Mutex::default(),
+            nudge: tokio::sync::Mutex::default(),
         });
         let revision = cache.load().await?;
         let stream = cache.store.watch(ROOT.into(), revision + 1).await?;
@@ -331,16 +380,18 @@ impl Cache {
             }
         }
         let mut kinds = self.kinds.write();
+        // Who watches what was there before finds another epoch and lists again.
+        for (prefix, kind) in kinds.iter() {
+            kind.reset(fresh.remove(prefix).unwrap_or_default(), all.revision);
+        }
         for (prefix, objects) in fresh {
             let last = objects.values().map(|o| o.revision()).max().unwrap_or(0);
             let kind = KindCache::new(all.revision);
             *kind.state.write() = State { objects, complete_after: all.revision, last, ..State::default() };
-            // Watchers of what was there before find their ring closed and list again.
-            if let Some(old) = kinds.insert(prefix, kind) {
-                old.state.write().complete_after = u64::MAX;
-                old.changed.send_replace(u64::MAX);
-            }
+            kinds.insert(prefix, kind);
         }
+        drop(kinds);
+        self.answered.lock().clear();
         self.progress.send_replace(all.revision);
         Ok(all.revision)
     }
@@ -387,28 +438,37 @@ impl Cache {
     }
 
     fn apply(&self, batch: WatchBatch) {
-        for event in batch.events {
+        let mut changes = Vec::with_capacity(batch.events.len());
+        for event in &batch.events {
             let Some((prefix, key)) = split_key(&event.kv.key) else { continue };
             let revision = event.kv.mod_revision;
-            let kind = self.kind_at(prefix);
-            match event.kind {
-                EventKind::Delete => kind.apply(key, revision, None),
-                EventKind::Put => {
-                    let written = {
-                        let value = &event.kv.value;
-                        self.handoff.lock().remove(&(value.as_ptr() as usize, value.len()))
-                    };
-                    let object = written
-                        .and_then(|w| w.object(revision))
-                        .map_or_else(|| Object::from_stored(&event.kv.value, revision), Ok);
-                    match object {
-                        Ok(object) => kind.apply(key, revision, Some(object)),
-                        Err(error) => tracing::error!(key, %error, "undecodable object in the store"),
+            let object = match event.kind {
+                EventKind::Delete => None,
+                EventKind::Put => match self.arrived(&event.kv) {
+                    Ok(object) => Some(object),
+                    Err(error) => {
+                        tracing::error!(key, %error, "undecodable object in the store");
+                        continue;
                     }
-                }
-            }
+                },
+            };
+            changes.push(Arrived { prefix, key, revision, object });
+        }
+        for same_kind in changes.chunk_by(|a, b| a.prefix == b.prefix) {
+            self.kind_at(same_kind[0].prefix).apply(same_kind);
         }
         self.progress.send_replace(batch.revision);
+    }
+
+    /// The object of a change: the writer's own if it was written here, else decoded.
+    fn arrived(&self, kv: &store::KeyValue) -> Result<Arc<Object>, api::Error> {
+        let written = if self.shared {
+            self.answered.lock().remove(&kv.mod_revision).filter(|w| w.stored == kv.value)
+        } else {
+            self.handoff.lock().remove(&(kv.value.as_ptr() as usize, kv.value.len()))
+        };
+        let object = written.and_then(|w| w.object(kv.mod_revision));
+        object.map_or_else(|| Object::from_stored(&kv.value, kv.mod_revision), Ok)
     }
 
     fn kind_at(&self, prefix: &str) -> Arc<KindCache> {
@@ -442,9 +502,22 @@ impl Cache {
 
     /// Waits until the cache holds every write that was answered before this call.
     pub async fn caught_up(&self) -> store::Result<()> {
-        let revision =
-            if self.shared { self.store.revision().await? } else { self.committed.load(Ordering::Acquire) };
-        self.wait_for(revision).await;
+        if !self.shared {
+            self.wait_for(self.committed.load(Ordering::Acquire)).await;
+            return Ok(());
+        }
+        let revision = self.store.revision().await?;
+        // A timer: who else uses the store may have written what is not watched here, and then no event ever comes.
+        if tokio::time::timeout(FOREIGN, self.wait_for(revision)).await.is_ok() {
+            return Ok(());
+        }
+        let _one = self.nudge.lock().await;
+        if self.revision() < revision {
+            // A write of our own under the watched prefix comes back after all that was before it.
+            let op = Op::Put { value: Bytes::new(), lease: None };
+            let done = self.store.txn(Txn { key: PROGRESS.into(), expect: Expect::Any, op }).await?;
+            self.wait_for(done.revision).await;
+        }
         Ok(())
     }
 
@@ -461,17 +534,22 @@ impl Cache {
 
     /// To be called by a writer when its write has ended: with its revision, or nothing if it failed.
     pub fn settled(&self, stored: &Bytes, revision: Option<u64>) {
-        match revision {
-            Some(revision) => {
-                self.committed.fetch_max(revision, Ordering::AcqRel);
-                // A store that hands out copies never meets the announcement; it must not stay for ever.
-                if self.revision() >= revision {
-                    self.handoff.lock().remove(&(stored.as_ptr() as usize, stored.len()));
-                }
+        let announced = (stored.as_ptr() as usize, stored.len());
+        let Some(revision) = revision else {
+            self.handoff.lock().remove(&announced);
+            return;
+        };
+        self.committed.fetch_max(revision, Ordering::AcqRel);
+        if self.shared {
+            let written = self.handoff.lock().remove(&announced);
+            if let Some(written) = written {
+                self.answered.lock().insert(revision, written);
             }
-            None => {
-                self.handoff.lock().remove(&(stored.as_ptr() as usize, stored.len()));
-            }
+        }
+        // It may have arrived before the answer did; then nobody asks for it any more.
+        if self.revision() >= revision {
+            self.handoff.lock().remove(&announced);
+            self.answered.lock().remove(&revision);
         }
     }
 
@@ -509,21 +587,25 @@ impl Cache {
 
     /// A watch of changes after `after`.
     pub fn watch(self: &Arc<Self>, kind: Arc<KindCache>, after: u64) -> Result<Watcher, Expired> {
-        let oldest = kind.state.read().complete_after;
+        let changed = kind.changed.subscribe();
+        let (oldest, epoch) = {
+            let state = kind.state.read();
+            (state.complete_after, state.epoch)
+        };
         if after < oldest {
             return Err(Expired { at: after, oldest });
         }
-        let changed = kind.changed.subscribe();
-        Ok(Watcher { cache: self.clone(), kind, seen: after, changed })
+        Ok(Watcher { cache: self.clone(), kind, seen: after, epoch, changed })
     }
 
     /// All objects and the watch that goes on from exactly there.
     pub fn list_and_watch(self: &Arc<Self>, kind: Arc<KindCache>, namespace: &str) -> (Snapshot, Watcher) {
         let changed = kind.changed.subscribe();
         let progress = self.revision();
+        let epoch = kind.state.read().epoch;
         let (items, last) = kind.with_last(namespace, "");
         let revision = progress.max(last);
-        let watcher = Watcher { cache: self.clone(), kind, seen: revision, changed };
+        let watcher = Watcher { cache: self.clone(), kind, seen: revision, epoch, changed };
         (Snapshot { revision, items }, watcher)
     }
 
@@ -548,6 +630,7 @@ pub struct Watcher {
     cache: Arc<Cache>,
     kind: Arc<KindCache>,
     seen: u64,
+    epoch: u64,
     changed: watch::Receiver<u64>,
 }
 
@@ -556,7 +639,7 @@ impl Watcher {
     pub fn take(&mut self) -> Result<Vec<Arc<CacheEvent>>, Expired> {
         self.changed.borrow_and_update();
         let state = self.kind.state.read();
-        if self.seen < state.complete_after && state.last > self.seen || state.complete_after == u64::MAX {
+        if self.seen < state.complete_after && state.last > self.seen || state.epoch != self.epoch {
             return Err(Expired { at: self.seen, oldest: state.complete_after });
         }
         let from = state.ring.partition_point(|e| e.revision <= self.seen);
@@ -596,7 +679,6 @@ impl Watcher {
 mod tests {
     use super::*;
     use serde_json::json;
-    use store::{Expect, Op, Txn};
 
     async fn put(cache: &Cache, key: &str, value: Value) -> u64 {
         let stored = api::object::encode_for_store(&value);

@@ -6,6 +6,7 @@
 
 mod calls;
 pub mod discovery;
+pub mod election;
 mod error;
 pub mod fake;
 pub mod gvr;

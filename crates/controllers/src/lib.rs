@@ -41,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 pub use machine::{Action, Announce, Controller, Decision, Machine, Source};
 
 /// What the controllers need to know.
+#[derive(Clone)]
 pub struct Options {
     /// The instance they work for.
     pub instance: base::Instance,

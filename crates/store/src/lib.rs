@@ -1,7 +1,8 @@
 //! Where the cluster's objects are kept: keys, values, revisions and watches, as Kubernetes needs them of etcd and no more.
 //!
 //! Promises, whichever implementation stands behind [`Store`]:
-//! - one counter of revisions for the whole store, which starts at 1 and grows by one with each change;
+//! - one counter of revisions for the whole store, which starts at 1 and grows by one with each change (keys that go with
+//!   their lease may share one);
 //! - a change is durable before its answer is given, and everybody sees the changes in the order of their revisions;
 //! - a watch misses nothing and repeats nothing between the revision it starts from and its end;
 //! - history is readable until it is compacted, and what was compacted is refused with [`Error::Compacted`].
@@ -11,6 +12,7 @@
 #[cfg(test)]
 mod conformance;
 pub mod embedded;
+pub mod etcd;
 mod hub;
 mod memory;
 mod schema;
@@ -62,6 +64,12 @@ pub enum Error {
         /// Who holds it, as it wrote of itself (`?` if it did not).
         pid: String,
     },
+    /// The value is larger than the store takes.
+    #[error("the object is larger than the store takes")]
+    TooLarge,
+    /// What the store was told of its surroundings is wrong; the text names the remedy.
+    #[error("{0}")]
+    Config(String),
     /// The disk, the network or the peer failed.
     #[error("{0}")]
     Backend(String),
@@ -224,7 +232,7 @@ pub struct Event {
 /// Changes in the order of their revisions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchBatch {
-    /// Never empty.
+    /// Empty where only the revision moved on.
     pub events: Vec<Event>,
     /// Everything under the watched prefix up to and including this revision has now been delivered.
     pub revision: u64,

@@ -1,5 +1,6 @@
 //! Docker and Kubernetes in one binary: the command line, the roles, and how they are wired. No logic lives here.
 
+mod datastore;
 mod demo;
 mod doctor;
 mod down;
@@ -45,6 +46,9 @@ enum Command {
     Demo(demo::Options),
     /// Say what this machine has and lacks, and the remedy.
     Doctor(Place),
+    /// The etcd that keeps the cluster's objects.
+    #[command(subcommand)]
+    Datastore(datastore::Command),
     /// Serve images to docker, podman, skopeo and containerd (OCI distribution).
     Registry(registry::Options),
 }
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
         Command::Env(place) => status::env(&place),
         Command::Demo(options) => demo::run(&options),
         Command::Doctor(place) => doctor::run(&place),
+        Command::Datastore(command) => datastore::run(&command),
         Command::Registry(options) => registry::run(&options),
     };
     match result {

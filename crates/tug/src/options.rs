@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::server::Roles;
 
+use crate::datastore::Datastore;
+
 /// Which instance: its folders, names, ports and ranges.
 #[derive(Debug, Clone, Args)]
 pub struct Place {
@@ -54,6 +56,9 @@ pub struct Place {
     /// Where Ingresses are served over HTTPS; 0: nowhere.
     #[arg(long, default_value_t = 0)]
     pub ingress_https_port: u16,
+    /// Where the cluster's objects are kept.
+    #[command(flatten)]
+    pub datastore: Datastore,
 }
 
 impl Place {
@@ -163,6 +168,7 @@ impl Place {
         flag("--bip", self.bip.to_string().into());
         flag("--ingress-http-port", self.ingress_http_port.to_string().into());
         flag("--ingress-https-port", self.ingress_https_port.to_string().into());
+        a.extend(self.datastore.to_arguments());
         a
     }
 }

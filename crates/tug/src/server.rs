@@ -251,8 +251,9 @@ async fn start(place: &Place, made: &Instance, parts: &Parts) -> Result<()> {
 
     notify("STATUS=API server");
     let pki = pki::Pki::open(&made.pki_dir())?;
-    let store = store::embedded::open(&made.data_dir.join("store")).context("object store")?;
+    let (store, shared) = place.datastore.open(made).context("object store")?;
     let mut options = apiserver::Options::new(made.clone(), store, pki.clone());
+    options.shared_store = shared;
     options.docs = Some(Arc::new(api_docs::Descriptions));
     options.components = vec!["scheduler".into(), "controller-manager".into()];
     let api = apiserver::ApiServer::start(options, shutdown.clone()).await.context("API server")?;
@@ -273,12 +274,26 @@ async fn start(place: &Place, made: &Instance, parts: &Parts) -> Result<()> {
     let informers = client::Informers::new(control.clone(), shutdown.clone());
     let options = controllers::Options { instance: made.clone(), pki: pki.clone() };
     let (i, s) = (informers.clone(), shutdown.clone());
+    let contend = election(made, "kube-controller-manager", shared);
     parts.spawn("controllers", async move {
-        controllers::run(options, control, i, s).await;
-        Ok::<_, anyhow::Error>(())
+        let role = |s| async {
+            controllers::run(options.clone(), control.clone(), i.clone(), s).await;
+            Ok::<_, anyhow::Error>(())
+        };
+        match contend {
+            Some(election) => client::election::lead(&control, &election, &s, role).await,
+            None => role(s).await,
+        }
     });
     let (c, i, s) = (as_user("system:kube-scheduler"), informers.clone(), shutdown.clone());
-    parts.spawn("scheduler", async move { scheduler::run(Default::default(), c, i, s).await });
+    let contend = election(made, "kube-scheduler", shared);
+    parts.spawn("scheduler", async move {
+        let role = |s| scheduler::run(Default::default(), c.clone(), i.clone(), s);
+        match contend {
+            Some(election) => client::election::lead(&c, &election, &s, role).await,
+            None => role(s).await,
+        }
+    });
 
     notify("STATUS=node");
     let user = format!("system:node:{}", made.node_name);
@@ -309,6 +324,12 @@ async fn start(place: &Place, made: &Instance, parts: &Parts) -> Result<()> {
     }
 
     node_ready(&informers, &made.node_name).await
+}
+
+/// What a role contends for where other servers use the same objects; alone, it need not.
+fn election(made: &Instance, name: &str, shared: bool) -> Option<client::election::Election> {
+    let (namespace, identity) = ("kube-system".to_owned(), made.node_name.clone());
+    shared.then(|| client::election::Election { namespace, name: name.to_owned(), identity })
 }
 
 /// Resolves when the node's object says Ready.

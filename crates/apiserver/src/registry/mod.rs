@@ -112,6 +112,7 @@ pub fn store_failure(error: store::Error) -> Status {
         store::Error::Compacted { .. } => Status::expired(
             "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.",
         ),
+        store::Error::TooLarge => Status::too_large("etcdserver: request is too large"),
         store::Error::Closed => Status::unavailable("the server is shutting down"),
         error => Status::internal(error),
     }
