@@ -233,7 +233,7 @@ mod tests {
             "released, so the next does not wait until it expires"
         );
         let lease = fake.get(&gvr::LEASES, "kube-system", "l").unwrap();
-        assert_eq!(lease.value()["spec"]["leaseTransitions"], 2);
+        assert_eq!(lease.value()["spec"]["leaseTransitions"], 1);
         b.cancel();
     }
 
