@@ -218,11 +218,18 @@ pub fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
     let (_, mut moves) = server.cache.list_and_watch(endpoints.clone(), "");
     tokio::spawn(async move {
         register_local(&server).await;
+        // Documents list the services as they are specified; availability is looked after where it changes.
+        let mut known = Vec::new();
         loop {
             let all = services.all("");
             let gone = |name: &String| !all.iter().any(|s| s.name() == name);
             server.remote.resources.lock().retain(|name, _| !gone(name));
-            server.documents.clear();
+            let now: Vec<(String, i64)> =
+                all.iter().map(|s| (s.uid().to_owned(), api::meta::generation(s.value()))).collect();
+            if now != known {
+                server.documents.clear();
+                known = now;
+            }
             let judge = async |service: Arc<Object>| {
                 if let Err(status) = check(&server, &service).await {
                     tracing::warn!(service = service.name(), error = %status.message, "availability not written");

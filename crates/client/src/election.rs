@@ -171,9 +171,8 @@ impl Contender<'_> {
             self.client.update(&gvr::LEASES, &new).await.map(|_| ())
         };
         // Whoever comes next waits until it has expired instead.
-        match tokio::time::timeout(RETRY, released).await {
-            Ok(Err(error)) => tracing::debug!(lease = name, %error, "not released"),
-            Ok(Ok(())) | Err(_) => {}
+        if let Ok(Err(error)) = tokio::time::timeout(RETRY, released).await {
+            tracing::debug!(lease = name, %error, "not released");
         }
     }
 }
