@@ -4,14 +4,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use indexmap::IndexMap;
 use ipnet::IpNet;
+use network::{PortRequest, RouteSpec};
 
 use crate::container::{Attached, Container, Phase};
-use crate::error::{Error, Result, conflict, forbidden, invalid, not_found, system};
+use crate::error::{Error, Result, forbidden, invalid, not_found, system};
 use crate::files::Line;
 use crate::model::{EndpointSettings, NetworkConnect};
-use crate::networks::Net;
+use crate::networks::{Driver, GatewayMode, Net, user_defined};
 use crate::ports::{self, Published};
 use crate::{Engine, create, networks, resolver, validate};
 
@@ -24,7 +24,7 @@ pub(crate) struct Links {
     pub variables: Vec<String>,
 }
 
-fn netns(pid: u32) -> PathBuf {
+pub(crate) fn netns(pid: u32) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/ns/net"))
 }
 
@@ -33,66 +33,83 @@ fn owner(container: &Container, endpoint: &str) -> String {
     format!("{}/{endpoint}", container.id)
 }
 
+/// The error of a start that its networks fail, in the original's words.
+fn networking(error: Error) -> Error {
+    error.map(|text| format!("failed to set up container networking: {text}"))
+}
+
 impl Engine {
     /// Takes addresses on every network of the container, and resolves its links.
     pub(crate) async fn prepare_endpoints(self: &Arc<Self>, container: &Arc<Container>) -> Result<Links> {
         let asked = container.lock().asked.endpoints.clone();
-        let mut attached = IndexMap::new();
-        let last: IndexMap<String, Attached> = container.lock().life.attached.clone();
-        for (number, (name, settings)) in asked.iter().enumerate() {
-            let net = self.networks.get(name)?;
-            let result = self.allocate(container, &net, settings, last.get(name), number);
-            match result {
-                Ok(one) => {
-                    attached.insert(name.clone(), one);
-                }
-                Err(error) => {
-                    container.lock().life.attached = attached;
-                    self.disconnect_all(container).await;
-                    return Err(error);
-                }
+        let last = std::mem::take(&mut container.lock().life.attached);
+        for (name, settings) in &asked {
+            let one = async {
+                let net = self.networks.get(name)?;
+                networks::check_endpoint(&net.record.name, Some(&net), settings)?;
+                let attached = self.allocate(container, &net, settings, last.get(name))?;
+                container.lock().life.attached.insert(name.clone(), attached);
+                Ok(())
+            };
+            if let Err(error) = one.await {
+                self.disconnect_all(container).await;
+                return Err(networking(error));
             }
         }
-        container.lock().life.attached = attached;
         self.links(container)
     }
 
+    /// Takes addresses for one connection. Takes none if it fails.
     fn allocate(
         &self,
         container: &Container,
         net: &Net,
         settings: &EndpointSettings,
         last: Option<&Attached>,
-        number: usize,
     ) -> Result<Attached> {
+        let (without6, ifname) = {
+            let inner = container.lock();
+            let off = |key: &str| inner.asked.host.sysctls.get(key).is_some_and(|v| v == "1");
+            let taken = |name: &str| inner.life.attached.values().any(|a| a.ifname == name);
+            let prefix = net.bridge().map_or("eth", |o| o.prefix.as_str());
+            let ifname = match networks::interface_name(settings) {
+                Some(name) if taken(name) => {
+                    return Err(invalid(format!("interface name {name} is already used in the container")));
+                }
+                Some(name) => name.to_owned(),
+                None => (0..).map(|n| format!("{prefix}{n}")).find(|n| !taken(n)).unwrap_or_default(),
+            };
+            (off("net.ipv6.conf.all.disable_ipv6"), ifname)
+        };
         let endpoint_id = base::rng::hex(32);
+        let who = owner(container, &endpoint_id);
         let mut attached = Attached {
             network_id: net.record.id.clone(),
-            endpoint_id: endpoint_id.clone(),
+            endpoint_id,
             address: IpNet::V4(Default::default()),
+            address6: None,
             gateway: None,
+            gateway6: None,
             mac: settings.mac_address.clone(),
             host_ifname: String::new(),
-            ifname: format!("eth{number}"),
+            ifname,
         };
-        let Some(pool) = net.v4() else { return Ok(attached) };
-        let who = owner(container, &endpoint_id);
-        let fixed = settings.ipam_config.as_ref().map(|i| i.ipv4_address.as_str()).filter(|a| !a.is_empty());
-        let address = match fixed {
-            Some(text) => {
-                let address: IpAddr =
-                    text.parse().map_err(|_| invalid(format!("invalid IPv4 address: {text}")))?;
-                pool.addresses.allocate(&who, Some(address))?
+        let ipam = settings.ipam_config.clone().unwrap_or_default();
+        for v6 in [false, true] {
+            if net.family(v6).next().is_none() || (v6 && without6) {
+                continue;
             }
-            // The address it had before, if nobody took it meanwhile.
-            None => match last.map(|l| pool.addresses.allocate(&who, Some(l.address.addr()))) {
-                Some(Ok(address)) => address,
-                _ => pool.addresses.allocate(&who, None)?,
-            },
-        };
-        attached.address =
-            IpNet::new(address, pool.subnet.prefix_len()).map_err(|e| system(format!("{address}: {e}")))?;
-        attached.gateway = Some(pool.gateway).filter(|_| !net.record.internal);
+            let text = if v6 { &ipam.ipv6_address } else { &ipam.ipv4_address };
+            let before = last.and_then(|l| if v6 { l.address6 } else { l.address4() }).map(|a| a.addr());
+            let (address, gateway) =
+                address(net, v6, &who, text, before).inspect_err(|_| net.release(&who))?;
+            let gateway = gateway.filter(|_| !net.record.internal);
+            if v6 {
+                (attached.address6, attached.gateway6) = (Some(address), gateway);
+            } else {
+                (attached.address, attached.gateway) = (address, gateway);
+            }
+        }
         Ok(attached)
     }
 
@@ -108,50 +125,84 @@ impl Engine {
         if asked.keys().all(|n| n == "none") {
             return Ok(self.network.loopback_up(&netns(pid)).await?);
         }
-        let gateway_of = self.gateway_network(container);
+        let gateways = self.gateways(container);
+        container.lock().life.gateways.clone_from(&gateways);
         for (name, settings) in &asked {
             let net = self.networks.get(name)?;
-            self.plug(container, &net, settings, pid, gateway_of.as_deref() == Some(name.as_str())).await?;
+            let leads = |g: &Option<String>| g.as_deref() == Some(name.as_str());
+            let default = [leads(&gateways[0]), leads(&gateways[1])];
+            self.plug(container, &net, settings, pid, default).await.map_err(networking)?;
         }
-        self.publish(container)?;
+        self.publish(container).map_err(networking)?;
         self.serve_names(container, pid).await;
         Ok(())
     }
 
-    /// The network that the default route leads to: the highest priority, else the first that is not internal.
-    fn gateway_network(&self, container: &Container) -> Option<String> {
+    /// The networks that the default routes of IPv4 and IPv6 lead to: the highest priority first, then those that have
+    /// both families, then by name.
+    fn gateways(&self, container: &Container) -> [Option<String>; 2] {
         let inner = container.lock();
-        let mut best: Option<(&String, i64)> = None;
+        let mut candidates = Vec::new();
         for (name, settings) in &inner.asked.endpoints {
-            let has_gateway = inner.life.attached.get(name).is_some_and(|a| a.gateway.is_some());
-            if has_gateway && best.is_none_or(|(_, priority)| settings.gw_priority > priority) {
-                best = Some((name, settings.gw_priority));
+            let Some(attached) = inner.life.attached.get(name) else { continue };
+            let Ok(net) = self.networks.get(name) else { continue };
+            if net.record.internal {
+                continue;
             }
+            let outside = matches!(net.driver, Driver::Vlan(_));
+            let has = [
+                attached.gateway.is_some() || (outside && attached.address4().is_some()),
+                attached.gateway6.is_some() || (outside && attached.address6.is_some()),
+            ];
+            candidates.push((name.clone(), settings.gw_priority, has));
         }
-        best.map(|(name, _)| name.clone())
+        candidates.sort_by(|(a, p, has), (b, q, had)| {
+            let both = |has: &[bool; 2]| has[0] && has[1];
+            q.cmp(p).then_with(|| both(had).cmp(&both(has))).then_with(|| a.cmp(b))
+        });
+        [0, 1].map(|v6| candidates.iter().find(|(_, _, has)| has[v6]).map(|(name, _, _)| name.clone()))
     }
 
+    /// Makes one interface; `default` says for IPv4 and IPv6 whether the default route leads to this network.
     async fn plug(
         self: &Arc<Self>,
         container: &Arc<Container>,
         net: &Arc<Net>,
         settings: &EndpointSettings,
         pid: u32,
-        default_route: bool,
+        default: [bool; 2],
     ) -> Result<()> {
         let name = &net.record.name;
         let Some(attached) = container.lock().life.attached.get(name).cloned() else { return Ok(()) };
-        if net.record.bridge.is_empty() {
-            return Ok(());
+        let uplink = match &net.driver {
+            Driver::Bridge(_) => None,
+            Driver::Vlan(options) => Some(options.uplink(&net.record.bridge)),
+            Driver::Host | Driver::Null => return Ok(()),
+        };
+        self.link_up(net).await?;
+        let mut routes = Vec::new();
+        if let Driver::Vlan(options) = &net.driver
+            && options.routes_itself()
+        {
+            let all = [IpNet::V4(Default::default()), IpNet::V6(Default::default())];
+            let wanted = all.into_iter().zip(default).filter(|(_, wanted)| *wanted);
+            routes.extend(wanted.map(|(destination, _)| RouteSpec { destination, via: None }));
         }
-        self.bridge_up(net).await?;
+        let v6 = |gateway: IpAddr| match gateway {
+            IpAddr::V6(a) => Some(a),
+            IpAddr::V4(_) => None,
+        };
         let spec = network::AttachSpec {
             netns: netns(pid),
             bridge: net.record.bridge.clone(),
             ifname: attached.ifname.clone(),
             mac: networks::mac(&settings.mac_address),
-            addresses: vec![attached.address],
-            gateway: attached.gateway.filter(|_| default_route),
+            addresses: attached.addresses().collect(),
+            gateway: attached.gateway.filter(|_| default[0]),
+            gateway6: attached.gateway6.filter(|_| default[1]).and_then(v6),
+            routes,
+            sysctls: networks::interface_parameters(settings, &attached.ifname),
+            uplink,
             ..network::AttachSpec::default()
         };
         let made = self.network.attach(&spec).await?;
@@ -163,9 +214,7 @@ impl Engine {
                 a.mac = mac.join(":");
             }
         }
-        if net.user_defined() {
-            net.enter(&container.id, &self.dns_names(container, settings), attached.address.addr());
-        }
+        net.enter(&container.id, &self.dns_names(container, settings), &attached);
         self.network_event(net, "connect", &[("container", container.id.clone())]);
         Ok(())
     }
@@ -184,79 +233,105 @@ impl Engine {
         names
     }
 
-    /// Publishes the container's ports at the address of its default route.
+    /// Where published ports lead, for IPv4 and IPv6: to the addresses on the networks of the default routes.
+    fn targets(&self, container: &Container) -> [Option<(Arc<Net>, IpAddr)>; 2] {
+        let inner = container.lock();
+        [0, 1].map(|v6| {
+            let name = inner.life.gateways[v6].as_ref()?;
+            let attached = inner.life.attached.get(name)?;
+            let address = if v6 == 1 { attached.address6 } else { attached.address4() }?;
+            let net = self.networks.get(name).ok()?;
+            net.bridge()?;
+            Some((net, address.addr()))
+        })
+    }
+
+    /// Publishes the container's ports; what it had published before is as it is asked for now.
     fn publish(&self, container: &Container) -> Result<()> {
-        let gateway_of = self.gateway_network(container);
-        let (wanted, target) = {
+        let wanted = {
             let inner = container.lock();
-            let wanted = ports::wanted(&inner.asked.config, &inner.asked.host)?;
-            let target = gateway_of.and_then(|n| inner.life.attached.get(&n).map(|a| a.address.addr()));
-            (wanted, target)
+            ports::wanted(&inner.asked.config, &inner.asked.host)?
         };
-        let (Some(target), false) = (target, wanted.is_empty()) else { return Ok(()) };
-        // One call for all of them unless a range lets us choose; then each of it is tried in turn.
-        let mut mappings = Vec::new();
+        let targets = self.targets(container);
+        if wanted.is_empty() || targets.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        let mode = |v6: usize| {
+            let options = targets[v6].as_ref().and_then(|(net, _)| net.bridge());
+            options.map_or(GatewayMode::Nat, |o| o.modes[v6])
+        };
+        let binding = targets.iter().flatten().find_map(|(net, _)| net.bridge()?.binding);
+        let mut requests = Vec::new();
+        let mut exposed = Vec::new();
         let mut published: Vec<Published> = Vec::new();
-        let failed = |e: network::Error| {
-            let _ = self.network.ports().unpublish(&container.id);
-            system(format!(
-                "driver failed programming external connectivity on endpoint {} ({}): {e}",
-                container.name(),
-                container.short()
-            ))
-        };
-        let done = |made: Vec<network::PortMapping>, published: &mut Vec<Published>| {
-            for m in made {
-                let kind = match m.proto {
-                    network::Proto::Tcp => ports::Kind::Tcp,
-                    network::Proto::Udp => ports::Kind::Udp,
-                    network::Proto::Sctp => ports::Kind::Sctp,
-                };
-                let port = ports::Port { number: m.container_port, proto: kind };
-                published.push(Published { port, host_ip: m.host_ip, host_port: m.host_port });
-            }
-        };
-        for w in wanted {
-            if w.host_ip == ports::ANY6 || w.host_ip.is_ipv6() != target.is_ipv6() {
-                continue;
-            }
-            let mapping = |host_port| network::PortMapping {
-                proto: w.port.proto.proto(),
-                host_ip: w.host_ip,
-                host_port,
-                container_ip: target,
-                container_port: w.port.number,
-            };
-            if w.from == w.to {
-                mappings.push(mapping(w.from));
-                continue;
-            }
-            let mut last = None;
-            for port in w.from..=w.to {
-                match self.network.ports().publish(&container.id, &[mapping(port)]) {
-                    Ok(made) => {
-                        done(made, &mut published);
-                        last = None;
-                        break;
-                    }
-                    Err(e) => last = Some(e),
+        let mut ipv6 = None;
+        for w in &wanted {
+            let mut pairs = Vec::new();
+            for v6 in [0, 1] {
+                // A container without IPv6 is reached from there all the same, by passing on.
+                let own = targets[v6].as_ref().map(|(_, address)| *address);
+                let target = own.or_else(|| targets[0].as_ref().filter(|_| v6 == 1).map(|(_, a)| *a));
+                let (Some(target), Some(host)) = (target, w.host_address(v6 == 1, binding)) else { continue };
+                if own.is_some() && mode(v6) == GatewayMode::Routed {
+                    exposed.push((w.port.proto.proto(), target, w.port.number));
+                    published.push(Published { port: w.port, host_ip: ports::any(v6 == 1), host_port: 0 });
+                } else if v6 == 0 || *ipv6.get_or_insert_with(network::ports::ipv6) {
+                    pairs.push((host, target));
                 }
             }
-            if let Some(e) = last {
-                return Err(failed(e));
+            if !pairs.is_empty() {
+                let (proto, container_port) = (w.port.proto.proto(), w.port.number);
+                requests.push(PortRequest { proto, container_port, from: w.from, to: w.to, pairs });
             }
         }
-        if !mappings.is_empty() {
-            done(self.network.ports().publish(&container.id, &mappings).map_err(failed)?, &mut published);
-        }
+        let made = self
+            .network
+            .ports()
+            .expose(&container.id, &exposed)
+            .and_then(|()| self.network.ports().request(&container.id, &requests))
+            .map_err(|e| {
+                let _ = self.network.ports().unpublish(&container.id);
+                self.port_error(container, e)
+            })?;
+        published.extend(made.into_iter().map(|m| Published {
+            port: ports::Port { number: m.container_port, proto: m.proto.into() },
+            host_ip: m.host_ip,
+            host_port: m.host_port,
+        }));
         published.sort_by_key(|p| (p.port, p.host_ip, p.host_port));
         container.lock().life.ports = published;
         Ok(())
     }
 
+    /// Why ports could not be published, with the name of whoever has them.
+    fn port_error(&self, container: &Container, error: network::Error) -> Error {
+        let text = match &error {
+            network::Error::PortTaken { host_ip, host_port, owner, .. } => {
+                let holder = match (self.by_id(owner), owner.strip_prefix("pod:")) {
+                    (Some(other), _) if other.id == container.id => "this container itself".to_owned(),
+                    (Some(other), _) => format!("container {}", other.name()),
+                    (None, Some(pod)) => format!("pod {pod}"),
+                    (None, None) => owner.clone(),
+                };
+                let place = std::net::SocketAddr::new(*host_ip, *host_port);
+                format!("Bind for {place} failed: port is already allocated (by {holder})")
+            }
+            other => other.to_string(),
+        };
+        let endpoint = {
+            let inner = container.lock();
+            let name = inner.life.gateways.iter().flatten().next();
+            name.and_then(|n| inner.life.attached.get(n)).map(|a| a.endpoint_id.clone()).unwrap_or_default()
+        };
+        system(format!(
+            "driver failed programming external connectivity on endpoint {} ({endpoint}): {text}",
+            container.name()
+        ))
+    }
+
     /// Serves names inside a container of user networks.
     async fn serve_names(self: &Arc<Self>, container: &Arc<Container>, pid: u32) {
-        let user = container.lock().life.attached.keys().any(|n| !networks::PREDEFINED.contains(&n.as_str()));
+        let user = container.lock().life.attached.keys().any(|n| user_defined(n));
         if !user || container.resolver.lock().is_some() {
             return;
         }
@@ -270,24 +345,52 @@ impl Engine {
 
     /// After a restart of the daemon: what a running container has is entered again.
     pub(crate) async fn rejoin(self: &Arc<Self>, container: &Arc<Container>) {
-        let (attached, asked, pid) = {
+        let (attached, asked, pid, published) = {
             let inner = container.lock();
-            (inner.life.attached.clone(), inner.asked.endpoints.clone(), inner.life.pid)
+            let life = &inner.life;
+            (life.attached.clone(), inner.asked.endpoints.clone(), life.pid, life.ports.clone())
         };
         for (name, one) in &attached {
             let Ok(net) = self.networks.get(name) else { continue };
-            if let Some(pool) = net.v4()
-                && let Err(error) =
-                    pool.addresses.allocate(&owner(container, &one.endpoint_id), Some(one.address.addr()))
-            {
-                tracing::error!(container = %container.short(), %error, "its address is not its own any more");
+            for address in one.addresses() {
+                let Some(pool) = net.pool_of(address.addr()) else { continue };
+                let who = owner(container, &one.endpoint_id);
+                if let Err(error) = pool.addresses.allocate(&who, Some(address.addr())) {
+                    tracing::error!(container = %container.short(), %error, "its address is not its own any more");
+                }
             }
-            if net.user_defined() {
-                let settings = asked.get(name).cloned().unwrap_or_default();
-                net.enter(&container.id, &self.dns_names(container, &settings), one.address.addr());
+            if let Err(error) = self.link_up(&net).await {
+                tracing::error!(network = %name, %error, "the network's link is not as it should be");
             }
+            let settings = asked.get(name).cloned().unwrap_or_default();
+            net.enter(&container.id, &self.dns_names(container, &settings), one);
+        }
+        if let Err(error) = self.publish_again(container, &published) {
+            tracing::error!(container = %container.short(), %error, "its ports are not as they were");
         }
         self.serve_names(container, pid).await;
+    }
+
+    /// Publishes the same ports at the same places: the kernel's table still has most of them, but not those whose
+    /// connections are passed on.
+    fn publish_again(&self, container: &Container, published: &[Published]) -> Result<()> {
+        let targets = self.targets(container).map(|t| t.map(|(_, address)| address));
+        let requests: Vec<PortRequest> = published
+            .iter()
+            .filter(|p| p.host_port != 0)
+            .filter_map(|p| {
+                let target = targets[usize::from(p.host_ip.is_ipv6())].or(targets[0])?;
+                Some(PortRequest {
+                    proto: p.port.proto.proto(),
+                    container_port: p.port.number,
+                    from: p.host_port,
+                    to: p.host_port,
+                    pairs: vec![(p.host_ip, target)],
+                })
+            })
+            .collect();
+        self.network.ports().request(&container.id, &requests)?;
+        Ok(())
     }
 
     /// Gives back what a container has on its networks. Its interfaces go with its namespace, but that may take a
@@ -296,6 +399,7 @@ impl Engine {
         let attached = {
             let mut inner = container.lock();
             inner.life.ports.clear();
+            inner.life.gateways = Default::default();
             std::mem::take(&mut inner.life.attached)
         };
         if let Err(error) = self.network.ports().unpublish(&container.id) {
@@ -304,7 +408,7 @@ impl Engine {
         for (name, one) in attached {
             let Ok(net) = self.networks.get(&name) else { continue };
             net.leave(&container.id);
-            if !one.host_ifname.is_empty() {
+            if !one.mac.is_empty() {
                 self.network_event(&net, "disconnect", &[("container", container.id.clone())]);
             }
             let (engine, container) = (self.clone(), container.clone());
@@ -312,9 +416,7 @@ impl Engine {
                 if let Err(error) = engine.network.detach(&one.host_ifname).await {
                     tracing::warn!(container = %container.short(), %error, "its interface could not be removed");
                 }
-                if let Some(pool) = net.v4() {
-                    pool.addresses.release(&owner(&container, &one.endpoint_id));
-                }
+                net.release(&owner(&container, &one.endpoint_id));
             };
             self.tasks.spawn(detach);
         }
@@ -322,7 +424,8 @@ impl Engine {
 
     /// The address at which containers of the default network reach this machine.
     pub fn host_gateway(&self) -> Option<String> {
-        Some(self.networks.get("bridge").ok()?.v4()?.gateway.to_string())
+        let bridge = self.networks.get("bridge").ok()?;
+        bridge.family(false).find_map(|p| p.gateway).map(|g| g.to_string())
     }
 
     /// Hosts and variables of links, and extra hosts.
@@ -341,20 +444,30 @@ impl Engine {
             };
             out.extra.push((address, vec![host_name.to_owned()]));
         }
-        for link in &host.links {
+        // On a network of their own containers find each other by name; there a link is an alias.
+        for link in host.links.iter().filter(|_| !user_defined(&host.network_mode)) {
             let (target, alias) = create::parse_link(link)?;
             let other = self.find(target)?;
             let inner = other.lock();
             if !inner.life.phase.alive() {
-                return Err(conflict(format!(
+                return Err(system(format!(
                     "Cannot link to a non running container: /{} AS /{name}/{alias}",
                     inner.asked.name
                 )));
             }
-            let Some(attached) = inner.life.attached.values().next() else { continue };
+            let Some(attached) = inner.life.attached.get("bridge") else {
+                return Err(system(format!(
+                    "Cannot link to /{}, as it does not belong to the default network",
+                    inner.asked.name
+                )));
+            };
+            let mut names = vec![alias.to_owned(), inner.asked.config.hostname.clone()];
+            if alias != inner.asked.name {
+                names.push(inner.asked.name.clone());
+            }
+            names.retain(|n| !n.is_empty());
+            out.extra.extend(attached.addresses().map(|a| (a.addr().to_string(), names.clone())));
             let address = attached.address.addr().to_string();
-            let names = vec![alias.to_owned(), other.short().to_owned(), inner.asked.name.clone()];
-            out.extra.push((address.clone(), names));
             let prefix = alias.replace('-', "_").to_ascii_uppercase();
             let exposed = ports::exposed(&inner.asked.config, &inner.asked.host)?;
             if let Some(first) = exposed.first() {
@@ -384,83 +497,150 @@ impl Engine {
 
     /// `docker network connect`.
     pub async fn network_connect(self: &Arc<Self>, reference: &str, request: NetworkConnect) -> Result<()> {
-        let net = self.networks.get(reference)?;
         let container = self.find(&request.container)?;
         let _op = container.op.lock().await;
+        let net = self.networks.get(reference)?;
         let settings = request.endpoint_config;
-        networks::check_endpoint(&net, &settings)?;
         let name = net.record.name.clone();
-        let (mode, phase, already) = {
+        let (mode, phase, asked) = {
             let inner = container.lock();
-            (
-                inner.asked.host.network_mode.clone(),
-                inner.life.phase,
-                inner.asked.endpoints.contains_key(&name),
-            )
+            let asked: Vec<String> = inner.asked.endpoints.keys().cloned().collect();
+            (inner.asked.host.network_mode.clone(), inner.life.phase, asked)
         };
-        validate::not_going(phase, "connected to a network")?;
+        not_removed(&container, phase)?;
         if mode.starts_with("container:") {
-            return Err(forbidden(
-                "container sharing network namespace with another container or host cannot be connected to any other network",
+            return Err(invalid(SHARED));
+        }
+        networks::check_endpoint(&name, Some(&net), &settings)?;
+        if net.record.config_only {
+            return Err(forbidden(format!("cannot connect container to configuration network {name}")));
+        }
+        if mode != "host" && name == "host" {
+            return Err(invalid(
+                "cannot connect container to host network - container must be created in host network mode",
             ));
         }
-        if mode == "host" || name == "host" {
-            return Err(forbidden(
-                "container cannot be disconnected from host network or connected to host network",
-            ));
-        }
-        if name == "none" || (mode == "none" && phase.alive()) {
-            return Err(forbidden(
-                "container cannot be connected to multiple networks with one of the networks in private (none) mode",
-            ));
-        }
-        if already {
+        if asked.contains(&name) {
+            if !phase.alive() {
+                return Ok(());
+            }
             return Err(forbidden(format!(
                 "endpoint with name {} already exists in network {name}",
                 container.name()
             )));
         }
+        if mode == "host" || name == "host" {
+            return Err(invalid(SHARED));
+        }
+        if !asked.is_empty() && (name == "none" || asked.iter().any(|n| n == "none")) {
+            return Err(invalid(
+                "container cannot be connected to multiple networks with one of the networks in private (none) mode",
+            ));
+        }
+        // The default routes may lead elsewhere with it, which depends on what is asked of it.
+        container.lock().asked.endpoints.insert(name.clone(), settings.clone());
         if phase.alive() {
-            let number = {
-                let inner = container.lock();
-                (0..)
-                    .find(|n| !inner.life.attached.values().any(|a| a.ifname == format!("eth{n}")))
-                    .unwrap_or(0)
-            };
-            let attached = self.allocate(&container, &net, &settings, None, number)?;
-            let (pid, endpoint, first) = {
-                let mut inner = container.lock();
-                let first = inner.life.attached.values().all(|a| a.gateway.is_none());
-                let endpoint = attached.endpoint_id.clone();
-                inner.life.attached.insert(name.clone(), attached);
-                (inner.life.pid, endpoint, first)
-            };
-            if let Err(error) = self.plug(&container, &net, &settings, pid, first).await {
-                container.lock().life.attached.shift_remove(&name);
-                if let Some(pool) = net.v4() {
-                    pool.addresses.release(&owner(&container, &endpoint));
-                }
+            if let Err(error) = self.connect_live(&container, &net, &settings).await {
+                container.lock().asked.endpoints.shift_remove(&name);
                 return Err(error);
-            }
-            if net.user_defined() && container.resolver.lock().is_none() {
-                // Its resolv.conf is the file that it has mounted: written in place it is seen at once.
-                let host = container.lock().asked.host.clone();
-                crate::files::write(&container.dir, "resolv.conf", &crate::files::resolv(&host, true))?;
-                self.serve_names(&container, pid).await;
             }
         } else {
             self.network_event(&net, "connect", &[("container", container.id.clone())]);
-        }
-        {
             let mut inner = container.lock();
-            if inner.asked.endpoints.keys().all(|n| n == "none") {
-                inner.asked.endpoints.clear();
+            if inner.asked.endpoints.len() == 1 {
                 inner.asked.host.network_mode.clone_from(&name);
             }
-            inner.asked.endpoints.insert(name, settings);
         }
         container.save_life();
         container.save_asked()
+    }
+
+    async fn connect_live(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        net: &Arc<Net>,
+        settings: &EndpointSettings,
+    ) -> Result<()> {
+        let name = &net.record.name;
+        let attached = self.allocate(container, net, settings, None)?;
+        let pid = {
+            let mut inner = container.lock();
+            inner.life.attached.insert(name.clone(), attached.clone());
+            inner.life.pid
+        };
+        let made = match self.plug(container, net, settings, pid, [false; 2]).await {
+            Ok(()) => self.reroute(container).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = made {
+            let made = container.lock().life.attached.shift_remove(name);
+            net.leave(&container.id);
+            if let Some(made) = made.filter(|a| !a.mac.is_empty()) {
+                self.unplug(net, &made, pid).await?;
+                self.reroute(container).await?;
+            }
+            net.release(&owner(container, &attached.endpoint_id));
+            return Err(error);
+        }
+        if net.user_defined() && container.resolver.lock().is_none() {
+            // Its resolv.conf is the file that it has mounted: written in place it is seen at once.
+            let host = container.lock().asked.host.clone();
+            crate::files::write(&container.dir, "resolv.conf", &crate::files::resolv(&host, true))?;
+            self.serve_names(container, pid).await;
+        }
+        self.own_hosts(container, &attached, true)
+    }
+
+    /// Removes one interface of a running container.
+    async fn unplug(&self, net: &Net, attached: &Attached, pid: u32) -> Result<()> {
+        if matches!(net.driver, Driver::Vlan(_)) {
+            return Ok(self.network.detach_in(&netns(pid), &attached.ifname).await?);
+        }
+        Ok(self.network.detach(&attached.host_ifname).await?)
+    }
+
+    /// Leads the default routes of a running container, and its published ports, where they belong by now.
+    async fn reroute(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        let new = self.gateways(container);
+        let (old, pid, attached) = {
+            let mut inner = container.lock();
+            let old = std::mem::replace(&mut inner.life.gateways, new.clone());
+            (old, inner.life.pid, inner.life.attached.clone())
+        };
+        if new == old {
+            return Ok(());
+        }
+        for v6 in [0, 1] {
+            let Some(name) = new[v6].as_ref().filter(|_| new[v6] != old[v6]) else { continue };
+            let Some(one) = attached.get(name) else { continue };
+            let via = if v6 == 1 { one.gateway6 } else { one.gateway };
+            let itself = matches!(&self.networks.get(name)?.driver, Driver::Vlan(o) if o.routes_itself());
+            if via.is_some() || itself {
+                let destination =
+                    if v6 == 1 { IpNet::V6(Default::default()) } else { IpNet::V4(Default::default()) };
+                let route = network::link::Route { destination, via, source: None };
+                self.network.link().ensure_route_in(&netns(pid), &one.ifname, &route).await?;
+            }
+        }
+        self.network.ports().unpublish(&container.id)?;
+        container.lock().life.ports.clear();
+        self.publish(container)
+    }
+
+    /// The container's own names in its hosts file, for one connection.
+    fn own_hosts(&self, container: &Container, attached: &Attached, add: bool) -> Result<()> {
+        let path = container.dir.join("hosts");
+        let text = std::fs::read_to_string(&path).map_err(Error::io(path.display()))?;
+        let own: Vec<String> = attached.addresses().map(|a| a.addr().to_string()).collect();
+        let of = |line: &str| own.iter().any(|a| line.split_whitespace().next() == Some(a));
+        let mut new: String = text.lines().filter(|l| !of(l)).map(|l| format!("{l}\n")).collect();
+        if add {
+            let names = crate::files::own_names(&container.lock().asked.config);
+            for address in own {
+                new.push_str(&format!("{address}\t{}\n", names.join(" ")));
+            }
+        }
+        crate::files::write(&container.dir, "hosts", &new)
     }
 
     /// `docker network disconnect`.
@@ -470,43 +650,108 @@ impl Engine {
         container: &str,
         force: bool,
     ) -> Result<()> {
-        let net = self.networks.get(reference)?;
         let container = match self.find(container) {
-            Err(Error::NotFound(_)) if force => return Ok(()),
+            Err(Error::NotFound(_)) if force => {
+                self.networks.get(reference)?;
+                return Err(not_found(format!("endpoint {container} not found")));
+            }
             other => other?,
         };
         let _op = container.op.lock().await;
-        let name = net.record.name.clone();
-        if name == "host" {
-            return Err(forbidden(
-                "container cannot be disconnected from host network or connected to host network",
+        let net = self.networks.get(reference);
+        let phase = container.phase();
+        not_removed(&container, phase)?;
+        let name = match &net {
+            Ok(net) => net.record.name.clone(),
+            // What is gone can still be taken off the list.
+            Err(_) if force || !phase.alive() => reference.to_owned(),
+            Err(error) => return Err(error.clone()),
+        };
+        if phase.alive() && container.lock().asked.host.network_mode == "host" && name == "host" {
+            return Err(invalid(
+                "cannot disconnect container from host network - container was created in host network mode",
             ));
         }
-        let (known, attached, phase) = {
+        let (known, attached, pid) = {
             let mut inner = container.lock();
             let known = inner.asked.endpoints.shift_remove(&name).is_some();
-            let attached = inner.life.attached.shift_remove(&name);
-            (known, attached, inner.life.phase)
+            (known, inner.life.attached.shift_remove(&name), inner.life.pid)
         };
         if !known {
-            return Err(not_found(format!("container {} is not connected to network {name}", container.id)));
+            let article = if phase.alive() { "" } else { "the " };
+            return Err(system(format!(
+                "container {} is not connected to {article}network {name}",
+                container.id
+            )));
         }
-        net.leave(&container.id);
-        if let Some(one) = attached.filter(|_| phase.alive() || phase == Phase::Created) {
-            let published = !container.lock().life.ports.is_empty();
-            self.network.detach(&one.host_ifname).await?;
-            if let Some(pool) = net.v4() {
-                pool.addresses.release(&owner(&container, &one.endpoint_id));
-            }
-            if published {
-                // They led to that address; another network's address takes over if there is one.
-                self.network.ports().unpublish(&container.id)?;
-                container.lock().life.ports.clear();
-                self.publish(&container)?;
-            }
+        if let (Some(one), Ok(net)) = (attached, &net) {
+            net.leave(&container.id);
+            self.unplug(net, &one, pid).await?;
+            net.release(&owner(&container, &one.endpoint_id));
+            self.own_hosts(&container, &one, false)?;
+            self.reroute(&container).await?;
         }
-        self.network_event(&net, "disconnect", &[("container", container.id.clone())]);
+        if let Ok(net) = &net {
+            self.network_event(net, "disconnect", &[("container", container.id.clone())]);
+        }
         container.save_life();
         container.save_asked()
     }
+}
+
+const SHARED: &str = "container sharing network namespace with another container or host cannot be connected to any other network";
+
+fn not_removed(container: &Container, phase: Phase) -> Result<()> {
+    if matches!(phase, Phase::Removing | Phase::Dead) {
+        return Err(system(format!(
+            "Container {} is marked for removal and cannot be connected or disconnected to the network",
+            container.id
+        )));
+    }
+    Ok(())
+}
+
+/// Takes an address of one family: the one that is asked for, or the one it had before if nobody took it meanwhile, or
+/// the next free one; and the router that belongs to it.
+fn address(
+    net: &Net,
+    v6: bool,
+    who: &str,
+    fixed: &str,
+    before: Option<IpAddr>,
+) -> Result<(IpNet, Option<IpAddr>)> {
+    let take = |pool: &networks::Pool, wanted: Option<IpAddr>| {
+        let address = pool.addresses.allocate(who, wanted)?;
+        let prefix = pool.subnet.prefix_len();
+        let net =
+            IpNet::new(address, prefix).map_err(|e| network::Error::Invalid(format!("{address}: {e}")))?;
+        Ok((net, pool.gateway))
+    };
+    let refused = |e: network::Error| match e {
+        network::Error::AddressTaken { .. } => forbidden("Address already in use"),
+        // The gateway's and auxiliary addresses are taken as well, if not by a container.
+        network::Error::AddressInvalid { .. } => forbidden("Address already in use"),
+        network::Error::SubnetFull { .. } => {
+            Error::Unavailable("no available addresses on this pool".to_owned())
+        }
+        other => other.into(),
+    };
+    if !fixed.is_empty() {
+        let address: IpAddr = fixed.parse().map_err(|_| invalid(format!("invalid IP address: {fixed}")))?;
+        let pool = net.pool_of(address).ok_or_else(|| invalid("requested address is out of range"))?;
+        return take(pool, Some(address)).map_err(refused);
+    }
+    if let Some(pool) = before.and_then(|b| net.pool_of(b))
+        && let Ok(taken) = take(pool, before)
+    {
+        return Ok(taken);
+    }
+    let mut last = network::Error::Invalid(format!("network {} has no addresses", net.record.name));
+    for pool in net.family(v6) {
+        match take(pool, None) {
+            Ok(taken) => return Ok(taken),
+            Err(e) => last = e,
+        }
+    }
+    Err(refused(last))
 }

@@ -106,6 +106,8 @@ pub(crate) struct Life {
     pub last_delay: Duration,
     /// What it has got on its networks, by the network's name; empty while it has no process.
     pub attached: IndexMap<String, Attached>,
+    /// The networks that the default routes of IPv4 and IPv6 lead to.
+    pub gateways: [Option<String>; 2],
     /// Published ports as they are.
     pub ports: Vec<crate::ports::Published>,
     pub health: Option<Health>,
@@ -119,13 +121,31 @@ pub(crate) struct Life {
 pub(crate) struct Attached {
     pub network_id: String,
     pub endpoint_id: String,
+    /// Its IPv4 address; unspecified if it has none.
     pub address: ipnet::IpNet,
+    #[serde(default)]
+    pub address6: Option<ipnet::IpNet>,
     pub gateway: Option<std::net::IpAddr>,
+    #[serde(default)]
+    pub gateway6: Option<std::net::IpAddr>,
+    /// Its hardware address; empty until the interface is made.
     pub mac: String,
     /// The host's end of the pair, by which it is detached.
     pub host_ifname: String,
     /// The container's end.
     pub ifname: String,
+}
+
+impl Attached {
+    /// Its IPv4 address, if it has one.
+    pub(crate) fn address4(&self) -> Option<ipnet::IpNet> {
+        Some(self.address).filter(|a| !a.addr().is_unspecified())
+    }
+
+    /// Every address that it has.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = ipnet::IpNet> {
+        self.address4().into_iter().chain(self.address6)
+    }
 }
 
 /// Everything that changes.

@@ -293,19 +293,26 @@ impl Engine {
                 "conflicting options: host type networking can't be used with links. This would result in undefined behavior",
             ));
         }
-        let primary = self.networks.get(&host.network_mode)?;
-        // The client may have named it by id; it is kept by its name.
-        if networks::PREDEFINED.contains(&primary.record.name.as_str())
-            || host.network_mode != primary.record.id
-        {
-            host.network_mode.clone_from(&primary.record.name);
+        // A network may be made after the container that is to be on it.
+        let found = |reference: &str| match self.networks.get(reference) {
+            Err(Error::NotFound(_)) if !reference.is_empty() => Ok(None),
+            other => other.map(Some),
+        };
+        let mut primary = host.network_mode.clone();
+        if let Some(net) = found(&host.network_mode)? {
+            // The client may have named it by id; it is kept by its name.
+            primary.clone_from(&net.record.name);
+            if !networks::user_defined(&primary) || host.network_mode != net.record.id {
+                host.network_mode.clone_from(&primary);
+            }
         }
-        out.insert(primary.record.name.clone(), EndpointSettings::default());
+        out.insert(primary.clone(), EndpointSettings::default());
         for (name, settings) in asked {
-            let name = if name == "default" { host.network_mode.clone() } else { name };
-            let net = self.networks.get(&name)?;
-            networks::check_endpoint(&net, &settings)?;
-            out.insert(net.record.name.clone(), settings);
+            let name = if name == "default" { primary.clone() } else { name };
+            let net = found(&name)?;
+            let name = net.as_ref().map_or(name, |n| n.record.name.clone());
+            networks::check_endpoint(&name, net.as_deref(), &settings)?;
+            out.insert(name, settings);
         }
         let exclusive = out.keys().find(|n| matches!(n.as_str(), "host" | "none")).cloned();
         if let Some(exclusive) = exclusive.filter(|_| out.len() > 1) {

@@ -42,6 +42,8 @@ pub struct Engine {
     pub(crate) names: Mutex<Names>,
     pub(crate) volumes: Volumes,
     pub(crate) networks: Networks,
+    /// The name servers of this machine.
+    pub(crate) upstreams: network::dns::Upstreams,
     /// Held while a network is made or removed.
     pub(crate) network_changes: tokio::sync::Mutex<()>,
     pub(crate) execs: Mutex<HashMap<String, Arc<Exec>>>,
@@ -64,10 +66,13 @@ impl Engine {
         let EngineOptions { instance, runtime, images, network } = options;
         let root = instance.data_dir.join("engine");
         std::fs::create_dir_all(root.join("containers")).map_err(Error::io(root.display()))?;
+        let id = engine_id(&root)?;
+        let pools = crate::networks::AddressPools::standard().with_local6(&id);
         let engine = Arc::new(Engine {
             volumes: Volumes::open(instance.data_dir.join("volumes"))?,
-            networks: Networks::open(root.join("networks"), &instance)?,
-            id: engine_id(&root)?,
+            networks: Networks::open(root.join("networks"), &instance, pools)?,
+            upstreams: network::dns::Upstreams::system(vec![crate::resolver::OWN.into()]),
+            id,
             instance,
             runtime,
             images,
@@ -202,9 +207,9 @@ impl Engine {
             }
             // The default bridge is made when the first container needs it, the others stand.
             if net.record.id != bridge.record.id
-                && let Err(error) = self.bridge_up(&net).await
+                && let Err(error) = self.link_up(&net).await
             {
-                tracing::error!(network = %net.record.name, %error, "the network's bridge could not be made");
+                tracing::error!(network = %net.record.name, %error, "the network's link could not be made");
             }
         }
         // The pods' bridge is the kubelet's.

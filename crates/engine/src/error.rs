@@ -57,6 +57,21 @@ impl Error {
         move |e| Error::System(format!("{what}: {e}"))
     }
 
+    /// The same error in other words.
+    pub(crate) fn map(self, words: impl FnOnce(String) -> String) -> Error {
+        match self {
+            Error::Invalid(t) => Error::Invalid(words(t)),
+            Error::Unauthorized(t) => Error::Unauthorized(words(t)),
+            Error::Forbidden(t) => Error::Forbidden(words(t)),
+            Error::NotFound(t) => Error::NotFound(words(t)),
+            Error::Conflict(t) => Error::Conflict(words(t)),
+            Error::NotModified(t) => Error::NotModified(words(t)),
+            Error::System(t) => Error::System(words(t)),
+            Error::NotImplemented(t) => Error::NotImplemented(words(t)),
+            Error::Unavailable(t) => Error::Unavailable(words(t)),
+        }
+    }
+
     pub(crate) fn no_container(reference: &str) -> Error {
         Error::NotFound(format!("No such container: {reference}"))
     }

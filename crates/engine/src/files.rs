@@ -84,6 +84,14 @@ pub(crate) fn resolv(host: &HostConfig, embedded: bool) -> String {
     resolv.text()
 }
 
+/// The names that a container has in its own hosts file.
+pub(crate) fn own_names(config: &crate::model::Config) -> Vec<String> {
+    if config.domainname.is_empty() {
+        return vec![config.hostname.clone()];
+    }
+    vec![format!("{}.{}", config.hostname, config.domainname), config.hostname.clone()]
+}
+
 /// One line of hosts: an address and its names.
 pub(crate) type Line = (String, Vec<String>);
 

@@ -61,6 +61,14 @@ impl Filters {
         self.any(key, |v| v == value)
     }
 
+    /// True if `key` is not given, or one of its values is this text, a beginning of it, or a regular expression that
+    /// matches somewhere in it.
+    pub fn matches(&self, key: &str, text: &str) -> bool {
+        self.any(key, |v| {
+            text.starts_with(v.as_str()) || regex::Regex::new(v).is_ok_and(|r| r.is_match(text))
+        })
+    }
+
     /// True if the labels satisfy every `label` filter (`key` or `key=value`) and no `label!` filter.
     pub fn labels(&self, labels: &crate::model::Map) -> bool {
         let has = |wanted: &String| match wanted.split_once('=') {

@@ -24,11 +24,16 @@ pub(crate) fn networks(inner: &Inner, engine: &Engine) -> Value {
                 shown.network_id.clone_from(&attached.network_id);
                 shown.endpoint_id.clone_from(&attached.endpoint_id);
                 shown.mac_address.clone_from(&attached.mac);
-                if !attached.address.addr().is_unspecified() {
-                    shown.ip_address = attached.address.addr().to_string();
-                    shown.ip_prefix_len = attached.address.prefix_len();
+                if let Some(address) = attached.address4() {
+                    shown.ip_address = address.addr().to_string();
+                    shown.ip_prefix_len = address.prefix_len();
                 }
                 shown.gateway = attached.gateway.map(|g| g.to_string()).unwrap_or_default();
+                if let Some(address) = attached.address6 {
+                    shown.global_ipv6_address = address.addr().to_string();
+                    shown.global_ipv6_prefix_len = address.prefix_len();
+                }
+                shown.ipv6_gateway = attached.gateway6.map(|g| g.to_string()).unwrap_or_default();
             }
             None => {
                 if let Ok(net) = engine.networks.get(name) {

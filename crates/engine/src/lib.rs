@@ -53,6 +53,7 @@ pub use images::{CommitRequest, merge_config};
 pub use lifecycle::WaitCondition;
 pub use list::ListOptions;
 pub use logs::LogOptions;
+pub use networks::AddressPools;
 pub use stats::Sample;
 
 /// The API version spoken, and the oldest one that is understood.

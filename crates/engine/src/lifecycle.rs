@@ -306,10 +306,8 @@ impl Engine {
         for (network, one) in attached {
             let Ok(net) = self.networks.get(&network) else { continue };
             net.leave(&container.id);
-            if net.user_defined() {
-                let settings = asked.get(&network).cloned().unwrap_or_default();
-                net.enter(&container.id, &self.dns_names(&container, &settings), one.address.addr());
-            }
+            let settings = asked.get(&network).cloned().unwrap_or_default();
+            net.enter(&container.id, &self.dns_names(&container, &settings), &one);
         }
         self.container_event(&container, "rename", &[("oldName", format!("/{old}"))]);
         Ok(())

@@ -72,9 +72,38 @@ pub struct Published {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub port: Port,
-    pub host_ip: IpAddr,
+    /// `None` is every address, or what the network says.
+    pub host_ip: Option<IpAddr>,
     pub from: u16,
     pub to: u16,
+}
+
+impl Wanted {
+    /// The host's address of one family; `None` if it is not published there. `binding` is the network's default.
+    pub(crate) fn host_address(&self, v6: bool, binding: Option<IpAddr>) -> Option<IpAddr> {
+        match self.host_ip.or(binding) {
+            Some(address) if address.is_ipv6() == v6 => Some(address),
+            // 0.0.0.0 as a default means IPv6 as well, asked for explicitly it does not.
+            Some(address) if self.host_ip.is_none() && address == any(false) => Some(any(v6)),
+            Some(_) => None,
+            None => Some(any(v6)),
+        }
+    }
+}
+
+/// Every address of this machine, of one family.
+pub(crate) fn any(v6: bool) -> IpAddr {
+    if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+}
+
+impl From<Proto> for Kind {
+    fn from(proto: Proto) -> Kind {
+        match proto {
+            Proto::Tcp => Kind::Tcp,
+            Proto::Udp => Kind::Udp,
+            Proto::Sctp => Kind::Sctp,
+        }
+    }
 }
 
 /// `80`, `80/udp`, `8000-8010/tcp`.
@@ -134,14 +163,14 @@ fn one(port: Port, binding: &PortBinding) -> Result<Vec<Wanted>> {
         "" => (0, 0),
         text => range(text).ok_or_else(|| invalid(format!("invalid port specification: \"{text}\"")))?,
     };
-    let address: IpAddr = match binding.host_ip.as_str() {
-        "" => Ipv4Addr::UNSPECIFIED.into(),
-        text => text
-            .trim_matches(['[', ']'])
-            .parse()
-            .map_err(|_| invalid(format!("invalid IP address {text} in port binding of {port}")))?,
+    let host_ip = match binding.host_ip.as_str() {
+        "" => None,
+        text => {
+            let bad = |_| invalid(format!("invalid IP address {text} in port binding of {port}"));
+            Some(text.trim_matches(['[', ']']).parse().map_err(bad)?)
+        }
     };
-    Ok(vec![Wanted { port, host_ip: address, from, to }])
+    Ok(vec![Wanted { port, host_ip, from, to }])
 }
 
 /// `NetworkSettings.Ports`: every exposed port, with its host side where it has one.
@@ -149,7 +178,9 @@ pub(crate) fn settings(exposed: &BTreeSet<Port>, published: &[Published]) -> Val
     let mut out: IndexMap<String, Value> = exposed.iter().map(|p| (p.to_string(), Value::Null)).collect();
     for p in published {
         let entry = out.entry(p.port.to_string()).or_insert(Value::Null);
-        let binding = json!({"HostIp": p.host_ip.to_string(), "HostPort": p.host_port.to_string()});
+        // What is routed to has no port of this machine.
+        let host_port = if p.host_port == 0 { String::new() } else { p.host_port.to_string() };
+        let binding = json!({"HostIp": p.host_ip.to_string(), "HostPort": host_port});
         match entry {
             Value::Array(list) => list.push(binding),
             other => *other = Value::Array(vec![binding]),
@@ -163,7 +194,7 @@ pub(crate) fn summary(exposed: &BTreeSet<Port>, published: &[Published]) -> Valu
     let mut out = Vec::new();
     for port in exposed {
         let mut bare = true;
-        for p in published.iter().filter(|p| p.port == *port) {
+        for p in published.iter().filter(|p| p.port == *port && p.host_port != 0) {
             bare = false;
             out.push(json!({
                 "IP": p.host_ip.to_string(), "PrivatePort": port.number, "PublicPort": p.host_port,
@@ -176,9 +207,6 @@ pub(crate) fn summary(exposed: &BTreeSet<Port>, published: &[Published]) -> Valu
     }
     Value::Array(out)
 }
-
-/// The address a binding of all addresses also means for IPv6.
-pub(crate) const ANY6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 #[cfg(test)]
 mod tests {
@@ -212,10 +240,25 @@ mod tests {
         };
         let wanted = wanted(&config, &host).unwrap();
         assert_eq!(wanted.len(), 2);
-        assert_eq!((wanted[0].from, wanted[0].to, wanted[0].host_ip.is_loopback()), (8080, 8090, true));
+        assert_eq!((wanted[0].from, wanted[0].to), (8080, 8090));
+        let at = |i: usize, v6, binding: Option<&str>| {
+            let binding = binding.map(|b| b.parse().unwrap());
+            wanted[i].host_address(v6, binding).map(|a: IpAddr| a.to_string()).unwrap_or_default()
+        };
+        assert_eq!((at(0, false, None), at(0, true, None)), ("127.0.0.1".into(), String::new()));
+        assert_eq!((at(1, false, None), at(1, true, None)), ("0.0.0.0".into(), "::".into()));
+        assert_eq!(
+            (at(1, false, Some("0.0.0.0")), at(1, true, Some("0.0.0.0"))),
+            ("0.0.0.0".into(), "::".into())
+        );
+        assert_eq!(
+            (at(1, false, Some("10.0.0.1")), at(1, true, Some("10.0.0.1"))),
+            ("10.0.0.1".into(), String::new())
+        );
         assert_eq!((wanted[1].from, wanted[1].port.to_string().as_str()), (0, "53/udp"));
         let exposed = exposed(&config, &host).unwrap();
-        let published = [Published { port: wanted[0].port, host_ip: wanted[0].host_ip, host_port: 8080 }];
+        let loopback = wanted[0].host_ip.unwrap();
+        let published = [Published { port: wanted[0].port, host_ip: loopback, host_port: 8080 }];
         assert_eq!(
             settings(&exposed, &published),
             json!({"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}], "53/udp": null})

@@ -352,13 +352,7 @@ impl Engine {
         if let Some(other) = asked.host.network_mode.strip_prefix("container:") {
             return Ok(Some(self.find(other)?.dir.clone()));
         }
-        let user_network =
-            container.lock().life.attached.keys().any(|n| !crate::networks::PREDEFINED.contains(&n.as_str()));
-        let domain = if asked.config.domainname.is_empty() {
-            asked.config.hostname.clone()
-        } else {
-            format!("{}.{}", asked.config.hostname, asked.config.domainname)
-        };
+        let user_network = container.lock().life.attached.keys().any(|n| crate::networks::user_defined(n));
         files::write(&container.dir, "hostname", &format!("{}\n", asked.config.hostname))?;
         let hosts = if asked.host.network_mode == "host" {
             let mut text = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
@@ -368,12 +362,9 @@ impl Engine {
             text
         } else {
             let mut lines = links.extra.clone();
+            let names = files::own_names(&asked.config);
             for attached in container.lock().life.attached.values() {
-                let mut names = vec![domain.clone()];
-                if domain != asked.config.hostname {
-                    names.push(asked.config.hostname.clone());
-                }
-                lines.push((attached.address.addr().to_string(), names));
+                lines.extend(attached.addresses().map(|a| (a.addr().to_string(), names.clone())));
             }
             files::hosts(&lines)
         };

@@ -35,11 +35,21 @@ pub enum Error {
         host_port: u16,
         /// The protocol.
         proto: Proto,
-        /// Who has it; empty if a process outside of Tug has.
+        /// Who has it.
         owner: String,
     },
-    /// No port of the ephemeral range is free.
-    #[error("all ports of the range {from}-{to} are taken: stop a container that publishes one")]
+    /// The host's port belongs to a process outside of Tug.
+    #[error("failed to bind host port {}/{proto}: address already in use", std::net::SocketAddr::new(*.host_ip, *.host_port))]
+    PortInUse {
+        /// The host address asked for.
+        host_ip: IpAddr,
+        /// The port asked for.
+        host_port: u16,
+        /// The protocol.
+        proto: Proto,
+    },
+    /// No port of a range is free.
+    #[error("all ports are allocated: {from}-{to}")]
     NoFreePort {
         /// First port of the range.
         from: u16,

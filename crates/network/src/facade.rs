@@ -6,24 +6,53 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base::Instance;
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::IpNet;
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
-use crate::link::{BridgeLink, Endpoint, Link, NetlinkLink, Route, Uplink};
+use crate::link::{BridgeLink, Endpoint, Link, NetlinkLink, Parent, Route, Uplink};
 use crate::nft::{Firewall, Nft};
 use crate::ports::PortMapper;
 use crate::rules;
+
+/// How packets reach the containers of one subnet, and under which address they leave.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// They leave under this machine's address; only published ports are reached from elsewhere, by translation.
+    #[default]
+    Nat,
+    /// As `Nat`, but nothing that arrives is dropped.
+    Unprotected,
+    /// They keep their own addresses; published ports are reached at those.
+    Routed,
+}
+
+/// One subnet of a bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subnet {
+    /// The gateway's address with the subnet's size.
+    pub gateway: IpNet,
+    /// Whether the bridge has that address. If not, the gateway is somebody else's, or there is none.
+    pub on_bridge: bool,
+    /// How packets come and go.
+    pub mode: Mode,
+    /// The address that masquerading gives; `None` takes that of the link by which a packet leaves.
+    pub leave_as: Option<IpAddr>,
+}
+
+impl From<IpNet> for Subnet {
+    fn from(gateway: IpNet) -> Self {
+        Self { gateway, on_bridge: true, mode: Mode::Nat, leave_as: None }
+    }
+}
 
 /// A bridge and how packets pass it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BridgeSpec {
     /// The link's name, at most 15 bytes.
     pub name: String,
-    /// The bridge's own address, which is the containers' gateway, with the subnet's size.
-    pub gateway: IpNet,
-    /// The same for IPv6, if the network has it.
-    pub gateway6: Option<Ipv6Net>,
+    /// Its subnets, of either family.
+    pub subnets: Vec<Subnet>,
     /// Bytes; `None` takes that of the link of the default route, or 1500.
     pub mtu: Option<u32>,
     /// Containers leave the machine under its own address.
@@ -37,6 +66,8 @@ pub struct BridgeSpec {
     pub isolated: bool,
     /// Nothing leaves it.
     pub internal: bool,
+    /// Links of this machine from which published ports may be reached at the containers' own addresses too.
+    pub trusted: Vec<String>,
 }
 
 impl BridgeSpec {
@@ -44,20 +75,20 @@ impl BridgeSpec {
     pub fn new(name: impl Into<String>, gateway: IpNet) -> Self {
         Self {
             name: name.into(),
-            gateway,
-            gateway6: None,
+            subnets: vec![gateway.into()],
             mtu: None,
             masquerade: true,
             masquerade_except: Vec::new(),
             icc: true,
             isolated: true,
             internal: false,
+            trusted: Vec::new(),
         }
     }
 
-    /// Its addresses.
-    pub fn gateways(&self) -> impl Iterator<Item = IpNet> {
-        std::iter::once(self.gateway).chain(self.gateway6.map(IpNet::V6))
+    /// The addresses that the bridge has.
+    pub fn addresses(&self) -> impl Iterator<Item = IpNet> {
+        self.subnets.iter().filter(|s| s.on_bridge).map(|s| s.gateway)
     }
 }
 
@@ -89,7 +120,7 @@ pub struct AttachSpec {
     pub gateway6: Option<Ipv6Addr>,
     /// Bytes; `None` takes the bridge's.
     pub mtu: Option<u32>,
-    /// Further routes.
+    /// Further routes; `0.0.0.0/0` without a router leads everything to the link itself.
     pub routes: Vec<RouteSpec>,
     /// Kernel parameters written inside before the interface comes up: (`net.ipv4.conf.eth0.rp_filter`, `0`).
     pub sysctls: Vec<(String, String)>,
@@ -174,7 +205,7 @@ impl Network {
             None => self.link.default_mtu().await?,
         };
         self.link.sysctl("net.ipv4.ip_forward", "1").await?;
-        if spec.gateway6.is_some() {
+        if spec.subnets.iter().any(|s| s.gateway.addr().is_ipv6()) {
             self.link.sysctl("net.ipv6.conf.all.forwarding", "1").await?;
         }
         // Rules first: no packet passes the new bridge before they hold.
@@ -182,9 +213,9 @@ impl Network {
         let link = BridgeLink {
             name: spec.name.clone(),
             alias: self.instance.name(),
-            mac: mac_for(spec.gateway.addr()),
+            mac: spec.subnets.first().map_or([2, 0x42, 0, 0, 0, 1], |s| mac_for(s.gateway.addr())),
             mtu,
-            addresses: spec.gateways().collect(),
+            addresses: spec.addresses().collect(),
         };
         self.link.ensure_bridge(&link).await?;
         // Connections from this machine to a published port of 127.0.0.1 leave through the bridge.
@@ -212,9 +243,33 @@ impl Network {
         self.link.ensure_route(&name, &Route { destination: all, via: None, source: None }).await
     }
 
-    /// Removes a bridge and its rules; nothing happens if there is none.
+    /// Makes the link that macvlans and ipvlans hang on, if it does not exist; true if it was made, and is ours to remove.
+    pub async fn ensure_parent(&self, parent: &Parent) -> Result<bool> {
+        let links = self.link.list().await?;
+        if let Some(found) = links.iter().find(|l| l.name == parent.name) {
+            return Ok(found.alias == self.instance.name());
+        }
+        self.link.add_parent(parent, &self.instance.name()).await?;
+        Ok(true)
+    }
+
+    /// Removes a link that we made; somebody else's of that name stays.
+    pub async fn remove_parent(&self, name: &str) -> Result<()> {
+        let alias = self.instance.name();
+        if self.link.list().await?.iter().any(|l| l.name == name && l.alias == alias) {
+            self.link.delete(name).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether this machine has a link of that name.
+    pub async fn link_exists(&self, name: &str) -> Result<bool> {
+        Ok(self.link.list().await?.iter().any(|l| l.name == name))
+    }
+
+    /// Removes a bridge and its rules; nothing happens if there is none. A bridge that somebody else made stays.
     pub async fn remove_bridge(&self, name: &str) -> Result<()> {
-        self.link.delete(name).await?;
+        self.remove_parent(name).await?;
         self.bridges.lock().remove(name);
         let known = self.firewall.chains()?.iter().any(|c| rules::bridge_of_chain(c) == Some(name));
         if known { self.firewall.apply(rules::remove_bridge(name)) } else { Ok(()) }
@@ -226,7 +281,9 @@ impl Network {
         let alias = self.instance.name();
         let links = self.link.list().await?;
         let services = self.instance.link("s");
-        let ours = |l: &crate::link::LinkInfo| l.kind == "bridge" && l.alias == alias && l.name != services;
+        let ours = |l: &crate::link::LinkInfo| {
+            matches!(l.kind.as_str(), "bridge" | "vlan") && l.alias == alias && l.name != services
+        };
         let stray = links.into_iter().filter(ours).map(|l| l.name);
         let chains = self.firewall.chains()?;
         let ruled = chains.iter().filter_map(|c| rules::bridge_of_chain(c)).map(str::to_owned);
@@ -389,11 +446,15 @@ mod tests {
         (link, table, network)
     }
 
+    fn net(s: &str) -> IpNet {
+        s.parse().unwrap()
+    }
+
     #[tokio::test]
     async fn rules_hold_before_a_bridge_is_up_and_go_with_it() {
         let (link, table, network) = open();
         table.take();
-        network.ensure_bridge(&BridgeSpec::new("br.1", "10.1.0.1/24".parse().unwrap())).await.unwrap();
+        network.ensure_bridge(&BridgeSpec::new("br.1", net("10.1.0.1/24"))).await.unwrap();
         assert_eq!(
             link.take(),
             ["net.ipv4.ip_forward=1", "bridge br.1 [10.1.0.1/24]", "net.ipv4.conf.br/1.route_localnet=1"]
@@ -402,7 +463,7 @@ mod tests {
         network.remove_bridge("br.1").await.unwrap();
         assert!(!table.state().chains.contains_key("to-br.1"));
         for bad in ["", "a-name-of-16-bytes", "a b", "a/b"] {
-            let spec = BridgeSpec::new(bad, "10.1.0.1/24".parse().unwrap());
+            let spec = BridgeSpec::new(bad, net("10.1.0.1/24"));
             assert!(matches!(network.ensure_bridge(&spec).await, Err(Error::Invalid(_))), "{bad}");
         }
     }
@@ -410,7 +471,6 @@ mod tests {
     #[tokio::test]
     async fn endpoints() {
         let (_, _, network) = open();
-        let net = |s: &str| s.parse::<IpNet>().unwrap();
         let e = network.endpoint(&AttachSpec {
             ifname: "eth0".into(),
             bridge: "b0".into(),
@@ -436,7 +496,7 @@ mod tests {
             ],
             "a gateway outside the subnet is on the link"
         );
-        let macvlan = Uplink::Ipvlan { parent: "eth0".into(), mode: 0 };
+        let macvlan = Uplink::Ipvlan { parent: "eth0".into(), mode: 0, flags: 0 };
         let e = network.endpoint(&AttachSpec {
             uplink: Some(macvlan),
             mac: Some([2; 6]),
@@ -448,7 +508,7 @@ mod tests {
     #[tokio::test]
     async fn teardown_removes_what_is_ours() {
         let (link, table, network) = open();
-        network.ensure_bridge(&BridgeSpec::new("b0", "10.1.0.1/24".parse().unwrap())).await.unwrap();
+        network.ensure_bridge(&BridgeSpec::new("b0", net("10.1.0.1/24"))).await.unwrap();
         network.ensure_service_link(&[]).await.unwrap();
         let theirs = BridgeLink {
             name: "docker0".into(),

@@ -1,8 +1,8 @@
 //! Counting addresses of one subnet.
 //!
 //! The truth about who has which address lies with the users (containers, pods); at start they claim theirs again.
-//! Addresses are handed out in ascending order and a freed one is not reused before the range has been walked
-//! through, so that neighbours' ARP caches rarely hold a former owner.
+//! Addresses are handed out in ascending order and, unless the lowest is asked for, a freed one is not reused before
+//! the range has been walked through, so that neighbours' ARP caches rarely hold a former owner.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -18,6 +18,8 @@ pub struct Ipam {
     subnet: IpNet,
     /// What automatic allocation draws from; equal to `subnet` or a part of it (`--ip-range`).
     range: IpNet,
+    /// Automatic allocation gives the lowest free address instead of walking on.
+    lowest: bool,
     state: Mutex<State>,
 }
 
@@ -39,7 +41,14 @@ impl Ipam {
     /// As `new`, but automatic allocation draws from `range` only; fixed addresses may be any of `subnet`.
     pub fn with_range(subnet: IpNet, range: IpNet, reserved: impl IntoIterator<Item = IpAddr>) -> Self {
         let owners = reserved.into_iter().map(|a| (number(a), RESERVED.to_owned())).collect();
-        Self { subnet: subnet.trunc(), range: range.trunc(), state: Mutex::new(State { owners, next: 0 }) }
+        let state = Mutex::new(State { owners, next: 0 });
+        Self { subnet: subnet.trunc(), range: range.trunc(), lowest: false, state }
+    }
+
+    /// Automatic allocation gives the lowest free address, as Docker does and its users expect.
+    pub fn lowest_first(mut self) -> Self {
+        self.lowest = true;
+        self
     }
 
     /// The subnet.
@@ -68,7 +77,8 @@ impl Ipam {
         let base = number(self.range.network());
         // At most one more address than there are owners in the range needs to be tried, plus the two edges.
         for step in 0..size.min(state.owners.len() as u128 + 3) {
-            let offset = (state.next + step) % size;
+            let begin = if self.lowest { 0 } else { state.next };
+            let offset = (begin + step) % size;
             let candidate = base + offset;
             let address = address(candidate, self.subnet);
             if self.check(address).is_ok() && !state.owners.contains_key(&candidate) {
@@ -172,6 +182,17 @@ mod tests {
         );
         assert_eq!(ipam.allocate("y", None).unwrap(), ip("10.0.0.2"));
         assert_eq!(ipam.used(), 5);
+    }
+
+    #[test]
+    fn the_lowest_first() {
+        let ipam = Ipam::new(net("10.0.0.0/29"), [ip("10.0.0.1")]).lowest_first();
+        for owner in ["a", "b", "c"] {
+            ipam.allocate(owner, None).unwrap();
+        }
+        ipam.release("a");
+        assert_eq!(ipam.allocate("d", None).unwrap(), ip("10.0.0.2"));
+        assert_eq!(ipam.allocate("e", None).unwrap(), ip("10.0.0.5"));
     }
 
     #[test]

@@ -19,12 +19,13 @@ pub mod link;
 pub mod netns;
 pub mod nft;
 pub mod ports;
+mod relay;
 pub mod rules;
 mod wire;
 
 pub use error::{Error, Result};
-pub use facade::{AttachSpec, Attached, BridgeSpec, Network, RouteSpec};
+pub use facade::{AttachSpec, Attached, BridgeSpec, Mode, Network, RouteSpec, Subnet};
 pub use ipam::Ipam;
-pub use link::Link;
+pub use link::{Link, Parent, ParentKind, Uplink};
 pub use nft::{Batch, Firewall};
-pub use ports::{PortMapper, PortMapping, Proto};
+pub use ports::{PortMapper, PortMapping, PortRequest, Proto};

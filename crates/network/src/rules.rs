@@ -3,11 +3,13 @@
 //! Static chains look things up in maps; a bridge or a published port is a few elements of those and chains of its own.
 //! So a change never rewrites rules that others depend on, and a new daemon finds the elements still in place.
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::facade::BridgeSpec;
+use crate::facade::{BridgeSpec, Mode};
 use crate::nft::{
-    Batch, Element, Family, Hook, Kind, Op, Reg, Rule, SetSpec, Verdict, field, key,
+    Batch, Element, Expr, Family, Hook, Kind, Op, Reg, Rule, SetSpec, Verdict, field, key,
     state::{ESTABLISHED, RELATED},
 };
 
@@ -31,7 +33,12 @@ pub(crate) const FORWARD_TO: &str = "forward-to";
 pub(crate) const MASQUERADE_FROM: &str = "masquerade-from";
 pub(crate) const BRIDGES: &str = "bridges";
 
-/// The sets of published ports of one family.
+/// The set of containers' ports of one family that are published, whatever the way.
+pub(crate) fn open_set(family: Family) -> &'static str {
+    if family == Family::V4 { "open" } else { "open6" }
+}
+
+/// The sets of published ports of one family: at every address of this machine, at one, and who may call itself.
 pub(crate) fn port_sets(family: Family) -> (&'static str, &'static str, &'static str) {
     match family {
         Family::V4 => ("ports", "ports-at", "hairpin"),
@@ -65,6 +72,7 @@ pub fn base() -> Batch {
         b.set(SetSpec::map(any, &[field::PROTO, field::PORT], &[ip, field::PORT]));
         b.set(SetSpec::map(at, &[ip, field::PROTO, field::PORT], &[ip, field::PORT]));
         b.set(SetSpec::set(hairpin, &[ip, ip]));
+        b.set(SetSpec::set(open_set(family), &[ip, field::PROTO, field::PORT]));
     }
 
     let loopback: IpNet = Ipv4Net::new_assert([127, 0, 0, 0].into(), 8).into();
@@ -113,17 +121,20 @@ fn published(family: Family) -> Vec<Rule> {
     let (k, a) = (Reg(4), Reg(10));
     let port = Some(Reg(10 + words));
     let after = Reg(4 + words);
+    // No packet with ::1 leaves the loopback link, so the kernel could not bring an answer back: see `relay`.
+    let begin = || match family {
+        Family::V4 => Rule::new("published").family(family),
+        Family::V6 => Rule::new("published").daddr(false, IpNet::from(IpAddr::V6(Ipv6Addr::LOCALHOST))),
+    };
     vec![
-        Rule::new("published")
-            .family(family)
+        begin()
             .load_daddr(family, k)
             .load_l4proto(after)
             .load_dport(Reg(after.0 + 1))
             .map(at, k, a)
             .dnat(family, a, port)
             .comment("ports published at one address"),
-        Rule::new("published")
-            .family(family)
+        begin()
             .to_local(true)
             .load_l4proto(k)
             .load_dport(Reg(k.0 + 1))
@@ -131,6 +142,17 @@ fn published(family: Family) -> Vec<Rule> {
             .dnat(family, a, port)
             .comment("ports published at every address"),
     ]
+}
+
+/// Accepts what goes to a published port of a container, at the container's own address.
+fn opened(rule: Rule, family: Family) -> Rule {
+    let words = if family == Family::V4 { 1 } else { 4 };
+    rule.family(family)
+        .load_daddr(family, Reg(4))
+        .load_l4proto(Reg(4 + words))
+        .load_dport(Reg(5 + words))
+        .lookup(open_set(family), Reg(4))
+        .accept()
 }
 
 fn postrouting(loopback: IpNet) -> Vec<Rule> {
@@ -183,6 +205,30 @@ pub(crate) fn bridge(spec: &BridgeSpec) -> Batch {
     } else {
         rules.push(Rule::new(&to).iifname(true, name).drop().comment("containers do not talk to each other"));
     }
+    if !spec.internal {
+        for link in &spec.trusted {
+            for family in [Family::V4, Family::V6] {
+                rules.push(opened(Rule::new(&to).iifname(true, link), family).comment("trusted link"));
+            }
+        }
+        for subnet in &spec.subnets {
+            let family = Family::of(subnet.gateway.addr());
+            match subnet.mode {
+                Mode::Nat => {}
+                Mode::Unprotected => {
+                    rules.push(Rule::new(&to).daddr(true, subnet.gateway.trunc()).accept());
+                }
+                Mode::Routed => {
+                    let icmp = if family == Family::V4 { 1 } else { 58 };
+                    let into = || Rule::new(&to).daddr(true, subnet.gateway.trunc());
+                    rules.push(into().l4proto(icmp).accept());
+                    rules.push(
+                        opened(into(), family).comment("published ports, at the containers' addresses"),
+                    );
+                }
+            }
+        }
+    }
     if spec.isolated || spec.internal {
         rules.push(Rule::new(&to).drop().comment("only published ports from elsewhere"));
     }
@@ -193,8 +239,15 @@ pub(crate) fn bridge(spec: &BridgeSpec) -> Batch {
         rules.push(Rule::new(&masquerade).oifname(true, name).back());
         rules
             .extend(spec.masquerade_except.iter().map(|net| Rule::new(&masquerade).daddr(true, *net).back()));
-        for net in spec.gateways() {
-            rules.push(Rule::new(&masquerade).saddr(true, net.trunc()).masquerade());
+        for subnet in spec.subnets.iter().filter(|s| s.mode != Mode::Routed) {
+            let leaving = Rule::new(&masquerade).saddr(true, subnet.gateway.trunc());
+            rules.push(match subnet.leave_as {
+                None => leaving.masquerade(),
+                Some(address) => {
+                    let family = Family::of(address);
+                    leaving.load(Reg(4), key::ip(address)).expr(Expr::Snat { family, addr: Reg(4) })
+                }
+            });
         }
     }
     b.replace_chain(&masquerade, rules);
@@ -228,7 +281,12 @@ pub(crate) fn bridge_of_chain(chain: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facade::Subnet;
     use crate::nft::{Data, Firewall, RecordingFirewall};
+
+    fn subnet(text: &str) -> Subnet {
+        text.parse::<IpNet>().unwrap().into()
+    }
 
     fn spec(name: &str) -> BridgeSpec {
         BridgeSpec::new(name, "10.1.0.1/24".parse().unwrap())
@@ -269,8 +327,19 @@ mod tests {
                 (comments(&spec, "from-b0"), comments(&spec, "to-b0"), comments(&spec, "masquerade-b0"));
             assert_eq!(got, (from, to, masq), "{spec:?}");
         }
-        let six = BridgeSpec { gateway6: Some("fd00::1/64".parse().unwrap()), ..spec("b0") };
-        assert_eq!(comments(&six, "masquerade-b0"), 3, "one for each family");
+        let both = |mode| BridgeSpec {
+            subnets: vec![
+                subnet("10.1.0.1/24"),
+                Subnet { mode, leave_as: Some("fd50::1".parse().unwrap()), ..subnet("fd00::1/64") },
+            ],
+            ..spec("b0")
+        };
+        assert_eq!(comments(&both(Mode::Nat), "masquerade-b0"), 3, "one for each family");
+        assert_eq!(comments(&both(Mode::Routed), "masquerade-b0"), 2, "what is routed keeps its address");
+        assert_eq!(comments(&both(Mode::Routed), "to-b0"), 4, "ICMP and published ports");
+        assert_eq!(comments(&both(Mode::Unprotected), "to-b0"), 3);
+        let trusting = BridgeSpec { trusted: vec!["eth0".into()], ..spec("b0") };
+        assert_eq!(comments(&trusting, "to-b0"), 4, "one for each family");
     }
 
     #[test]

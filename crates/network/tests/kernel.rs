@@ -7,7 +7,7 @@ mod support;
 use std::io::ErrorKind;
 
 use network::nft::{Base, Batch, Firewall, ForeignPolicy, Hook, Kind, Nft, Op, Policy, Rule};
-use network::{Error, PortMapping, Proto};
+use network::{BridgeSpec, Error, Link, Mode, Parent, ParentKind, PortMapping, Proto};
 use support::{Ns, bridge, container, machine};
 
 fn tcp(host_ip: &str, host_port: u16, to: &str, container_port: u16) -> PortMapping {
@@ -181,7 +181,7 @@ fn published_ports() {
         assert!(overlap.to_string().ends_with("(by a)"), "{overlap}");
         let holder = std::net::TcpListener::bind("127.0.0.1:9999").unwrap();
         let foreign = net.ports().publish("b", &[tcp("127.0.0.1", 9999, "172.17.0.3", 80)]).unwrap_err();
-        assert!(matches!(foreign, Error::PortTaken { .. }), "{foreign}");
+        assert!(matches!(foreign, Error::PortInUse { .. }), "{foreign}");
         drop(holder);
         assert!(std::net::TcpListener::bind("0.0.0.0:8080").is_err(), "the port is kept from others");
 
@@ -269,7 +269,7 @@ fn ipv6() {
         let out = m.outside(&net).await;
         out.serve6("out", 80);
         let mut spec = bridge("b0", "172.17.0.1/16");
-        spec.gateway6 = Some("fd17::1/64".parse().unwrap());
+        spec.subnets.push("fd17::1/64".parse::<ipnet::IpNet>().unwrap().into());
         net.ensure_bridge(&spec).await.unwrap();
         let ns = Ns::new();
         net.attach(&network::AttachSpec {
@@ -293,8 +293,143 @@ fn ipv6() {
         assert_eq!(m.call("[fd50::1]:8080").unwrap(), "six");
         assert_eq!(ns.call("[fd17::1]:8080").unwrap(), "six", "hairpin");
         assert!(out.call("[fd17::2]:80").is_err());
-        let families = tcp("::", 8080, "172.17.0.2", 80);
-        assert!(matches!(net.ports().publish("six", &[families]), Err(Error::Invalid(_))));
+        assert_eq!(
+            m.call_while("[::1]:8080").await.unwrap(),
+            "six",
+            "what the kernel cannot translate is passed on"
+        );
+        net.ports().publish("six", &[tcp("::", 8081, "172.17.0.2", 80)]).unwrap();
+        for to in ["[::1]:8081", "[fd50::1]:8081"] {
+            assert_eq!(m.call_while(to).await.unwrap(), "six", "another family, by {to}");
+        }
+        assert!(std::net::TcpListener::bind("[::]:8081").is_err(), "kept from others");
+        net.ports().unpublish("six").unwrap();
+        assert!(m.call_while("[fd50::1]:8081").await.is_err());
+        assert!(m.call_while("[::1]:8080").await.is_err());
+    });
+}
+
+#[test]
+fn ways_in_and_out() {
+    machine(|m| async move {
+        let net = m.network("/run/t13");
+        let out = m.outside(&net).await;
+        out.serve("out", 80);
+        let of = |name: &str, gateway: &str, mode, leave_as: Option<&str>| {
+            let mut spec = bridge(name, gateway);
+            spec.subnets[0].mode = mode;
+            spec.subnets[0].leave_as = leave_as.map(|a| a.parse().unwrap());
+            spec
+        };
+        m.link
+            .ensure_bridge(&network::link::BridgeLink {
+                name: "wan1".into(),
+                alias: "someone else's".into(),
+                mac: [2, 0, 0, 0, 0, 7],
+                mtu: None,
+                addresses: vec!["192.168.60.1/24".parse().unwrap()],
+            })
+            .await
+            .unwrap();
+        net.ensure_bridge(&of("b1", "10.1.0.1/24", Mode::Routed, None)).await.unwrap();
+        net.ensure_bridge(&of("b2", "10.2.0.1/24", Mode::Unprotected, None)).await.unwrap();
+        net.ensure_bridge(&of("b3", "10.3.0.1/24", Mode::Nat, Some("192.168.60.1"))).await.unwrap();
+        let trusting = BridgeSpec { trusted: vec!["wan0".into()], ..bridge("b4", "10.4.0.1/24") };
+        net.ensure_bridge(&trusting).await.unwrap();
+        let mut all = Vec::new();
+        for n in 1..=4 {
+            let (bridge, at) = (format!("b{n}"), format!("10.{n}.0.2/24"));
+            let (ns, _) = container(&net, &bridge, &at, &format!("10.{n}.0.1")).await;
+            ns.serve(&bridge, 80);
+            ns.serve(&bridge, 81);
+            all.push(ns);
+        }
+        assert_eq!(
+            all[0].call("192.168.50.2:80").unwrap(),
+            "out 10.1.0.2",
+            "what is routed keeps its address"
+        );
+        assert_eq!(
+            all[2].call("192.168.50.2:80").unwrap(),
+            "out 192.168.60.1",
+            "under the address that was named"
+        );
+        assert_eq!(out.call("10.1.0.2:80").unwrap_err(), ErrorKind::TimedOut);
+        net.ports().expose("c", &[(Proto::Tcp, "10.1.0.2".parse().unwrap(), 80)]).unwrap();
+        assert_eq!(out.call("10.1.0.2:80").unwrap(), "b1 192.168.50.2");
+        assert_eq!(out.call("10.1.0.2:81").unwrap_err(), ErrorKind::TimedOut, "what is not published");
+        assert_eq!(out.call("10.2.0.2:81").unwrap(), "b2 192.168.50.2", "unprotected");
+        net.ports().publish("d", &[tcp("127.0.0.1", 8084, "10.4.0.2", 80)]).unwrap();
+        assert_eq!(out.call("10.4.0.2:80").unwrap(), "b4 192.168.50.2", "from a trusted link");
+        assert_eq!(out.call("10.4.0.2:81").unwrap_err(), ErrorKind::TimedOut);
+        assert_eq!(all[1].call("10.4.0.2:80").unwrap_err(), ErrorKind::TimedOut, "from another");
+        net.ports().unpublish("c").unwrap();
+        assert_eq!(out.call("10.1.0.2:80").unwrap_err(), ErrorKind::TimedOut);
+    });
+}
+
+#[test]
+fn somebody_elses_bridge_is_used_and_left() {
+    machine(|m| async move {
+        let net = m.network("/run/t14");
+        let theirs = network::link::BridgeLink {
+            name: "br-own".into(),
+            alias: String::new(),
+            mac: [2, 0, 0, 0, 0, 9],
+            mtu: None,
+            addresses: vec!["10.9.0.1/24".parse().unwrap()],
+        };
+        m.link.ensure_bridge(&theirs).await.unwrap();
+        net.ensure_bridge(&bridge("br-own", "10.8.0.1/24")).await.unwrap();
+        let (a, _) = container(&net, "br-own", "10.8.0.2/24", "10.8.0.1").await;
+        a.serve("a", 80);
+        assert_eq!(m.call("10.8.0.2:80").unwrap(), "a 10.8.0.1");
+        net.remove_bridge("br-own").await.unwrap();
+        assert!(net.link_exists("br-own").await.unwrap());
+        assert!(std::net::TcpListener::bind("10.9.0.1:0").is_ok(), "with its own address");
+        net.teardown().await.unwrap();
+        assert!(net.link_exists("br-own").await.unwrap());
+    });
+}
+
+#[test]
+fn parents_come_and_go() {
+    machine(|m| async move {
+        let net = m.network("/run/t15");
+        let _out = m.outside(&net).await;
+        let nowhere = Parent { name: "dm-123456789012".into(), kind: ParentKind::Nowhere };
+        assert!(net.ensure_parent(&nowhere).await.unwrap());
+        assert!(net.ensure_parent(&nowhere).await.unwrap(), "still ours");
+        let theirs = Parent { name: "wan0".into(), kind: ParentKind::Nowhere };
+        assert!(!net.ensure_parent(&theirs).await.unwrap());
+        let (a, b) = (Ns::new(), Ns::new());
+        for (ns, ip) in [(&a, "10.7.0.2/24"), (&b, "10.7.0.3/24")] {
+            let spec = network::AttachSpec {
+                netns: ns.path.clone(),
+                ifname: "eth0".into(),
+                addresses: vec![ip.parse().unwrap()],
+                uplink: Some(network::link::Uplink::Macvlan { parent: nowhere.name.clone(), mode: 4 }),
+                ..Default::default()
+            };
+            net.attach(&spec).await.unwrap();
+        }
+        b.serve("b", 80);
+        assert_eq!(a.call("10.7.0.3:80").unwrap(), "b 10.7.0.2");
+        net.remove_parent(&nowhere.name).await.unwrap();
+        net.remove_parent("wan0").await.unwrap();
+        assert!(!net.link_exists(&nowhere.name).await.unwrap());
+        assert!(net.link_exists("wan0").await.unwrap());
+        let vlan = Parent { name: "wan0.7".into(), kind: ParentKind::Vlan { of: "wan0".into(), id: 7 } };
+        match net.ensure_parent(&vlan).await {
+            Err(e) if e.errno() == Some(nix::libc::EOPNOTSUPP) => {
+                println!("skipped: no VLANs in this kernel: {e}");
+            }
+            other => {
+                assert!(other.unwrap());
+                net.remove_parent("wan0.7").await.unwrap();
+                assert!(!net.link_exists("wan0.7").await.unwrap());
+            }
+        }
     });
 }
 
@@ -417,7 +552,7 @@ fn macvlan() {
         // An ipvlan, where the kernel has it.
         let c = Ns::new();
         let mut spec = attach(&c, "192.168.50.9/24");
-        spec.uplink = Some(network::link::Uplink::Ipvlan { parent: "wan0".into(), mode: 0 });
+        spec.uplink = Some(network::link::Uplink::Ipvlan { parent: "wan0".into(), mode: 0, flags: 0 });
         match net.attach(&spec).await {
             Err(e) if e.errno() == Some(nix::libc::EOPNOTSUPP) => {
                 println!("skipped: no ipvlan in this kernel: {e}")

@@ -8,17 +8,23 @@ use crate::body::{self, Answer};
 use crate::call::Call;
 
 pub(crate) async fn list(call: Call) -> Result<Answer> {
-    Ok(body::ok(&call.engine.network_list(&call.query.filters()?)?))
+    // Before API 1.28 a list had the members.
+    Ok(body::ok(&call.engine.network_list(&call.query.filters()?, !call.at_least(1, 28))?))
 }
 
 pub(crate) async fn create(call: Call) -> Result<Answer> {
     let engine = call.engine.clone();
-    let request: NetworkCreate = call.json().await?;
+    let has_ipv4_switch = call.at_least(1, 48);
+    let mut request: NetworkCreate = call.json().await?;
+    if !has_ipv4_switch {
+        request.enable_ipv4 = None;
+    }
     Ok(body::json(StatusCode::CREATED, &engine.network_create(request).await?))
 }
 
 pub(crate) async fn inspect(call: Call) -> Result<Answer> {
-    Ok(body::ok(&call.engine.network_inspect(call.id())?))
+    let scope = call.query.text("scope").unwrap_or("");
+    Ok(body::ok(&call.engine.network_inspect(call.id(), scope)?))
 }
 
 pub(crate) async fn remove(call: Call) -> Result<Answer> {

@@ -77,14 +77,25 @@ pub struct NetworkCreate {
     pub ingress: bool,
     pub config_only: bool,
     pub scope: String,
-    #[serde(rename = "IPAM")]
+    #[serde(rename = "IPAM", deserialize_with = "null_default")]
     pub ipam: Ipam,
+    pub config_from: Option<ConfigReference>,
     #[serde(rename = "EnableIPv6")]
     pub enable_ipv6: Option<bool>,
     #[serde(rename = "EnableIPv4")]
     pub enable_ipv4: Option<bool>,
+    #[serde(deserialize_with = "null_default")]
     pub options: Map,
+    #[serde(deserialize_with = "null_default")]
     pub labels: Map,
+}
+
+/// The configuration that a network follows.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+#[allow(missing_docs)]
+pub struct ConfigReference {
+    pub network: String,
 }
 
 /// A network's address management.
@@ -125,6 +136,7 @@ pub struct IpamPool {
 #[allow(missing_docs)]
 pub struct NetworkConnect {
     pub container: String,
+    #[serde(deserialize_with = "null_default")]
     pub endpoint_config: EndpointSettings,
 }
 
@@ -144,6 +156,8 @@ pub struct NetworkDisconnect {
 pub struct VolumeCreate {
     pub name: String,
     pub driver: String,
+    #[serde(deserialize_with = "null_default")]
     pub driver_opts: Map,
+    #[serde(deserialize_with = "null_default")]
     pub labels: Map,
 }

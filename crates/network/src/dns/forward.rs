@@ -2,73 +2,79 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use hickory_proto::op::{Message, Query};
-use parking_lot::Mutex;
+use hickory_proto::op::{Message, Query, ResponseCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
+use super::upstreams::Upstreams;
 use super::{Name, Record, RecordType};
+use crate::netns::in_netns;
 
 /// How long an upstream server may take before the next one is asked. A timer, because silence is its only sign.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The upstream servers.
-pub struct Forwarder {
-    /// The file that lists them, if they are not fixed.
-    file: Option<PathBuf>,
-    /// Addresses that would lead back to ourselves.
-    exclude: Vec<IpAddr>,
-    known: Mutex<Known>,
-}
+/// From which network namespace a server is asked; `None` is this process's own.
+type Place = dyn Fn(SocketAddr) -> Option<PathBuf> + Send + Sync;
 
-#[derive(Default)]
-struct Known {
-    modified: Option<SystemTime>,
-    servers: Vec<SocketAddr>,
+/// Asks the upstream servers.
+pub struct Forwarder {
+    upstreams: Upstreams,
+    place: Option<Box<Place>>,
 }
 
 impl Forwarder {
-    /// The servers of /etc/resolv.conf, which is read again whenever it has changed, without those in `exclude`.
-    pub fn system(exclude: Vec<IpAddr>) -> Self {
-        Self { file: Some("/etc/resolv.conf".into()), exclude, known: Mutex::default() }
+    /// Asks these servers.
+    pub fn new(upstreams: Upstreams) -> Self {
+        Self { upstreams, place: None }
     }
 
-    /// These servers.
+    /// Asks the servers of /etc/resolv.conf without those in `exclude`.
+    pub fn system(exclude: Vec<IpAddr>) -> Self {
+        Self::new(Upstreams::system(exclude))
+    }
+
+    /// Asks these servers.
     pub fn fixed(servers: Vec<SocketAddr>) -> Self {
-        Self { file: None, exclude: Vec::new(), known: Mutex::new(Known { modified: None, servers }) }
+        Self::new(Upstreams::fixed(servers))
+    }
+
+    /// Asks each server from the network namespace that `place` says.
+    pub fn from_place(
+        mut self,
+        place: impl Fn(SocketAddr) -> Option<PathBuf> + Send + Sync + 'static,
+    ) -> Self {
+        self.place = Some(Box::new(place));
+        self
     }
 
     /// The servers as they are now.
     pub fn servers(&self) -> Vec<SocketAddr> {
-        let mut known = self.known.lock();
-        if let Some(file) = &self.file {
-            let modified = std::fs::metadata(file).and_then(|m| m.modified()).ok();
-            if modified.is_none() || modified != known.modified {
-                let text = std::fs::read_to_string(file).unwrap_or_default();
-                known.servers = parse(&text).filter(|a| !self.exclude.contains(&a.ip())).collect();
-                known.modified = modified;
-            }
-        }
-        known.servers.clone()
+        self.upstreams.servers()
     }
 
-    /// The answer to `query`, a whole message, from the first server that gives one.
+    /// The answer to `query`, a whole message, from the first server that gives one. A server that fails or refuses is
+    /// asked no further; its words are the answer only if no other server has any.
     pub async fn exchange(&self, query: &[u8], tcp: bool) -> io::Result<Vec<u8>> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "no upstream DNS server is configured");
+        let mut refusal = None;
         for server in self.servers() {
-            let one =
-                async { if tcp { over_tcp(server, query).await } else { over_udp(server, query).await } };
+            let place = self.place.as_ref().and_then(|place| place(server));
+            let place = place.as_deref();
+            let one = async {
+                if tcp { over_tcp(server, query, place).await } else { over_udp(server, query, place).await }
+            };
             match timeout(PATIENCE, one).await {
+                Ok(Ok(answer)) if fails(&answer) => refusal = Some(answer),
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(e)) => last = e,
                 Err(_) => last = io::Error::new(io::ErrorKind::TimedOut, format!("{server} does not answer")),
             }
         }
-        Err(last)
+        refusal.ok_or(last)
     }
 
     /// The records of a name.
@@ -86,16 +92,10 @@ impl Forwarder {
     }
 }
 
-fn parse(text: &str) -> impl Iterator<Item = SocketAddr> {
-    text.lines().filter_map(|line| {
-        let mut words = line.split_whitespace();
-        (words.next() == Some("nameserver"))
-            .then(|| words.next())
-            .flatten()?
-            .parse::<IpAddr>()
-            .ok()
-            .map(|ip| (ip, 53).into())
-    })
+/// Whether a server says that it cannot or will not answer.
+fn fails(answer: &[u8]) -> bool {
+    let code = answer.get(3).map_or(0, |b| u16::from(b & 0xf));
+    [ResponseCode::ServFail, ResponseCode::Refused].iter().any(|c| u16::from(*c) == code)
 }
 
 /// A query under a number of our own, so that nobody can guess it, and what its answer must repeat.
@@ -121,11 +121,21 @@ fn answers(query: &[u8], answer: &[u8]) -> bool {
         && question(query).is_some_and(|q| question(answer).as_ref() == Some(&q))
 }
 
-async fn over_udp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
+async fn over_udp(server: SocketAddr, query: &[u8], place: Option<&Path>) -> io::Result<Vec<u8>> {
     let (own, original) = disguise(query)?;
     let any: SocketAddr = if server.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
     // A socket for each query: its random port is as hard to guess as the number.
-    let socket = UdpSocket::bind(any).await?;
+    let socket = match place {
+        None => UdpSocket::bind(any).await?,
+        Some(place) => {
+            let socket = elsewhere(place, move || {
+                let socket = std::net::UdpSocket::bind(any)?;
+                socket.set_nonblocking(true)?;
+                Ok(socket)
+            });
+            UdpSocket::from_std(socket.await?)?
+        }
+    };
     socket.connect(server).await?;
     socket.send(&own).await?;
     let mut buf = vec![0; 65535];
@@ -139,9 +149,29 @@ async fn over_udp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
     }
 }
 
-async fn over_tcp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
+/// A socket of another network namespace.
+async fn elsewhere<T: Send + 'static>(
+    place: &Path,
+    make: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let place = place.to_owned();
+    let made = tokio::task::spawn_blocking(move || in_netns(&place, || Ok(make())));
+    made.await.map_err(io::Error::other)?.map_err(io::Error::other)?
+}
+
+async fn over_tcp(server: SocketAddr, query: &[u8], place: Option<&Path>) -> io::Result<Vec<u8>> {
     let (own, original) = disguise(query)?;
-    let mut stream = TcpStream::connect(server).await?;
+    let mut stream = match place {
+        None => TcpStream::connect(server).await?,
+        Some(place) => {
+            let stream = elsewhere(place, move || {
+                let stream = std::net::TcpStream::connect_timeout(&server, PATIENCE)?;
+                stream.set_nonblocking(true)?;
+                Ok(stream)
+            });
+            TcpStream::from_std(stream.await?)?
+        }
+    };
     let mut framed = (own.len() as u16).to_be_bytes().to_vec();
     framed.extend_from_slice(&own);
     stream.write_all(&framed).await?;
@@ -162,21 +192,28 @@ async fn over_tcp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn resolv_conf() {
-        let text = "# x\nsearch a b\nnameserver 10.0.0.1\n nameserver\t10.0.0.2 # two\nnameserver nonsense\nnameserver ::1\n";
-        let got: Vec<_> = parse(text).map(|a| a.to_string()).collect();
-        assert_eq!(got, ["10.0.0.1:53", "10.0.0.2:53", "[::1]:53"]);
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("resolv.conf");
-        let f = Forwarder {
-            file: Some(file.clone()),
-            exclude: vec![[10, 96, 0, 10].into()],
-            known: Mutex::default(),
+    #[tokio::test]
+    async fn a_server_that_fails_is_passed_over() {
+        let answering = |code: u8| async move {
+            let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let address = socket.local_addr().unwrap();
+            tokio::spawn(async move {
+                let mut buf = [0; 512];
+                loop {
+                    let (n, from) = socket.recv_from(&mut buf).await.unwrap();
+                    buf[2] |= 0x80;
+                    buf[3] = code;
+                    socket.send_to(&buf[..n], from).await.unwrap();
+                }
+            });
+            address
         };
-        assert!(f.servers().is_empty());
-        std::fs::write(&file, "nameserver 10.96.0.10\nnameserver 1.1.1.1\n").unwrap();
-        assert_eq!(f.servers(), [SocketAddr::from(([1, 1, 1, 1], 53))]);
+        let (bad, good) = (answering(2).await, answering(0).await);
+        let query = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x01\x00\x01";
+        let answer = Forwarder::fixed(vec![bad, good]).exchange(query, false).await.unwrap();
+        assert_eq!(answer[3], 0);
+        let answer = Forwarder::fixed(vec![bad]).exchange(query, false).await.unwrap();
+        assert_eq!(answer[3], 2, "its own words where nobody knows better");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 mod forward;
 mod server;
 mod sockets;
+mod upstreams;
 
 use std::net::SocketAddr;
 
@@ -15,6 +16,7 @@ pub use forward::Forwarder;
 pub use hickory_proto::rr::{Name, RData, Record, RecordType, rdata};
 pub use server::serve;
 pub use sockets::Sockets;
+pub use upstreams::Upstreams;
 
 /// One question.
 #[derive(Debug, Clone)]

@@ -55,6 +55,32 @@ pub enum Uplink {
         parent: String,
         /// IFLA_IPVLAN_MODE: 0 L2, 1 L3, 2 L3S.
         mode: u16,
+        /// IFLA_IPVLAN_FLAGS: 0 bridge, 1 private, 2 vepa.
+        flags: u16,
+    },
+}
+
+/// A link that macvlans and ipvlans hang on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parent {
+    /// Its name, at most 15 bytes.
+    pub name: String,
+    /// What it is when it has to be made.
+    pub kind: ParentKind,
+}
+
+/// What a parent link is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ParentKind {
+    /// Leads nowhere: what hangs on it can talk to each other only. A bridge without ports, since kernels may lack
+    /// dummy links.
+    Nowhere,
+    /// A VLAN of another link.
+    Vlan {
+        /// That link.
+        of: String,
+        /// 1 to 4094.
+        id: u16,
     },
 }
 
@@ -116,8 +142,11 @@ pub struct LinkInfo {
 /// Links, addresses and routes of the network namespace that this process runs in, and the ends that hang in others.
 #[async_trait]
 pub trait Link: Send + Sync + 'static {
-    /// Makes the bridge or brings one of that name to what it should be.
+    /// Makes the bridge or brings one of that name to what it should be. One with another alias is somebody else's: it
+    /// gets the addresses beside its own.
     async fn ensure_bridge(&self, bridge: &BridgeLink) -> Result<()>;
+    /// Makes a link for others to hang on, with an alias that says whose it is, and brings it up.
+    async fn add_parent(&self, parent: &Parent, alias: &str) -> Result<()>;
     /// Makes the interface in its namespace, sets it up and returns its hardware address. Leaves nothing if it fails.
     async fn attach(&self, endpoint: &Endpoint) -> Result<[u8; 6]>;
     /// Brings `lo` up in a namespace.
@@ -130,6 +159,8 @@ pub trait Link: Send + Sync + 'static {
     async fn list(&self) -> Result<Vec<LinkInfo>>;
     /// Adds or replaces a route of this machine through `link`.
     async fn ensure_route(&self, link: &str, route: &Route) -> Result<()>;
+    /// Adds or replaces a route inside a namespace, through its link of that name.
+    async fn ensure_route_in(&self, netns: &Path, link: &str, route: &Route) -> Result<()>;
     /// The MTU of the link that the default route leaves by; `None` without such a route.
     async fn default_mtu(&self) -> Result<Option<u32>>;
     /// Writes a kernel parameter of this machine's network: (`net.ipv4.ip_forward`, `1`).

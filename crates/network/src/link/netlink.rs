@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::requests::{
     DELLINK, GETADDR, GETLINK, GETROUTE, IFF_UP, NEWADDR, NEWLINK, NEWROUTE, Requests, ifinfo, octets, rtmsg,
 };
-use super::{BridgeLink, Endpoint, Link, LinkInfo, Route, Uplink};
+use super::{BridgeLink, Endpoint, Link, LinkInfo, Parent, ParentKind, Route, Uplink};
 use crate::error::{Error, Result};
 use crate::netns::in_netns;
 use crate::nft::Family;
@@ -83,6 +83,10 @@ impl Link for NetlinkLink {
         let bridge = bridge.clone();
         self.blocking(move |i| i.ensure_bridge(&bridge)).await
     }
+    async fn add_parent(&self, parent: &Parent, alias: &str) -> Result<()> {
+        let (parent, alias) = (parent.clone(), alias.to_owned());
+        self.blocking(move |i| i.add_parent(&parent, &alias)).await
+    }
     async fn attach(&self, endpoint: &Endpoint) -> Result<[u8; 6]> {
         let endpoint = endpoint.clone();
         self.blocking(move |i| i.attach(&endpoint)).await
@@ -111,12 +115,12 @@ impl Link for NetlinkLink {
     }
     async fn ensure_route(&self, link: &str, route: &Route) -> Result<()> {
         let (link, route) = (link.to_owned(), route.clone());
-        self.blocking(move |i| {
-            let mut channel = i.channel.lock();
-            let index = find(&mut channel, &link)?.ok_or_else(|| no_link(&link))?.index;
-            let mut requests = Requests::default();
-            requests.route(index, &route);
-            requests.run(&mut channel)
+        self.blocking(move |i| ensure_route(&mut i.channel.lock(), &link, &route)).await
+    }
+    async fn ensure_route_in(&self, netns: &Path, link: &str, route: &Route) -> Result<()> {
+        let (netns, link, route) = (netns.to_owned(), link.to_owned(), route.clone());
+        self.blocking(move |_| {
+            in_netns(&netns, || ensure_route(&mut Channel::open(NETLINK_ROUTE)?, &link, &route))
         })
         .await
     }
@@ -157,8 +161,14 @@ impl Inner {
                     w.nest(IFLA_LINKINFO, |w| w.string(INFO_KIND, "bridge"));
                 },
             );
+            // The kernel takes no alias with a creation; both go in one datagram, so that no crash comes between.
+            make.message(format!("set alias of {}", b.name), NEWLINK, 0, &ifinfo(0, 0), |w| {
+                w.string(IFLA_IFNAME, &b.name);
+                w.string(IFLA_IFALIAS, &b.alias);
+            });
             make.run(&mut channel)?;
         }
+        let theirs = existing.is_some_and(|l| l.alias != b.alias);
         let index = find(&mut channel, &b.name)?.ok_or_else(|| no_link(&b.name))?.index;
         // Packets between two ports must pass our rules as routed ones do. The kernel may lack the module for it.
         let mut filter = Requests::default();
@@ -178,17 +188,20 @@ impl Inner {
         }
         let mut requests = Requests::default();
         requests.message(format!("set up bridge {}", b.name), NEWLINK, 0, &ifinfo(index, IFF_UP), |w| {
-            w.string(IFLA_IFALIAS, &b.alias);
-            w.bytes(IFLA_ADDRESS, &b.mac);
+            if !theirs {
+                w.bytes(IFLA_ADDRESS, &b.mac);
+            }
             b.mtu.iter().for_each(|mtu| w.u32(IFLA_MTU, *mtu));
         });
         let present = addresses(&mut channel, index)?;
-        for address in present.iter().filter(|a| !b.addresses.contains(a)) {
+        for address in present.iter().filter(|a| !theirs && !b.addresses.contains(a)) {
             requests.address(&b.name, index, *address, false);
         }
         if b.addresses.iter().any(|a| a.addr().is_ipv6()) {
             no_generated_address(&b.name);
-            requests.address(&b.name, index, link_local(b.mac), true);
+            if !theirs {
+                requests.address(&b.name, index, link_local(b.mac), true);
+            }
         }
         for address in b.addresses.iter().filter(|a| !present.contains(a)) {
             requests.address(&b.name, index, *address, true);
@@ -196,6 +209,33 @@ impl Inner {
         requests.run(&mut channel)?;
         // Link-local ones cannot be asked for without their link; they are given before the others.
         wait_received(&mut channel, b.addresses.iter().map(IpNet::addr))
+    }
+
+    fn add_parent(&self, p: &Parent, alias: &str) -> Result<()> {
+        let mut channel = self.channel.lock();
+        let (kind, of) = match &p.kind {
+            ParentKind::Nowhere => ("bridge", None),
+            ParentKind::Vlan { of, id } => {
+                let below = find(&mut channel, of)?.ok_or_else(|| no_link(of))?;
+                ("vlan", Some((below.index, *id)))
+            }
+        };
+        let mut requests = Requests::default();
+        let new = NLM_F_CREATE | NLM_F_EXCL;
+        requests.message(format!("add {kind} link {}", p.name), NEWLINK, new, &ifinfo(0, IFF_UP), |w| {
+            w.string(IFLA_IFNAME, &p.name);
+            of.iter().for_each(|(index, _)| w.u32(IFLA_LINK, *index));
+            w.nest(IFLA_LINKINFO, |w| {
+                w.string(INFO_KIND, kind);
+                of.iter().for_each(|(_, id)| w.nest(INFO_DATA, |w| w.u16(1, *id)));
+            });
+        });
+        // The alias cannot be given with the link's creation.
+        requests.message(format!("set alias of {}", p.name), NEWLINK, 0, &ifinfo(0, 0), |w| {
+            w.string(IFLA_IFNAME, &p.name);
+            w.string(IFLA_IFALIAS, alias);
+        });
+        requests.run(&mut channel)
     }
 
     fn attach(&self, e: &Endpoint) -> Result<[u8; 6]> {
@@ -255,13 +295,16 @@ impl Inner {
                         });
                     });
                 }
-                Uplink::Ipvlan { mode, .. } => {
+                Uplink::Ipvlan { mode, flags, .. } => {
                     make.message(format!("add ipvlan {}", e.ifname), NEWLINK, new, &ifinfo(0, 0), |w| {
                         inside(w);
                         w.u32(IFLA_LINK, parent.index);
                         w.nest(IFLA_LINKINFO, |w| {
                             w.string(INFO_KIND, "ipvlan");
-                            w.nest(INFO_DATA, |w| w.u16(1, *mode));
+                            w.nest(INFO_DATA, |w| {
+                                w.u16(1, *mode);
+                                w.u16(2, *flags);
+                            });
                         });
                     });
                 }
@@ -404,6 +447,13 @@ fn is_local(channel: &mut Channel, address: IpAddr) -> Result<bool> {
     w.end();
     let (_, messages, _) = channel.exchange(&w.buf)?;
     Ok(messages.iter().any(|m| m.seq == seq && m.kind == NEWROUTE && m.payload.get(7) == Some(&LOCAL)))
+}
+
+fn ensure_route(channel: &mut Channel, link: &str, route: &Route) -> Result<()> {
+    let index = find(channel, link)?.ok_or_else(|| no_link(link))?.index;
+    let mut requests = Requests::default();
+    requests.route(index, route);
+    requests.run(channel)
 }
 
 fn no_link(name: &str) -> Error {

@@ -5,7 +5,7 @@ use std::path::Path;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use super::{BridgeLink, Endpoint, Link, LinkInfo, Route, Uplink};
+use super::{BridgeLink, Endpoint, Link, LinkInfo, Parent, ParentKind, Route, Uplink};
 use crate::error::Result;
 
 /// Notes every request as one line and keeps the links that they lead to.
@@ -50,6 +50,12 @@ impl Link for RecordingLink {
         self.note(format!("bridge {} {:?}", b.name, b.addresses));
         Ok(())
     }
+    async fn add_parent(&self, parent: &Parent, alias: &str) -> Result<()> {
+        let kind = if parent.kind == ParentKind::Nowhere { "bridge" } else { "vlan" };
+        self.remember(&parent.name, kind, alias);
+        self.note(format!("parent {} {kind}", parent.name));
+        Ok(())
+    }
     async fn attach(&self, e: &Endpoint) -> Result<[u8; 6]> {
         if let Uplink::Bridge { host, .. } = &e.uplink {
             self.remember(host, "veth", "");
@@ -75,6 +81,10 @@ impl Link for RecordingLink {
     }
     async fn ensure_route(&self, link: &str, route: &Route) -> Result<()> {
         self.note(format!("route {} dev {link}", route.destination));
+        Ok(())
+    }
+    async fn ensure_route_in(&self, netns: &Path, link: &str, route: &Route) -> Result<()> {
+        self.note(format!("route {} dev {link} in {}", route.destination, netns.display()));
         Ok(())
     }
     async fn default_mtu(&self) -> Result<Option<u32>> {

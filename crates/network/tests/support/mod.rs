@@ -149,6 +149,12 @@ impl Machine {
         in_netns(&self.path, || Ok(call(to))).unwrap()
     }
 
+    /// The same while this runtime's own tasks go on.
+    pub async fn call_while(&self, to: &str) -> Result<String, std::io::ErrorKind> {
+        let (to, path): (SocketAddr, _) = (to.parse().unwrap(), self.path.clone());
+        tokio::task::spawn_blocking(move || in_netns(&path, || Ok(call(to))).unwrap()).await.unwrap()
+    }
+
     pub fn call_udp(&self, to: &str) -> Result<String, std::io::ErrorKind> {
         let to: SocketAddr = to.parse().unwrap();
         in_netns(&self.path, || Ok(call_udp(to))).unwrap()
