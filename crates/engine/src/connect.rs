@@ -393,7 +393,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Gives back what a container has on its networks. Its interfaces go with its namespace, but that may take a
+    /// Gives back what a container has on its networks, and its volumes. Its interfaces go with its namespace, but that may take a
     /// while or be shared, so they are removed by name, in the background; the addresses are free after that.
     pub(crate) async fn disconnect_all(self: &Arc<Self>, container: &Arc<Container>) {
         let attached = {
@@ -405,6 +405,7 @@ impl Engine {
         if let Err(error) = self.network.ports().unpublish(&container.id) {
             tracing::warn!(container = %container.short(), %error, "its ports could not be taken back");
         }
+        self.release_volumes(container, true).await;
         for (name, one) in attached {
             let Ok(net) = self.networks.get(&name) else { continue };
             net.leave(&container.id);

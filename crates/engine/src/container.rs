@@ -106,6 +106,8 @@ pub(crate) struct Life {
     pub last_delay: Duration,
     /// What it has got on its networks, by the network's name; empty while it has no process.
     pub attached: IndexMap<String, Attached>,
+    /// The volumes that had to be mounted for it, or by a plugin.
+    pub volumes: Vec<String>,
     /// The networks that the default routes of IPv4 and IPv6 lead to.
     pub gateways: [Option<String>; 2],
     /// Published ports as they are.

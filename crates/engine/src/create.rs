@@ -186,26 +186,28 @@ impl Engine {
     async fn make_mount(&self, container: &Container, point: &mut MountPoint) -> Result<()> {
         match point.kind.as_str() {
             "volume" => {
-                let mut labels = point.labels.clone();
-                if point.anonymous {
-                    labels.insert("com.docker.volume.anonymous".into(), String::new());
-                    point.name = base::rng::hex(32);
-                }
                 let request = VolumeCreate {
                     name: point.name.clone(),
                     driver: point.driver.clone(),
                     driver_opts: point.options.clone(),
-                    labels,
+                    labels: point.labels.clone(),
                 };
-                let (volume, new) = self.volumes.create(request)?;
-                if new {
-                    self.volume_event(&volume.name, "create", &[("driver", "local".into())]);
+                let volume = self.make_volume(request).await?;
+                point.name.clone_from(&volume.name);
+                point.driver.clone_from(&volume.driver);
+                if volume.driver == "local" && point.mode.is_empty() {
+                    point.mode = "z".into();
                 }
-                point.source = self.volumes.data(&volume.name);
-                if point.copy && volume.mount().is_none() {
-                    self.copy_up(container, point).await?;
-                }
-                Ok(())
+                let place = self.hold_volume(container, &volume.name).await;
+                let copied = match place {
+                    Ok(place) => {
+                        point.source = place;
+                        if point.copy { self.copy_up(container, point).await } else { Ok(()) }
+                    }
+                    Err(error) => Err(error),
+                };
+                self.release_volumes(container, false).await;
+                copied
             }
             "bind" if !point.make_source && !point.source.exists() => Err(invalid(format!(
                 "invalid mount config for type \"bind\": bind source path does not exist: {}",

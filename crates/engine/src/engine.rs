@@ -286,6 +286,7 @@ impl Engine {
             let again = started && crate::restart::after_reboot(policy, was_running, inner.life.by_hand);
             (again, inner.life.phase == Phase::Dead || (started && inner.asked.host.auto_remove))
         };
+        self.release_volumes(&container, true).await;
         container.announce(|_| {});
         container.save_life();
         if remove {

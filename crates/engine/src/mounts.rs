@@ -52,21 +52,26 @@ pub struct MountPoint {
     pub tmpfs: Vec<String>,
 }
 
+/// Whether something can be mounted there: anywhere but on the root itself.
+fn place(target: &str) -> std::result::Result<String, String> {
+    let cleaned = clean(target);
+    if cleaned == "/" {
+        return Err("invalid specification: destination can't be '/'".to_owned());
+    }
+    absolute(target)?;
+    Ok(cleaned)
+}
+
+fn absolute(path: &str) -> std::result::Result<(), String> {
+    if path.starts_with('/') {
+        return Ok(());
+    }
+    Err(format!("invalid mount path: '{path}' mount path must be absolute"))
+}
+
 /// A destination's normal form; an error unless it is absolute and not `/`.
 pub(crate) fn destination(text: &str, whole: &str) -> Result<String> {
-    let bad = |why: &str| {
-        invalid(format!("invalid volume specification: '{whole}': invalid mount path: '{text}' {why}"))
-    };
-    if !text.starts_with('/') {
-        return Err(bad("mount path must be absolute"));
-    }
-    let clean = clean(text);
-    if clean == "/" {
-        return Err(invalid(format!(
-            "invalid volume specification: '{whole}': invalid specification: destination can't be '/'"
-        )));
-    }
-    Ok(clean)
+    place(text).map_err(|why| invalid(format!("invalid volume specification: '{whole}': {why}")))
 }
 
 /// Go's `filepath.Clean` for an absolute path.
@@ -86,94 +91,133 @@ pub(crate) fn clean(text: &str) -> String {
 
 const PROPAGATIONS: &[&str] = &["private", "rprivate", "shared", "rshared", "slave", "rslave"];
 
+/// What the third part of `-v` says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Mode<'a> {
+    read_only: bool,
+    no_copy: bool,
+    propagation: Option<&'a str>,
+}
+
+/// Reads a mode: at most one word of each kind.
+fn mode(text: &str) -> Option<Mode<'_>> {
+    let mut out = Mode::default();
+    let mut seen = [false; 5];
+    for word in text.split(',').filter(|_| !text.is_empty()) {
+        let kind = match word {
+            "ro" | "rw" => {
+                out.read_only = word == "ro";
+                0
+            }
+            // Labels of SELinux; where there is none, they mean nothing.
+            "z" | "Z" => 1,
+            "nocopy" => {
+                out.no_copy = true;
+                2
+            }
+            "consistent" | "cached" | "delegated" => 3,
+            p if PROPAGATIONS.contains(&p) => {
+                out.propagation = Some(p);
+                4
+            }
+            _ => return None,
+        };
+        if std::mem::replace(&mut seen[kind], true) {
+            return None;
+        }
+    }
+    Some(out)
+}
+
 /// One `-v` of the command line: `[source:]destination[:mode]`.
 pub(crate) fn bind(text: &str, volume_driver: &str) -> Result<MountPoint> {
     let bad = || invalid(format!("invalid volume specification: '{text}'"));
     let parts: Vec<&str> = text.split(':').collect();
-    let (source, target, mode) = match parts.as_slice() {
+    let (source, target, words) = match parts.as_slice() {
+        ["", ..] => return Err(bad()),
         [target] => ("", *target, ""),
-        [a, b] if b.starts_with('/') => (*a, *b, ""),
-        [target, mode] if target.starts_with('/') => ("", *target, *mode),
+        // A mode needs a source: `/data:ro` is nothing.
+        [_, b] if mode(b).is_some() => return Err(bad()),
         [a, b] => (*a, *b, ""),
         [a, b, mode] => (*a, *b, *mode),
         _ => return Err(bad()),
     };
+    let read = mode(words).ok_or_else(|| invalid(format!("invalid mode: {words}")))?;
     let destination = destination(target, text)?;
     let mut point = MountPoint {
         destination,
-        mode: mode.to_owned(),
-        rw: true,
-        copy: true,
+        mode: words.to_owned(),
+        rw: !read.read_only,
         make_source: true,
         ..MountPoint::default()
     };
-    for flag in mode.split(',').filter(|f| !f.is_empty()) {
-        match flag {
-            "ro" => point.rw = false,
-            "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" => {}
-            "nocopy" => point.copy = false,
-            p if PROPAGATIONS.contains(&p) => point.propagation = p.to_owned(),
-            _ => {
-                return Err(invalid(format!("invalid volume specification: '{text}': invalid mode: {mode}")));
-            }
-        }
-    }
     if source.starts_with('/') {
         point.kind = "bind".into();
         point.source = clean(source).into();
-        point.copy = false;
-        if point.propagation.is_empty() {
-            point.propagation = "rprivate".into();
-        }
-    } else {
-        point.kind = "volume".into();
-        point.anonymous = source.is_empty();
-        point.name = source.to_owned();
-        point.driver = driver(volume_driver);
-        if !source.is_empty() {
-            crate::volumes::check_name(source)?;
-        }
+        point.propagation = read.propagation.unwrap_or("rprivate").to_owned();
+        return Ok(point);
+    }
+    let nested = |why: String| invalid(format!("invalid volume specification: '{text}': {why}"));
+    if read.propagation.is_some() {
+        return Err(nested(
+            "invalid mount config for type \"volume\": field BindOptions must not be specified".into(),
+        ));
+    }
+    point.kind = "volume".into();
+    point.copy = !read.no_copy;
+    point.anonymous = source.is_empty();
+    point.name = source.to_owned();
+    point.driver = volume_driver.to_owned();
+    if !source.is_empty() {
+        check_volume_name(source, volume_driver)?;
     }
     Ok(point)
 }
 
-fn driver(name: &str) -> String {
-    if name.is_empty() { "local".to_owned() } else { name.to_owned() }
+/// A local volume's name must not be a path; what a plugin's names are is its own affair.
+fn check_volume_name(name: &str, driver: &str) -> Result<()> {
+    if matches!(driver, "" | "local") { crate::volumes::local::check_name(name) } else { Ok(()) }
 }
 
 /// One `--mount`.
 pub(crate) fn mount(m: &Mount) -> Result<MountPoint> {
     let bad = |why: String| invalid(format!("invalid mount config for type \"{}\": {why}", m.kind));
+    let extraneous = |field: &str| bad(format!("field {field} must not be specified"));
+    for (kind, given, field) in [
+        ("bind", m.bind_options.is_some(), "BindOptions"),
+        ("volume", m.volume_options.is_some(), "VolumeOptions"),
+        ("image", m.image_options.is_some(), "ImageOptions"),
+        ("tmpfs", m.tmpfs_options.is_some(), "TmpfsOptions"),
+    ] {
+        if given && m.kind != kind {
+            return Err(extraneous(field));
+        }
+    }
     if m.target.is_empty() {
         return Err(bad("field Target must not be empty".into()));
     }
-    if !m.target.starts_with('/') {
-        return Err(bad(format!("invalid mount path: '{}' mount path must be absolute", m.target)));
-    }
-    let destination = clean(&m.target);
-    if destination == "/" {
-        return Err(bad("invalid specification: destination can't be '/'".into()));
-    }
+    let destination = place(&m.target).map_err(bad)?;
     let mut point =
         MountPoint { kind: m.kind.clone(), destination, rw: !m.read_only, ..MountPoint::default() };
-    let extraneous = |field: &str| bad(format!("field {field} must not be specified"));
-    if m.kind != "bind" && m.bind_options.is_some() {
-        return Err(extraneous("BindOptions"));
-    }
-    if m.kind != "volume" && m.volume_options.is_some() {
-        return Err(extraneous("VolumeOptions"));
-    }
-    if m.kind != "tmpfs" && m.tmpfs_options.is_some() {
-        return Err(extraneous("TmpfsOptions"));
-    }
+    // A part of something must be below it.
+    let part = |subpath: &str| {
+        let below = Path::new(subpath).components().try_fold(0i32, |depth, c| match c {
+            Component::Normal(_) => Some(depth + 1),
+            Component::CurDir => Some(depth),
+            Component::ParentDir => Some(depth - 1).filter(|d| *d >= 0),
+            _ => None,
+        });
+        match below {
+            Some(_) => Ok(()),
+            None => Err(bad("subpath must be a relative path within the volume".into())),
+        }
+    };
     match m.kind.as_str() {
         "bind" => {
             if m.source.is_empty() {
                 return Err(bad("field Source must not be empty".into()));
             }
-            if !m.source.starts_with('/') {
-                return Err(bad(format!("invalid mount path: '{}' mount path must be absolute", m.source)));
-            }
+            absolute(&m.source).map_err(bad)?;
             let options = m.bind_options.clone().unwrap_or_default();
             point.source = clean(&m.source).into();
             point.make_source = options.create_mountpoint;
@@ -206,18 +250,21 @@ pub(crate) fn mount(m: &Mount) -> Result<MountPoint> {
             let options = m.volume_options.clone().unwrap_or_default();
             point.name = m.source.clone();
             point.anonymous = m.source.is_empty();
+            if !options.subpath.is_empty() {
+                if point.anonymous {
+                    return Err(bad("must not set Subpath when using anonymous volumes".into()));
+                }
+                part(&options.subpath)?;
+            }
+            let config = options.driver_config.unwrap_or_default();
             if !point.anonymous {
-                crate::volumes::check_name(&m.source)?;
+                check_volume_name(&m.source, &config.name)?;
             }
             point.copy = !options.no_copy;
             point.subpath = options.subpath;
             point.labels = options.labels;
-            let config = options.driver_config.unwrap_or_default();
-            point.driver = driver(&config.name);
+            point.driver = config.name;
             point.options = config.options;
-            if !point.rw {
-                point.mode = "ro".into();
-            }
         }
         "tmpfs" => {
             if !m.source.is_empty() {
@@ -230,7 +277,13 @@ pub(crate) fn mount(m: &Mount) -> Result<MountPoint> {
             if options.mode != 0 {
                 point.tmpfs.push(format!("mode={:o}", options.mode));
             }
-            point.tmpfs.extend(options.options.iter().map(|pair| pair.join("=")));
+            for pair in &options.options {
+                match pair.first().map(String::as_str) {
+                    Some("exec" | "noexec") if pair.len() <= 2 => point.tmpfs.push(pair.join("=")),
+                    Some(other) if pair.len() <= 2 => return Err(bad(format!("invalid option: {other}"))),
+                    _ => return Err(bad("invalid option array length".into())),
+                }
+            }
         }
         "image" => {
             if m.source.is_empty() {
@@ -238,21 +291,26 @@ pub(crate) fn mount(m: &Mount) -> Result<MountPoint> {
             }
             point.name = m.source.clone();
             point.subpath = m.image_options.clone().unwrap_or_default().subpath;
+            if !point.subpath.is_empty() {
+                part(&point.subpath)?;
+            }
             point.rw = false;
         }
-        "" => return Err(invalid("mount type unknown: \"\"".to_owned())),
-        other => return Err(invalid(format!("mount type unknown: \"{other}\""))),
+        _ => return Err(bad("mount type unknown".into())),
     }
     Ok(point)
 }
 
 /// `--volumes-from`: a container and whether its volumes are writable here.
 pub(crate) fn volumes_from(text: &str) -> Result<(&str, bool)> {
-    match text.split_once(':') {
-        None => Ok((text, true)),
-        Some((id, "rw" | "z" | "Z")) => Ok((id, true)),
-        Some((id, "ro")) => Ok((id, false)),
-        Some((_, mode)) => Err(invalid(format!("invalid mode: {mode}"))),
+    if text.is_empty() {
+        return Err(invalid("volumes-from specification cannot be an empty string"));
+    }
+    let (id, words) = text.split_once(':').unwrap_or((text, ""));
+    match mode(words) {
+        // How mounts spread is as it is there, and nothing is copied.
+        Some(mode) if mode.propagation.is_none() && !mode.no_copy => Ok((id, !mode.read_only)),
+        _ => Err(invalid(format!("invalid mode: {words}"))),
     }
 }
 
@@ -306,7 +364,7 @@ pub(crate) fn collect(
             all.push(MountPoint {
                 kind: "volume".into(),
                 destination,
-                driver: driver(&host.volume_driver),
+                driver: host.volume_driver.clone(),
                 rw: true,
                 copy: true,
                 anonymous: true,
@@ -333,11 +391,15 @@ mod tests {
         let v = bind("vol:/data", "").unwrap();
         assert_eq!(
             (v.kind.as_str(), v.name.as_str(), v.driver.as_str(), v.copy),
-            ("volume", "vol", "local", true)
+            ("volume", "vol", "", true)
         );
         let a = bind("/data", "").unwrap();
         assert!(a.anonymous && a.name.is_empty());
-        for bad in ["x:y", "vol:/", ":", "/a:/b:zz", "a:b:c:d", "../x:/y"] {
+        assert_eq!(bind("vol:/data:nocopy,ro,z", "plug").unwrap().driver, "plug");
+        assert_eq!(bind("/a:/b:rslave,Z,cached", "").unwrap().propagation, "rslave");
+        for bad in
+            ["x:y", "vol:/", ":", "/a:/b:zz", "aa:/b:c:d", "../x:/y", "/a:ro", "/a:/b:ro,rw", "vol:/d:shared"]
+        {
             assert!(bind(bad, "").is_err(), "{bad}");
         }
     }
@@ -368,6 +430,23 @@ mod tests {
         };
         assert!(mount(&missing).unwrap_err().to_string().contains("does not exist"));
         let unknown = Mount { kind: "zz".into(), target: "/n".into(), ..Mount::default() };
-        assert!(mount(&unknown).is_err());
+        assert_eq!(
+            mount(&unknown).unwrap_err().to_string(),
+            "invalid mount config for type \"zz\": mount type unknown"
+        );
+        let part = |source: &str, subpath: &str| {
+            let options = crate::model::VolumeOptions { subpath: subpath.into(), ..Default::default() };
+            let (kind, source, target) = ("volume".into(), source.into(), "/n".into());
+            mount(&Mount { kind, source, target, volume_options: Some(options), ..Mount::default() })
+        };
+        assert!(part("vol", "a/../b").is_ok());
+        for bad in ["../b", "/b", "a/../../b"] {
+            assert!(part("vol", bad).unwrap_err().to_string().contains("subpath must be"), "{bad}");
+        }
+        assert!(part("", "a").is_err());
+        assert_eq!(volumes_from("c:ro,z").unwrap(), ("c", false));
+        for bad in ["", "c:x", "c:rslave", "c:nocopy"] {
+            assert!(volumes_from(bad).is_err(), "{bad}");
+        }
     }
 }

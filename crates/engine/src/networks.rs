@@ -184,15 +184,25 @@ impl Networks {
         let networks = Networks { dir: dir.clone(), pools, all: RwLock::default() };
         for entry in std::fs::read_dir(&dir).map_err(Error::io(dir.display()))? {
             let path = entry.map_err(Error::io(dir.display()))?.path();
-            let bytes = std::fs::read(&path).map_err(Error::io(path.display()))?;
-            let mut record: Record =
-                serde_json::from_slice(&bytes).map_err(|e| system(format!("{}: {e}", path.display())))?;
+            let read = std::fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice::<Record>(&bytes)?));
+            let mut record = match read {
+                Ok(record) => record,
+                Err(error) => {
+                    tracing::error!(file = %path.display(), %error, "a network cannot be read and is left alone");
+                    continue;
+                }
+            };
             if record.name == "bridge" {
                 // Its range is the instance's, which may have been given anew.
                 record.ipam = default_ipam(instance.bridge_ip);
                 record.bridge = instance.link("0");
             }
-            networks.all.write().insert(record.id.clone(), Net::new(record)?);
+            match Net::new(record) {
+                Ok(net) => drop(networks.all.write().insert(net.record.id.clone(), net)),
+                Err(error) => {
+                    tracing::error!(file = %path.display(), %error, "a network makes no sense and is left alone");
+                }
+            }
         }
         for name in PREDEFINED {
             if networks.by_name(name).is_none() {

@@ -163,12 +163,8 @@ impl Engine {
             image_mounts.insert(point.destination.clone(), self.image_mount(container, number, point).await?);
         }
         let hostname = asked.config.hostname.clone();
-        let mut mounts = Vec::new();
-        for point in &asked.mounts {
-            mounts.push(self.volume_options(point)?);
-        }
         let mut asked = asked;
-        asked.mounts = mounts;
+        self.hold_volumes(container, &mut asked.mounts).await?;
         spec::build(spec::Input {
             id: &container.id,
             asked: &asked,
@@ -187,41 +183,6 @@ impl Engine {
             cgroup: format!("{parent}/{}", container.id),
             image_mounts,
         })
-    }
-
-    /// A volume with options (`type=tmpfs`, `o=bind`, ...) is mounted as they say.
-    fn volume_options(&self, point: &crate::mounts::MountPoint) -> Result<crate::mounts::MountPoint> {
-        let mut point = point.clone();
-        if point.kind != "volume" {
-            return Ok(point);
-        }
-        let Some((kind, device, flags)) = self.volumes.get(&point.name)?.mount() else { return Ok(point) };
-        match kind.as_str() {
-            "tmpfs" => {
-                point.kind = "tmpfs".into();
-                point.tmpfs = flags;
-                Ok(point)
-            }
-            "none" | "bind" | "" if flags.iter().any(|f| f.ends_with("bind")) || kind == "bind" => {
-                point.source = device.into();
-                if flags.iter().any(|f| f == "ro") {
-                    point.rw = false;
-                }
-                if !point.source.exists() {
-                    return Err(Error::System(format!(
-                        "failed to mount local volume {}: no such file or directory: {}",
-                        point.name,
-                        point.source.display()
-                    )));
-                }
-                Ok(point)
-            }
-            other => {
-                point.filesystem = Some((other.to_owned(), device));
-                point.tmpfs = flags;
-                Ok(point)
-            }
-        }
     }
 
     /// Waits for the end of a container's process on a task of its own.

@@ -1,24 +1,36 @@
-//! Volumes of the `local` driver: folders below the data folder, or what `type`/`device`/`o` options say.
+//! Volumes: folders of ours, what their options mount (`local`), and those of plugins.
 //!
-//! A volume is `volumes/NAME/` with `opts.json` (durable) and `_data`. Who uses one is computed from the containers,
-//! never counted, so that a crash cannot leave a wrong count.
+//! A volume of the driver `local` is `volumes/NAME/` with `opts.json` (durable) and `_data`; of a plugin's volumes only
+//! what was asked for is kept, in `volumes/.plugins/`. Who uses one is computed from the containers, never counted, so
+//! that a crash cannot leave a wrong count. What has to be mounted is mounted when the first container starts and
+//! unmounted when the last one has ended; each container keeps in its state which volumes it holds.
+
+pub(crate) mod local;
+mod plugin;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::Engine;
-use crate::error::{Error, Result, conflict, invalid, not_found};
+use crate::container::Container;
+use crate::error::{Error, Result, conflict, not_found, system};
 use crate::filters::Filters;
 use crate::model::{Map, VolumeCreate};
+use crate::mounts::MountPoint;
 
 /// The label of a volume that nobody named.
 const ANONYMOUS: &str = "com.docker.volume.anonymous";
+const LOCAL: &str = "local";
+/// The folder of what is kept of plugins' volumes; no volume can have that name.
+const PLUGINS: &str = ".plugins";
 
 /// One volume.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -27,10 +39,23 @@ pub struct Volume {
     pub name: String,
     /// When it was made.
     pub created: Timestamp,
+    /// Its driver.
+    #[serde(default = "local_driver")]
+    pub driver: String,
     /// Labels.
     pub labels: Map,
     /// The driver's options.
     pub options: Map,
+}
+
+fn local_driver() -> String {
+    LOCAL.to_owned()
+}
+
+impl Volume {
+    fn local(&self) -> bool {
+        self.driver == LOCAL
+    }
 }
 
 /// The volumes of one engine.
@@ -38,132 +63,183 @@ pub struct Volume {
 pub(crate) struct Volumes {
     root: PathBuf,
     all: Mutex<BTreeMap<String, Arc<Volume>>>,
-}
-
-/// Refuses a name that could be a path.
-pub(crate) fn check_name(name: &str) -> Result<()> {
-    if crate::names::legal(name) {
-        return Ok(());
-    }
-    Err(invalid(format!(
-        "create {name}: \"{name}\" includes invalid characters for a local volume name, only \
-         \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
-    )))
+    plugins: plugin::Registry,
+    /// Held while one is made or removed.
+    changes: tokio::sync::Mutex<()>,
+    /// Held while one is mounted or unmounted.
+    mounting: tokio::sync::Mutex<()>,
+    pruning: AtomicBool,
 }
 
 impl Volumes {
-    /// Finds the volumes below `root`; what a crash left half made is removed.
+    /// Finds the volumes below `root`; what a crash left half made is removed, what cannot be read is left alone.
     pub(crate) fn open(root: PathBuf) -> Result<Volumes> {
-        std::fs::create_dir_all(&root).map_err(Error::io(root.display()))?;
+        let plugins = root.join(PLUGINS);
+        std::fs::create_dir_all(&plugins).map_err(Error::io(plugins.display()))?;
+        base::fsx::remove_leftovers(&plugins).map_err(Error::io(plugins.display()))?;
         let mut all = BTreeMap::new();
-        for entry in std::fs::read_dir(&root).map_err(Error::io(root.display()))? {
-            let dir = entry.map_err(Error::io(root.display()))?.path();
-            match std::fs::read(dir.join("opts.json")) {
-                Ok(bytes) => {
-                    let volume: Volume = serde_json::from_slice(&bytes)
-                        .map_err(|e| Error::System(format!("{}: opts.json: {e}", dir.display())))?;
-                    all.insert(volume.name.clone(), Arc::new(volume));
+        let entries = |dir: &Path| -> Result<Vec<PathBuf>> {
+            let list = std::fs::read_dir(dir).map_err(Error::io(dir.display()))?;
+            list.map(|e| e.map(|e| e.path()).map_err(Error::io(dir.display()))).collect()
+        };
+        let folders = entries(&root)?.into_iter().filter(|p| p.is_dir() && *p != plugins);
+        for dir in folders {
+            let file = dir.join("opts.json");
+            match std::fs::read(&file) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                    // Made or removed half way: opts.json is written last and removed first.
+                    tracing::info!(volume = %dir.display(), "removing a half-made volume");
+                    if let Err(error) = std::fs::remove_dir_all(&dir) {
+                        tracing::warn!(volume = %dir.display(), %error, "it could not be removed");
+                    }
                 }
-                // Made or removed half way: opts.json is written last and removed first.
-                Err(_) if dir.is_dir() => {
-                    let _ = std::fs::remove_dir_all(&dir);
-                }
-                Err(_) => {}
+                read => keep(&mut all, &file, read),
             }
         }
-        Ok(Volumes { root, all: Mutex::new(all) })
+        for file in entries(&plugins)? {
+            keep(&mut all, &file, std::fs::read(&file));
+        }
+        Ok(Volumes {
+            root,
+            all: Mutex::new(all),
+            plugins: plugin::Registry::default(),
+            changes: tokio::sync::Mutex::default(),
+            mounting: tokio::sync::Mutex::default(),
+            pruning: AtomicBool::new(false),
+        })
     }
 
-    pub(crate) fn get(&self, name: &str) -> Result<Arc<Volume>> {
-        self.all.lock().get(name).cloned().ok_or_else(|| not_found(format!("get {name}: no such volume")))
+    /// What is kept of a volume; plugins may know more.
+    fn known(&self, name: &str) -> Option<Arc<Volume>> {
+        self.all.lock().get(name).cloned()
     }
 
     pub(crate) fn list(&self) -> Vec<Arc<Volume>> {
         self.all.lock().values().cloned().collect()
     }
 
-    /// The folder with the volume's content.
+    /// The folder with a local volume's content.
     pub(crate) fn data(&self, name: &str) -> PathBuf {
         self.root.join(name).join("_data")
     }
 
-    /// Makes a volume, or finds the one of that name. The flag says whether it is new.
-    pub(crate) fn create(&self, request: VolumeCreate) -> Result<(Arc<Volume>, bool)> {
-        let VolumeCreate { mut name, driver, driver_opts, mut labels } = request;
-        if !matches!(driver.as_str(), "" | "local") {
-            return Err(not_found(format!(
-                "error looking up volume plugin {driver}: plugin \"{driver}\" not found"
-            )));
+    /// The file that says what was asked for.
+    fn record(&self, volume: &Volume) -> PathBuf {
+        if volume.local() {
+            return self.root.join(&volume.name).join("opts.json");
         }
-        for key in driver_opts.keys() {
-            if !matches!(key.as_str(), "type" | "device" | "o" | "size") {
-                return Err(invalid(format!("create {name}: invalid option: \"{key}\"")));
-            }
-        }
-        if name.is_empty() {
-            name = base::rng::hex(32);
-            labels.insert(ANONYMOUS.into(), String::new());
-        }
-        check_name(&name)?;
-        let mut all = self.all.lock();
-        if let Some(existing) = all.get(&name) {
-            if !driver_opts.is_empty() && driver_opts != existing.options {
-                return Err(conflict(format!(
-                    "volume {name} already exists with other options: remove it first"
-                )));
-            }
-            return Ok((existing.clone(), false));
-        }
-        let dir = self.root.join(&name);
-        let volume = Arc::new(Volume {
-            name: name.clone(),
-            created: base::clock::now(),
-            labels,
-            options: driver_opts,
-        });
-        let make = || {
-            std::fs::create_dir_all(dir.join("_data"))?;
-            let bytes = serde_json::to_vec(&*volume)?;
-            base::fsx::write_atomic(&dir.join("opts.json"), &bytes, 0o600)
-        };
-        make().map_err(Error::io(format_args!("create {name}")))?;
-        all.insert(name, volume.clone());
-        Ok((volume, true))
+        // A plugin's names can be anything.
+        self.root.join(PLUGINS).join(format!("{}.json", hex::encode(Sha256::digest(&volume.name))))
     }
 
-    /// Removes a volume that is not in use.
-    pub(crate) fn remove(&self, name: &str) -> Result<()> {
-        let dir = self.root.join(name);
-        if self.all.lock().remove(name).is_none() {
-            return Err(not_found(format!("get {name}: no such volume")));
+    /// Makes a folder of ours, with its content's folder, and remembers it.
+    fn make_local(&self, volume: Volume) -> Result<Arc<Volume>> {
+        let dir = self.root.join(&volume.name);
+        if dir.exists() {
+            return Err(system(format!(
+                "create {}: {} exists, but what it is could not be read: repair its opts.json or remove it",
+                volume.name,
+                dir.display()
+            )));
         }
-        std::fs::remove_file(dir.join("opts.json"))
-            .and_then(|()| std::fs::remove_dir_all(&dir))
-            .map_err(Error::io(format_args!("remove {name}")))
+        let made = std::fs::create_dir_all(dir.join("_data"))
+            .map_err(Error::io(format_args!("create {}", volume.name)))
+            .and_then(|()| self.remember(volume));
+        if made.is_err() {
+            let _ = std::fs::remove_dir_all(&dir); // the error says why already
+        }
+        made
+    }
+
+    fn remember(&self, volume: Volume) -> Result<Arc<Volume>> {
+        let what = format!("create {}", volume.name);
+        let bytes = serde_json::to_vec(&volume).map_err(|e| system(format!("{what}: {e}")))?;
+        base::fsx::write_atomic(&self.record(&volume), &bytes, 0o600).map_err(Error::io(&what))?;
+        let volume = Arc::new(volume);
+        self.all.lock().insert(volume.name.clone(), volume.clone());
+        Ok(volume)
+    }
+
+    /// Forgets a volume; of a local one its content goes too. It is there until the disk has forgotten it.
+    fn forget(&self, volume: &Volume) -> Result<()> {
+        let what = || format!("remove {}", volume.name);
+        match std::fs::remove_file(self.record(volume)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(what())(e)),
+            _ => {}
+        }
+        if volume.local() {
+            match std::fs::remove_dir_all(self.root.join(&volume.name)) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(what())(e)),
+                _ => {}
+            }
+        }
+        self.all.lock().remove(&volume.name);
+        Ok(())
     }
 }
 
-impl Volume {
-    /// What has to be mounted to use it: nothing for a plain folder.
-    pub(crate) fn mount(&self) -> Option<(String, String, Vec<String>)> {
-        let get = |k: &str| self.options.get(k).cloned().unwrap_or_default();
-        let (kind, device) = (get("type"), get("device"));
-        if kind.is_empty() && device.is_empty() {
-            return None;
+fn keep(all: &mut BTreeMap<String, Arc<Volume>>, file: &Path, read: std::io::Result<Vec<u8>>) {
+    match read.and_then(|bytes| Ok(serde_json::from_slice::<Volume>(&bytes)?)) {
+        Ok(volume) => {
+            all.insert(volume.name.clone(), Arc::new(volume));
         }
-        let flags = get("o").split(',').filter(|o| !o.is_empty()).map(str::to_owned).collect();
-        Some((kind, device, flags))
+        Err(error) => {
+            tracing::error!(file = %file.display(), %error, "a volume cannot be read and is left alone");
+        }
     }
 }
 
 impl Engine {
     /// Makes a volume.
     pub async fn volume_create(&self, request: VolumeCreate) -> Result<Value> {
-        let (volume, new) = self.volumes.create(request)?;
-        if new {
-            self.volume_event(&volume.name, "create", &[("driver", "local".into())]);
+        let volume = self.make_volume(request).await?;
+        Ok(self.volume_json(&volume, None))
+    }
+
+    /// Makes a volume, or finds the one of that name. One that nobody named gets a name.
+    pub(crate) async fn make_volume(&self, request: VolumeCreate) -> Result<Arc<Volume>> {
+        let VolumeCreate { mut name, driver, driver_opts, mut labels } = request;
+        if name.is_empty() {
+            name = base::rng::hex(32);
+            labels.insert(ANONYMOUS.into(), String::new());
         }
-        Ok(self.volume_json(&volume))
+        let _one = self.volumes.changes.lock().await;
+        if let Some(existing) = self.volumes.known(&name) {
+            if !driver.is_empty() && driver != existing.driver {
+                return Err(conflict(format!(
+                    "create {name}: driver '{}' already has volume '{name}': volume name must be unique",
+                    existing.driver
+                )));
+            }
+            if existing.local()
+                || self.volumes.plugins.get(&existing.driver).await?.get(&name).await?.is_some()
+            {
+                return Ok(existing);
+            }
+            if self.volumes_in_use().contains_key(&name) {
+                return Err(conflict(format!(
+                    "create {name}: found references to volume '{name}' in driver '{}' but the volume was not found in the driver -- you may need to remove containers referencing this volume or force remove the volume to re-create it: volume name must be unique",
+                    existing.driver
+                )));
+            }
+            self.volumes.forget(&existing)?;
+        }
+        let driver = if driver.is_empty() { LOCAL.to_owned() } else { driver };
+        let volume = Volume { name, created: base::clock::now(), driver, labels, options: driver_opts };
+        let volume = if volume.local() {
+            local::check_name(&volume.name)?;
+            local::check_options(&volume.name, &volume.options)?;
+            self.volumes.make_local(volume)?
+        } else {
+            let failed = |e: Error| e.map(|text| format!("create {}: {text}", volume.name));
+            let plugin = self.volumes.plugins.get(&volume.driver).await.map_err(failed)?;
+            if plugin.get(&volume.name).await.map_err(failed)?.is_none() {
+                plugin.create(&volume.name, &volume.options).await.map_err(failed)?;
+            }
+            self.volumes.remember(volume)?
+        };
+        self.volume_event(&volume.name, "create", &[("driver", volume.driver.clone())]);
+        Ok(volume)
     }
 
     pub(crate) fn volume_event(&self, name: &str, action: &str, more: &[(&str, String)]) {
@@ -171,40 +247,109 @@ impl Engine {
         self.events.publish("volume", action, name, attributes);
     }
 
+    /// The volume of that name: one of ours, or one that a plugin knows.
+    async fn find_volume(&self, name: &str) -> Result<(Arc<Volume>, Option<plugin::Told>)> {
+        let missing = || not_found(format!("get {name}: no such volume"));
+        if let Some(volume) = self.volumes.known(name) {
+            if volume.local() {
+                return Ok((volume, None));
+            }
+            let failed = |e: Error| {
+                e.map(|text| {
+                    format!(
+                        "get {name}: error while checking if volume \"{name}\" exists in driver \"{}\": {text}",
+                        volume.driver
+                    )
+                })
+            };
+            let plugin = self.volumes.plugins.get(&volume.driver).await.map_err(failed)?;
+            let told = plugin.get(name).await.map_err(failed)?.ok_or_else(missing)?;
+            return Ok((volume, Some(told)));
+        }
+        for driver in self.volumes.plugins.names() {
+            let Ok(plugin) = self.volumes.plugins.get(&driver).await else { continue };
+            if let Ok(Some(told)) = plugin.get(name).await {
+                return Ok((Arc::new(foreign(&driver, name)), Some(told)));
+            }
+        }
+        Err(missing())
+    }
+
     /// One volume.
-    pub fn volume_inspect(&self, name: &str) -> Result<Value> {
-        Ok(self.volume_json(&*self.volumes.get(name)?))
+    pub async fn volume_inspect(&self, name: &str) -> Result<Value> {
+        let (volume, told) = self.find_volume(name).await?;
+        let mut value = self.volume_json(&volume, told.as_ref());
+        if let Some(told) = told {
+            let place = match told.mountpoint.as_str() {
+                "" => self.volumes.plugins.get(&volume.driver).await?.path(name).await.unwrap_or_default(),
+                path => path.into(),
+            };
+            value["Mountpoint"] = json!(place);
+            if let Some(status) = told.status.filter(|s| s.as_object().is_some_and(|o| !o.is_empty())) {
+                value["Status"] = status;
+            }
+        }
+        Ok(value)
     }
 
     /// The volumes that the filters let pass.
-    pub fn volume_list(&self, filters: &Filters) -> Result<Value> {
-        filters.only(&["dangling", "driver", "label", "label!", "name"])?;
+    pub async fn volume_list(&self, filters: &Filters) -> Result<Value> {
+        filters.only(&["dangling", "driver", "label", "name"])?;
         let dangling = filters.flag("dangling")?;
         let used = self.volumes_in_use();
-        let list: Vec<Value> = self
-            .volumes
-            .list()
-            .iter()
-            .filter(|v| {
-                filters.any("name", |n| v.name.contains(n.as_str()))
-                    && filters.exact("driver", "local")
+        let mut all: BTreeMap<String, (Arc<Volume>, Option<plugin::Told>)> =
+            self.volumes.list().into_iter().map(|v| (v.name.clone(), (v, None))).collect();
+        let mut warnings = Vec::new();
+        for driver in self.volumes.plugins.names() {
+            if !filters.exact("driver", &driver) {
+                continue;
+            }
+            let told = match self.volumes.plugins.get(&driver).await {
+                Ok(plugin) => plugin.list().await,
+                Err(Error::NotFound(_)) => continue, // a plugin of another kind
+                Err(error) => Err(error),
+            };
+            match told {
+                Ok(list) => {
+                    for one in list {
+                        let entry = all
+                            .entry(one.name.clone())
+                            .or_insert_with(|| (Arc::new(foreign(&driver, &one.name)), None));
+                        entry.1 = Some(one);
+                    }
+                }
+                Err(error) => warnings.push(format!("list {driver}: {error}")),
+            }
+        }
+        let list: Vec<Value> = all
+            .values()
+            .filter(|(v, _)| {
+                filters.matches("name", &v.name)
+                    && filters.exact("driver", &v.driver)
                     && filters.labels(&v.labels)
                     && dangling.is_none_or(|d| d != used.contains_key(&v.name))
             })
-            .map(|v| self.volume_json(v))
+            .map(|(v, told)| self.volume_json(v, told.as_ref()))
             .collect();
-        Ok(json!({"Volumes": list, "Warnings": null}))
+        let warnings = if warnings.is_empty() { Value::Null } else { json!(warnings) };
+        Ok(json!({"Volumes": list, "Warnings": warnings}))
     }
 
-    fn volume_json(&self, v: &Volume) -> Value {
+    fn volume_json(&self, v: &Volume, told: Option<&plugin::Told>) -> Value {
+        let created = told.and_then(|t| t.created_at.clone()).filter(|t| !t.starts_with("0001-"));
+        let mountpoint = match (v.local(), told) {
+            (true, _) => self.volumes.data(&v.name),
+            (false, told) => told.map(|t| t.mountpoint.clone()).unwrap_or_default().into(),
+        };
+        let scope = if v.local() { LOCAL.to_owned() } else { self.volumes.plugins.scope(&v.driver) };
         json!({
-            "CreatedAt": base::clock::rfc3339(v.created),
-            "Driver": "local",
+            "CreatedAt": created.unwrap_or_else(|| base::clock::rfc3339(v.created)),
+            "Driver": v.driver,
             "Labels": if v.labels.is_empty() { Value::Null } else { json!(v.labels) },
-            "Mountpoint": self.volumes.data(&v.name),
+            "Mountpoint": mountpoint,
             "Name": v.name,
             "Options": if v.options.is_empty() { Value::Null } else { json!(v.options) },
-            "Scope": "local",
+            "Scope": scope,
         })
     }
 
@@ -213,61 +358,193 @@ impl Engine {
         let mut used: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for container in self.all() {
             for point in container.lock().asked.mounts.iter().filter(|p| p.kind == "volume") {
-                used.entry(point.name.clone()).or_default().push(container.id.clone());
+                let users = used.entry(point.name.clone()).or_default();
+                if users.last() != Some(&container.id) {
+                    users.push(container.id.clone());
+                }
             }
         }
         used
     }
 
-    /// Removes a volume; with `force` a missing one is no error.
+    /// Removes a volume; with `force` a missing one is no error, nor is a plugin that fails.
     pub async fn volume_remove(&self, name: &str, force: bool) -> Result<()> {
+        let _one = self.volumes.changes.lock().await;
+        let volume = match self.find_volume(name).await {
+            Ok((volume, _)) => volume,
+            Err(Error::NotFound(_)) if force => {
+                if let Some(left) = self.volumes.known(name) {
+                    self.volumes.forget(&left)?;
+                }
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
         if let Some(users) = self.volumes_in_use().get(name) {
             return Err(conflict(format!("remove {name}: volume is in use - [{}]", users.join(", "))));
         }
-        match self.volumes.remove(name) {
-            Err(Error::NotFound(_)) if force => return Ok(()),
-            other => other?,
+        if volume.local() {
+            // What is mounted there is not ours to delete.
+            local::unmount(&self.volumes.data(name)).await?;
+        } else if let Err(error) = self.volumes.plugins.get(&volume.driver).await?.remove(name).await {
+            if !force {
+                return Err(error.map(|text| format!("remove {name}: {text}")));
+            }
+            tracing::warn!(volume = %name, %error, "forgotten, though its plugin could not remove it");
         }
-        self.volume_event(name, "destroy", &[("driver", "local".into())]);
+        self.volumes.forget(&volume)?;
+        self.volume_event(name, "destroy", &[("driver", volume.driver.clone())]);
         Ok(())
     }
 
-    /// Removes unused volumes: anonymous ones, or all with the filter `all=true`.
+    /// Removes unused local volumes without options: anonymous ones, or all with the filter `all=true`.
     pub async fn volume_prune(&self, filters: &Filters) -> Result<Value> {
         filters.only(&["all", "label", "label!"])?;
         let all = filters.flag("all")?.unwrap_or(false);
+        if self.volumes.pruning.swap(true, Ordering::AcqRel) {
+            return Err(conflict("a prune operation is already running"));
+        }
+        let result = self.prune_volumes(filters, all).await;
+        self.volumes.pruning.store(false, Ordering::Release);
+        let (deleted, freed) = result?;
+        self.events.publish("volume", "prune", "", Map::from([("reclaimed".to_owned(), freed.to_string())]));
+        Ok(json!({"VolumesDeleted": deleted, "SpaceReclaimed": freed}))
+    }
+
+    async fn prune_volumes(&self, filters: &Filters, all: bool) -> Result<(Vec<String>, u64)> {
         let used = self.volumes_in_use();
-        let mut deleted = Vec::new();
-        let mut freed = 0;
+        let (mut deleted, mut freed) = (Vec::new(), 0);
         for volume in self.volumes.list() {
-            let candidate = all || volume.labels.contains_key(ANONYMOUS);
+            let candidate =
+                (all || volume.labels.contains_key(ANONYMOUS)) && volume.local() && volume.options.is_empty();
             if !candidate || used.contains_key(&volume.name) || !filters.labels(&volume.labels) {
                 continue;
             }
             let data = self.volumes.data(&volume.name);
             let bytes = blocking(move || Ok(tree_size(&data))).await?;
-            if self.volume_remove(&volume.name, false).await.is_ok() {
-                freed += bytes;
-                deleted.push(volume.name.clone());
+            match self.volume_remove(&volume.name, false).await {
+                Ok(()) => {
+                    freed += bytes;
+                    deleted.push(volume.name.clone());
+                }
+                Err(error) => tracing::warn!(volume = %volume.name, %error, "it could not be removed"),
             }
         }
-        self.events.publish("volume", "prune", "", Map::from([("reclaimed".to_owned(), freed.to_string())]));
-        Ok(json!({"VolumesDeleted": deleted, "SpaceReclaimed": freed}))
+        Ok((deleted, freed))
     }
 
-    /// Volumes with their sizes and users, for `system df`.
+    /// Local volumes with their sizes and users, for `system df`; what is mounted from elsewhere takes no space here.
     pub(crate) async fn volume_usage(&self) -> Result<Vec<Value>> {
         let used = self.volumes_in_use();
         let mut out = Vec::new();
-        for volume in self.volumes.list() {
+        for volume in self.volumes.list().into_iter().filter(|v| v.local() && v.options.is_empty()) {
             let data = self.volumes.data(&volume.name);
             let size = blocking(move || Ok(tree_size(&data))).await?;
-            let mut value = self.volume_json(&volume);
+            let mut value = self.volume_json(&volume, None);
             value["UsageData"] =
                 json!({"Size": size, "RefCount": used.get(&volume.name).map_or(0, Vec::len)});
             out.push(value);
         }
         Ok(out)
+    }
+
+    /// Makes every volume of a container ready for it; their places are written into `points`. What it holds is given
+    /// back by `release_volumes`.
+    pub(crate) async fn hold_volumes(&self, container: &Container, points: &mut [MountPoint]) -> Result<()> {
+        for point in points.iter_mut().filter(|p| p.kind == "volume") {
+            point.source = self.hold_volume(container, &point.name).await?;
+            self.volume_event(
+                &point.name,
+                "mount",
+                &[
+                    ("driver", point.driver.clone()),
+                    ("container", container.id.clone()),
+                    ("destination", point.destination.clone()),
+                    ("read/write", point.rw.to_string()),
+                    ("propagation", point.propagation.clone()),
+                ],
+            );
+        }
+        Ok(())
+    }
+
+    /// Makes a volume ready for a container, and says where it is.
+    pub(crate) async fn hold_volume(&self, container: &Container, name: &str) -> Result<PathBuf> {
+        let (volume, _) = self.find_volume(name).await?;
+        let hold = || {
+            let mut inner = container.lock();
+            if !inner.life.volumes.iter().any(|v| v == name) {
+                inner.life.volumes.push(name.to_owned());
+            }
+        };
+        if !volume.local() {
+            // Noted before it is done: what is let go of twice does no harm.
+            hold();
+            let plugin = self.volumes.plugins.get(&volume.driver).await?;
+            return plugin.mount(name, &container.id).await.map_err(|e| {
+                e.map(|text| format!("error while mounting volume '{name}': VolumeDriver.Mount: {text}"))
+            });
+        }
+        let data = self.volumes.data(name);
+        if let Some(spec) = local::spec(&volume.options) {
+            // Held under the lock: nobody may find it unheld and unmount it in between.
+            let _one = self.volumes.mounting.lock().await;
+            hold();
+            if !local::is_mounted(&data)? {
+                local::mount(&spec, &data).await?;
+            }
+        } else {
+            hold();
+        }
+        Ok(data)
+    }
+
+    /// Lets go of every volume that a container holds; what nobody holds any more is unmounted. It is an event if the
+    /// container ran.
+    pub(crate) async fn release_volumes(&self, container: &Container, ran: bool) {
+        let held = std::mem::take(&mut container.lock().life.volumes);
+        for name in held {
+            let Some(volume) = self.volumes.known(&name) else { continue };
+            if let Err(error) = self.release_volume(container, &volume).await {
+                tracing::warn!(volume = %name, container = %container.short(), %error, "it could not be let go of");
+            }
+            if ran {
+                let more = [("driver", volume.driver.clone()), ("container", container.id.clone())];
+                self.volume_event(&name, "unmount", &more);
+            }
+        }
+    }
+
+    async fn release_volume(&self, container: &Container, volume: &Volume) -> Result<()> {
+        if !volume.local() {
+            return self
+                .volumes
+                .plugins
+                .get(&volume.driver)
+                .await?
+                .unmount(&volume.name, &container.id)
+                .await;
+        }
+        if local::spec(&volume.options).is_none() {
+            return Ok(());
+        }
+        let _one = self.volumes.mounting.lock().await;
+        let holds = |c: &Arc<Container>| c.lock().life.volumes.contains(&volume.name);
+        if self.all().iter().any(holds) {
+            return Ok(());
+        }
+        local::unmount(&self.volumes.data(&volume.name)).await
+    }
+}
+
+/// A volume that a plugin knows and we have not made.
+fn foreign(driver: &str, name: &str) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        created: Timestamp::UNIX_EPOCH,
+        driver: driver.to_owned(),
+        labels: Map::new(),
+        options: Map::new(),
     }
 }
 
@@ -303,23 +580,36 @@ pub(crate) fn tree_size(dir: &Path) -> u64 {
 mod tests {
     use super::*;
 
+    fn volume(name: &str, driver: &str) -> Volume {
+        Volume { driver: driver.into(), ..foreign("", name) }
+    }
+
     #[test]
-    fn create_find_remove() {
+    fn make_find_forget() {
         let dir = tempfile::tempdir().unwrap();
-        let volumes = Volumes::open(dir.path().join("v")).unwrap();
-        let request = |name: &str| VolumeCreate { name: name.into(), ..VolumeCreate::default() };
-        assert!(volumes.create(request("data")).unwrap().1);
-        assert!(!volumes.create(request("data")).unwrap().1);
-        assert!(volumes.create(request("../x")).is_err());
-        let (anonymous, _) = volumes.create(request("")).unwrap();
-        assert_eq!(anonymous.name.len(), 64);
+        let root = dir.path().join("v");
+        let volumes = Volumes::open(root.clone()).unwrap();
+        let made = volumes.make_local(volume("data", LOCAL)).unwrap();
+        volumes.remember(volume("../odd name", "plug")).unwrap();
         std::fs::write(volumes.data("data").join("f"), "kept").unwrap();
-        std::fs::create_dir_all(dir.path().join("v/half/_data")).unwrap();
-        let again = Volumes::open(dir.path().join("v")).unwrap();
-        assert_eq!(again.list().len(), 2);
-        assert!(!dir.path().join("v/half").exists(), "half-made volumes are removed at start");
+        std::fs::create_dir_all(root.join("half/_data")).unwrap();
+        std::fs::create_dir_all(root.join("odd/_data")).unwrap();
+        std::fs::write(root.join("odd/opts.json"), "{").unwrap();
+        let again = Volumes::open(root.clone()).unwrap();
+        let names: Vec<_> = again.list().iter().map(|v| v.name.clone()).collect();
+        assert_eq!(names, ["../odd name", "data"]);
+        assert!(!root.join("half").exists(), "half-made volumes are removed at start");
+        assert!(root.join("odd/_data").exists(), "what cannot be read is not");
+        assert!(again.make_local(volume("odd", LOCAL)).is_err(), "and its content is given to nobody");
         assert_eq!(tree_size(&again.data("data")), 4);
-        again.remove("data").unwrap();
-        assert!(matches!(again.get("data"), Err(Error::NotFound(_))));
+        again.forget(&made).unwrap();
+        again.forget(&volume("../odd name", "plug")).unwrap();
+        assert!(Volumes::open(root).unwrap().list().is_empty());
+    }
+
+    #[test]
+    fn records_of_older_versions_are_read() {
+        let text = r#"{"name":"n","created":"2026-01-01T00:00:00Z","labels":{},"options":{}}"#;
+        assert!(serde_json::from_str::<Volume>(text).unwrap().local());
     }
 }

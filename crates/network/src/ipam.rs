@@ -90,14 +90,6 @@ impl Ipam {
         Err(Error::SubnetFull { subnet: self.range })
     }
 
-    /// Frees one address, if `owner` has it.
-    pub fn release_address(&self, owner: &str, address: IpAddr) {
-        let mut state = self.state.lock();
-        if state.owners.get(&number(address)).is_some_and(|o| o == owner) {
-            state.owners.remove(&number(address));
-        }
-    }
-
     /// Frees every address of `owner`; nothing happens if it has none.
     pub fn release(&self, owner: &str) {
         self.state.lock().owners.retain(|_, o| o != owner || o == RESERVED);
@@ -205,7 +197,6 @@ mod tests {
         for bad in ["10.0.0.0", "10.0.0.255", "10.0.0.1", "10.0.1.1"] {
             assert!(matches!(ipam.allocate("b", Some(ip(bad))), Err(Error::AddressInvalid { .. })), "{bad}");
         }
-        ipam.release_address("b", ip("10.0.0.9"));
         assert_eq!(ipam.owner(ip("10.0.0.9")).as_deref(), Some("a"));
         ipam.release("a");
         assert_eq!(ipam.owner(ip("10.0.0.9")), None);

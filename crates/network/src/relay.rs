@@ -54,8 +54,13 @@ async fn accept(listener: TcpListener, target: SocketAddr) {
         let Ok(place) = crowd.clone().acquire_owned().await else { return };
         tokio::select! {
             accepted = listener.accept() => {
-                // An error is that of one client, who is gone.
-                let Ok((mut client, _)) = accepted else { continue };
+                let (mut client, _) = match accepted {
+                    Ok(accepted) => accepted,
+                    Err(e) => {
+                        sockets::accept_failed("published port", &e).await;
+                        continue;
+                    }
+                };
                 connections.spawn(async move {
                     let _place = place;
                     if let Ok(mut server) = TcpStream::connect(target).await {
@@ -76,7 +81,10 @@ async fn datagrams(socket: Arc<UdpSocket>, target: SocketAddr) {
         let (n, peer) = tokio::select! {
             received = socket.recv_from(&mut buf) => match received {
                 Ok(r) => r,
-                Err(_) => continue, // that of an earlier answer
+                Err(e) => {
+                    sockets::accept_failed("published port", &e).await;
+                    continue;
+                }
             },
             Some(_) = ways.join_next() => continue,
         };

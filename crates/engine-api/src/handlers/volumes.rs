@@ -8,7 +8,7 @@ use crate::body::{self, Answer};
 use crate::call::Call;
 
 pub(crate) async fn list(call: Call) -> Result<Answer> {
-    Ok(body::ok(&call.engine.volume_list(&call.query.filters()?)?))
+    Ok(body::ok(&call.engine.volume_list(&call.query.filters()?).await?))
 }
 
 pub(crate) async fn create(call: Call) -> Result<Answer> {
@@ -18,7 +18,7 @@ pub(crate) async fn create(call: Call) -> Result<Answer> {
 }
 
 pub(crate) async fn inspect(call: Call) -> Result<Answer> {
-    Ok(body::ok(&call.engine.volume_inspect(call.id())?))
+    Ok(body::ok(&call.engine.volume_inspect(call.id()).await?))
 }
 
 pub(crate) async fn remove(call: Call) -> Result<Answer> {

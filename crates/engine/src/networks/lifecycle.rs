@@ -220,6 +220,13 @@ impl Engine {
             Driver::Vlan(o) => o.parent.clone().unwrap_or_else(|| format!("dm-{}", &record.id[..12])),
             Driver::Host | Driver::Null => return Ok(String::new()),
         };
+        // The pods' and the Services' links.
+        if [self.instance().link("p"), self.instance().link("s")].contains(&name) {
+            return Err(forbidden(format!(
+                "cannot create network {} ({name}): conflicts with the cluster's network: networks have same bridge name",
+                record.id
+            )));
+        }
         for other in self.networks.list().iter().filter(|n| n.record.bridge == name) {
             match (driver, &other.driver) {
                 (Driver::Vlan(mine), Driver::Vlan(theirs)) => {

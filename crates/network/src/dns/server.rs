@@ -70,7 +70,13 @@ impl Server {
         let mut buf = vec![0; 4096];
         loop {
             // An error is that of an earlier answer (its client's port is closed); the next question may be fine.
-            let Ok((n, client)) = socket.recv_from(&mut buf).await else { continue };
+            let (n, client) = match socket.recv_from(&mut buf).await {
+                Ok(received) => received,
+                Err(e) => {
+                    sockets::accept_failed("DNS", &e).await;
+                    continue;
+                }
+            };
             let request = &buf[..n];
             match self.begin(request, client) {
                 Outcome::Reply(reply) => {

@@ -44,6 +44,7 @@ const BRPORT_ISOLATED: u16 = 33;
 const VETH_PEER: u16 = 1;
 
 const ENODEV: i32 = 19;
+const EEXIST: i32 = 17;
 const ESRCH: i32 = 3;
 
 /// rtnetlink of the network namespace in which it was opened.
@@ -310,7 +311,10 @@ impl Inner {
                 }
             }
             if let Err(err) = make.run(&mut channel) {
-                self.undo(&mut channel, e);
+                // What exists already is somebody's.
+                if err.errno() != Some(EEXIST) {
+                    self.undo(&mut channel, e);
+                }
                 return Err(err);
             }
         }
@@ -422,7 +426,8 @@ fn wait_received(channel: &mut Channel, addresses: impl Iterator<Item = IpAddr>)
     Ok(())
 }
 
-/// Waits for `done`, asking again after each news of `group`; false if there were none for a second.
+/// Waits for `done`, asking again after each news of `group`; false if there were none for a second. A limit, because the
+/// kernel says nothing of a link that will never have a carrier.
 fn wait_until(group: u32, done: impl Fn(&mut Channel) -> Result<bool>) -> Result<bool> {
     const LIMIT_MS: u16 = 1000;
     let (mut channel, mut news) = (Channel::open(NETLINK_ROUTE)?, Channel::open(NETLINK_ROUTE)?);

@@ -293,11 +293,6 @@ impl Rule {
         if dnat { load.any_of(IPS_DST_NAT) } else { load.none_of(IPS_DST_NAT) }
     }
 
-    /// `ct direction original`
-    pub fn ct_original(self) -> Self {
-        self.expr(Expr::Ct { key: CtKey::Direction, dreg: SCRATCH }).cmp(CmpOp::Eq, [0])
-    }
-
     /// `meta mark` has one of `bits`.
     pub fn mark(self, bits: u32) -> Self {
         self.meta(MetaKey::Mark).any_of(bits)
@@ -452,11 +447,6 @@ impl Rule {
     /// `reject`: port unreachable.
     pub fn reject(self) -> Self {
         self.expr(Expr::Reject { tcp_reset: false })
-    }
-
-    /// `reject with tcp reset`; only after `l4proto(6)`.
-    pub fn reject_reset(self) -> Self {
-        self.expr(Expr::Reject { tcp_reset: true })
     }
 
     /// Adds, renews or deletes an element of a dynamic set.

@@ -1,0 +1,331 @@
+//! Volume drivers that are programs of their own, by version 1 of the plugin protocol: JSON over HTTP, on a socket in
+//! `/run/docker/plugins` or where a file in `/etc/docker/plugins` or `/usr/lib/docker/plugins` says.
+
+use std::collections::HashMap;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::error::{Error, Result, not_found, system};
+use crate::model::Map;
+
+/// How long a plugin may take to make or mount a volume. Timers, because silence is the only sign of a plugin that hangs.
+const LONG: Duration = Duration::from_secs(120);
+/// How long it may take for anything else.
+const SHORT: Duration = Duration::from_secs(60);
+const KIND: &str = "application/vnd.docker.plugins.v1.2+json";
+const CAPABILITY: &str = "VolumeDriver";
+
+/// Where plugins are found.
+#[derive(Debug)]
+pub(super) struct Registry {
+    sockets: PathBuf,
+    specs: Vec<PathBuf>,
+    /// Those that have answered, by name.
+    active: Mutex<HashMap<String, Arc<Plugin>>>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self::at(
+            "/run/docker/plugins".into(),
+            ["/etc/docker/plugins", "/usr/lib/docker/plugins"].map(Into::into).into(),
+        )
+    }
+}
+
+/// One volume as a plugin tells of it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(super) struct Told {
+    pub name: String,
+    pub mountpoint: String,
+    pub created_at: Option<String>,
+    pub status: Option<Value>,
+}
+
+/// A driver that can be called.
+#[derive(Debug)]
+pub(super) struct Plugin {
+    pub name: String,
+    address: Address,
+    /// `local` or `global`.
+    pub scope: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Address {
+    Unix(PathBuf),
+    /// A host and a port.
+    Tcp(String, u16),
+}
+
+impl Registry {
+    pub(super) fn at(sockets: PathBuf, specs: Vec<PathBuf>) -> Self {
+        Self { sockets, specs, active: Mutex::default() }
+    }
+
+    /// The plugin of that name, activated.
+    pub(super) async fn get(&self, name: &str) -> Result<Arc<Plugin>> {
+        let missing = |why: String| not_found(format!("error looking up volume plugin {name}: {why}"));
+        // Asked every time: a plugin's socket may have moved since.
+        let address = self.find(name).map_err(&missing)?;
+        let address = address.ok_or_else(|| missing(format!("plugin \"{name}\" not found")))?;
+        let known = self.active.lock().get(name).filter(|p| p.address == address).cloned();
+        if let Some(plugin) = known {
+            return Ok(plugin);
+        }
+        let mut plugin = Plugin { name: name.to_owned(), address, scope: "local".into() };
+        let answer =
+            plugin.post("Plugin.Activate", &Value::Null, SHORT).await.map_err(|e| missing(e.to_string()))?;
+        let implements = answer["Implements"].as_array().cloned().unwrap_or_default();
+        if !implements.iter().any(|i| i == CAPABILITY) {
+            return Err(missing(format!(
+                "plugin \"{name}\" does not implement the \"{CAPABILITY}\" interface"
+            )));
+        }
+        // An optional call: without it a driver is of this machine only.
+        if let Ok(answer) = plugin.call("Capabilities", &json!({}), SHORT).await
+            && answer["Capabilities"]["Scope"].as_str().is_some_and(|s| s.eq_ignore_ascii_case("global"))
+        {
+            plugin.scope = "global".into();
+        }
+        let plugin = Arc::new(plugin);
+        self.active.lock().insert(name.to_owned(), plugin.clone());
+        Ok(plugin)
+    }
+
+    /// The scope of a plugin's volumes, as far as it has said.
+    pub(super) fn scope(&self, name: &str) -> String {
+        self.active.lock().get(name).map_or_else(|| "local".to_owned(), |p| p.scope.clone())
+    }
+
+    /// The names of all plugins that can be found, of whatever kind.
+    pub(super) fn names(&self) -> Vec<String> {
+        let stem = |path: &Path| path.file_stem().map(|n| n.to_string_lossy().into_owned());
+        let mut names = Vec::new();
+        for (folder, ends) in std::iter::once((&self.sockets, &["sock"][..]))
+            .chain(self.specs.iter().map(|f| (f, &["spec", "json"][..])))
+        {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.is_dir() {
+                    let Some(name) = path.file_name().map(|n| n.to_string_lossy().into_owned()) else {
+                        continue;
+                    };
+                    if ends.iter().any(|end| path.join(format!("{name}.{end}")).exists()) {
+                        names.push(name);
+                    }
+                } else if path.extension().is_some_and(|e| ends.iter().any(|end| *end == e)) {
+                    names.extend(stem(&path));
+                }
+            }
+        }
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    fn find(&self, name: &str) -> std::result::Result<Option<Address>, String> {
+        if name.contains('/') || name.starts_with('.') {
+            return Ok(None);
+        }
+        let places = |folder: &Path, end: &str| {
+            let file = format!("{name}.{end}");
+            [folder.join(&file), folder.join(name).join(&file)]
+        };
+        for path in places(&self.sockets, "sock") {
+            if path.metadata().is_ok_and(|m| m.file_type().is_socket()) {
+                return Ok(Some(Address::Unix(path)));
+            }
+        }
+        let ends = ["spec", "json"].into_iter();
+        for path in ends.flat_map(|end| self.specs.iter().flat_map(move |f| places(f, end))) {
+            let Ok(text) = std::fs::read_to_string(&path) else { continue };
+            let address = if path.extension().is_some_and(|e| e == "json") {
+                let spec: Value =
+                    serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+                if !spec["TLSConfig"].is_null() {
+                    return Err(format!("{}: TLSConfig is not supported: use a Unix socket", path.display()));
+                }
+                spec["Addr"].as_str().unwrap_or_default().to_owned()
+            } else {
+                text.trim().to_owned()
+            };
+            let unknown = || format!("{}: Unknown protocol: {address}", path.display());
+            return parse(&address).map(Some).ok_or_else(unknown);
+        }
+        Ok(None)
+    }
+}
+
+/// `unix:///run/x.sock`, `tcp://host:port`, `http://host:port`
+fn parse(text: &str) -> Option<Address> {
+    if let Some(path) = text.strip_prefix("unix://") {
+        return Some(Address::Unix(path.into()));
+    }
+    let rest = text.strip_prefix("tcp://").or_else(|| text.strip_prefix("http://"))?;
+    let (host, port) = rest.trim_end_matches('/').rsplit_once(':')?;
+    Some(Address::Tcp(host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?))
+}
+
+impl Plugin {
+    /// Makes a volume.
+    pub(super) async fn create(&self, name: &str, options: &Map) -> Result<()> {
+        self.call("Create", &json!({"Name": name, "Opts": options}), LONG).await.map(drop)
+    }
+
+    /// Removes a volume.
+    pub(super) async fn remove(&self, name: &str) -> Result<()> {
+        self.call("Remove", &json!({"Name": name}), SHORT).await.map(drop)
+    }
+
+    /// Where a volume is.
+    pub(super) async fn path(&self, name: &str) -> Result<PathBuf> {
+        let answer = self.call("Path", &json!({"Name": name}), SHORT).await?;
+        Ok(answer["Mountpoint"].as_str().unwrap_or_default().into())
+    }
+
+    /// Makes a volume ready for use by `id` and says where it is.
+    pub(super) async fn mount(&self, name: &str, id: &str) -> Result<PathBuf> {
+        let answer = self.call("Mount", &json!({"Name": name, "ID": id}), LONG).await?;
+        match answer["Mountpoint"].as_str().filter(|m| m.starts_with('/')) {
+            Some(path) => Ok(path.into()),
+            None => Err(system(format!("volume plugin {} gave no mount point for volume {name}", self.name))),
+        }
+    }
+
+    /// `id` does not use the volume any more.
+    pub(super) async fn unmount(&self, name: &str, id: &str) -> Result<()> {
+        self.call("Unmount", &json!({"Name": name, "ID": id}), SHORT).await.map(drop)
+    }
+
+    /// One volume; `None` if the plugin knows none of that name.
+    pub(super) async fn get(&self, name: &str) -> Result<Option<Told>> {
+        // What it says of an unknown volume differs from plugin to plugin.
+        match self.call("Get", &json!({"Name": name}), SHORT).await {
+            Ok(answer) => {
+                let told: Option<Told> = serde_json::from_value(answer["Volume"].clone()).unwrap_or_default();
+                Ok(told.filter(|t| !t.name.is_empty()))
+            }
+            Err(Error::Unavailable(text)) => Err(Error::Unavailable(text)),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Every volume that it knows.
+    pub(super) async fn list(&self) -> Result<Vec<Told>> {
+        let answer = self.call("List", &json!({}), SHORT).await?;
+        Ok(serde_json::from_value(answer["Volumes"].clone()).unwrap_or_default())
+    }
+
+    async fn call(&self, method: &str, body: &Value, patience: Duration) -> Result<Value> {
+        let answer = self.post(&format!("{CAPABILITY}.{method}"), body, patience).await?;
+        match answer["Err"].as_str().unwrap_or_default() {
+            "" => Ok(answer),
+            text => Err(system(text)),
+        }
+    }
+
+    /// One exchange. A plugin that cannot be reached is [`Error::Unavailable`].
+    async fn post(&self, method: &str, body: &Value, patience: Duration) -> Result<Value> {
+        let unreachable = |why: String| Error::Unavailable(format!("plugin {}: {method}: {why}", self.name));
+        let exchange = async {
+            match &self.address {
+                Address::Unix(path) => {
+                    let stream = tokio::net::UnixStream::connect(path).await;
+                    let stream = stream.map_err(|e| unreachable(format!("{}: {e}", path.display())))?;
+                    exchange(stream, method, body).await.map_err(unreachable)
+                }
+                Address::Tcp(host, port) => {
+                    let stream = sockets::connect(host, *port).await;
+                    let stream = stream.map_err(|e| unreachable(format!("{host}:{port}: {e}")))?;
+                    exchange(stream, method, body).await.map_err(unreachable)
+                }
+            }
+        };
+        let (status, bytes) = tokio::time::timeout(patience, exchange)
+            .await
+            .map_err(|_| unreachable(format!("no answer within {} s", patience.as_secs())))??;
+        let value: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        if status == 200 {
+            return Ok(value);
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let why = value["Err"].as_str().unwrap_or_else(|| text.trim());
+        Err(system(format!("{method}: {why}")))
+    }
+}
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    method: &str,
+    body: &Value,
+) -> std::result::Result<(u16, Bytes), String> {
+    let say = |e: hyper::Error| e.to_string();
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(say)?;
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let request = hyper::Request::post(format!("/{method}"))
+        .header("Host", "plugin.moby.localhost")
+        .header("Accept", KIND)
+        .header("Content-Type", KIND)
+        .header("Connection", "close")
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|e| e.to_string())?;
+    let talk = async {
+        let answer = sender.send_request(request).await.map_err(say)?;
+        let status = answer.status().as_u16();
+        Ok((status, answer.into_body().collect().await.map_err(say)?.to_bytes()))
+    };
+    // The connection is driven by whoever waits for its answer; it ends with it.
+    tokio::pin!(talk);
+    tokio::pin!(connection);
+    tokio::select! {
+        answer = &mut talk => answer,
+        ended = &mut connection => match ended {
+            // Closed behind the answer, which is there already.
+            Ok(()) => talk.await,
+            Err(e) => Err(e.to_string()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plugins_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let (sockets, specs) = (dir.path().join("run"), dir.path().join("etc"));
+        std::fs::create_dir_all(sockets.join("deep")).unwrap();
+        std::fs::create_dir_all(&specs).unwrap();
+        let _a = std::os::unix::net::UnixListener::bind(sockets.join("flat.sock")).unwrap();
+        let _b = std::os::unix::net::UnixListener::bind(sockets.join("deep/deep.sock")).unwrap();
+        std::fs::write(specs.join("far.spec"), "tcp://10.0.0.1:8080\n").unwrap();
+        std::fs::write(specs.join("file.json"), r#"{"Name":"file","Addr":"unix:///run/x.sock"}"#).unwrap();
+        std::fs::write(specs.join("bad.spec"), "gopher://x").unwrap();
+        std::fs::write(specs.join("safe.json"), r#"{"Addr":"https://x:1","TLSConfig":{}}"#).unwrap();
+        let registry = Registry::at(sockets.clone(), vec![specs]);
+        assert_eq!(registry.names(), ["bad", "deep", "far", "file", "flat", "safe"]);
+        let find = |name: &str| registry.find(name).unwrap();
+        assert_eq!(find("flat"), Some(Address::Unix(sockets.join("flat.sock"))));
+        assert_eq!(find("deep"), Some(Address::Unix(sockets.join("deep/deep.sock"))));
+        assert_eq!(find("far"), Some(Address::Tcp("10.0.0.1".into(), 8080)));
+        assert_eq!(find("file"), Some(Address::Unix("/run/x.sock".into())));
+        assert_eq!(find("none"), None);
+        assert_eq!(find("../etc/far"), None);
+        assert!(registry.find("bad").unwrap_err().contains("Unknown protocol"));
+        assert!(registry.find("safe").unwrap_err().contains("TLSConfig"));
+    }
+}
