@@ -45,9 +45,6 @@ pub struct MountPoint {
     /// See `options`.
     #[serde(skip)]
     pub labels: Map,
-    /// For a volume with a file system of its own: its type (`nfs`) and device; the options are in `tmpfs`.
-    #[serde(skip)]
-    pub filesystem: Option<(String, String)>,
     /// Mount options of a tmpfs: `size=64m`, `mode=1777`, `noexec`.
     pub tmpfs: Vec<String>,
 }
@@ -90,6 +87,45 @@ pub(crate) fn clean(text: &str) -> String {
 }
 
 const PROPAGATIONS: &[&str] = &["private", "rprivate", "shared", "rshared", "slave", "rslave"];
+
+/// Whether mounts can spread as a bind mount asks: its source must lie on a mount that shares them. `mountinfo` is
+/// /proc/self/mountinfo.
+pub(crate) fn check_spread(point: &MountPoint, mountinfo: &str) -> Result<()> {
+    let (words, tags): (&str, &[&str]) = match point.propagation.as_str() {
+        "shared" | "rshared" => ("shared", &["shared:"]),
+        "slave" | "rslave" => ("shared or slave", &["shared:", "master:"]),
+        _ => return Ok(()),
+    };
+    // The last mount at the longest beginning of the path is what it lies on.
+    let on = mountinfo
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(' ').skip(4);
+            let at = PathBuf::from(unescape(fields.next()?));
+            point.source.starts_with(&at).then(|| {
+                let spreads =
+                    fields.skip(1).take_while(|f| *f != "-").any(|f| tags.iter().any(|t| f.starts_with(t)));
+                (at, spreads)
+            })
+        })
+        .max_by_key(|(at, _)| at.components().count());
+    match on {
+        Some((at, false)) => Err(crate::error::system(format!(
+            "path {} is mounted on {} but it is not a {words} mount",
+            point.source.display(),
+            at.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// A path as mountinfo writes it: white space and backslashes are octal.
+fn unescape(text: &str) -> String {
+    ["\\040", "\\011", "\\012", "\\134"]
+        .iter()
+        .zip([" ", "\t", "\n", "\\"])
+        .fold(text.to_owned(), |text, (code, plain)| text.replace(code, plain))
+}
 
 /// What the third part of `-v` says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -402,6 +438,32 @@ mod tests {
         {
             assert!(bind(bad, "").is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_mounts_spread_over() {
+        let info = "22 1 0:1 / / rw - ext4 /dev/a rw\n\
+                    23 22 0:2 / /mnt rw,relatime shared:7 - tmpfs x rw\n\
+                    24 23 0:3 / /mnt/a\\040b rw master:7 - tmpfs x rw\n";
+        let check = |source: &str, propagation: &str| {
+            let point = MountPoint {
+                source: source.into(),
+                propagation: propagation.into(),
+                ..MountPoint::default()
+            };
+            check_spread(&point, info).map_err(|e| e.to_string())
+        };
+        assert!(check("/mnt/x", "rshared").is_ok());
+        assert!(check("/mnt/a b/c", "rslave").is_ok());
+        assert!(check("/srv", "rprivate").is_ok());
+        assert_eq!(
+            check("/mnt/a b/c", "shared").unwrap_err(),
+            "path /mnt/a b/c is mounted on /mnt/a b but it is not a shared mount"
+        );
+        assert_eq!(
+            check("/srv", "rslave").unwrap_err(),
+            "path /srv is mounted on / but it is not a shared or slave mount"
+        );
     }
 
     #[test]

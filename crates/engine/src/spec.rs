@@ -672,12 +672,6 @@ fn user_mount(point: &MountPoint, images: &HashMap<String, Vec<PathBuf>>) -> Res
                 }
             }
         }
-        _ if point.filesystem.is_some() => {
-            let (kind, device) = point.filesystem.clone().unwrap_or_default();
-            let mut options: Vec<&str> = point.tmpfs.iter().map(String::as_str).collect();
-            options.push(mode);
-            Ok(mount(&point.destination, &kind, device, &options))
-        }
         _ => {
             let bind = if point.non_recursive { "bind" } else { "rbind" };
             let propagation = if point.propagation.is_empty() { "rprivate" } else { &point.propagation };

@@ -151,6 +151,10 @@ impl Engine {
                 )))?;
             }
         }
+        if asked.mounts.iter().any(|p| !matches!(p.propagation.as_str(), "" | "private" | "rprivate")) {
+            let info = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+            asked.mounts.iter().try_for_each(|p| crate::mounts::check_spread(p, &info))?;
+        }
         let groups = self.groups(&asked.host.group_add, &snapshot).await?;
         let parent = if asked.host.cgroup_parent.is_empty() {
             format!("{}/docker", self.instance().cgroup_parent())

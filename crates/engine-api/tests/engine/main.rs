@@ -7,3 +7,5 @@ mod support;
 
 mod api;
 mod client;
+mod networks;
+mod volumes;

@@ -37,10 +37,18 @@ macro_rules! skip_if_lacking {
     };
 }
 
+/// What runs a program inside a namespace.
+fn inside(namespace: &Child) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net=/proc/{}/ns/net", namespace.id())).arg("--");
+    command
+}
+
 /// A running engine.
 pub struct Engine {
     dir: tempfile::TempDir,
     process: Child,
+    namespace: Child,
 }
 
 /// An answer.
@@ -66,19 +74,39 @@ impl Answer {
     }
 }
 
-fn start(dir: &Path) -> Child {
+/// A network namespace with `lo` up, for as long as the process lives.
+fn namespace() -> Child {
+    let mut holder = Command::new("unshare")
+        .args([
+            "--net",
+            "--",
+            "busybox",
+            "sh",
+            "-c",
+            "busybox ip link set lo up; echo; exec busybox sleep 100000",
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("unshare runs");
+    let mut line = String::new();
+    let stdout = holder.stdout.take().expect("its output is piped");
+    BufReader::new(stdout).read_line(&mut line).expect("its output can be read");
+    holder
+}
+
+fn start(dir: &Path, namespace: &Child) -> Child {
     // The example lies beside the tests' own folder. `cargo test` builds it too, unless a target is named: then add
     // `--examples`.
     let own = std::env::current_exe().expect("the test has a path");
     let engined = own.parent().and_then(Path::parent).expect("target/debug/deps").join("examples/engined");
-    let mut process = Command::new("unshare")
-        .args(["--net", "--"])
+    let mut process = inside(namespace)
         .arg(engined)
         .args([dir.join("data"), dir.join("run")])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
-        .expect("unshare runs");
+        .expect("nsenter runs");
     let mut line = String::new();
     let stdout = process.stdout.take().expect("its output is piped");
     BufReader::new(stdout).read_line(&mut line).expect("its output can be read");
@@ -90,8 +118,9 @@ impl Engine {
     /// Starts an engine with the image `busybox:test`.
     pub fn start() -> Engine {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let process = start(dir.path());
-        let engine = Engine { dir, process };
+        let namespace = namespace();
+        let process = start(dir.path(), &namespace);
+        let engine = Engine { dir, process, namespace };
         engine.import();
         engine
     }
@@ -110,9 +139,16 @@ impl Engine {
         self.process.wait().expect("it can be reaped");
     }
 
-    /// A new daemon on the same folders. Its network namespace is new, so this is for containers without a network.
+    /// A new daemon on the same folders, in the same network namespace.
     pub fn start_again(&mut self) {
-        self.process = start(self.dir.path());
+        self.process = start(self.dir.path(), &self.namespace);
+    }
+
+    /// What a program in the engine's network namespace prints.
+    pub fn beside(&self, program: &[&str]) -> String {
+        let output =
+            inside(&self.namespace).args(program).stdin(Stdio::null()).output().expect("nsenter runs");
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
     }
 
     fn import(&self) {
@@ -126,9 +162,10 @@ impl Engine {
         )
         .unwrap();
         std::fs::copy(which("busybox").unwrap(), root.join("bin/busybox")).unwrap();
-        for applet in
-            ["sh", "cat", "echo", "sleep", "true", "false", "ls", "id", "ps", "ip", "httpd", "wget", "touch"]
-        {
+        for applet in [
+            "sh", "cat", "echo", "sleep", "true", "false", "ls", "id", "ps", "ip", "httpd", "wget", "touch",
+            "nslookup", "grep", "mount", "nc",
+        ] {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
         }
         let tar = Command::new("tar").arg("-C").arg(&root).args(["-c", "."]).output().expect("tar runs");
@@ -226,6 +263,8 @@ impl Drop for Engine {
         if let Err(e) = sys::cgroup::remove_tree(&made.cgroup_parent()) {
             eprintln!("{}: {e}", made.cgroup_parent());
         }
+        let _ = self.namespace.kill();
+        let _ = self.namespace.wait();
     }
 }
 

@@ -1,0 +1,283 @@
+//! Networks, ports and names, as the docker client sees them.
+
+use serde_json::{Value, json};
+
+use crate::support::{Engine, which};
+
+/// The docker client on an engine: exit code and everything it said.
+struct Docker<'a>(&'a Engine);
+
+impl Docker<'_> {
+    fn run(&self, line: &str) -> (i32, String) {
+        let output = self.0.docker(&line.split_whitespace().collect::<Vec<_>>());
+        let text =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        (output.status.code().unwrap_or(-1), text.trim().to_owned())
+    }
+
+    /// What a command that must succeed prints.
+    fn ok(&self, line: &str) -> String {
+        let (code, text) = self.run(line);
+        assert_eq!(code, 0, "docker {line}: {text}");
+        text
+    }
+
+    /// What a command that must fail prints.
+    fn fails(&self, line: &str) -> String {
+        let (code, text) = self.run(line);
+        assert_ne!(code, 0, "docker {line}: {text}");
+        text
+    }
+
+    fn sh(&self, container: &str, script: &str) -> String {
+        let output = self.0.docker(&["exec", container, "sh", "-c", script]);
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    }
+}
+
+macro_rules! client {
+    ($engine:ident) => {{
+        if which("docker").is_none() {
+            println!("skipped: needs the docker client (Debian: apt-get install docker-cli)");
+            return;
+        }
+        Docker(&$engine)
+    }};
+}
+
+fn serve(docker: &Docker<'_>, options: &str, name: &str) {
+    let mut arguments = vec!["run", "-d", "--name", name, "--hostname", name];
+    arguments.extend(options.split_whitespace());
+    let script = format!("mkdir -p /tmp/w; echo {name} > /tmp/w/index.html; exec httpd -f -h /tmp/w");
+    arguments.extend(["busybox:test", "sh", "-c", &script]);
+    let output = docker.0.docker(&arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// What the machine gets from a URL.
+fn get(engine: &Engine, url: &str) -> String {
+    // The server may not listen yet: its process has just been started.
+    for _ in 0..100 {
+        let text = engine.beside(&["busybox", "wget", "-T", "5", "-q", "-O", "-", url]);
+        if !text.contains("refused") && !text.contains("reset") {
+            return text.trim().to_owned();
+        }
+    }
+    "refused".to_owned()
+}
+
+#[test]
+fn what_cannot_be_made() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    let make = |body: Value| {
+        let answer = engine.post("/networks/create", &body);
+        (answer.status, if answer.status == 201 { String::new() } else { answer.message() })
+    };
+    let pool = |subnet: &str| json!({"Config": [{"Subnet": subnet}]});
+    assert_eq!(make(json!({"Name": ""})), (400, "invalid name: name is empty".into()));
+    assert_eq!(
+        make(json!({"Name": "host"})),
+        (403, "operation is not permitted on predefined host network ".into())
+    );
+    assert_eq!(
+        make(json!({"Name": "x", "Driver": "zz"})),
+        (404, "could not find plugin zz in v1 plugin registry: plugin not found".into())
+    );
+    assert_eq!(make(json!({"Name": "x", "Driver": "host"})).0, 403);
+    assert_eq!(
+        make(json!({"Name": "x", "IPAM": pool("10.99.1.1/24")})),
+        (400, "invalid network config:\ninvalid subnet 10.99.1.1/24: it should be 10.99.1.0/24".into())
+    );
+    assert_eq!(make(json!({"Name": "x", "EnableIPv4": false})), (400, "IPv4 or IPv6 must be enabled".into()));
+    let two = json!({"Config": [{"Subnet": "10.99.1.0/24"}, {"Subnet": "10.99.2.0/24"}]});
+    assert_eq!(
+        make(json!({"Name": "x", "IPAM": two})),
+        (403, "bridge driver doesn't support multiple subnets".into())
+    );
+    let icc = json!({"com.docker.network.bridge.enable_icc": "maybe"});
+    assert_eq!(make(json!({"Name": "x", "Options": icc})).0, 400);
+    assert_eq!(
+        make(json!({"Name": "a", "IPAM": pool("10.99.1.0/24"), "Options": null, "Labels": null})).0,
+        201
+    );
+    let named = engine.get("/networks/a").json()["Id"].as_str().unwrap().to_owned();
+    assert!(
+        make(json!({"Name": "x", "IPAM": pool("10.99.0.0/16")})).1.contains("Pool overlaps with other one")
+    );
+    let bridge = json!({"com.docker.network.bridge.name": format!("br-{}", &named[..12])});
+    assert!(make(json!({"Name": "x", "Options": bridge})).1.ends_with("networks have same bridge name"));
+
+    // A configuration and what follows it.
+    let config =
+        json!({"Name": "config", "ConfigOnly": true, "IPAM": pool("10.99.7.0/24"), "Labels": {"a": "b"}});
+    assert_eq!(make(config).0, 201);
+    let follow = json!({"Name": "follows", "ConfigFrom": {"Network": "config"}});
+    assert_eq!(make(follow.clone()).0, 201);
+    let made = engine.get("/networks/follows").json();
+    assert_eq!(
+        (&made["IPAM"]["Config"][0]["Subnet"], &made["Labels"]["a"]),
+        (&json!("10.99.7.0/24"), &json!("b"))
+    );
+    let mut more = follow;
+    more["EnableIPv6"] = json!(true);
+    assert_eq!(make(more).0, 409, "the name comes first");
+    let refused = engine.delete("/networks/config");
+    assert_eq!(
+        (refused.status, refused.message().as_str()),
+        (403, "error while removing network: configuration network \"config\" is in use")
+    );
+    assert_eq!(engine.delete("/networks/follows").status, 204);
+    assert_eq!(engine.delete("/networks/config").status, 204);
+
+    let list = |filters: Value| {
+        let path = format!("/networks?filters={}", filters.to_string().replace('"', "%22"));
+        let answer = engine.get(&path);
+        match answer.json() {
+            Value::Array(all) => {
+                all.iter().map(|n| n["Name"].as_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
+            }
+            other => format!("{} {}", answer.status, other["message"].as_str().unwrap()),
+        }
+    };
+    assert_eq!(list(json!({"type": ["custom"]})), "a");
+    assert_eq!(list(json!({"dangling": ["true"]})), "a");
+    assert_eq!(list(json!({"name": ["^ho"]})), "host");
+    assert_eq!(list(json!({"driver": ["null"]})), "none");
+    assert_eq!(list(json!({"scope": ["swarm"]})), "");
+    assert_eq!(list(json!({"type": ["x"]})), "500 invalid filter: 'type'='x'");
+    assert_eq!(list(json!({"what": ["x"]})), "400 invalid filter 'what'");
+    let pruned = engine.post("/networks/prune", &json!(null)).json();
+    assert_eq!(pruned["NetworksDeleted"], json!(["a"]));
+    assert_eq!(engine.get("/networks/nope").message(), "network nope not found");
+}
+
+#[test]
+fn both_families_by_name_and_by_port() {
+    skip_if_lacking!();
+    let mut engine = Engine::start();
+    let docker = client!(engine);
+    docker.ok("network create --ipv6 --subnet 10.98.0.0/24 --subnet fd98::/64 --ip-range 10.98.0.64/26 --aux-address x=10.98.0.65 n1");
+    serve(&docker, "--network n1 --network-alias www -p 8080:80 -p 127.0.0.1::80/udp", "web");
+    docker.ok("run -d --name c1 --network n1 --dns-option ndots:1 --link web:linked busybox:test sleep 1000");
+    let shown = |what: &str| docker.ok(&format!("inspect -f {{{{{what}}}}} web"));
+    assert_eq!(shown(".NetworkSettings.Networks.n1.IPAddress"), "10.98.0.66");
+    assert_eq!(shown(".NetworkSettings.Networks.n1.GlobalIPv6Address"), "fd98::2");
+    assert_eq!(shown(".NetworkSettings.Networks.n1.IPv6Gateway"), "fd98::1");
+    assert_eq!(docker.ok("port web 80/tcp"), "0.0.0.0:8080\n[::]:8080");
+    for name in ["web", "www", "linked", "web.n1"] {
+        let found = docker.sh("c1", &format!("nslookup {name} 127.0.0.11"));
+        assert!(found.contains("10.98.0.66") && found.contains("fd98::2"), "{name}: {found}");
+    }
+    let back = docker.sh("c1", "nslookup 10.98.0.66 127.0.0.11; nslookup fd98::2 127.0.0.11");
+    assert_eq!(back.matches("web.n1").count(), 2, "{back}");
+    for url in
+        ["http://127.0.0.1:8080", "http://[::1]:8080", "http://10.98.0.1:8080", "http://[fd98::1]:8080"]
+    {
+        assert_eq!(get(&engine, url), "web", "{url}");
+    }
+    assert_eq!(docker.sh("c1", "wget -q -O - http://[fd98::2]"), "web\n");
+    assert_eq!(docker.sh("web", "wget -q -O - http://10.98.0.1:8080"), "web\n", "by its own published port");
+    let taken = docker.fails("run --name c2 -p 8080:80 busybox:test true");
+    assert!(
+        taken.contains("Bind for 0.0.0.0:8080 failed: port is already allocated (by container web)"),
+        "{taken}"
+    );
+    let taken = docker.fails("run --rm --network n1 --ip 10.98.0.66 busybox:test true");
+    assert!(taken.contains("Address already in use"), "{taken}");
+    let outside = docker.fails("run --rm --network n1 --ip 10.9.0.1 busybox:test true");
+    assert!(outside.contains("no configured subnet contains IP address 10.9.0.1"), "{outside}");
+
+    engine.kill();
+    engine.start_again();
+    let docker = Docker(&engine);
+    for url in ["http://127.0.0.1:8080", "http://[::1]:8080"] {
+        assert_eq!(get(&engine, url), "web", "{url}, after the daemon was killed");
+    }
+    assert!(docker.sh("c1", "nslookup www 127.0.0.11").contains("10.98.0.66"));
+    let members = engine.get("/networks/n1").json()["Containers"].as_object().unwrap().clone();
+    let addresses: Vec<_> = members.values().map(|m| m["IPv6Address"].as_str().unwrap_or("")).collect();
+    assert!(addresses.contains(&"fd98::2/64") && addresses.len() == 2, "{members:?}");
+    let busy = docker.fails("network rm n1");
+    assert!(
+        busy.contains("has active endpoints (name:\"c1\" id:\"") || busy.contains("name:\"web\""),
+        "{busy}"
+    );
+    docker.ok("rm -f web c1 c2");
+    docker.ok("network rm n1");
+}
+
+#[test]
+fn joining_and_leaving() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    let docker = client!(engine);
+    for n in 1..=3 {
+        docker.ok(&format!("network create --subnet 10.97.{n}.0/24 n{n}"));
+    }
+    docker.ok("network create --internal --subnet 10.97.4.0/24 inner");
+    docker.ok("run -d --name c --network n2 -p 8081:80 busybox:test sleep 1000");
+    serve(&docker, "--network n3", "far");
+    let route = || docker.sh("c", "ip route").lines().next().unwrap_or("").to_owned();
+    assert!(route().starts_with("default via 10.97.2.1 dev eth0"), "{}", route());
+    assert!(docker.sh("c", "wget -T 1 -q -O - http://10.97.3.2").contains("timed out"), "networks are apart");
+    docker.ok("network connect --alias x --ip 10.97.3.9 n3 c");
+    assert_eq!(docker.sh("c", "wget -q -O - http://far"), "far\n");
+    assert!(docker.sh("far", "nslookup x 127.0.0.11").contains("10.97.3.9"));
+    assert!(route().starts_with("default via 10.97.2.1"), "n2 comes before n3");
+    docker.ok("network connect n1 c");
+    assert!(route().starts_with("default via 10.97.1.1 dev eth2"), "n1 before n2: {}", route());
+    docker.ok("network disconnect n1 c");
+    assert!(route().starts_with("default via 10.97.2.1 dev eth0"), "{}", route());
+    docker.ok("network connect --gw-priority 1 n1 c");
+    assert!(route().starts_with("default via 10.97.1.1"), "{}", route());
+    assert_eq!(docker.ok("port c"), "80/tcp -> 0.0.0.0:8081\n80/tcp -> [::]:8081", "ports follow the route");
+    assert!(docker.sh("c", "cat /etc/hosts").contains("10.97.3.9"));
+    let again = docker.fails("network connect n1 c");
+    assert!(again.contains("endpoint with name c already exists in network n1"), "{again}");
+    docker.ok("network disconnect n3 c");
+    assert!(!docker.sh("c", "cat /etc/hosts").contains("10.97.3.9"));
+    assert!(docker.sh("far", "nslookup x 127.0.0.11").contains("can't"), "its name is gone");
+    let none = docker.fails("network connect none c");
+    assert!(none.contains("container cannot be connected to multiple networks"), "{none}");
+    let gone = docker.fails("network disconnect n3 c");
+    assert!(gone.contains("is not connected to network n3"), "{gone}");
+
+    docker.ok("run -d --name in --network inner busybox:test sleep 1000");
+    assert_eq!(docker.sh("in", "ip route | grep -c default"), "0\n");
+    // A question for elsewhere must not leave by the engine's own way.
+    assert!(docker.sh("in", "nslookup example.org 127.0.0.11").contains("SERVFAIL"));
+    docker.ok("create --name later --network n9 busybox:test true");
+    let missing = docker.fails("start later");
+    assert!(missing.contains("network n9 not found"), "{missing}");
+}
+
+#[test]
+fn macvlans() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    let docker = client!(engine);
+    docker.ok("network create -d macvlan --subnet 10.96.1.0/24 m1");
+    serve(&docker, "--network m1", "a");
+    docker.ok("run -d --name b --network m1 --mac-address 02:00:00:00:00:07 busybox:test sleep 1000");
+    assert_eq!(docker.sh("b", "wget -q -O - http://a"), "a\n");
+    assert!(docker.sh("b", "ip link show eth0").contains("02:00:00:00:00:07"));
+    let id = docker.ok("network inspect -f {{.Id}} m1");
+    let link = format!("dm-{}", &id[..12]);
+    assert!(engine.beside(&["busybox", "ip", "link", "show", &link]).contains(&link));
+    docker.ok("network disconnect m1 b");
+    assert!(!docker.sh("b", "ip link").contains("eth0"));
+    docker.ok("rm -f a b");
+    docker.ok("network rm m1");
+    assert!(engine.beside(&["busybox", "ip", "link", "show", &link]).contains("can't find"));
+    assert!(
+        docker
+            .fails("network create -d macvlan -o parent=nolink m2")
+            .contains("invalid subinterface vlan name nolink")
+    );
+    assert!(
+        docker
+            .fails("network create -d ipvlan -o ipvlan_mode=l9 m2")
+            .contains("requested ipvlan mode 'l9' is not valid")
+    );
+}

@@ -1,0 +1,276 @@
+//! Volumes and mounts.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+
+use crate::support::Engine;
+
+fn run(engine: &Engine, name: &str, host: Value, command: &str) -> String {
+    let body = json!({"Image": "busybox:test", "Cmd": ["sh", "-c", command], "HostConfig": host});
+    let id = engine.create(name, &body);
+    let started = engine.post(&format!("/containers/{id}/start"), &json!(null));
+    assert_eq!(started.status, 204, "{started:?}");
+    id
+}
+
+fn output(engine: &Engine, id: &str) -> String {
+    engine.post(&format!("/containers/{id}/wait"), &json!(null));
+    let logs = engine.get(&format!("/containers/{id}/logs?stdout=1&stderr=1"));
+    let frames = crate::support::frames(&mut logs.body.as_slice());
+    frames.iter().map(|(_, data)| String::from_utf8_lossy(data).into_owned()).collect()
+}
+
+fn mounted(path: &Path) -> bool {
+    std::fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&path.display().to_string())
+}
+
+#[test]
+fn local_volumes() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    let make = |body: Value| {
+        let answer = engine.post("/volumes/create", &body);
+        (answer.status, if answer.status == 201 { String::new() } else { answer.message() })
+    };
+    assert_eq!(
+        make(json!({"Name": "a"})).1,
+        "create a: volume name is too short, names should be at least two alphanumeric characters"
+    );
+    assert_eq!(
+        make(json!({"Name": "data", "DriverOpts": {"x": "y"}})),
+        (400, "create data: invalid option: \"x\"".into())
+    );
+    assert_eq!(make(json!({"Name": "data", "DriverOpts": {"type": "nfs"}})).0, 400);
+    assert_eq!(
+        make(json!({"Name": "data", "Driver": "nope"})),
+        (404, "create data: error looking up volume plugin nope: plugin \"nope\" not found".into())
+    );
+    assert_eq!(make(json!({"Name": "data", "DriverOpts": null, "Labels": {"k": "v"}})).0, 201);
+    assert_eq!(
+        make(json!({"Name": "data", "DriverOpts": {"type": "tmpfs", "device": "tmpfs"}})).0,
+        201,
+        "it exists"
+    );
+
+    // One file system for all who use it at the same time, gone after the last.
+    let shared = json!({"type": "tmpfs", "device": "tmpfs", "o": "size=1m,mode=0711"});
+    assert_eq!(make(json!({"Name": "shared", "DriverOpts": shared})).0, 201);
+    let place = PathBuf::from(engine.get("/volumes/shared").json()["Mountpoint"].as_str().unwrap());
+    let binds = json!({"Binds": ["shared:/s"]});
+    let first = run(&engine, "first", binds.clone(), "echo hello > /s/f; sleep 1000");
+    let second = run(&engine, "second", binds, "while ! cat /s/f; do sleep 0.1; done; mount | grep /s");
+    let said = output(&engine, &second);
+    assert!(said.contains("hello") && said.contains("tmpfs") && said.contains("size=1024k"), "{said}");
+    assert!(mounted(&place));
+    engine.delete(&format!("/containers/{second}"));
+    engine.delete(&format!("/containers/{first}?force=1"));
+    assert!(!mounted(&place), "nobody uses it any more");
+
+    let source = engine.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("kept"), "bound").unwrap();
+    let bound = json!({"type": "none", "device": source, "o": "bind,ro"});
+    assert_eq!(make(json!({"Name": "bound", "DriverOpts": bound})).0, 201);
+    let id = run(&engine, "bound", json!({"Binds": ["bound:/b"]}), "cat /b/kept; touch /b/x");
+    let said = output(&engine, &id);
+    assert!(said.contains("bound") && said.contains("Read-only file system"), "{said}");
+    engine.delete(&format!("/containers/{id}"));
+    let missing = json!({"type": "none", "device": "/does/not/exist", "o": "bind"});
+    assert_eq!(make(json!({"Name": "missing", "DriverOpts": missing})).0, 201);
+    let body = json!({"Image": "busybox:test", "HostConfig": {"Binds": ["missing:/b"]}});
+    let refused = engine.post("/containers/create?name=m", &body);
+    assert!(
+        refused.message().contains("failed to mount local volume: mount /does/not/exist:"),
+        "{refused:?}"
+    );
+
+    // A part of a volume.
+    let id = run(
+        &engine,
+        "w",
+        json!({"Binds": ["data:/d"]}),
+        "echo part > /d/p; mkdir /d/sub; echo deep > /d/sub/f",
+    );
+    output(&engine, &id);
+    let part = |subpath: &str| json!({"Mounts": [{"Type": "volume", "Source": "data", "Target": "/x", "VolumeOptions": {"Subpath": subpath}}]});
+    let id2 = run(&engine, "part", part("sub"), "cat /x/f");
+    assert_eq!(output(&engine, &id2), "deep\n");
+    let bad =
+        engine.post("/containers/create", &json!({"Image": "busybox:test", "HostConfig": part("../x")}));
+    assert_eq!(bad.status, 400, "{bad:?}");
+
+    let used = engine.delete("/volumes/data");
+    assert_eq!(used.status, 409);
+    assert!(used.message().starts_with("remove data: volume is in use - ["), "{}", used.message());
+    for c in [id, id2] {
+        engine.delete(&format!("/containers/{c}"));
+    }
+    let usage = engine.get("/system/df?type=volume").json();
+    let names: Vec<_> = usage["Volumes"].as_array().unwrap().iter().map(|v| v["Name"].clone()).collect();
+    assert_eq!(names, [json!("data")], "what is mounted from elsewhere takes no space here");
+    let pruned = engine.post("/volumes/prune?filters={%22all%22:[%22true%22]}", &json!(null)).json();
+    assert_eq!(pruned["VolumesDeleted"], json!(["data"]));
+    assert_eq!(engine.delete("/volumes/bound").status, 204);
+    assert!(source.join("kept").exists(), "what is mounted there is not ours to delete");
+    assert_eq!(engine.delete("/volumes/nope").message(), "get nope: no such volume");
+    assert_eq!(engine.delete("/volumes/nope?force=1").status, 204);
+}
+
+/// A volume plugin: what it was asked, in order.
+struct Plugin {
+    socket: PathBuf,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Plugin {
+    /// Keeps its volumes as folders of `dir`.
+    fn start(name: &str, dir: PathBuf) -> Plugin {
+        std::fs::create_dir_all("/run/docker/plugins").unwrap();
+        let socket = PathBuf::from(format!("/run/docker/plugins/{name}.sock"));
+        let listener = UnixListener::bind(&socket).unwrap();
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let log = asked.clone();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut text = String::new();
+                let mut buffer = [0; 4096];
+                // A head, and a body of the length that it says.
+                let body = loop {
+                    let n = stream.read(&mut buffer).unwrap();
+                    text.push_str(&String::from_utf8_lossy(&buffer[..n]));
+                    let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+                    let length = head
+                        .lines()
+                        .find_map(|l| l.to_lowercase().strip_prefix("content-length: ").map(str::to_owned));
+                    if body.len() >= length.map_or(0, |l| l.parse().unwrap()) {
+                        break body.to_owned();
+                    }
+                };
+                let method = text.split(' ').nth(1).unwrap().trim_start_matches('/').to_owned();
+                let body: Value = serde_json::from_str(&body).unwrap_or_default();
+                let name = body["Name"].as_str().unwrap_or("").to_owned();
+                let place = dir.join(&name);
+                let volume = |name: &str| json!({"Name": name, "Mountpoint": dir.join(name), "Status": {"of": "plugin"}});
+                let answer = match method.as_str() {
+                    "Plugin.Activate" => json!({"Implements": ["VolumeDriver"]}),
+                    "VolumeDriver.Capabilities" => json!({"Capabilities": {"Scope": "global"}}),
+                    "VolumeDriver.Create" if name == "bad" => json!({"Err": "no room"}),
+                    "VolumeDriver.Create" => {
+                        std::fs::create_dir_all(&place).unwrap();
+                        json!({})
+                    }
+                    "VolumeDriver.Remove" => {
+                        std::fs::remove_dir_all(&place).unwrap();
+                        json!({})
+                    }
+                    "VolumeDriver.Mount" | "VolumeDriver.Path" => json!({"Mountpoint": place}),
+                    "VolumeDriver.Unmount" => json!({}),
+                    "VolumeDriver.Get" if place.exists() => json!({"Volume": volume(&name)}),
+                    "VolumeDriver.List" => {
+                        let names = std::fs::read_dir(&dir).unwrap().flatten();
+                        let all: Vec<_> = names.map(|e| volume(&e.file_name().to_string_lossy())).collect();
+                        json!({"Volumes": all})
+                    }
+                    _ => json!({"Err": "what?"}),
+                };
+                log.lock().unwrap().push(format!("{} {name}", method.trim_start_matches("VolumeDriver.")));
+                let text = answer.to_string();
+                let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+            }
+        });
+        Plugin { socket, asked }
+    }
+
+    fn count(&self, what: &str) -> usize {
+        self.asked.lock().unwrap().iter().filter(|a| *a == what).count()
+    }
+}
+
+impl Drop for Plugin {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+#[test]
+fn volumes_of_a_plugin() {
+    skip_if_lacking!();
+    let mut engine = Engine::start();
+    let driver = format!("tug-test-{}", std::process::id());
+    let dir = engine.path().join("plugin");
+    std::fs::create_dir(&dir).unwrap();
+    let plugin = Plugin::start(&driver, dir.clone());
+    let made = engine
+        .post("/volumes/create", &json!({"Name": "remote vol", "Driver": driver, "DriverOpts": {"a": "b"}}));
+    assert_eq!(made.status, 201, "{made:?}");
+    let refused = engine.post("/volumes/create", &json!({"Name": "bad", "Driver": driver}));
+    assert_eq!((refused.status, refused.message().as_str()), (500, "create bad: no room"));
+    let other = engine.post("/volumes/create", &json!({"Name": "remote vol", "Driver": "local"}));
+    assert_eq!(other.status, 409);
+    assert!(other.message().ends_with("volume name must be unique"), "{}", other.message());
+    let shown = engine.get("/volumes/remote%20vol").json();
+    assert_eq!(
+        (&shown["Scope"], &shown["Status"]["of"], &shown["Options"]["a"]),
+        (&json!("global"), &json!("plugin"), &json!("b"))
+    );
+    // One that the plugin has from elsewhere.
+    std::fs::create_dir(dir.join("found")).unwrap();
+    let list = engine.get(&format!("/volumes?filters={{%22driver%22:[%22{driver}%22]}}")).json();
+    let names: Vec<_> = list["Volumes"].as_array().unwrap().iter().map(|v| v["Name"].clone()).collect();
+    assert_eq!(names, [json!("found"), json!("remote vol")]);
+
+    let host = json!({"Mounts": [{"Type": "volume", "Source": "remote vol", "Target": "/r", "VolumeOptions": {"DriverConfig": {"Name": driver}}}]});
+    let id = run(&engine, "user", host, "echo there > /r/f; sleep 1000");
+    assert_eq!(plugin.count("Mount remote vol") - plugin.count("Unmount remote vol"), 1);
+    engine.kill();
+    engine.start_again();
+    engine.post(&format!("/containers/{id}/kill"), &json!(null));
+    engine.post(&format!("/containers/{id}/wait"), &json!(null));
+    assert_eq!(std::fs::read_to_string(dir.join("remote vol/f")).unwrap(), "there\n");
+    assert_eq!(engine.delete("/volumes/remote%20vol").status, 409);
+    engine.delete(&format!("/containers/{id}"));
+    assert_eq!(plugin.count("Mount remote vol"), plugin.count("Unmount remote vol"), "{:?}", plugin.asked);
+    assert_eq!(engine.delete("/volumes/remote%20vol").status, 204);
+    assert!(!dir.join("remote vol").exists());
+}
+
+#[test]
+fn mounts() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    let refused = |host: Value| {
+        let answer = engine.post("/containers/create", &json!({"Image": "busybox:test", "HostConfig": host}));
+        (answer.status, answer.message())
+    };
+    assert_eq!(refused(json!({"Binds": ["/x:/y:zz"]})), (400, "invalid mode: zz".into()));
+    assert_eq!(refused(json!({"Binds": ["/x:ro"]})), (400, "invalid volume specification: '/x:ro'".into()));
+    assert_eq!(
+        refused(json!({"Mounts": [{"Type": "x", "Target": "/t"}]})),
+        (400, "invalid mount config for type \"x\": mount type unknown".into())
+    );
+    assert_eq!(
+        refused(json!({"Mounts": [{"Type": "bind", "Source": "/nope", "Target": "/t"}]})),
+        (400, "invalid mount config for type \"bind\": bind source path does not exist: /nope".into())
+    );
+    assert_eq!(refused(json!({"Binds": ["/tmp:/t", "/var:/t"]})), (400, "Duplicate mount point: /t".into()));
+
+    let source = engine.path().join("made/for/it");
+    let id = run(&engine, "m", json!({"Binds": [format!("{}:/m:z", source.display())]}), "touch /m/x");
+    output(&engine, &id);
+    assert!(source.join("x").exists(), "a missing source is made");
+    let shown = engine.get(&format!("/containers/{id}/json")).json()["Mounts"][0].clone();
+    assert_eq!((&shown["Mode"], &shown["Propagation"]), (&json!("z"), &json!("rprivate")));
+
+    let mounts = json!({"Mounts": [
+        {"Type": "image", "Source": "busybox:test", "Target": "/i", "ImageOptions": {"Subpath": "etc"}},
+        {"Type": "tmpfs", "Target": "/t", "TmpfsOptions": {"SizeBytes": 1048576, "Mode": 448}},
+    ]});
+    let id = run(&engine, "i", mounts, "cat /i/passwd; touch /i/x; mount | grep /t");
+    let said = output(&engine, &id);
+    assert!(said.contains("root:x:0:0") && said.contains("Read-only file system"), "{said}");
+    assert!(said.contains("size=1024k") && said.contains("mode=700"), "{said}");
+}
