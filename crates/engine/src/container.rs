@@ -272,11 +272,6 @@ impl Container {
         map
     }
 
-    /// The log's path, if this container's log can be read.
-    pub(crate) fn log_path(&self) -> PathBuf {
-        self.dir.join(format!("{}-json.log", self.id))
-    }
-
     /// Tells waiters the phase.
     pub(crate) fn announce(&self, change: impl FnOnce(&mut Mark)) {
         let (phase, exit_code, error) = {

@@ -263,10 +263,7 @@ pub(crate) fn document(state: &State) -> Value {
     let process = state.spec.oci.process().clone().unwrap_or_default();
     let time =
         |t: Option<jiff::Timestamp>| t.map_or("0001-01-01T00:00:00Z".to_owned(), base::clock::rfc3339_nano);
-    let log = match &state.spec.io.log {
-        runtime::LogSpec::JsonFile { path, .. } => path.display().to_string(),
-        runtime::LogSpec::None => String::new(),
-    };
+    let log = state.spec.io.log.path().map_or(String::new(), |p| p.display().to_string());
     json!({
         "Id": state.id, "Created": base::clock::rfc3339_nano(state.created_at), "Name": format!("/{}", name(state)),
         "Path": args.first(), "Args": args.get(1..).unwrap_or_default(),

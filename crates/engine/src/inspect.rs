@@ -115,9 +115,10 @@ impl Engine {
         let bridge = inner.life.attached.get("bridge").cloned();
         let default =
             |pick: fn(&crate::container::Attached) -> String| bridge.as_ref().map(pick).unwrap_or_default();
-        let log_path = match asked.host.log_config.driver.as_str() {
-            "none" => String::new(),
-            _ => container.log_path().display().to_string(),
+        // Docker tells it for the format that anybody may read.
+        let log_path = match self.log_spec(&container)? {
+            runtime::LogSpec::JsonFile(file) => file.path.display().to_string(),
+            _ => String::new(),
         };
         let file = |name: &str| {
             if life.started_at.is_some() {

@@ -1,13 +1,12 @@
 //! A container's log, as `docker logs` reads it.
 
-use std::path::PathBuf;
-
 use futures::Stream;
 use jiff::Timestamp;
-use runtime::LogSpec;
-use runtime::logs::{LogLine, ReadOptions};
+use runtime::logs::{LogLine, ReadOptions, drivers};
+use runtime::{LogSpec, LoggedContainer};
 
 use crate::Engine;
+use crate::container::Container;
 use crate::error::{Error, Result};
 
 /// Which lines are wanted.
@@ -34,17 +33,16 @@ impl Engine {
         reference: &str,
         options: LogOptions,
     ) -> Result<impl Stream<Item = runtime::Result<LogLine>> + Send + 'static + use<>> {
-        let (path, mut mark) = if let Some(id) = self.foreign.find(reference) {
-            (self.foreign_log(&id)?, self.foreign.mark(&id))
+        let (log, mut mark) = if let Some(id) = self.foreign.find(reference) {
+            let log = self.foreign.get(&id).map(|s| s.spec.io.log.clone()).unwrap_or_default();
+            (log, self.foreign.mark(&id))
         } else {
             let container = self.find(reference)?;
-            if container.lock().asked.host.log_config.driver == "none" {
-                return Err(Error::NotImplemented(
-                    "configured logging driver does not support reading".into(),
-                ));
-            }
-            (container.log_path(), Some(container.mark.subscribe()))
+            (self.log_spec(&container)?, Some(container.mark.subscribe()))
         };
+        if log.path().is_none() {
+            return Err(Error::NotImplemented("configured logging driver does not support reading".into()));
+        }
         let up = mark.as_ref().is_some_and(|m| m.borrow().up);
         let read = ReadOptions {
             since: options.since,
@@ -60,14 +58,25 @@ impl Engine {
                 drop(mark.wait_for(|m| !m.up || m.removed).await);
             }
         };
-        Ok(runtime::logs::read(&path, read, done))
+        Ok(runtime::logs::read(&log, read, done))
     }
 
-    /// The path of a pod's container's log.
-    fn foreign_log(&self, id: &str) -> Result<PathBuf> {
-        match self.foreign.get(id).map(|s| s.spec.io.log.clone()) {
-            Some(LogSpec::JsonFile { path, .. }) => Ok(path),
-            _ => Err(Error::NotImplemented("configured logging driver does not support reading".into())),
-        }
+    /// How a container's output is recorded, by its driver and options.
+    pub(crate) fn log_spec(&self, container: &Container) -> Result<LogSpec> {
+        let inner = container.lock();
+        let (asked, config) = (&inner.asked, &inner.asked.host.log_config);
+        let about = LoggedContainer {
+            id: container.id.clone(),
+            name: asked.name.clone(),
+            image_id: asked.image.clone(),
+            image_name: asked.config.image.clone(),
+            command: asked.args.join(" "),
+            created: base::clock::rfc3339_nano(asked.created),
+        };
+        let (labels, env) = (asked.config.labels.clone().into_iter().collect(), &asked.config.env);
+        let wanted = drivers::Asked { container: &about, labels: &labels, env, folder: &container.dir };
+        let options = config.config.clone().into_iter().collect();
+        drivers::spec(&config.driver, &options, &wanted)
+            .map_err(|e| Error::Invalid(format!("failed to initialize logging driver: {e}")))
     }
 }

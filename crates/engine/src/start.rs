@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtime::{ExecErrorKind, Exit, LogSpec, Rootfs};
+use runtime::{ExecErrorKind, Exit, Rootfs};
 use tokio_util::sync::CancellationToken;
 
 use crate::container::{Container, Phase};
@@ -130,13 +130,7 @@ impl Engine {
         let asked = container.lock().asked.clone();
         let snapshot = self.images.snapshot(&container.id)?;
         let files = self.write_files(container, &links)?;
-        let log = match asked.host.log_config.driver.as_str() {
-            "none" => LogSpec::None,
-            _ => {
-                let (max_size, max_files) = validate::log_size(&asked.host)?;
-                LogSpec::JsonFile { path: container.log_path(), max_size, max_files }
-            }
-        };
+        let log = self.log_spec(container)?;
         for point in &asked.mounts {
             if point.kind == "bind" && !point.source.exists() {
                 if !point.make_source {

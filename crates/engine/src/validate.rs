@@ -181,34 +181,10 @@ pub(crate) fn host(host: &mut HostConfig) -> Result<Vec<String>> {
     if host.runtime.is_empty() {
         host.runtime = "tug".into();
     }
-    match host.log_config.driver.as_str() {
-        "" => host.log_config.driver = "json-file".into(),
-        "json-file" | "none" | "local" => {}
-        other => {
-            return Err(invalid(format!("logger: no log driver named '{other}' is registered")));
-        }
+    if host.log_config.driver.is_empty() {
+        host.log_config.driver = "json-file".into();
     }
-    for key in host.log_config.config.keys() {
-        let known = [
-            "max-size",
-            "max-file",
-            "labels",
-            "labels-regex",
-            "env",
-            "env-regex",
-            "tag",
-            "compress",
-            "mode",
-            "max-buffer-size",
-        ];
-        if !known.contains(&key.as_str()) {
-            return Err(invalid(format!(
-                "unknown log opt '{key}' for {} log driver",
-                host.log_config.driver
-            )));
-        }
-    }
-    log_size(host)?;
+    runtime::logs::drivers::validate(&host.log_config.driver, &host.log_config.config).map_err(invalid)?;
     for entry in &host.extra_hosts {
         extra_host(entry)?;
     }
@@ -275,40 +251,6 @@ pub(crate) fn extra_host(entry: &str) -> Result<(&str, &str)> {
         return Ok((name, bare));
     }
     Err(bad())
-}
-
-/// `max-size` and `max-file` of the log options; by default 10 MB and 5 files, so that a log cannot fill the disk.
-pub(crate) fn log_size(host: &HostConfig) -> Result<(Option<u64>, u32)> {
-    let options = &host.log_config.config;
-    let size = match options.get("max-size").map(String::as_str) {
-        None => Some(10_000_000),
-        Some("-1") => None,
-        Some(text) => Some(bytes(text).ok_or_else(|| invalid(format!("invalid log opt max-size: {text}")))?),
-    };
-    let files = match options.get("max-file") {
-        None if options.contains_key("max-size") => 1,
-        None => 5,
-        Some(text) => match text.parse() {
-            Ok(n) if n >= 1 => n,
-            _ => return Err(invalid(format!("max-file cannot be less than 1: {text}"))),
-        },
-    };
-    Ok((size, files))
-}
-
-/// `10k`, `64m`, `1g`, `512`, with or without a final `b`.
-pub(crate) fn bytes(text: &str) -> Option<u64> {
-    let text = text.trim().to_ascii_lowercase();
-    let text = text.strip_suffix('b').unwrap_or(&text);
-    let text = text.strip_suffix('i').unwrap_or(text);
-    let (number, factor) = match text.char_indices().last()? {
-        (at, 'k') => (&text[..at], 1 << 10),
-        (at, 'm') => (&text[..at], 1 << 20),
-        (at, 'g') => (&text[..at], 1 << 30),
-        (at, 't') => (&text[..at], 1u64 << 40),
-        _ => (text, 1),
-    };
-    number.trim().parse::<u64>().ok()?.checked_mul(factor)
 }
 
 /// Checks a restart policy.
@@ -406,7 +348,6 @@ mod tests {
         assert_eq!(h.shm_size, 64 << 20);
         assert!(h.masked_paths.as_ref().is_some_and(|p| p.contains(&"/proc/kcore".to_owned())));
         assert_eq!((h.network_mode.as_str(), h.restart_policy.name.as_str()), ("bridge", "no"));
-        assert_eq!(log_size(&h).unwrap(), (Some(10_000_000), 5));
     }
 
     #[test]
@@ -418,8 +359,5 @@ mod tests {
         for bad in ["", "0", "99", "NOPE", "-1"] {
             assert!(parse_signal(bad).is_err(), "{bad}");
         }
-        assert_eq!(bytes("10k"), Some(10240));
-        assert_eq!(bytes("1Gb"), Some(1 << 30));
-        assert_eq!(bytes("x"), None);
     }
 }

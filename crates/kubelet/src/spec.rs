@@ -202,7 +202,7 @@ pub fn container(input: Input<'_>) -> Result<ContainerSpec, String> {
         io: IoSpec {
             tty: container.tty,
             stdin,
-            log: LogSpec::JsonFile { path: input.log, max_size: Some(LOG_SIZE), max_files: LOG_FILES },
+            log: LogSpec::json_file(input.log, Some(LOG_SIZE), LOG_FILES),
             size: None,
         },
         runtime: None,

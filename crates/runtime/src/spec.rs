@@ -118,21 +118,87 @@ pub enum StdinMode {
     OpenOnce,
 }
 
-/// Where output is recorded.
+/// Where output is recorded. Made by [`crate::logs::drivers::spec`] from a driver's name and options.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LogSpec {
     /// Nowhere.
     #[default]
     None,
     /// Docker's json-file format.
-    JsonFile {
-        /// The current file; older ones are `path.1`, `path.2`, …
-        path: PathBuf,
-        /// Bytes after which a new file is begun.
-        max_size: Option<u64>,
-        /// How many files are kept in all, at least 1.
-        max_files: u32,
-    },
+    JsonFile(LogFile),
+    /// Docker's local format, compact.
+    Local(LogFile),
+    /// Sent somewhere.
+    Remote(Box<RemoteLog>),
+}
+
+impl LogSpec {
+    /// A file of the json-file format, as Kubernetes and tests want it.
+    pub fn json_file(path: PathBuf, max_size: Option<u64>, max_files: u32) -> Self {
+        Self::JsonFile(LogFile { path, max_size, max_files, compress: false, attributes: BTreeMap::new() })
+    }
+
+    /// The current file, if what was logged can be read again.
+    pub fn path(&self) -> Option<&std::path::Path> {
+        match self {
+            LogSpec::None => None,
+            LogSpec::JsonFile(file) | LogSpec::Local(file) => Some(&file.path),
+            LogSpec::Remote(remote) => remote.cache.as_ref().map(|file| file.path.as_path()),
+        }
+    }
+}
+
+/// A log's file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogFile {
+    /// The current file; older ones are `path.1`, `path.2`, …
+    pub path: PathBuf,
+    /// Bytes after which a new file is begun.
+    pub max_size: Option<u64>,
+    /// How many files are kept in all, at least 1.
+    pub max_files: u32,
+    /// Whether older files are compressed (`path.1.gz`).
+    #[serde(default)]
+    pub compress: bool,
+    /// Written with every entry.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// A log that is sent somewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteLog {
+    /// The driver's name.
+    pub driver: String,
+    /// Its options, validated.
+    pub options: BTreeMap<String, String>,
+    /// What its messages are marked with.
+    pub tag: String,
+    /// The container's labels and variables that were asked for.
+    pub attributes: BTreeMap<String, String>,
+    /// What the messages say about the container.
+    pub container: LoggedContainer,
+    /// Where entries are kept too, so that they can be read here.
+    pub cache: Option<LogFile>,
+    /// Bytes that wait for the driver at most, beyond which entries are dropped; none: the container waits.
+    pub buffer: Option<u64>,
+}
+
+/// What log drivers say about a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoggedContainer {
+    /// Its id.
+    pub id: String,
+    /// Its name without a slash.
+    pub name: String,
+    /// Its image's id.
+    pub image_id: String,
+    /// Its image as it was asked for.
+    pub image_name: String,
+    /// Its command line.
+    pub command: String,
+    /// When it was created, RFC 3339.
+    pub created: String,
 }
 
 /// One more process in a running container.

@@ -41,7 +41,8 @@ pub(crate) fn log_piece(line: &runtime::logs::LogLine, tty: bool, timestamps: bo
         text.extend_from_slice(line.time.strftime("%Y-%m-%dT%H:%M:%S.%9fZ ").to_string().as_bytes());
     }
     if details {
-        text.push(b' '); // no attributes, and the space behind them
+        text.extend_from_slice(attributes(&line.attributes).as_bytes());
+        text.push(b' ');
     }
     text.extend_from_slice(&line.line);
     if tty {
@@ -52,6 +53,18 @@ pub(crate) fn log_piece(line: &runtime::logs::LogLine, tty: bool, timestamps: bo
     framed.extend_from_slice(&text);
     framed.into()
 }
+
+/// `key=value,key=value`, escaped as in a query.
+fn attributes(map: &std::collections::BTreeMap<String, String>) -> String {
+    let escape = |text: &str| {
+        percent_encoding::utf8_percent_encode(text, QUERY).to_string().replace("%20", "+")
+    };
+    map.iter().map(|(k, v)| format!("{}={}", escape(k), escape(v))).collect::<Vec<_>>().join(",")
+}
+
+/// What Go's `url.QueryEscape` leaves as it is.
+const QUERY: &percent_encoding::AsciiSet =
+    &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 pub(crate) async fn logs(call: Call) -> Result<Answer> {
     let options = log_options(&call)?;
@@ -210,7 +223,9 @@ mod tests {
             stream: runtime::Stream::Stderr,
             time: jiff::Timestamp::from_second(1).unwrap(),
             line: "x\n".into(),
+            attributes: [("a b".to_owned(), "1,2".to_owned()), ("c".to_owned(), "d".to_owned())].into(),
         };
+        assert_eq!(log_piece(&line, true, false, true), "a+b=1%2C2,c=d x\n");
         assert_eq!(log_piece(&line, true, false, false), "x\n");
         assert_eq!(log_piece(&line, true, true, false), "1970-01-01T00:00:01.000000000Z x\n");
         assert_eq!(log_piece(&line, false, false, false).as_ref(), b"\x02\0\0\0\0\0\0\x02x\n");

@@ -415,9 +415,9 @@ pub async fn ended(context: Arc<Context>, name: String, id: String, exit: Exit) 
     let mut message = last_words(&path);
     if message.is_empty()
         && fallback
-        && let Some(runtime::LogSpec::JsonFile { path, .. }) = state.as_ref().map(|s| s.spec.io.log.clone())
+        && let Some(state) = &state
     {
-        message = log_tail(&path).await;
+        message = log_tail(&state.spec.io.log).await;
     }
     Message::Ended(name, id, describe(&exit, started, message))
 }
@@ -439,10 +439,10 @@ pub fn last_words(path: &str) -> String {
     String::from_utf8_lossy(&data).into_owned()
 }
 
-async fn log_tail(path: &Path) -> String {
+async fn log_tail(log: &runtime::LogSpec) -> String {
     use futures::StreamExt;
     let options = runtime::logs::ReadOptions { tail: Some(MESSAGE_LINES), ..Default::default() };
-    let lines = runtime::logs::read(path, options, std::future::ready(()));
+    let lines = runtime::logs::read(log, options, std::future::ready(()));
     let lines: Vec<_> = lines.filter_map(|l| std::future::ready(l.ok())).collect().await;
     let text: Vec<u8> = lines.iter().flat_map(|l| l.line.to_vec()).collect();
     let start = text.len().saturating_sub(MESSAGE_LOG);

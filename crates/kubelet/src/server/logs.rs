@@ -101,7 +101,8 @@ pub async fn serve(
         }
     };
     let path = context.log_path(&known.pod.uid, &container, attempt);
-    let lines = runtime::logs::read(&path, options, done);
+    let log = runtime::LogSpec::json_file(path, None, 1);
+    let lines = runtime::logs::read(&log, options, done);
     let mut writer = Writer {
         timestamps: on(&wanted.timestamps),
         left: wanted.limit_bytes.map(|l| l.max(0) as usize),
@@ -162,7 +163,7 @@ mod tests {
 
     fn line(text: &str) -> LogLine {
         let time = "2026-01-02T03:04:05.5Z".parse().unwrap();
-        LogLine { stream: Stream::Stdout, time, line: Bytes::copy_from_slice(text.as_bytes()) }
+        LogLine { stream: Stream::Stdout, time, line: Bytes::copy_from_slice(text.as_bytes()), attributes: Default::default() }
     }
 
     #[test]

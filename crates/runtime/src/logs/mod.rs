@@ -1,11 +1,17 @@
-//! Reading a container's log, with follow by inotify.
+//! Containers' logs: the table of drivers ([`drivers`]), the process that sends ([`sender`]), and reading, with follow by
+//! inotify.
 //!
-//! Reads what the shim writes (Docker's json-file format), over rotations: older files first. A line that is being
-//! written is given when it is complete; a line that cannot be understood (a torn one after a crash) is left out.
+//! Reads what the shim writes (Docker's json-file or local format), over rotations: older files first, compressed ones
+//! too. A line that is being written is given when it is complete; a line that cannot be understood (a torn one after a
+//! crash) is left out.
 
+pub mod drivers;
+pub(crate) mod entry;
+pub(crate) mod files;
 mod reader;
+pub(crate) mod sender;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -17,8 +23,8 @@ use jiff::Timestamp;
 use rustix::fs::inotify;
 use tokio::io::unix::AsyncFd;
 
-use crate::{Error, Result, Stream};
-use reader::Reader;
+use crate::{Error, LogSpec, Result, Stream};
+use reader::{Form, Reader};
 
 /// Which lines are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,17 +69,20 @@ pub struct LogLine {
     pub time: Timestamp,
     /// The bytes, with the newline.
     pub line: Bytes,
+    /// What the log's options add (`docker logs --details`).
+    pub attributes: BTreeMap<String, String>,
 }
 
-/// Reads a log of the json-file format; a log that is not there (yet) is empty. A followed log ends when `done`
-/// resolves (the container has ended) and what was written until then has been read.
+/// Reads a log; one that is not there (yet), or that cannot be read ([`LogSpec::path`] is none), is empty. A followed log
+/// ends when `done` resolves (the container has ended) and what was written until then has been read.
 pub fn read<F: Future<Output = ()> + Send + 'static>(
-    path: &Path,
+    log: &LogSpec,
     options: ReadOptions,
     done: F,
 ) -> impl futures::Stream<Item = Result<LogLine>> + Send + 'static + use<F> {
+    let form = if matches!(log, LogSpec::JsonFile(_)) { Form::Json } else { Form::Local };
     let state = State {
-        reader: Some(Reader::new(path.into(), options.tail)),
+        reader: log.path().map(|path| Reader::new(path.into(), form, options.tail)),
         watch: None,
         queue: VecDeque::new(),
         done: Box::pin(done),
@@ -101,10 +110,14 @@ struct State {
 
 impl State {
     async fn next(&mut self) -> Result<Option<LogLine>> {
-        if self.options.follow && self.watch.is_none() && !self.ended {
+        if self.options.follow
+            && self.watch.is_none()
+            && !self.ended
+            && let Some(reader) = &self.reader
+        {
             // Before the first look at the file, so that nothing is written unnoticed in between.
-            let path = self.reader.as_ref().map(|r| r.path().to_path_buf()).unwrap_or_default();
-            self.watch = Some(watch(&path).map_err(Error::io(format!("watch {}", path.display())))?);
+            let path = reader.path();
+            self.watch = Some(watch(path).map_err(Error::io(format!("watch {}", path.display())))?);
         }
         loop {
             if self.ended {
@@ -194,7 +207,8 @@ mod tests {
     }
 
     async fn numbers(path: &Path, options: ReadOptions) -> Vec<u32> {
-        let stream = read(path, options, std::future::pending());
+        let log = LogSpec::json_file(path.into(), None, 1);
+        let stream = read(&log, options, std::future::pending());
         stream.map(|l| number(&l.unwrap())).collect().await
     }
 
@@ -231,7 +245,7 @@ mod tests {
         write(&path, 0..2);
         let (end, ended) = oneshot::channel::<()>();
         let options = ReadOptions { follow: true, tail: Some(1), ..ReadOptions::default() };
-        let mut stream = Box::pin(read(&path, options, async {
+        let mut stream = Box::pin(read(&LogSpec::json_file(path.clone(), None, 1), options, async {
             let _ = ended.await;
         }));
         assert_eq!(number(&stream.next().await.unwrap().unwrap()), 1);
@@ -263,7 +277,7 @@ mod tests {
         let path = dir.path().join("log");
         write(&path, 0..3);
         let options = ReadOptions { follow: true, ..ReadOptions::default() };
-        let mut stream = Box::pin(read(&path, options, std::future::pending()));
+        let mut stream = Box::pin(read(&LogSpec::json_file(path.clone(), None, 1), options, std::future::pending()));
         for n in 0..3 {
             assert_eq!(number(&stream.next().await.unwrap().unwrap()), n);
         }

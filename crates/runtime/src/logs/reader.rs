@@ -1,6 +1,7 @@
-//! The blocking half: batches of lines from the files of one log, over rotations.
+//! The blocking half: batches of lines from the files of one log, over rotations, in either form.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
@@ -11,6 +12,8 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::LogLine;
+use super::entry::{self, Record};
+use super::files::{compressed, numbered};
 use crate::Stream;
 
 /// Bytes read at once.
@@ -18,8 +21,16 @@ const BLOCK: usize = 128 * 1024;
 /// A rotated file with a higher number is not looked for.
 const MAX_FILES: u32 = 1000;
 
+/// How a file's entries are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Json,
+    Local,
+}
+
 pub(super) struct Reader {
     path: PathBuf,
+    form: Form,
     tail: Option<u64>,
     open: Option<Open>,
     /// Whether the first look has been taken.
@@ -30,6 +41,7 @@ pub(super) struct Reader {
 
 struct Open {
     file: File,
+    /// Of the file as it was written, also if this one is what came out of a compressed one.
     inode: u64,
     offset: u64,
 }
@@ -39,41 +51,67 @@ struct Entry<'a> {
     #[serde(borrow, default)]
     log: Cow<'a, str>,
     stream: Stream,
+    #[serde(default)]
+    attrs: BTreeMap<String, String>,
     time: Timestamp,
 }
 
-fn open(path: &Path) -> io::Result<Option<Open>> {
-    match File::open(path) {
-        Ok(file) => {
-            let inode = file.metadata()?.ino();
-            Ok(Some(Open { file, inode, offset: 0 }))
-        }
+fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
     }
 }
 
+/// Opens the `n`th older file, plain or compressed; a compressed one becomes a plain one without a name.
+fn open(path: &Path, n: u32) -> io::Result<Option<Open>> {
+    if let Some(file) = found(File::open(numbered(path, n)))? {
+        let inode = file.metadata()?.ino();
+        return Ok(Some(Open { file, inode, offset: 0 }));
+    }
+    if n == 0 {
+        return Ok(None);
+    }
+    let Some(source) = found(File::open(compressed(path, n)))? else { return Ok(None) };
+    let mut decoder = flate2::read::GzDecoder::new(source);
+    let inode = inode_in(&decoder);
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let flags = rustix::fs::OFlags::TMPFILE | rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
+    let mut file = File::from(rustix::fs::open(folder, flags, rustix::fs::Mode::from_raw_mode(0o600))?);
+    io::copy(&mut decoder, &mut file)?;
+    file.seek(SeekFrom::Start(0))?;
+    Ok(Some(Open { file, inode, offset: 0 }))
+}
+
+/// The inode number that the writer left in a compressed file's header.
+fn inode_in<R: Read>(decoder: &flate2::read::GzDecoder<R>) -> u64 {
+    let extra = decoder.header().and_then(|h| h.extra()).and_then(|e| e.try_into().ok());
+    extra.map_or(0, u64::from_le_bytes)
+}
+
 impl Reader {
-    pub(super) fn new(path: PathBuf, tail: Option<u64>) -> Self {
-        Self { path, tail, open: None, begun: false, rest: Vec::new() }
+    pub(super) fn new(path: PathBuf, form: Form, tail: Option<u64>) -> Self {
+        Self { path, form, tail, open: None, begun: false, rest: Vec::new() }
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    fn numbered(&self, n: u32) -> PathBuf {
-        if n == 0 {
-            return self.path.clone();
-        }
-        let mut name = self.path.clone().into_os_string();
-        name.push(format!(".{n}"));
-        name.into()
-    }
-
     /// How many rotated files there are.
     fn oldest(&self) -> u32 {
-        (1..MAX_FILES).take_while(|n| self.numbered(*n).exists()).last().unwrap_or(0)
+        let there = |n: &u32| numbered(&self.path, *n).exists() || compressed(&self.path, *n).exists();
+        (1..MAX_FILES).take_while(there).last().unwrap_or(0)
+    }
+
+    /// The number of the file as whose `n`th older one this inode was written.
+    fn inode_of(&self, n: u32) -> Option<u64> {
+        if let Ok(plain) = std::fs::metadata(numbered(&self.path, n)) {
+            return Some(plain.ino());
+        }
+        let file = File::open(compressed(&self.path, n)).ok().filter(|_| n > 0)?;
+        Some(inode_in(&flate2::read::GzDecoder::new(file)))
     }
 
     /// The next lines; none at the end of what is there now.
@@ -85,7 +123,7 @@ impl Reader {
         while lines.is_empty() {
             let Some(current) = &mut self.open else {
                 // It was not there before.
-                self.open = open(&self.path)?;
+                self.open = open(&self.path, 0)?;
                 if self.open.is_none() {
                     return Ok(lines);
                 }
@@ -108,9 +146,32 @@ impl Reader {
                 }
                 continue;
             }
-            let Some(end) = self.rest.iter().rposition(|b| *b == b'\n') else { continue };
-            lines.extend(self.rest[..end].split(|b| *b == b'\n').filter_map(parse));
-            self.rest.drain(..=end);
+            match self.form {
+                Form::Json => {
+                    let Some(end) = memchr::memrchr(b'\n', &self.rest) else { continue };
+                    lines.extend(self.rest[..end].split(|b| *b == b'\n').filter_map(parse));
+                    self.rest.drain(..=end);
+                }
+                Form::Local => {
+                    let mut done = 0;
+                    loop {
+                        match entry::decode(&self.rest[done..]) {
+                            Record::Whole(length, entry) => {
+                                done += length;
+                                lines.extend(entry.map(line_of));
+                            }
+                            Record::Torn => break,
+                            Record::Garbage => {
+                                // Where the next record begins cannot be known: what is left of this file is left out.
+                                current.offset = current.file.seek(SeekFrom::End(0))?;
+                                done = self.rest.len();
+                                break;
+                            }
+                        }
+                    }
+                    self.rest.drain(..done);
+                }
+            }
         }
         Ok(lines)
     }
@@ -118,17 +179,16 @@ impl Reader {
     /// At the end of the open file: goes on with the next newer one, if there is.
     fn follow_rotation(&mut self) -> io::Result<bool> {
         let Some(current) = &self.open else { return Ok(false) };
-        let inode_of = |n: u32| std::fs::metadata(self.numbered(n)).map(|m| m.ino()).ok();
-        if inode_of(0) == Some(current.inode) {
+        if self.inode_of(0) == Some(current.inode) {
             return Ok(false);
         }
         let oldest = self.oldest();
         // One that has been removed meanwhile was older than all that are left.
-        let next = match (1..=oldest).find(|n| inode_of(*n) == Some(current.inode)) {
+        let next = match (1..=oldest).find(|n| self.inode_of(*n) == Some(current.inode)) {
             Some(n) => n - 1,
             None => oldest,
         };
-        match open(&self.numbered(next))? {
+        match open(&self.path, next)? {
             Some(opened) => {
                 self.open = Some(opened);
                 self.rest.clear();
@@ -143,12 +203,15 @@ impl Reader {
         self.begun = true;
         let oldest = self.oldest();
         let Some(mut wanted) = self.tail else {
-            self.open = open(&self.numbered(oldest))?;
+            self.open = open(&self.path, oldest)?;
             return Ok(());
         };
         for n in 0..=oldest {
-            let Some(mut opened) = open(&self.numbered(n))? else { continue };
-            let (offset, found) = tail_of(&mut opened.file, wanted)?;
+            let Some(mut opened) = open(&self.path, n)? else { continue };
+            let (offset, found) = match self.form {
+                Form::Json => tail_of(&mut opened.file, wanted)?,
+                Form::Local => records_tail(&mut opened.file, wanted)?,
+            };
             wanted -= found;
             opened.offset = opened.file.seek(SeekFrom::Start(offset))?;
             self.open = Some(opened);
@@ -182,8 +245,60 @@ fn tail_of(file: &mut File, wanted: u64) -> io::Result<(u64, u64)> {
     Ok((0, newlines))
 }
 
+/// As [`tail_of`], of records: backwards by the lengths behind them, or, if the last one is torn, from the beginning.
+fn records_tail(file: &mut File, wanted: u64) -> io::Result<(u64, u64)> {
+    let mut number = [0; 4];
+    let mut at = file.metadata()?.len();
+    let mut count = 0;
+    while at > 8 && count < wanted {
+        file.seek(SeekFrom::Start(at - 4))?;
+        file.read_exact(&mut number)?;
+        let begin = entry::length_before(number).and_then(|length| at.checked_sub(length));
+        let Some(begin) = begin else { return records_tail_forward(file, wanted) };
+        let behind = number;
+        file.seek(SeekFrom::Start(begin))?;
+        file.read_exact(&mut number)?;
+        if number != behind {
+            return records_tail_forward(file, wanted);
+        }
+        at = begin;
+        count += 1;
+    }
+    Ok((at, count))
+}
+
+fn records_tail_forward(file: &mut File, wanted: u64) -> io::Result<(u64, u64)> {
+    let end = file.metadata()?.len();
+    let mut begins = std::collections::VecDeque::new();
+    let (mut at, mut number) = (0, [0; 4]);
+    while at + 8 < end {
+        file.seek(SeekFrom::Start(at))?;
+        file.read_exact(&mut number)?;
+        let Some(length) = entry::length_before(number).filter(|length| at + length <= end) else { break };
+        begins.push_back(at);
+        if begins.len() as u64 > wanted {
+            begins.pop_front();
+        }
+        at += length;
+    }
+    Ok((begins.front().copied().unwrap_or(at), begins.len() as u64))
+}
+
 fn parse(line: &[u8]) -> Option<LogLine> {
     let entry: Entry<'_> = serde_json::from_slice(line).ok()?;
     let line = Bytes::from(entry.log.into_owned());
-    Some(LogLine { stream: entry.stream, time: entry.time, line })
+    Some(LogLine { stream: entry.stream, time: entry.time, line, attributes: entry.attrs })
+}
+
+/// The newline comes back that the record leaves out.
+fn line_of(entry: entry::Entry) -> LogLine {
+    let line = if entry.piece.is_some_and(|p| !p.last) {
+        entry.line
+    } else {
+        let mut line = Vec::with_capacity(entry.line.len() + 1);
+        line.extend_from_slice(&entry.line);
+        line.push(b'\n');
+        line.into()
+    };
+    LogLine { stream: entry.stream, time: entry.time, line, attributes: entry.attributes }
 }

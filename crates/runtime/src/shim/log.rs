@@ -1,247 +1,183 @@
-//! Writes output into the log: Docker's json-file format, with rotation.
+//! Splits output into entries and hands them to the log's file, to the sender of a driver that sends, or to both.
 //!
-//! One JSON object per line: `{"log":"text\n","stream":"stdout","time":"2026-01-02T03:04:05.678Z"}`. A line of more
-//! than 16 KiB is written in pieces, of which only the last has the newline. Output without a final newline is written
-//! as it is when the stream ends.
+//! A line of more than 16 KiB becomes pieces, of which only the last has the newline; they share an id and the time of
+//! the first. Output without a final newline is logged as it is when the stream ends. Nothing here grows with what a
+//! container writes: a file that cannot be written and a sender that does not take lose entries or make the container
+//! wait, and say so.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+mod file;
+mod pipe;
+
+use std::io;
+use std::os::fd::BorrowedFd;
 
 use jiff::Timestamp;
 
+use crate::logs::entry::{self, Piece};
 use crate::{LogSpec, Stream};
+use file::FileLog;
+pub(super) use file::compress;
+use pipe::Pipe;
 
 /// The longest piece of a line that is written as one entry.
 const PIECE: usize = 16 * 1024;
 
 /// The log of one container.
 pub(super) struct Log {
-    path: PathBuf,
-    file: File,
-    size: u64,
-    max_size: Option<u64>,
-    max_files: u32,
-    /// What of each stream's current line has not been written yet.
-    rest: [Vec<u8>; 2],
-    out: Vec<u8>,
-    clock: Clock,
+    file: Option<FileLog>,
+    pipe: Option<Pipe>,
+    lines: [Line; 2],
+}
+
+/// What of a stream's current line has not been written yet, and which piece of it comes next.
+#[derive(Default)]
+struct Line {
+    rest: Vec<u8>,
+    /// Set while pieces of the line have been written: the next one's number, and the first one's time.
+    piece: Option<(Piece, Timestamp)>,
 }
 
 impl Log {
+    /// Opens the log; with a driver that sends, its sender is ready (or tries on by itself) when this returns.
     pub(super) fn open(spec: &LogSpec) -> io::Result<Option<Self>> {
-        match spec {
-            LogSpec::None => Ok(None),
-            LogSpec::JsonFile { path, max_size, max_files } => {
-                let file = append(path)?;
-                let size = file.metadata()?.len();
-                Ok(Some(Self {
-                    path: path.clone(),
-                    file,
-                    size,
-                    max_size: *max_size,
-                    max_files: (*max_files).max(1),
-                    rest: [Vec::new(), Vec::new()],
-                    out: Vec::new(),
-                    clock: Clock::default(),
-                }))
+        let (file, pipe) = match spec {
+            LogSpec::None => return Ok(None),
+            LogSpec::JsonFile(file) => (Some(FileLog::open(file, file::Form::Json)?), None),
+            LogSpec::Local(file) => (Some(FileLog::open(file, file::Form::Local)?), None),
+            LogSpec::Remote(remote) => {
+                let cache = remote.cache.as_ref();
+                let cache = cache.map(|file| FileLog::open(file, file::Form::Local)).transpose()?;
+                (cache, Some(Pipe::open(remote.buffer.is_none())?))
             }
+        };
+        Ok(Some(Self { file, pipe, lines: Default::default() }))
+    }
+
+    /// Whether so much waits for the sender that the container has to wait.
+    pub(super) fn congested(&self) -> bool {
+        self.pipe.as_ref().is_some_and(Pipe::congested)
+    }
+
+    /// At most so many bytes are to be read from the container at once, so that what waits for the sender stays small.
+    pub(super) fn appetite(&self) -> usize {
+        if self.pipe.is_some() { 4096 } else { usize::MAX }
+    }
+
+    /// What to watch for being writable, if something waits for the sender.
+    pub(super) fn waits_for(&self) -> Option<BorrowedFd<'_>> {
+        self.pipe.as_ref().and_then(Pipe::waits_for)
+    }
+
+    /// Gives the sender what waits for it.
+    pub(super) fn flush_sender(&mut self) {
+        if let Some(pipe) = &mut self.pipe {
+            pipe.flush();
         }
     }
 
-    /// Takes what was read; complete lines are in the file when this returns.
-    pub(super) fn write(&mut self, stream: Stream, mut data: &[u8]) -> io::Result<()> {
-        self.clock.set(base::clock::now());
+    /// The last words to the sender, for which there is a limited time.
+    pub(super) fn close(&mut self) {
+        if let Some(pipe) = &mut self.pipe {
+            pipe.close();
+        }
+    }
+
+    /// A child of the shim has ended that is none of the container's.
+    pub(super) fn child_ended(&mut self, pid: i32, well: bool) {
+        if let Some(file) = &mut self.file {
+            file.child_ended(pid, well);
+        }
+    }
+
+    /// Takes what was read; complete lines are in the file when this returns, if it can be written.
+    pub(super) fn write(&mut self, stream: Stream, mut data: &[u8]) {
+        let now = base::clock::now();
         while !data.is_empty() {
-            let rest = &mut self.rest[stream as usize];
-            let room = PIECE - rest.len();
+            let line = &mut self.lines[stream as usize];
+            let room = PIECE - line.rest.len();
             let window = &data[..room.min(data.len())];
-            match window.iter().position(|b| *b == b'\n') {
+            match memchr::memchr(b'\n', window) {
                 Some(at) => {
-                    let (line, after) = data.split_at(at + 1);
+                    let (text, after) = data.split_at(at + 1);
                     data = after;
-                    if rest.is_empty() {
-                        entry(&mut self.out, line, stream, &self.clock);
+                    let mut whole = std::mem::take(&mut line.rest);
+                    if whole.is_empty() {
+                        self.entry(stream, now, text, true);
                     } else {
-                        rest.extend_from_slice(line);
-                        entry(&mut self.out, rest, stream, &self.clock);
-                        rest.clear();
+                        whole.extend_from_slice(text);
+                        self.entry(stream, now, &whole, true);
                     }
                 }
                 None if window.len() == room => {
-                    rest.extend_from_slice(window);
+                    let mut whole = std::mem::take(&mut line.rest);
+                    whole.extend_from_slice(window);
                     data = &data[room..];
-                    entry(&mut self.out, rest, stream, &self.clock);
-                    rest.clear();
+                    self.entry(stream, now, &whole, false);
                 }
                 None => {
-                    rest.extend_from_slice(window);
+                    line.rest.extend_from_slice(window);
                     data = &[];
                 }
             }
-            if self.out.len() >= 4 * PIECE {
-                self.flush()?;
-            }
         }
-        self.flush()
+        self.flush();
     }
 
     /// Writes what is left of the last lines.
-    pub(super) fn finish(&mut self) -> io::Result<()> {
-        self.clock.set(base::clock::now());
+    pub(super) fn finish(&mut self) {
+        let now = base::clock::now();
         for stream in [Stream::Stdout, Stream::Stderr] {
-            let rest = std::mem::take(&mut self.rest[stream as usize]);
+            let rest = std::mem::take(&mut self.lines[stream as usize].rest);
             if !rest.is_empty() {
-                entry(&mut self.out, &rest, stream, &self.clock);
+                self.entry(stream, now, &rest, false);
             }
         }
-        self.flush()
+        self.flush();
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        if self.out.is_empty() {
-            return Ok(());
-        }
-        let mut from = 0;
-        while from < self.out.len() {
-            let mut to = self.out.len();
-            if let Some(max) = self.max_size {
-                if self.size >= max {
-                    self.rotate()?;
+    /// One entry: a line with its newline (`ends`), or a piece of one without.
+    fn entry(&mut self, stream: Stream, now: Timestamp, text: &[u8], ends: bool) {
+        let line = &mut self.lines[stream as usize];
+        let (piece, time) = match (line.piece.take(), ends) {
+            (None, true) => (None, now),
+            (begun, _) => {
+                let (mut piece, time) = begun.unwrap_or_else(|| {
+                    (Piece { id: base::rng::hex(32), ordinal: 1, last: false }, now)
+                });
+                piece.last = ends;
+                if !ends {
+                    line.piece = Some((Piece { ordinal: piece.ordinal + 1, ..piece.clone() }, time));
                 }
-                // As many entries as fit; at least one, or a limit below an entry's size would stop everything.
-                let room = usize::try_from(max - self.size.min(max)).unwrap_or(usize::MAX);
-                if to - from > room {
-                    let fits = self.out[from..from + room].iter().rposition(|b| *b == b'\n');
-                    let first = || self.out[from..].iter().position(|b| *b == b'\n');
-                    to = match (fits, self.size) {
-                        (Some(at), _) => from + at + 1,
-                        (None, 0) => first().map_or(to, |at| from + at + 1),
-                        (None, _) => {
-                            self.rotate()?;
-                            continue;
-                        }
-                    };
-                }
+                (Some(piece), time)
             }
-            self.file.write_all(&self.out[from..to])?;
-            self.size += (to - from) as u64;
-            from = to;
-        }
-        self.out.clear();
-        self.out.shrink_to(4 * PIECE);
-        Ok(())
-    }
-
-    /// `log` becomes `log.1`, `log.1` becomes `log.2`, … and the last one goes.
-    fn rotate(&mut self) -> io::Result<()> {
-        let numbered = |n: u32| {
-            let mut name = self.path.clone().into_os_string();
-            name.push(format!(".{n}"));
-            PathBuf::from(name)
         };
-        if self.max_files == 1 {
-            self.file.set_len(0)?;
-            self.size = 0;
-            return Ok(());
+        if let Some(file) = &mut self.file {
+            file.entry(stream, time, text, piece.as_ref());
         }
-        for n in (1..self.max_files - 1).rev() {
-            ignore_missing(fs::rename(numbered(n), numbered(n + 1)))?;
-        }
-        ignore_missing(fs::rename(&self.path, numbered(1)))?;
-        self.file = append(&self.path)?;
-        self.size = 0;
-        Ok(())
-    }
-}
-
-fn ignore_missing(r: io::Result<()>) -> io::Result<()> {
-    match r {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
-}
-
-/// Appends one entry.
-fn entry(out: &mut Vec<u8>, line: &[u8], stream: Stream, clock: &Clock) {
-    out.extend_from_slice(b"{\"log\":\"");
-    escape(out, line);
-    out.extend_from_slice(b"\",\"stream\":\"");
-    out.extend_from_slice(stream.name().as_bytes());
-    out.extend_from_slice(b"\",\"time\":\"");
-    clock.write(out);
-    out.extend_from_slice(b"\"}\n");
-}
-
-/// JSON string content, escaped as Go's encoder does; bytes that are no UTF-8 become U+FFFD.
-fn escape(out: &mut Vec<u8>, text: &[u8]) {
-    for chunk in text.utf8_chunks() {
-        let bytes = chunk.valid().as_bytes();
-        let mut from = 0;
-        for (i, b) in bytes.iter().enumerate() {
-            let short: &[u8] = match b {
-                b'"' => b"\\\"",
-                b'\\' => b"\\\\",
-                b'\n' => b"\\n",
-                b'\r' => b"\\r",
-                0..0x20 | b'<' | b'>' | b'&' => b"",
-                _ => continue,
-            };
-            out.extend_from_slice(&bytes[from..i]);
-            from = i + 1;
-            if short.is_empty() {
-                const HEX: &[u8; 16] = b"0123456789abcdef";
-                out.extend_from_slice(b"\\u00");
-                out.extend_from_slice(&[HEX[usize::from(b >> 4)], HEX[usize::from(b & 15)]]);
-            } else {
-                out.extend_from_slice(short);
-            }
-        }
-        out.extend_from_slice(&bytes[from..]);
-        if !chunk.invalid().is_empty() {
-            out.extend_from_slice(b"\\ufffd");
-        }
-    }
-}
-
-/// The time of the current entries; the part up to the seconds is formatted once a second.
-#[derive(Default)]
-struct Clock {
-    second: i64,
-    prefix: String,
-    nanos: i32,
-}
-
-impl Clock {
-    fn set(&mut self, now: Timestamp) {
-        self.nanos = now.subsec_nanosecond();
-        if self.second != now.as_second() || self.prefix.is_empty() {
-            self.second = now.as_second();
-            self.prefix = now.strftime("%Y-%m-%dT%H:%M:%S").to_string();
+        if let Some(pipe) = &mut self.pipe {
+            let bare = text.strip_suffix(b"\n").unwrap_or(text);
+            pipe.push(|out| entry::encode(out, bare, stream, time, piece.as_ref(), &[]));
         }
     }
 
-    fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.prefix.as_bytes());
-        if self.nanos != 0 {
-            let digits = format!(".{:09}", self.nanos);
-            out.extend_from_slice(digits.trim_end_matches('0').as_bytes());
+    fn flush(&mut self) {
+        if let Some(file) = &mut self.file {
+            file.flush();
         }
-        out.push(b'Z');
+        self.flush_sender();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
+    use crate::LogFile;
 
     fn spec(path: &Path, max_size: Option<u64>, max_files: u32) -> LogSpec {
-        LogSpec::JsonFile { path: path.into(), max_size, max_files }
+        LogSpec::json_file(path.into(), max_size, max_files)
     }
 
     fn lines(path: &Path) -> Vec<String> {
@@ -259,17 +195,40 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let mut log = Log::open(&spec(&path, None, 1)).unwrap().unwrap();
-        log.write(Stream::Stdout, b"one\ntw").unwrap();
-        log.write(Stream::Stderr, b"err\n").unwrap();
-        log.write(Stream::Stdout, b"o\n\"<\xff\t\n").unwrap();
+        log.write(Stream::Stdout, b"one\ntw");
+        log.write(Stream::Stderr, b"err\n");
+        log.write(Stream::Stdout, b"o\n\"<\xff\t\n");
         let long = vec![b'x'; PIECE + 5];
-        log.write(Stream::Stdout, &long).unwrap();
-        log.write(Stream::Stdout, b"end\nrest").unwrap();
-        log.finish().unwrap();
+        log.write(Stream::Stdout, &long);
+        log.write(Stream::Stdout, b"end\nrest");
+        log.finish();
         let got = lines(&path);
         assert_eq!(got[..4], ["one\n", "err\n", "two\n", "\"<\u{fffd}\t\n"]);
         assert_eq!(got[4], "x".repeat(PIECE));
         assert_eq!(got[5..], ["xxxxxend\n", "rest"]);
+    }
+
+    #[test]
+    fn the_compact_form_says_which_piece_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let attributes = [("tag".to_owned(), "t".to_owned())].into();
+        let file = LogFile { path: path.clone(), max_size: None, max_files: 1, compress: false, attributes };
+        let mut log = Log::open(&LogSpec::Local(file)).unwrap().unwrap();
+        log.write(Stream::Stderr, &vec![b'x'; 2 * PIECE]);
+        log.write(Stream::Stderr, b"y\nnext\n");
+        let bytes = fs::read(&path).unwrap();
+        let mut rest = &bytes[..];
+        let mut got = Vec::new();
+        while let entry::Record::Whole(n, Some(entry)) = entry::decode(rest) {
+            got.push(entry);
+            rest = &rest[n..];
+        }
+        let pieces: Vec<_> = got.iter().map(|e| e.piece.as_ref().map(|p| (p.ordinal, p.last))).collect();
+        assert_eq!(pieces, [Some((1, false)), Some((2, false)), Some((3, true)), None]);
+        assert_eq!(got[0].piece.as_ref().unwrap().id, got[2].piece.as_ref().unwrap().id);
+        assert_eq!((got[0].time, &got[2].line[..], &got[3].line[..]), (got[2].time, &b"y"[..], &b"next"[..]));
+        assert_eq!(got[3].attributes["tag"], "t");
     }
 
     #[test]
@@ -279,7 +238,7 @@ mod tests {
         let mut log = Log::open(&spec(&path, None, 1)).unwrap().unwrap();
         let mut line = vec![b'x'; PIECE];
         line.push(b'\n');
-        log.write(Stream::Stdout, &line).unwrap();
+        log.write(Stream::Stdout, &line);
         assert_eq!(lines(&path), [&"x".repeat(PIECE), "\n"]);
     }
 
@@ -289,7 +248,7 @@ mod tests {
         let path = dir.path().join("log");
         let mut log = Log::open(&spec(&path, Some(1000), 3)).unwrap().unwrap();
         for i in 0..200 {
-            log.write(Stream::Stdout, format!("line {i}\n").as_bytes()).unwrap();
+            log.write(Stream::Stdout, format!("line {i}\n").as_bytes());
         }
         let mut names: Vec<_> = fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
@@ -305,16 +264,71 @@ mod tests {
         assert_eq!(all, want);
     }
 
+    /// A tmpfs of 256 KiB; unmounted when dropped.
+    struct SmallDisk(tempfile::TempDir);
+
+    impl SmallDisk {
+        fn mount() -> Option<Self> {
+            let dir = tempfile::tempdir().unwrap();
+            let flags = nix::mount::MsFlags::empty();
+            match nix::mount::mount(Some("tmpfs"), dir.path(), Some("tmpfs"), flags, Some("size=256k")) {
+                Ok(()) => Some(Self(dir)),
+                Err(e) => {
+                    println!("skipped: needs root to mount a tmpfs ({e})");
+                    None
+                }
+            }
+        }
+    }
+
+    impl Drop for SmallDisk {
+        fn drop(&mut self) {
+            let _ = nix::mount::umount(self.0.path());
+        }
+    }
+
     #[test]
-    fn times_drop_trailing_zeros() {
-        let mut clock = Clock::default();
-        let mut text = |t: &str| {
-            clock.set(t.parse().unwrap());
-            let mut out = Vec::new();
-            clock.write(&mut out);
-            String::from_utf8(out).unwrap()
-        };
-        assert_eq!(text("2026-01-02T03:04:05.120Z"), "2026-01-02T03:04:05.12Z");
-        assert_eq!(text("2026-01-02T03:04:06Z"), "2026-01-02T03:04:06Z");
+    fn a_full_disk_costs_entries_and_no_memory() {
+        let Some(disk) = SmallDisk::mount() else { return };
+        for form in ["json", "local"] {
+            let path = disk.0.path().join(form);
+            let ballast = disk.0.path().join("ballast");
+            fs::write(&ballast, vec![0; 160 * 1024]).unwrap();
+            let file = LogFile { path: path.clone(), max_size: None, max_files: 1, compress: false, attributes: Default::default() };
+            let spec = if form == "json" { LogSpec::JsonFile(file) } else { LogSpec::Local(file) };
+            let mut log = Log::open(&spec).unwrap().unwrap();
+            let mut n = 0;
+            let mut write = |log: &mut Log, lines: u32| {
+                for _ in 0..lines {
+                    log.write(Stream::Stdout, format!("line {n}\n").as_bytes());
+                    n += 1;
+                }
+            };
+            write(&mut log, 20_000);
+            let waiting = log.file.as_ref().unwrap().waiting();
+            assert!(waiting <= 5 * PIECE, "{waiting} bytes wait in memory");
+            fs::remove_file(&ballast).unwrap();
+            write(&mut log, 1);
+            let bytes = fs::read(&path).unwrap();
+            let mut numbers = Vec::new();
+            let mut number = |line: &str| numbers.push(line.trim().strip_prefix("line ").unwrap().parse::<u32>().unwrap());
+            if form == "json" {
+                lines(&path).iter().for_each(|l| number(l));
+            } else {
+                let mut rest = &bytes[..];
+                while let entry::Record::Whole(n, Some(entry)) = entry::decode(rest) {
+                    number(std::str::from_utf8(&entry.line).unwrap());
+                    rest = &rest[n..];
+                }
+                assert!(rest.is_empty(), "nothing torn is left");
+            }
+            // Nothing twice, nothing out of order, nothing lost before the disk was full.
+            assert!(numbers.windows(2).all(|w| w[0] < w[1]), "{form}: {numbers:?}");
+            assert!(numbers.len() > 300, "{form}: {}", numbers.len());
+            assert_eq!(numbers[..300], (0..300).collect::<Vec<_>>()[..], "{form}");
+            assert_eq!(*numbers.last().unwrap(), 20_000, "{form}: it goes on when there is room");
+            drop(log);
+            fs::remove_file(&path).unwrap();
+        }
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! It has one thread and one poll loop, no asynchronous runtime, and keeps almost nothing in memory: the container's
 //! specification is read by the child that it clones. It holds the standard streams, writes the log, reaps, records the
-//! exit, and outlives the daemon, which finds it again by its socket `BUNDLE/sock`. It leaves to the daemon whatever
+//! exit, and outlives the daemon, which finds it again by its socket `BUNDLE/sock`. What needs more than that (a network,
+//! compression) it gives to a child ([`helper`]). It leaves to the daemon whatever
 //! can be done from outside: pausing, limits, statistics, deletion.
 
 mod child;
 mod connection;
 mod external;
+pub(crate) mod helper;
 mod log;
 mod make;
 mod options;
@@ -31,6 +33,9 @@ use crate::protocol::{self, Event, Failure, ShimConfig, ShimKind, Step};
 /// What `tug shim …` runs, with the arguments after `shim`: the bundle's folder. Standard input is a socket connected
 /// to the daemon. Never returns; must be called before any thread exists.
 pub fn main(args: Vec<OsString>) -> ! {
+    if let Some(code) = helper::main(&args) {
+        std::process::exit(code);
+    }
     let code = match args.first() {
         Some(bundle) => run(Path::new(bundle)),
         None => {

@@ -2,7 +2,7 @@
 //!
 //! States of the container: waiting (its first process waits for `Go`), running, ended. The order at the end matters:
 //! output is read to its end and logged, then the exit is recorded, then it is told. The record is written to the disk
-//! by fsync only if no daemon is connected: a daemon that hears of the exit makes it durable itself.
+//! by fsync only if no daemon is connected: one that hears of the exit keeps what it needs of it in its own records.
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -63,6 +63,8 @@ enum Source {
     Output(u64, Stream),
     Input(u64),
     Sync(u64),
+    /// The log's sender takes something.
+    Log,
 }
 
 impl Server {
@@ -74,7 +76,7 @@ impl Server {
         };
         let config = *config;
         let listener = listen()?;
-        let log = Log::open(&config.io.log).step(|| "open the log".into())?;
+        let log = Log::open(&config.io.log).step(|| "failed to initialize logging driver".into())?;
         let signals = signalfd()?;
         let cgroup = match &cgroup {
             Some(path) => Some(Cgroup::at(&hierarchies, path).step(|| "cgroup".into())?),
@@ -130,6 +132,9 @@ impl Server {
             // The daemon does it again when it deletes the container; done here, a stopped one costs nothing.
             let _ = cgroup.delete();
         }
+        if let Some(log) = &mut self.log {
+            log.close();
+        }
         0
     }
 
@@ -159,9 +164,13 @@ impl Server {
             sources.push(Source::Connection(*key));
             fds.push(PollFd::from_borrowed_fd(c.fd.as_fd(), flags));
         }
+        if let Some(fd) = self.log.as_ref().and_then(Log::waits_for) {
+            sources.push(Source::Log);
+            fds.push(PollFd::from_borrowed_fd(fd, PollFlags::OUT));
+        }
         for p in &self.processes {
-            let congested =
-                self.connections.iter().any(|(_, c)| c.role == Role::Streams(p.key) && c.congested());
+            let congested = p.key == FIRST && self.log.as_ref().is_some_and(Log::congested)
+                || self.connections.iter().any(|(_, c)| c.role == Role::Streams(p.key) && c.congested());
             for stream in [Stream::Stdout, Stream::Stderr] {
                 if let (Some(fd), false) = (&p.streams.output[stream as usize], congested) {
                     sources.push(Source::Output(p.key, stream));
@@ -211,6 +220,11 @@ impl Server {
                 }
             }
             Source::Sync(key) => self.hear_child(key),
+            Source::Log => {
+                if let Some(log) = &mut self.log {
+                    log.flush_sender();
+                }
+            }
         }
     }
 
@@ -511,7 +525,11 @@ impl Server {
                 }
             };
             let Some(key) = self.processes.iter().find(|p| p.pid == pid.as_raw()).map(|p| p.key) else {
-                continue; // an orphan that came to the subreaper
+                // A helper of the log, or an orphan that came to the subreaper.
+                if let Some(log) = &mut self.log {
+                    log.child_ended(pid.as_raw(), code == 0);
+                }
+                continue;
             };
             let exit = Exit { code, signal, at: base::clock::now(), oom_killed: false };
             // The child's last words may still be in the socket.
@@ -545,16 +563,19 @@ impl Server {
             // Its execve is about to be heard of; until then nobody is there to have its output.
             return false;
         }
-        let n = match p.streams.read(stream, &mut self.buffer) {
+        let most = match &self.log {
+            Some(log) if key == FIRST => log.appetite().min(self.buffer.len()),
+            _ => self.buffer.len(),
+        };
+        let n = match p.streams.read(stream, &mut self.buffer[..most]) {
             Read::Data(n) => n,
             Read::Nothing | Read::End => return false,
         };
         let data = &self.buffer[..n];
         if key == FIRST
             && let Some(log) = &mut self.log
-            && let Err(e) = log.write(stream, data)
         {
-            eprintln!("log: {e}");
+            log.write(stream, data);
         }
         let kind = if stream == Stream::Stdout { protocol::STDOUT } else { protocol::STDERR };
         for (_, c) in &mut self.connections {
@@ -602,10 +623,8 @@ impl Server {
         let starter = p.starter.take();
         let exec_id = p.exec_id.clone();
         if key == FIRST {
-            if let Some(log) = &mut self.log
-                && let Err(e) = log.finish()
-            {
-                eprintln!("log: {e}");
+            if let Some(log) = &mut self.log {
+                log.finish();
             }
             if let Some(external) = &self.external {
                 // Before anyone hears of the end and removes the bundle, in which the runtime keeps its files.

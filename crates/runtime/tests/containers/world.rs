@@ -93,7 +93,7 @@ impl World {
             io: IoSpec {
                 tty: false,
                 stdin: StdinMode::Closed,
-                log: LogSpec::JsonFile { path: self.log(&id), max_size: None, max_files: 1 },
+                log: LogSpec::json_file(self.log(&id), None, 1),
                 size: None,
             },
             init: false,

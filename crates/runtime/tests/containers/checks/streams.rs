@@ -94,7 +94,7 @@ pub async fn log_rotation_and_follow(w: &World) {
     let mut spec = w.sh("i=0; while [ $i -lt 500 ]; do echo line $i; i=$((i+1)); done; sleep 0.2; echo last");
     let log = w.dir.path().join("logs/rotated.log");
     std::fs::create_dir(log.parent().unwrap()).unwrap();
-    spec.io.log = LogSpec::JsonFile { path: log.clone(), max_size: Some(10_000), max_files: 3 };
+    spec.io.log = LogSpec::json_file(log.clone(), Some(10_000), 3);
     drop(w.begin(&spec).await);
     let done = {
         let (runtime, id) = (w.runtime.clone(), spec.id.clone());
@@ -103,19 +103,19 @@ pub async fn log_rotation_and_follow(w: &World) {
         }
     };
     let options = runtime::logs::ReadOptions { follow: true, ..Default::default() };
-    let lines: Vec<_> = runtime::logs::read(&log, options, done).map(|l| l.unwrap().line).collect().await;
+    let lines: Vec<_> = runtime::logs::read(&spec.io.log, options, done).map(|l| l.unwrap().line).collect().await;
     assert_eq!(lines.last().unwrap(), "last\n");
     assert!(log.with_file_name("rotated.log.2").exists());
     assert!(!log.with_file_name("rotated.log.3").exists());
     let options = runtime::logs::ReadOptions { tail: Some(2), ..Default::default() };
     let tail: Vec<_> =
-        runtime::logs::read(&log, options, std::future::pending()).map(|l| l.unwrap().line).collect().await;
+        runtime::logs::read(&spec.io.log, options, std::future::pending()).map(|l| l.unwrap().line).collect().await;
     assert_eq!(tail, ["line 499\n", "last\n"]);
 }
 
 pub async fn fast_writer(w: &World) {
     let mut spec = w.sh("yes 0123456789012345678901234567890123456789012345678901234567890 | head -c 8000000; yes | tr -d '\\n' | head -c 1000000");
-    spec.io.log = LogSpec::JsonFile { path: w.log("fast"), max_size: Some(1 << 20), max_files: 2 };
+    spec.io.log = LogSpec::json_file(w.log("fast"), Some(1 << 20), 2);
     w.runtime.create(&spec).await.unwrap();
     w.runtime.start(&spec.id).await.unwrap();
     assert_eq!(w.runtime.wait(&spec.id).await.unwrap().code, 0);
