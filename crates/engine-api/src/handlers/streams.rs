@@ -56,9 +56,8 @@ pub(crate) fn log_piece(line: &runtime::logs::LogLine, tty: bool, timestamps: bo
 
 /// `key=value,key=value`, escaped as in a query.
 fn attributes(map: &std::collections::BTreeMap<String, String>) -> String {
-    let escape = |text: &str| {
-        percent_encoding::utf8_percent_encode(text, QUERY).to_string().replace("%20", "+")
-    };
+    let escape =
+        |text: &str| percent_encoding::utf8_percent_encode(text, QUERY).to_string().replace("%20", "+");
     map.iter().map(|(k, v)| format!("{}={}", escape(k), escape(v))).collect::<Vec<_>>().join(",")
 }
 

@@ -163,7 +163,12 @@ mod tests {
 
     fn line(text: &str) -> LogLine {
         let time = "2026-01-02T03:04:05.5Z".parse().unwrap();
-        LogLine { stream: Stream::Stdout, time, line: Bytes::copy_from_slice(text.as_bytes()), attributes: Default::default() }
+        LogLine {
+            stream: Stream::Stdout,
+            time,
+            line: Bytes::copy_from_slice(text.as_bytes()),
+            attributes: Default::default(),
+        }
     }
 
     #[test]

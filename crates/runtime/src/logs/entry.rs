@@ -238,7 +238,13 @@ mod tests {
         assert_eq!(length, first);
         assert_eq!(
             entry,
-            Entry { stream: Stream::Stderr, time, line: (&b"\xff line"[..]).into(), piece: Some(piece), attributes: map }
+            Entry {
+                stream: Stream::Stderr,
+                time,
+                line: (&b"\xff line"[..]).into(),
+                piece: Some(piece),
+                attributes: map
+            }
         );
         assert!(matches!(decode(&out[first..]), Record::Whole(n, Some(_)) if n == out.len() - first));
         for cut in 0..first {

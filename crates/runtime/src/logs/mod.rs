@@ -277,7 +277,8 @@ mod tests {
         let path = dir.path().join("log");
         write(&path, 0..3);
         let options = ReadOptions { follow: true, ..ReadOptions::default() };
-        let mut stream = Box::pin(read(&LogSpec::json_file(path.clone(), None, 1), options, std::future::pending()));
+        let mut stream =
+            Box::pin(read(&LogSpec::json_file(path.clone(), None, 1), options, std::future::pending()));
         for n in 0..3 {
             assert_eq!(number(&stream.next().await.unwrap().unwrap()), n);
         }

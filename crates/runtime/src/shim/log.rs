@@ -141,9 +141,8 @@ impl Log {
         let (piece, time) = match (line.piece.take(), ends) {
             (None, true) => (None, now),
             (begun, _) => {
-                let (mut piece, time) = begun.unwrap_or_else(|| {
-                    (Piece { id: base::rng::hex(32), ordinal: 1, last: false }, now)
-                });
+                let (mut piece, time) =
+                    begun.unwrap_or_else(|| (Piece { id: base::rng::hex(32), ordinal: 1, last: false }, now));
                 piece.last = ends;
                 if !ends {
                     line.piece = Some((Piece { ordinal: piece.ordinal + 1, ..piece.clone() }, time));
@@ -294,7 +293,13 @@ mod tests {
             let path = disk.0.path().join(form);
             let ballast = disk.0.path().join("ballast");
             fs::write(&ballast, vec![0; 160 * 1024]).unwrap();
-            let file = LogFile { path: path.clone(), max_size: None, max_files: 1, compress: false, attributes: Default::default() };
+            let file = LogFile {
+                path: path.clone(),
+                max_size: None,
+                max_files: 1,
+                compress: false,
+                attributes: Default::default(),
+            };
             let spec = if form == "json" { LogSpec::JsonFile(file) } else { LogSpec::Local(file) };
             let mut log = Log::open(&spec).unwrap().unwrap();
             let mut n = 0;
@@ -311,7 +316,8 @@ mod tests {
             write(&mut log, 1);
             let bytes = fs::read(&path).unwrap();
             let mut numbers = Vec::new();
-            let mut number = |line: &str| numbers.push(line.trim().strip_prefix("line ").unwrap().parse::<u32>().unwrap());
+            let mut number =
+                |line: &str| numbers.push(line.trim().strip_prefix("line ").unwrap().parse::<u32>().unwrap());
             if form == "json" {
                 lines(&path).iter().for_each(|l| number(l));
             } else {

@@ -70,7 +70,8 @@ impl Config {
         let address = text("fluentd-address").unwrap_or("");
         let target = target(address).map_err(|e| format!("invalid fluentd-address ({address}): {e}"))?;
         let time = |key: &str| {
-            let parse = |v| duration(v).map_err(|_| format!("invalid value for {key}: value must be a duration"));
+            let parse =
+                |v| duration(v).map_err(|_| format!("invalid value for {key}: value must be a duration"));
             text(key).map(parse).transpose().map(|d| d.filter(|d| !d.is_zero()))
         };
         let reconnect = time("fluentd-async-reconnect-interval")?;
@@ -90,7 +91,10 @@ impl Config {
             reconnect,
             buffer_limit: text("fluentd-buffer-limit").map(binary_size).transpose()?.unwrap_or(BUFFER_LIMIT),
             max_retries: text("fluentd-max-retries").map(retries).transpose()?.unwrap_or(i32::MAX as u32),
-            retry_wait: text("fluentd-retry-wait").map(duration).transpose()?.unwrap_or(Duration::from_secs(1)),
+            retry_wait: text("fluentd-retry-wait")
+                .map(duration)
+                .transpose()?
+                .unwrap_or(Duration::from_secs(1)),
             request_ack: flag("fluentd-request-ack")?,
             sub_second: flag("fluentd-sub-second-precision")?,
             write_timeout: time("fluentd-write-timeout")?,
@@ -355,7 +359,9 @@ mod tests {
         };
         let (got, ()) = tokio::join!(server, client);
         let mut want = vec![0x94, 0xa1, b't', 0xd7, 0, 0, 0, 0, 1, 0, 0, 1, 0xf4, 0x84];
-        for (k, v) in [("container_id", "c1"), ("container_name", "/web"), ("source", "stdout"), ("log", "hello")] {
+        for (k, v) in
+            [("container_id", "c1"), ("container_name", "/web"), ("source", "stdout"), ("log", "hello")]
+        {
             pack::text(&mut want, k.as_bytes());
             pack::text(&mut want, v.as_bytes());
         }

@@ -61,8 +61,12 @@ fn check(options: &Options) -> Result<(), String> {
             "gelf-compression-level" | "gelf-compression-type" if url.scheme != "udp" => {
                 return Err("compression is only supported on UDP".into());
             }
-            "gelf-compression-level" if !value.parse().is_ok_and(|n: i32| (-1..=9).contains(&n)) => return unknown(),
-            "gelf-compression-type" if !["gzip", "zlib", "none"].contains(&value.as_str()) => return unknown(),
+            "gelf-compression-level" if !value.parse().is_ok_and(|n: i32| (-1..=9).contains(&n)) => {
+                return unknown();
+            }
+            "gelf-compression-type" if !["gzip", "zlib", "none"].contains(&value.as_str()) => {
+                return unknown();
+            }
             "gelf-tcp-max-reconnect" | "gelf-tcp-reconnect-delay" => {
                 if url.scheme != "tcp" {
                     return Err(format!("{key:?} is only valid for TCP"));
@@ -188,7 +192,9 @@ fn datagrams(message: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     }
     let count = message.len().div_ceil(DATAGRAM - HEADER);
     if count > MAX_CHUNKS {
-        return Err(io::Error::other(format!("gelf: the message needs {count} chunks, at most {MAX_CHUNKS} are allowed")));
+        return Err(io::Error::other(format!(
+            "gelf: the message needs {count} chunks, at most {MAX_CHUNKS} are allowed"
+        )));
     }
     let mut id = [0; 8];
     base::rng::fill(&mut id);

@@ -15,7 +15,9 @@ pub(super) const DRIVER: Driver = Driver {
     options: &[],
     check: |_| Ok(()),
     kind: Kind::Sent {
-        connect: |log| Box::pin(async move { Ok(Box::new(Journal::open(SOCKET.as_ref(), log)?) as Box<dyn Sender>) }),
+        connect: |log| {
+            Box::pin(async move { Ok(Box::new(Journal::open(SOCKET.as_ref(), log)?) as Box<dyn Sender>) })
+        },
         buffer: |_| None,
     },
 };
@@ -106,7 +108,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
         let journal = UnixDatagram::bind(&path).unwrap();
-        let container = crate::LoggedContainer { id: "0123456789abcdef".into(), name: "web".into(), ..Default::default() };
+        let container = crate::LoggedContainer {
+            id: "0123456789abcdef".into(),
+            name: "web".into(),
+            ..Default::default()
+        };
         let log = RemoteLog {
             driver: "journald".into(),
             options: Default::default(),

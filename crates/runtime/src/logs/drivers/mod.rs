@@ -252,13 +252,19 @@ mod tests {
         assert_eq!(refused("syslog", "syslog-facility=24"), "invalid syslog facility");
         assert_eq!(refused("syslog", "syslog-format=x"), "Invalid syslog format");
         assert_eq!(refused("gelf", ""), "gelf-address is a required parameter");
-        assert_eq!(refused("gelf", "gelf-address=udp://h"), "gelf: please provide gelf-address as proto://host:port");
+        assert_eq!(
+            refused("gelf", "gelf-address=udp://h"),
+            "gelf: please provide gelf-address as proto://host:port"
+        );
         assert_eq!(
             refused("gelf", "gelf-address=tcp://h:1 gelf-compression-type=gzip"),
             "compression is only supported on UDP"
         );
         assert!(refused("fluentd", "fluentd-address=unix://").contains("path is empty"));
-        assert!(refused("fluentd", "fluentd-async-reconnect-interval=1ms").contains("must be between 100ms and 10s"));
+        assert!(
+            refused("fluentd", "fluentd-async-reconnect-interval=1ms")
+                .contains("must be between 100ms and 10s")
+        );
         assert!(validate("none", &options("anything=1")).is_ok());
         for (name, text) in [
             ("json-file", "max-size=10m max-file=3 compress=true labels=a env=b tag={{.Name}}/{{.ID}}"),
@@ -274,19 +280,30 @@ mod tests {
 
     #[test]
     fn what_a_container_gets() {
-        let container = LoggedContainer { id: "0123456789abcdef".into(), name: "web".into(), ..Default::default() };
+        let container =
+            LoggedContainer { id: "0123456789abcdef".into(), name: "web".into(), ..Default::default() };
         let labels = options("team=a tier=b x=c");
         let env = ["HOME=/root".to_owned(), "PORT=80".to_owned()];
         let asked = Asked { container: &container, labels: &labels, env: &env, folder: Path::new("/c") };
-        let LogSpec::JsonFile(file) = spec("json-file", &options("labels=x,none labels-regex=^t env=PORT tag={{.Name}}"), &asked).unwrap() else {
+        let LogSpec::JsonFile(file) =
+            spec("json-file", &options("labels=x,none labels-regex=^t env=PORT tag={{.Name}}"), &asked)
+                .unwrap()
+        else {
             panic!("a json file")
         };
         assert_eq!(file.attributes, options("team=a tier=b x=c PORT=80 tag=web"));
-        assert_eq!((file.path.to_str(), file.max_size, file.max_files), (Some("/c/0123456789abcdef-json.log"), Some(10_000_000), 5));
-        let LogSpec::Remote(log) = spec("syslog", &options("mode=non-blocking"), &asked).unwrap() else { panic!("sent") };
+        assert_eq!(
+            (file.path.to_str(), file.max_size, file.max_files),
+            (Some("/c/0123456789abcdef-json.log"), Some(10_000_000), 5)
+        );
+        let LogSpec::Remote(log) = spec("syslog", &options("mode=non-blocking"), &asked).unwrap() else {
+            panic!("sent")
+        };
         assert_eq!((log.tag.as_str(), log.buffer), ("0123456789ab", Some(1 << 20)));
         assert_eq!(log.cache.unwrap().path.to_str(), Some("/c/container-cached.log"));
-        let LogSpec::Remote(log) = spec("syslog", &options("cache-disabled=true"), &asked).unwrap() else { panic!("sent") };
+        let LogSpec::Remote(log) = spec("syslog", &options("cache-disabled=true"), &asked).unwrap() else {
+            panic!("sent")
+        };
         assert_eq!((log.cache, log.buffer), (None, None));
     }
 }

@@ -53,7 +53,8 @@ pub(super) async fn udp(host: &str, port: u16) -> io::Result<UdpSocket> {
     let all = all.map_err(|e| io::Error::other(format!("dial udp: {e}")))?;
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for ip in all {
-        let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let any: IpAddr =
+            if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
         match socket.connect(SocketAddr::new(ip, port)).await {
             Ok(()) => return Ok(socket),
@@ -81,7 +82,11 @@ pub(super) struct TlsFiles<'a> {
 }
 
 /// Connects by TLS over TCP.
-pub(super) async fn tls(host: &str, port: u16, config: Arc<rustls::ClientConfig>) -> io::Result<Box<dyn Duplex>> {
+pub(super) async fn tls(
+    host: &str,
+    port: u16,
+    config: Arc<rustls::ClientConfig>,
+) -> io::Result<Box<dyn Duplex>> {
     let stream = tcp(host, port).await?;
     let server = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
     let handshake = tokio_rustls::TlsConnector::from(config).connect(server, stream);
@@ -110,13 +115,16 @@ pub(super) fn tls_config(files: &TlsFiles<'_>) -> io::Result<Arc<rustls::ClientC
                     }
                 }
             }
-            None => return Err(io::Error::other("the system has no list of authorities; give a CA certificate")),
+            None => {
+                return Err(io::Error::other("the system has no list of authorities; give a CA certificate"));
+            }
         }
         builder.with_root_certificates(roots)
     };
     let config = match files.identity {
         Some((cert, key)) => {
-            let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(cert).map_err(|e| named(cert, &e))?.collect();
+            let chain: Result<Vec<_>, _> =
+                CertificateDer::pem_file_iter(cert).map_err(|e| named(cert, &e))?.collect();
             let chain = chain.map_err(|e| named(cert, &e))?;
             let key = PrivateKeyDer::from_pem_file(key).map_err(|e| named(key, &e))?;
             builder.with_client_auth_cert(chain, key).map_err(|e| named(cert, &e))?

@@ -2,4 +2,5 @@
 
 use super::{Driver, Kind};
 
-pub(super) const DRIVER: Driver = Driver { name: "none", options: &[], check: |_| Ok(()), kind: Kind::Nothing };
+pub(super) const DRIVER: Driver =
+    Driver { name: "none", options: &[], check: |_| Ok(()), kind: Kind::Nothing };

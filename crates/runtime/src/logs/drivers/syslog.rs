@@ -42,8 +42,8 @@ pub(super) const DRIVER: Driver = Driver {
 };
 
 const FACILITIES: &[&str] = &[
-    "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp", "", "", "",
-    "", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
+    "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp", "",
+    "", "", "", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
 ];
 const DAEMON: u8 = 3;
 const PORT: u16 = 514;
@@ -63,7 +63,9 @@ enum Target {
 }
 
 fn target(options: &Options) -> Result<Target, String> {
-    let Some(text) = options.get("syslog-address").filter(|a| !a.is_empty()) else { return Ok(Target::Local) };
+    let Some(text) = options.get("syslog-address").filter(|a| !a.is_empty()) else {
+        return Ok(Target::Local);
+    };
     let url = Url::parse(text);
     let host_port = || match url.host_port() {
         Some((host, port)) => Ok((host.to_owned(), port)),
@@ -203,7 +205,8 @@ impl Syslog {
             Form::Local => format!("<{priority}>{} {tag}[{pid}]: ", when("%b %e %H:%M:%S")),
             Form::Rfc3164 => format!("<{priority}>{} {host} {tag}[{pid}]: ", when("%b %e %H:%M:%S")),
             Form::Rfc5424 | Form::Rfc5424Micro => {
-                let form = if self.form == Form::Rfc5424 { "%Y-%m-%dT%H:%M:%S" } else { "%Y-%m-%dT%H:%M:%S.%6f" };
+                let form =
+                    if self.form == Form::Rfc5424 { "%Y-%m-%dT%H:%M:%S" } else { "%Y-%m-%dT%H:%M:%S.%6f" };
                 let zone = offset(entry.time, &self.zone);
                 format!("<{priority}>1 {}{zone} {host} {tag} {pid} {tag} - ", when(form))
             }
@@ -288,7 +291,10 @@ mod tests {
         let pid = std::process::id();
         let text = |form, target| String::from_utf8(syslog(form, target).message(&entry)).unwrap();
         assert_eq!(text(Form::Local, Target::Local), format!("<27>Jan  2 03:04:05 web[{pid}]: hello\n"));
-        assert_eq!(text(Form::Rfc3164, Target::Local), format!("<27>Jan  2 03:04:05 host web[{pid}]: hello\n"));
+        assert_eq!(
+            text(Form::Rfc3164, Target::Local),
+            format!("<27>Jan  2 03:04:05 host web[{pid}]: hello\n")
+        );
         let long = format!("<27>1 2026-01-02T03:04:05Z host web {pid} web - hello\n");
         assert_eq!(text(Form::Rfc5424, Target::Local), long);
         let tls = Target::Tls("h".into(), 1);

@@ -103,13 +103,16 @@ pub async fn log_rotation_and_follow(w: &World) {
         }
     };
     let options = runtime::logs::ReadOptions { follow: true, ..Default::default() };
-    let lines: Vec<_> = runtime::logs::read(&spec.io.log, options, done).map(|l| l.unwrap().line).collect().await;
+    let lines: Vec<_> =
+        runtime::logs::read(&spec.io.log, options, done).map(|l| l.unwrap().line).collect().await;
     assert_eq!(lines.last().unwrap(), "last\n");
     assert!(log.with_file_name("rotated.log.2").exists());
     assert!(!log.with_file_name("rotated.log.3").exists());
     let options = runtime::logs::ReadOptions { tail: Some(2), ..Default::default() };
-    let tail: Vec<_> =
-        runtime::logs::read(&spec.io.log, options, std::future::pending()).map(|l| l.unwrap().line).collect().await;
+    let tail: Vec<_> = runtime::logs::read(&spec.io.log, options, std::future::pending())
+        .map(|l| l.unwrap().line)
+        .collect()
+        .await;
     assert_eq!(tail, ["line 499\n", "last\n"]);
 }
 
