@@ -6,6 +6,7 @@
 
 mod cluster;
 mod engine;
+mod images;
 mod instance;
 
 use std::path::PathBuf;
@@ -134,6 +135,8 @@ fn measure(
             rows.push(Row { name, unit: "ms", promised, ours, theirs });
         }
     }
+
+    images::measure(options.rounds.min(5), &engines, instance, wanted, rows)?;
 
     let mut clusters = vec![cluster::Cluster::new(&instance.kubeconfig(), engine::IMAGE)?];
     if let Some(path) = &options.kubeconfig {

@@ -12,6 +12,21 @@ use crate::error::{Result, conflict, invalid};
 use crate::filters::Filters;
 use crate::model::{Config, Map};
 
+/// How many results a search gives, unasked and at most.
+const SEARCH_RESULTS: u32 = 25;
+const SEARCH_LIMIT: u32 = 100;
+
+/// How images are listed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ImageListOptions {
+    /// Intermediate ones too.
+    pub all: bool,
+    /// Work out how much each shares with others.
+    pub shared: bool,
+    /// Tell of each image's manifest.
+    pub manifests: bool,
+}
+
 /// What a commit makes.
 #[derive(Debug, Clone, Default)]
 pub struct CommitRequest {
@@ -121,7 +136,7 @@ impl Engine {
     }
 
     /// The images that the filters let pass, newest first.
-    pub fn image_list(&self, all: bool, filters: &Filters, digests: bool, shared: bool) -> Result<Value> {
+    pub fn image_list(&self, filters: &Filters, options: &ImageListOptions) -> Result<Value> {
         filters.only(&["before", "dangling", "label", "label!", "reference", "since", "until"])?;
         let dangling = filters.flag("dangling")?;
         let bound = |key: &str| -> Result<Option<i64>> {
@@ -132,7 +147,9 @@ impl Engine {
         };
         let (before, since) = (bound("before")?, bound("since")?);
         let until = filters.get("until").first().map(|t| crate::filters::timestamp(t)).transpose()?;
-        let usage = if shared { self.images.disk_usage()?.images } else { Vec::new() };
+        let usage = if options.shared { self.images.disk_usage()?.images } else { Vec::new() };
+        let usage: std::collections::HashMap<&str, u64> =
+            usage.iter().map(|u| (u.id.as_str(), u.shared)).collect();
         let mut out = Vec::new();
         for image in self.images.list() {
             let patterns = filters.get("reference");
@@ -147,7 +164,7 @@ impl Engine {
             let intermediate =
                 untagged && image.repo_digests.is_empty() && !self.images.children(&image.id).is_empty();
             let fits = (patterns.is_empty() || !tags.is_empty() || !digests_of.is_empty())
-                && (all || !intermediate)
+                && (options.all || !intermediate)
                 && dangling.is_none_or(|d| d == untagged)
                 && before.is_none_or(|b| created(&image) < b)
                 && since.is_none_or(|s| created(&image) > s)
@@ -156,17 +173,41 @@ impl Engine {
             if !fits {
                 continue;
             }
-            let unshared = usage.iter().find(|u| u.id == image.id);
             let labels = &image.run_config().labels;
-            let _ = digests; // they are always there: newer versions of the API have them without being asked
-            out.push(json!({
+            let mut line = json!({
                 "Id": image.id, "ParentId": image.parent.as_deref().unwrap_or(""), "RepoTags": tags,
                 "RepoDigests": digests_of, "Created": created(&image), "Size": image.size, "VirtualSize": image.size,
-                "SharedSize": unshared.map_or(-1, |u| i64::try_from(u.shared).unwrap_or(i64::MAX)),
+                "SharedSize": usage.get(image.id.as_str()).map_or(-1, |n| i64::try_from(*n).unwrap_or(i64::MAX)),
                 "Labels": if labels.is_empty() { Value::Null } else { json!(labels) }, "Containers": -1,
-            }));
+            });
+            if options.manifests {
+                line["Manifests"] = json!([self.manifest_summary(&image)]);
+            }
+            out.push(line);
         }
         Ok(Value::Array(out))
+    }
+
+    /// The one manifest that is kept of an image, as `docker images --tree` shows it.
+    fn manifest_summary(&self, image: &Image) -> Value {
+        let digest = image.manifest_digest.as_deref().unwrap_or(&image.id);
+        let stored =
+            image.manifest_digest.as_deref().and_then(|d| self.images.stored_manifest(d).ok().flatten());
+        let (media_type, size) = match &stored {
+            Some((media_type, content)) => (media_type.as_str(), content.len()),
+            None => (image::registry::manifest::media::OCI_MANIFEST, 0),
+        };
+        let users: Vec<String> =
+            self.all().iter().filter(|c| c.lock().asked.image == image.id).map(|c| c.id.clone()).collect();
+        let c = &image.config;
+        json!({
+            "ID": digest, "Descriptor": {"mediaType": media_type, "digest": digest, "size": size},
+            "Available": true, "Kind": "image", "Size": {"Content": image.size, "Total": image.size},
+            "ImageData": {
+                "Platform": {"architecture": c.architecture, "os": c.os, "variant": c.variant},
+                "Size": {"Unpacked": image.size}, "Containers": users,
+            },
+        })
     }
 
     /// Everything about one image.
@@ -350,6 +391,69 @@ impl Engine {
         let image = self.images.pull(reference, auth, platform, progress).await?;
         self.image_event(&image.id, "pull", reference);
         Ok(image)
+    }
+
+    /// Pulls every tag of a repository.
+    pub async fn image_pull_all(
+        &self,
+        repository: &str,
+        auth: Option<Auth>,
+        platform: Option<Platform>,
+        progress: ProgressSender,
+    ) -> Result<()> {
+        for image in self.images.pull_all(repository, auth, platform, progress).await? {
+            self.image_event(&image.id, "pull", repository);
+        }
+        Ok(())
+    }
+
+    /// Searches a registry for repositories.
+    pub async fn image_search(
+        &self,
+        term: &str,
+        limit: Option<u32>,
+        filters: &Filters,
+        auth: Option<Auth>,
+    ) -> Result<Value> {
+        filters.only(&["is-automated", "is-official", "stars"])?;
+        let limit = limit.filter(|l| *l != 0).unwrap_or(SEARCH_RESULTS);
+        if limit > SEARCH_LIMIT {
+            return Err(invalid(format!("limit {limit} is outside the range of [1, {SEARCH_LIMIT}]")));
+        }
+        let (official, automated) = (filters.flag("is-official")?, filters.flag("is-automated")?);
+        let stars = filters.get("stars").iter().try_fold(0i64, |most, text| {
+            let n: i64 = text.parse().map_err(|_| invalid(format!("invalid filter 'stars={text}'")))?;
+            Ok::<_, crate::Error>(most.max(n))
+        })?;
+        let found = self.images.search(term, limit, auth).await?.into_iter().filter(|f| {
+            official.is_none_or(|o| o == f.is_official)
+                && automated.is_none_or(|a| a == f.is_automated)
+                && f.star_count >= stars
+        });
+        let lines = found.map(|f| {
+            json!({
+                "name": f.name, "description": f.description, "star_count": f.star_count,
+                "is_official": f.is_official, "is_automated": f.is_automated,
+            })
+        });
+        Ok(Value::Array(lines.collect()))
+    }
+
+    /// What a registry has under a name, without pulling it.
+    pub async fn image_distribution(&self, reference: &str, auth: Option<Auth>) -> Result<Value> {
+        let (d, platforms) = self.images.distribution(reference, auth).await?;
+        Ok(json!({
+            "Descriptor": {"mediaType": d.media_type, "digest": d.digest, "size": d.size},
+            "Platforms": platforms,
+        }))
+    }
+
+    /// Whether a registry takes these credentials.
+    pub async fn registry_login(&self, address: &str, auth: &Auth) -> Result<()> {
+        match image::registry::login_with(address, auth, &self.images.registry_config()).await {
+            Err(image::Error::Denied(why)) => Err(crate::Error::Unauthorized(why)),
+            other => Ok(other?),
+        }
     }
 
     /// Pushes an image to its registry.

@@ -131,10 +131,7 @@ impl Engine {
             "KernelVersion": uname.release().to_string_lossy(), "OperatingSystem": m.operating_system,
             "OSVersion": m.os_version, "OSType": "linux", "Architecture": uname.machine().to_string_lossy(),
             "IndexServerAddress": "https://index.docker.io/v1/",
-            "RegistryConfig": {
-                "IndexConfigs": {"docker.io": {"Mirrors": [], "Name": "docker.io", "Official": true, "Secure": true}},
-                "InsecureRegistryCIDRs": ["127.0.0.0/8", "::1/128"], "Mirrors": null,
-            },
+            "RegistryConfig": self.registries(),
             "NCPU": spec::cpus(), "MemTotal": m.total_memory, "GenericResources": null,
             "DockerRootDir": self.instance().data_dir, "HttpProxy": "", "HttpsProxy": "", "NoProxy": "", "Labels": [],
             "ExperimentalBuild": false, "ServerVersion": env!("CARGO_PKG_VERSION"),
@@ -146,6 +143,23 @@ impl Engine {
         })
     }
 
+    fn registries(&self) -> Value {
+        let config = self.images.registry_config();
+        let mirrors = |list: &[String]| if list.is_empty() { Value::Null } else { json!(list) };
+        let mut ranges = vec!["127.0.0.0/8".to_owned(), "::1/128".to_owned()];
+        let mut indexes = json!({
+            "docker.io": {"Mirrors": config.mirrors, "Name": "docker.io", "Official": true, "Secure": true},
+        });
+        for host in &config.insecure {
+            if host.contains('/') {
+                ranges.push(host.clone());
+            } else {
+                indexes[host] = json!({"Mirrors": [], "Name": host, "Official": false, "Secure": false});
+            }
+        }
+        json!({"IndexConfigs": indexes, "InsecureRegistryCIDRs": ranges, "Mirrors": mirrors(&config.mirrors)})
+    }
+
     /// `GET /system/df`
     pub async fn disk_usage(&self, types: &[String]) -> Result<Value> {
         let wanted = |kind: &str| types.is_empty() || types.iter().any(|t| t == kind);
@@ -153,7 +167,10 @@ impl Engine {
             json!({"LayersSize": 0, "Images": null, "Containers": null, "Volumes": null, "BuildCache": null});
         if wanted("image") {
             let usage = self.images.disk_usage()?;
-            let mut images = self.image_list(true, &crate::filters::Filters::default(), true, true)?;
+            let mut images = self.image_list(
+                &crate::filters::Filters::default(),
+                &crate::ImageListOptions { all: true, shared: true, manifests: false },
+            )?;
             let all = self.all();
             if let Value::Array(list) = &mut images {
                 for image in list {

@@ -26,9 +26,12 @@ pub enum Error {
     /// A registry refused the credentials (HTTP 401 or 403).
     #[error("{0}")]
     Denied(String),
-    /// A registry could not be reached or misbehaved; repeating may help.
+    /// A registry misbehaved or the way to it broke; repeating may help.
     #[error("{0}")]
     Registry(String),
+    /// Nobody listens there, or nobody has that name: repeating at once does not help.
+    #[error("{0}")]
+    Unreachable(String),
     /// The caller went away.
     #[error("{0} was cancelled")]
     Cancelled(String),

@@ -1,18 +1,26 @@
 //! An HTTP client for registries and `ADD http://...`: names by our own resolver (a static binary has no other), TLS by
-//! rustls, redirects by the caller.
+//! rustls, proxies as the environment says (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`), redirects by the caller.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{HeaderValue, Uri, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client as Pool;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sockets::Resolver;
+use tokio::net::TcpStream;
 
 /// A request's body.
 pub type Body = BoxBody<Bytes, std::io::Error>;
@@ -22,58 +30,92 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed()
 }
 
+/// Whom to trust, and who to be.
+#[derive(Default)]
+pub struct Tls {
+    /// Authorities besides the public ones.
+    pub authorities: Vec<CertificateDer<'static>>,
+    /// A certificate chain to show, with its key.
+    pub identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    /// Take any certificate.
+    pub insecure: bool,
+}
+
 /// A client with its pool of connections. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    pool: Pool<HttpsConnector<HttpConnector<Resolver>>, Body>,
+    pool: Pool<HttpsConnector<Route>, Body>,
+    proxies: Arc<Matcher>,
 }
 
 impl Client {
     /// A client that trusts the public authorities and `extra` ones (DER); with `insecure`, anybody.
-    pub fn new(extra: &[rustls::pki_types::CertificateDer<'static>], insecure: bool) -> crate::Result<Self> {
-        let config = if insecure {
-            sockets::AnyCertificate::client_config().with_no_client_auth()
+    pub fn new(extra: &[CertificateDer<'static>], insecure: bool) -> crate::Result<Self> {
+        Self::with(Tls { authorities: extra.to_vec(), identity: None, insecure })
+    }
+
+    /// A client with these ideas of trust, and the proxies of the environment.
+    pub fn with(tls: Tls) -> crate::Result<Self> {
+        Self::through(tls, Matcher::from_env())
+    }
+
+    fn through(tls: Tls, proxies: Matcher) -> crate::Result<Self> {
+        let failed = |e: rustls::Error| crate::Error::Registry(format!("TLS: {e}"));
+        let builder = if tls.insecure {
+            sockets::AnyCertificate::client_config()
         } else {
             let provider = Arc::new(rustls::crypto::ring::default_provider());
-            let builder = rustls::ClientConfig::builder_with_provider(provider)
-                .with_safe_default_protocol_versions()
-                .map_err(|e| crate::Error::Registry(format!("TLS: {e}")))?;
             let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-            roots.add_parsable_certificates(extra.iter().cloned());
-            builder.with_root_certificates(roots).with_no_client_auth()
+            roots.add_parsable_certificates(tls.authorities);
+            rustls::ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .map_err(failed)?
+                .with_root_certificates(roots)
+        };
+        let config = match tls.identity {
+            Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(failed)?,
+            None => builder.with_no_client_auth(),
         };
         let mut http = HttpConnector::new_with_resolver(Resolver::default());
         http.enforce_http(false);
         http.set_nodelay(true);
         // The protocol has no answer to wait for while a host does not reply at all: only time can tell.
         http.set_connect_timeout(Some(Duration::from_secs(30)));
+        let proxies = Arc::new(proxies);
         let https = hyper_rustls::HttpsConnectorBuilder::new()
             .with_tls_config(config)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(http);
+            .wrap_connector(Route { http, proxies: proxies.clone() });
         let pool =
             Pool::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(30)).build(https);
-        Ok(Self { pool })
+        Ok(Self { pool, proxies })
     }
 
     /// Sends a request. The error names the host and the deepest reason, in Go's words where Docker's users know them.
-    pub async fn send(&self, request: http::Request<Body>) -> crate::Result<http::Response<Incoming>> {
+    pub async fn send(&self, mut request: http::Request<Body>) -> crate::Result<http::Response<Incoming>> {
         let (method, uri) = (request.method().clone(), request.uri().clone());
+        if uri.scheme() == Some(&http::uri::Scheme::HTTP)
+            && let Some(auth) = proxy_for(&self.proxies, &uri).and_then(|p| p.basic_auth().cloned())
+        {
+            // Of an encrypted request the proxy sees the tunnel alone, and is told when that is dug.
+            request.headers_mut().insert(header::PROXY_AUTHORIZATION, auth);
+        }
         self.pool.request(request).await.map_err(|e| {
             let mut reason: &dyn std::error::Error = &e;
             while let Some(source) = reason.source() {
                 reason = source;
             }
             let mut text = reason.to_string();
+            let mut unreachable = false;
             if let Some(io) = reason.downcast_ref::<std::io::Error>() {
                 let host = uri.authority().map_or("", |a| a.as_str());
+                use std::io::ErrorKind;
+                unreachable = matches!(io.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound);
                 text = match io.kind() {
-                    std::io::ErrorKind::ConnectionRefused => {
-                        format!("dial tcp {host}: connect: connection refused")
-                    }
-                    std::io::ErrorKind::TimedOut => format!("dial tcp {host}: i/o timeout"),
-                    std::io::ErrorKind::NotFound => format!("dial tcp: {io}"),
+                    ErrorKind::ConnectionRefused => format!("dial tcp {host}: connect: connection refused"),
+                    ErrorKind::TimedOut => format!("dial tcp {host}: i/o timeout"),
+                    ErrorKind::NotFound => format!("dial tcp: {io}"),
                     _ => text,
                 };
             }
@@ -84,7 +126,143 @@ impl Client {
                 "PUT" => "Put",
                 other => other,
             };
-            crate::Error::Registry(format!("{verb} \"{uri}\": {text}"))
+            let text = format!("{verb} \"{uri}\": {text}");
+            if unreachable { crate::Error::Unreachable(text) } else { crate::Error::Registry(text) }
         })
+    }
+}
+
+/// The proxy for a request. This machine itself is never reached through one, as in Go.
+fn proxy_for(proxies: &Matcher, uri: &Uri) -> Option<hyper_util::client::proxy::matcher::Intercept> {
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    if local { None } else { proxies.intercept(uri) }
+}
+
+/// Connects to the host itself, or to the proxy on the way to it.
+#[derive(Clone)]
+struct Route {
+    http: HttpConnector<Resolver>,
+    proxies: Arc<Matcher>,
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+impl tower::Service<Uri> for Route {
+    type Response = Stream;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Stream, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.http.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, to: Uri) -> Self::Future {
+        let Some(proxy) = proxy_for(&self.proxies, &to) else {
+            let connecting = self.http.call(to);
+            return Box::pin(async move { Ok(Stream { io: connecting.await?, proxied: false }) });
+        };
+        let address = proxy.uri().clone();
+        if to.scheme() == Some(&http::uri::Scheme::HTTPS) {
+            let mut tunnel = Tunnel::new(address, self.http.clone());
+            if let Some(auth) = proxy.basic_auth() {
+                tunnel = tunnel.with_auth(HeaderValue::clone(auth));
+            }
+            let digging = tower::Service::call(&mut tunnel, to);
+            return Box::pin(async move { Ok(Stream { io: digging.await?, proxied: false }) });
+        }
+        let connecting = self.http.call(address);
+        Box::pin(async move { Ok(Stream { io: connecting.await?, proxied: true }) })
+    }
+}
+
+/// A connection, which knows whether a proxy at its other end wants to be told whole URLs.
+struct Stream {
+    io: TokioIo<TcpStream>,
+    proxied: bool,
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        self.io.connected().proxy(self.proxied)
+    }
+}
+
+impl Read for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_read(cx, buf)
+    }
+}
+
+impl Write for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// A proxy that answers everything itself; what it was asked first goes to the channel.
+    async fn proxy(answer: &'static str) -> (String, tokio::sync::mpsc::Receiver<String>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (tx, rx) = tokio::sync::mpsc::channel(8);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut buf = vec![0u8; 4096];
+                let n = stream.read(&mut buf).await.unwrap_or(0);
+                let _ = tx.send(String::from_utf8_lossy(&buf[..n]).into_owned()).await;
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        (format!("http://ann:secret@{address}"), rx)
+    }
+
+    #[tokio::test]
+    async fn goes_through_proxies() {
+        let (url, mut asked) = proxy("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+        let matcher = Matcher::builder().http(url.clone()).https(url).no("direct.example").build();
+        let client = Client::through(Tls::default(), matcher).unwrap();
+        let get = |uri: &str| http::Request::get(uri).header("host", "h").body(full("")).unwrap();
+        let answer = client.send(get("http://registry.example/v2/")).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let first = asked.recv().await.unwrap().to_ascii_lowercase();
+        assert!(first.starts_with("get http://registry.example/v2/ "), "{first}");
+        assert!(first.contains("proxy-authorization: basic yw5uonnly3jlda=="), "{first}");
+        // Of an encrypted one it sees the name alone; what it says then is no TLS.
+        assert!(client.send(get("https://registry.example/v2/")).await.is_err());
+        let first = asked.recv().await.unwrap().to_ascii_lowercase();
+        assert!(first.starts_with("connect registry.example:443 ") && first.contains("proxy-authorization"));
+        assert!(!first.contains("/v2/"));
+        let uri = |s: &str| proxy_for(&client.proxies, &s.parse().unwrap()).is_some();
+        assert!(uri("http://a.example/") && !uri("http://localhost:5000/") && !uri("http://[::1]/"));
+        assert!(!uri("https://direct.example/"));
     }
 }

@@ -27,6 +27,6 @@ pub use bridge::Bridge;
 pub use config::{Config, Empty, Healthcheck, History, ImageConfig};
 pub use error::{Error, Result};
 pub use reference::Reference;
-pub use registry::{Auth, Registry, RegistryConfig};
+pub use registry::{Auth, Found, Registry, RegistryConfig};
 pub use store::{Finished, ImageStore, Import, Snapshot};
 pub use types::*;

@@ -61,14 +61,6 @@ impl Reference {
         }
     }
 
-    /// The same repository with another tag.
-    pub fn with_tag(&self, tag: &str) -> Result<Reference> {
-        if !is_tag(tag) {
-            return Err(Error::Invalid("invalid tag format".into()));
-        }
-        Ok(Reference { tag: Some(tag.into()), digest: None, ..self.clone() })
-    }
-
     /// The same repository, by digest.
     pub fn with_digest(&self, digest: &str) -> Reference {
         Reference { tag: None, digest: Some(digest.into()), ..self.clone() }
@@ -108,7 +100,7 @@ pub fn parse(text: &str) -> Result<Reference> {
     if text.is_empty() {
         return Err(invalid());
     }
-    if text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+    if is_id(text) {
         return Err(Error::Invalid(format!(
             "invalid repository name ({text}), cannot specify 64-byte hexadecimal strings"
         )));
@@ -147,11 +139,19 @@ pub fn parse_tagged(text: &str) -> Result<Reference> {
 
 /// The familiar form of a repository.
 pub fn familiar_name(domain: &str, path: &str) -> String {
-    match (domain, path.strip_prefix(OFFICIAL)) {
-        (DEFAULT_DOMAIN, Some(short)) if !short.contains('/') => short.into(),
-        (DEFAULT_DOMAIN, _) => path.into(),
-        _ => format!("{domain}/{path}"),
-    }
+    let short = match (domain, path.strip_prefix(OFFICIAL)) {
+        (DEFAULT_DOMAIN, Some(short)) if !short.contains('/') => short,
+        (DEFAULT_DOMAIN, _) => path,
+        _ => return format!("{domain}/{path}"),
+    };
+    // What would be read as something else stays as it is.
+    let other = split_domain(short) != (domain.to_string(), path.to_string()) || is_id(short);
+    if other { format!("{domain}/{path}") } else { short.into() }
+}
+
+/// Whether `s` has the form of a whole id without its algorithm.
+fn is_id(s: &str) -> bool {
+    s.len() == 64 && s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 /// Whether `s` is a well-formed tag: at most 128 letters, digits, `_`, `.`, `-`, not starting with the last two.
@@ -286,6 +286,8 @@ mod tests {
             ("docker.io/library/app", "docker.io/library/app", "app"),
             ("localhost/app", "localhost/app", "localhost/app"),
             ("localhost:5000/a/b:v1", "localhost:5000/a/b:v1", "localhost:5000/a/b:v1"),
+            ("docker.io/localhost/x", "docker.io/localhost/x", "docker.io/localhost/x"),
+            ("docker.io/a.b/x", "docker.io/a.b/x", "docker.io/a.b/x"),
             ("[::1]:5000/a", "[::1]:5000/a", "[::1]:5000/a"),
             (
                 "acc-1/demo.example/my/x:1.0.0",

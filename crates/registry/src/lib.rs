@@ -8,6 +8,7 @@ mod digest;
 mod error;
 mod handlers;
 mod manifest;
+pub mod path;
 mod storage;
 mod upstream;
 

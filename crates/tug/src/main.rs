@@ -2,6 +2,7 @@
 
 mod datastore;
 mod demo;
+mod df;
 mod doctor;
 mod down;
 mod options;
@@ -46,6 +47,8 @@ enum Command {
     Demo(demo::Options),
     /// Say what this machine has and lacks, and the remedy.
     Doctor(Place),
+    /// Say what the data folder takes of the disk, part by part.
+    Df(Place),
     /// The etcd that keeps the cluster's objects.
     #[command(subcommand)]
     Datastore(datastore::Command),
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Env(place) => status::env(&place),
         Command::Demo(options) => demo::run(&options),
         Command::Doctor(place) => doctor::run(&place),
+        Command::Df(place) => df::run(&place),
         Command::Datastore(command) => datastore::run(&command),
         Command::Registry(options) => registry::run(&options),
     };

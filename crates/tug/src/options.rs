@@ -56,6 +56,15 @@ pub struct Place {
     /// Where Ingresses are served over HTTPS; 0: nowhere.
     #[arg(long, default_value_t = 0)]
     pub ingress_https_port: u16,
+    /// Where this node's own registry listens, on the loopback; 0: nowhere.
+    #[arg(long, default_value_t = 5000)]
+    pub registry_port: u16,
+    /// A mirror of Docker Hub to ask first, as https://HOST; may be given several times.
+    #[arg(long)]
+    pub registry_mirror: Vec<String>,
+    /// A registry (HOST:PORT) or range of addresses to speak to without TLS, or whatever its certificate.
+    #[arg(long)]
+    pub insecure_registry: Vec<String>,
     /// Where the cluster's objects are kept.
     #[command(flatten)]
     pub datastore: Datastore,
@@ -168,6 +177,13 @@ impl Place {
         flag("--bip", self.bip.to_string().into());
         flag("--ingress-http-port", self.ingress_http_port.to_string().into());
         flag("--ingress-https-port", self.ingress_https_port.to_string().into());
+        flag("--registry-port", self.registry_port.to_string().into());
+        for mirror in &self.registry_mirror {
+            flag("--registry-mirror", mirror.into());
+        }
+        for host in &self.insecure_registry {
+            flag("--insecure-registry", host.into());
+        }
         a.extend(self.datastore.to_arguments());
         a
     }
@@ -251,10 +267,12 @@ mod tests {
         }
         let mut p = place();
         p.api_port = 7000;
+        p.registry_mirror = vec!["https://m".into()];
         p.node_name = Some("n1".into());
         p.node_ip = Some([192, 0, 2, 7].into());
         let arguments = std::iter::once("tug".into()).chain(p.to_arguments());
         let again = <Only as clap::Parser>::try_parse_from(arguments).unwrap().place;
         assert_eq!(p.instance().unwrap(), again.instance().unwrap());
+        assert_eq!(again.registry_mirror, ["https://m"]);
     }
 }

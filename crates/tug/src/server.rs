@@ -217,6 +217,16 @@ async fn start_engine(made: &Instance, parts: &Parts) -> Result<Engine> {
         runtime::ShimRuntime::open(&made.run_dir, &made.data_dir.join("runtime"), Default::default())
             .context("runtime")?;
     let images = image::ImageStore::open(&made.data_dir).await.context("image store")?;
+    images.configure_registries(image::RegistryConfig {
+        mirrors: place.registry_mirror.clone(),
+        insecure: place.insecure_registry.clone(),
+        ..image::RegistryConfig::default()
+    });
+    if let Some(listener) = own_registry(place.registry_port).await {
+        let options = registry::Options::new(made.data_dir.join("registry"), listener);
+        let s = shutdown.clone();
+        parts.spawn("registry", async move { registry::run(options, s).await });
+    }
     let engine = engine::Engine::open(engine::EngineOptions {
         instance: made.clone(),
         runtime: runtime.clone(),
@@ -342,6 +352,23 @@ async fn node_ready(informers: &client::Informers, name: &str) -> Result<()> {
             return Ok(());
         }
         changes.recv().await.context("the informer of nodes ended")?;
+    }
+}
+
+/// The listener of this node's own registry. Its port is a common one, and whoever has it already may be the registry
+/// that is wanted, so that is no reason not to start.
+async fn own_registry(port: u16) -> Option<TcpListener> {
+    if port == 0 {
+        return None;
+    }
+    let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+    match TcpListener::bind(address).await {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            let holder = who_listens(port).unwrap_or_else(|| "somebody".into());
+            tracing::warn!(%error, "no registry of our own: {address} is taken by {holder}; see --registry-port");
+            None
+        }
     }
 }
 

@@ -21,7 +21,8 @@ impl Engine {
         Self { host: host.into() }
     }
 
-    fn docker(&self) -> Command {
+    /// The real client, speaking to this engine.
+    pub fn docker(&self) -> Command {
         let mut command = Command::new("docker");
         command.env("DOCKER_HOST", &self.host).env("DOCKER_CLI_HINTS", "false");
         command

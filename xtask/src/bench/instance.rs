@@ -112,6 +112,31 @@ impl Instance {
         Ok(kib as f64 / 1024.0)
     }
 
+    /// The server's memory now and at its peak since `forget_peak`, MiB.
+    pub fn server_mib(&self) -> Result<(f64, f64)> {
+        let text = fs::read_to_string(self.server()?.join("status"))?;
+        let field = |name: &str| -> Result<f64> {
+            let line = text.lines().find_map(|l| l.strip_prefix(name)).context("no such line in status")?;
+            Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+        };
+        Ok((field("VmRSS:")?, field("VmHWM:")?))
+    }
+
+    /// Begins a new measurement of the server's peak (proc_pid_clear_refs(5)).
+    pub fn forget_peak(&self) -> Result<()> {
+        Ok(fs::write(self.server()?.join("clear_refs"), "5")?)
+    }
+
+    fn server(&self) -> Result<PathBuf> {
+        let pid = fs::read_to_string(self.run_dir().join("server.lock"))?;
+        Ok(Path::new("/proc").join(pid.trim()))
+    }
+
+    /// The binary that is measured.
+    pub fn binary(&self) -> &Path {
+        &self.tug
+    }
+
     /// Processor time that its processes have used, seconds.
     pub fn cpu_seconds(&self) -> Result<f64> {
         let mut ticks = 0u64;

@@ -21,8 +21,12 @@ pub(crate) async fn list(call: Call) -> Result<Answer> {
     if let Some(name) = q.text("filter") {
         filters = filters.with("reference", name);
     }
-    let list = call.engine.image_list(q.flag("all"), &filters, q.flag("digests"), q.flag("shared-size"))?;
-    Ok(body::ok(&list))
+    let options = engine::ImageListOptions {
+        all: q.flag("all"),
+        shared: q.flag("shared-size"),
+        manifests: q.flag("manifests") && call.at_least(1, 47),
+    };
+    Ok(body::ok(&call.engine.image_list(&filters, &options)?))
 }
 
 pub(crate) async fn inspect(call: Call) -> Result<Answer> {
@@ -118,8 +122,15 @@ pub(crate) async fn create(call: Call) -> Result<Answer> {
         call.query.text("fromImage").ok_or_else(|| Error::invalid("fromImage or fromSrc must be given"))?;
     let whole = target(Some(name), call.query.text("tag"))?.unwrap_or_default();
     let (auth, platform, engine) = (call.registry_auth()?, platform(&call)?, call.engine.clone());
+    // Without a tag all of them are meant: who wants the latest says so.
+    let r = reference::parse(&whole)?;
+    let all = r.tag.is_none() && r.digest.is_none();
     progress::lines(progress_line, move |progress| async move {
-        engine.image_pull(&whole, auth, platform, progress).await?;
+        if all {
+            engine.image_pull_all(&whole, auth, platform, progress).await?;
+        } else {
+            engine.image_pull(&whole, auth, platform, progress).await?;
+        }
         Ok(Vec::new())
     })
     .await
@@ -214,18 +225,16 @@ pub(crate) async fn push(call: Call) -> Result<Answer> {
     .await
 }
 
-pub(crate) async fn search(_: Call) -> Result<Answer> {
-    Err(engine::Error::NotImplemented(
-        "searching a registry is not supported: look on its own web page".into(),
-    )
-    .into())
+pub(crate) async fn search(call: Call) -> Result<Answer> {
+    let q = &call.query;
+    let term = q.text("term").ok_or_else(|| Error::invalid("term must be given"))?;
+    let (filters, auth) = (q.filters()?, call.registry_auth()?);
+    Ok(body::ok(&call.engine.image_search(term, q.number("limit")?, &filters, auth).await?))
 }
 
-pub(crate) async fn distribution(_: Call) -> Result<Answer> {
-    Err(engine::Error::NotImplemented(
-        "asking a registry about an image without pulling it is not supported".into(),
-    )
-    .into())
+pub(crate) async fn distribution(call: Call) -> Result<Answer> {
+    let auth = call.registry_auth()?;
+    Ok(body::ok(&call.engine.image_distribution(call.id(), auth).await?))
 }
 
 pub(crate) async fn commit(call: Call) -> Result<Answer> {

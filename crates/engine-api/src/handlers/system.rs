@@ -73,9 +73,10 @@ fn build_cache(call: &Call) -> Result<serde_json::Value> {
 
 /// `docker login`: asks the registry whether it takes the credentials.
 pub(crate) async fn auth(call: Call) -> Result<Answer> {
+    let engine = call.engine.clone();
     let config: AuthConfig = call.json().await?;
     let address = config.serveraddress.clone();
-    image::registry::login(&address, &config.into_auth().unwrap_or_default()).await?;
+    engine.registry_login(&address, &config.into_auth().unwrap_or_default()).await?;
     Ok(body::ok(&serde_json::json!({"Status": "Login Succeeded", "IdentityToken": ""})))
 }
 

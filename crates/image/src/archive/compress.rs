@@ -16,21 +16,25 @@ pub enum Compression {
     Gzip,
     /// RFC 8878.
     Zstd,
+    /// The .xz format.
+    Xz,
 }
 
-/// The compression that the first bytes of a stream tell; xz and bzip2 are refused by name.
+/// The most memory that an xz stream may ask for, in KiB: what `xz -9` needs.
+const XZ_MEMORY: u32 = 70 * 1024;
+/// The largest window of a zstd stream, as a power of two: what `zstd -19` needs is 23, `--ultra -22` 27.
+const ZSTD_WINDOW: u32 = 27;
+
+/// The compression that the first bytes of a stream tell; bzip2 is refused by name.
 pub fn sniff(head: &[u8]) -> Result<Compression> {
     match head {
         [0x1f, 0x8b, ..] => Ok(Compression::Gzip),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Compression::Zstd),
         // A skippable frame starts a zstd stream too.
         [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Compression::Zstd),
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Err(Error::Corrupt(
-            "the archive is compressed with xz, which is not supported: recompress it with gzip or zstd"
-                .into(),
-        )),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Ok(Compression::Xz),
         [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, ..] => Err(Error::Corrupt(
-            "the archive is compressed with bzip2, which is not supported: recompress it with gzip or zstd"
+            "the archive is compressed with bzip2, which is not supported: recompress it with gzip, xz or zstd"
                 .into(),
         )),
         _ => Ok(Compression::None),
@@ -61,7 +65,12 @@ pub fn decoder<'a, R: Read + Send + 'a>(mut r: R) -> Result<(Compression, Box<dy
     Ok(match kind {
         Compression::None => (kind, Box::new(buffered()) as Box<dyn Read + Send>),
         Compression::Gzip => (kind, Box::new(flate2::bufread::MultiGzDecoder::new(buffered()))),
-        Compression::Zstd => (kind, Box::new(zstd::stream::read::Decoder::with_buffer(buffered())?)),
+        Compression::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(buffered())?;
+            decoder.window_log_max(ZSTD_WINDOW)?;
+            (kind, Box::new(decoder))
+        }
+        Compression::Xz => (kind, Box::new(lzma_rust2::XzReader::new_mem_limit(buffered(), true, XZ_MEMORY))),
     })
 }
 
@@ -114,6 +123,74 @@ impl<W: io::Write> io::Write for Digesting<W> {
 /// `sha256:...` of some bytes.
 pub fn digest_of(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+}
+
+/// The digest of some bytes by the algorithm of another digest (`sha512:...`), or else by sha256.
+pub fn digest_as(bytes: &[u8], like: &str) -> String {
+    match like.split_once(':') {
+        Some(("sha512", _)) => format!("sha512:{}", hex::encode(sha2::Sha512::digest(bytes))),
+        Some(("sha384", _)) => format!("sha384:{}", hex::encode(sha2::Sha384::digest(bytes))),
+        _ => digest_of(bytes),
+    }
+}
+
+/// What one processor compresses at a time.
+const BLOCK: usize = 1 << 20;
+
+/// Compresses a stream on several processors: each block is a gzip member of its own (RFC 1952, 2.2), so that the
+/// result depends on the content alone. `told` hears how much has been read.
+pub fn gzip_blocks(
+    source: &mut dyn Read,
+    out: &mut dyn io::Write,
+    mut told: impl FnMut(u64),
+) -> io::Result<()> {
+    let workers = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(1, 4));
+    std::thread::scope(|scope| {
+        let mut lines = Vec::new();
+        for _ in 0..workers {
+            let (to, work) = mpsc::sync_channel::<Vec<u8>>(1);
+            let (done, from) = mpsc::sync_channel::<io::Result<Vec<u8>>>(1);
+            scope.spawn(move || {
+                while let Ok(block) = work.recv() {
+                    let compressed = compress_block(&block);
+                    if done.send(compressed).is_err() {
+                        return;
+                    }
+                }
+            });
+            lines.push((to, from));
+        }
+        let gone = || io::Error::other("a thread that compresses has ended");
+        let (mut sent, mut taken, mut bytes) = (0usize, 0usize, 0u64);
+        loop {
+            let mut block = vec![0u8; BLOCK];
+            let n = read_head(source, &mut block)?;
+            // Something is written even of nothing: an empty file is no gzip stream.
+            let last = n == 0 && sent > 0;
+            if !last {
+                block.truncate(n);
+                lines[sent % workers].0.send(block).map_err(|_| gone())?;
+                sent += 1;
+                bytes += n as u64;
+                told(bytes);
+            }
+            // Two blocks for each processor are under way; the rest is waited for in order.
+            while taken < sent && (last || sent - taken >= workers * 2) {
+                out.write_all(&lines[taken % workers].1.recv().map_err(|_| gone())??)?;
+                taken += 1;
+            }
+            if last {
+                return Ok(());
+            }
+        }
+    })
+}
+
+fn compress_block(block: &[u8]) -> io::Result<Vec<u8>> {
+    let mut gzip =
+        flate2::write::GzEncoder::new(Vec::with_capacity(block.len() / 2), flate2::Compression::new(1));
+    io::Write::write_all(&mut gzip, block)?;
+    gzip.finish()
 }
 
 const CHUNK: usize = 256 * 1024;
@@ -224,7 +301,35 @@ mod tests {
             r.read_to_end(&mut out).unwrap();
             assert_eq!((kind, out.len()), (want, text.len()));
         }
-        assert!(decoder(&[0xfd, b'7', b'z', b'X', b'Z', 0, 0][..]).is_err());
+        let mut xz = lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(1)).unwrap();
+        xz.write_all(&text).unwrap();
+        let (kind, mut r) = decoder(io::Cursor::new(xz.finish().unwrap())).unwrap();
+        let mut out = Vec::new();
+        r.read_to_end(&mut out).unwrap();
+        assert_eq!((kind, out == text), (Compression::Xz, true));
+        assert!(decoder(&b"BZh91AY"[..]).is_err());
+    }
+
+    #[test]
+    fn blocks_are_one_gzip_stream() {
+        for length in [0usize, 1, BLOCK - 1, BLOCK, 7 * BLOCK + 5] {
+            let data: Vec<u8> = (0..length).map(|i| (i / 3 % 251) as u8).collect();
+            let (mut out, mut told) = (Vec::new(), 0);
+            gzip_blocks(&mut &data[..], &mut out, |n| told = n).unwrap();
+            let mut back = Vec::new();
+            flate2::read::MultiGzDecoder::new(&out[..]).read_to_end(&mut back).unwrap();
+            assert!(back == data && told == length as u64, "{length}");
+        }
+        let broken = &mut (&b"abc"[..]).chain(Broken);
+        assert!(gzip_blocks(broken, &mut Vec::new(), |_| {}).is_err());
+    }
+
+    struct Broken;
+
+    impl Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other("broken"))
+        }
     }
 
     #[test]

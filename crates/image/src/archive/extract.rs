@@ -28,6 +28,8 @@ pub struct ExtractOptions {
     pub mode: Option<u32>,
     /// Refuse to replace a folder with something else and the reverse (`docker cp`).
     pub no_overwrite_dir_non_dir: bool,
+    /// Leave room on the disk, and refuse files that would never fit on it: for archives of strangers.
+    pub guard: bool,
 }
 
 /// What was extracted.
@@ -68,7 +70,8 @@ pub(crate) fn extract<R: Read>(
         base,
         options,
         parent: None,
-        dirs: Vec::new(),
+        dirs: Late::default(),
+        guard: if options.guard { Some(Guard::new(root)?) } else { None },
         out: Extracted::default(),
         buf: vec![0u8; 128 * 1024],
     };
@@ -88,14 +91,133 @@ fn corrupt(e: io::Error) -> Error {
     }
 }
 
+/// Folders whose times must be set when nothing is put into them any more; on the disk when they are many.
+#[derive(Default)]
+struct Late {
+    /// Length and bytes of the path, seconds, nanoseconds.
+    records: Vec<u8>,
+    spill: Option<File>,
+}
+
+/// Bytes of records that are kept in memory.
+const LATE_LIMIT: usize = 1 << 20;
+
+impl Late {
+    fn push(&mut self, root: BorrowedFd<'_>, path: &Path, e: &Entry) -> io::Result<()> {
+        let path = path.as_os_str().as_bytes();
+        self.records.extend_from_slice(&(path.len() as u32).to_le_bytes());
+        self.records.extend_from_slice(path);
+        self.records.extend_from_slice(&e.mtime.0.to_le_bytes());
+        self.records.extend_from_slice(&e.mtime.1.to_le_bytes());
+        if self.records.len() < LATE_LIMIT {
+            return Ok(());
+        }
+        if self.spill.is_none() {
+            let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+            match rustix::fs::openat(root, ".", flags, Mode::from_raw_mode(0o600)) {
+                Ok(fd) => self.spill = Some(fd.into()),
+                // A file system that has no nameless files: then they stay in memory.
+                Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) => return Ok(()),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        if let Some(file) = &mut self.spill {
+            file.write_all(&self.records)?;
+            self.records.clear();
+        }
+        Ok(())
+    }
+
+    fn each(mut self, mut set: impl FnMut(&Path, &Timestamps) -> io::Result<()>) -> io::Result<()> {
+        let mut source: Box<dyn Read + '_> = match &mut self.spill {
+            Some(file) => {
+                file.rewind()?;
+                Box::new(io::BufReader::new(file).chain(&self.records[..]))
+            }
+            None => Box::new(&self.records[..]),
+        };
+        let mut path = Vec::new();
+        loop {
+            let mut length = [0u8; 4];
+            match compress::read_head(&mut source, &mut length)? {
+                0 => return Ok(()),
+                _ => path.resize(u32::from_le_bytes(length) as usize, 0),
+            }
+            let (mut seconds, mut nanos) = ([0u8; 8], [0u8; 4]);
+            source.read_exact(&mut path)?;
+            source.read_exact(&mut seconds)?;
+            source.read_exact(&mut nanos)?;
+            let times = times((i64::from_le_bytes(seconds), u32::from_le_bytes(nanos)));
+            set(Path::new(OsStr::from_bytes(&path)), &times)?;
+        }
+    }
+}
+
+/// Keeps an archive from filling the disk: what is unpacked from strangers must leave room for everybody else.
+struct Guard {
+    /// The size of the file system: no honest archive has files beyond it, however sparse.
+    most: u64,
+    /// Bytes and inodes that stay free.
+    reserve: (u64, u64),
+    /// Bytes and entries until the next look at the disk.
+    left: (u64, u64),
+}
+
+/// Between two looks at the disk.
+const LOOK: (u64, u64) = (32 << 20, 4096);
+
+impl Guard {
+    fn new(root: BorrowedFd<'_>) -> Result<Self> {
+        let disk = rustix::fs::fstatvfs(root)?;
+        let most = disk.f_blocks.saturating_mul(disk.f_frsize);
+        Ok(Self { most, reserve: ((most / 50).min(1 << 30), (disk.f_files / 100).min(10_000)), left: (0, 0) })
+    }
+
+    /// Before `bytes` more of data in one more entry; `sum` are the bytes so far, holes included.
+    fn before(&mut self, root: BorrowedFd<'_>, bytes: u64, sum: u64) -> io::Result<()> {
+        if sum.saturating_add(bytes) > self.most {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!(
+                    "the archive's files have more than the {} MiB of the disk that it is unpacked on",
+                    self.most >> 20
+                ),
+            ));
+        }
+        if self.left.0 < bytes || self.left.1 == 0 {
+            let disk = rustix::fs::fstatvfs(root)?;
+            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+            let room = free.saturating_sub(self.reserve.0);
+            // File systems without a table of inodes say zero.
+            let inodes = disk.f_files == 0 || disk.f_favail > self.reserve.1;
+            if room < bytes.min(LOOK.0) || room == 0 || !inodes {
+                return Err(io::Error::new(
+                    io::ErrorKind::StorageFull,
+                    format!(
+                        "no space left on device: {} MiB and {} inodes are free, of which {} MiB and {} are kept for \
+                         others: remove images or files, or use a larger disk",
+                        free >> 20,
+                        disk.f_favail,
+                        self.reserve.0 >> 20,
+                        self.reserve.1
+                    ),
+                ));
+            }
+            self.left = (LOOK.0.min(room), LOOK.1);
+        }
+        self.left = (self.left.0.saturating_sub(bytes), self.left.1 - 1);
+        Ok(())
+    }
+}
+
 struct Extractor<'a> {
     root: BorrowedFd<'a>,
     base: PathBuf,
     options: &'a ExtractOptions,
     /// The folder that the last entry went to: tars list a folder's files together.
     parent: Option<(PathBuf, OwnedFd)>,
-    /// Folders whose times must be set when nothing is put into them any more.
-    dirs: Vec<(PathBuf, Timestamps)>,
+    dirs: Late,
+    guard: Option<Guard>,
     out: Extracted,
     buf: Vec<u8>,
 }
@@ -115,8 +237,8 @@ fn clean(name: &[u8]) -> Option<Vec<u8>> {
     Some(parts.join(&b'/'))
 }
 
-fn times(e: &Entry) -> Timestamps {
-    let t = Timespec { tv_sec: e.mtime.0, tv_nsec: e.mtime.1.into() };
+fn times(mtime: (i64, u32)) -> Timestamps {
+    let t = Timespec { tv_sec: mtime.0, tv_nsec: mtime.1.into() };
     Timestamps { last_access: t, last_modification: t }
 }
 
@@ -139,6 +261,14 @@ impl Extractor<'_> {
     }
 
     fn place<R: Read>(&mut self, e: &Entry, path: &[u8], reader: &mut Reader<'_, R>) -> io::Result<()> {
+        if let Some(guard) = &mut self.guard {
+            // Large files are looked after piece by piece while they are copied.
+            guard.before(self.root, 0, self.out.bytes)?;
+            let whole = e.sparse.as_ref().map_or(e.size, |(_, whole)| *whole);
+            if self.out.bytes.saturating_add(whole) > guard.most {
+                guard.before(self.root, whole, self.out.bytes)?;
+            }
+        }
         let full = self.base.join(OsStr::from_bytes(path));
         if path.is_empty() {
             if e.kind != Kind::Dir {
@@ -147,7 +277,7 @@ impl Extractor<'_> {
             self.out.has_root = true;
             let dir = root::open(self.root, &full, OFlags::RDONLY | OFlags::DIRECTORY)?;
             self.attributes(&dir, e)?;
-            self.dirs.push((full, times(e)));
+            self.dirs.push(self.root, &full, e)?;
             return Ok(());
         }
         let parent_path = full.parent().unwrap_or(Path::new("/")).to_path_buf();
@@ -277,7 +407,7 @@ impl Extractor<'_> {
                 }
                 let fd = OwnedFd::from(file);
                 self.attributes(&fd, e)?;
-                rustix::fs::futimens(&fd, &times(e))?;
+                rustix::fs::futimens(&fd, &times(e.mtime))?;
             }
             Kind::Dir => {
                 let (kept, was_whiteout) = match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700))
@@ -297,7 +427,7 @@ impl Extractor<'_> {
                     self.set_opaque(&dir)?;
                 }
                 self.attributes(&dir, e)?;
-                self.dirs.push((full.to_path_buf(), times(e)));
+                self.dirs.push(self.root, full, e)?;
             }
             Kind::HardLink => {
                 let Some(target) = clean(&e.link) else {
@@ -372,6 +502,9 @@ impl Extractor<'_> {
             if hole {
                 to.seek(SeekFrom::Current(n as i64))?;
             } else {
+                if let Some(guard) = &mut self.guard {
+                    guard.before(self.root, n as u64, 0)?;
+                }
                 to.write_all(data)?;
             }
         }
@@ -415,18 +548,21 @@ impl Extractor<'_> {
             let path = proc_path(parent, Some(name));
             tolerate(rustix::fs::lsetxattr(path, key, value, XattrFlags::empty()), key)?;
         }
-        Ok(rustix::fs::utimensat(parent, name, &times(e), AtFlags::SYMLINK_NOFOLLOW)?)
+        Ok(rustix::fs::utimensat(parent, name, &times(e.mtime), AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
     fn finish(&mut self) -> Result<()> {
         self.parent = None;
-        for (path, times) in std::mem::take(&mut self.dirs).iter().rev() {
+        let root = self.root;
+        // In their order, so that of two entries for one folder the later counts.
+        std::mem::take(&mut self.dirs).each(|path, times| {
             // A folder that a later entry replaced has no time to set.
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-            if let Ok(dir) = root::open(self.root, path, flags) {
-                rustix::fs::futimens(&dir, times)?;
+            match root::open(root, path, flags) {
+                Ok(dir) => Ok(rustix::fs::futimens(&dir, times)?),
+                Err(_) => Ok(()),
             }
-        }
+        })?;
         Ok(())
     }
 }

@@ -4,7 +4,7 @@
 //! extracted file), `2 LENGTH PATH NUMBER` (what stood at PATH until here lies in `old/NUMBER` now, because a later
 //! entry of the same tar replaced it). The reader of a tar made again verifies its digest.
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -20,6 +20,10 @@ const RAW: u8 = 0;
 const FILE: u8 = 1;
 const REPLACED: u8 = 2;
 const RAW_MAX: usize = 64 * 1024;
+/// How many entries of one tar may replace earlier ones, and the bytes of their paths together: what is put away is
+/// remembered while the tar is made again.
+const REPLACED_LIMIT: u32 = 100_000;
+const REPLACED_BYTES: usize = 16 << 20;
 
 /// Writes a recipe into a layer's folder.
 pub(crate) struct Writer {
@@ -27,6 +31,7 @@ pub(crate) struct Writer {
     raw: Vec<u8>,
     dir: PathBuf,
     old: Option<(OwnedFd, u32)>,
+    old_bytes: usize,
 }
 
 impl Writer {
@@ -34,7 +39,7 @@ impl Writer {
     pub fn create(dir: &Path) -> io::Result<Self> {
         let file = File::create_new(dir.join("recipe"))?;
         let out = zstd::stream::write::Encoder::new(BufWriter::new(file), 1)?;
-        Ok(Self { out, raw: Vec::with_capacity(RAW_MAX), dir: dir.into(), old: None })
+        Ok(Self { out, raw: Vec::with_capacity(RAW_MAX), dir: dir.into(), old: None, old_bytes: 0 })
     }
 
     /// Ends the recipe.
@@ -90,25 +95,26 @@ impl Tee for Writer {
         let Some((old, next)) = &mut self.old else { return Ok(()) };
         let number = *next;
         *next += 1;
+        self.old_bytes += path.len();
+        if number >= REPLACED_LIMIT || self.old_bytes > REPLACED_BYTES {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("more than {REPLACED_LIMIT} entries (or 16 MiB of their names) replace earlier ones"),
+            ));
+        }
         rustix::fs::renameat(parent, name, old.as_fd(), number.to_string())?;
         self.record(REPLACED, path, &number.to_le_bytes())
     }
 }
 
-/// Something that was put away: from which record on, which path, under which number.
-struct Old {
-    at: u64,
-    path: Vec<u8>,
-    number: u32,
-}
-
 /// Reads as the layer's tar.
 pub(crate) struct Rebuilt {
     records: Records,
-    old: Vec<Old>,
+    /// What was put away, by path: from which record on, under which number.
+    old: HashMap<Vec<u8>, Vec<(u64, u32)>>,
     fs: OwnedFd,
     dir: OwnedFd,
-    raw: VecDeque<u8>,
+    raw: io::Cursor<Vec<u8>>,
     file: Option<(File, u64)>,
 }
 
@@ -162,12 +168,12 @@ impl Records {
 impl Rebuilt {
     /// Of the layer in `dir`.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        let mut old = Vec::new();
+        let mut old: HashMap<Vec<u8>, Vec<(u64, u32)>> = HashMap::new();
         if dir.join("old").exists() {
             let mut records = Records::open(dir)?;
             while let Some(record) = records.next()? {
                 if let Record::Replaced(path, number) = record {
-                    old.push(Old { at: records.next, path, number });
+                    old.entry(path).or_default().push((records.next, number));
                 }
             }
         }
@@ -178,21 +184,28 @@ impl Rebuilt {
             old,
             fs: open(&dir.join("fs"))?,
             dir: open(dir)?,
-            raw: VecDeque::new(),
+            raw: io::Cursor::default(),
             file: None,
         })
     }
 
     fn open_file(&self, path: &[u8]) -> io::Result<File> {
         let at = self.records.next;
-        for old in self.old.iter().filter(|o| o.at > at) {
-            let rest = match path.strip_prefix(old.path.as_slice()) {
-                Some(b"") => &b""[..],
-                Some(rest) if rest[0] == b'/' => rest,
-                _ => continue,
-            };
-            let mut p = format!("old/{}", old.number).into_bytes();
-            p.extend_from_slice(rest);
+        // The path itself or a folder above it may have been put away since, the first time counts.
+        let mut first: Option<(u64, u32, usize)> = None;
+        let ends = (0..path.len()).filter(|i| path[*i] == b'/').chain([path.len()]);
+        for end in ends.filter(|_| !self.old.is_empty()) {
+            let Some(times) = self.old.get(&path[..end]) else { continue };
+            let next = times.partition_point(|(since, _)| *since <= at);
+            if let Some((since, number)) = times.get(next)
+                && first.is_none_or(|(best, ..)| *since < best)
+            {
+                first = Some((*since, *number, end));
+            }
+        }
+        if let Some((_, number, end)) = first {
+            let mut p = format!("old/{number}").into_bytes();
+            p.extend_from_slice(&path[end..]);
             return root::open(self.dir.as_fd(), Path::new(OsStr::from_bytes(&p)), OFlags::RDONLY)
                 .map(File::from);
         }
@@ -207,8 +220,9 @@ impl Read for Rebuilt {
             return Ok(0);
         }
         loop {
-            if !self.raw.is_empty() {
-                return self.raw.read(buf);
+            match self.raw.read(buf)? {
+                0 => {}
+                n => return Ok(n),
             }
             if let Some((file, left)) = &mut self.file {
                 if *left > 0 {
@@ -227,7 +241,7 @@ impl Read for Rebuilt {
             }
             match self.records.next()? {
                 None => return Ok(0),
-                Some(Record::Raw(bytes)) => self.raw = bytes.into(),
+                Some(Record::Raw(bytes)) => self.raw = io::Cursor::new(bytes),
                 Some(Record::File(path, size)) => self.file = Some((self.open_file(&path)?, size)),
                 Some(Record::Replaced(..)) => {}
             }

@@ -1,14 +1,20 @@
 //! Registries: where images come from and go to (OCI distribution-spec 1.1, Docker registry HTTP API v2).
 
+mod auth;
 mod client;
+mod hosts;
 pub mod manifest;
 mod pull;
 mod push;
+mod search;
+mod transfer;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-pub use client::{RegistryConfig, Remote, login, login_with};
+pub use client::{Remote, login_with};
+pub use hosts::RegistryConfig;
+pub use search::Found;
 
 use crate::error::Result;
 

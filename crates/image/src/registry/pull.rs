@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 
 use super::client::Remote;
+use super::hosts::hosts;
 use super::manifest::{Descriptor, Index, Manifest, is_index, media};
 use super::{Auth, BlobStream, Document, Registry};
 use crate::archive::compress::{self, Digesting, digest_of};
@@ -29,7 +30,8 @@ async fn tell(progress: &ProgressSender, id: &str, status: impl Into<String>) {
 }
 
 impl ImageStore {
-    /// Pulls an image (`name`, `name:tag` or `name@digest`) from its registry, for this machine unless told otherwise.
+    /// Pulls an image (`name`, `name:tag` or `name@digest`) from its registry or a mirror of that, for this machine
+    /// unless told otherwise.
     pub async fn pull(
         self: &Arc<Self>,
         text: &str,
@@ -38,8 +40,45 @@ impl ImageStore {
         progress: ProgressSender,
     ) -> Result<Arc<Image>> {
         let wanted = reference::parse_tagged(text)?;
-        let remote = Remote::connect(&wanted, auth, false, &self.registry_config()).await?;
-        self.pull_from(&remote, &wanted, platform, progress).await
+        let config = self.registry_config();
+        let mut last = Error::Registry(format!("no way to reach {}", wanted.domain));
+        for host in hosts(&wanted, false, &config)? {
+            let mirror = host.mirror;
+            let pulled = match Remote::reach(host, &wanted, auth.clone(), false, &config).await {
+                Ok(remote) => self.pull_from(&remote, &wanted, platform.clone(), progress.clone()).await,
+                Err(e) => Err(e),
+            };
+            match pulled {
+                // Whatever a mirror lacks or does wrong, the registry itself may have.
+                Err(error) if mirror => {
+                    tracing::info!(%error, image = text, "a mirror did not give it");
+                    last = error;
+                }
+                other => return other,
+            }
+        }
+        Err(last)
+    }
+
+    /// Pulls every tag of a repository.
+    pub async fn pull_all(
+        self: &Arc<Self>,
+        text: &str,
+        auth: Option<Auth>,
+        platform: Option<Platform>,
+        progress: ProgressSender,
+    ) -> Result<Vec<Arc<Image>>> {
+        let repository = reference::parse(text)?;
+        let remote = Remote::connect(&repository, auth, false, &self.registry_config()).await?;
+        let mut images = Vec::new();
+        for tag in remote.tags().await? {
+            let wanted = Reference { tag: Some(tag), ..repository.clone() };
+            images.push(self.pull_from(&remote, &wanted, platform.clone(), progress.clone()).await?);
+        }
+        if images.is_empty() {
+            return Err(Error::NotFound(format!("{} has no tags", repository.familiar_name())));
+        }
+        Ok(images)
     }
 
     /// Pulls from a given repository; `wanted` says which tag or digest, and by which name it will be known here.
@@ -187,12 +226,14 @@ impl ImageStore {
                 store.unpack(plain)?
             };
             io::copy(&mut raw, &mut io::sink())?;
-            let (digest, _, _) = raw.finish();
+            let (digest, _, pieces) = raw.finish();
+            pieces.say("Verifying Checksum");
             if digest != want {
                 return Err(Error::Corrupt(format!(
                     "filesystem layer verification failed for digest {want}"
                 )));
             }
+            pieces.say("Download complete");
             Ok(layer)
         })
         .await?;
@@ -202,7 +243,6 @@ impl ImageStore {
                 descriptor.digest, layer.diff_id
             )));
         }
-        tell(progress, &id, "Download complete").await;
         tell(progress, &id, "Pull complete").await;
         Ok(layer)
     }
@@ -230,7 +270,7 @@ async fn choose(
     Err(Error::Corrupt(format!("the indexes of {name} are nested too deeply")))
 }
 
-async fn fetch_config(remote: &dyn Registry, descriptor: &Descriptor) -> Result<Vec<u8>> {
+pub(super) async fn fetch_config(remote: &dyn Registry, descriptor: &Descriptor) -> Result<Vec<u8>> {
     let mut stream = remote.blob(&descriptor.digest).await?;
     let mut bytes = Vec::new();
     while let Some(piece) = stream.recv().await {
@@ -262,6 +302,14 @@ struct Pieces {
     teller: ProgressSender,
 }
 
+impl Pieces {
+    fn say(&self, status: &str) {
+        let line = Progress { id: self.id.clone(), status: status.into(), ..Progress::default() };
+        // A slow listener misses lines rather than slowing the download.
+        let _ = self.teller.try_send(line);
+    }
+}
+
 impl Read for Pieces {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         while self.current.is_empty() {
@@ -274,7 +322,7 @@ impl Read for Pieces {
         let n = buf.len().min(self.current.len());
         buf[..n].copy_from_slice(&self.current.split_to(n));
         self.done += n as u64;
-        if self.done > self.total && self.total > 0 {
+        if self.done > self.total {
             return Err(io::Error::other("the registry sends more than the manifest says"));
         }
         if self.done - self.told >= 512 * 1024 {

@@ -9,10 +9,10 @@ use futures::{FutureExt, StreamExt};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
-use super::client::Remote;
+use super::client::{ATTEMPTS, Remote, back_off};
 use super::manifest::media;
 use super::{Auth, Registry};
-use crate::archive::compress::Digesting;
+use crate::archive::compress::{self, Digesting};
 use crate::error::{Error, Result};
 use crate::reference::{self, Reference};
 use crate::store::{ImageStore, blocking, db};
@@ -181,9 +181,35 @@ impl ImageStore {
                 }
             }
         }
-        let (tx, rx) = mpsc::channel(16);
+        let mut failures = 0;
+        let (digest, size) = loop {
+            match self.send_layer(remote, diff_id, &id, progress).await {
+                // What was sent is gone with the connection: the layer is sent once more.
+                Err(e @ Error::Registry(_)) if failures + 1 < ATTEMPTS => {
+                    failures += 1;
+                    tracing::debug!(error = %e, layer = id, "pushing it again");
+                    tell(progress, &id, format!("Retrying in {failures} second")).await;
+                    back_off(failures, None).await;
+                }
+                other => break other?,
+            }
+        };
+        tell(progress, &id, "Pushed").await;
+        let blob = db::LayerBlob { digest, size, media_type: media::DOCKER_LAYER.into(), stored: false };
+        Ok((diff_id.into(), blob))
+    }
+
+    /// Compresses a layer while it is sent; its digest and size.
+    async fn send_layer(
+        self: &Arc<Self>,
+        remote: &dyn Registry,
+        diff_id: &str,
+        id: &str,
+        progress: &ProgressSender,
+    ) -> Result<(String, u64)> {
+        let (tx, rx) = mpsc::channel(4);
         let (digest_tx, digest_rx) = oneshot::channel();
-        let (store, d, teller, shown) = (self.clone(), diff_id.to_string(), progress.clone(), id.clone());
+        let (store, d, teller, shown) = (self.clone(), diff_id.to_string(), progress.clone(), id.to_string());
         let compressing = blocking(move || {
             let result = store.compress_layer(&d, tx.clone(), &teller, &shown);
             match result {
@@ -200,15 +226,10 @@ impl ImageStore {
         });
         let (compressed, uploaded) = tokio::join!(compressing, remote.upload(rx, digest_rx));
         // The upload's own error explains a broken pipe of the compression, not the other way round.
-        let (digest, size) = match (compressed, uploaded) {
-            (Ok(done), Ok(())) => done,
-            (Err(e @ (Error::Corrupt(_) | Error::File { .. })), _) | (_, Err(e)) | (Err(e), _) => {
-                return Err(e);
-            }
-        };
-        tell(progress, &id, "Pushed").await;
-        let blob = db::LayerBlob { digest, size, media_type: media::DOCKER_LAYER.into(), stored: false };
-        Ok((diff_id.into(), blob))
+        match (compressed, uploaded) {
+            (Ok(done), Ok(())) => Ok(done),
+            (Err(e @ (Error::Corrupt(_) | Error::File { .. })), _) | (_, Err(e)) | (Err(e), _) => Err(e),
+        }
     }
 
     /// The layer's tar, gzip-compressed the same way each time, in pieces. Blocking.
@@ -220,38 +241,31 @@ impl ImageStore {
         id: &str,
     ) -> Result<(String, u64)> {
         let (tar, total) = self.layer_tar(diff_id)?;
-        let sink = Digesting::new(Pieces { out, buf: Vec::with_capacity(PIECE) });
-        let mut gzip = flate2::write::GzEncoder::new(sink, flate2::Compression::new(1));
+        let mut sink = Digesting::new(Pieces { out, buf: Vec::with_capacity(PIECE) });
         let mut told = 0u64;
-        let mut done = 0u64;
-        let ((), digest, _) = crate::archive::compress::read_ahead(tar, |r| {
-            let mut buf = vec![0u8; 128 * 1024];
-            loop {
-                let n = r.read(&mut buf)?;
-                if n == 0 {
-                    return Ok(());
+        let ((), digest, _) = compress::read_ahead(tar, |r| {
+            compress::gzip_blocks(r, &mut sink, |done| {
+                if done - told < 1 << 20 {
+                    return;
                 }
-                gzip.write_all(&buf[..n])?;
-                done += n as u64;
-                if done - told >= 1 << 20 {
-                    told = done;
-                    // A slow listener misses lines rather than slowing the upload.
-                    let _ = progress.try_send(Progress {
-                        id: id.into(),
-                        status: "Pushing".into(),
-                        current: Some(done),
-                        total: Some(total),
-                        ..Progress::default()
-                    });
-                }
-            }
+                told = done;
+                // A slow listener misses lines rather than slowing the upload.
+                let _ = progress.try_send(Progress {
+                    id: id.into(),
+                    status: "Pushing".into(),
+                    current: Some(done),
+                    total: Some(total),
+                    ..Progress::default()
+                });
+            })?;
+            Ok(())
         })?;
         if digest != diff_id {
             return Err(Error::Corrupt(format!(
                 "layer {diff_id} has changed on disk: load or pull the image again"
             )));
         }
-        let (digest, size, mut pieces) = gzip.finish()?.finish();
+        let (digest, size, mut pieces) = sink.finish();
         pieces.flush()?;
         Ok((digest, size))
     }

@@ -46,7 +46,7 @@ impl ImageStore {
         fs::create_dir(&fs_dir).map_err(Error::file("make the folder", &fs_dir))?;
         let root = fs::File::open(&fs_dir)?;
         let mut recipe = recipe::Writer::create(&draft.path)?;
-        let options = ExtractOptions { whiteouts: true, ..ExtractOptions::default() };
+        let options = ExtractOptions { whiteouts: true, guard: true, ..ExtractOptions::default() };
         let (done, diff_id, tar_size) = compress::read_ahead(source, |stream| {
             let mut reader = Reader::with_tee(stream, &mut recipe);
             extract::extract(root.as_fd(), Path::new("/"), &mut reader, &options)

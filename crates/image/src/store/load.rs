@@ -23,6 +23,8 @@ use crate::types::{Layer, Loaded, Platform, Progress, ProgressSender};
 /// The largest document (configuration, manifest) that is read, and all of an archive's together.
 const DOCUMENT_LIMIT: u64 = 8 << 20;
 const DOCUMENTS_LIMIT: usize = 64 << 20;
+/// The most files an archive may have: each layer is three at most.
+const FILES_LIMIT: u32 = 20_000;
 /// How deep indexes may name indexes.
 const INDEX_DEPTH: u32 = 4;
 
@@ -83,8 +85,15 @@ impl ImageStore {
         let (_, stream) = compress::decoder(tar)?;
         let mut reader = Reader::new(stream);
         let mut found = Found::default();
-        let mut documents = 0;
+        let (mut documents, mut files) = (0, 0);
         while let Some(entry) = reader.next_entry().map_err(|e| Error::Corrupt(e.to_string()))? {
+            files += 1;
+            if files > FILES_LIMIT {
+                return Err(Error::Corrupt(format!(
+                    "invalid archive: it has more than {FILES_LIMIT} files, which no archive of images needs; a root file \
+                     system is imported with `docker import`"
+                )));
+            }
             let path = clean(&String::from_utf8_lossy(&entry.path), "");
             match entry.kind {
                 Kind::Symlink | Kind::HardLink => {

@@ -13,6 +13,7 @@ mod remove;
 mod save;
 mod snapshots;
 mod usage;
+mod verify;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};

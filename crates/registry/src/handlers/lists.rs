@@ -47,6 +47,36 @@ pub(super) async fn catalogue(call: &Call) -> Result<Answer> {
     json_answer(call, &json!({"repositories": list}), &link)
 }
 
+/// The repositories that the caller may read and whose names have a word in them: `docker search HOST/WORD`.
+pub(super) async fn search(call: &Call) -> Result<Answer> {
+    if call.shared.access.is_some() && call.caller == Caller::Anonymous {
+        return Err(Error::unauthorized("authentication is required for a search"));
+    }
+    let word = call.parameter("q").unwrap_or_default().to_string();
+    let n = page(call)?.0.min(SEARCH_LIMIT);
+    let (shared, caller, query) = (call.shared.clone(), call.caller.clone(), word.clone());
+    let list = blocking(move || {
+        let shown = |name: &str| {
+            name.contains(&word) && shared.access.as_ref().is_none_or(|a| a.shows(&caller, name))
+        };
+        shared.storage.repositories("", n, &shown)
+    })
+    .await?;
+    let results: Vec<Value> = list
+        .iter()
+        .map(|name| {
+            // Docker shows what it is told, and pulls by what it shows.
+            let name = format!("{}/{name}", call.host());
+            json!({"name": name, "description": "", "star_count": 0, "is_official": false, "is_automated": false})
+        })
+        .collect();
+    let found = results.len();
+    json_answer(call, &json!({"query": query, "num_results": found, "results": results}), &[])
+}
+
+/// The most repositories that a search gives.
+const SEARCH_LIMIT: u64 = 100;
+
 /// A repository's tags.
 pub(super) async fn tags(call: &Call, name: &str) -> Result<Answer> {
     let (n, last) = page(call)?;

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use crate::access::{Access, Action, Asked, Caller};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::path::Endpoint;
 use crate::storage::Storage;
 use crate::upstream::Upstream;
 
@@ -192,14 +193,11 @@ fn refusal(call: &Call, path: &str, error: &Error) -> Answer {
 
 /// The rights that a request needs, as a token's scope.
 fn scope(call: &Call, path: &str) -> Option<String> {
-    let rest = path.strip_prefix("/v2/")?;
-    if rest == "_catalog" {
+    let endpoint = Endpoint::parse(path)?;
+    if matches!(endpoint, Endpoint::Catalogue | Endpoint::Search) {
         return Some("registry:catalog:*".into());
     }
-    let ends = ["/blobs/", "/manifests/", "/tags/", "/referrers/"];
-    let name = ends.iter().find_map(|e| Some(rest.rsplit_once(e)?.0))?;
-    // Of an upload, the id is what comes last.
-    let name = name.strip_suffix("/blobs").unwrap_or(name);
+    let name = endpoint.name().filter(|n| reference::is_repository(n))?;
     let actions = match call.action() {
         Action::Push => "pull,push",
         other => other.name(),
@@ -208,66 +206,35 @@ fn scope(call: &Call, path: &str) -> Option<String> {
 }
 
 async fn route(call: &Call, path: &str, incoming: Incoming) -> Result<Answer> {
-    if path == "/token" && call.method == Method::GET {
-        return token(call).await;
-    }
-    let rest = match path.strip_prefix("/v2") {
-        Some("") => "",
-        Some(rest) if rest.starts_with('/') => &rest[1..],
-        _ => return Err(Error::not_found(format!("{path} is no path of a registry"))),
+    let unknown = || Error::not_found(format!("{path} is no path of a registry"));
+    let endpoint = Endpoint::parse(path).ok_or_else(unknown)?;
+    let name = match endpoint {
+        // The state of an upload is part of writing, and so is giving it up.
+        Endpoint::Upload(name, _) => named(call, name, Action::Push)?,
+        other => other.name().map_or(Ok(""), |name| named(call, name, call.action()))?,
     };
-    if rest.is_empty() {
-        if call.shared.access.is_some() && call.caller == Caller::Anonymous {
-            return Err(Error::unauthorized("authentication is required"));
+    match endpoint {
+        Endpoint::Uploads(_) if call.method == Method::POST => uploads::begin(call, name, incoming).await,
+        Endpoint::Upload(_, id) => uploads::upload(call, name, id, incoming).await,
+        Endpoint::Blob(_, digest) => blobs::blob(call, name, digest).await,
+        Endpoint::Manifest(_, reference) => manifests::manifest(call, name, reference, incoming).await,
+        _ if !call.reads() => Err(call.wrong_method()),
+        Endpoint::Base => {
+            if call.shared.access.is_some() && call.caller == Caller::Anonymous {
+                return Err(Error::unauthorized("authentication is required"));
+            }
+            json_answer(call, &json!({}), &[])
         }
-        return if call.reads() { json_answer(call, &json!({}), &[]) } else { Err(call.wrong_method()) };
+        Endpoint::Token => token(call).await,
+        Endpoint::Search => lists::search(call).await,
+        Endpoint::Catalogue => lists::catalogue(call).await,
+        Endpoint::Tags(_) => lists::tags(call, name).await,
+        Endpoint::Referrers(_, digest) => lists::referrers(call, name, digest).await,
+        Endpoint::Uploads(_) => Err(call.wrong_method()),
     }
-    if rest == "_catalog" {
-        return if call.reads() { lists::catalogue(call).await } else { Err(call.wrong_method()) };
-    }
-    if let Some(name) = rest.strip_suffix("/tags/list") {
-        let name = repository(call, name)?;
-        return if call.reads() { lists::tags(call, name).await } else { Err(call.wrong_method()) };
-    }
-    if let Some(name) = rest.strip_suffix("/blobs/uploads").or_else(|| rest.strip_suffix("/blobs/uploads/")) {
-        let name = repository(call, name)?;
-        return if call.method == Method::POST {
-            uploads::begin(call, name, incoming).await
-        } else {
-            Err(call.wrong_method())
-        };
-    }
-    let (front, last) = rest.rsplit_once('/').unwrap_or(("", rest));
-    if let Some(name) = front.strip_suffix("/blobs/uploads") {
-        return uploads::upload(call, repository_to_write(call, name)?, last, incoming).await;
-    }
-    if let Some(name) = front.strip_suffix("/blobs") {
-        return blobs::blob(call, repository(call, name)?, last).await;
-    }
-    if let Some(name) = front.strip_suffix("/manifests") {
-        return manifests::manifest(call, repository(call, name)?, last, incoming).await;
-    }
-    if let Some(name) = front.strip_suffix("/referrers") {
-        let name = repository(call, name)?;
-        return if call.reads() {
-            lists::referrers(call, name, last).await
-        } else {
-            Err(call.wrong_method())
-        };
-    }
-    Err(Error::not_found(format!("{path} is no path of a registry")))
 }
 
-/// A well-formed name of a repository to which the caller may do what it asks.
-fn repository<'a>(call: &Call, name: &'a str) -> Result<&'a str> {
-    named(call, name, call.action())
-}
-
-/// As `repository`, where reading (the state of an upload) is part of writing, and so is giving up.
-fn repository_to_write<'a>(call: &Call, name: &'a str) -> Result<&'a str> {
-    named(call, name, Action::Push)
-}
-
+/// A well-formed name of a repository to which the caller may do this.
 fn named<'a>(call: &Call, name: &'a str, action: Action) -> Result<&'a str> {
     if !reference::is_repository(name) {
         return Err(Error::name_invalid(format!("invalid repository name {name:?}")));
