@@ -182,7 +182,7 @@ async fn serve(place: &Place, made: Instance, roles: Roles) -> Result<()> {
         match roles {
             Roles::All => start(place, &made, &parts).await?,
             Roles::Engine => {
-                start_engine(&made, &parts).await?;
+                start_engine(place, &made, &parts).await?;
                 write_record(&made, Roles::Engine)?;
             }
         }
@@ -210,7 +210,7 @@ struct Engine {
 }
 
 /// Starts the engine: it answers when this returns.
-async fn start_engine(made: &Instance, parts: &Parts) -> Result<Engine> {
+async fn start_engine(place: &Place, made: &Instance, parts: &Parts) -> Result<Engine> {
     notify("STATUS=engine");
     let network = network::Network::host(made).await.context("network")?;
     let runtime =
@@ -224,7 +224,7 @@ async fn start_engine(made: &Instance, parts: &Parts) -> Result<Engine> {
     });
     if let Some(listener) = own_registry(place.registry_port).await {
         let options = registry::Options::new(made.data_dir.join("registry"), listener);
-        let s = shutdown.clone();
+        let s = parts.shutdown.clone();
         parts.spawn("registry", async move { registry::run(options, s).await });
     }
     let engine = engine::Engine::open(engine::EngineOptions {
@@ -257,7 +257,7 @@ async fn start(place: &Place, made: &Instance, parts: &Parts) -> Result<()> {
         https: ingress_listener(place.ingress_https_port, "--ingress-https-port").await?,
     };
 
-    let Engine { network, runtime, images } = start_engine(made, parts).await?;
+    let Engine { network, runtime, images } = start_engine(place, made, parts).await?;
 
     notify("STATUS=API server");
     let pki = pki::Pki::open(&made.pki_dir())?;
