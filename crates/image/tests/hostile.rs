@@ -94,7 +94,7 @@ impl<R: Read + Unpin> tokio::io::AsyncRead for Streamed<R> {
 async fn names_that_are_too_long() {
     let dir = tempfile::tempdir().unwrap();
     let store = ImageStore::open(dir.path()).await.unwrap();
-    for name in ["x".repeat(256), format!("{}f", "d/".repeat(2048)), "y".repeat(4096)] {
+    for name in ["x".repeat(256), format!("{}f", "d/".repeat(2100)), "y".repeat(4096)] {
         let error = refused(&store, Cursor::new(ended(entry(name, Kind::File, b"")))).await;
         assert!(error.contains("File name too long"), "{error:.300}");
         assert_clean(dir.path());
@@ -179,7 +179,7 @@ async fn more_files_than_the_disk_has_room_for() {
     // A million folders, each with times that are to be set at the end.
     let many = Many { next: 0, end: 1_000_000, current: Cursor::default() };
     let error = refused(&store, many).await;
-    assert!(error.contains("no space left on device"), "{error}");
+    assert!(error.contains("no space left on device: "), "{error}");
     assert_clean(&disk.0);
 }
 
@@ -343,7 +343,7 @@ impl Made {
 
 async fn pull(store: &Arc<ImageStore>, address: &str) -> Result<Arc<image::Image>, Error> {
     store.configure_registries(RegistryConfig {
-        patience: Duration::from_millis(400),
+        patience: Duration::from_secs(1),
         ..RegistryConfig::default()
     });
     let (tx, mut rx) = tokio::sync::mpsc::channel(100);
@@ -370,7 +370,7 @@ async fn registries_that_misbehave() {
                 }
                 Some([HOLD, &whole[..whole.len() / 2]].concat())
             }),
-            "nothing came for",
+            "nothing came for|did not answer",
         ),
         (
             "resets in the layer",
@@ -464,7 +464,7 @@ async fn registries_that_misbehave() {
         let m = made();
         let address = registry(move |line, n| answer(&m, line, n)).await;
         let error = pull(&store, &address).await.unwrap_err().to_string();
-        assert!(error.contains(want), "{name}: {error}");
+        assert!(want.split('|').any(|w| error.contains(w)), "{name}: {error}");
         assert!(store.list().is_empty(), "{name}");
         store.collect().await.unwrap();
         assert_clean(dir.path());

@@ -189,8 +189,11 @@ impl Guard {
             let free = disk.f_bavail.saturating_mul(disk.f_frsize);
             let room = free.saturating_sub(self.reserve.0);
             // File systems without a table of inodes say zero.
-            let inodes = disk.f_files == 0 || disk.f_favail > self.reserve.1;
-            if room < bytes.min(LOOK.0) || room == 0 || !inodes {
+            let inodes = match disk.f_files {
+                0 => u64::MAX,
+                _ => disk.f_favail.saturating_sub(self.reserve.1),
+            };
+            if room < bytes.min(LOOK.0) || room == 0 || inodes == 0 {
                 return Err(io::Error::new(
                     io::ErrorKind::StorageFull,
                     format!(
@@ -203,7 +206,7 @@ impl Guard {
                     ),
                 ));
             }
-            self.left = (LOOK.0.min(room), LOOK.1);
+            self.left = (LOOK.0.min(room), LOOK.1.min(inodes));
         }
         self.left = (self.left.0.saturating_sub(bytes), self.left.1 - 1);
         Ok(())
