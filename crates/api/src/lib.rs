@@ -19,6 +19,7 @@ pub mod openapi;
 pub mod patch;
 pub mod quantity;
 pub mod quota;
+pub mod release;
 pub mod schema;
 pub mod selector;
 pub mod status;
@@ -29,6 +30,7 @@ pub use field::{ErrorList, FieldError, Path};
 pub use kinds::{Kind, Strategy};
 pub use names::{Gvk, Gvr, Key};
 pub use object::Object;
+pub use release::Release;
 pub use serde_json::Value;
 pub use status::Status;
 

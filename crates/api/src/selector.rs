@@ -397,6 +397,16 @@ impl Field {
         Field { terms: vec![(field.to_owned(), true, value.to_owned())] }
     }
 
+    /// With fields called otherwise, for which `name` says so.
+    pub fn renamed(mut self, name: impl Fn(&str) -> Option<&'static str>) -> Field {
+        for (field, _, _) in &mut self.terms {
+            if let Some(other) = name(field) {
+                other.clone_into(field);
+            }
+        }
+        self
+    }
+
     /// Does it match every object?
     pub fn is_everything(&self) -> bool {
         self.terms.is_empty()
@@ -432,6 +442,11 @@ impl fmt::Display for Field {
 
 /// The text of the field at a dotted path.
 pub fn field_text(obj: &Value, field: &str) -> String {
+    if field == "source" {
+        // Of an event: the component, wherever it is named.
+        let named = obj["source"]["component"].as_str().filter(|c| !c.is_empty());
+        return named.or(obj["reportingComponent"].as_str()).unwrap_or_default().to_owned();
+    }
     let mut value = obj;
     for part in field.split('.') {
         match value.get(part) {

@@ -1,6 +1,7 @@
 //! Documents about the server: discovery, OpenAPI, version, health, metrics, token issuer.
 //!
-//! Discovery and OpenAPI documents are made when first asked for and kept until the set of kinds changes.
+//! Discovery and OpenAPI documents are made when first asked for and kept until the set of kinds changes. Large ones are made
+//! one at a time, beside the threads that answer requests.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -33,16 +34,54 @@ struct Document {
 
 /// The documents made so far.
 #[derive(Default)]
-pub struct Documents(Mutex<HashMap<String, Document>>);
+pub struct Documents {
+    made: Mutex<Made>,
+    /// Held while a large one is made, so that whoever asks for it meanwhile waits for that and no other is made.
+    making: tokio::sync::Mutex<()>,
+}
+
+/// What there is, and how often all was forgotten: what was begun before the last time is not kept.
+#[derive(Default)]
+struct Made {
+    epoch: u64,
+    documents: HashMap<String, Document>,
+}
 
 impl Documents {
     /// Forgets all, because the set of kinds has changed.
     pub fn clear(&self) {
-        self.0.lock().clear();
+        let mut made = self.made.lock();
+        made.epoch += 1;
+        made.documents.clear();
+    }
+
+    fn epoch(&self) -> u64 {
+        self.made.lock().epoch
+    }
+
+    fn get(&self, key: &str) -> Option<Document> {
+        self.made.lock().documents.get(key).cloned()
+    }
+
+    /// Keeps a document, if nothing it was made of has changed since `epoch`.
+    fn keep(&self, epoch: u64, key: &str, media: &'static str, plain: Vec<u8>) -> Result<Document, Status> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(3));
+        let gzip = encoder.write_all(&plain).and_then(|()| encoder.finish()).map_err(Status::internal)?;
+        let d = Document { media, etag: etag(&plain), plain: plain.into(), gzip: gzip.into() };
+        let mut made = self.made.lock();
+        if made.epoch == epoch {
+            made.documents.insert(key.to_owned(), d.clone());
+        }
+        Ok(d)
     }
 }
 
 const JSON: &str = "application/json";
+/// What it was built of, if the build says so, else git's name for no commit. Clients expect hexadecimal digits.
+const COMMIT: &str = match option_env!("TUG_COMMIT") {
+    Some(commit) => commit,
+    None => "0000000000000000000000000000000000000000",
+};
 const OPENAPI_PROTO: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 fn etag(bytes: &[u8]) -> String {
@@ -73,13 +112,14 @@ impl ApiServer {
                 "the server does not allow this method on the requested resource",
             ));
         }
+        let epoch = self.documents.epoch();
         let kinds = self.kinds.load_full();
         match route {
             Route::Versions | Route::Groups => {
                 let core = route == Route::Versions;
                 let form = accept(call.header("accept"), true)?.form;
                 let address = format!("{}:{}", self.options.instance.node_ip, self.address.port());
-                let made = self.made(&call, &format!("{path} {form:?}"), JSON, || {
+                let made = self.made(&call, epoch, &format!("{path} {form:?}"), || {
                     Some(match (&form, core) {
                         (Form::Discovery(v), core) => {
                             let more = if core { Vec::new() } else { self.remote_discovery() };
@@ -104,7 +144,7 @@ impl ApiServer {
             }
             Route::Group => {
                 let group = call.info.group.clone();
-                let made = self.made(&call, &path, JSON, || discovery::api_group(&kinds.all, &group));
+                let made = self.made(&call, epoch, &path, || discovery::api_group(&kinds.all, &group));
                 made.or_else(|status| {
                     let found = self.remote_groups().into_iter().find(|g| g["name"] == group.as_str());
                     let mut found = found.ok_or(status)?;
@@ -114,7 +154,7 @@ impl ApiServer {
                 })
             }
             Route::Version => {
-                let made = self.made(&call, &path, JSON, || {
+                let made = self.made(&call, epoch, &path, || {
                     discovery::api_resource_list(&kinds.all, &call.info.group, &call.info.version)
                 });
                 match made {
@@ -122,33 +162,29 @@ impl ApiServer {
                     answer => answer,
                 }
             }
-            _ => self.other(&call, &path, &kinds.all).await,
+            _ => self.other(&call, epoch, &path, &kinds.all).await,
         }
     }
 
     async fn other(
         self: &Arc<Self>,
         call: &Call,
+        epoch: u64,
         path: &str,
         kinds: &[Arc<api::Kind>],
     ) -> Result<Response<Body>, Status> {
-        let docs: &dyn Docs = match &self.options.docs {
-            Some(docs) => &**docs,
-            None => &NoDocs,
-        };
         match path {
-            "" => self.made(call, "", JSON, || Some(json!({"paths": self.paths(kinds)}))),
+            "" => self.made(call, epoch, "", || Some(json!({"paths": self.paths(kinds)}))),
             "/version" => Ok(reply(StatusCode::OK, JSON, api::object::encode(&self.version_info()))),
             "/openapi/v2" => {
-                let wanted = call.header("accept");
-                if wanted.contains("proto-openapi") {
-                    return self.made_bytes(call, "/openapi/v2 proto", OPENAPI_PROTO, || {
-                        Some(openapi::v2_protobuf(kinds, docs))
-                    });
+                if call.header("accept").contains("proto-openapi") {
+                    let make =
+                        |kinds: &[Arc<api::Kind>], docs: &dyn Docs| Some(openapi::v2_protobuf(kinds, docs));
+                    return self.made_apart(call, "/openapi/v2 proto", OPENAPI_PROTO, make).await;
                 }
-                self.made_bytes(call, path, JSON, || Some(openapi::v2(kinds, docs)))
+                self.made_apart(call, path, JSON, |kinds, docs| Some(openapi::v2(kinds, docs))).await
             }
-            "/openapi/v3" => self.made(call, path, JSON, || {
+            "/openapi/v3" => self.made(call, epoch, path, || {
                 // The version and the set of kinds are all that a document depends on.
                 let names: Vec<String> = kinds.iter().map(|k| format!("{k:?}")).collect();
                 let seed = format!("{}{}", self.version(), names.join(","));
@@ -177,11 +213,14 @@ impl ApiServer {
                 if let Some(rest) = path.strip_prefix("/openapi/v3/") {
                     let parts: Vec<&str> = rest.split('/').collect();
                     let (group, version) = match parts[..] {
-                        ["api", version] => ("", version),
-                        ["apis", group, version] => (group, version),
+                        ["api", version] => (String::new(), version.to_owned()),
+                        ["apis", group, version] => (group.to_owned(), version.to_owned()),
                         _ => return Err(Status::no_such_path()),
                     };
-                    return self.made_bytes(call, path, JSON, || openapi::v3(kinds, group, version, docs));
+                    let make = move |kinds: &[Arc<api::Kind>], docs: &dyn Docs| {
+                        openapi::v3(kinds, &group, &version, docs)
+                    };
+                    return self.made_apart(call, path, JSON, make).await;
                 }
                 for root in ["/healthz", "/livez", "/readyz"] {
                     if path == root || path.strip_prefix(root).is_some_and(|r| r.starts_with('/')) {
@@ -198,36 +237,55 @@ impl ApiServer {
         self.cache.kind("apiextensions.k8s.io", "customresourcedefinitions").last()
     }
 
+    /// A small document.
     fn made(
         &self,
         call: &Call,
+        epoch: u64,
         key: &str,
-        media: &'static str,
         make: impl FnOnce() -> Option<Value>,
     ) -> Result<Response<Body>, Status> {
-        self.made_bytes(call, key, media, || make().map(|v| api::object::encode(&v)))
+        let document = match self.documents.get(key) {
+            Some(d) => d,
+            None => {
+                let value = make().ok_or_else(Status::no_such_path)?;
+                self.documents.keep(epoch, key, JSON, api::object::encode(&value))?
+            }
+        };
+        Ok(self.send(call, document))
     }
 
-    fn made_bytes(
-        &self,
+    /// A large document, which takes its time.
+    async fn made_apart(
+        self: &Arc<Self>,
         call: &Call,
         key: &str,
         media: &'static str,
-        make: impl FnOnce() -> Option<Vec<u8>>,
+        make: impl FnOnce(&[Arc<api::Kind>], &dyn Docs) -> Option<Vec<u8>> + Send + 'static,
     ) -> Result<Response<Body>, Status> {
-        let known = self.documents.0.lock().get(key).cloned();
-        let document = match known {
-            Some(d) => d,
-            None => {
-                let plain = make().ok_or_else(Status::no_such_path)?;
-                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(3));
-                let gzip =
-                    encoder.write_all(&plain).and_then(|()| encoder.finish()).map_err(Status::internal)?;
-                let d = Document { media, etag: etag(&plain), plain: plain.into(), gzip: gzip.into() };
-                self.documents.0.lock().insert(key.to_owned(), d.clone());
-                d
-            }
+        if let Some(document) = self.documents.get(key) {
+            return Ok(self.send(call, document));
+        }
+        let _one = self.documents.making.lock().await;
+        if let Some(document) = self.documents.get(key) {
+            return Ok(self.send(call, document));
+        }
+        let (server, name) = (self.clone(), key.to_owned());
+        let work = move || {
+            let epoch = server.documents.epoch();
+            let kinds = server.kinds.load_full();
+            let docs: &dyn Docs = match &server.options.docs {
+                Some(docs) => &**docs,
+                None => &NoDocs,
+            };
+            let bytes = make(&kinds.all, docs).ok_or_else(Status::no_such_path)?;
+            server.documents.keep(epoch, &name, media, bytes)
         };
+        let document = tokio::task::spawn_blocking(work).await.map_err(Status::internal)??;
+        Ok(self.send(call, document))
+    }
+
+    fn send(&self, call: &Call, document: Document) -> Response<Body> {
         let quoted = format!("\"{}\"", document.etag);
         let mut response = if call.header("if-none-match").contains(&document.etag) {
             let mut r = Response::new(Body::default());
@@ -248,7 +306,7 @@ impl ApiServer {
             let forever = HeaderValue::from_static("public, immutable");
             response.headers_mut().insert(header::CACHE_CONTROL, forever);
         }
-        Ok(response)
+        response
     }
 
     fn paths(&self, kinds: &[Arc<api::Kind>]) -> Vec<String> {
@@ -279,12 +337,12 @@ impl ApiServer {
 
     fn version_info(&self) -> Value {
         let version = self.version();
-        let mut numbers = api::KUBERNETES_VERSION.trim_start_matches('v').split('.');
-        let (major, minor) = (numbers.next().unwrap_or("1"), numbers.next().unwrap_or("0"));
+        let release = self.options.release;
+        let (major, minor) = (release.major().to_string(), release.minor().to_string());
         json!({
             "major": major, "minor": minor, "emulationMajor": major, "emulationMinor": minor,
             "minCompatibilityMajor": major, "minCompatibilityMinor": minor,
-            "gitVersion": version, "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
+            "gitVersion": version, "gitCommit": COMMIT, "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
             "goVersion": "none (rust)", "compiler": "rustc", "platform": format!("linux/{}", architecture()),
         })
     }

@@ -24,6 +24,8 @@ mod proxy;
 pub mod query;
 mod registry;
 mod resource;
+mod rewrite;
+mod socket;
 mod sub;
 mod transport;
 pub mod user;
@@ -107,6 +109,8 @@ pub struct Options {
     pub docs: Option<Arc<dyn Docs + Send + Sync>>,
     /// Which components run in this process: `scheduler`, `controller-manager`; for component statuses.
     pub components: Vec<String>,
+    /// The release that the server says it is of, and behaves like in what later ones have dropped.
+    pub release: api::Release,
     /// What is added to the version: `+tug.N`.
     pub build: String,
 }
@@ -126,6 +130,7 @@ impl Options {
             anonymous: true,
             docs: None,
             components: Vec::new(),
+            release: api::Release::current(),
             build: "+tug.1".into(),
         }
     }
@@ -232,7 +237,7 @@ impl ApiServer {
 
     /// What `/version` says.
     pub fn version(&self) -> String {
-        format!("{}{}", api::KUBERNETES_VERSION, self.options.build)
+        format!("{}{}", self.options.release.version(), self.options.build)
     }
 
     /// A way to this server without a socket, as `user`. Nothing else is left out.

@@ -82,7 +82,7 @@ impl Call {
 
 impl ApiServer {
     /// Answers one request; a failure is a `Status`.
-    pub async fn handle(self: &Arc<Self>, request: Request<Payload>, peer: Peer) -> Response<Body> {
+    pub async fn handle(self: &Arc<Self>, mut request: Request<Payload>, peer: Peer) -> Response<Body> {
         let query = Query::parse(request.uri().query());
         let watch = query.flag("watch");
         let (route, mut info) = RequestInfo::parse(request.method(), request.uri().path(), watch);
@@ -100,7 +100,13 @@ impl ApiServer {
         let head = request.method() == Method::HEAD;
         let started = tokio::time::Instant::now();
         let (verb, resource) = (info.verb, info.resource.clone());
-        let answer = self.answer(request, peer, route, info, query).await;
+        let answer = match crate::socket::asked(&mut request, &info) {
+            Err(status) => Err(status),
+            Ok(None) => self.answer(request, peer, route, info, query).await,
+            Ok(Some(socket)) => {
+                self.answer(request, peer, route, info, query).await.map(|response| socket.carry(response))
+            }
+        };
         let mut response = answer.unwrap_or_else(|status| render_status(&status));
         self.metrics.count(verb, &resource, response.status().as_u16(), started.elapsed());
         if head {

@@ -17,6 +17,7 @@ use crate::admission::{self, Operation, Review};
 use crate::body::{Body, BoxError};
 use crate::cache::local_key;
 use crate::pipeline::{Call, Payload};
+use crate::rewrite::Place;
 
 /// How long a connection may take to come about. A peer that drops packets says nothing.
 const CONNECT: std::time::Duration = std::time::Duration::from_secs(10);
@@ -198,7 +199,7 @@ impl ApiServer {
         let info = call.info.clone();
         let gvr = kind.gvr();
         let (namespace, sub) = (info.namespace.as_str(), info.subresource.as_str());
-        let mut nothing = Value::Null;
+        let mut options = connect_options(&call);
         let mut warnings = Vec::new();
         let mut review = Review {
             server: self,
@@ -209,13 +210,28 @@ impl ApiServer {
             operation: Operation::Connect,
             namespace,
             name: &info.name,
-            object: &mut nothing,
+            object: &mut options,
             old: None,
             dry_run: false,
             options: Value::Null,
             warnings: &mut warnings,
         };
         admission::validate(&self.admission, &mut review).await?;
+        let safe = matches!(*call.request.method(), http::Method::GET | http::Method::HEAD);
+        if sub == "proxy"
+            && info.path.ends_with("/proxy")
+            && safe
+            && upgrade_of(call.request.headers()).is_none()
+        {
+            // A page's relative links lead inside it only if its path ends with a slash.
+            let query = call.request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
+            let mut response = Response::new(Body::default());
+            *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+            if let Ok(to) = header::HeaderValue::from_str(&format!("{}/{query}", info.path)) {
+                response.headers_mut().insert(header::LOCATION, to);
+            }
+            return Ok(response);
+        }
         let target = match (gvr.resource.as_ref(), sub) {
             ("pods", "proxy") => self.pod_target(&call)?,
             ("pods", _) => self.container_target(&call)?,
@@ -228,7 +244,29 @@ impl ApiServer {
             }
             _ => return Err(Status::no_such_path()),
         };
-        self.forward(call, target).await
+        if sub != "proxy" {
+            return self.forward(call, target).await;
+        }
+        let place = place_of(&call, &target);
+        // What is compressed cannot be looked into.
+        let mut call = call;
+        call.request.headers_mut().remove(header::ACCEPT_ENCODING);
+        let mut response = self.forward(call, target).await?;
+        let headers = response.headers_mut();
+        if let Some(to) = headers.get(header::LOCATION).and_then(|v| v.to_str().ok())
+            && let Ok(to) = header::HeaderValue::from_str(&place.url(to))
+        {
+            headers.insert(header::LOCATION, to);
+        }
+        let of = |name| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("");
+        let page = of(header::CONTENT_TYPE).trim_start().starts_with("text/html");
+        if page
+            && of(header::CONTENT_ENCODING).is_empty()
+            && response.status() != StatusCode::SWITCHING_PROTOCOLS
+        {
+            return Ok(rewritten(response, &place).await);
+        }
+        Ok(response)
     }
 
     /// A node's address and its kubelet's port.
@@ -500,6 +538,89 @@ impl ApiServer {
         let body = body.map_err(|e| -> BoxError { Box::new(e) }).boxed_unsync();
         Ok(Response::from_parts(parts, Body::Proxied(body)))
     }
+}
+
+/// Larger pages are passed on as they are.
+const MAX_PAGE: usize = 8 << 20;
+
+/// Where what is behind a proxy is, for its clients and for us.
+fn place_of(call: &Call, target: &Target) -> Place {
+    let path = call.request.uri().path();
+    let prefix = path.strip_suffix(call.info.rest.as_str()).unwrap_or(path).trim_end_matches('/');
+    let mut hosts = vec![format!("{}:{}", target.host, target.port), target.host.clone()];
+    hosts.extend(call.request.uri().authority().map(ToString::to_string));
+    hosts.push(call.header("host").to_owned());
+    hosts.retain(|h| !h.is_empty());
+    Place { prefix: prefix.to_owned(), hosts }
+}
+
+/// The page with its links changed.
+async fn rewritten(response: Response<Body>, place: &Place) -> Response<Body> {
+    let (mut parts, mut body) = response.into_parts();
+    let mut page = Vec::new();
+    while page.len() <= MAX_PAGE {
+        match body.frame().await {
+            Some(Ok(frame)) => page.extend_from_slice(&frame.into_data().unwrap_or_default()),
+            Some(Err(e)) => {
+                let broken = futures::stream::iter([Ok(bytes::Bytes::from(page)), Err(e)]);
+                return Response::from_parts(parts, Body::Stream(Box::pin(broken)));
+            }
+            None => {
+                let page = match String::from_utf8(page) {
+                    Ok(text) => place.html(&text).into_bytes(),
+                    Err(other) => other.into_bytes(),
+                };
+                parts.headers.remove(header::CONTENT_LENGTH);
+                return Response::from_parts(parts, Body::from(page));
+            }
+        }
+    }
+    let rest = futures::StreamExt::chain(
+        futures::stream::iter([Ok(bytes::Bytes::from(page))]),
+        body.into_data_stream(),
+    );
+    Response::from_parts(parts, Body::Stream(Box::pin(rest)))
+}
+
+/// What is asked for, as the object that admission sees.
+fn connect_options(call: &Call) -> Value {
+    let (info, query) = (&call.info, &call.query);
+    let of = match info.resource.as_str() {
+        "pods" => "Pod",
+        "services" => "Service",
+        _ => "Node",
+    };
+    let kind = match info.subresource.as_str() {
+        "exec" => "Exec",
+        "attach" => "Attach",
+        "portforward" => "PortForward",
+        "log" => "Log",
+        _ => "Proxy",
+    };
+    let mut options = serde_json::json!({"kind": format!("{of}{kind}Options"), "apiVersion": "v1"});
+    match kind {
+        "Exec" | "Attach" => {
+            for name in ["stdin", "stdout", "stderr", "tty"].into_iter().filter(|n| query.flag(n)) {
+                options[name] = true.into();
+            }
+            if let Some(container) = query.some("container") {
+                options["container"] = container.into();
+            }
+            let command: Vec<&str> = query.all("command").collect();
+            if !command.is_empty() {
+                options["command"] = command.into();
+            }
+        }
+        "PortForward" => {
+            let ports: Vec<i64> = query.all("ports").filter_map(|p| p.parse().ok()).collect();
+            if !ports.is_empty() {
+                options["ports"] = ports.into();
+            }
+        }
+        "Proxy" => options["path"] = call.info.rest.as_str().into(),
+        _ => {}
+    }
+    options
 }
 
 /// The protocol a request wants to switch to.

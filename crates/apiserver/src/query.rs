@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use api::codec::FieldValidation;
+use api::{ErrorList, Gvk, Path, Status};
+use serde_json::json;
 
 /// A parsed query string, in order.
 #[derive(Debug, Clone, Default)]
@@ -95,46 +97,64 @@ pub fn resource_version(text: &str) -> Result<u64, String> {
     })
 }
 
+/// What is wrong with options, as upstream says it.
+fn invalid(kind: &'static str, errors: ErrorList) -> Result<(), Status> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid(&Gvk::new("meta.k8s.io", "v1", kind), "", &errors))
+}
+
 impl ListOptions {
-    /// Reads the options; an error is the text of a 400 answer.
-    pub fn parse(q: &Query, watch: bool) -> Result<Self, String> {
+    /// Reads the options of a list, or of a watch.
+    pub fn parse(q: &Query, watch: bool) -> Result<Self, Status> {
+        let bad = Status::bad_request;
         let rv = match q.some("resourceVersion") {
             None => None,
-            Some(v) => Some(resource_version(v).map_err(|e| format!("resourceVersion: {e}"))?),
+            Some(v) => Some(resource_version(v).map_err(|e| bad(format!("resourceVersion: {e}")))?),
         };
         let token = q.some("continue").map(str::to_owned);
-        let limit: i64 = q.number("limit")?.unwrap_or(0);
+        let limit: i64 = q.number("limit").map_err(bad)?.unwrap_or(0);
         let matching = q.some("resourceVersionMatch");
         let initial_events = q.get("sendInitialEvents").map(|_| q.flag("sendInitialEvents"));
+        let mut errors = ErrorList::new();
+        let path = Path::new("resourceVersionMatch");
+        let mut forbid = |path: &Path, why: &str| errors.forbidden(path, why);
         if let Some(m) = matching {
             if watch && initial_events.is_none() {
-                return Err("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided".into());
+                forbid(
+                    &path,
+                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                );
             }
             if !watch && rv.is_none() {
-                return Err("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided".into());
+                forbid(&path, "resourceVersionMatch is forbidden unless resourceVersion is provided");
             }
             if token.is_some() {
-                return Err("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided".into());
+                forbid(&path, "resourceVersionMatch is forbidden when continue is provided");
             }
-            if m != "Exact" && m != "NotOlderThan" {
-                return Err(format!(
-                    "resourceVersionMatch: Unsupported value: \"{m}\": supported values: \"Exact\", \"NotOlderThan\""
-                ));
-            }
-            if m == "Exact" && rv == Some(0) {
-                return Err("resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"".into());
+            if !watch && m == "Exact" && rv == Some(0) {
+                forbid(&path, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
             }
         }
         if initial_events.is_some() {
             if !watch {
-                return Err("sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list".into());
-            }
-            if matching != Some("NotOlderThan") {
-                return Err("resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan".into());
+                forbid(&Path::new("sendInitialEvents"), "sendInitialEvents is forbidden for list");
+            } else if matching.is_none() {
+                forbid(&path, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
             }
         }
+        match matching {
+            None | Some("NotOlderThan") => {}
+            Some("Exact") if !watch => {}
+            Some(m) => {
+                let known: &[&str] = if watch { &["NotOlderThan"] } else { &["Exact", "NotOlderThan", ""] };
+                errors.not_supported(&path, &json!(m), known);
+            }
+        }
+        invalid("ListOptions", errors)?;
         if token.is_some() && rv.is_some_and(|v| v != 0) {
-            return Err("specifying resource version is not allowed when using continue".into());
+            return Err(bad("specifying resource version is not allowed when using continue".into()));
         }
         let version = match (rv, matching) {
             (None, _) => VersionMatch::Latest,
@@ -144,14 +164,15 @@ impl ListOptions {
             (Some(v), None) if limit > 0 && !watch => VersionMatch::Exact(v),
             (Some(v), _) => VersionMatch::NotOlderThan(v),
         };
-        let timeout: Option<u64> = q.number("timeoutSeconds")?;
+        let timeout: Option<i64> = q.number("timeoutSeconds").map_err(bad)?;
+        let timeout = timeout.and_then(|t| u64::try_from(t).ok()).filter(|t| *t > 0);
         Ok(Self {
             labels: q.get("labelSelector").unwrap_or("").to_owned(),
             fields: q.get("fieldSelector").unwrap_or("").to_owned(),
             limit: usize::try_from(limit).unwrap_or(0),
             token,
             version,
-            timeout: timeout.filter(|t| *t > 0).map(Duration::from_secs),
+            timeout: timeout.map(Duration::from_secs),
             bookmarks: q.flag("allowWatchBookmarks"),
             initial_events,
         })
@@ -188,34 +209,42 @@ impl WriteOptions {
 }
 
 /// Reads `dryRun`, whose only value is `All`.
-pub fn dry_run(q: &Query) -> Result<bool, String> {
+pub fn dry_run(q: &Query, errors: &mut ErrorList) -> bool {
     let mut yes = false;
     for v in q.all("dryRun") {
         match v {
             "" => {}
             "All" => yes = true,
-            other => {
-                return Err(format!("dryRun: Unsupported value: \"{other}\": supported values: \"All\""));
-            }
+            other => errors.not_supported(&Path::new("dryRun"), &json!(other), &["All"]),
         }
     }
-    Ok(yes)
+    yes
 }
 
+/// The longest name of a field manager.
+const MAX_MANAGER: usize = 128;
+
 impl WriteOptions {
-    /// Reads the options; an error is the text of a 400 or 422 answer.
-    pub fn parse(q: &Query) -> Result<Self, String> {
-        let validation = q.get("fieldValidation").unwrap_or("");
-        let validation = FieldValidation::parse(validation).ok_or_else(|| {
-            format!(
-                "fieldValidation: Unsupported value: \"{validation}\": supported values: \"Ignore\", \"Strict\", \"Warn\""
-            )
-        })?;
+    /// Reads the options of the kind given (`CreateOptions`, `UpdateOptions`, `PatchOptions`).
+    pub fn parse(q: &Query, kind: &'static str) -> Result<Self, Status> {
+        let mut errors = ErrorList::new();
+        let dry_run = dry_run(q, &mut errors);
+        let text = q.get("fieldValidation").unwrap_or("");
+        let validation = FieldValidation::parse(text).unwrap_or_else(|| {
+            let known = ["", "Ignore", "Strict", "Warn"];
+            errors.not_supported(&Path::new("fieldValidation"), &json!(text), &known);
+            FieldValidation::default()
+        });
         let manager = q.get("fieldManager").unwrap_or("").to_owned();
-        if manager.len() > 128 {
-            return Err("fieldManager: Too long: may not be more than 128 bytes".into());
+        let path = Path::new("fieldManager");
+        if manager.len() > MAX_MANAGER {
+            errors.too_long(&path, MAX_MANAGER);
         }
-        Ok(Self { dry_run: dry_run(q)?, validation, manager, force: q.flag("force"), applied: false })
+        if manager.chars().any(|c| c.is_control() || c.is_whitespace() && c != ' ') {
+            errors.invalid_str(&path, &manager, "should only contain printable characters");
+        }
+        invalid(kind, errors)?;
+        Ok(Self { dry_run, validation, manager, force: q.flag("force"), applied: false })
     }
 }
 
@@ -223,7 +252,7 @@ impl WriteOptions {
 mod tests {
     use super::*;
 
-    fn list(q: &str) -> Result<ListOptions, String> {
+    fn list(q: &str) -> Result<ListOptions, Status> {
         ListOptions::parse(&Query::parse(Some(q)), false)
     }
 
@@ -237,9 +266,36 @@ mod tests {
             list("resourceVersion=5&resourceVersionMatch=Exact").unwrap().version,
             VersionMatch::Exact(5)
         );
-        assert!(list("resourceVersionMatch=Exact").is_err());
-        assert!(list("resourceVersion=abc").is_err());
-        assert!(list("limit=x").is_err());
+        for (q, code, text) in [
+            (
+                "resourceVersionMatch=Exact",
+                422,
+                "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden",
+            ),
+            ("resourceVersion=1&resourceVersionMatch=Some", 422, "Unsupported value: \"Some\""),
+            ("sendInitialEvents=true", 422, "sendInitialEvents is forbidden for list"),
+            ("resourceVersion=abc", 400, "resourceVersion"),
+            ("limit=x", 400, "parsing \"x\": invalid syntax"),
+        ] {
+            let refused = list(q).unwrap_err();
+            assert_eq!(refused.code, code, "{q}");
+            assert!(refused.message.contains(text), "{}", refused.message);
+        }
+    }
+
+    #[test]
+    fn options_of_writes() {
+        let parse = |q: &str| WriteOptions::parse(&Query::parse(Some(q)), "CreateOptions");
+        assert!(parse("dryRun=All&fieldValidation=Strict&fieldManager=a").unwrap().dry_run);
+        for (q, text) in [
+            ("dryRun=Some", "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: \"Some\""),
+            ("fieldValidation=No", "fieldValidation: Unsupported value"),
+            ("fieldManager=a%0Ab", "should only contain printable characters"),
+        ] {
+            let refused = parse(q).unwrap_err();
+            assert_eq!(refused.code, 422, "{q}");
+            assert!(refused.message.contains(text), "{}", refused.message);
+        }
     }
 
     #[test]

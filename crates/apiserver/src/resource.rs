@@ -129,7 +129,12 @@ impl Resolved {
     }
 
     pub(crate) fn write_options(&self) -> Result<WriteOptions, Status> {
-        WriteOptions::parse(&self.call.query).map_err(Status::bad_request)
+        let kind = match *self.call.request.method() {
+            Method::PUT => "UpdateOptions",
+            Method::PATCH => "PatchOptions",
+            _ => "CreateOptions",
+        };
+        WriteOptions::parse(&self.call.query, kind)
     }
 }
 
@@ -212,12 +217,12 @@ impl ApiServer {
                 r.object(StatusCode::OK, &object)
             }
             "list" => {
-                let options = ListOptions::parse(&r.call.query, false).map_err(Status::bad_request)?;
+                let options = ListOptions::parse(&r.call.query, false)?;
                 let listed = self.list(&r.cx, &options).await?;
                 render_list(&r.cx, &r.accept, r.include, listed)
             }
             "watch" => {
-                let options = ListOptions::parse(&r.call.query, true).map_err(Status::bad_request)?;
+                let options = ListOptions::parse(&r.call.query, true)?;
                 render_watch(self, &r.cx, r.accept.clone(), r.include, &options).await
             }
             "create" => {
@@ -250,7 +255,7 @@ impl ApiServer {
             }
             "deletecollection" if collection => {
                 let options = self.delete_options(r).await?;
-                let selection = ListOptions::parse(&r.call.query, false).map_err(Status::bad_request)?;
+                let selection = ListOptions::parse(&r.call.query, false)?;
                 let mut listed = self.list(&r.cx, &selection).await?;
                 listed.items = self.delete_all(&mut r.cx, listed.items, &options).await?;
                 render_list(&r.cx, &r.accept, r.include, listed)
@@ -265,16 +270,10 @@ impl ApiServer {
         let value = if body.is_empty() {
             Value::Null
         } else {
-            let schema = TypeId::named("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions");
-            match media {
-                MediaType::Json => serde_json::from_slice(&body).map_err(|e| {
-                    Status::bad_request(format!("couldn't get version/kind; json parse error: {e}"))
-                })?,
-                MediaType::Yaml => api::codec::yaml::decode(&body)?,
-                MediaType::Protobuf => {
-                    api::codec::protobuf::decode(&body, schema.map_or(Schema::Any, TypeId::schema))?
-                }
-            }
+            let schema = TypeId::named("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions")
+                .map_or(Schema::Any, TypeId::schema);
+            let ignore = api::codec::FieldValidation::Ignore;
+            api::codec::decode_as(&body, media, "v1", "DeleteOptions", schema, ignore)?.value
         };
         DeleteOptions::parse(&value, &r.call.query)
     }

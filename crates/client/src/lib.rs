@@ -9,7 +9,6 @@ pub mod discovery;
 pub mod election;
 mod error;
 pub mod fake;
-pub mod gvr;
 mod https;
 mod informer;
 mod kubeconfig;
@@ -17,6 +16,7 @@ mod queue;
 mod recorder;
 mod transport;
 
+pub use api::names::gvr;
 pub use calls::{Client, DeleteOptions, PatchType, Propagation};
 pub use error::{Error, Result};
 pub use https::{Auth, Https};

@@ -339,8 +339,12 @@ impl Collector {
     async fn disown(&self, node: &Node, uids: &[String]) -> Result<()> {
         let mut owners = node.owners.clone();
         owners.retain(|o| !uids.contains(&o.uid));
+        self.write_owners(node, &owners).await
+    }
+
+    async fn write_owners(&self, node: &Node, owners: &[OwnerReference]) -> Result<()> {
         let crate::Action::Patch { gvr, key, patch, .. } =
-            children::set_owners(&node.gvr, &node.object, &owners)
+            children::set_owners(&node.gvr, &node.object, owners)
         else {
             return Ok(());
         };
@@ -359,14 +363,27 @@ impl Collector {
     /// Waits for what the object owns and what holds it up, then lets go of the object.
     async fn foreground(&self, node: &Node) -> Result<()> {
         let uid = node.object.uid();
-        let (blocking, dependents) = {
+        let (blocking, circle, dependents) = {
             let graph = self.graph.lock();
-            (graph.blocking(uid).next().is_some(), graph.dependents(uid))
+            (graph.blocking(uid).next().is_some(), graph.in_circle(uid), graph.dependents(uid))
         };
         for dependent in dependents {
             self.queue.add(dependent.object.uid().to_owned());
         }
-        if blocking { Ok(()) } else { self.unfinalize(node, FOREGROUND).await }
+        match (blocking, circle) {
+            (false, _) => self.unfinalize(node, FOREGROUND).await,
+            (true, false) => Ok(()),
+            // Nobody in the circle would ever go: this one holds its owners up no longer.
+            (true, true) => self.stop_blocking(node).await,
+        }
+    }
+
+    async fn stop_blocking(&self, node: &Node) -> Result<()> {
+        let mut owners = node.owners.clone();
+        for owner in &mut owners {
+            owner.block_owner_deletion = Some(false);
+        }
+        self.write_owners(node, &owners).await
     }
 
     async fn unfinalize(&self, node: &Node, finalizer: &str) -> Result<()> {

@@ -30,6 +30,7 @@ mod service_account;
 mod statefulset;
 #[cfg(test)]
 mod testing;
+mod token;
 mod view;
 mod volume;
 
@@ -47,6 +48,8 @@ pub struct Options {
     pub instance: base::Instance,
     /// The cluster's authority, whose certificate every namespace gets.
     pub pki: Arc<pki::Pki>,
+    /// The release that the cluster behaves like.
+    pub release: api::Release,
 }
 
 /// Runs every controller until `shutdown`.
@@ -72,6 +75,7 @@ pub async fn run(options: Options, client: Client, informers: Informers, shutdow
     machine.start(disruption::Budgets::new(&machine));
     machine.start(cluster_role::ClusterRoles::new(&machine));
     machine.start(ephemeral::Ephemeral::new(&machine));
+    machine.start(token::Tokens::new(&machine, options.pki.clone(), options.release));
     gc::start(&machine);
     shutdown.cancelled().await;
     machine.stopped().await;

@@ -12,8 +12,8 @@ use serde_json::json;
 
 use crate::{Action, Controller, Decision, Machine, Source, view};
 
-/// What quotas count of by itself; other resources only as `count/NAME`.
-const COUNTED: [Gvr; 7] = [
+/// What quotas count of by itself, and what is often counted as `count/NAME`: there are events of these.
+const COUNTED: [Gvr; 16] = [
     gvr::PODS,
     gvr::SERVICES,
     gvr::PERSISTENT_VOLUME_CLAIMS,
@@ -21,6 +21,15 @@ const COUNTED: [Gvr; 7] = [
     gvr::SECRETS,
     gvr::REPLICATION_CONTROLLERS,
     gvr::RESOURCE_QUOTAS,
+    gvr::DEPLOYMENTS,
+    gvr::REPLICA_SETS,
+    gvr::STATEFUL_SETS,
+    gvr::DAEMON_SETS,
+    gvr::JOBS,
+    gvr::CRON_JOBS,
+    gvr::INGRESSES,
+    gvr::ENDPOINT_SLICES,
+    gvr::LEASES,
 ];
 
 /// The controller. Its keys are quotas.

@@ -5,6 +5,7 @@
 //! through `runtime`, `image` and `network` and speaks to the cluster only through `client`.
 //! Leaves to others: which pods there are (the API server, the scheduler), Services and DNS (`proxy`, `dns`).
 
+mod admit;
 mod context;
 mod env;
 mod handler;

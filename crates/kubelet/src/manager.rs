@@ -13,6 +13,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::Result;
+use crate::admit::admit;
 use crate::context::Context;
 use crate::pod::operations::{SNAPSHOT_PREFIX, describe, last_words};
 use crate::pod::registry::Handle;
@@ -102,7 +103,23 @@ fn pod_changed(context: &Arc<Context>, left: &mut Leftovers, change: Change) {
     {
         return;
     }
-    let state = left.pods.remove(&pod.uid).map(|f| f.state).unwrap_or_default();
+    let found = left.pods.remove(&pod.uid).map(|f| f.state);
+    let is_new = found.is_none() && !pod.deleting && !pod.is_terminal();
+    let mut state = found.unwrap_or_default();
+    if is_new {
+        let others: Vec<Pod> = context
+            .registry
+            .all()
+            .iter()
+            .map(|h| h.known.read().clone())
+            .filter(|k| !k.pod.is_terminal() && k.state.failed.is_none() && !k.state.clean)
+            .map(|k| k.pod)
+            .collect();
+        if let Err((reason, message)) = admit(&pod, others.iter()) {
+            context.recorder.event(&pod.object, "Warning", &reason, message.clone());
+            state.failed = Some((reason, message));
+        }
+    }
     if pod.is_terminal()
         && !pod.deleting
         && state.containers.is_empty()

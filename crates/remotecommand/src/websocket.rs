@@ -1,5 +1,5 @@
-//! The two ways Kubernetes uses WebSocket: channels (exec and attach: the first byte of each message names the stream),
-//! and tunnels (port-forward: the messages' bytes are a SPDY connection).
+//! The ways Kubernetes uses WebSocket: channels (exec and attach: the first byte of each message names the stream), tunnels
+//! (port-forward: the messages' bytes are a SPDY connection), and pieces (logs and watches: each is one message).
 //!
 //! Promises: messages are at most `MAX_MESSAGE` bytes; a reader that does not read stops the connection from being read.
 
@@ -32,6 +32,50 @@ where
     let config =
         WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
     WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await
+}
+
+/// What the messages of [`send_pieces`] are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Binary messages.
+    Binary,
+    /// Text.
+    Text,
+    /// Text that is base64.
+    Base64,
+}
+
+/// Sends each piece as one message until there are no more, or the client closes the connection.
+pub async fn send_pieces<IO>(io: IO, pieces: impl Stream<Item = Bytes> + Unpin, form: Form)
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut out, mut incoming) = accept(io).await.split();
+    let mut pieces = pieces;
+    loop {
+        let piece = tokio::select! {
+            piece = pieces.next() => piece,
+            message = incoming.next() => match message {
+                None | Some(Err(_) | Ok(Message::Close(_))) => break,
+                Some(Ok(_)) => continue,
+            },
+        };
+        let Some(piece) = piece else { break };
+        let message = match form {
+            Form::Binary => Message::Binary(piece),
+            Form::Base64 => Message::text(STANDARD.encode(&piece)),
+            // A piece that is cut inside a character is still bytes.
+            Form::Text => match String::from_utf8(piece.into()) {
+                Ok(text) => Message::text(text),
+                Err(e) => Message::binary(e.into_bytes()),
+            },
+        };
+        if out.send(message).await.is_err() {
+            return;
+        }
+    }
+    let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    let _ = out.send(Message::Close(Some(frame))).await;
 }
 
 /// What came over a channel connection.
@@ -200,6 +244,27 @@ mod tests {
         }
         assert_eq!(encode(1, b"x", false), Message::binary(&b"\x01x"[..]));
         assert_eq!(encode(1, b"hi", true), Message::text("1aGk="));
+    }
+
+    #[tokio::test]
+    async fn pieces_are_messages() {
+        for (form, want) in [
+            (Form::Binary, Message::binary(&b"hi"[..])),
+            (Form::Text, Message::text("hi")),
+            (Form::Base64, Message::text("aGk=")),
+        ] {
+            let (a, b) = tokio::io::duplex(4096);
+            let pieces = futures::stream::iter([Bytes::from_static(b"hi")]);
+            let (got, ()) = tokio::join!(
+                async {
+                    let client = WebSocketStream::from_raw_socket(b, Role::Client, None).await;
+                    client.map(Result::unwrap).collect::<Vec<_>>().await
+                },
+                send_pieces(a, pieces, form)
+            );
+            assert_eq!(got[0], want);
+            assert!(matches!(got[1], Message::Close(_)));
+        }
     }
 
     #[tokio::test]

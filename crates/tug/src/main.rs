@@ -1,5 +1,6 @@
 //! Docker and Kubernetes in one binary: the command line, the roles, and how they are wired. No logic lives here.
 
+mod cluster;
 mod datastore;
 mod demo;
 mod df;

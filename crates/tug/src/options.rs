@@ -10,9 +10,9 @@ use clap::Args;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use crate::server::Roles;
-
+use crate::cluster::Cluster;
 use crate::datastore::Datastore;
+use crate::server::Roles;
 
 /// Which instance: its folders, names, ports and ranges.
 #[derive(Debug, Clone, Args)]
@@ -68,6 +68,9 @@ pub struct Place {
     /// Where the cluster's objects are kept.
     #[command(flatten)]
     pub datastore: Datastore,
+    /// Which parts of the cluster run, and like which release.
+    #[command(flatten)]
+    pub cluster: Cluster,
 }
 
 impl Place {
@@ -185,6 +188,7 @@ impl Place {
             flag("--insecure-registry", host.into());
         }
         a.extend(self.datastore.to_arguments());
+        a.extend(self.cluster.to_arguments());
         a
     }
 }
@@ -238,6 +242,7 @@ fn node_ip(cluster_cidr: Ipv4Net) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::Component;
 
     fn place() -> Place {
         Place::in_folders(Path::new("/tmp/a"), Path::new("/tmp/b"))
@@ -270,9 +275,13 @@ mod tests {
         p.registry_mirror = vec!["https://m".into()];
         p.node_name = Some("n1".into());
         p.node_ip = Some([192, 0, 2, 7].into());
+        p.cluster.emulated_version = api::Release::OLDEST;
+        p.cluster.disable = vec![Component::Scheduler, Component::ControllerManager];
         let arguments = std::iter::once("tug".into()).chain(p.to_arguments());
         let again = <Only as clap::Parser>::try_parse_from(arguments).unwrap().place;
         assert_eq!(p.instance().unwrap(), again.instance().unwrap());
         assert_eq!(again.registry_mirror, ["https://m"]);
+        assert_eq!(again.cluster.emulated_version, p.cluster.emulated_version);
+        assert!(!again.cluster.has(Component::Scheduler) && again.cluster.has(Component::Kubelet));
     }
 }

@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::cluster::Component;
 use crate::doctor::who_listens;
 use crate::options::{Place, write_record};
 
@@ -265,7 +266,13 @@ async fn start(place: &Place, made: &Instance, parts: &Parts) -> Result<()> {
     let mut options = apiserver::Options::new(made.clone(), store, pki.clone());
     options.shared_store = shared;
     options.docs = Some(Arc::new(api_docs::Descriptions));
-    options.components = vec!["scheduler".into(), "controller-manager".into()];
+    options.release = place.cluster.emulated_version;
+    options.components =
+        [(Component::Scheduler, "scheduler"), (Component::ControllerManager, "controller-manager")]
+            .into_iter()
+            .filter(|(component, _)| place.cluster.has(*component))
+            .map(|(_, name)| name.to_owned())
+            .collect();
     let api = apiserver::ApiServer::start(options, shutdown.clone()).await.context("API server")?;
     let admin = pki.issue_client("kubernetes-admin", &["system:masters".into()])?;
     let server = format!("https://{}", SocketAddr::new(made.node_ip, made.api_port));
@@ -282,28 +289,34 @@ async fn start(place: &Place, made: &Instance, parts: &Parts) -> Result<()> {
     let as_user = |user: &str| client::Client::new(api.transport(apiserver::UserInfo::new(user, &[])));
     let control = as_user("system:kube-controller-manager");
     let informers = client::Informers::new(control.clone(), shutdown.clone());
-    let options = controllers::Options { instance: made.clone(), pki: pki.clone() };
-    let (i, s) = (informers.clone(), shutdown.clone());
-    let contend = election(made, "kube-controller-manager", shared);
-    parts.spawn("controllers", async move {
-        let role = |s| async {
-            controllers::run(options.clone(), control.clone(), i.clone(), s).await;
-            Ok::<_, anyhow::Error>(())
-        };
-        match contend {
-            Some(election) => client::election::lead(&control, &election, &s, role).await,
-            None => role(s).await,
-        }
-    });
-    let (c, i, s) = (as_user("system:kube-scheduler"), informers.clone(), shutdown.clone());
-    let contend = election(made, "kube-scheduler", shared);
-    parts.spawn("scheduler", async move {
-        let role = |s| scheduler::run(Default::default(), c.clone(), i.clone(), s);
-        match contend {
-            Some(election) => client::election::lead(&c, &election, &s, role).await,
-            None => role(s).await,
-        }
-    });
+    let cluster = &place.cluster;
+    if cluster.has(Component::ControllerManager) {
+        let (instance, pki, release) = (made.clone(), pki.clone(), cluster.emulated_version);
+        let options = controllers::Options { instance, pki, release };
+        let (i, s) = (informers.clone(), shutdown.clone());
+        let contend = election(made, "kube-controller-manager", shared);
+        parts.spawn("controllers", async move {
+            let role = |s| async {
+                controllers::run(options.clone(), control.clone(), i.clone(), s).await;
+                Ok::<_, anyhow::Error>(())
+            };
+            match contend {
+                Some(election) => client::election::lead(&control, &election, &s, role).await,
+                None => role(s).await,
+            }
+        });
+    }
+    if cluster.has(Component::Scheduler) {
+        let (c, i, s) = (as_user("system:kube-scheduler"), informers.clone(), shutdown.clone());
+        let contend = election(made, "kube-scheduler", shared);
+        parts.spawn("scheduler", async move {
+            let role = |s| scheduler::run(Default::default(), c.clone(), i.clone(), s);
+            match contend {
+                Some(election) => client::election::lead(&c, &election, &s, role).await,
+                None => role(s).await,
+            }
+        });
+    }
 
     notify("STATUS=node");
     let user = format!("system:node:{}", made.node_name);
@@ -319,21 +332,28 @@ async fn start(place: &Place, made: &Instance, parts: &Parts) -> Result<()> {
         dns: Some(made.dns_ip().into()),
         version: api.version().to_owned(),
     };
-    let (i, s) = (informers.clone(), shutdown.clone());
-    parts.spawn("kubelet", async move { kubelet::run(options, node, i, s).await });
-    let options = proxy::Options { instance: made.clone() };
-    let (c, i, n, s) = (as_user("system:kube-proxy"), informers.clone(), network.clone(), shutdown.clone());
-    parts.spawn("proxy", async move { proxy::run(options, c, i, n, s).await });
-    let options = dns::Options { instance: made.clone() };
-    let (c, i, n, s) = (as_user("system:kube-dns"), informers.clone(), network, shutdown.clone());
-    parts.spawn("DNS", async move { dns::run(options, c, i, n, s).await });
+    if cluster.has(Component::Kubelet) {
+        let (i, s) = (informers.clone(), shutdown.clone());
+        parts.spawn("kubelet", async move { kubelet::run(options, node, i, s).await });
+    }
+    if cluster.has(Component::Proxy) {
+        let options = proxy::Options { instance: made.clone() };
+        let (c, i, n, s) =
+            (as_user("system:kube-proxy"), informers.clone(), network.clone(), shutdown.clone());
+        parts.spawn("proxy", async move { proxy::run(options, c, i, n, s).await });
+    }
+    if cluster.has(Component::Dns) {
+        let options = dns::Options { instance: made.clone() };
+        let (c, i, n, s) = (as_user("system:kube-dns"), informers.clone(), network, shutdown.clone());
+        parts.spawn("DNS", async move { dns::run(options, c, i, n, s).await });
+    }
 
     if ingress.http.is_some() || ingress.https.is_some() {
         let (c, i, s) = (as_user("system:tug-ingress"), informers.clone(), shutdown.clone());
         parts.spawn("ingress", async move { ingress::run(ingress, c, i, s).await });
     }
 
-    node_ready(&informers, &made.node_name).await
+    if cluster.has(Component::Kubelet) { node_ready(&informers, &made.node_name).await } else { Ok(()) }
 }
 
 /// What a role contends for where other servers use the same objects; alone, it need not.

@@ -418,6 +418,10 @@ impl Structural {
     pub fn openapi(&self, v3: bool) -> Value {
         let mut out = self.raw.clone();
         if !v3 {
+            if out["x-kubernetes-preserve-unknown-fields"] == true {
+                // Readers of version 2 take any property named for the only ones allowed.
+                return json!({"type": "object"});
+            }
             simplify(&mut out);
         }
         if out.get("type").is_none() && out.get("x-kubernetes-preserve-unknown-fields").is_none() {
@@ -434,17 +438,39 @@ fn simplify(schema: &mut Value) {
         map.shift_remove(field);
     }
     let nullable = map.shift_remove("nullable").is_some_and(|v| v == true);
-    let preserves = map.get("x-kubernetes-preserve-unknown-fields").is_some_and(|v| v == true);
-    if nullable || map.get("x-kubernetes-int-or-string").is_some_and(|v| v == true) {
+    let is = |map: &crate::Map, what: &str| map.get(what).is_some_and(|v| v == true);
+    let int_or_string = is(map, "x-kubernetes-int-or-string");
+    let preserves = is(map, "x-kubernetes-preserve-unknown-fields");
+    if nullable || int_or_string {
         map.shift_remove("type");
-        map.shift_remove("items");
+    }
+    // Its readers would refuse fields that are not named, and know neither lists without items nor open objects.
+    if nullable || int_or_string || preserves {
         map.shift_remove("properties");
+        map.shift_remove("items");
     }
     if preserves {
-        // Its readers would refuse fields that are not named.
-        map.shift_remove("properties");
-        map.shift_remove("items");
-        if map.get("type").and_then(Value::as_str) == Some("object") {
+        map.shift_remove("required");
+    }
+    let kind = map.get("type").and_then(Value::as_str).unwrap_or_default();
+    if kind == "array" && !map.contains_key("items") || kind == "object" && preserves {
+        map.shift_remove("type");
+    }
+    let null = |v: &Value| v.get("nullable").is_some_and(|n| n == true);
+    if map.get("additionalProperties").is_some_and(null) {
+        map.shift_remove("required");
+    }
+    let nullables: Vec<String> = map
+        .get("properties")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+        .filter(|(_, v)| null(v))
+        .map(|(k, _)| k.clone())
+        .collect();
+    if let Some(required) = map.get_mut("required").and_then(Value::as_array_mut) {
+        required.retain(|r| !nullables.iter().any(|n| r == n));
+        if required.is_empty() {
             map.shift_remove("required");
         }
     }

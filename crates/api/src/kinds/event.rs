@@ -102,6 +102,18 @@ fn from_storage(obj: &mut Value) {
     }
 }
 
+/// Selectable fields as events.k8s.io calls them, and as they are stored.
+const ALIASES: &[(&str, &str)] = &[
+    ("regarding.kind", "involvedObject.kind"),
+    ("regarding.namespace", "involvedObject.namespace"),
+    ("regarding.name", "involvedObject.name"),
+    ("regarding.uid", "involvedObject.uid"),
+    ("regarding.apiVersion", "involvedObject.apiVersion"),
+    ("regarding.resourceVersion", "involvedObject.resourceVersion"),
+    ("regarding.fieldPath", "involvedObject.fieldPath"),
+    ("reportingController", "reportingComponent"),
+];
+
 const FIELDS: &[Cow<'static, str>] = &[
     Cow::Borrowed("involvedObject.kind"),
     Cow::Borrowed("involvedObject.namespace"),
@@ -141,6 +153,10 @@ impl Strategy for Event {
     fn selectable_fields(&self) -> &[Cow<'static, str>] {
         FIELDS
     }
+
+    fn field_alias(&self, field: &str) -> Option<&'static str> {
+        ALIASES.iter().find(|(alias, _)| *alias == field).map(|(_, stored)| *stored)
+    }
 }
 
 #[cfg(test)]
@@ -158,5 +174,21 @@ mod tests {
         );
         to_storage(&mut other);
         assert_eq!(other, core);
+    }
+
+    #[test]
+    fn fields_are_selected_by_either_name() {
+        let kind = crate::kinds::by_gvr(&crate::names::gvr::EVENTS).unwrap();
+        let event = json!({"involvedObject": {"kind": "Pod", "name": "p"}, "reportingComponent": "c"});
+        for (text, want) in [
+            ("involvedObject.name=p", true),
+            ("regarding.name=p,regarding.kind!=Node", true),
+            ("regarding.name=q", false),
+            ("source=c", true),
+            ("reportingController=d", false),
+        ] {
+            assert_eq!(kind.field_selector(text).unwrap().matches(&event), want, "{text}");
+        }
+        assert!(kind.field_selector("involvedObject.nothing=x").is_err());
     }
 }

@@ -282,8 +282,10 @@ impl Kind {
         self.strategy.warnings(obj)
     }
 
-    /// Refuses a field selector on fields that the kind does not support.
-    pub fn check_field_selector(&self, selector: &selector::Field) -> Result<(), Status> {
+    /// Reads a field selector; one on fields that the kind does not support is refused. The result speaks of the storage
+    /// version's fields.
+    pub fn field_selector(&self, text: &str) -> Result<selector::Field, Status> {
+        let selector = selector::Field::parse(text)?.renamed(|f| self.strategy.field_alias(f));
         for (field, _, _) in selector.terms() {
             let general = field == "metadata.name" || (field == "metadata.namespace" && self.namespaced);
             if !general && !self.strategy.selectable_fields().iter().any(|f| f == field) {
@@ -293,7 +295,7 @@ impl Kind {
                 )));
             }
         }
-        Ok(())
+        Ok(selector)
     }
 
     fn gvr_text(&self) -> String {

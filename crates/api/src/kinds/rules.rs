@@ -39,10 +39,10 @@ fn carry(new: &mut Value, old: &Value, field: &str) {
 
 pub(super) fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, subresource: &str) {
     match subresource {
-        // Everything but the status is the old object's. Managed fields and the revision asked for stay the new one's.
+        // Everything but status and metadata is the old object's.
         "status" | "approval" => {
             let status = new.get("status").cloned();
-            let metadata = meta::of(new).clone();
+            let metadata = std::mem::take(meta::of_mut(new));
             *new = old.clone();
             let map = meta::as_map(new);
             match status {
@@ -50,22 +50,20 @@ pub(super) fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, subresou
                 None => map.shift_remove("status"),
             };
             let to = meta::entry(map, "metadata");
-            for field in ["resourceVersion", "managedFields"] {
-                match metadata.get(field) {
-                    Some(v) => to.insert(field.to_owned(), v.clone()),
-                    None => to.shift_remove(field),
-                };
-            }
-            // Upstream lets the status of Nodes, Pods and custom resources bring labels and annotations along.
-            if matches!(
-                (kind.group.as_str(), kind.kind.as_str()),
-                ("", "Node" | "Pod" | "Namespace" | "Service" | "PersistentVolume" | "PersistentVolumeClaim")
-            ) {
-                for field in ["labels", "annotations"] {
-                    if let Some(v) = metadata.get(field) {
-                        to.insert(field.to_owned(), v.clone());
-                    }
+            let before = std::mem::replace(to, metadata);
+            let kept: &[&str] = match (kind.group.as_str(), kind.plural.as_str()) {
+                _ if status_keeps_metadata(kind) => {
+                    &["labels", "annotations", "finalizers", "ownerReferences"]
                 }
+                ("", "pods") => &["ownerReferences"],
+                ("apps", "deployments") => &["labels"],
+                _ => &[],
+            };
+            for field in kept {
+                match before.get(*field) {
+                    Some(v) => to.insert((*field).to_owned(), v.clone()),
+                    None => to.shift_remove(*field),
+                };
             }
         }
         _ => {
@@ -98,6 +96,24 @@ pub(super) fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, subresou
         let next = meta::generation(old) + 1;
         meta::of_mut(new).insert("generation".to_owned(), json!(next));
     }
+}
+
+/// May a change of the status bring no metadata along? Upstream's kinds of old let it; later ones do not.
+fn status_keeps_metadata(kind: &Kind) -> bool {
+    kind.custom
+        || kind.plural == "volumeattachments"
+        || matches!(
+            kind.group.as_str(),
+            "admissionregistration.k8s.io"
+                | "apiextensions.k8s.io"
+                | "apiregistration.k8s.io"
+                | "flowcontrol.apiserver.k8s.io"
+                | "internal.apiserver.k8s.io"
+                | "resource.k8s.io"
+                | "scheduling.k8s.io"
+                | "storagemigration.k8s.io"
+        )
+        || kind.plural == "servicecidrs"
 }
 
 /// Does anything differ beyond metadata and status?

@@ -68,6 +68,12 @@ pub trait Strategy: Send + Sync + 'static {
         &[]
     }
 
+    /// The storage version's name of a field that field selectors may call otherwise in another version.
+    fn field_alias(&self, field: &str) -> Option<&'static str> {
+        let _ = field;
+        None
+    }
+
     /// May a PUT create an object that is not there?
     fn allow_create_on_update(&self) -> bool {
         false

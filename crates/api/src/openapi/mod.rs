@@ -240,24 +240,66 @@ fn definition_name(kind: &Kind, version: &Version) -> String {
     }
 }
 
-fn custom_definition(kind: &Kind, version: &Version, form: Form) -> Value {
+/// A kind whose descriptions of what all kinds have are those of custom resources too.
+const MODEL: &str = "io.k8s.api.core.v1.ConfigMap";
+
+fn custom_definition(kind: &Kind, version: &Version, form: Form, docs: &Texts) -> Value {
     let mut schema = match &version.schema {
         VersionSchema::Structural(s) => s.openapi(form == Form::V3),
-        _ => json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}),
+        _ => json!({"type": "object"}),
     };
     let map = crate::meta::as_map(&mut schema);
-    let properties = crate::meta::entry(map, "properties");
-    for field in ["apiVersion", "kind"] {
-        properties.entry(field.to_owned()).or_insert_with(|| json!({"type": "string"}));
+    // A schema that names nothing allows everything, unless something is named.
+    if map.keys().any(|k| k != "type") {
+        let properties = crate::meta::entry(map, "properties");
+        properties.values_mut().for_each(|v| add_embedded(v, form, docs));
+        add_object(properties, form, docs);
     }
-    insert(
-        properties,
-        "metadata",
-        json!({"$ref": form.reference("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta")}),
-    );
     let gvk = json!([{"group": version.group, "version": version.version, "kind": kind.kind}]);
     insert(map, "x-kubernetes-group-version-kind", gvk);
     schema
+}
+
+/// Adds what every object has.
+fn add_object(properties: &mut Map, form: Form, docs: &Texts) {
+    for field in ["apiVersion", "kind"] {
+        insert(properties, field, json!({"type": "string"}));
+    }
+    let reference = json!({"$ref": form.reference("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta")});
+    // Version 3 does not let a reference have neighbours.
+    let metadata = if form == Form::V3 { json!({"allOf": [reference]}) } else { reference };
+    insert(properties, "metadata", metadata);
+    for field in ["apiVersion", "kind", "metadata"] {
+        if let Some(text) = docs.of_field(MODEL, field) {
+            properties[field]["description"] = json!(text);
+        }
+    }
+}
+
+/// The same in the places of a schema that hold whole objects.
+fn add_embedded(schema: &mut Value, form: Form, docs: &Texts) {
+    let Some(map) = schema.as_object_mut() else { return };
+    if let Some(properties) = map.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.values_mut().for_each(|v| add_embedded(v, form, docs));
+    }
+    for field in ["items", "additionalProperties"] {
+        if let Some(inner) = map.get_mut(field) {
+            add_embedded(inner, form, docs);
+        }
+    }
+    let is = |what: &str| map.get(what).is_some_and(|v| v == true);
+    if !is("x-kubernetes-embedded-resource") || form == Form::V2 && is("x-kubernetes-preserve-unknown-fields")
+    {
+        return;
+    }
+    add_object(crate::meta::entry(map, "properties"), form, docs);
+    let mut required = map.get("required").and_then(Value::as_array).cloned().unwrap_or_default();
+    for field in ["kind", "apiVersion"] {
+        if !required.iter().any(|r| r == field) {
+            required.push(json!(field));
+        }
+    }
+    insert(map, "required", required);
 }
 
 fn custom_list(kind: &Kind, version: &Version, form: Form) -> Value {
@@ -321,7 +363,7 @@ fn definitions<'a>(
         .map(move |l| (l.1.to_owned(), leaf(l.0, form, docs)));
     let customs = served(kinds, only).filter(|(k, _)| k.custom).flat_map(move |(k, v)| {
         let name = definition_name(k, v);
-        [(format!("{name}List"), custom_list(k, v, form)), (name, custom_definition(k, v, form))]
+        [(format!("{name}List"), custom_list(k, v, form)), (name, custom_definition(k, v, form, docs))]
     });
     tables.chain(leaves).chain(customs)
 }

@@ -138,7 +138,10 @@ fn wanted(r: &Review<'_>, resource: &str) -> Result<Vec<(String, Value)>, Status
 
 fn request(r: &Review<'_>, hook: &Value, uid: &str) -> Value {
     let gvk = r.kind.gvk();
-    let kind = json!({"group": gvk.group, "version": gvk.version, "kind": gvk.kind});
+    let mut kind = json!({"group": gvk.group, "version": gvk.version, "kind": gvk.kind});
+    if r.operation == Operation::Connect {
+        kind = json!({"group": "", "version": "v1", "kind": text(r.object, "/kind")});
+    }
     let resource = json!({"group": r.gvr.group, "version": r.gvr.version, "resource": r.gvr.resource});
     let mut request = json!({
         "uid": uid, "kind": kind, "resource": resource, "requestKind": kind, "requestResource": resource,
@@ -188,6 +191,13 @@ fn callback(r: &Review<'_>, hook: &Value) -> Result<Callback, String> {
     Ok(Callback { port: url.port_u16().unwrap_or(443), path, name: host.clone(), host, authority })
 }
 
+/// The URL that messages name: of a service its name, not the endpoint that was chosen.
+fn shown_url(hook: &Value, to: &Callback) -> String {
+    let service = hook.pointer("/clientConfig/service/port").and_then(Value::as_u64).unwrap_or(443);
+    let port = if text(hook, "/clientConfig/url").is_empty() { service } else { u64::from(to.port) };
+    format!("https://{}:{port}{}", to.name, to.path)
+}
+
 /// Asks one webhook. Nothing: it could not be asked, and its policy is to go on without.
 async fn ask(r: &mut Review<'_>, hook: &Value) -> Result<Option<Value>, Status> {
     let name = text(hook, "/name").to_owned();
@@ -200,10 +210,9 @@ async fn ask(r: &mut Review<'_>, hook: &Value) -> Result<Option<Value>, Status> 
     let answer = match callback(r, hook) {
         Ok(to) => {
             // A peer that never answers sends no event: its configuration says how long it may take.
-            match tokio::time::timeout(Duration::from_secs(seconds), post(&to, &review)).await {
-                Ok(answer) => answer,
-                Err(_) => Err("context deadline exceeded".to_owned()),
-            }
+            let answered = tokio::time::timeout(Duration::from_secs(seconds), post(&to, &review)).await;
+            let answer = answered.unwrap_or_else(|_| Err("context deadline exceeded".to_owned()));
+            answer.map_err(|why| format!("Post \"{}\": {why}", shown_url(hook, &to)))
         }
         Err(e) => Err(e),
     };
@@ -259,7 +268,14 @@ async fn mutate_with(r: &mut Review<'_>, hook: &Value) -> Result<bool, Status> {
     let bytes = STANDARD.decode(encoded).map_err(|e| bad(e.to_string()))?;
     let patch: Value = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
     let mut patched = api::patch::json_patch(r.object, &patch).map_err(|s| bad(s.message))?;
-    r.kind.default(&mut patched);
+    // Documents of subresources (bindings, evictions) are of kinds of their own.
+    if text(&patched, "/kind") == r.kind.kind {
+        // What the kind does not have is no more kept of a webhook than of a client.
+        let ignore = api::codec::FieldValidation::Ignore;
+        let (version, schema) = (r.kind.api_version(), r.kind.schema());
+        patched = api::codec::check(patched, &version, &r.kind.kind, schema, ignore)?.value;
+        r.kind.default(&mut patched);
+    }
     let changed = patched != *r.object;
     *r.object = patched;
     Ok(changed)

@@ -36,7 +36,11 @@ impl DeleteOptions {
     /// From a body (null if there is none) and the query, which fills in what the body does not say.
     pub fn parse(body: &Value, query: &Query) -> Result<Self, Status> {
         let bad = Status::bad_request;
-        let mut options = Self { dry_run: crate::query::dry_run(query).map_err(bad)?, ..Self::default() };
+        let mut errors = api::ErrorList::new();
+        let mut options = Self { dry_run: crate::query::dry_run(query, &mut errors), ..Self::default() };
+        if !errors.is_empty() {
+            return Err(invalid(&errors.message()));
+        }
         options.grace = match body.get("gracePeriodSeconds").and_then(Value::as_i64) {
             Some(s) => Some(s),
             None => query.number("gracePeriodSeconds").map_err(bad)?,

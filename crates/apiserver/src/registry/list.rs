@@ -35,8 +35,7 @@ pub struct Listed {
 /// Parses both selectors and checks that the kind knows the fields.
 pub fn parse_selectors(cx: &Context, options: &ListOptions) -> Result<(Label, Field), Status> {
     let labels = Label::parse(&options.labels)?;
-    let mut fields = Field::parse(&options.fields)?;
-    cx.kind.check_field_selector(&fields)?;
+    let mut fields = cx.kind.field_selector(&options.fields)?;
     if !cx.info.name.is_empty() && cx.info.verb == "watch" {
         fields = Field::equal("metadata.name", &cx.info.name);
     }

@@ -23,6 +23,11 @@ pub(super) struct Node {
 }
 
 impl Node {
+    /// Whether it holds up the owner.
+    pub(super) fn blocks(&self, owner: &str) -> bool {
+        self.owners.iter().any(|o| o.uid == owner && o.block_owner_deletion == Some(true))
+    }
+
     pub(super) fn has(&self, finalizer: &str) -> bool {
         meta::finalizers(self.object.value()).any(|f| f == finalizer)
     }
@@ -65,10 +70,30 @@ impl Graph {
     }
 
     /// What the object owns and what must go before it.
-    pub(super) fn blocking<'a>(&'a self, uid: &'a str) -> impl Iterator<Item = &'a Node> {
-        let list = self.owned.get(uid).into_iter().flatten();
-        list.filter_map(|d| self.nodes.get(d))
-            .filter(move |n| n.owners.iter().any(|o| o.uid == uid && o.block_owner_deletion == Some(true)))
+    pub(super) fn blocking(&self, uid: &str) -> impl Iterator<Item = &Node> {
+        // The map's own copy of the uid, so that what is returned lives as long as the graph.
+        let entry = self.owned.get_key_value(uid);
+        entry.into_iter().flat_map(move |(owner, list)| {
+            list.iter().filter_map(|d| self.nodes.get(d)).filter(move |n| n.blocks(owner))
+        })
+    }
+
+    /// Whether the object waits for itself: through what it owns, and that owns in turn, all being deleted in the foreground.
+    pub(super) fn in_circle(&self, uid: &str) -> bool {
+        let mut seen = HashSet::new();
+        let mut open = vec![uid];
+        while let Some(at) = open.pop() {
+            for node in self.blocking(at).filter(|n| n.object.is_deleting() && n.has(FOREGROUND)) {
+                let next = node.object.uid();
+                if next == uid {
+                    return true;
+                }
+                if seen.insert(next) {
+                    open.push(next);
+                }
+            }
+        }
+        false
     }
 
     /// Everything with owners of which some are not known, or that is being deleted with something still to do for it.
@@ -106,8 +131,11 @@ impl Graph {
             _ => meta::owner_references(new.value()),
         };
         for former in self.nodes.get(uid).map(|n| n.owners.clone()).unwrap_or_default() {
-            if !owners.iter().any(|o| o.uid == former.uid) {
+            let now = owners.iter().find(|o| o.uid == former.uid);
+            if now.is_none() {
                 self.disconnect(&former.uid, uid);
+            }
+            if now.is_none_or(|o| o.block_owner_deletion != former.block_owner_deletion) {
                 concerned.push(former.uid); // it may have waited for this one
             }
         }

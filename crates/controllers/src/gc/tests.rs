@@ -146,3 +146,29 @@ async fn what_was_orphaned_while_nobody_looked_is_found() {
     assert!(world.fake.get(&gvr::REPLICA_SETS, "ns", "s").is_none());
     assert!(world.fake.get(&gvr::PODS, "ns", "q").is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_circle_holds_nobody_up() {
+    let world = World::new();
+    world.fake.serve(vec![discovery::Resource {
+        gvr: gvr::PODS,
+        kind: "Pod".into(),
+        namespaced: true,
+        verbs: ["list", "watch", "delete"].map(String::from).to_vec(),
+    }]);
+    for (name, owner) in [("a", "c"), ("b", "a"), ("c", "b")] {
+        let owners = json!([{"apiVersion": "v1", "kind": "Pod", "name": owner, "uid": owner, "blockOwnerDeletion": true}]);
+        world.fake.put(
+            &gvr::PODS,
+            json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": "ns", "uid": name, "ownerReferences": owners}}),
+        );
+    }
+    start(&world.machine);
+    world.settle().await;
+    let options = DeleteOptions { propagation: Some(Propagation::Foreground), ..DeleteOptions::default() };
+    world.machine.client().delete(&gvr::PODS, "ns", "a", &options).await.unwrap();
+    world.settle().await;
+    let left: Vec<String> = world.fake.all(&gvr::PODS).iter().map(|o| o.name().to_owned()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}

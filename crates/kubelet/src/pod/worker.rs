@@ -165,6 +165,11 @@ impl Worker {
             let before = self.pod.object.status()["startTime"].as_str().and_then(|t| t.parse().ok());
             self.state.start_time = Some(before.unwrap_or_else(base::clock::now));
         }
+        self.set_deadline();
+    }
+
+    /// The active deadline may be set, or shortened, while the pod runs.
+    fn set_deadline(&mut self) {
         if let (Some(seconds), Some(start)) = (self.pod.spec.active_deadline_seconds, self.state.start_time) {
             let ran = base::clock::between(start, base::clock::now());
             let left = Duration::from_secs(seconds.max(0) as u64).saturating_sub(ran);
@@ -483,7 +488,11 @@ impl Worker {
             // Somebody else said so (eviction, a node's controller): the containers must end.
             self.state.settled = false;
         }
+        let rescheduled = pod.spec.active_deadline_seconds != self.pod.spec.active_deadline_seconds;
         self.pod = pod;
+        if rescheduled {
+            self.set_deadline();
+        }
     }
 
     fn volumes(&mut self, result: Result<Mounted, String>) {
