@@ -1,5 +1,6 @@
-//! Tasks of the project: `cargo xtask bench`, `cargo xtask vm-test`, `cargo xtask tables`.
+//! Tasks of the project: `cargo xtask bench`, `cargo xtask bench-api`, `cargo xtask vm-test`, `cargo xtask tables`.
 
+mod api;
 mod bench;
 mod tables;
 mod vm;
@@ -21,6 +22,8 @@ struct Cli {
 enum Task {
     /// Measure speed and memory; print a table of medians.
     Bench(bench::Options),
+    /// Measure an API server: rates, lists, watch latency, memory.
+    BenchApi(api::Options),
     /// Run container tests in a virtual machine with cgroup v2.
     VmTest(vm::Options),
     /// Derive the committed tables of the Kubernetes API from these files of facts.
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
     let result = match Cli::parse().task {
         Task::Bench(options) => bench::run(&options),
+        Task::BenchApi(options) => api::run(options),
         Task::VmTest(options) => vm::run(&options, root),
         Task::Tables { facts } => tables::run(&facts, root),
     };

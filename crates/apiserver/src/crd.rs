@@ -78,8 +78,18 @@ impl api::Strategy for Custom {
         self.schema.as_ref().map(|s| s.validate(obj)).unwrap_or_default()
     }
 
-    fn validate_status(&self, new: &Value, _old: &Value) -> api::ErrorList {
-        self.validate(new)
+    fn validate_create(&self, obj: &Value) -> api::ErrorList {
+        self.schema.as_ref().map(|s| s.validate_rules(obj, None)).unwrap_or_default()
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> api::ErrorList {
+        self.schema.as_ref().map(|s| s.validate_rules(new, Some(old))).unwrap_or_default()
+    }
+
+    fn validate_status(&self, new: &Value, old: &Value) -> api::ErrorList {
+        let mut errors = self.validate(new);
+        errors.append(self.validate_update(new, old));
+        errors
     }
 
     fn scale_paths(&self) -> Option<api::kinds::ScalePaths> {

@@ -1,13 +1,14 @@
 //! Custom resources: structural schemas, compiled from the `openAPIV3Schema` of a CustomResourceDefinition's version.
 //!
 //! What a schema does not name is pruned (by the decoder, which asks [`Structural::field`]), what it gives a default is
-//! filled in, what it forbids is an error in upstream's words. Rules in CEL (`x-kubernetes-validations`) are kept but not
-//! judged here.
+//! filled in, what it forbids is an error in upstream's words. Rules in CEL (`x-kubernetes-validations`) are compiled with
+//! it and judged by [`Structural::validate_rules`], which also knows the earlier state.
 
 use indexmap::IndexMap;
 use regex::Regex;
 use serde_json::{Value, json};
 
+use crate::cel::{self, Place};
 use crate::field::{ErrorList, ErrorType, Path, show};
 use crate::schema::{ListType, Schema, Shape, TypeId};
 
@@ -32,6 +33,33 @@ pub struct Structural {
     one: Vec<Structural>,
     not: Option<Box<Structural>>,
     has_defaults: bool,
+    rules: Vec<cel::Rule>,
+    /// Whether there are rules here or below.
+    has_rules: bool,
+}
+
+/// Where in a schema one is.
+#[derive(Clone, Copy)]
+struct At {
+    depth: usize,
+    place: Place,
+    /// Inside `allOf`, `anyOf`, `oneOf` or `not`, which only restrict.
+    junctor: bool,
+}
+
+impl At {
+    fn below(self) -> At {
+        At { depth: self.depth + 1, ..self }
+    }
+
+    /// Below a list or map with at most so many values.
+    fn each(self, times: u64, correlated: bool) -> At {
+        let place = Place {
+            correlated: self.place.correlated && correlated,
+            times: self.place.times.saturating_mul(times.max(1)),
+        };
+        At { depth: self.depth + 1, place, ..self }
+    }
 }
 
 fn text<'a>(v: &'a Value, field: &str) -> &'a str {
@@ -49,22 +77,35 @@ impl Structural {
     /// Compiles the schema of a version's objects. What is wrong with it is said of paths below `path`.
     pub fn compile(schema: &Value, path: &Path) -> Result<Structural, ErrorList> {
         let mut errors = ErrorList::new();
-        let mut root = Self::build(schema, path, &mut errors, 0);
-        root.object = true;
-        if root.kind != "object" {
-            errors.invalid_str(&path.child("type"), &root.kind, "must be object at the root");
+        let at = At { depth: 0, place: Place { correlated: true, times: 1 }, junctor: false };
+        let root = Self::build(schema, path, &mut errors, at);
+        match root.kind.as_str() {
+            "object" => {}
+            "" => errors.required(&path.child("type"), "must not be empty at the root"),
+            other => errors.invalid_str(&path.child("type"), other, "must be object at the root"),
+        }
+        let worst = root.estimate();
+        if worst > cel::SCHEMA_ESTIMATE {
+            let factor = worst as f64 / cel::SCHEMA_ESTIMATE as f64;
+            let factor = if factor > 100.0 { "more than 100x".to_owned() } else { format!("{factor:.1}x") };
+            errors.forbidden(
+                path,
+                format!(
+                    "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema exceeds budget by factor of {factor} (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)"
+                ),
+            );
         }
         if errors.is_empty() { Ok(root) } else { Err(errors) }
     }
 
-    fn build(raw: &Value, path: &Path, errors: &mut ErrorList, depth: usize) -> Structural {
-        if depth > MAX_DEPTH {
+    fn build(raw: &Value, path: &Path, errors: &mut ErrorList, at: At) -> Structural {
+        if at.depth > MAX_DEPTH {
             errors.forbidden(path, format!("schemas nest at most {MAX_DEPTH} deep"));
             return Structural::default();
         }
         let mut out = Structural {
             raw: raw.clone(),
-            object: flag(raw, "x-kubernetes-embedded-resource"),
+            object: flag(raw, "x-kubernetes-embedded-resource") || at.depth == 0,
             preserve: flag(raw, "x-kubernetes-preserve-unknown-fields"),
             int_or_string: flag(raw, "x-kubernetes-int-or-string"),
             nullable: flag(raw, "nullable"),
@@ -72,22 +113,36 @@ impl Structural {
             has_defaults: raw.get("default").is_some(),
             ..Structural::default()
         };
+        out.check_structure(raw, path, errors, at);
         for (name, property) in raw.get("properties").and_then(Value::as_object).into_iter().flatten() {
-            let inner = Self::build(property, &path.child("properties").key(name), errors, depth + 1);
+            let path = path.child("properties").key(name);
+            let inner = Self::build(property, &path, errors, at.below());
+            if inner.kind.is_empty() && !inner.is_untyped() && !at.junctor {
+                errors.required(&path.child("type"), "must not be empty for specified object fields");
+            }
             out.has_defaults |= inner.has_defaults;
             out.properties.insert(name.clone(), inner);
         }
         match raw.get("additionalProperties") {
             Some(Value::Bool(true)) => out.preserve = true,
             Some(schema @ Value::Object(_)) => {
-                let inner = Self::build(schema, &path.child("additionalProperties"), errors, depth + 1);
+                let path = path.child("additionalProperties");
+                let inner = Self::build(schema, &path, errors, at.each(cel::limit(&out), true));
+                if inner.kind.is_empty() && !inner.is_untyped() && !at.junctor {
+                    errors.required(&path.child("type"), "must not be empty for specified object fields");
+                }
                 out.has_defaults |= inner.has_defaults;
                 out.additional = Some(Box::new(inner));
             }
             _ => {}
         }
         if let Some(items @ Value::Object(_)) = raw.get("items") {
-            let inner = Self::build(items, &path.child("items"), errors, depth + 1);
+            let path = path.child("items");
+            let inside = at.each(cel::limit(&out), out.list_type() == ListType::Map);
+            let inner = Self::build(items, &path, errors, inside);
+            if inner.kind.is_empty() && !inner.is_untyped() && !at.junctor {
+                errors.required(&path.child("type"), "must not be empty for specified array items");
+            }
             out.has_defaults |= inner.has_defaults;
             out.items = Some(Box::new(inner));
         }
@@ -101,20 +156,273 @@ impl Structural {
                 ),
             }
         }
+        let junctor = At { junctor: true, ..at.below() };
         let mut several = |field: &str| -> Vec<Structural> {
             let list = raw.get(field).and_then(Value::as_array).into_iter().flatten().enumerate();
-            list.map(|(i, s)| Self::build(s, &path.child(field).index(i), errors, depth + 1)).collect()
+            list.map(|(i, s)| Self::build(s, &path.child(field).index(i), errors, junctor)).collect()
         };
         out.all = several("allOf");
         out.any = several("anyOf");
         out.one = several("oneOf");
         if let Some(not @ Value::Object(_)) = raw.get("not") {
-            out.not = Some(Box::new(Self::build(not, &path.child("not"), errors, depth + 1)));
+            out.not = Some(Box::new(Self::build(not, &path.child("not"), errors, junctor)));
         }
         if out.kind == "array" && out.items.is_none() && !out.preserve {
             errors.required(&path.child("items"), "must be specified");
         }
+        if !at.junctor {
+            out.rules = cel::compile(&out, raw, at.place, path, errors);
+        }
+        let inner = out.properties.values().chain(out.additional.as_deref()).chain(out.items.as_deref());
+        out.has_rules = !out.rules.is_empty() || inner.into_iter().any(|s| s.has_rules);
+        if let Some(default) = raw.get("default") {
+            out.check_default(default, &path.child("default"), errors);
+        }
         out
+    }
+
+    /// What makes a schema structural, beyond that everything has a type.
+    fn check_structure(&self, raw: &Value, path: &Path, errors: &mut ErrorList, at: At) {
+        let given = |field: &str| raw.get(field).is_some_and(|v| !v.is_null() && v != false && v != "");
+        if at.junctor {
+            let forbidden = [
+                "default",
+                "nullable",
+                "additionalProperties",
+                "x-kubernetes-preserve-unknown-fields",
+                "x-kubernetes-embedded-resource",
+                "x-kubernetes-int-or-string",
+                "x-kubernetes-validations",
+                "x-kubernetes-list-type",
+                "x-kubernetes-map-type",
+            ];
+            for field in forbidden.into_iter().filter(|f| given(f)) {
+                errors.forbidden(&path.child(field), "must be empty to be structural");
+            }
+            // The two types of what is either an integer or a string are the one exception, however they are nested.
+            let either = matches!(self.kind.as_str(), "" | "integer" | "string")
+                && raw.as_object().is_some_and(|m| m.len() == 1);
+            if given("type") && !either {
+                errors.forbidden(&path.child("type"), "must be empty to be structural");
+            }
+            return;
+        }
+        const KINDS: [&str; 7] = ["", "array", "boolean", "integer", "number", "object", "string"];
+        if !KINDS.contains(&self.kind.as_str()) {
+            errors.not_supported(&path.child("type"), &Value::from(self.kind.as_str()), &KINDS[1..]);
+        }
+        if self.int_or_string && !self.kind.is_empty() {
+            errors.forbidden(&path.child("type"), "must be empty if x-kubernetes-int-or-string is true");
+        }
+        if given("properties") && given("additionalProperties") {
+            errors.forbidden(
+                &path.child("additionalProperties"),
+                "additionalProperties and properties are mutual exclusive",
+            );
+        }
+        if flag(raw, "x-kubernetes-embedded-resource") && self.kind != "object" {
+            errors.invalid_str(
+                &path.child("type"),
+                &self.kind,
+                "must be object if x-kubernetes-embedded-resource is true",
+            );
+        }
+        let list = text(raw, "x-kubernetes-list-type");
+        if !matches!(list, "" | "atomic" | "set" | "map") {
+            let path = path.child("x-kubernetes-list-type");
+            errors.not_supported(&path, &Value::from(list), &["atomic", "map", "set"]);
+        }
+        if !list.is_empty() && self.kind != "array" {
+            errors.invalid_str(
+                &path.child("type"),
+                &self.kind,
+                "must be array if x-kubernetes-list-type is specified",
+            );
+        }
+        let keys = self.list_keys();
+        if list == "map" && keys.is_empty() {
+            errors.required(
+                &path.child("x-kubernetes-list-map-keys"),
+                "must not be empty if x-kubernetes-list-type is map",
+            );
+        }
+        if list != "map" && !keys.is_empty() {
+            errors.invalid_str(
+                &path.child("x-kubernetes-list-type"),
+                list,
+                "must be map if x-kubernetes-list-map-keys is non-empty",
+            );
+        }
+        let properties = raw.pointer("/items/properties");
+        let required: Vec<&str> = raw
+            .pointer("/items/required")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        for (i, key) in keys.iter().enumerate() {
+            let property = properties.and_then(|p| p.get(key));
+            if property.is_none() {
+                errors.invalid_str(
+                    &path.child("x-kubernetes-list-map-keys").index(i),
+                    key,
+                    "entries must all be names of item properties",
+                );
+            } else if !required.contains(key) && property.is_some_and(|p| p.get("default").is_none()) {
+                errors.required(
+                    &path.child("items").child("properties").key(key).child("default"),
+                    "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property",
+                );
+            }
+        }
+    }
+
+    /// A default has to be good itself, and has to survive pruning.
+    fn check_default(&self, default: &Value, path: &Path, errors: &mut ErrorList) {
+        let mut found = ErrorList::new();
+        let mut filled = default.clone();
+        self.fill_in(&mut filled);
+        self.check(&filled, path, &mut found);
+        errors.append(found);
+        if !self.keeps(default) {
+            errors.invalid(path, default, "must not have unknown fields");
+        }
+    }
+
+    /// Whether nothing of a value would be pruned.
+    fn keeps(&self, value: &Value) -> bool {
+        match value {
+            Value::Object(map) => {
+                map.iter().all(|(name, v)| match (self.properties.get(name), &self.additional) {
+                    (Some(s), _) => s.keeps(v),
+                    (None, Some(s)) => s.keeps(v),
+                    (None, None) => {
+                        self.preserve
+                            || self.object && matches!(name.as_str(), "apiVersion" | "kind" | "metadata")
+                    }
+                })
+            }
+            Value::Array(list) => list.iter().all(|v| self.items.as_ref().is_none_or(|s| s.keeps(v))),
+            _ => true,
+        }
+    }
+
+    fn is_untyped(&self) -> bool {
+        self.int_or_string || self.preserve
+    }
+
+    /// What the rules cost at worst together.
+    fn estimate(&self) -> u64 {
+        let inner = self.properties.values().chain(self.additional.as_deref()).chain(self.items.as_deref());
+        let own = self.rules.iter().fold(0u64, |sum, r| sum.saturating_add(r.estimate));
+        inner.into_iter().fold(own, |sum, s| sum.saturating_add(s.estimate()))
+    }
+
+    pub(crate) fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    pub(crate) fn format(&self) -> &str {
+        text(&self.raw, "format")
+    }
+
+    pub(crate) fn is_int_or_string(&self) -> bool {
+        self.int_or_string
+    }
+
+    /// Whether it has `apiVersion`, `kind` and `metadata` of its own.
+    pub(crate) fn is_whole_object(&self) -> bool {
+        self.object
+    }
+
+    /// Whether its fields are entries under any name, not properties.
+    pub(crate) fn is_map(&self) -> bool {
+        self.properties.is_empty() && !self.object
+    }
+
+    pub(crate) fn items_schema(&self) -> Option<&Structural> {
+        self.items.as_deref()
+    }
+
+    pub(crate) fn property(&self, name: &str) -> Option<&Structural> {
+        self.properties.get(name)
+    }
+
+    /// The schema of a field or entry.
+    pub(crate) fn value_schema(&self, name: &str) -> Option<&Structural> {
+        self.properties.get(name).or(self.additional.as_deref())
+    }
+
+    pub(crate) fn properties_len(&self) -> usize {
+        self.properties.len()
+    }
+
+    pub(crate) fn number(&self, field: &str) -> Option<u64> {
+        self.raw.get(field).and_then(Value::as_u64)
+    }
+
+    /// The longest text of an enumeration.
+    pub(crate) fn longest_choice(&self) -> Option<u64> {
+        let choices = self.raw.get("enum").and_then(Value::as_array)?;
+        choices.iter().filter_map(Value::as_str).map(|s| s.len() as u64).max()
+    }
+
+    /// The least bytes that its required properties take.
+    pub(crate) fn required_sizes(&self) -> u64 {
+        let required = self.raw.get("required").and_then(Value::as_array).into_iter().flatten();
+        required.filter_map(Value::as_str).map(|name| name.len() as u64 + 5).sum()
+    }
+
+    /// What rules say of an object; `old` is its earlier state. Rules judge only what the schema itself takes.
+    pub fn validate_rules(&self, value: &Value, old: Option<&Value>) -> ErrorList {
+        let mut errors = ErrorList::new();
+        if !self.has_rules {
+            return errors;
+        }
+        if !self.validate(value).is_empty() {
+            errors.push(
+                ErrorType::Invalid,
+                &Path::root(),
+                Some("null".into()),
+                "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation",
+            );
+            return errors;
+        }
+        let mut run = cel::Run { budget: cel::OBJECT_BUDGET, errors: &mut errors, over: false };
+        self.judge(value, old, &Path::root(), &mut run);
+        errors
+    }
+
+    fn judge(&self, value: &Value, old: Option<&Value>, path: &Path, run: &mut cel::Run<'_>) {
+        if !self.has_rules || value.is_null() {
+            return;
+        }
+        for rule in &self.rules {
+            rule.run(self, value, old, path, run);
+        }
+        match value {
+            Value::Object(map) => {
+                for (name, item) in map {
+                    let Some(schema) = self.value_schema(name) else { continue };
+                    let old = old.and_then(|o| o.get(name));
+                    // A property is spelled with a dot, an entry of a map with its key in brackets.
+                    let path = if self.is_map() { path.key(name) } else { path.child(name) };
+                    schema.judge(item, old, &path, run);
+                }
+            }
+            Value::Array(list) => {
+                let Some(items) = &self.items else { return };
+                let keys = if self.list_type() == ListType::Map { self.list_keys() } else { Vec::new() };
+                let before = old.and_then(Value::as_array).filter(|_| !keys.is_empty());
+                for (i, item) in list.iter().enumerate() {
+                    let same = |o: &&Value| keys.iter().all(|k| o.get(k) == item.get(k));
+                    let old = before.and_then(|b| b.iter().find(same));
+                    items.judge(item, old, &path.index(i), run);
+                }
+            }
+            _ => {}
+        }
     }
 
     /// What the value looks like.
@@ -501,7 +809,7 @@ mod tests {
             "any": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
             "labels": {"type": "object", "additionalProperties": {"type": "string"}},
             "items": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
-                "items": {"type": "object", "properties": {"k": {"type": "string"}, "v": {"type": "integer", "default": 7}}}}
+                "items": {"type": "object", "required": ["k"], "properties": {"k": {"type": "string"}, "v": {"type": "integer", "default": 7}}}}
         }}}});
         Structural::compile(&raw, &Path::root()).unwrap()
     }
@@ -563,6 +871,13 @@ mod tests {
             json!({"type": "string"}),
             json!({"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}}),
             json!({"type": "object", "properties": {"a": {"type": "array"}}}),
+            json!({"type": "object", "properties": {"a": {}}}),
+            json!({"type": "object", "properties": {"a": {"type": "text"}}}),
+            json!({"type": "object", "properties": {"a": {"type": "integer", "default": "x"}}}),
+            json!({"type": "object", "properties": {"a": {"type": "object", "default": {"b": 1}}}}),
+            json!({"type": "object", "properties": {"a": {"type": "object", "anyOf": [{"type": "object"}, {"default": 1}]}}}),
+            json!({"type": "object", "properties": {"a": {"type": "array", "items": {"type": "object"},
+                "x-kubernetes-list-type": "map"}}}),
         ] {
             assert!(Structural::compile(&bad, &Path::root()).is_err(), "{bad}");
         }

@@ -131,6 +131,7 @@ fn same(a: &Value, b: &Value) -> bool {
 pub(super) fn validate_create(kind: &Kind, obj: &Value) -> ErrorList {
     let mut errors = metadata(kind, obj);
     errors.append(kind.strategy.validate(obj));
+    errors.append(kind.strategy.validate_create(obj));
     errors
 }
 

@@ -30,6 +30,12 @@ pub trait Strategy: Send + Sync + 'static {
         ErrorList::new()
     }
 
+    /// What is wrong with a new object, beyond what [`Strategy::validate`] says of every object.
+    fn validate_create(&self, obj: &Value) -> ErrorList {
+        let _ = obj;
+        ErrorList::new()
+    }
+
     /// What is wrong with a change, beyond what [`Strategy::validate`] says of the new object: fields that are immutable.
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
         let _ = (new, old);

@@ -198,14 +198,52 @@ fn shown_url(hook: &Value, to: &Callback) -> String {
     format!("https://{}:{port}{}", to.name, to.path)
 }
 
-/// Asks one webhook. Nothing: it could not be asked, and its policy is to go on without.
+/// Whether all of a webhook's conditions hold. One that does not is enough; else one that cannot be told is an error.
+fn conditions_hold(hook: &Value, request: &Value) -> Result<bool, String> {
+    let mut budget = api::cel::OBJECT_BUDGET;
+    let null = Value::Null;
+    let part = |name: &str| request.get(name).unwrap_or(&null);
+    let variables = [("object", part("object")), ("oldObject", part("oldObject")), ("request", request)];
+    let mut failed = None;
+    for condition in list(hook, "/matchConditions") {
+        let judged = api::cel::Program::parse(text(condition, "/expression"))
+            .and_then(|program| program.condition(&variables, &mut budget));
+        match judged {
+            Ok(true) => {}
+            Ok(false) => return Ok(false),
+            Err(e) => {
+                failed =
+                    Some(format!("expression '{}' resulted in error: {e}", text(condition, "/expression")))
+            }
+        }
+    }
+    failed.map_or(Ok(true), Err)
+}
+
+/// Asks one webhook. Nothing: it is not to be asked, or could not be and its policy is to go on without.
 async fn ask(r: &mut Review<'_>, hook: &Value) -> Result<Option<Value>, Status> {
     let name = text(hook, "/name").to_owned();
+    let uid = base::rng::uuid();
+    let review = request(r, hook, &uid);
+    match conditions_hold(hook, &review["request"]) {
+        Ok(true) => {}
+        Ok(false) => return Ok(None),
+        Err(why) if text(hook, "/failurePolicy") == "Ignore" => {
+            tracing::warn!(
+                webhook = name,
+                why,
+                "a condition cannot be told; going on without the webhook, as its policy says"
+            );
+            return Ok(None);
+        }
+        Err(why) => {
+            let why = format!("failed calling webhook \"{name}\": match conditions: {why}");
+            return Err(Status::failure(403, "Forbidden", why));
+        }
+    }
     if r.dry_run && !matches!(text(hook, "/sideEffects"), "None" | "NoneOnDryRun") {
         return Err(Status::bad_request(format!("admission webhook \"{name}\" does not support dry run")));
     }
-    let uid = base::rng::uuid();
-    let review = request(r, hook, &uid);
     let seconds = hook.get("timeoutSeconds").and_then(Value::as_u64).unwrap_or(10);
     let answer = match callback(r, hook) {
         Ok(to) => {
@@ -325,6 +363,27 @@ impl Plugin for Webhooks {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn conditions() {
+        let request = json!({"operation": "CREATE", "userInfo": {"username": "ann"}, "oldObject": null,
+            "object": {"metadata": {"labels": {"a": "b"}}}});
+        let hook = |expressions: &[&str]| {
+            let all: Vec<Value> = expressions.iter().map(|e| json!({"name": "c", "expression": e})).collect();
+            json!({"matchConditions": all})
+        };
+        assert_eq!(conditions_hold(&json!({}), &request), Ok(true));
+        let both = hook(&[
+            "request.userInfo.username == 'ann'",
+            "oldObject == null && object.metadata.labels.a == 'b'",
+        ]);
+        assert_eq!(conditions_hold(&both, &request), Ok(true));
+        assert_eq!(conditions_hold(&hook(&["request.operation == 'DELETE'"]), &request), Ok(false));
+        // One that is false decides, whatever becomes of the others.
+        assert_eq!(conditions_hold(&hook(&["object.zz == 1", "false"]), &request), Ok(false));
+        let error = conditions_hold(&hook(&["object.zz == 1", "true"]), &request).unwrap_err();
+        assert!(error.contains("no such key: zz"), "{error}");
+    }
 
     #[test]
     fn rules() {

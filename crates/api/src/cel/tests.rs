@@ -1,0 +1,286 @@
+//! Expressions with their values, and rules as definitions have them.
+
+use serde_json::json;
+
+use super::*;
+
+fn eval(source: &str, variable: &Value) -> Result<String, String> {
+    let program = Program::parse(source)?;
+    let mut budget = CALL_BUDGET;
+    match program.run(vec![("x", Val::of(variable, None))], &mut budget) {
+        Ok(Val::Bool(b)) => Ok(b.to_string()),
+        Ok(Val::Int(i)) => Ok(i.to_string()),
+        Ok(Val::Uint(u)) => Ok(format!("{u}u")),
+        Ok(Val::Double(d)) => Ok(format!("{d:?}")),
+        Ok(Val::Text(s)) => Ok(format!("'{s}'")),
+        Ok(Val::Null) => Ok("null".into()),
+        Ok(other) => Ok(other.type_name().into()),
+        Err(Fault::Cost) => Err("cost".into()),
+        Err(Fault::Error(e)) => Err(e),
+    }
+}
+
+#[test]
+fn values() {
+    let x = json!({"a": 1, "b": [1, 2, 3], "s": "abc", "m": {"k": "v"}, "t": true, "n": null, "d": 1.5,
+        "list": [{"n": "a", "v": 1}, {"n": "b", "v": 2}]});
+    for (source, want) in [
+        ("1 + 2 * 3", "7"),
+        ("7 / 2 + 7 % 4", "6"),
+        ("-x.a", "-1"),
+        ("1.5 + x.d", "3.0"),
+        ("1u + 2u", "3u"),
+        ("x.a == 1.0 && 1 == 1u && 1 < 1.5", "true"),
+        ("'a' + 'b' + x.s", "'ababc'"),
+        ("[1] + [2] == [1, 2]", "true"),
+        ("{'a': 1}.a + {'b': 2}['b']", "3"),
+        ("x.b[1]", "2"),
+        ("x.b.size() + size(x.s) + size(x.m)", "7"),
+        ("2 in x.b && 'k' in x.m && !('z' in x.m)", "true"),
+        ("has(x.a) && !has(x.zz) && has(x.m.k)", "true"),
+        ("x.n == null", "true"),
+        ("x.b.all(i, i > 0) && x.b.exists(i, i == 3) && x.b.exists_one(i, i == 3)", "true"),
+        ("x.b.map(i, i * 2)[2]", "6"),
+        ("x.b.filter(i, i > 1).size()", "2"),
+        ("x.b.map(i, i > 1, i * 10)[0]", "20"),
+        ("x.m.all(k, x.m[k] == 'v')", "true"),
+        ("x.list.all(i, e, i < 2 && e.v == i + 1)", "true"),
+        ("x.list.transformMap(i, e, e.v)[1]", "2"),
+        ("x.list.map(e, e.n).join(',')", "'a,b'"),
+        ("true || x.zz", "true"),
+        ("x.zz || true", "true"),
+        ("false && 1 / 0 == 1", "false"),
+        ("x.t ? 'y' : 'n'", "'y'"),
+        ("type(1) == int && type('') == string && type(x.b) == type([])", "true"),
+        ("int('12') + int(3.7) + int(4u)", "19"),
+        ("string(12) + string(true)", "'12true'"),
+        ("double('1.5')", "1.5"),
+        ("'héllo'.size() == 5 && 'héllo'.substring(1, 2) == 'é' && 'héllo'.indexOf('l') == 2", "true"),
+        ("'a,b,c'.split(',')[1] + 'AbC'.lowerAscii() + ' x '.trim()", "'babcx'"),
+        (
+            "'abc'.matches('^[a-c]+$') && 'abc'.startsWith('a') && 'abc'.endsWith('c') && 'abc'.contains('b')",
+            "true",
+        ),
+        ("'aXbXc'.replace('X', '-') + 'aXbXc'.replace('X', '-', 1)", "'a-b-ca-bXc'"),
+        ("'abc 123'.find('[0-9]+') + string('a1b2'.findAll('[0-9]').size())", "'1232'"),
+        ("x.b.sum() + x.b.max() - x.b.min()", "8"),
+        ("x.b.isSorted() && x.b.indexOf(2) == 1", "true"),
+        ("duration('1h30m').getMinutes()", "90"),
+        ("timestamp('2024-02-29T12:00:00Z').getDayOfMonth()", "28"),
+        ("timestamp('2024-02-29T12:00:00Z').getHours('+02:00')", "14"),
+        ("timestamp('2024-02-29T12:00:00Z') + duration('1h') > timestamp('2024-02-29T12:30:00Z')", "true"),
+        (
+            "quantity('1Gi').isGreaterThan(quantity('1G')) && quantity('500m').add(quantity('500m')) == quantity('1')",
+            "true",
+        ),
+        ("isQuantity('1x') || !isQuantity('10Mi')", "false"),
+        ("url('https://a.b:80/c?d=e&d=f').getHost() + url('/p').getEscapedPath()", "'a.b:80/p'"),
+        ("url('https://a.b/?d=e&d=f').getQuery()['d'][1]", "'f'"),
+        ("isURL('nonsense') || isIP('1.2.3') || isCIDR('10.0.0.0')", "false"),
+        ("ip('10.1.2.3').family() == 4 && cidr('10.0.0.0/8').containsIP('10.1.2.3')", "true"),
+        ("ip('::1').isLoopback() && !ip('::1').isGlobalUnicast()", "true"),
+        ("optional.of(x.a).orValue(9) + optional.none().orValue(9)", "10"),
+        ("x.?zz.orValue('none') + x.?m.?k.orValue('none')", "'nonev'"),
+        ("x.?a.optMap(v, v + 1).value()", "2"),
+        ("x[?'zz'].hasValue() || [1, ?optional.none()].size() > 1", "false"),
+        (
+            "sets.contains([1, 2, 3], [2]) && sets.intersects([1], [1, 2]) && sets.equivalent([1, 2], [2, 1])",
+            "true",
+        ),
+        ("math.greatest(1, 3, 2) + math.least([4, 5])", "7"),
+        (
+            "!format.dns1123Label().validate('a-b').hasValue() && format.named('uuid').value().validate('x').hasValue()",
+            "true",
+        ),
+        (
+            "semver('1.2.3').isLessThan(semver('1.10.0')) && isSemver('v1.2', true) && !isSemver('v1.2')",
+            "true",
+        ),
+        ("cel.bind(y, x.a + 1, y * y)", "4"),
+        ("b'ab'.size()", "2"),
+    ] {
+        assert_eq!(eval(source, &x).as_deref(), Ok(want), "{source}");
+    }
+}
+
+#[test]
+fn faults() {
+    let x = json!({"a": 1, "b": [1]});
+    for (source, want) in [
+        ("x.zz", "no such key: zz"),
+        ("x.b[5]", "index out of bounds: 5"),
+        ("x['zz']", "no such key: zz"),
+        ("1 / 0", "divide by zero"),
+        ("1 % 0", "modulus by zero"),
+        ("9223372036854775807 + 1", "integer overflow"),
+        ("1 + 'a'", "no such overload"),
+        ("x.b.all(i, i + 'a' == 'b')", "no such overload"),
+        ("'a'.matches('(')", "error parsing regexp"),
+        ("nope", "undeclared reference to 'nope'"),
+        ("optional.none().value()", "optional.none() dereference"),
+    ] {
+        let error = eval(source, &x).unwrap_err();
+        assert!(error.starts_with(want), "{source}: {error}");
+    }
+}
+
+#[test]
+fn what_does_not_parse_is_refused() {
+    let deep = format!("{}1{}", "(".repeat(5000), ")".repeat(5000));
+    let long = vec!["1"; 50_000].join("+");
+    let nested = format!("{}1{}", "[".repeat(300), "]".repeat(300));
+    let (not, chain) = ("!".repeat(50_000), "true ? 1 : ".repeat(5_000));
+    let (index, select) = (format!("x{}", "[0]".repeat(20_000)), format!("x{}", ".y".repeat(40_000)));
+    let (within, calls) = (vec!["x"; 20_000].join(" in "), format!("x{}", ".f()".repeat(20_000)));
+    for bad in [&index, &select, &within, &calls] {
+        assert!(Program::parse(bad).is_err());
+    }
+    let conditions = vec!["x.a.b.c == 'in (((' + \"it's\""; 300].join(" && ");
+    assert!(Program::parse(&conditions).is_ok(), "{:?}", Program::parse(&conditions).err());
+    for bad in
+        ["", "1 +", "x.", "(", "'a", "x y", &deep, &long, &nested, &not, &chain, "a.b(", "\u{0}", "has(1)"]
+    {
+        assert!(Program::parse(bad).is_err(), "{}", &bad[..bad.len().min(40)]);
+    }
+}
+
+#[test]
+fn bombs_run_out_of_budget() {
+    let x = json!({"l": (0..300).collect::<Vec<_>>(), "s": "a".repeat(1000)});
+    for bomb in [
+        "x.l.all(a, x.l.all(b, x.l.all(c, a + b + c >= 0)))",
+        "x.l.map(a, x.l.map(b, x.l.map(c, c))).size() > 0",
+        "x.l.all(a, x.l.all(b, x.s.matches('^(a|b|c)*$')))",
+        "x.l.map(a, x.s + x.s + x.s + x.s).map(b, b + b + b + b).map(c, c + c + c + c).map(c, c + c + c).size() == 0",
+        "x.l.all(a, x.l.all(b, x.l == x.l))",
+    ] {
+        assert_eq!(eval(bomb, &x), Err("cost".into()), "{bomb}");
+    }
+}
+
+fn schema(rules: Value) -> Value {
+    json!({"type": "object", "properties": {"spec": {"type": "object", "x-kubernetes-validations": rules,
+    "properties": {
+        "min": {"type": "integer"}, "max": {"type": "integer"},
+        "name": {"type": "string", "maxLength": 50}, "x-y": {"type": "string"}, "if": {"type": "boolean"},
+        "when": {"type": "string", "format": "date-time"},
+        "port": {"x-kubernetes-int-or-string": true},
+        "tags": {"type": "array", "maxItems": 20, "x-kubernetes-list-type": "set", "items": {"type": "string", "maxLength": 20}},
+        "free": {"type": "array", "items": {"type": "string"}},
+        "labels": {"type": "object", "maxProperties": 20, "additionalProperties": {"type": "string", "maxLength": 20}},
+        "items": {"type": "array", "maxItems": 10, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
+            "items": {"type": "object", "required": ["k"],
+                "x-kubernetes-validations": [{"rule": "self.v >= oldSelf.v", "message": "v only grows"}],
+                "properties": {"k": {"type": "string", "maxLength": 10}, "v": {"type": "integer"}}}}
+    }}}})
+}
+
+fn compiled(rules: Value) -> Result<Structural, ErrorList> {
+    Structural::compile(&schema(rules), &Path::root())
+}
+
+fn judged(rules: Value, spec: Value, old: Option<Value>) -> Vec<String> {
+    let schema = compiled(rules).unwrap_or_else(|e| panic!("{e:?}"));
+    let object =
+        |spec: Value| json!({"apiVersion": "g/v1", "kind": "K", "metadata": {"name": "n"}, "spec": spec});
+    let old = old.map(object);
+    schema.validate_rules(&object(spec), old.as_ref()).0.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn rules_are_judged() {
+    let rules = json!([{"rule": "self.min <= self.max", "message": "min must not exceed max"}]);
+    assert!(judged(rules.clone(), json!({"min": 1, "max": 2}), None).is_empty());
+    assert_eq!(
+        judged(rules.clone(), json!({"min": 3, "max": 2}), None),
+        ["spec: Invalid value: \"object\": min must not exceed max"]
+    );
+    assert_eq!(
+        judged(rules.clone(), json!({"min": 3}), None),
+        ["spec: Invalid value: \"object\": no such key: max evaluating rule: self.min <= self.max"]
+    );
+    // What was wrong already may stay.
+    assert!(judged(rules, json!({"min": 3, "max": 2}), Some(json!({"min": 3, "max": 2}))).is_empty());
+    let rules = json!([{"rule": "self.name != 'bad'", "messageExpression": "'no ' + self.name", "reason": "FieldValueForbidden",
+        "fieldPath": ".name"}]);
+    assert_eq!(judged(rules, json!({"name": "bad"}), None), ["spec.name: Forbidden: no bad"]);
+    let rules = json!([{"rule": "self.x__dash__y == 'a' && self.__if__"}]);
+    assert_eq!(
+        judged(rules.clone(), json!({"x-y": "b", "if": true}), None),
+        ["spec: Invalid value: \"object\": failed rule: self.x__dash__y == 'a' && self.__if__"]
+    );
+    assert!(judged(rules, json!({"x-y": "a", "if": true}), None).is_empty());
+    let rules = json!([{"rule": "self.when > timestamp('2020-01-01T00:00:00Z') && type(self.port) == int"}]);
+    assert!(judged(rules, json!({"when": "2021-01-01T00:00:00Z", "port": 1}), None).is_empty());
+    // The order of a set means nothing.
+    let rules = json!([{"rule": "self.tags == ['a', 'b']"}]);
+    assert!(judged(rules, json!({"tags": ["b", "a"]}), None).is_empty());
+}
+
+#[test]
+fn transitions() {
+    let rules = json!([{"rule": "self.name == oldSelf.name", "message": "immutable"}]);
+    assert!(judged(rules.clone(), json!({"name": "a"}), None).is_empty(), "there is no earlier state");
+    assert!(judged(rules.clone(), json!({"name": "a"}), Some(json!({"name": "a"}))).is_empty());
+    assert_eq!(
+        judged(rules, json!({"name": "b"}), Some(json!({"name": "a"}))),
+        ["spec: Invalid value: \"object\": immutable"]
+    );
+    let rules = json!([{"rule": "oldSelf.hasValue() || self.min == 0", "optionalOldSelf": true}]);
+    assert_eq!(judged(rules.clone(), json!({"min": 1}), None).len(), 1);
+    assert!(judged(rules, json!({"min": 1}), Some(json!({"min": 0}))).is_empty());
+    // Items of a list of type map are told apart by their keys, wherever they stand.
+    let items = |a: i64, b: i64| json!([{"k": "a", "v": a}, {"k": "b", "v": b}]);
+    let turned = json!({"items": [{"k": "b", "v": 5}, {"k": "a", "v": 1}]});
+    assert_eq!(
+        judged(json!([]), turned, Some(json!({"items": items(2, 4)}))),
+        ["spec.items[1]: Invalid value: \"object\": v only grows"]
+    );
+}
+
+#[test]
+fn bad_rules_are_refused_when_they_are_written() {
+    for (rule, want) in [
+        (json!({"rule": "self.zz == 1"}), "undefined field 'zz'"),
+        (json!({"rule": "self.min + "}), "Syntax error"),
+        (json!({"rule": "self.min"}), "cel expression must evaluate to a bool"),
+        (json!({"rule": ""}), "rule is not specified"),
+        (json!({"rule": "other == 1"}), "undeclared reference to 'other'"),
+        (json!({"rule": "self.nofunc()"}), "undeclared reference to 'nofunc'"),
+        (
+            json!({"rule": "self.min == 'a'"}),
+            "found no matching overload for '_==_' applied to '(int, string)'",
+        ),
+        (json!({"rule": "self.name.size() > 'a'"}), "found no matching overload"),
+        (json!({"rule": "true", "messageExpression": "1"}), "messageExpression must evaluate to a string"),
+        (json!({"rule": "true", "fieldPath": ".zz"}), "does not refer to a valid field"),
+        (json!({"rule": "true", "reason": "Why"}), "Unsupported value: \"Why\""),
+        (json!({"rule": "true", "optionalOldSelf": true}), "may not be set to true"),
+        (
+            json!({"rule": "self.free.all(a, self.free.all(b, a != b))"}),
+            "estimated rule cost exceeds budget by factor of more than 100x",
+        ),
+    ] {
+        let errors = compiled(json!([rule.clone()])).expect_err(&rule.to_string());
+        let text = errors.message();
+        assert!(text.contains(want), "{rule}: {text}");
+    }
+    for good in [
+        "self.tags.all(t, t.startsWith('a'))",
+        "self.labels.all(k, self.labels[k] != '')",
+        "self.items.all(i, i.v > 0) && self.items.map(i, i.k).size() > 0",
+        "self.items.filter(i, i.v > 0).all(i, i.k != '')",
+        "has(self.port) ? string(self.port) != '' : true",
+        "self.?name.orValue('') != 'x'",
+        "size(self.tags) + 1 > 0",
+        "self.when < timestamp('2030-01-01T00:00:00Z')",
+        "quantity(self.name).isLessThan(quantity('1'))",
+    ] {
+        let outcome = compiled(json!([{"rule": good}]));
+        assert!(outcome.is_ok(), "{good}: {:?}", outcome.err());
+    }
+    let in_set = json!({"type": "object", "properties": {"l": {"type": "array", "x-kubernetes-list-type": "set", "maxItems": 3,
+        "items": {"type": "string", "maxLength": 3, "x-kubernetes-validations": [{"rule": "self == oldSelf"}]}}}});
+    let text = Structural::compile(&in_set, &Path::root()).unwrap_err().message();
+    assert!(text.contains("oldSelf cannot be used on the uncorrelatable portion"), "{text}");
+}

@@ -1,0 +1,378 @@
+//! Values of expressions. What comes from an object stays where it is and is looked at when it is needed.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use indexmap::IndexMap;
+use ipnet::IpNet;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use crate::Map;
+use crate::kinds::crd::Structural;
+use crate::quantity::Quantity;
+use crate::schema::ListType;
+
+/// The key of a map that an expression made.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Key<'a> {
+    Bool(bool),
+    Int(i64),
+    Text(Cow<'a, str>),
+}
+
+/// A value.
+#[derive(Debug, Clone)]
+pub(crate) enum Val<'a> {
+    Null,
+    Bool(bool),
+    Int(i64),
+    Uint(u64),
+    Double(f64),
+    Text(Cow<'a, str>),
+    Bytes(Rc<[u8]>),
+    List(Rc<Vec<Val<'a>>>),
+    Map(Rc<IndexMap<Key<'a>, Val<'a>>>),
+    /// A list of the object at hand, and its schema.
+    Array(&'a [Value], Option<&'a Structural>),
+    /// An object or map of the object at hand, and its schema.
+    Object(&'a Map, Option<&'a Structural>),
+    Timestamp(Timestamp),
+    Duration(SignedDuration),
+    Type(&'static str),
+    Optional(Option<Rc<Val<'a>>>),
+    Quantity(Quantity),
+    Url(Rc<url::Url>),
+    Ip(IpAddr),
+    Cidr(IpNet),
+    Semver(Rc<semver::Version>),
+    Format(&'static str),
+}
+
+/// How a property is spelled in an expression, undone: `__dash__` and its kind, and reserved words.
+pub(crate) fn unescape(name: &str) -> Cow<'_, str> {
+    if !name.contains("__") {
+        return Cow::Borrowed(name);
+    }
+    const RESERVED: [&str; 20] = [
+        "true",
+        "false",
+        "null",
+        "in",
+        "as",
+        "break",
+        "const",
+        "continue",
+        "else",
+        "for",
+        "function",
+        "if",
+        "import",
+        "let",
+        "loop",
+        "package",
+        "namespace",
+        "return",
+        "var",
+        "while",
+    ];
+    if let Some(word) = name.strip_prefix("__").and_then(|n| n.strip_suffix("__"))
+        && (RESERVED.contains(&word) || word == "void")
+    {
+        return Cow::Owned(word.to_owned());
+    }
+    let mut out = String::new();
+    let mut rest = name;
+    while let Some(at) = rest.find("__") {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let found = [("__underscores__", "__"), ("__dot__", "."), ("__dash__", "-"), ("__slash__", "/")]
+            .into_iter()
+            .find(|(escape, _)| rest.starts_with(escape));
+        let (escape, meaning) = found.unwrap_or(("__", "__"));
+        out.push_str(meaning);
+        rest = &rest[escape.len()..];
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
+}
+
+impl<'a> Val<'a> {
+    /// What a field of an object is to an expression: times, durations and bytes are those, if the schema says so.
+    pub fn of(value: &'a Value, schema: Option<&'a Structural>) -> Val<'a> {
+        match value {
+            Value::Null => Val::Null,
+            Value::Bool(b) => Val::Bool(*b),
+            Value::Number(n) => {
+                let whole = schema.is_none_or(|s| s.kind() != "number");
+                match n.as_i64() {
+                    Some(i) if whole => Val::Int(i),
+                    _ => Val::Double(n.as_f64().unwrap_or(f64::NAN)),
+                }
+            }
+            Value::String(s) => {
+                let plain = Val::Text(Cow::Borrowed(s.as_str()));
+                match schema.map_or("", Structural::format) {
+                    "date-time" => s.parse().map_or(plain, Val::Timestamp),
+                    "date" => {
+                        let date = s.parse::<jiff::civil::Date>().ok();
+                        let time = date.and_then(|d| d.to_zoned(jiff::tz::TimeZone::UTC).ok());
+                        time.map_or(plain, |z| Val::Timestamp(z.timestamp()))
+                    }
+                    "duration" => duration(s).map_or(plain, Val::Duration),
+                    "byte" => {
+                        let engine = &base64::engine::general_purpose::STANDARD;
+                        base64::Engine::decode(engine, s).map_or(plain, |b| Val::Bytes(b.into()))
+                    }
+                    _ => plain,
+                }
+            }
+            Value::Array(list) => Val::Array(list, schema),
+            Value::Object(map) => Val::Object(map, schema),
+        }
+    }
+
+    pub fn text(s: impl Into<String>) -> Val<'a> {
+        Val::Text(Cow::Owned(s.into()))
+    }
+
+    pub fn list(items: Vec<Val<'a>>) -> Val<'a> {
+        Val::List(Rc::new(items))
+    }
+
+    pub fn some(value: Val<'a>) -> Val<'a> {
+        Val::Optional(Some(Rc::new(value)))
+    }
+
+    /// The items of a list.
+    pub fn items(&self) -> Option<Vec<Val<'a>>> {
+        match self {
+            Val::List(list) => Some(list.as_ref().clone()),
+            Val::Array(list, schema) => {
+                let items = schema.and_then(Structural::items_schema);
+                Some(list.iter().map(|v| Val::of(v, items)).collect())
+            }
+            _ => None,
+        }
+    }
+
+    /// What a comprehension runs over, one at a time: the items of a list, the keys of a map.
+    pub fn range(&self) -> Option<Box<dyn Iterator<Item = Val<'a>> + 'a>> {
+        Some(match self {
+            Val::Map(map) => {
+                let map = map.clone();
+                Box::new((0..map.len()).filter_map(move |i| Some(map.get_index(i)?.0.value())))
+            }
+            Val::Object(map, _) => Box::new(map.keys().map(|k| Val::Text(Cow::Borrowed(k.as_str())))),
+            Val::List(list) => {
+                let list = list.clone();
+                Box::new((0..list.len()).map(move |i| list[i].clone()))
+            }
+            Val::Array(list, schema) => {
+                let items = schema.and_then(Structural::items_schema);
+                Box::new(list.iter().map(move |v| Val::of(v, items)))
+            }
+            _ => return None,
+        })
+    }
+
+    /// How many items, characters or bytes it has; 0 for what has none.
+    pub fn len(&self) -> usize {
+        match self {
+            Val::Text(s) => s.chars().count(),
+            Val::Bytes(b) => b.len(),
+            Val::List(l) => l.len(),
+            Val::Map(m) => m.len(),
+            Val::Array(l, _) => l.len(),
+            Val::Object(m, _) => m.len(),
+            _ => 0,
+        }
+    }
+
+    /// A field or an entry by its name.
+    pub fn field(&self, name: &str) -> Option<Val<'a>> {
+        match self {
+            Val::Map(map) => map.get(&Key::Text(Cow::Borrowed(name))).cloned(),
+            Val::Object(map, schema) => {
+                let (name, value) = match schema {
+                    // Entries of a map are not spelled otherwise in an expression; properties are.
+                    Some(s) if !s.is_map() => {
+                        let plain = unescape(name);
+                        let value = map.get(plain.as_ref())?;
+                        (plain, value)
+                    }
+                    _ => (Cow::Borrowed(name), map.get(name)?),
+                };
+                let schema = schema.and_then(|s| s.value_schema(&name));
+                Some(Val::of(value, schema))
+            }
+            _ => None,
+        }
+    }
+
+    /// An entry of a map or an item of a list.
+    pub fn index(&self, key: &Val<'a>) -> Result<Option<Val<'a>>, String> {
+        let at = |n: usize| {
+            let i = key.whole().ok_or_else(|| no_overload("_[_]"))?;
+            Ok::<_, String>(usize::try_from(i).ok().filter(|i| *i < n))
+        };
+        Ok(match self {
+            Val::List(list) => at(list.len())?.map(|i| list[i].clone()),
+            Val::Array(list, schema) => {
+                at(list.len())?.map(|i| Val::of(&list[i], schema.and_then(Structural::items_schema)))
+            }
+            Val::Map(map) => key.key().and_then(|k| map.get(&k).cloned()),
+            Val::Object(map, schema) => match key {
+                Val::Text(name) => {
+                    map.get(name.as_ref()).map(|v| Val::of(v, schema.and_then(|s| s.value_schema(name))))
+                }
+                _ => None,
+            },
+            _ => return Err(no_overload("_[_]")),
+        })
+    }
+
+    /// A whole number, whatever it is written as.
+    pub fn whole(&self) -> Option<i64> {
+        match self {
+            Val::Int(i) => Some(*i),
+            Val::Uint(u) => i64::try_from(*u).ok(),
+            Val::Double(d) if d.fract() == 0.0 && d.abs() < 9e15 => Some(*d as i64),
+            _ => None,
+        }
+    }
+
+    pub fn key(&self) -> Option<Key<'a>> {
+        match self {
+            Val::Bool(b) => Some(Key::Bool(*b)),
+            Val::Text(s) => Some(Key::Text(s.clone())),
+            other => other.whole().map(Key::Int),
+        }
+    }
+
+    /// The name of its type.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Val::Null => "null_type",
+            Val::Bool(_) => "bool",
+            Val::Int(_) => "int",
+            Val::Uint(_) => "uint",
+            Val::Double(_) => "double",
+            Val::Text(_) => "string",
+            Val::Bytes(_) => "bytes",
+            Val::List(_) | Val::Array(..) => "list",
+            Val::Map(_) => "map",
+            Val::Object(_, schema) => {
+                if schema.is_some_and(|s| !s.is_map()) {
+                    "object"
+                } else {
+                    "map"
+                }
+            }
+            Val::Timestamp(_) => "google.protobuf.Timestamp",
+            Val::Duration(_) => "google.protobuf.Duration",
+            Val::Type(_) => "type",
+            Val::Optional(_) => "optional_type",
+            Val::Quantity(_) => "kubernetes.Quantity",
+            Val::Url(_) => "kubernetes.URL",
+            Val::Ip(_) => "net.IP",
+            Val::Cidr(_) => "net.CIDR",
+            Val::Semver(_) => "kubernetes.Semver",
+            Val::Format(_) => "kubernetes.NamedFormat",
+        }
+    }
+
+    /// Whether two values are the same. Numbers are compared as numbers; lists that the schema calls a set or a map are
+    /// compared without order.
+    pub fn same(&self, other: &Val<'a>) -> bool {
+        match (self, other) {
+            (Val::Null, Val::Null) => true,
+            (Val::Bool(a), Val::Bool(b)) => a == b,
+            (Val::Text(a), Val::Text(b)) => a == b,
+            (Val::Bytes(a), Val::Bytes(b)) => a == b,
+            (Val::Timestamp(a), Val::Timestamp(b)) => a == b,
+            (Val::Duration(a), Val::Duration(b)) => a == b,
+            (Val::Type(a), Val::Type(b)) | (Val::Format(a), Val::Format(b)) => a == b,
+            (Val::Quantity(a), Val::Quantity(b)) => a == b,
+            (Val::Url(a), Val::Url(b)) => a == b,
+            (Val::Ip(a), Val::Ip(b)) => a == b,
+            (Val::Cidr(a), Val::Cidr(b)) => a == b,
+            (Val::Semver(a), Val::Semver(b)) => a == b,
+            (Val::Optional(a), Val::Optional(b)) => match (a, b) {
+                (None, None) => true,
+                (Some(a), Some(b)) => a.same(b),
+                _ => false,
+            },
+            (Val::List(_) | Val::Array(..), Val::List(_) | Val::Array(..)) => {
+                let (Some(a), Some(b)) = (self.items(), other.items()) else { return false };
+                if a.len() != b.len() {
+                    return false;
+                }
+                if self.unordered() || other.unordered() {
+                    return a.iter().all(|x| b.iter().any(|y| x.same(y)));
+                }
+                a.iter().zip(&b).all(|(x, y)| x.same(y))
+            }
+            (Val::Map(_) | Val::Object(..), Val::Map(_) | Val::Object(..)) => {
+                let Some(mut keys) = self.range() else { return false };
+                self.len() == other.len()
+                    && keys.all(|k| match (self.index(&k), other.index(&k)) {
+                        (Ok(Some(x)), Ok(Some(y))) => x.same(&y),
+                        _ => false,
+                    })
+            }
+            _ => self.compare(other) == Some(Ordering::Equal),
+        }
+    }
+
+    fn unordered(&self) -> bool {
+        matches!(self, Val::Array(_, Some(s)) if s.list_type() != ListType::Atomic)
+    }
+
+    /// The order of two values, where there is one.
+    pub fn compare(&self, other: &Val<'a>) -> Option<Ordering> {
+        match (self, other) {
+            (Val::Int(a), Val::Int(b)) => Some(a.cmp(b)),
+            (Val::Uint(a), Val::Uint(b)) => Some(a.cmp(b)),
+            (Val::Int(a), Val::Uint(b)) => Some(i128::from(*a).cmp(&i128::from(*b))),
+            (Val::Uint(a), Val::Int(b)) => Some(i128::from(*a).cmp(&i128::from(*b))),
+            (Val::Double(a), Val::Double(b)) => a.partial_cmp(b),
+            (Val::Double(a), Val::Int(b)) => a.partial_cmp(&(*b as f64)),
+            (Val::Int(a), Val::Double(b)) => (*a as f64).partial_cmp(b),
+            (Val::Double(a), Val::Uint(b)) => a.partial_cmp(&(*b as f64)),
+            (Val::Uint(a), Val::Double(b)) => (*a as f64).partial_cmp(b),
+            (Val::Bool(a), Val::Bool(b)) => Some(a.cmp(b)),
+            (Val::Text(a), Val::Text(b)) => Some(a.cmp(b)),
+            (Val::Bytes(a), Val::Bytes(b)) => Some(a.cmp(b)),
+            (Val::Timestamp(a), Val::Timestamp(b)) => Some(a.cmp(b)),
+            (Val::Duration(a), Val::Duration(b)) => Some(a.cmp(b)),
+            (Val::Quantity(a), Val::Quantity(b)) => Some(a.cmp(b)),
+            (Val::Semver(a), Val::Semver(b)) => Some(a.cmp(b)),
+            _ => None,
+        }
+    }
+}
+
+impl<'a> Key<'a> {
+    pub fn value(&self) -> Val<'a> {
+        match self {
+            Key::Bool(b) => Val::Bool(*b),
+            Key::Int(i) => Val::Int(*i),
+            Key::Text(s) => Val::Text(s.clone()),
+        }
+    }
+}
+
+/// A duration in Go's words.
+pub(crate) fn duration(text: &str) -> Option<SignedDuration> {
+    let nanos = crate::duration::parse(text).ok()?;
+    let seconds = i64::try_from(nanos / 1_000_000_000).ok()?;
+    let rest = i32::try_from(nanos % 1_000_000_000).ok()?;
+    Some(SignedDuration::new(seconds, rest))
+}
+
+pub(crate) fn no_overload(_function: &str) -> String {
+    "no such overload".to_owned()
+}
