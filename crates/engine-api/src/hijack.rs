@@ -4,6 +4,7 @@
 //! length, big-endian (API documentation, "Stream format"). With a terminal it is raw. The client's end of file is
 //! the process's end of input; its output goes on.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use engine::attach::DetachKeys;
@@ -16,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use runtime::{IoStream, StdinWriter, Stream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::body::{self, Answer};
 
@@ -49,6 +51,40 @@ pub(crate) async fn taken(upgrade: OnUpgrade) -> Option<Raw> {
         }
         Err(upgraded) => Some(Box::new(TokioIo::new(upgraded))),
     }
+}
+
+/// Descriptors that everything but streams may need.
+const RESERVED: u64 = 2048;
+/// Descriptors that one stream takes: the client's connection and the shim's.
+const PER_STREAM: u64 = 2;
+
+/// Takes as many open files as this process may have.
+pub(crate) fn make_room() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(%error, soft, hard, "the limit of open files could not be raised");
+    }
+}
+
+/// A place among the streams that are open at once. Their number is limited so that a crowd of idle ones does not take
+/// the descriptors by which everybody else is served.
+pub(crate) fn place() -> crate::Result<OwnedSemaphorePermit> {
+    static PLACES: OnceLock<Arc<Semaphore>> = OnceLock::new();
+    let places = PLACES.get_or_init(|| {
+        let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+        let files = limit.map_or(1024, |(soft, _)| soft);
+        let streams = files.saturating_sub(RESERVED.min(files / 2)) / PER_STREAM;
+        Arc::new(Semaphore::new(usize::try_from(streams).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)))
+    });
+    places.clone().try_acquire_owned().map_err(|_| {
+        engine::Error::Unavailable(
+            "too many attached streams: raise the engine's limit of open files (ulimit -n, LimitNOFILE=)".into(),
+        )
+        .into()
+    })
 }
 
 /// What of the streams the client wants.

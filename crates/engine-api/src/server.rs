@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::body::Answer;
 use crate::call::Call;
 use crate::query::Query;
-use crate::{Error, Result, routes};
+use crate::{Error, Result, hijack, routes};
 
 /// What every connection shares.
 #[derive(Clone)]
@@ -29,6 +29,7 @@ pub async fn serve(engine: Arc<Engine>, listener: UnixListener, shutdown: Cancel
     let steps = Arc::new(build::EngineRunner(engine.clone()));
     let builder = build::Builder::open(engine.images().clone(), steps, &engine.instance().data_dir).await?;
     let shared = Shared { engine, builder };
+    hijack::make_room();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -67,7 +68,15 @@ where
 async fn answer(shared: Shared, request: Request<Incoming>) -> Answer {
     let started = tokio::time::Instant::now();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let mut answer = match dispatch(shared, request).await {
+    let result = if method.is_safe() {
+        dispatch(shared, request).await
+    } else {
+        // On a task of its own: what a client has asked for is done to its end, also if the client goes away.
+        tokio::spawn(dispatch(shared, request))
+            .await
+            .unwrap_or_else(|e| Err(engine::Error::System(format!("internal error: {e}")).into()))
+    };
+    let mut answer = match result {
         Ok(answer) => answer,
         Err(error) => {
             tracing::debug!(%method, %path, %error, "refused");

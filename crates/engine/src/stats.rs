@@ -56,7 +56,12 @@ impl Engine {
                 "throttled_time": s.cpu.throttled_ns,
             },
         });
-        let mut memory = json!({"usage": s.memory.usage, "stats": s.memory.stat, "limit": s.memory.limit});
+        // Without a limit of its own a container has the machine's memory.
+        let limit = match crate::system::total_memory() {
+            0 => s.memory.limit,
+            total => s.memory.limit.min(total),
+        };
+        let mut memory = json!({"usage": s.memory.usage, "stats": s.memory.stat, "limit": limit});
         if !crate::spec::cgroup_v2() {
             memory["max_usage"] = json!(s.memory.max_usage);
             memory["failcnt"] = json!(s.memory.failcnt);

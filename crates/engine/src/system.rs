@@ -61,6 +61,11 @@ fn machine() -> &'static Machine {
     })
 }
 
+/// This machine's memory, bytes; 0 if unknown.
+pub(crate) fn total_memory() -> u64 {
+    machine().total_memory
+}
+
 impl Engine {
     /// `GET /version`
     pub fn version(&self) -> Value {

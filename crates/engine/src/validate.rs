@@ -28,8 +28,11 @@ pub(crate) fn config(config: &Config) -> Result<()> {
     if config.hostname.len() > 64 {
         return Err(invalid(format!("hostname {:?} is too long (maximum 64 bytes)", config.hostname)));
     }
-    if config.hostname.contains(|c: char| c.is_control() || c.is_whitespace()) {
+    if spoils_line(&config.hostname) {
         return Err(invalid(format!("invalid hostname: {:?}", config.hostname)));
+    }
+    if spoils_line(&config.domainname) {
+        return Err(invalid(format!("invalid domain name: {:?}", config.domainname)));
     }
     if let Some(check) = &config.healthcheck {
         for (what, value) in [
@@ -52,6 +55,11 @@ pub(crate) fn config(config: &Config) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a text would be more than one word of a line in hosts or resolv.conf.
+fn spoils_line(text: &str) -> bool {
+    text.contains(|c: char| c.is_control() || c.is_whitespace())
 }
 
 /// Refuses combinations of the two configurations that contradict each other.
@@ -187,6 +195,21 @@ pub(crate) fn host(host: &mut HostConfig) -> Result<Vec<String>> {
     runtime::logs::drivers::validate(&host.log_config.driver, &host.log_config.config).map_err(invalid)?;
     for entry in &host.extra_hosts {
         extra_host(entry)?;
+    }
+    for server in &host.dns {
+        if server.parse::<std::net::IpAddr>().is_err() {
+            return Err(invalid(format!("invalid DNS server {server:?}: it should be an IP address")));
+        }
+    }
+    for (what, list) in [("search domain", &host.dns_search), ("option", &host.dns_options)] {
+        if let Some(bad) = list.iter().find(|word| spoils_line(word)) {
+            return Err(invalid(format!("invalid DNS {what}: {bad:?}")));
+        }
+    }
+    for link in &host.links {
+        if spoils_line(link) {
+            return Err(invalid(format!("bad format for links: {link:?}")));
+        }
     }
     for (list, field) in [(&host.cap_add, "CapAdd"), (&host.cap_drop, "CapDrop")] {
         for name in list {

@@ -38,6 +38,7 @@ pub(crate) async fn attach(mut call: Call) -> Result<Answer> {
     let wanted = wanted(&call, tty)?;
     let (stream, logs) = (call.query.flag("stream"), call.query.flag("logs"));
     let kind = hijack::content_type(call.version, tty);
+    let place = hijack::place()?;
     // Attached before anything is answered: what comes after the answer is not missed.
     let attachment = if stream { Some(call.engine.attach(call.id()).await?) } else { None };
     let past = if logs { past(&call, &wanted).await? } else { Vec::new() };
@@ -48,11 +49,14 @@ pub(crate) async fn attach(mut call: Call) -> Result<Answer> {
             Some(io) => hijack::as_body(kind, call.request, io, wanted),
             None => body::empty(StatusCode::OK),
         };
-        let live = http_body_util::BodyDataStream::new(live.into_body());
+        let live = http_body_util::BodyDataStream::new(live.into_body()).inspect(move |_| {
+            let _held = &place;
+        });
         return Ok(body::stream(kind, past.chain(live)));
     };
     let (engine, id) = (call.engine.clone(), call.id().to_owned());
     tokio::spawn(async move {
+        let _place = place;
         let Some(mut io) = hijack::taken(upgrade).await else { return };
         for piece in past {
             let sent = match piece {
@@ -98,11 +102,13 @@ pub(crate) async fn attach_websocket(mut call: Call) -> Result<Answer> {
     let tty = call.engine.has_tty(call.id())?;
     let wanted = Wanted { framed: false, ..wanted(&call, tty)? };
     let (stream, logs) = (call.query.flag("stream"), call.query.flag("logs"));
+    let place = hijack::place()?;
     let attachment = if stream { Some(call.engine.attach(call.id()).await?) } else { None };
     let past = if logs { past(&call, &wanted).await? } else { Vec::new() };
     let (answer, upgrade) = hijack::websocket(&mut call.request)?;
     let (engine, id) = (call.engine.clone(), call.id().to_owned());
     tokio::spawn(async move {
+        let _place = place;
         let Ok(upgraded) = upgrade.await else { return };
         let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
         for piece in past.into_iter().flatten() {
@@ -216,11 +222,13 @@ pub(crate) async fn start(call: Call) -> Result<Answer> {
     let wanted =
         Wanted { stdin: true, stdout: true, stderr: true, tty, framed: !start.tty, keys: Some(keys) };
     let kind = hijack::content_type(version, start.tty);
+    let place = hijack::place()?;
     let Some((answer, upgrade)) = hijack::take_over(&mut http::Request::from_parts(parts, ()), kind) else {
         let io = engine.exec_start(&id, options).await?;
         return Ok(hijack::output_body(kind, io, wanted));
     };
     tokio::spawn(async move {
+        let _place = place;
         let started = engine.exec_start(&id, options).await;
         let Some(io) = hijack::taken(upgrade).await else { return };
         match started {

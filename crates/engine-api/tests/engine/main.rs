@@ -6,6 +6,8 @@
 mod support;
 
 mod api;
+mod attacks;
 mod client;
 mod networks;
+mod survival;
 mod volumes;

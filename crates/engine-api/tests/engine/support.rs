@@ -74,6 +74,13 @@ impl Answer {
     }
 }
 
+/// The engine's binary. It lies beside the tests' own folder; `cargo test` builds it too, unless a target is named:
+/// then add `--examples`.
+fn engined() -> PathBuf {
+    let own = std::env::current_exe().expect("the test has a path");
+    own.parent().and_then(Path::parent).expect("target/debug/deps").join("examples/engined")
+}
+
 /// A network namespace with `lo` up, for as long as the process lives.
 fn namespace() -> Child {
     let mut holder = Command::new("unshare")
@@ -96,10 +103,7 @@ fn namespace() -> Child {
 }
 
 fn start(dir: &Path, namespace: &Child) -> Child {
-    // The example lies beside the tests' own folder. `cargo test` builds it too, unless a target is named: then add
-    // `--examples`.
-    let own = std::env::current_exe().expect("the test has a path");
-    let engined = own.parent().and_then(Path::parent).expect("target/debug/deps").join("examples/engined");
+    let engined = engined();
     let mut process = inside(namespace)
         .arg(engined)
         .args([dir.join("data"), dir.join("run")])
@@ -127,6 +131,16 @@ impl Engine {
 
     pub fn path(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// What daemon and shims are executed from.
+    pub fn binary(&self) -> PathBuf {
+        engined()
+    }
+
+    /// The daemon's process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     pub fn socket(&self) -> PathBuf {

@@ -1,0 +1,183 @@
+//! What becomes of containers when the daemon is killed, and when the machine was restarted.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::{Engine, frames, read_head};
+
+fn state(engine: &Engine, name: &str) -> Value {
+    engine.get(&format!("/containers/{name}/json")).json()["State"].clone()
+}
+
+/// Waits until something holds; a test has no other way to see what happens inside a container.
+#[allow(clippy::disallowed_methods)] // a test watches from outside
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < end, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn run(engine: &Engine, name: &str, script: &str, more: Value) -> String {
+    let mut host = json!({"NetworkMode": "none"});
+    for (key, value) in more["HostConfig"].as_object().into_iter().flatten() {
+        host[key] = value.clone();
+    }
+    let mut body = json!({"Image": "busybox:test", "Cmd": ["sh", "-c", script]});
+    for (key, value) in more.as_object().into_iter().flatten() {
+        body[key] = value.clone();
+    }
+    body["HostConfig"] = host;
+    let id = engine.create(name, &body);
+    let started = engine.post(&format!("/containers/{id}/start"), &Value::Null);
+    assert_eq!(started.status, 204, "{name}: {started:?}");
+    id
+}
+
+fn policy(name: &str) -> Value {
+    json!({"HostConfig": {"RestartPolicy": {"Name": name}}})
+}
+
+/// The process that is the parent of a container's first one.
+fn shim_of(pid: &Value) -> i32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|l| l.strip_prefix("PPid:")?.trim().parse().ok()).unwrap()
+}
+
+fn kill(pid: i32) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+#[test]
+fn every_state_survives_a_killed_daemon() {
+    skip_if_lacking!();
+    let mut engine = Engine::start();
+    let go = engine.path().join("go");
+    std::fs::create_dir(&go).unwrap();
+    let bind = format!("{}:/go", go.display());
+    let wait_for_go = "until [ -e /go/now ]; do sleep 0.1; done";
+
+    run(&engine, "running", "echo before; sleep 1000", Value::Null);
+    run(&engine, "paused", "sleep 1000", Value::Null);
+    assert_eq!(engine.post("/containers/paused/pause", &Value::Null).status, 204);
+    run(&engine, "crashing", "exit 3", policy("always"));
+    until("it has crashed a few times", || {
+        engine.get("/containers/crashing/json").json()["RestartCount"].as_i64() >= Some(3)
+    });
+    let check = json!({"Test": ["CMD", "true"], "Interval": 200_000_000_i64});
+    run(&engine, "healthy", "sleep 1000", json!({"Healthcheck": check}));
+    until("it is healthy", || state(&engine, "healthy")["Health"]["Status"] == "healthy");
+    run(&engine, "with-exec", "sleep 1000", Value::Null);
+    let exec = engine.post("/containers/with-exec/exec", &json!({"Cmd": ["sleep", "999"]})).json();
+    let exec = exec["Id"].as_str().unwrap().to_owned();
+    assert_eq!(engine.post(&format!("/exec/{exec}/start"), &json!({"Detach": true})).status, 200);
+    let exec_pid = engine.get(&format!("/exec/{exec}/json")).json()["Pid"].as_i64().unwrap();
+    run(&engine, "attached", "read line; echo got $line; sleep 1000", json!({"OpenStdin": true}));
+    let upgrade = "Connection: Upgrade\r\nUpgrade: tcp\r\n";
+    let attach = "/containers/attached/attach?stream=1&stdin=1&stdout=1";
+    let mut lost = engine.open("POST", attach, upgrade, b"");
+    assert_eq!(read_head(&mut lost).0, 101);
+    run(&engine, "ended", "exit 7", Value::Null);
+    until("it has ended", || state(&engine, "ended")["Status"] == "exited");
+    engine.create("created", &json!({"Image": "busybox:test", "HostConfig": {"NetworkMode": "none"}}));
+    let later = json!({"HostConfig": {"Binds": [bind]}});
+    run(&engine, "ends-later", &format!("{wait_for_go}; echo late; exit 9"), later.clone());
+    let mut passing = later.clone();
+    passing["HostConfig"]["AutoRemove"] = json!(true);
+    run(&engine, "passing", wait_for_go, passing);
+    let mut stopping = later;
+    stopping["HostConfig"]["RestartPolicy"] = json!({"Name": "always"});
+    let slow = format!("trap '{wait_for_go}; exit 0' TERM; while :; do sleep 0.1; done");
+    run(&engine, "stopping", &slow, stopping);
+    // Somebody stops it and the daemon dies meanwhile: it must not be started again.
+    let _stop = engine.open("POST", "/containers/stopping/stop?t=600", "", b"");
+    let stopping = engine.get("/containers/stopping/json").json()["Id"].as_str().unwrap().to_owned();
+    let life = engine.path().join(format!("data/engine/containers/{stopping}/life.json"));
+    until("the stop is noted", || {
+        std::fs::read_to_string(&life).is_ok_and(|text| text.contains("\"by_hand\":true"))
+    });
+
+    let names = ["running", "paused", "healthy", "with-exec", "attached", "ended", "created"];
+    let before: Vec<Value> = names.iter().map(|n| state(&engine, n)).collect();
+    let later_pid = state(&engine, "ends-later")["Pid"].clone();
+    engine.kill();
+    std::fs::write(go.join("now"), "").unwrap();
+    until("it ended without a daemon", || !Path::new(&format!("/proc/{later_pid}/root/bin")).exists());
+    // What a crash in the middle of a creation leaves.
+    let half = engine.path().join("data/engine/containers").join("ab".repeat(32));
+    std::fs::create_dir(&half).unwrap();
+    std::fs::write(half.join("hostname"), "half").unwrap();
+    engine.start_again();
+
+    assert!(!half.exists(), "half-made containers are removed");
+    for (name, before) in names.iter().zip(before) {
+        let after = state(&engine, name);
+        for field in ["Status", "Pid", "StartedAt", "FinishedAt", "ExitCode", "Paused"] {
+            assert_eq!(before[field], after[field], "{name}: {field}");
+        }
+    }
+    assert_eq!(state(&engine, "healthy")["Health"]["Status"], "healthy");
+    assert_eq!(engine.post("/containers/ends-later/wait", &Value::Null).json()["StatusCode"], 9);
+    let log = engine.get("/containers/ends-later/logs?stdout=1");
+    assert_eq!(frames(&mut log.body.as_slice()), [(1, b"late\n".to_vec())]);
+    until("--rm holds also for what ended meanwhile", || engine.get("/containers/passing/json").status == 404);
+    until("a stop holds over the daemon's end", || state(&engine, "stopping")["Status"] == "exited");
+    assert_eq!(engine.get("/containers/stopping/json").json()["RestartCount"], 0);
+    let restarts = engine.get("/containers/crashing/json").json()["RestartCount"].as_i64();
+    assert!(restarts >= Some(3), "the count goes on: {restarts:?}");
+    until("it crashes on", || engine.get("/containers/crashing/json").json()["RestartCount"].as_i64() > restarts);
+    assert!(Path::new(&format!("/proc/{exec_pid}")).exists(), "an exec goes on");
+    assert_eq!(engine.post("/containers/paused/unpause", &Value::Null).status, 204);
+
+    let mut again = engine.open("POST", attach, upgrade, b"");
+    assert_eq!(read_head(&mut again).0, 101);
+    again.get_mut().write_all(b"typed\n").unwrap();
+    let mut head = [0; 8];
+    again.read_exact(&mut head).unwrap();
+    let mut line = vec![0; usize::from(head[7])];
+    again.read_exact(&mut line).unwrap();
+    assert_eq!(line, b"got typed\n");
+}
+
+#[test]
+fn restart_policies_after_a_reboot() {
+    skip_if_lacking!();
+    let mut engine = Engine::start();
+    let forever = "sleep 1000";
+    for name in ["no", "always", "unless-stopped", "on-failure"] {
+        run(&engine, &format!("up-{name}"), forever, policy(name));
+        run(&engine, &format!("stopped-{name}"), forever, policy(name));
+        let stopped = engine.post(&format!("/containers/stopped-{name}/stop?t=0"), &Value::Null);
+        assert_eq!(stopped.status, 204, "{stopped:?}");
+    }
+    run(&engine, "passing", forever, json!({"HostConfig": {"AutoRemove": true}}));
+    let names: Vec<String> =
+        ["no", "always", "unless-stopped", "on-failure"].iter().map(|n| format!("up-{n}")).collect();
+    let mut pids: Vec<Value> = names.iter().map(|n| state(&engine, n)["Pid"].clone()).collect();
+    pids.push(state(&engine, "passing")["Pid"].clone());
+    engine.kill();
+    // As a restart of the machine has it: no process, nothing in the run folder.
+    for pid in &pids {
+        kill(shim_of(pid));
+        kill(i32::try_from(pid.as_i64().unwrap()).unwrap());
+    }
+    for pid in &pids {
+        until("its process is gone", || !Path::new(&format!("/proc/{pid}/root/bin")).exists());
+    }
+    std::fs::remove_dir_all(engine.path().join("run")).unwrap();
+    engine.start_again();
+
+    for name in ["up-always", "up-unless-stopped", "up-on-failure", "stopped-always"] {
+        until(&format!("{name} runs again"), || state(&engine, name)["Status"] == "running");
+    }
+    for name in ["stopped-no", "stopped-unless-stopped", "stopped-on-failure"] {
+        assert_eq!(state(&engine, name)["Status"], "exited", "{name}");
+    }
+    let no = state(&engine, "up-no");
+    assert_eq!((no["Status"].as_str(), no["ExitCode"].as_i64()), (Some("exited"), Some(255)));
+    until("--rm holds also after a reboot", || engine.get("/containers/passing/json").status == 404);
+}
