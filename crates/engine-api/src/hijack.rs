@@ -81,7 +81,8 @@ pub(crate) fn place() -> crate::Result<OwnedSemaphorePermit> {
     });
     places.clone().try_acquire_owned().map_err(|_| {
         engine::Error::Unavailable(
-            "too many attached streams: raise the engine's limit of open files (ulimit -n, LimitNOFILE=)".into(),
+            "too many attached streams: raise the engine's limit of open files (ulimit -n, LimitNOFILE=)"
+                .into(),
         )
         .into()
     })

@@ -221,16 +221,7 @@ impl Engine {
 
     /// The names by which others on the same network find the container.
     pub(crate) fn dns_names(&self, container: &Container, settings: &EndpointSettings) -> Vec<String> {
-        let inner = container.lock();
-        let mut names = vec![inner.asked.name.clone()];
-        names.extend(settings.aliases.iter().cloned());
-        names.push(container.short().to_owned());
-        if !inner.asked.config.hostname.is_empty() {
-            names.push(inner.asked.config.hostname.clone());
-        }
-        let mut seen = std::collections::HashSet::new();
-        names.retain(|n| seen.insert(n.clone()));
-        names
+        crate::inspect::dns_names(&container.lock(), settings, container.short())
     }
 
     /// Where published ports lead, for IPv4 and IPv6: to the addresses on the networks of the default routes.

@@ -7,12 +7,15 @@ use oci_spec::runtime::Process;
 use parking_lot::Mutex;
 use runtime::{ExecSpec, Exit, IoStream};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::container::{Container, Phase};
-use crate::error::{Error, Result, conflict, invalid, not_found};
+use crate::error::{Error, Result, conflict, invalid, not_found, system};
 use crate::model::{Config, ExecConfig, HostConfig};
 use crate::{Engine, spec};
 
+/// How long a request to resize waits for the exec's start.
+const READY: Duration = Duration::from_secs(10);
 /// How many ended execs of one container are remembered.
 const REMEMBERED: usize = 64;
 
@@ -23,6 +26,8 @@ pub(crate) struct Exec {
     pub container: String,
     pub config: ExecConfig,
     state: Mutex<ExecState>,
+    /// True once its process runs or could not be started.
+    begun: watch::Sender<bool>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -54,8 +59,13 @@ impl Engine {
             return Err(invalid("No exec command specified"));
         }
         crate::attach::DetachKeys::parse(&config.detach_keys)?;
-        let exec =
-            Arc::new(Exec { id: base::rng::hex(32), container: id.clone(), config, state: Mutex::default() });
+        let exec = Arc::new(Exec {
+            id: base::rng::hex(32),
+            container: id.clone(),
+            config,
+            state: Mutex::default(),
+            begun: watch::Sender::new(false),
+        });
         let mut all = self.execs.lock();
         let mut ended: Vec<String> = all
             .values()
@@ -158,6 +168,10 @@ impl Engine {
                     _ => 126,
                 };
                 exec.state.lock().exit_code = Some(code);
+                exec.begun.send_replace(true);
+                if let Some(container) = &container {
+                    container.lock().life.execs.retain(|id| *id != exec.id);
+                }
                 return Err(match error {
                     runtime::Error::Exec { message, .. } => Error::Invalid(format!(
                         "OCI runtime exec failed: exec failed: unable to start container process: {message}"
@@ -171,6 +185,7 @@ impl Engine {
             state.running = true;
             state.pid = started.pid;
         }
+        exec.begun.send_replace(true);
         if let Some(container) = &container {
             let command = config.cmd.join(" ");
             self.container_event(
@@ -232,6 +247,11 @@ impl Engine {
     /// Sets the size of an exec's terminal.
     pub async fn exec_resize(&self, id: &str, rows: u16, columns: u16) -> Result<()> {
         let exec = self.exec(id)?;
+        // A client sets the size as soon as it has asked for the start. A timer by nature: Docker's patience.
+        let mut begun = exec.begun.subscribe();
+        if tokio::time::timeout(READY, begun.wait_for(|b| *b)).await.is_err() {
+            return Err(system("timeout waiting for exec session ready"));
+        }
         if !exec.state.lock().running {
             return Err(conflict(format!("exec {id} is not running")));
         }

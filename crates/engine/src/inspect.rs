@@ -15,7 +15,7 @@ fn time(t: Option<jiff::Timestamp>) -> String {
 }
 
 /// The networks of a container: what was asked for and, while it runs, what it has got.
-pub(crate) fn networks(inner: &Inner, engine: &Engine) -> Value {
+pub(crate) fn networks(inner: &Inner, engine: &Engine, short: &str) -> Value {
     let mut out = Map::new();
     for (name, settings) in &inner.asked.endpoints {
         let mut shown = settings.clone();
@@ -34,6 +34,9 @@ pub(crate) fn networks(inner: &Inner, engine: &Engine) -> Value {
                     shown.global_ipv6_prefix_len = address.prefix_len();
                 }
                 shown.ipv6_gateway = attached.gateway6.map(|g| g.to_string()).unwrap_or_default();
+                if !crate::networks::PREDEFINED.contains(&name.as_str()) {
+                    shown.dns_names = dns_names(inner, settings, short);
+                }
             }
             None => {
                 if let Ok(net) = engine.networks.get(name) {
@@ -44,6 +47,23 @@ pub(crate) fn networks(inner: &Inner, engine: &Engine) -> Value {
         out.insert(name.clone(), json!(shown));
     }
     Value::Object(out)
+}
+
+/// The names by which others on the same network find the container.
+pub(crate) fn dns_names(
+    inner: &Inner,
+    settings: &crate::model::EndpointSettings,
+    short: &str,
+) -> Vec<String> {
+    let mut names = vec![inner.asked.name.clone()];
+    names.extend(settings.aliases.iter().cloned());
+    names.push(short.to_owned());
+    if !inner.asked.config.hostname.is_empty() {
+        names.push(inner.asked.config.hostname.clone());
+    }
+    let mut seen = std::collections::HashSet::new();
+    names.retain(|n| seen.insert(n.clone()));
+    names
 }
 
 /// The mounts of a container.
@@ -102,6 +122,12 @@ impl Engine {
         if let Some(health) = &life.health {
             state["Health"] = json!(health);
         }
+        let mut config = json!(asked.config);
+        if let Some(first) =
+            asked.endpoints.get(&asked.host.network_mode).filter(|e| !e.mac_address.is_empty())
+        {
+            config["MacAddress"] = json!(first.mac_address);
+        }
         let mut host = json!(asked.host);
         // As Docker writes links: `/TARGET:/SELF/ALIAS`.
         if !asked.host.links.is_empty() {
@@ -153,7 +179,7 @@ impl Engine {
             "HostConfig": host,
             "GraphDriver": {"Name": "overlay2", "Data": layers},
             "Mounts": mounts(&inner),
-            "Config": asked.config,
+            "Config": config,
             "NetworkSettings": {
                 "Bridge": "",
                 "SandboxID": if life.phase.alive() { container.id.as_str() } else { "" },
@@ -169,7 +195,7 @@ impl Engine {
                 "IPPrefixLen": bridge.as_ref().map_or(0, |a| a.address.prefix_len()),
                 "IPv6Gateway": "",
                 "MacAddress": default(|a| a.mac.clone()),
-                "Networks": networks(&inner, self),
+                "Networks": networks(&inner, self, container.short()),
             },
         });
         if let Some((own, whole)) = sizes {

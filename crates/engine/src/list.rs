@@ -250,7 +250,7 @@ impl Engine {
             "State": life.phase.word(),
             "Status": status(&inner),
             "HostConfig": {"NetworkMode": asked.host.network_mode, "Annotations": asked.host.annotations},
-            "NetworkSettings": {"Networks": inspect::networks(&inner, self)},
+            "NetworkSettings": {"Networks": inspect::networks(&inner, self, container.short())},
             "Mounts": inspect::mounts(&inner),
         });
         if asked.host.annotations.is_empty()

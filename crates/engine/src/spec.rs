@@ -303,6 +303,10 @@ pub(crate) fn build(input: Input<'_>) -> Result<ContainerSpec> {
     spec.set_mounts(Some(mounts(basic, &input)?));
 
     crate::cdi::inject(&host.device_requests, &mut spec)?;
+    let mut runtime = crate::runtimes::find(&host.runtime)?;
+    if spec.hooks().is_some() && runtime.is_none() {
+        runtime = Some(crate::runtimes::with_hooks()?);
+    }
 
     let stdin = match (config.open_stdin, config.stdin_once) {
         (false, _) => StdinMode::Closed,
@@ -318,7 +322,7 @@ pub(crate) fn build(input: Input<'_>) -> Result<ContainerSpec> {
         oci: spec,
         rootfs: input.rootfs,
         io: IoSpec { tty: config.tty, stdin, log: input.log, size },
-        runtime: crate::runtimes::find(&host.runtime)?,
+        runtime,
         // In another's pid namespace there is somebody who reaps.
         init: host.init.unwrap_or(false) && host.pid_mode.is_empty(),
         seccomp: seccomp(host)?,
@@ -592,6 +596,12 @@ fn mounts(mut all: Vec<Mount>, input: &Input<'_>) -> Result<Vec<Mount>> {
     }
     if host.ipc_mode == "none" {
         all.retain(|m| m.destination() != Path::new("/dev/shm"));
+    }
+    if let (Some(pid), Ok(None)) = (input.joined.ipc, crate::runtimes::find(&host.runtime)) {
+        // What the IPC namespace is for the kernel, /dev/shm is for the C library.
+        let theirs = format!("/proc/{pid}/root/dev/shm");
+        all.retain(|m| m.destination() != Path::new("/dev/shm"));
+        all.push(mount("/dev/shm", "bind", theirs, &["rbind", "rprivate"]));
     }
     if host.ipc_mode == "host" {
         all.retain(|m| !matches!(m.destination().to_str(), Some("/dev/shm" | "/dev/mqueue")));

@@ -111,6 +111,13 @@ impl Engine {
             if inner.life.phase == Phase::Restarting {
                 return Err(conflict(format!("cannot join {what} of a restarting container: {}", other.id)));
             }
+            let shares = !matches!(inner.asked.host.ipc_mode.as_str(), "private" | "none");
+            if what == "IPC" && !shares {
+                return Err(Error::Invalid(format!(
+                    "failed to join IPC namespace: container {}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)",
+                    other.id
+                )));
+            }
             Ok(Some(inner.life.pid))
         };
         Ok(spec::Joined {

@@ -91,3 +91,15 @@ pub(crate) async fn no_swarm(_: Call) -> Result<Answer> {
 pub(crate) async fn no_plugins(_: Call) -> Result<Answer> {
     Ok(body::ok(&serde_json::json!([])))
 }
+
+pub(crate) async fn no_such_plugin(call: Call) -> Result<Answer> {
+    Err(engine::Error::NotFound(format!("plugin {:?} not found", call.id())).into())
+}
+
+pub(crate) async fn plugins_refused(_: Call) -> Result<Answer> {
+    Err(engine::Error::NotImplemented(
+        "this engine does not install plugins: run the volume or network driver as a service of this machine"
+            .into(),
+    )
+    .into())
+}

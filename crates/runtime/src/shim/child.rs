@@ -98,7 +98,7 @@ fn build(
     prepare(process)?;
     let place = rustix::fs::open("rootfs", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .step(|| "open the root's folder".into())?;
-    let mut sources = rootfs::shared_sources(&spec.oci)?;
+    let mut sources = rootfs::early_copies(&spec.oci)?;
     if user_namespace {
         // Root of the namespace may not look into folders of the machine's root, as whom this process can still look.
         sources = rootfs::open_sources(&spec.oci)?;

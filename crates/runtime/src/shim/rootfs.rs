@@ -100,15 +100,38 @@ pub(super) fn open_sources(spec: &Spec) -> Result<Vec<Option<Source>>, Failure> 
     })
 }
 
-/// Copies of the mounts that are to stay shared with the machine's: once this namespace has cut itself off, a copy
-/// would only receive.
-pub(super) fn shared_sources(spec: &Spec) -> Result<Vec<Option<Source>>, Failure> {
-    early(spec, |source, options| match options.propagation {
-        Some(Propagation::Shared) => {
+/// Copies of the mounts that cannot be had later: those that are to stay shared with the machine's (once this namespace
+/// has cut itself off, a copy would only receive), and those of another container (`/proc/PID/root/...`).
+pub(super) fn early_copies(spec: &Spec) -> Result<Vec<Option<Source>>, Failure> {
+    early(spec, |source, options| match (other_container(source), options.propagation) {
+        (Some((pid, path)), _) => copy_from(pid, &path, options.recursive).map(|t| Some(Source::Tree(t))),
+        (None, Some(Propagation::Shared)) => {
             mount::clone_tree(source, options.recursive).map(|tree| Some(Source::Tree(tree)))
         }
         _ => Ok(None),
     })
+}
+
+/// `/proc/PID/root/PATH` taken apart.
+fn other_container(source: &Path) -> Option<(u32, PathBuf)> {
+    let mut parts = source.strip_prefix("/proc").ok()?.components();
+    let pid = parts.next()?.as_os_str().to_str()?.parse().ok()?;
+    (parts.next()?.as_os_str() == "root").then(|| (pid, Path::new("/").join(parts.as_path())))
+}
+
+/// A copy of a mount in a process's mount namespace; only from inside one its mounts can be copied.
+fn copy_from(pid: u32, path: &Path, recursive: bool) -> std::io::Result<OwnedFd> {
+    let open = |path: &str, flags: OFlags| {
+        rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).map_err(std::io::Error::from)
+    };
+    let (home, folder) = (open("/proc/self/ns/mnt", OFlags::RDONLY)?, open(".", OFlags::PATH)?);
+    let theirs = open(&format!("/proc/{pid}/ns/mnt"), OFlags::RDONLY)?;
+    nix::sched::setns(&theirs, nix::sched::CloneFlags::CLONE_NEWNS)?;
+    let tree = mount::clone_tree(path, recursive);
+    // Also after a failure: whatever follows happens at home.
+    nix::sched::setns(&home, nix::sched::CloneFlags::CLONE_NEWNS)?;
+    rustix::process::fchdir(&folder)?;
+    tree
 }
 
 fn early(
