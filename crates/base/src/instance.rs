@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -42,6 +42,9 @@ pub struct Instance {
     pub cluster_domain: String,
     /// Gateway address and size of the engine's default bridge.
     pub bridge_ip: Ipv4Net,
+    /// Where the engine's networks get their subnets from: blocks, and the size that each is cut into. Empty for Docker's.
+    #[serde(default)]
+    pub address_pools: Vec<(IpNet, u8)>,
 }
 
 impl Default for Instance {
@@ -66,6 +69,7 @@ impl Instance {
             service_cidr: net([10, 96, 0, 0], 12),
             cluster_domain: "cluster.local".into(),
             bridge_ip: net([172, 17, 0, 1], 16),
+            address_pools: Vec::new(),
         }
     }
 

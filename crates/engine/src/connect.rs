@@ -197,7 +197,7 @@ impl Engine {
             bridge: net.record.bridge.clone(),
             ifname: attached.ifname.clone(),
             mac: networks::mac(&settings.mac_address),
-            addresses: attached.addresses().collect(),
+            addresses: attached.addresses().chain(link_local(settings)).collect(),
             gateway: attached.gateway.filter(|_| default[0]),
             gateway6: attached.gateway6.filter(|_| default[1]).and_then(v6),
             routes,
@@ -214,13 +214,24 @@ impl Engine {
                 a.mac = mac.join(":");
             }
         }
-        net.enter(&container.id, &self.dns_names(container, settings), &attached);
+        self.enter_names(container, net, settings);
         self.network_event(net, "connect", &[("container", container.id.clone())]);
         Ok(())
     }
 
+    /// Enters a container's names for its addresses on a network, in place of those it had there.
+    pub(crate) fn enter_names(&self, container: &Container, net: &Net, settings: &EndpointSettings) {
+        net.leave(&container.id);
+        if !net.user_defined() {
+            return;
+        }
+        let names = self.dns_names(container, settings);
+        let Some(attached) = container.lock().life.attached.get(&net.record.name).cloned() else { return };
+        net.enter(&container.id, &names, &attached);
+    }
+
     /// The names by which others on the same network find the container.
-    pub(crate) fn dns_names(&self, container: &Container, settings: &EndpointSettings) -> Vec<String> {
+    fn dns_names(&self, container: &Container, settings: &EndpointSettings) -> Vec<String> {
         crate::inspect::dns_names(&container.lock(), settings, container.short())
     }
 
@@ -353,8 +364,7 @@ impl Engine {
             if let Err(error) = self.link_up(&net).await {
                 tracing::error!(network = %name, %error, "the network's link is not as it should be");
             }
-            let settings = asked.get(name).cloned().unwrap_or_default();
-            net.enter(&container.id, &self.dns_names(container, &settings), one);
+            self.enter_names(container, &net, &asked.get(name).cloned().unwrap_or_default());
         }
         if let Err(error) = self.publish_again(container, &published) {
             tracing::error!(container = %container.short(), %error, "its ports are not as they were");
@@ -701,6 +711,15 @@ fn not_removed(container: &Container, phase: Phase) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// The link-local addresses that are asked for, with the sizes that their kinds have.
+fn link_local(settings: &EndpointSettings) -> impl Iterator<Item = IpNet> {
+    let asked = settings.ipam_config.iter().flat_map(|ipam| &ipam.link_local_ips);
+    asked.filter_map(|text| {
+        let address: IpAddr = text.parse().ok()?;
+        IpNet::new(address, if address.is_ipv4() { 16 } else { 64 }).ok()
+    })
 }
 
 /// Takes an address of one family: the one that is asked for, or the one it had before if nobody took it meanwhile, or

@@ -67,7 +67,7 @@ impl Engine {
         let root = instance.data_dir.join("engine");
         std::fs::create_dir_all(root.join("containers")).map_err(Error::io(root.display()))?;
         let id = engine_id(&root)?;
-        let pools = crate::networks::AddressPools::standard().with_local6(&id);
+        let pools = crate::networks::AddressPools::new(instance.address_pools.clone())?.with_local6(&id);
         let engine = Arc::new(Engine {
             volumes: Volumes::open(instance.data_dir.join("volumes"))?,
             networks: Networks::open(root.join("networks"), &instance, pools)?,

@@ -299,15 +299,11 @@ impl Engine {
             container.lock().asked.name = old;
             return Err(error);
         }
-        let (attached, asked) = {
-            let inner = container.lock();
-            (inner.life.attached.clone(), inner.asked.endpoints.clone())
-        };
-        for (network, one) in attached {
+        let asked = container.lock().asked.endpoints.clone();
+        let attached: Vec<String> = container.lock().life.attached.keys().cloned().collect();
+        for network in attached {
             let Ok(net) = self.networks.get(&network) else { continue };
-            net.leave(&container.id);
-            let settings = asked.get(&network).cloned().unwrap_or_default();
-            net.enter(&container.id, &self.dns_names(&container, &settings), &one);
+            self.enter_names(&container, &net, &asked.get(&network).cloned().unwrap_or_default());
         }
         self.container_event(&container, "rename", &[("oldName", format!("/{old}"))]);
         Ok(())

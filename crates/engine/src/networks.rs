@@ -131,9 +131,6 @@ impl Net {
 
     /// Enters a container's names for its addresses.
     pub(crate) fn enter(&self, container: &str, names: &[String], attached: &Attached) {
-        if !self.user_defined() {
-            return;
-        }
         let mut all = self.names.lock();
         for name in names {
             let list = all.entry(name.to_ascii_lowercase()).or_default();
@@ -302,7 +299,7 @@ fn default_ipam(bridge: ipnet::Ipv4Net) -> Ipam {
         gateway: bridge.addr().to_string(),
         ..IpamPool::default()
     };
-    Ipam { driver: "default".into(), options: Map::new(), config: vec![pool] }
+    Ipam { driver: "default".into(), options: None, config: vec![pool] }
 }
 
 #[cfg(test)]

@@ -645,7 +645,6 @@ fn mounts(mut all: Vec<Mount>, input: &Input<'_>) -> Result<Vec<Mount>> {
 }
 
 fn user_mount(point: &MountPoint, images: &HashMap<String, Vec<PathBuf>>) -> Result<Mount> {
-    let mode = if point.rw { "rw" } else { "ro" };
     match point.kind.as_str() {
         "tmpfs" => {
             let mut options = vec!["noexec", "nosuid", "nodev"];
@@ -685,10 +684,16 @@ fn user_mount(point: &MountPoint, images: &HashMap<String, Vec<PathBuf>>) -> Res
         _ => {
             let bind = if point.non_recursive { "bind" } else { "rbind" };
             let propagation = if point.propagation.is_empty() { "rprivate" } else { &point.propagation };
-            // Read-only means what is mounted below it, too, unless the request says otherwise.
-            let mode = if point.rw || point.read_only_top { mode } else { "rro" };
+            let mut options = vec![bind, propagation];
+            match (point.rw, point.read_only_top) {
+                // What is read-only at its source stays so.
+                (true, _) => {}
+                (false, true) => options.push("ro"),
+                // Read-only means what is mounted below it, too, unless the request says otherwise.
+                (false, false) => options.push("rro"),
+            }
             let source = if point.subpath.is_empty() { point.source.clone() } else { subpath(point)? };
-            Ok(mount(&point.destination, "bind", source, &[bind, mode, propagation]))
+            Ok(mount(&point.destination, "bind", source, &options))
         }
     }
 }

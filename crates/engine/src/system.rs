@@ -127,7 +127,7 @@ impl Engine {
             "ContainersRunning": running, "ContainersPaused": paused, "ContainersStopped": stopped,
             "Images": self.images.list().len(), "Driver": "overlay2",
             "DriverStatus": [["Backing Filesystem", "extfs"], ["Supports d_type", "true"], ["Using metacopy", "false"], ["Native Overlay Diff", "true"], ["userxattr", "false"]],
-            "Plugins": {"Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": null, "Log": runtime::logs::drivers::names()},
+            "Plugins": {"Volume": self.volume_drivers(), "Network": ["bridge", "host", "ipvlan", "macvlan", "null"], "Authorization": null, "Log": runtime::logs::drivers::names()},
             "MemoryLimit": m.memory, "SwapLimit": m.swap, "CpuCfsPeriod": m.cpu, "CpuCfsQuota": m.cpu,
             "CPUShares": m.cpu, "CPUSet": m.cpuset, "PidsLimit": m.pids, "IPv4Forwarding": true, "OomKillDisable": !v2 && m.memory,
             "Debug": false, "NFd": std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),

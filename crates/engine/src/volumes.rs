@@ -199,7 +199,8 @@ impl Engine {
     /// Makes a volume, or finds the one of that name. One that nobody named gets a name.
     pub(crate) async fn make_volume(&self, request: VolumeCreate) -> Result<Arc<Volume>> {
         let VolumeCreate { mut name, driver, driver_opts, mut labels } = request;
-        if name.is_empty() {
+        let named = !name.is_empty();
+        if !named {
             name = base::rng::hex(32);
             labels.insert(ANONYMOUS.into(), String::new());
         }
@@ -224,7 +225,14 @@ impl Engine {
             }
             self.volumes.forget(&existing)?;
         }
-        let driver = if driver.is_empty() { LOCAL.to_owned() } else { driver };
+        let driver = match driver.as_str() {
+            // A plugin may have one of that name.
+            "" if named => {
+                self.plugin_with(&name).await.map_or_else(|| LOCAL.to_owned(), |(plugin, _)| plugin)
+            }
+            "" => LOCAL.to_owned(),
+            _ => driver,
+        };
         let volume = Volume { name, created: base::clock::now(), driver, labels, options: driver_opts };
         let volume = if volume.local() {
             local::check_name(&volume.name)?;
@@ -266,13 +274,26 @@ impl Engine {
             let told = plugin.get(name).await.map_err(failed)?.ok_or_else(missing)?;
             return Ok((volume, Some(told)));
         }
+        match self.plugin_with(name).await {
+            Some((driver, told)) => Ok((Arc::new(foreign(&driver, name)), Some(told))),
+            None => Err(missing()),
+        }
+    }
+
+    /// The plugin that knows a volume of that name, and what it says of it.
+    async fn plugin_with(&self, name: &str) -> Option<(String, plugin::Told)> {
         for driver in self.volumes.plugins.names() {
             let Ok(plugin) = self.volumes.plugins.get(&driver).await else { continue };
             if let Ok(Some(told)) = plugin.get(name).await {
-                return Ok((Arc::new(foreign(&driver, name)), Some(told)));
+                return Some((driver, told));
             }
         }
-        Err(missing())
+        None
+    }
+
+    /// The drivers of volumes: ours and the plugins that have been used.
+    pub(crate) fn volume_drivers(&self) -> Vec<String> {
+        std::iter::once(LOCAL.to_owned()).chain(self.volumes.plugins.active()).collect()
     }
 
     /// One volume.

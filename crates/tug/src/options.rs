@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use base::{Instance, fsx, instance};
 use clap::Args;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Cluster;
@@ -50,6 +50,9 @@ pub struct Place {
     /// Address and size of the engine's default bridge.
     #[arg(long, default_value = "172.17.0.1/16")]
     pub bip: Ipv4Net,
+    /// Where networks get their subnets from: base=CIDR,size=BITS; may be repeated [default: Docker's].
+    #[arg(long, value_name = "base=CIDR,size=BITS", value_parser = address_pool)]
+    pub default_address_pool: Vec<(IpNet, u8)>,
     /// Where Ingresses are served over HTTP; 0: nowhere, so that containers can publish port 80.
     #[arg(long, default_value_t = 0)]
     pub ingress_http_port: u16,
@@ -137,6 +140,7 @@ impl Place {
         made.service_cidr = self.service_cidr.trunc();
         made.cluster_domain = self.cluster_domain.clone();
         made.bridge_ip = self.bip;
+        made.address_pools.clone_from(&self.default_address_pool);
         Ok(made)
     }
 
@@ -178,6 +182,9 @@ impl Place {
         flag("--service-cidr", self.service_cidr.to_string().into());
         flag("--cluster-domain", self.cluster_domain.clone().into());
         flag("--bip", self.bip.to_string().into());
+        for (base, size) in &self.default_address_pool {
+            flag("--default-address-pool", format!("base={base},size={size}").into());
+        }
         flag("--ingress-http-port", self.ingress_http_port.to_string().into());
         flag("--ingress-https-port", self.ingress_https_port.to_string().into());
         flag("--registry-port", self.registry_port.to_string().into());
@@ -191,6 +198,23 @@ impl Place {
         a.extend(self.cluster.to_arguments());
         a
     }
+}
+
+/// `base=10.10.0.0/16,size=24`
+fn address_pool(text: &str) -> Result<(IpNet, u8), String> {
+    let (mut base, mut size) = (None, None);
+    for part in text.split(',') {
+        match part.split_once('=') {
+            Some(("base", net)) => base = Some(net.parse::<IpNet>().map_err(|e| format!("base {net}: {e}"))?),
+            Some(("size", bits)) => size = Some(bits.parse().map_err(|e| format!("size {bits}: {e}"))?),
+            _ => return Err(format!("{part}: use base=CIDR,size=BITS")),
+        }
+    }
+    let (Some(base), Some(size)) = (base, size) else { return Err("use base=CIDR,size=BITS".into()) };
+    if base != base.trunc() || size < base.prefix_len() || size > base.max_prefix_len() {
+        return Err(format!("{base} cannot be cut into subnets of size /{size}"));
+    }
+    Ok((base, size))
 }
 
 /// What a server says of itself.
@@ -273,6 +297,7 @@ mod tests {
         let mut p = place();
         p.api_port = 7000;
         p.registry_mirror = vec!["https://m".into()];
+        p.default_address_pool = vec![address_pool("base=10.9.0.0/16,size=24").unwrap()];
         p.node_name = Some("n1".into());
         p.node_ip = Some([192, 0, 2, 7].into());
         p.cluster.emulated_version = api::Release::OLDEST;

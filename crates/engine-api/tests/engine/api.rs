@@ -36,7 +36,6 @@ fn refusals_change_nothing() {
     let memory = create(json!({"Image": "busybox:test", "HostConfig": {"Memory": 1}}));
     assert_eq!(memory, (400, "Minimum memory limit allowed is 6MB".into()));
     assert_eq!(create(json!({"Image": "busybox:test", "HostConfig": {"Binds": ["x:y"]}})).0, 400);
-    assert_eq!(create(json!({"Image": "busybox:test", "HostConfig": {"NetworkMode": "nowhere"}})).0, 404);
     let mount = json!([{"Type": "bind", "Source": "/does/not/exist", "Target": "/n"}]);
     let (status, message) = create(json!({"Image": "busybox:test", "HostConfig": {"Mounts": mount}}));
     assert_eq!((status, message.contains("does not exist")), (400, true));
@@ -52,6 +51,13 @@ fn refusals_change_nothing() {
     assert_eq!(engine.post("/containers/web/kill", &json!(null)).status, 409);
     assert_eq!(engine.post("/containers/web/stop", &json!(null)).status, 304);
     assert_eq!(engine.post("/containers/web/exec", &json!({"Cmd": ["true"]})).status, 409);
+    let lost = json!({"Image": "busybox:test", "HostConfig": {"NetworkMode": "nowhere"}});
+    let lost = engine.create("lost", &lost);
+    let refused = engine.post(&format!("/containers/{lost}/start"), &json!(null));
+    assert_eq!(
+        (refused.status, refused.message().as_str()),
+        (404, "failed to set up container networking: network nowhere not found")
+    );
     assert_eq!(engine.delete("/networks/bridge").status, 403);
     assert_eq!(engine.delete("/volumes/nothing").status, 404);
 }

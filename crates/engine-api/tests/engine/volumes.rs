@@ -82,7 +82,7 @@ fn local_volumes() {
     let missing = json!({"type": "none", "device": "/does/not/exist", "o": "bind"});
     assert_eq!(make(json!({"Name": "missing", "DriverOpts": missing})).0, 201);
     let body = json!({"Image": "busybox:test", "HostConfig": {"Binds": ["missing:/b"]}});
-    let refused = engine.post("/containers/create?name=m", &body);
+    let refused = engine.post("/containers/create?name=mi", &body);
     assert!(
         refused.message().contains("failed to mount local volume: mount /does/not/exist:"),
         "{refused:?}"
@@ -91,7 +91,7 @@ fn local_volumes() {
     // A part of a volume.
     let id = run(
         &engine,
-        "w",
+        "ww",
         json!({"Binds": ["data:/d"]}),
         "echo part > /d/p; mkdir /d/sub; echo deep > /d/sub/f",
     );
@@ -259,7 +259,7 @@ fn mounts() {
     assert_eq!(refused(json!({"Binds": ["/tmp:/t", "/var:/t"]})), (400, "Duplicate mount point: /t".into()));
 
     let source = engine.path().join("made/for/it");
-    let id = run(&engine, "m", json!({"Binds": [format!("{}:/m:z", source.display())]}), "touch /m/x");
+    let id = run(&engine, "mm", json!({"Binds": [format!("{}:/m:z", source.display())]}), "touch /m/x");
     output(&engine, &id);
     assert!(source.join("x").exists(), "a missing source is made");
     let shown = engine.get(&format!("/containers/{id}/json")).json()["Mounts"][0].clone();
@@ -269,7 +269,7 @@ fn mounts() {
         {"Type": "image", "Source": "busybox:test", "Target": "/i", "ImageOptions": {"Subpath": "etc"}},
         {"Type": "tmpfs", "Target": "/t", "TmpfsOptions": {"SizeBytes": 1048576, "Mode": 448}},
     ]});
-    let id = run(&engine, "i", mounts, "cat /i/passwd; touch /i/x; mount | grep /t");
+    let id = run(&engine, "ii", mounts, "cat /i/passwd; touch /i/x; mount | grep /t");
     let said = output(&engine, &id);
     assert!(said.contains("root:x:0:0") && said.contains("Read-only file system"), "{said}");
     assert!(said.contains("size=1024k") && said.contains("mode=700"), "{said}");

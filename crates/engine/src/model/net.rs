@@ -104,8 +104,7 @@ pub struct ConfigReference {
 #[allow(missing_docs)]
 pub struct Ipam {
     pub driver: String,
-    #[serde(deserialize_with = "null_default", serialize_with = "nullable")]
-    pub options: Map,
+    pub options: Option<Map>,
     #[serde(deserialize_with = "null_default")]
     pub config: Vec<IpamPool>,
 }

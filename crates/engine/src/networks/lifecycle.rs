@@ -87,7 +87,7 @@ impl Engine {
                 || request.enable_ipv6 == Some(true)
                 || !matches!(request.ipam.driver.as_str(), "" | "default")
                 || !request.labels.is_empty()
-                || !request.ipam.options.is_empty()
+                || request.ipam.options.as_ref().is_some_and(|o| !o.is_empty())
                 || !request.ipam.config.is_empty()
             {
                 return Err(forbidden(

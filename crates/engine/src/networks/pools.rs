@@ -13,8 +13,11 @@ use crate::model::{Ipam, IpamPool};
 pub struct AddressPools(Vec<(IpNet, u8)>);
 
 impl AddressPools {
-    /// The given blocks; each must be at least as large as one subnet of it.
+    /// The given blocks, or Docker's if there are none; each must be at least as large as one subnet of it.
     pub fn new(blocks: Vec<(IpNet, u8)>) -> Result<AddressPools> {
+        if blocks.is_empty() {
+            return Ok(AddressPools::standard());
+        }
         for (base, size) in &blocks {
             if *base != base.trunc() || *size < base.prefix_len() || *size > base.max_prefix_len() {
                 return Err(invalid(format!(

@@ -104,6 +104,13 @@ impl Registry {
         Ok(plugin)
     }
 
+    /// The names of the plugins that have answered.
+    pub(super) fn active(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.active.lock().keys().cloned().collect();
+        names.sort();
+        names
+    }
+
     /// The scope of a plugin's volumes, as far as it has said.
     pub(super) fn scope(&self, name: &str) -> String {
         self.active.lock().get(name).map_or_else(|| "local".to_owned(), |p| p.scope.clone())
