@@ -142,7 +142,7 @@ impl Engine {
         let default =
             |pick: fn(&crate::container::Attached) -> String| bridge.as_ref().map(pick).unwrap_or_default();
         // Docker tells it for the format that anybody may read.
-        let log_path = match self.log_spec(&container)? {
+        let log_path = match crate::logs::log_spec(&container, asked)? {
             runtime::LogSpec::JsonFile(file) => file.path.display().to_string(),
             _ => String::new(),
         };

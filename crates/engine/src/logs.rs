@@ -6,7 +6,7 @@ use runtime::logs::{LogLine, ReadOptions, drivers};
 use runtime::{LogSpec, LoggedContainer};
 
 use crate::Engine;
-use crate::container::Container;
+use crate::container::{Asked, Container};
 use crate::error::{Error, Result};
 
 /// Which lines are wanted.
@@ -38,7 +38,8 @@ impl Engine {
             (log, self.foreign.mark(&id))
         } else {
             let container = self.find(reference)?;
-            (self.log_spec(&container)?, Some(container.mark.subscribe()))
+            let log = log_spec(&container, &container.lock().asked)?;
+            (log, Some(container.mark.subscribe()))
         };
         if log.path().is_none() {
             return Err(Error::NotImplemented("configured logging driver does not support reading".into()));
@@ -60,23 +61,23 @@ impl Engine {
         };
         Ok(runtime::logs::read(&log, read, done))
     }
+}
 
-    /// How a container's output is recorded, by its driver and options.
-    pub(crate) fn log_spec(&self, container: &Container) -> Result<LogSpec> {
-        let inner = container.lock();
-        let (asked, config) = (&inner.asked, &inner.asked.host.log_config);
-        let about = LoggedContainer {
-            id: container.id.clone(),
-            name: asked.name.clone(),
-            image_id: asked.image.clone(),
-            image_name: asked.config.image.clone(),
-            command: asked.args.join(" "),
-            created: base::clock::rfc3339_nano(asked.created),
-        };
-        let (labels, env) = (asked.config.labels.clone().into_iter().collect(), &asked.config.env);
-        let wanted = drivers::Asked { container: &about, labels: &labels, env, folder: &container.dir };
-        let options = config.config.clone().into_iter().collect();
-        drivers::spec(&config.driver, &options, &wanted)
-            .map_err(|e| Error::Invalid(format!("failed to initialize logging driver: {e}")))
-    }
+/// How a container's output is recorded, by its driver and options. `asked` is the container's own: whoever asks may hold
+/// its lock.
+pub(crate) fn log_spec(container: &Container, asked: &Asked) -> Result<LogSpec> {
+    let config = &asked.host.log_config;
+    let about = LoggedContainer {
+        id: container.id.clone(),
+        name: asked.name.clone(),
+        image_id: asked.image.clone(),
+        image_name: asked.config.image.clone(),
+        command: asked.args.join(" "),
+        created: base::clock::rfc3339_nano(asked.created),
+    };
+    let (labels, env) = (asked.config.labels.clone().into_iter().collect(), &asked.config.env);
+    let wanted = drivers::Asked { container: &about, labels: &labels, env, folder: &container.dir };
+    let options = config.config.clone().into_iter().collect();
+    drivers::spec(&config.driver, &options, &wanted)
+        .map_err(|e| Error::Invalid(format!("failed to initialize logging driver: {e}")))
 }

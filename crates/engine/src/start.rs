@@ -137,7 +137,7 @@ impl Engine {
         let asked = container.lock().asked.clone();
         let snapshot = self.images.snapshot(&container.id)?;
         let files = self.write_files(container, &links)?;
-        let log = self.log_spec(container)?;
+        let log = crate::logs::log_spec(container, &asked)?;
         for point in &asked.mounts {
             if point.kind == "bind" && !point.source.exists() {
                 if !point.make_source {
