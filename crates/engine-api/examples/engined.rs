@@ -34,6 +34,8 @@ async fn serve(data: &Path, run: &Path) -> Result<(), Box<dyn std::error::Error>
     if let Ok(bridge) = std::env::var("ENGINED_BRIDGE") {
         instance.bridge_ip = bridge.parse()?;
     }
+    let file = data.join("daemon.json");
+    let settings = if file.exists() { engine::Settings::load(&file)? } else { engine::Settings::default() };
     let containers = runtime::ShimRuntime::open(run, &data.join("runtime"), runtime::ShimCommand::default())?;
     let images = image::ImageStore::open(data).await?;
     let network = network::Network::host(&instance).await?;
@@ -42,13 +44,40 @@ async fn serve(data: &Path, run: &Path) -> Result<(), Box<dyn std::error::Error>
         runtime: containers,
         images,
         network: network.clone(),
+        settings,
     })
     .await?;
     let _ = std::fs::remove_file(&instance.docker_socket);
     let listener = tokio::net::UnixListener::bind(&instance.docker_socket)?;
-    println!("listening");
     let shutdown = CancellationToken::new();
-    let server = tokio::spawn(engine_api::serve(engine.clone(), listener, shutdown.clone()));
+    let mut listeners = vec![engine_api::Listener::Unix(listener)];
+    let settings = engine.settings();
+    for host in settings.hosts.iter().filter_map(|h| h.strip_prefix("tcp://")) {
+        let path = |text: &str| std::path::PathBuf::from(text);
+        let files = engine_api::TlsFiles {
+            ca: Some(path(&settings.tlscacert)),
+            cert: path(&settings.tlscert),
+            key: path(&settings.tlskey),
+        };
+        let listener = tokio::net::TcpListener::bind(host).await?;
+        listeners.push(engine_api::Listener::Tls(listener, files.config()?));
+    }
+    if !settings.metrics_addr.is_empty() {
+        let listener = tokio::net::TcpListener::bind(&settings.metrics_addr).await?;
+        tokio::spawn(engine_api::serve_metrics(engine.clone(), listener, shutdown.clone()));
+    }
+    println!("listening");
+    let server = tokio::spawn(engine_api::serve(engine.clone(), listeners, shutdown.clone()));
+    let mut reload = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
+    let (again, folder) = (engine.clone(), file);
+    let reloads = tokio::spawn(async move {
+        while reload.recv().await.is_some() {
+            match engine::Settings::load(&folder) {
+                Ok(settings) => again.reload(&settings),
+                Err(error) => eprintln!("engined: {error}"),
+            }
+        }
+    });
     let mut down = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     let mut stop = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
@@ -59,6 +88,7 @@ async fn serve(data: &Path, run: &Path) -> Result<(), Box<dyn std::error::Error>
             network.teardown().await?;
         }
     }
+    reloads.abort();
     shutdown.cancel();
     engine.shutdown().await;
     server.await??;

@@ -8,6 +8,8 @@ mod call;
 mod compat;
 mod error;
 mod hijack;
+mod listen;
+mod metrics;
 mod progress;
 mod query;
 mod routes;
@@ -28,4 +30,6 @@ mod handlers {
 }
 
 pub use error::{Error, Result};
+pub use listen::{Listener, TlsFiles};
+pub use metrics::serve as serve_metrics;
 pub use server::serve;

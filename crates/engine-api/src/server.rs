@@ -9,11 +9,11 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::body::Answer;
 use crate::call::Call;
+use crate::listen::{Accepted, Listener};
 use crate::query::Query;
 use crate::{Error, Result, hijack, routes};
 
@@ -24,21 +24,33 @@ struct Shared {
     builder: Arc<build::Builder>,
 }
 
-/// Serves the API on a socket until `shutdown`; streams that are open then end with their connections.
-pub async fn serve(engine: Arc<Engine>, listener: UnixListener, shutdown: CancellationToken) -> Result<()> {
+/// Serves the API on every listener until `shutdown`; streams that are open then end with their connections.
+pub async fn serve(engine: Arc<Engine>, listeners: Vec<Listener>, shutdown: CancellationToken) -> Result<()> {
     let steps = Arc::new(build::EngineRunner(engine.clone()));
     let builder = build::Builder::open(engine.images().clone(), steps, &engine.instance().data_dir).await?;
     let shared = Shared { engine, builder };
     hijack::make_room();
+    let accepting = listeners.into_iter().map(|listener| accept(shared.clone(), listener, shutdown.clone()));
+    futures::future::join_all(accepting).await;
+    Ok(())
+}
+
+async fn accept(shared: Shared, listener: Listener, shutdown: CancellationToken) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = shutdown.cancelled() => return Ok(()),
+            () = shutdown.cancelled() => return,
         };
+        let (shared, shutdown) = (shared.clone(), shutdown.clone());
         match accepted {
-            Ok((stream, _)) => {
-                tokio::spawn(connection(shared.clone(), stream, shutdown.clone()));
-            }
+            Ok(Accepted::Unix(stream)) => drop(tokio::spawn(connection(shared, stream, shutdown))),
+            Ok(Accepted::Plain(stream)) => drop(tokio::spawn(connection(shared, stream, shutdown))),
+            Ok(Accepted::Tls(handshake)) => drop(tokio::spawn(async move {
+                match handshake.await {
+                    Ok(stream) => connection(shared, stream, shutdown).await,
+                    Err(error) => tracing::debug!(%error, "a client's TLS handshake failed"),
+                }
+            })),
             Err(error) => sockets::accept_failed("the engine", &error).await,
         }
     }
@@ -68,6 +80,7 @@ where
 async fn answer(shared: Shared, request: Request<Incoming>) -> Answer {
     let started = tokio::time::Instant::now();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let engine = shared.engine.clone();
     let result = if method.is_safe() {
         dispatch(shared, request).await
     } else {
@@ -84,6 +97,12 @@ async fn answer(shared: Shared, request: Request<Incoming>) -> Answer {
         }
     };
     headers(answer.headers_mut());
+    if answer.status().is_success()
+        && let Ok((_, rest)) = version(&path)
+        && let Some((family, action)) = crate::metrics::action(&method, rest)
+    {
+        engine.metrics().action(family, action, started.elapsed());
+    }
     tracing::trace!(%method, %path, status = answer.status().as_u16(), took = ?started.elapsed());
     answer
 }

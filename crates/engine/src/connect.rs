@@ -426,6 +426,9 @@ impl Engine {
 
     /// The address at which containers of the default network reach this machine.
     pub fn host_gateway(&self) -> Option<String> {
+        if let Some(address) = self.settings().host_gateway_ip {
+            return Some(address.to_string());
+        }
         let bridge = self.networks.get("bridge").ok()?;
         bridge.family(false).find_map(|p| p.gateway).map(|g| g.to_string())
     }

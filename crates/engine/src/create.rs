@@ -99,6 +99,7 @@ impl Engine {
         let image = self.images.get(&config.image)?;
         merge(&mut config, image.run_config());
         validate::config(&config)?;
+        self.settings().fill(&mut host_config)?;
         let mut warnings = validate::host(&mut host_config)?;
         self.share_namespaces(&mut host_config);
         warnings.extend(crate::runtimes::warning(&host_config.runtime));

@@ -15,8 +15,10 @@ use crate::container::{Container, Phase};
 use crate::error::{Error, Result};
 use crate::events::Bus;
 use crate::exec::Exec;
+use crate::metrics::Metrics;
 use crate::names::Names;
-use crate::networks::Networks;
+use crate::networks::{AddressPools, Networks};
+use crate::settings::Settings;
 use crate::volumes::Volumes;
 
 /// What an engine is made of.
@@ -29,6 +31,8 @@ pub struct EngineOptions {
     pub images: Arc<ImageStore>,
     /// Its bridges and ports.
     pub network: Arc<Network>,
+    /// Its daemon.json.
+    pub settings: Settings,
 }
 
 /// The engine. Cheap to share; every method may be called at any time from anywhere.
@@ -38,6 +42,8 @@ pub struct Engine {
     pub(crate) images: Arc<ImageStore>,
     pub(crate) network: Arc<Network>,
     pub(crate) events: Bus,
+    settings: RwLock<Arc<Settings>>,
+    pub(crate) metrics: Metrics,
     containers: RwLock<HashMap<String, Arc<Container>>>,
     pub(crate) names: Mutex<Names>,
     pub(crate) volumes: Volumes,
@@ -63,14 +69,17 @@ impl Engine {
     /// Starts the engine of an instance: finds its containers, volumes and networks, and brings what it knows in line
     /// with what the runtime says.
     pub async fn open(options: EngineOptions) -> Result<Arc<Engine>> {
-        let EngineOptions { instance, runtime, images, network } = options;
+        let EngineOptions { instance, runtime, images, network, settings } = options;
+        configure_registries(&images, &settings);
         let root = instance.data_dir.join("engine");
         std::fs::create_dir_all(root.join("containers")).map_err(Error::io(root.display()))?;
         let id = engine_id(&root)?;
-        let pools = crate::networks::AddressPools::new(instance.address_pools.clone())?.with_local6(&id);
+        let own = instance.address_pools.clone();
+        let pools = if own.is_empty() { settings.address_pools()? } else { AddressPools::new(own)? };
+        let pools = pools.with_local6(&id);
         let engine = Arc::new(Engine {
             volumes: Volumes::open(instance.data_dir.join("volumes"))?,
-            networks: Networks::open(root.join("networks"), &instance, pools)?,
+            networks: Networks::open(root.join("networks"), &instance, pools, &settings.bridge_options())?,
             upstreams: network::dns::Upstreams::system(vec![crate::resolver::OWN.into()]),
             id,
             instance,
@@ -78,6 +87,8 @@ impl Engine {
             images,
             network,
             events: Bus::default(),
+            settings: RwLock::new(Arc::new(settings)),
+            metrics: Metrics::default(),
             containers: RwLock::default(),
             names: Mutex::default(),
             network_changes: tokio::sync::Mutex::default(),
@@ -98,6 +109,24 @@ impl Engine {
     /// Its images.
     pub fn images(&self) -> &Arc<ImageStore> {
         &self.images
+    }
+
+    /// Its settings as they are now.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.read().clone()
+    }
+
+    /// Takes over from `new` what a running engine can change, and tells it as an event.
+    pub fn reload(&self, new: &Settings) {
+        let now = Arc::new(self.settings().reloaded(new));
+        configure_registries(&self.images, &now);
+        *self.settings.write() = now.clone();
+        self.events.publish("daemon", "reload", &self.id, now.reload_attributes());
+    }
+
+    /// What it has counted and measured.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// What runs its containers.
@@ -303,6 +332,14 @@ impl Engine {
             });
         }
     }
+}
+
+/// Tells the images what the settings say of registries.
+fn configure_registries(images: &ImageStore, settings: &Settings) {
+    let mut config = images.registry_config();
+    config.insecure.clone_from(&settings.insecure_registries);
+    config.mirrors.clone_from(&settings.registry_mirrors);
+    images.configure_registries(config);
 }
 
 /// The engine's id: made once, kept.

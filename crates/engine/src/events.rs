@@ -4,6 +4,7 @@
 //! more than 4096 events behind loses the oldest ones.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -61,18 +62,20 @@ pub struct Actor {
 #[derive(Debug)]
 pub struct Bus {
     history: Mutex<VecDeque<Event>>,
+    count: AtomicU64,
     live: broadcast::Sender<Event>,
 }
 
 impl Default for Bus {
     fn default() -> Self {
-        Bus { history: Mutex::default(), live: broadcast::channel(4096).0 }
+        Bus { history: Mutex::default(), count: AtomicU64::new(0), live: broadcast::channel(4096).0 }
     }
 }
 
 impl Bus {
     /// Tells everyone.
     pub fn publish(&self, kind: &'static str, action: impl Into<String>, id: &str, attributes: Map) {
+        self.count.fetch_add(1, Ordering::Relaxed);
         let now = base::clock::now();
         let action = action.into();
         let legacy = matches!(kind, "container" | "image");
@@ -98,6 +101,16 @@ impl Bus {
         }
         history.push_back(event.clone());
         let _ = self.live.send(event); // nobody listening is fine
+    }
+
+    /// How many there have been.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// How many listen now.
+    pub fn listeners(&self) -> usize {
+        self.live.receiver_count()
     }
 
     /// What happened since `since` (nothing without it), and a receiver of what happens from now on.
@@ -129,39 +142,38 @@ pub const FILTERS: &[&str] = &[
 ];
 
 impl Event {
-    /// Whether the filters let it pass.
+    /// Whether the filters let it pass, as Docker judges: an object's filter compares with the id and the name of
+    /// whatever the event is about.
     pub fn matches(&self, filters: &Filters) -> bool {
+        let name = self.actor.attributes.get("name").map_or("", String::as_str);
         let object = |kind: &str| {
             filters.any(kind, |wanted| {
-                (self.kind == kind && (self.actor.id.starts_with(wanted.as_str()) || self.named(wanted)))
-                    || (self
-                        .actor
-                        .attributes
-                        .get(kind)
-                        .is_some_and(|v| v == wanted || v.starts_with(wanted.as_str())))
+                self.actor.id.starts_with(wanted.as_str()) || name.starts_with(wanted.as_str())
             })
         };
         let image = filters.any("image", |wanted| {
-            let is =
-                |have: &str| have == wanted || have.rsplit_once(':').is_some_and(|(bare, _)| bare == wanted);
-            (self.kind == "image"
-                && (is(&self.actor.id) || self.actor.attributes.get("name").is_some_and(|n| is(n))))
-                || self.actor.attributes.get("image").is_some_and(|n| is(n))
+            let bare = |have: &str| match have.rsplit_once([':', '@']) {
+                Some((bare, tag)) if !tag.contains('/') => bare == wanted,
+                _ => false,
+            };
+            let about = if self.kind == "image" { "name" } else { "image" };
+            let about = self.actor.attributes.get(about).map_or("", String::as_str);
+            [self.actor.id.as_str(), about].iter().any(|have| have == wanted || bare(have))
         });
-        filters.any("event", |wanted| {
-            *wanted == self.action || self.action.split_once(':').is_some_and(|(verb, _)| verb == wanted)
-        }) && filters.exact("type", self.kind)
+        // Actions with more than a verb: one of these among the values lets all of them be compared by their beginning.
+        let verbs = ["health_status", "exec_create", "exec_start"];
+        let by_verb = filters.get("event").iter().any(|v| verbs.contains(&v.as_str()));
+        let action = filters.any("event", |wanted| {
+            *wanted == self.action || by_verb && self.action.starts_with(wanted.as_str())
+        });
+        let objects =
+            ["daemon", "container", "plugin", "volume", "network", "node", "service", "secret", "config"];
+        action
+            && filters.exact("type", self.kind)
             && filters.exact("scope", self.scope)
             && filters.labels(&self.actor.attributes)
-            && object("container")
-            && object("network")
-            && object("volume")
-            && object("daemon")
+            && objects.iter().all(|kind| object(kind))
             && image
-    }
-
-    fn named(&self, name: &str) -> bool {
-        self.actor.attributes.get("name").is_some_and(|n| n == name.trim_start_matches('/'))
     }
 }
 
@@ -184,6 +196,10 @@ mod tests {
         );
         assert!(event.matches(&Filters::parse(r#"{"image":["b"]}"#).unwrap()));
         assert!(!event.matches(&Filters::parse(r#"{"container":["db"]}"#).unwrap()));
+        assert!(event.matches(&Filters::parse(r#"{"container":["we"]}"#).unwrap()), "the name's beginning");
+        assert!(!event.matches(&Filters::parse(r#"{"event":["health"]}"#).unwrap()), "a verb is whole");
+        assert!(event.matches(&Filters::parse(r#"{"event":["die","health_status"]}"#).unwrap()));
+        assert_eq!(bus.count(), 2);
         assert!(!event.matches(&Filters::parse(r#"{"type":["image"]}"#).unwrap()));
         assert!(bus.subscribe(None).0.is_empty());
     }

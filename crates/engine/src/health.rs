@@ -150,6 +150,7 @@ pub(crate) async fn watch(
             () = stop.cancelled() => return,
         };
         let result = ProbeResult { start, end: base::clock::now(), exit_code, output };
+        engine.metrics.health_check(exit_code == 0, base::clock::between(result.start, result.end));
         let changed = {
             let mut inner = container.lock();
             let health = inner.life.health.get_or_insert_with(Health::starting);

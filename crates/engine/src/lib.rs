@@ -11,7 +11,9 @@ pub mod attach;
 pub mod error;
 pub mod events;
 pub mod filters;
+pub mod metrics;
 pub mod model;
+pub mod settings;
 pub mod step;
 
 mod cdi;
@@ -54,6 +56,7 @@ pub use lifecycle::WaitCondition;
 pub use list::ListOptions;
 pub use logs::LogOptions;
 pub use networks::AddressPools;
+pub use settings::Settings;
 pub use stats::Sample;
 
 /// The API version spoken, and the oldest one that is understood.

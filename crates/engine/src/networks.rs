@@ -175,7 +175,12 @@ pub(crate) struct Networks {
 
 impl Networks {
     /// Reads the networks of `dir` and makes the predefined ones that are missing.
-    pub(crate) fn open(dir: PathBuf, instance: &base::Instance, pools: AddressPools) -> Result<Networks> {
+    pub(crate) fn open(
+        dir: PathBuf,
+        instance: &base::Instance,
+        pools: AddressPools,
+        bridge: &[(&'static str, String)],
+    ) -> Result<Networks> {
         std::fs::create_dir_all(&dir).map_err(Error::io(dir.display()))?;
         base::fsx::remove_leftovers(&dir).map_err(Error::io(dir.display()))?;
         let networks = Networks { dir: dir.clone(), pools, all: RwLock::default() };
@@ -193,6 +198,7 @@ impl Networks {
                 // Its range is the instance's, which may have been given anew.
                 record.ipam = default_ipam(instance.bridge_ip);
                 record.bridge = instance.link("0");
+                record.options.extend(bridge.iter().map(|(k, v)| ((*k).to_owned(), v.clone())));
             }
             match Net::new(record) {
                 Ok(net) => drop(networks.all.write().insert(net.record.id.clone(), net)),
@@ -203,7 +209,7 @@ impl Networks {
         }
         for name in PREDEFINED {
             if networks.by_name(name).is_none() {
-                networks.save(predefined(name, instance))?;
+                networks.save(predefined(name, instance, bridge))?;
             }
         }
         Ok(networks)
@@ -259,7 +265,7 @@ impl Networks {
     }
 }
 
-fn predefined(name: &str, instance: &base::Instance) -> Record {
+fn predefined(name: &str, instance: &base::Instance, bridge: &[(&'static str, String)]) -> Record {
     let mut record = Record {
         id: base::rng::hex(32),
         name: name.to_owned(),
@@ -281,14 +287,11 @@ fn predefined(name: &str, instance: &base::Instance) -> Record {
         record.bridge = instance.link("0");
         for (key, value) in [
             ("com.docker.network.bridge.default_bridge", "true"),
-            ("com.docker.network.bridge.enable_icc", "true"),
-            ("com.docker.network.bridge.enable_ip_masquerade", "true"),
-            ("com.docker.network.bridge.host_binding_ipv4", "0.0.0.0"),
             ("com.docker.network.bridge.name", record.bridge.as_str()),
-            ("com.docker.network.driver.mtu", "1500"),
         ] {
             record.options.insert(key.into(), value.into());
         }
+        record.options.extend(bridge.iter().map(|(k, v)| ((*k).to_owned(), v.clone())));
     }
     record
 }
@@ -310,7 +313,7 @@ mod tests {
     fn survives_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let instance = base::Instance::new(dir.path(), dir.path(), "n", [127, 0, 0, 1].into());
-        let open = || Networks::open(dir.path().join("n"), &instance, AddressPools::standard()).unwrap();
+        let open = || Networks::open(dir.path().join("n"), &instance, AddressPools::standard(), &[]).unwrap();
         let networks = open();
         let bridge = networks.get("bridge").unwrap();
         assert_eq!(networks.get("default").unwrap().record.id, bridge.record.id);

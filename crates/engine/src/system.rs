@@ -66,17 +66,61 @@ pub(crate) fn total_memory() -> u64 {
     machine().total_memory
 }
 
+/// Clients compare the version with Docker's releases, so it says which of them it stands for.
+pub(crate) fn stands_for() -> String {
+    format!("28.2.2+tug.{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// Whether a switch of the kernel is on; no if it has none of the kind.
+fn switched_on(path: &str) -> bool {
+    std::fs::read_to_string(path).is_ok_and(|text| matches!(text.trim(), "1" | "Y"))
+}
+
+/// What is told of the storage.
+fn storage(folder: &Path) -> Value {
+    let kind = rustix::fs::statfs(folder).map_or(0, |s| s.f_type as u64 & 0xffff_ffff);
+    let backing = match kind {
+        0xef53 => "extfs",
+        0x5846_5342 => "xfs",
+        0x9123_683e => "btrfs",
+        0x0102_1994 => "tmpfs",
+        0x794c_7630 => "overlayfs",
+        0x2fc1_2fc1 => "zfs",
+        0xf2f5_2010 => "f2fs",
+        _ => "<unknown>",
+    };
+    // The kind of a file must be told with its name, or whiteouts cannot be.
+    let d_type = || -> rustix::io::Result<bool> {
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+        let mut entries =
+            rustix::fs::Dir::read_from(rustix::fs::open(folder, flags, rustix::fs::Mode::empty())?)?;
+        Ok(entries.all(|e| e.is_ok_and(|e| e.file_type() != rustix::fs::FileType::Unknown)))
+    };
+    let d_type = d_type().unwrap_or(false);
+    let module = |name: &str| switched_on(&format!("/sys/module/overlay/parameters/{name}"));
+    json!([
+        ["Backing Filesystem", backing],
+        ["Supports d_type", d_type.to_string()],
+        ["Using metacopy", module("metacopy").to_string()],
+        ["Native Overlay Diff", (!module("redirect_dir")).to_string()],
+        ["userxattr", "false"],
+    ])
+}
+
 impl Engine {
+    /// The time, memory and processors of this machine, for measurements.
+    pub(crate) fn machine_size() -> (usize, u64, String) {
+        (spec::cpus(), machine().total_memory, machine().operating_system.clone())
+    }
+
     /// `GET /version`
     pub fn version(&self) -> Value {
-        let version = env!("CARGO_PKG_VERSION");
         let uname = rustix::system::uname();
         let kernel = uname.release().to_string_lossy().into_owned();
         let (architecture, _) = image::config::host_platform();
         let api = format!("{}.{}", API_VERSION.0, API_VERSION.1);
         let oldest = format!("{}.{}", MIN_API_VERSION.0, MIN_API_VERSION.1);
-        // Clients compare this number with Docker's releases, so it says which of them it stands for.
-        let stands_for = format!("28.2.2+tug.{version}");
+        let stands_for = stands_for();
         json!({
             "Platform": {"Name": "Tug"},
             "Components": [{
@@ -118,33 +162,48 @@ impl Engine {
         if !m.memory {
             warnings.push("WARNING: No memory limit support");
         }
-        let mut security = vec!["name=seccomp,profile=builtin"];
-        if v2 {
-            security.push("name=cgroupns");
+        let settings = self.settings();
+        let mut warnings: Vec<String> = warnings.into_iter().map(str::to_owned).collect();
+        warnings.extend(settings.exposed());
+        let profile = if settings.seccomp_profile.is_empty() { "builtin" } else { &settings.seccomp_profile };
+        let mut security = vec![format!("name=seccomp,profile={profile}")];
+        if Path::new("/proc/self/ns/cgroup").exists() {
+            security.push("name=cgroupns".to_owned());
+        }
+        if settings.no_new_privileges {
+            security.push("name=no-new-privileges".to_owned());
+        }
+        let mut runtimes = json!({"tug": {"path": "tug"}, "io.containerd.runc.v2": {"path": "tug"}});
+        if let Ok(Some(path)) = crate::runtimes::find("runc") {
+            runtimes["runc"] = json!({"path": path});
+        }
+        for (name, runtime) in &settings.runtimes {
+            runtimes[name] = json!({"path": runtime.path});
         }
         json!({
             "ID": self.id, "Name": hostname(), "Containers": running + paused + stopped,
             "ContainersRunning": running, "ContainersPaused": paused, "ContainersStopped": stopped,
             "Images": self.images.list().len(), "Driver": "overlay2",
-            "DriverStatus": [["Backing Filesystem", "extfs"], ["Supports d_type", "true"], ["Using metacopy", "false"], ["Native Overlay Diff", "true"], ["userxattr", "false"]],
+            "DriverStatus": storage(&self.instance().data_dir),
             "Plugins": {"Volume": self.volume_drivers(), "Network": ["bridge", "host", "ipvlan", "macvlan", "null"], "Authorization": null, "Log": runtime::logs::drivers::names()},
             "MemoryLimit": m.memory, "SwapLimit": m.swap, "CpuCfsPeriod": m.cpu, "CpuCfsQuota": m.cpu,
-            "CPUShares": m.cpu, "CPUSet": m.cpuset, "PidsLimit": m.pids, "IPv4Forwarding": true, "OomKillDisable": !v2 && m.memory,
-            "Debug": false, "NFd": std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),
-            "NGoroutines": 0, "SystemTime": base::clock::now_nano(), "LoggingDriver": "json-file",
-            "CgroupDriver": "cgroupfs", "CgroupVersion": if v2 { "2" } else { "1" }, "NEventsListener": 0,
+            "CPUShares": m.cpu, "CPUSet": m.cpuset, "PidsLimit": m.pids, "IPv4Forwarding": switched_on("/proc/sys/net/ipv4/ip_forward"), "OomKillDisable": !v2 && m.memory,
+            "Debug": settings.debug, "NFd": std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),
+            "NGoroutines": tokio::runtime::Handle::try_current().map_or(0, |h| h.metrics().num_alive_tasks()), "SystemTime": base::clock::now_nano(), "LoggingDriver": settings.log_driver,
+            "CgroupDriver": "cgroupfs", "CgroupVersion": if v2 { "2" } else { "1" }, "NEventsListener": self.events.listeners(),
             "KernelVersion": uname.release().to_string_lossy(), "OperatingSystem": m.operating_system,
             "OSVersion": m.os_version, "OSType": "linux", "Architecture": uname.machine().to_string_lossy(),
             "IndexServerAddress": "https://index.docker.io/v1/",
             "RegistryConfig": self.registries(),
             "NCPU": spec::cpus(), "MemTotal": m.total_memory, "GenericResources": null,
-            "DockerRootDir": self.instance().data_dir, "HttpProxy": "", "HttpsProxy": "", "NoProxy": "", "Labels": [],
-            "ExperimentalBuild": false, "ServerVersion": env!("CARGO_PKG_VERSION"),
-            "Runtimes": {"tug": {"path": "tug"}}, "DefaultRuntime": "tug",
+            "DockerRootDir": self.instance().data_dir, "HttpProxy": "", "HttpsProxy": "", "NoProxy": "", "Labels": settings.labels,
+            "ExperimentalBuild": false, "ServerVersion": stands_for(),
+            "Runtimes": runtimes, "DefaultRuntime": settings.default_runtime(),
             "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "", "RemoteManagers": null},
             "LiveRestoreEnabled": true, "Isolation": "", "InitBinary": "tug",
             "ContainerdCommit": {"ID": ""}, "RuncCommit": {"ID": ""}, "InitCommit": {"ID": ""},
-            "SecurityOptions": security, "CDISpecDirs": [], "Warnings": if warnings.is_empty() { Value::Null } else { json!(warnings) },
+            "SecurityOptions": security, "FirewallBackend": {"Driver": "nftables"},
+            "DefaultAddressPools": settings.default_address_pools, "CDISpecDirs": crate::cdi::FOLDERS, "Warnings": if warnings.is_empty() { Value::Null } else { json!(warnings) },
         })
     }
 

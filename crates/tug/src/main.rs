@@ -1,6 +1,7 @@
 //! Docker and Kubernetes in one binary: the command line, the roles, and how they are wired. No logic lives here.
 
 mod cluster;
+mod daemon;
 mod datastore;
 mod demo;
 mod df;

@@ -47,9 +47,9 @@ pub struct Place {
     /// The DNS suffix of the cluster.
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,
-    /// Address and size of the engine's default bridge.
-    #[arg(long, default_value = "172.17.0.1/16")]
-    pub bip: Ipv4Net,
+    /// Address and size of the engine's default bridge [default: 172.17.0.1/16].
+    #[arg(long)]
+    pub bip: Option<Ipv4Net>,
     /// Where networks get their subnets from: base=CIDR,size=BITS; may be repeated [default: Docker's].
     #[arg(long, value_name = "base=CIDR,size=BITS", value_parser = address_pool)]
     pub default_address_pool: Vec<(IpNet, u8)>,
@@ -74,6 +74,9 @@ pub struct Place {
     /// Which parts of the cluster run, and like which release.
     #[command(flatten)]
     pub cluster: Cluster,
+    /// The engine's settings.
+    #[command(flatten)]
+    pub engine: crate::daemon::Flags,
 }
 
 impl Place {
@@ -115,16 +118,7 @@ impl Place {
                 bail!("{flag} {net}: too small; a /{least} or larger range is needed");
             }
         }
-        let overlap = |a: &Ipv4Net, b: &Ipv4Net| a.contains(&b.network()) || b.contains(&a.network());
-        for (a, b, names) in [
-            (&self.cluster_cidr, &self.service_cidr, "--cluster-cidr and --service-cidr"),
-            (&self.cluster_cidr, &self.bip, "--cluster-cidr and --bip"),
-            (&self.service_cidr, &self.bip, "--service-cidr and --bip"),
-        ] {
-            if overlap(a, b) {
-                bail!("{names} overlap ({a} and {b}); give ranges that do not");
-            }
-        }
+        apart(&self.cluster_cidr, &self.service_cidr, "--cluster-cidr and --service-cidr")?;
         let mut made = Instance::new(
             &data_dir,
             &run_dir,
@@ -139,9 +133,25 @@ impl Place {
         made.cluster_cidr = self.cluster_cidr.trunc();
         made.service_cidr = self.service_cidr.trunc();
         made.cluster_domain = self.cluster_domain.clone();
-        made.bridge_ip = self.bip;
+        made.bridge_ip = self.bip.unwrap_or(made.bridge_ip);
+        apart(&made.cluster_cidr, &made.bridge_ip, "--cluster-cidr and --bip")?;
+        apart(&made.service_cidr, &made.bridge_ip, "--service-cidr and --bip")?;
         made.address_pools.clone_from(&self.default_address_pool);
         Ok(made)
+    }
+
+    /// The instance and its engine's settings, from the flags and from daemon.json.
+    pub fn configured(&self) -> Result<(Instance, engine::Settings)> {
+        let made = self.instance()?;
+        let (mirrors, insecure) = (&self.registry_mirror, &self.insecure_registry);
+        let settings = self.engine.settings(&made.data_dir, self.bip, mirrors, insecure)?;
+        if !self.default_address_pool.is_empty() && !settings.default_address_pools.is_empty() {
+            bail!("--default-address-pool and default-address-pools in daemon.json are both given; keep one");
+        }
+        match settings.bip {
+            Some(bip) => Ok((Self { bip: Some(bip), ..self.clone() }.instance()?, settings)),
+            None => Ok((made, settings)),
+        }
     }
 
     /// The instance as its server wrote it down when it started, if it ever did since the last boot.
@@ -181,7 +191,9 @@ impl Place {
         flag("--cluster-cidr", self.cluster_cidr.to_string().into());
         flag("--service-cidr", self.service_cidr.to_string().into());
         flag("--cluster-domain", self.cluster_domain.clone().into());
-        flag("--bip", self.bip.to_string().into());
+        if let Some(bip) = &self.bip {
+            flag("--bip", bip.to_string().into());
+        }
         for (base, size) in &self.default_address_pool {
             flag("--default-address-pool", format!("base={base},size={size}").into());
         }
@@ -196,6 +208,7 @@ impl Place {
         }
         a.extend(self.datastore.to_arguments());
         a.extend(self.cluster.to_arguments());
+        a.extend(self.engine.to_arguments());
         a
     }
 }
@@ -215,6 +228,14 @@ fn address_pool(text: &str) -> Result<(IpNet, u8), String> {
         return Err(format!("{base} cannot be cut into subnets of size /{size}"));
     }
     Ok((base, size))
+}
+
+/// Two ranges must not overlap.
+fn apart(a: &Ipv4Net, b: &Ipv4Net, names: &str) -> Result<()> {
+    if a.contains(&b.network()) || b.contains(&a.network()) {
+        bail!("{names} overlap ({a} and {b}); give ranges that do not");
+    }
+    Ok(())
 }
 
 /// What a server says of itself.
@@ -302,11 +323,15 @@ mod tests {
         p.node_ip = Some([192, 0, 2, 7].into());
         p.cluster.emulated_version = api::Release::OLDEST;
         p.cluster.disable = vec![Component::Scheduler, Component::ControllerManager];
+        p.bip = Some("10.1.0.1/24".parse().unwrap());
+        p.engine.tls = Some(false);
+        p.engine.host = vec!["tcp://127.0.0.1:2375".into()];
         let arguments = std::iter::once("tug".into()).chain(p.to_arguments());
         let again = <Only as clap::Parser>::try_parse_from(arguments).unwrap().place;
         assert_eq!(p.instance().unwrap(), again.instance().unwrap());
         assert_eq!(again.registry_mirror, ["https://m"]);
         assert_eq!(again.cluster.emulated_version, p.cluster.emulated_version);
         assert!(!again.cluster.has(Component::Scheduler) && again.cluster.has(Component::Kubelet));
+        assert_eq!((p.engine.tls, p.engine.host), (again.engine.tls, again.engine.host));
     }
 }

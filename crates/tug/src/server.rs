@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use base::{Instance, fsx};
+use engine_api::Listener;
 use rustix::fs::{FlockOperation, flock};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cluster::Component;
+use crate::daemon;
 use crate::doctor::who_listens;
 use crate::options::{Place, write_record};
 
@@ -42,24 +44,53 @@ pub enum Roles {
 
 /// Runs `tug server` or `tug engine`.
 pub fn run(place: &Place, roles: Roles) -> Result<ExitCode> {
-    log_to_stderr();
+    let verbosity = log_to_stderr();
     if !rustix::process::geteuid().is_root() {
         bail!("tug server must run as root: it makes namespaces, mounts and network links");
     }
-    let made = place.instance()?;
+    let (made, settings) = place.configured()?;
+    verbosity.set(&settings);
     let _lock = prepare(&made)?;
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
-    runtime.block_on(Box::pin(serve(place, made, roles)))?;
+    runtime.block_on(Box::pin(serve(place, made, roles, settings, verbosity)))?;
     // Blocking reads of files may still be under way; nothing they could do is worth waiting for.
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
 }
 
 /// Sends the log to standard error; TUG_LOG says how much (`info`, `debug`, `kubelet=debug,info`, ...).
-pub fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("TUG_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+pub fn log_to_stderr() -> Verbosity {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TUG_LOG");
+    let fixed = filter.is_ok();
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|_| "info".into()))
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_filter_reloading();
+    let handle = builder.reload_handle();
+    builder.init();
+    Verbosity(Box::new(move |level| {
+        if !fixed {
+            let _ = handle.reload(tracing_subscriber::EnvFilter::new(level));
+        }
+    }))
+}
+
+/// How much is logged, which the settings can change; TUG_LOG wins.
+pub struct Verbosity(Box<dyn Fn(&str) + Send + Sync>);
+
+impl Verbosity {
+    fn set(&self, settings: &engine::Settings) {
+        let level = match settings.log_level.as_str() {
+            _ if settings.debug => "debug",
+            "" => "info",
+            // There is no such level; what is fatal is an error.
+            "fatal" => "error",
+            level => level,
+        };
+        (self.0)(level);
+    }
 }
 
 /// Whether a server holds the run folder.
@@ -167,7 +198,14 @@ impl Parts {
     }
 }
 
-async fn serve(place: &Place, made: Instance, roles: Roles) -> Result<()> {
+async fn serve(
+    place: &Place,
+    made: Instance,
+    roles: Roles,
+    settings: engine::Settings,
+    verbosity: Verbosity,
+) -> Result<()> {
+    let engine = EngineStart { settings, verbosity, place: place.clone() };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (ended, mut ends) = mpsc::unbounded_channel();
@@ -181,9 +219,9 @@ async fn serve(place: &Place, made: Instance, roles: Roles) -> Result<()> {
     };
     let started_then_stays = async {
         match roles {
-            Roles::All => start(place, &made, &parts).await?,
+            Roles::All => start(place, &made, &parts, engine).await?,
             Roles::Engine => {
-                start_engine(place, &made, &parts).await?;
+                start_engine(&made, &parts, engine).await?;
                 write_record(&made, Roles::Engine)?;
             }
         }
@@ -203,6 +241,14 @@ async fn serve(place: &Place, made: Instance, roles: Roles) -> Result<()> {
     outcome
 }
 
+/// What the engine is started with.
+struct EngineStart {
+    settings: engine::Settings,
+    verbosity: Verbosity,
+    /// Whence the settings come again on SIGHUP.
+    place: Place,
+}
+
 /// What the engine stands on, which the node shares with it.
 struct Engine {
     network: Arc<network::Network>,
@@ -211,18 +257,14 @@ struct Engine {
 }
 
 /// Starts the engine: it answers when this returns.
-async fn start_engine(place: &Place, made: &Instance, parts: &Parts) -> Result<Engine> {
+async fn start_engine(made: &Instance, parts: &Parts, with: EngineStart) -> Result<Engine> {
+    let EngineStart { settings, verbosity, place } = with;
     notify("STATUS=engine");
     let network = network::Network::host(made).await.context("network")?;
     let runtime =
         runtime::ShimRuntime::open(&made.run_dir, &made.data_dir.join("runtime"), Default::default())
             .context("runtime")?;
     let images = image::ImageStore::open(&made.data_dir).await.context("image store")?;
-    images.configure_registries(image::RegistryConfig {
-        mirrors: place.registry_mirror.clone(),
-        insecure: place.insecure_registry.clone(),
-        ..image::RegistryConfig::default()
-    });
     if let Some(listener) = own_registry(place.registry_port).await {
         let options = registry::Options::new(made.data_dir.join("registry"), listener);
         let s = parts.shutdown.clone();
@@ -233,13 +275,45 @@ async fn start_engine(place: &Place, made: &Instance, parts: &Parts) -> Result<E
         runtime: runtime.clone(),
         images: images.clone(),
         network: network.clone(),
+        settings: settings.clone(),
     })
     .await
     .context("engine")?;
-    let socket = engine_socket(&made.docker_socket)?;
+    let mut listeners = vec![Listener::Unix(engine_socket(&made.docker_socket, &settings.group)?)];
+    listeners.extend(daemon::listeners(&settings).await?);
+    if !settings.metrics_addr.is_empty() {
+        let address = &settings.metrics_addr;
+        let at: SocketAddr =
+            address.parse().with_context(|| format!("metrics-addr {address}: it is ADDRESS:PORT"))?;
+        let listener =
+            TcpListener::bind(at).await.with_context(|| format!("metrics-addr: listen at {at}"))?;
+        let (e, s) = (engine.clone(), parts.shutdown.clone());
+        parts.spawn("metrics", async move {
+            engine_api::serve_metrics(e, listener, s).await;
+            Ok::<_, anyhow::Error>(())
+        });
+    }
+    let mut reload = signal(SignalKind::hangup())?;
+    let (e, s) = (engine.clone(), parts.shutdown.clone());
+    parts.spawn("settings", async move {
+        loop {
+            tokio::select! {
+                _ = reload.recv() => {}
+                () = s.cancelled() => return Ok::<_, anyhow::Error>(()),
+            }
+            match place.configured() {
+                Ok((_, new)) => {
+                    verbosity.set(&new);
+                    e.reload(&new);
+                    tracing::info!("the settings have been read again");
+                }
+                Err(error) => tracing::error!("the settings have not changed: {error:#}"),
+            }
+        }
+    });
     let (e, s) = (engine.clone(), parts.shutdown.clone());
     parts.spawn("engine API", async move {
-        let served = engine_api::serve(e.clone(), socket, s).await;
+        let served = engine_api::serve(e.clone(), listeners, s).await;
         e.shutdown().await;
         served
     });
@@ -248,7 +322,7 @@ async fn start_engine(place: &Place, made: &Instance, parts: &Parts) -> Result<E
 }
 
 /// Starts every role and returns when the node is Ready.
-async fn start(place: &Place, made: &Instance, parts: &Parts) -> Result<()> {
+async fn start(place: &Place, made: &Instance, parts: &Parts, engine: EngineStart) -> Result<()> {
     let shutdown = &parts.shutdown;
     check_port(made.api_port, "--api-port").await?;
     check_port(made.kubelet_port, "--kubelet-port").await?;
@@ -258,7 +332,7 @@ async fn start(place: &Place, made: &Instance, parts: &Parts) -> Result<()> {
         https: ingress_listener(place.ingress_https_port, "--ingress-https-port").await?,
     };
 
-    let Engine { network, runtime, images } = start_engine(place, made, parts).await?;
+    let Engine { network, runtime, images } = start_engine(made, parts, engine).await?;
 
     notify("STATUS=API server");
     let pki = pki::Pki::open(&made.pki_dir())?;
@@ -409,8 +483,8 @@ async fn listen(port: u16, flag: &str) -> Result<TcpListener> {
     })
 }
 
-/// Listens at the engine's socket: mode 0660, of the group `docker` if there is one.
-fn engine_socket(path: &Path) -> Result<UnixListener> {
+/// Listens at a socket of the engine: mode 0660, of the given group if there is one.
+pub fn engine_socket(path: &Path, group: &str) -> Result<UnixListener> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
     }
@@ -426,7 +500,7 @@ fn engine_socket(path: &Path) -> Result<UnixListener> {
     let listener = UnixListener::bind(path).with_context(|| path.display().to_string());
     rustix::process::umask(mask);
     let listener = listener?;
-    if let Some(group) = group_id("docker") {
+    if let Some(group) = group_id(group) {
         std::os::unix::fs::chown(path, None, Some(group)).with_context(|| path.display().to_string())?;
     }
     Ok(listener)

@@ -8,6 +8,8 @@ mod support;
 mod api;
 mod attacks;
 mod client;
+mod daemon;
+mod logs;
 mod networks;
 mod survival;
 mod volumes;

@@ -121,7 +121,14 @@ fn start(dir: &Path, namespace: &Child) -> Child {
 impl Engine {
     /// Starts an engine with the image `busybox:test`.
     pub fn start() -> Engine {
+        Self::start_with("")
+    }
+
+    /// The same with a daemon.json.
+    pub fn start_with(settings: &str) -> Engine {
         let dir = tempfile::tempdir().expect("a temporary folder");
+        std::fs::create_dir(dir.path().join("data")).expect("a data folder");
+        std::fs::write(dir.path().join("data/daemon.json"), settings).expect("settings");
         let namespace = namespace();
         let process = start(dir.path(), &namespace);
         let engine = Engine { dir, process, namespace };
@@ -145,6 +152,18 @@ impl Engine {
 
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("run/docker.sock")
+    }
+
+    /// The daemon's process.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.process.id()).expect("a process id")
+    }
+
+    /// A program in the engine's network namespace.
+    pub fn inside(&self, program: &str) -> Command {
+        let mut command = inside(&self.namespace);
+        command.arg(program).stdin(Stdio::null());
+        command
     }
 
     /// The daemon is killed; what it started goes on.

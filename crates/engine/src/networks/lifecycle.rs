@@ -16,8 +16,16 @@ use crate::model::{Map, NetworkCreate};
 
 impl Engine {
     /// Makes a network; the answer's body.
-    pub async fn network_create(&self, request: NetworkCreate) -> Result<Value> {
+    pub async fn network_create(&self, mut request: NetworkCreate) -> Result<Value> {
         check_name(&request.name)?;
+        let driver = if request.driver.is_empty() { "bridge" } else { request.driver.as_str() };
+        if let (Some(defaults), None) =
+            (self.settings().default_network_opts.get(driver), &request.config_from)
+        {
+            for (key, value) in defaults {
+                request.options.entry(key.clone()).or_insert_with(|| value.clone());
+            }
+        }
         // Checks and reservation in one go: two creations of one name must not both succeed.
         let _one = self.network_changes.lock().await;
         if self.networks.by_name(&request.name).is_some() {

@@ -1,0 +1,121 @@
+//! Settings, their reload, TLS over TCP, measurements.
+
+use std::io::BufRead;
+use std::path::Path;
+
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
+use serde_json::{Value, json};
+
+use crate::support::{Engine, read_head, which};
+
+#[test]
+fn settings_and_their_reload() {
+    skip_if_lacking!();
+    let settings = r#"{"log-driver": "local", "log-opts": {"max-size": "1m"}, "labels": ["a=1"], "default-shm-size": "8M",
+        "metrics-addr": "127.0.0.1:9323", "insecure-registries": ["reg.test:5000"], "default-address-pools": [{"base": "10.231.0.0/16", "size": 24}]}"#;
+    let engine = Engine::start_with(settings);
+    let info = engine.get("/info").json();
+    assert_eq!((&info["LoggingDriver"], &info["Labels"]), (&json!("local"), &json!(["a=1"])));
+    assert_eq!(info["DefaultAddressPools"][0]["Size"], 24);
+    let id = engine.create("c", &json!({"Image": "busybox:test"}));
+    let host = engine.get(&format!("/containers/{id}/json")).json()["HostConfig"].clone();
+    assert_eq!(host["LogConfig"], json!({"Type": "local", "Config": {"max-size": "1m"}}));
+    assert_eq!(host["ShmSize"], 8 << 20);
+    let net = engine.post("/networks/create", &json!({"Name": "n"}));
+    assert_eq!(net.status, 201, "{net:?}");
+    let subnet = engine.get("/networks/n").json()["IPAM"]["Config"][0]["Subnet"].clone();
+    assert!(subnet.as_str().unwrap().starts_with("10.231."), "{subnet}");
+
+    let mut events = engine.open("GET", "/events?filters=%7B%22type%22:%5B%22daemon%22%5D%7D", "", b"");
+    assert_eq!(read_head(&mut events).0, 200);
+    // The log driver is for the next start; labels are taken over at once.
+    let new = r#"{"log-driver": "json-file", "labels": ["a=2", "b=3"], "debug": true}"#;
+    std::fs::write(engine.path().join("data/daemon.json"), new).unwrap();
+    let pid = nix::unistd::Pid::from_raw(engine.pid());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
+    let mut line = String::new();
+    while !line.contains("timeNano") {
+        line.clear();
+        events.read_line(&mut line).unwrap();
+    }
+    let event: Value = serde_json::from_str(line.trim()).unwrap();
+    assert_eq!((&event["Type"], &event["Action"]), (&json!("daemon"), &json!("reload")));
+    assert_eq!(event["Actor"]["Attributes"]["labels"], "[\"a=2\",\"b=3\"]");
+    let info = engine.get("/info").json();
+    assert_eq!((&info["LoggingDriver"], &info["Labels"]), (&json!("local"), &json!(["a=2", "b=3"])));
+    assert_eq!(info["Debug"], true);
+
+    let metrics =
+        engine.inside("busybox").args(["wget", "-qO-", "http://127.0.0.1:9323/metrics"]).output().unwrap();
+    let metrics = String::from_utf8(metrics.stdout).unwrap();
+    for want in [
+        "engine_daemon_container_actions_seconds_count{action=\"create\"} 1\n",
+        "engine_daemon_container_states_containers{state=\"stopped\"} 1\n",
+        "engine_daemon_events_subscribers_total 1\n",
+        "engine_daemon_engine_cpus_cpus ",
+    ] {
+        assert!(metrics.contains(want), "{want} in {metrics}");
+    }
+}
+
+/// An authority, and a server's and a client's certificate of it, as files.
+fn certificates(dir: &Path) {
+    let write = |name: &str, text: String| std::fs::write(dir.join(name), text).unwrap();
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    write("ca.pem", ca.self_signed(&ca_key).unwrap().pem());
+    let issuer = Issuer::new(ca, ca_key);
+    for (name, usage) in
+        [("server", ExtendedKeyUsagePurpose::ServerAuth), ("client", ExtendedKeyUsagePurpose::ClientAuth)]
+    {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
+        params.extended_key_usages.push(usage);
+        write(&format!("{name}.pem"), params.signed_by(&key, &issuer).unwrap().pem());
+        write(&format!("{name}-key.pem"), key.serialize_pem());
+    }
+}
+
+#[test]
+fn tls_over_tcp_for_clients_with_a_certificate() {
+    skip_if_lacking!();
+    if which("docker").is_none() || which("nsenter").is_none() {
+        println!(
+            "skipped: needs the docker client and nsenter (Debian: apt-get install docker-cli util-linux)"
+        );
+        return;
+    }
+    let files = tempfile::tempdir().unwrap();
+    certificates(files.path());
+    let file = |name: &str| files.path().join(name).display().to_string();
+    let settings = json!({
+        "hosts": ["tcp://127.0.0.1:2376"], "tlsverify": true, "tlscacert": file("ca.pem"),
+        "tlscert": file("server.pem"), "tlskey": file("server-key.pem"),
+    });
+    let engine = Engine::start_with(&settings.to_string());
+    let docker = |cert: bool, more: &[&str]| {
+        let mut command = engine.inside("docker");
+        command.args(["-H", "tcp://127.0.0.1:2376", "--tlsverify", "--tlscacert", &file("ca.pem")]);
+        if cert {
+            command.args(["--tlscert", &file("client.pem"), "--tlskey", &file("client-key.pem")]);
+        } else {
+            // Without a folder of its own it would take the user's.
+            command.env("DOCKER_CERT_PATH", "/nonexistent");
+        }
+        let output = command.args(more).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+    };
+    let (code, text) =
+        docker(true, &["run", "--rm", "--network", "none", "busybox:test", "echo", "over TLS"]);
+    assert_eq!((code, text.as_str()), (Some(0), "over TLS\n"));
+    assert_eq!(engine.get("/info").json()["Warnings"].to_string().contains("API is accessible"), false);
+    let (code, text) = docker(false, &["version"]);
+    assert!(code != Some(0) && !text.contains("Server: Tug"), "{text}");
+    // Nobody is let in without TLS.
+    let plain =
+        engine.inside("busybox").args(["wget", "-qO-", "http://127.0.0.1:2376/_ping"]).output().unwrap();
+    assert!(!plain.status.success());
+}

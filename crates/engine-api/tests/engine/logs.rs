@@ -1,0 +1,151 @@
+//! Log drivers with real containers.
+
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::{Engine, frames};
+
+/// Runs a container to its end; its id.
+fn run(engine: &Engine, name: &str, script: &str, log: Value, labels: Value) -> String {
+    let id = engine.create(
+        name,
+        &json!({"Image": "busybox:test", "Cmd": ["sh", "-c", script], "Labels": labels,
+                "HostConfig": {"NetworkMode": "none", "LogConfig": log}}),
+    );
+    let started = engine.post(&format!("/containers/{id}/start"), &json!(null));
+    assert_eq!(started.status, 204, "{}", started.message());
+    assert_eq!(engine.post(&format!("/containers/{id}/wait"), &json!(null)).json()["StatusCode"], 0);
+    id
+}
+
+fn logs(engine: &Engine, id: &str, more: &str) -> Vec<(u8, String)> {
+    let answer = engine.get(&format!("/containers/{id}/logs?stdout=1&stderr=1{more}"));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let text = |d: Vec<u8>| String::from_utf8(d).unwrap();
+    frames(&mut answer.body.as_slice()).into_iter().map(|(s, d)| (s, text(d))).collect()
+}
+
+#[test]
+fn local_and_json_file_say_what_they_were_asked_to() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    let labels = json!({"team": "a"});
+    let config = json!({"labels": "team", "tag": "{{.Name}}"});
+    for driver in ["local", "json-file"] {
+        let log = json!({"Type": driver, "Config": config});
+        let id = run(&engine, driver, "echo one; echo two", log, labels.clone());
+        let lines = logs(&engine, &id, "&details=1&tail=1");
+        assert_eq!(lines, [(1, format!("tag={driver},team=a two\n"))]);
+        assert_eq!(logs(&engine, &id, "").len(), 2);
+    }
+    let none = run(&engine, "none", "echo one", json!({"Type": "none"}), json!({}));
+    let refused = engine.get(&format!("/containers/{none}/logs?stdout=1"));
+    assert_eq!(refused.message(), "configured logging driver does not support reading");
+}
+
+#[test]
+fn rotated_and_compressed_logs_are_read_whole() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    let log = json!({"Type": "local", "Config": {"max-size": "20k", "max-file": "500", "compress": "true"}});
+    let script = "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done";
+    let id = run(&engine, "many", script, log, json!({}));
+    let lines = logs(&engine, &id, "");
+    let want: Vec<_> = (0..3000).map(|i| (1, format!("line {i}\n"))).collect();
+    assert_eq!(lines.len(), 3000);
+    assert_eq!(lines, want);
+    let tail = logs(&engine, &id, "&tail=1500");
+    assert_eq!(tail, want[1500..]);
+}
+
+#[test]
+fn syslog_sends_and_can_still_be_read() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    let path = engine.path().join("syslog");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let config = json!({
+        "syslog-address": format!("unixgram://{}", path.display()), "syslog-facility": "local3",
+        "syslog-format": "rfc5424micro", "tag": "{{.Name}}",
+    });
+    let log = json!({"Type": "syslog", "Config": config});
+    let id = run(&engine, "sent", "echo out; echo err >&2", log.clone(), json!({}));
+    let mut got = Vec::new();
+    for _ in 0..2 {
+        let mut buffer = [0; 4096];
+        let n = socket.recv(&mut buffer).unwrap();
+        got.push(String::from_utf8(buffer[..n].to_vec()).unwrap());
+    }
+    got.sort();
+    assert!(got[0].starts_with("<155>1 ") && got[0].ends_with(" sent - err\n"), "{got:?}");
+    assert!(got[1].starts_with("<158>1 ") && got[1].ends_with(" sent - out\n"), "{got:?}");
+    let mut read = logs(&engine, &id, "");
+    read.sort();
+    assert_eq!(read, [(1, "out\n".into()), (2, "err\n".into())]);
+
+    // What nobody takes keeps the container from starting, and says why.
+    drop(socket);
+    std::fs::remove_file(&path).unwrap();
+    let id = engine.create(
+        "gone",
+        &json!({"Image": "busybox:test", "HostConfig": {"NetworkMode": "none",
+        "LogConfig": {"Type": "gelf", "Config": {"gelf-address": "tcp://127.0.0.1:9"}}}}),
+    );
+    let refused = engine.post(&format!("/containers/{id}/start"), &json!(null));
+    assert!(refused.status >= 400, "{refused:?}");
+    assert!(refused.message().contains("failed to initialize logging driver"), "{}", refused.message());
+    assert!(refused.message().contains("connection refused"), "{}", refused.message());
+    let unknown = engine.post(
+        "/containers/create",
+        &json!({"Image": "busybox:test",
+        "HostConfig": {"LogConfig": {"Type": "splunk"}}}),
+    );
+    assert_eq!(
+        (unknown.status, unknown.message().as_str()),
+        (400, "logger: no log driver named 'splunk' is registered")
+    );
+}
+
+/// Memory of a process that is its own, KiB.
+fn anonymous(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix("Anonymous:"));
+    line.and_then(|l| l.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn a_fast_writer_fills_no_memory_and_the_engine_answers() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    let script = "/bin/busybox yes 0123456789012345678901234567890123456789 | /bin/busybox head -c 300000000";
+    let id = engine.create(
+        "fast",
+        &json!({"Image": "busybox:test", "Cmd": ["sh", "-c", script], "HostConfig": {"NetworkMode": "none"}}),
+    );
+    // Somebody follows and does not read.
+    assert_eq!(engine.post(&format!("/containers/{id}/start"), &json!(null)).status, 204);
+    let _idle = engine.open("GET", &format!("/containers/{id}/logs?follow=1&stdout=1"), "", b"");
+    let pid = engine.get(&format!("/containers/{id}/json")).json()["State"]["Pid"].as_u64().unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let shim = status.lines().find_map(|l| l.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
+    let before = anonymous(u32::try_from(engine.pid()).unwrap());
+    let (mut most, mut daemon) = (0, 0);
+    while engine.get(&format!("/containers/{id}/json")).json()["State"]["Running"] == true {
+        assert_eq!(engine.get("/_ping").status, 200);
+        most = most.max(anonymous(shim));
+        daemon = daemon.max(anonymous(u32::try_from(engine.pid()).unwrap()));
+    }
+    assert!(most > 0 && most < 1024, "the shim has {most} KiB of its own");
+    assert!(daemon < before + 64 * 1024, "the engine grew from {before} to {daemon} KiB");
+    let folder = engine.path().join(format!("data/engine/containers/{id}"));
+    let sizes: u64 = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap())
+        .filter(|e| e.file_name().to_string_lossy().contains("-json.log"))
+        .map(|e| e.metadata().unwrap().len())
+        .sum();
+    assert!((40_000_000..=50_000_000).contains(&sizes), "{sizes} bytes of log");
+}
