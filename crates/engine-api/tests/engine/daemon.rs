@@ -111,7 +111,7 @@ fn tls_over_tcp_for_clients_with_a_certificate() {
     let (code, text) =
         docker(true, &["run", "--rm", "--network", "none", "busybox:test", "echo", "over TLS"]);
     assert_eq!((code, text.as_str()), (Some(0), "over TLS\n"));
-    assert_eq!(engine.get("/info").json()["Warnings"].to_string().contains("API is accessible"), false);
+    assert!(!engine.get("/info").json()["Warnings"].to_string().contains("API is accessible"));
     let (code, text) = docker(false, &["version"]);
     assert!(code != Some(0) && !text.contains("Server: Tug"), "{text}");
     // Nobody is let in without TLS.
