@@ -31,7 +31,7 @@ fn settings_and_their_reload() {
     // The log driver is for the next start; labels are taken over at once.
     let new = r#"{"log-driver": "json-file", "labels": ["a=2", "b=3"], "debug": true}"#;
     std::fs::write(engine.path().join("data/daemon.json"), new).unwrap();
-    let pid = nix::unistd::Pid::from_raw(engine.pid());
+    let pid = nix::unistd::Pid::from_raw(engine.pid().cast_signed());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
     let mut line = String::new();
     while !line.contains("timeNano") {

@@ -131,12 +131,12 @@ fn a_fast_writer_fills_no_memory_and_the_engine_answers() {
     let pid = engine.get(&format!("/containers/{id}/json")).json()["State"]["Pid"].as_u64().unwrap();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let shim = status.lines().find_map(|l| l.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
-    let before = anonymous(u32::try_from(engine.pid()).unwrap());
+    let before = anonymous(engine.pid());
     let (mut most, mut daemon) = (0, 0);
     while engine.get(&format!("/containers/{id}/json")).json()["State"]["Running"] == true {
         assert_eq!(engine.get("/_ping").status, 200);
         most = most.max(anonymous(shim));
-        daemon = daemon.max(anonymous(u32::try_from(engine.pid()).unwrap()));
+        daemon = daemon.max(anonymous(engine.pid()));
     }
     assert!(most > 0 && most < 1024, "the shim has {most} KiB of its own");
     assert!(daemon < before + 64 * 1024, "the engine grew from {before} to {daemon} KiB");

@@ -154,11 +154,6 @@ impl Engine {
         self.dir.path().join("run/docker.sock")
     }
 
-    /// The daemon's process.
-    pub fn pid(&self) -> i32 {
-        i32::try_from(self.process.id()).expect("a process id")
-    }
-
     /// A program in the engine's network namespace.
     pub fn inside(&self, program: &str) -> Command {
         let mut command = inside(&self.namespace);
