@@ -58,3 +58,13 @@ pub enum Error {
     #[error("build cache: {0}")]
     Cache(#[from] rusqlite::Error),
 }
+
+impl Error {
+    /// The failure itself, where several builds share it.
+    pub fn root(&self) -> &Error {
+        match self {
+            Error::Shared(inner) => inner.root(),
+            other => other,
+        }
+    }
+}

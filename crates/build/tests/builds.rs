@@ -333,3 +333,111 @@ async fn what_is_wrong_is_said() {
     .await
     .unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn builds_at_once_share_steps_and_the_cache_outlives_images() {
+    let Some(w) = world().await else { return };
+    let file = "FROM base:1.0\nRUN echo slow > /slow\nRUN echo told\nCOPY f /f\n";
+    let files = [("Dockerfile", file), ("f", "x")];
+    let both = tokio::join!(w.build(&files, tagged("one")), w.build(&files, tagged("two")));
+    let (one, two) = (both.0.0.unwrap(), both.1.0.unwrap());
+    assert_eq!(w.runner.steps.lock().len(), 2, "each step ran once");
+    assert!(both.0.1.contains("told\n") || both.1.1.contains("told\n"));
+    for id in [&one, &two] {
+        assert_eq!(w.read(id, "/slow").as_deref(), Some("slow\n"));
+    }
+    // The images go, the cache stays; it goes when it is asked to.
+    for tag in ["one", "two"] {
+        w.images.remove(tag, false, true, &|_| None).await.unwrap();
+    }
+    let (_, text) = w.build(&files, tagged("three")).await;
+    assert_eq!(text.matches("Using cache").count(), 3, "{text}");
+    w.images.remove("three", false, true, &|_| None).await.unwrap();
+    let records = w.builder.cache_records().unwrap();
+    assert!(records.iter().any(|r| r.description.contains("echo slow") && r.size > 0), "{records:?}");
+    let pruned = w.builder.prune_cache(|_| false).await.unwrap();
+    assert!(pruned.bytes > 0 && pruned.records.len() == records.len(), "{pruned:?}");
+    assert!(w.builder.cache_records().unwrap().is_empty());
+    w.build(&files, tagged("four")).await.0.unwrap();
+    assert_eq!(w.runner.steps.lock().len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn squash_and_parents_and_excludes() {
+    let Some(w) = world().await else { return };
+    let file = "FROM base:1.0\nRUN echo a > /a\nRUN echo b > /a\nRUN echo c > /c\n";
+    w.build(&[("Dockerfile", file)], Options { squash: true, ..tagged("flat") }).await.0.unwrap();
+    let image = w.images.get("flat").unwrap();
+    assert_eq!(image.diff_ids().len(), 2);
+    assert_eq!(image.config.history.iter().filter(|h| !h.empty_layer).count(), 2);
+    assert_eq!(
+        (w.read("flat", "/a").as_deref(), w.read("flat", "/c").as_deref()),
+        (Some("b\n"), Some("c\n"))
+    );
+
+    let file = "FROM base:1.0\nCOPY --parents x/y/f x/./y/g /p/\nCOPY --exclude=*.log --link . /all/\nRUN <<S\n#!/bin/sh\necho script\nS\n";
+    let files = [("Dockerfile", file), ("x/y/f", "f"), ("x/y/g", "g"), ("k.log", "l"), ("k.txt", "t")];
+    w.build(&files, tagged("parts")).await.0.unwrap();
+    assert_eq!(w.read("parts", "/p/x/y/f").as_deref(), Some("f"));
+    assert_eq!(w.read("parts", "/p/y/g").as_deref(), Some("g"));
+    assert_eq!(w.read("parts", "/all/k.txt").as_deref(), Some("t"));
+    assert_eq!(w.read("parts", "/all/k.log"), None);
+    let step = w.runner.steps.lock().last().unwrap().clone();
+    assert_eq!(step.args, ["/dev/pipes/S"]);
+    assert!(step.mounts.iter().any(|m| m.destination().ends_with("pipes")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mounts_of_a_step() {
+    let Some(w) = world().await else { return };
+    let file = "FROM base:1.0 AS src\nRUN echo built > /out\nFROM base:1.0\n\
+                RUN --mount=type=bind,from=src,source=/out,target=/in --mount=type=cache,target=/root/.cache,id=c \
+                --mount=type=tmpfs,target=/scratch --mount=type=bind,source=f,target=/ctx/f true\n";
+    let files = [("Dockerfile", file), ("f", "x")];
+    w.build(&files, tagged("m")).await.0.unwrap();
+    let step = w.runner.steps.lock().iter().find(|s| !s.mounts.is_empty()).unwrap().clone();
+    let kinds: Vec<_> = step.mounts.iter().map(|m| m.typ().clone().unwrap_or_default()).collect();
+    assert_eq!(kinds, ["bind", "bind", "tmpfs", "bind"]);
+    assert!(
+        w.builder
+            .cache_records()
+            .unwrap()
+            .iter()
+            .any(|r| r.description.contains("cached mount /root/.cache"))
+    );
+    // A changed file of a mount makes the step run again, an unchanged one does not.
+    let before = w.runner.steps.lock().len();
+    w.build(&files, tagged("m")).await.0.unwrap();
+    assert_eq!(w.runner.steps.lock().len(), before);
+    w.build(&[("Dockerfile", file), ("f", "y")], tagged("m")).await.0.unwrap();
+    assert_eq!(w.runner.steps.lock().len(), before + 1);
+    let secret = "FROM base:1.0\nRUN --mount=type=secret,id=s,required=true true\n";
+    let (result, _) = w.build(&[("Dockerfile", secret)], Options::default()).await;
+    assert_eq!(result.unwrap_err(), "secret s: not found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bombs_end_within_bounds() {
+    let Some(w) = world().await else { return };
+    // Each argument twice as long as the one before.
+    let mut doubling = String::from("FROM base:1.0\nARG a0=xxxxxxxxxxxxxxxx\n");
+    for n in 1..64 {
+        doubling.push_str(&format!("ARG a{n}=$a{}$a{}\n", n - 1, n - 1));
+    }
+    let mut circle = String::from("FROM base:1.0\nARG a=$b\nARG b=$a\nARG a=$b$a\n");
+    circle.push_str("RUN true\n");
+    let many = format!("FROM base:1.0\n{}", "ENV a=b\n".repeat(10_001));
+    let long = format!("FROM base:1.0\n# {}\n", "x".repeat(17 << 20));
+    let deep = format!("FROM base:1.0\nENV a={}x{}\n", "${b:-".repeat(100), "}".repeat(100));
+    for (file, want) in [
+        (&doubling, "longer than 1 MiB"),
+        (&many, "more than 10000 instructions"),
+        (&long, "Dockerfile is larger than 16 MiB"),
+        (&deep, "variables are nested too deeply"),
+    ] {
+        let (result, _) = w.build(&[("Dockerfile", file)], Options::default()).await;
+        let error = result.expect_err(want);
+        assert!(error.contains(want), "{error}");
+    }
+    w.build(&[("Dockerfile", &circle)], Options::default()).await.0.unwrap();
+}

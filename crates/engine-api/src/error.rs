@@ -34,7 +34,9 @@ impl Error {
     pub(crate) fn document(&self) -> serde_json::Value {
         let message = self.to_string();
         let mut detail = serde_json::json!({"message": message});
-        if let Error::Build(build::Error::Run { code, .. }) = self {
+        if let Error::Build(e) = self
+            && let build::Error::Run { code, .. } = e.root()
+        {
             detail["code"] = serde_json::json!(code);
         }
         serde_json::json!({"errorDetail": detail, "error": message})
@@ -44,7 +46,10 @@ impl Error {
     pub(crate) fn answer(&self) -> Answer {
         let status = match self {
             Error::Engine(e) => e.status(),
-            Error::Build(build::Error::Invalid(_) | build::Error::Parse { .. }) | Error::Body(_) => 400,
+            Error::Build(e) if matches!(e.root(), build::Error::Invalid(_) | build::Error::Parse { .. }) => {
+                400
+            }
+            Error::Body(_) => 400,
             Error::Build(_) => 500,
             Error::Listen(_) => 500,
         };

@@ -167,6 +167,67 @@ fn caps(ids: &[&str]) -> Vec<ApiCap> {
     ids.iter().map(|id| ApiCap { id: id.to_string(), enabled: true }).collect()
 }
 
+/// What of the gateway is served.
+const FRONTEND: &[&str] = &[
+    "solve.base",
+    "solve.inlinereturn",
+    "resolveimage",
+    "resolveimage.resolvemode",
+    "readfile",
+    "return",
+    "returnmap",
+    "readdir",
+    "statfile",
+    "importcaches",
+    "proto.refarray",
+    "reference.output",
+    "frontend.inputs",
+    "gateway.solve.metadata",
+    "gateway.solve.evaluate",
+    "gateway.evaluate",
+    "gateway.warnings",
+];
+
+/// What definitions could say; clients ask for some of it although they send none.
+const LLB: &[&str] = &[
+    "source.image",
+    "source.image.resolvemode",
+    "source.local",
+    "source.local.unique",
+    "source.local.sessionid",
+    "source.local.includepatterns",
+    "source.local.followpaths",
+    "source.local.excludepatterns",
+    "source.local.sharedkeyhint",
+    "source.git",
+    "source.git.keepgitdir",
+    "source.git.fullurl",
+    "source.http",
+    "source.http.checksum",
+    "exec.meta.base",
+    "exec.meta.network",
+    "exec.meta.proxyenv",
+    "exec.meta.security",
+    "exec.meta.setsdefaultpath",
+    "exec.meta.ulimit",
+    "exec.mount.bind",
+    "exec.mount.bind.readwrite-nooutput",
+    "exec.mount.cache",
+    "exec.mount.cache.sharing",
+    "exec.mount.selector",
+    "exec.mount.tmpfs",
+    "exec.mount.tmpfs.size",
+    "exec.mount.secret",
+    "exec.mount.ssh",
+    "file.base",
+    "constraints",
+    "platform",
+    "meta.ignorecache",
+    "meta.description",
+    "meta.exportcache",
+    "exporter.multiple",
+];
+
 /// Ends a build whose client has gone.
 struct Ended<'a> {
     builder: &'a Builder,
@@ -337,60 +398,8 @@ async fn bridge(builder: &Arc<Builder>, build: &Arc<Build>, method: &str, mut ca
         "Ping" => {
             build.gateway().await?;
             Answer::one(&PongResponse {
-                frontend_caps: caps(&[
-                    "solve.base",
-                    "solve.inlinereturn",
-                    "resolveimage",
-                    "resolveimage.resolvemode",
-                    "readfile",
-                    "readdir",
-                    "statfile",
-                    "returnresult",
-                    "returnmap",
-                    "importcaches",
-                    "proto.refarray",
-                    "reference.output",
-                    "frontend.inputs",
-                    "gateway.solve.metadata",
-                    "gateway.warnings",
-                    "gateway.evaluate",
-                    "gateway.evaluate.solve",
-                ]),
-                llb_caps: caps(&[
-                    "source.image",
-                    "source.local",
-                    "source.local.unique",
-                    "source.local.sessionid",
-                    "source.local.includepatterns",
-                    "source.local.followpaths",
-                    "source.local.excludepatterns",
-                    "source.local.sharedkeyhint",
-                    "source.git",
-                    "source.git.keepgitdir",
-                    "source.git.fullurl",
-                    "source.http",
-                    "source.http.checksum",
-                    "source.http.perm",
-                    "source.http.uidgid",
-                    "buildop.llbfilename",
-                    "exec.meta.base",
-                    "exec.meta.proxy",
-                    "exec.meta.ulimit",
-                    "exec.mount.bind",
-                    "exec.mount.cache",
-                    "exec.mount.cache.sharing",
-                    "exec.mount.selector",
-                    "exec.mount.tmpfs",
-                    "exec.mount.tmpfs.size",
-                    "exec.mount.secret",
-                    "exec.mount.ssh",
-                    "constraints",
-                    "platform",
-                    "meta.ignorecache",
-                    "meta.description",
-                    "meta.exportcache",
-                    "exporter.multiple",
-                ]),
+                frontend_caps: caps(FRONTEND),
+                llb_caps: caps(LLB),
                 workers: vec![worker(builder)],
             })
         }
@@ -568,7 +577,8 @@ fn usage(record: &Record) -> UsageRecord {
 
 /// Whether a record fits containerd's filters, as far as they are about what records have.
 fn fits(record: &UsageRecord, filters: &[String]) -> bool {
-    filters.is_empty()
+    // A client without filters sends an empty one.
+    filters.iter().all(String::is_empty)
         || filters.iter().any(|f| {
             f.split(',').all(|part| {
                 let (key, negated, value) = match part.split_once("!=") {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use super::proto::{Definition, Input, Op, SourceOp};
+use super::proto::{Definition, Input, Op, OpMetadata, SourceOp};
 
 const SCHEME: &str = "tug-result://";
 
@@ -17,8 +17,10 @@ pub(crate) fn of(id: &str) -> Definition {
     let source = SourceOp { identifier: format!("{SCHEME}{id}"), attrs: HashMap::new() };
     let first = Op { source: Some(source), ..Op::default() }.encode_to_vec();
     let digest = format!("sha256:{}", hex::encode(Sha256::digest(&first)));
+    // Clients refuse a definition that says nothing of its operations.
+    let metadata = HashMap::from([(digest.clone(), OpMetadata::default())]);
     let last = Op { inputs: vec![Input { digest, index: 0 }], ..Op::default() }.encode_to_vec();
-    Definition { def: vec![first, last], metadata: HashMap::new() }
+    Definition { def: vec![first, last], metadata }
 }
 
 /// What a definition's source is.

@@ -49,3 +49,66 @@ fn run_exec_logs() {
     }
     assert_eq!(docker(&["inspect", "-f", "{{.RestartCount}}", "again"]), (0, "2\n".into()));
 }
+
+/// The client's BuildKit plugin, with the plain client's fallback to the classic builder beside it.
+#[test]
+fn builds_with_buildx() {
+    skip_if_lacking!();
+    let plugin = std::process::Command::new("docker").args(["buildx", "version"]).output();
+    if !plugin.is_ok_and(|o| o.status.success()) {
+        println!(
+            "skipped: needs the docker client and its plugin buildx (Debian: apt-get install docker-buildx)"
+        );
+        return;
+    }
+    let engine = Engine::start();
+    let docker = |arguments: &[&str]| {
+        let output = engine.docker(arguments);
+        (output.status.code().unwrap_or(-1), text(&output))
+    };
+    let dir = engine.path().join("project");
+    std::fs::create_dir_all(dir.join("sub")).unwrap();
+    std::fs::write(dir.join("sub/f"), "file\n").unwrap();
+    std::fs::write(dir.join("token"), "hush").unwrap();
+    std::fs::write(dir.join(".dockerignore"), "token\n").unwrap();
+    let file = "FROM busybox:test AS one\nRUN echo made > /made\nFROM busybox:test\nARG who=x\n\
+                COPY --from=one /made /made\nCOPY . /ctx/\n\
+                RUN --mount=type=secret,id=tok test \"$(cat /run/secrets/tok)\" = hush\n\
+                RUN echo for $who\nCMD [\"cat\", \"/made\", \"/ctx/sub/f\"]\n";
+    std::fs::write(dir.join("Dockerfile"), file).unwrap();
+    let at = dir.to_str().unwrap();
+    let secret = format!("id=tok,src={at}/token");
+    let build = [
+        "buildx",
+        "build",
+        "--progress=plain",
+        "--secret",
+        &secret,
+        "--build-arg",
+        "who=me",
+        "-t",
+        "app",
+        at,
+    ];
+    let (code, said) = docker(&build);
+    assert_eq!(code, 0, "{said}");
+    for want in
+        ["[one 2/2] RUN echo made > /made", "for me", "exporting to image", "naming to docker.io/library/app"]
+    {
+        assert!(said.contains(want), "{want} is not in {said}");
+    }
+    assert_eq!(docker(&["run", "--rm", "app"]), (0, "made\nfile\n".into()));
+    assert_eq!(docker(&["run", "--rm", "app", "ls", "/ctx/token"]).0, 1);
+    let (code, said) = docker(&build);
+    assert!(code == 0 && said.matches("CACHED").count() >= 5, "{said}");
+    let out = engine.path().join("out");
+    let dest = format!("type=local,dest={}", out.display());
+    let (code, said) = docker(&["buildx", "build", "--target", "one", "-o", &dest, at]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(std::fs::read_to_string(out.join("made")).unwrap(), "made\n");
+    std::fs::write(dir.join("Dockerfile"), "FROM busybox:test\nRUN false\n").unwrap();
+    let (code, said) = docker(&["buildx", "build", "--progress=plain", at]);
+    assert!(code != 0 && said.contains(">>> RUN false") && said.contains("exit code: 1"), "{said}");
+    let (code, said) = docker(&["buildx", "du"]);
+    assert!(code == 0 && said.contains("Total:"), "{said}");
+}
