@@ -34,6 +34,10 @@ fn full(ty: Ty, field: &str, seen: &mut Vec<TypeId>) -> Option<Value> {
             Base::IntOrString => json!(80),
             Base::Raw => json!({"apiVersion": "v1", "kind": "ConfigMap", "x": 1}),
             Base::FieldsV1 => json!({"f:a": {}}),
+            // Schemas of custom resources: a schema, or several, or yes or no.
+            Base::Json if ["items", "additionalItems", "additionalProperties"].contains(&field) => {
+                json!({"type": "string"})
+            }
             Base::Json => json!({"x": [1]}),
             Base::Type(t) => {
                 if t.is_unstructured() || seen.contains(&t) || seen.len() > DEPTH {
@@ -123,11 +127,23 @@ fn every_field_survives_every_wire_format() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// What comes back otherwise, as upstream has it.
+fn is_known(at: &str, difference: &str) -> bool {
+    let in_kind = |kind: &str| at.ends_with(kind);
+    // The topology of old also names the node.
+    in_kind("EndpointSlice") && difference.starts_with(".endpoints[0].topology.kubernetes.io/hostname")
+        // The status of an Ingress has fewer fields than a Service's, which it was once of.
+        || in_kind("Ingress") && difference.starts_with(".status.loadBalancer.ingress[0].ipMode")
+        // The kind of a subject says its version.
+        || in_kind("RoleBinding") && difference.starts_with(".subjects[0].apiVersion")
+}
+
 #[test]
 fn every_version_is_stored_and_read_back() {
     let mut wrong = Vec::new();
     for (kind, version) in each_version() {
-        if kind.is_storage(version) {
+        // A definition of v1beta1 says a thing once or for each version, never both: it has tests of its own.
+        if kind.is_storage(version) || kind.plural == "customresourcedefinitions" {
             continue;
         }
         let at = version.gvk(kind);
@@ -146,9 +162,26 @@ fn every_version_is_stored_and_read_back() {
         if let Err(e) = strict(&back, version) {
             wrong.push(format!("{at} read back: {}", e.message));
         }
-        wrong.extend(diff(&want, &back).iter().map(|d| format!("{at}: {d}")));
+        let differences = diff(&want, &back);
+        let named = at.to_string();
+        wrong.extend(differences.iter().filter(|d| !is_known(&named, d)).map(|d| format!("{at}: {d}")));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_change_in_an_old_version_takes_away_nothing_it_does_not_know() {
+    let kind = kinds::by_gvr(&api::names::gvr::CRON_JOBS).unwrap();
+    let beta = kind.served("batch", "v1beta1").unwrap();
+    let stored = json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "c"},
+        "spec": {"schedule": "* * * * *", "timeZone": "Etc/UTC", "suspend": false}});
+    let mut shown = stored.clone();
+    kind.from_storage(&mut shown, beta);
+    assert_eq!(shown["spec"], json!({"schedule": "* * * * *", "suspend": false}));
+    shown["spec"]["suspend"] = json!(true);
+    kind.to_storage(&mut shown).unwrap();
+    kind.keep_unsaid(beta, &stored, &mut shown);
+    assert_eq!(shown["spec"], json!({"schedule": "* * * * *", "suspend": true, "timeZone": "Etc/UTC"}));
 }
 
 #[test]

@@ -710,6 +710,52 @@ mod tests {
         assert_eq!(split_name("https:a:"), ("https".into(), "a".into(), None));
     }
 
+    fn call(uri: &str) -> Call {
+        let request = Request::get(uri).header("host", "server:6443");
+        let request = request.body(Payload::Bytes(bytes::Bytes::new())).unwrap();
+        let (_, info) = crate::path::RequestInfo::parse(request.method(), request.uri().path(), false);
+        let query = crate::query::Query::parse(request.uri().query());
+        Call { user: Arc::new(crate::UserInfo::master("a")), info, query, request }
+    }
+
+    #[test]
+    fn admission_sees_what_a_connection_asks_for() {
+        for (uri, want) in [
+            (
+                "/api/v1/namespaces/n/pods/p/attach?stdin=true&container=c&tty=false",
+                json!({"kind": "PodAttachOptions", "apiVersion": "v1", "stdin": true, "container": "c"}),
+            ),
+            (
+                "/api/v1/namespaces/n/pods/p/exec?command=ls&command=-l&stdout=1",
+                json!({"kind": "PodExecOptions", "apiVersion": "v1", "stdout": true, "command": ["ls", "-l"]}),
+            ),
+            (
+                "/api/v1/namespaces/n/pods/p/portforward?ports=80",
+                json!({"kind": "PodPortForwardOptions", "apiVersion": "v1", "ports": [80]}),
+            ),
+            (
+                "/api/v1/namespaces/n/services/s/proxy/x/y",
+                json!({"kind": "ServiceProxyOptions", "apiVersion": "v1", "path": "x/y"}),
+            ),
+        ] {
+            assert_eq!(connect_options(&call(uri)), want, "{uri}");
+        }
+    }
+
+    #[test]
+    fn pages_are_placed_behind_their_proxy() {
+        let target = Target::new("10.0.0.1".into(), 80, Proof::Plain, "/x".into());
+        for uri in [
+            "/api/v1/namespaces/proxy-1/pods/p/proxy/",
+            "/api/v1/namespaces/proxy-1/pods/p/proxy/a/proxy/b",
+            "/api/v1/namespaces/proxy-1/pods/p/proxy/a/",
+        ] {
+            let place = place_of(&call(uri), &target);
+            assert_eq!(place.prefix, "/api/v1/namespaces/proxy-1/pods/p/proxy", "{uri}");
+            assert_eq!(place.hosts, ["10.0.0.1:80", "10.0.0.1", "server:6443"]);
+        }
+    }
+
     #[test]
     fn containers_are_chosen_or_asked_for() {
         let one =

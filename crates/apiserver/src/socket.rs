@@ -91,3 +91,58 @@ impl Socket {
         self.agreement.response.map(|()| Body::default())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Method;
+
+    /// A watch, log or read that wants to be a WebSocket with these subprotocols.
+    fn ask(path: &str, watch: bool, protocols: &str) -> Result<Option<(Form, bool)>, Status> {
+        let mut request = Request::get(path)
+            .header("connection", "Upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+        if !protocols.is_empty() {
+            request = request.header("sec-websocket-protocol", protocols);
+        }
+        let mut request = request.body(Payload::Bytes(Bytes::new())).unwrap();
+        let (_, info) = RequestInfo::parse(&Method::GET, path, watch);
+        let socket = asked(&mut request, &info)?;
+        let plain = !negotiate::is_upgrade(request.headers());
+        Ok(socket.map(|s| (s.form, plain)))
+    }
+
+    #[test]
+    fn what_streams_can_be_a_websocket() {
+        let log = "/api/v1/namespaces/n/pods/p/log";
+        let token = "base64url.bearer.authorization.k8s.io.dA";
+        for (path, watch, protocols, want) in [
+            ("/api/v1/pods", true, "", Some((Form::Text, true))),
+            ("/api/v1/pods", true, "base64.binary.k8s.io", Some((Form::Base64, true))),
+            (log, false, "", Some((Form::Binary, true))),
+            (log, false, &format!("{token}, binary.k8s.io"), Some((Form::Binary, true))),
+            (log, false, token, Some((Form::Binary, true))),
+            ("/api/v1/pods", false, "", None),
+            ("/api/v1/namespaces/n/pods/p/exec", false, "v4.channel.k8s.io", None),
+        ] {
+            assert_eq!(ask(path, watch, protocols).unwrap(), want, "{path} {protocols}");
+        }
+        assert_eq!(ask(log, false, "v9.other").unwrap_err().code, 403);
+    }
+
+    #[test]
+    fn a_refusal_stays_what_it_is() {
+        let mut request = Request::get("/api/v1/pods")
+            .header("connection", "Upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+            .body(Payload::Bytes(Bytes::new()))
+            .unwrap();
+        let (_, info) = RequestInfo::parse(&Method::GET, "/api/v1/pods", true);
+        let socket = asked(&mut request, &info).unwrap().unwrap();
+        let mut refused = Response::new(Body::default());
+        *refused.status_mut() = StatusCode::FORBIDDEN;
+        assert_eq!(socket.carry(refused).status(), StatusCode::FORBIDDEN);
+    }
+}

@@ -117,6 +117,14 @@ pub fn check(
     finish(value, Vec::new(), api_version, kind, schema, validation)
 }
 
+/// Takes out of a value what the schema does not have, and says what that was, as paths.
+pub(crate) fn prune(value: &mut Value, schema: Schema<'_>) -> Vec<String> {
+    // `apiVersion` and `kind` are fields of every schema; what is of a wrong type is for validation to refuse.
+    let mut unknown = Vec::new();
+    let _ = check::fit(value, schema, &mut unknown);
+    unknown
+}
+
 /// The texts that upstream's request decoder answers with.
 fn unreadable(api_version: &str, kind: &str, why: &str) -> Status {
     let (_, version) = crate::names::split_api_version(api_version);

@@ -59,6 +59,9 @@ pub(super) const DECLS: &[Decl] = &[Decl {
 }];
 
 /// The field of a metric spec or status that holds its source, by its type.
+/// What a metric can be of; which it is says its type.
+const SOURCES: [&str; 5] = ["resource", "containerResource", "pods", "object", "external"];
+
 fn source_field(kind: &str) -> &'static str {
     match kind {
         "Resource" => "resource",
@@ -288,43 +291,47 @@ fn v2beta1_to_storage(obj: &mut Value) {
     {
         let Some(part) = obj.get_mut(part).and_then(Value::as_object_mut) else { continue };
         for metric in each(part, list) {
-            let field = source_field(metric.get("type").and_then(Value::as_str).unwrap_or_default());
-            let Some(source) = sub(metric, field) else { continue };
-            let mut amount = Map::new();
-            let mut take = |source: &mut Map, from: String, to: &str, kind: &str| {
-                if let Some(v) = source.shift_remove(&from).filter(|v| !v.is_null()) {
-                    // Zero quantities are upstream's way of leaving a value out.
-                    if Quantity::of_value(&v).is_ok_and(Quantity::is_zero)
-                        && amount.contains_key("averageValue")
-                    {
-                        return;
+            for field in SOURCES {
+                let Some(source) = sub(metric, field) else { continue };
+                let mut amount = Map::new();
+                let mut take = |source: &mut Map, from: String, to: &str, kind: &str| {
+                    if let Some(v) = source.shift_remove(&from).filter(|v| !v.is_null()) {
+                        // Zero quantities are upstream's way of leaving a value out.
+                        if Quantity::of_value(&v).is_ok_and(Quantity::is_zero)
+                            && amount.contains_key("averageValue")
+                        {
+                            return;
+                        }
+                        if prefix == "target" && !amount.contains_key("type") {
+                            amount.insert("type".to_owned(), json!(kind));
+                        }
+                        amount.insert(to.to_owned(), v);
                     }
-                    if prefix == "target" && !amount.contains_key("type") {
-                        amount.insert("type".to_owned(), json!(kind));
-                    }
-                    amount.insert(to.to_owned(), v);
+                };
+                let average = if field == "object" {
+                    "averageValue".to_owned()
+                } else {
+                    format!("{prefix}AverageValue")
+                };
+                take(source, format!("{prefix}AverageUtilization"), "averageUtilization", "Utilization");
+                take(source, average, "averageValue", "AverageValue");
+                take(source, format!("{prefix}Value"), "value", "Value");
+                if field == "object"
+                    && let Some(described) = source.shift_remove("target")
+                {
+                    source.insert("describedObject".to_owned(), described);
                 }
-            };
-            let average =
-                if field == "object" { "averageValue".to_owned() } else { format!("{prefix}AverageValue") };
-            take(source, format!("{prefix}AverageUtilization"), "averageUtilization", "Utilization");
-            take(source, average, "averageValue", "AverageValue");
-            take(source, format!("{prefix}Value"), "value", "Value");
-            if field == "object"
-                && let Some(described) = source.shift_remove("target")
-            {
-                source.insert("describedObject".to_owned(), described);
+                let name = source.shift_remove("metricName");
+                let selector =
+                    source.shift_remove(if field == "external" { "metricSelector" } else { "selector" });
+                if name.is_some() || selector.is_some() {
+                    let mut metric = Map::new();
+                    metric.extend(name.map(|n| ("name".to_owned(), n)));
+                    metric.extend(selector.map(|s| ("selector".to_owned(), s)));
+                    source.insert("metric".to_owned(), Value::Object(metric));
+                }
+                source.insert(noun.to_owned(), Value::Object(amount));
             }
-            let name = source.shift_remove("metricName");
-            let selector =
-                source.shift_remove(if field == "external" { "metricSelector" } else { "selector" });
-            if name.is_some() || selector.is_some() {
-                let mut metric = Map::new();
-                metric.extend(name.map(|n| ("name".to_owned(), n)));
-                metric.extend(selector.map(|s| ("selector".to_owned(), s)));
-                source.insert("metric".to_owned(), Value::Object(metric));
-            }
-            source.insert(noun.to_owned(), Value::Object(amount));
         }
     }
 }
@@ -336,30 +343,34 @@ fn v2beta1_from_storage(obj: &mut Value) {
         let Some(part) = obj.get_mut(part).and_then(Value::as_object_mut) else { continue };
         part.shift_remove("behavior");
         for metric in each(part, list) {
-            let field = source_field(metric.get("type").and_then(Value::as_str).unwrap_or_default());
-            let Some(source) = sub(metric, field) else { continue };
-            let amount = source.shift_remove(noun).unwrap_or_default();
-            if let Some(described) = source.shift_remove("describedObject") {
-                source.insert("target".to_owned(), described);
-            }
-            let average =
-                if field == "object" { "averageValue".to_owned() } else { format!("{prefix}AverageValue") };
-            for (from, to) in [
-                ("averageUtilization", format!("{prefix}AverageUtilization")),
-                ("averageValue", average),
-                ("value", format!("{prefix}Value")),
-            ] {
-                if !amount[from].is_null() {
-                    source.insert(to, amount[from].clone());
+            for field in SOURCES {
+                let Some(source) = sub(metric, field) else { continue };
+                let amount = source.shift_remove(noun).unwrap_or_default();
+                if let Some(described) = source.shift_remove("describedObject") {
+                    source.insert("target".to_owned(), described);
                 }
-            }
-            if let Some(metric) = source.shift_remove("metric") {
-                if !metric["name"].is_null() {
-                    source.insert("metricName".to_owned(), metric["name"].clone());
+                let average = if field == "object" {
+                    "averageValue".to_owned()
+                } else {
+                    format!("{prefix}AverageValue")
+                };
+                for (from, to) in [
+                    ("averageUtilization", format!("{prefix}AverageUtilization")),
+                    ("averageValue", average),
+                    ("value", format!("{prefix}Value")),
+                ] {
+                    if !amount[from].is_null() {
+                        source.insert(to, amount[from].clone());
+                    }
                 }
-                if !metric["selector"].is_null() {
-                    let key = if field == "external" { "metricSelector" } else { "selector" };
-                    source.insert(key.to_owned(), metric["selector"].clone());
+                if let Some(metric) = source.shift_remove("metric") {
+                    if !metric["name"].is_null() {
+                        source.insert("metricName".to_owned(), metric["name"].clone());
+                    }
+                    if !metric["selector"].is_null() {
+                        let key = if field == "external" { "metricSelector" } else { "selector" };
+                        source.insert(key.to_owned(), metric["selector"].clone());
+                    }
                 }
             }
         }

@@ -233,6 +233,9 @@ impl Kind {
         if let Conversion::Functions { to_storage, .. } = version.conversion {
             to_storage(obj);
         }
+        if !self.custom && !self.is_storage(version) {
+            crate::codec::prune(obj, self.schema());
+        }
         meta::as_map(obj).insert("apiVersion".to_owned(), Value::String(self.api_version()));
         Ok(())
     }
@@ -242,7 +245,38 @@ impl Kind {
         if let Conversion::Functions { from_storage, .. } = to.conversion {
             from_storage(obj);
         }
+        if !self.custom && !self.is_storage(to) {
+            crate::codec::prune(obj, to.schema());
+        }
         meta::as_map(obj).insert("apiVersion".to_owned(), Value::String(to.api_version()));
+    }
+
+    /// Gives `new` what `old` has and `through` cannot say, so that a change made in an older version takes nothing away
+    /// that it does not know of. Both are of the storage version. What lies in lists goes with its item.
+    pub fn keep_unsaid(&self, through: &Version, old: &Value, new: &mut Value) {
+        if self.custom || self.is_storage(through) {
+            return;
+        }
+        let mut shown = old.clone();
+        if let Conversion::Functions { from_storage, .. } = through.conversion {
+            from_storage(&mut shown);
+        }
+        for path in crate::codec::prune(&mut shown, through.schema()) {
+            if path.contains('[') {
+                continue;
+            }
+            let mut parts: Vec<&str> = path.split('.').collect();
+            let Some(last) = parts.pop() else { continue };
+            let found = |v: &Value| parts.iter().try_fold(v.clone(), |v, part| v.get(*part).cloned());
+            let Some(value) = found(old).and_then(|v| v.get(last).cloned()) else { continue };
+            let mut at = Some(&mut *new);
+            for part in &parts {
+                at = at.and_then(|v| v.get_mut(*part));
+            }
+            if let Some(map) = at.and_then(Value::as_object_mut) {
+                map.entry(last.to_owned()).or_insert(value);
+            }
+        }
     }
 
     /// May stored bytes be sent for this version as they are?

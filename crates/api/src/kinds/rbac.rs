@@ -15,6 +15,11 @@ const ROLE: Decl = Decl { group: "rbac.authorization.k8s.io", strategy: || Arc::
 const BINDING: Decl = Decl {
     group: "rbac.authorization.k8s.io",
     strategy: || Arc::new(Binding),
+    conversions: &[(
+        "rbac.authorization.k8s.io",
+        "v1alpha1",
+        Conversion::Functions { to_storage: subjects_to_storage, from_storage: subjects_from_storage },
+    )],
     columns: Columns::Coded {
         columns: &[
             Column::name(),
@@ -48,6 +53,41 @@ const BINDING: Decl = Decl {
     },
     ..PLAIN
 };
+
+const RBAC: &str = "rbac.authorization.k8s.io";
+
+/// Subjects of v1alpha1 have an apiVersion where later ones have a group.
+fn subjects_to_storage(obj: &mut Value) {
+    for subject in each(meta::as_map(obj), "subjects") {
+        let version = subject.shift_remove("apiVersion").unwrap_or_default();
+        let kind = subject.get("kind").map(text).unwrap_or_default();
+        let group = match kind {
+            "ServiceAccount" => "",
+            "User" | "Group" => RBAC,
+            _ => crate::names::split_api_version(text(&version)).0,
+        };
+        // Of old, a user of any name was all that are authenticated.
+        if kind == "User" && subject.get("name").is_some_and(|n| n == "*") {
+            subject.insert("kind".to_owned(), json!("Group"));
+            subject.insert("name".to_owned(), json!("system:authenticated"));
+        }
+        if !group.is_empty() {
+            subject.insert("apiGroup".to_owned(), json!(group));
+        }
+    }
+}
+
+fn subjects_from_storage(obj: &mut Value) {
+    for subject in each(meta::as_map(obj), "subjects") {
+        let group = subject.shift_remove("apiGroup").unwrap_or_default();
+        let version = match (subject.get("kind").map(text).unwrap_or_default(), text(&group)) {
+            ("ServiceAccount", "") => "v1".to_owned(),
+            ("User" | "Group", RBAC) => format!("{RBAC}/v1alpha1"),
+            (_, group) => format!("{group}/"),
+        };
+        subject.insert("apiVersion".to_owned(), json!(version));
+    }
+}
 
 const WEBHOOKS: Columns = Columns::Coded {
     columns: &[Column::name(), Column::int("Webhooks"), Column::text("Age")],
@@ -270,8 +310,6 @@ impl Strategy for Role {
 }
 
 struct Binding;
-
-const RBAC: &str = "rbac.authorization.k8s.io";
 
 impl Strategy for Binding {
     fn default(&self, obj: &mut Value) {

@@ -111,6 +111,7 @@ impl ApiServer {
             let mut new = decoded.value;
             check_identity(&new, old, &gvr)?;
             kind.to_storage(&mut new)?;
+            kind.keep_unsaid(version, old.value(), &mut new);
             kind.default(&mut new);
             Ok(new)
         };

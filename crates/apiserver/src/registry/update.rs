@@ -53,7 +53,7 @@ impl ApiServer {
             )));
         }
         self.check_namespace(cx, &mut value)?;
-        let kind = cx.kind.clone();
+        let (kind, at) = (cx.kind.clone(), cx.version);
         kind.to_storage(&mut value)?;
         kind.default(&mut value);
         let revision = match api::meta::resource_version(&value) {
@@ -83,7 +83,9 @@ impl ApiServer {
             if revision.is_some_and(|r| r != old.revision()) {
                 return Err(Status::modified(&gvr, &name));
             }
-            Ok(value.clone())
+            let mut new = value.clone();
+            kind.keep_unsaid(&kind.versions[at], old.value(), &mut new);
+            Ok(new)
         };
         match self.modify(cx, &modify, &mut change).await {
             Err(status)
