@@ -21,7 +21,7 @@ pub struct Object {
 }
 
 /// The few fields that caches and selectors ask every object for, kept without decoding the rest.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Head {
     api_version: Box<str>,
     kind: Box<str>,
@@ -61,11 +61,14 @@ impl Object {
     pub fn from_written(stored: &[u8], mut value: Value, revision: u64) -> Result<Arc<Object>> {
         let json = splice_revision(stored, revision)?;
         set_revision(&mut value, revision);
-        let cell = OnceLock::new();
-        let _ = cell.set(value);
-        let head = OnceLock::new();
-        let _ = head.set(Head::parse(&json)?);
+        let head = OnceLock::from(Head::of(&value));
+        let cell = OnceLock::from(value);
         Ok(Arc::new(Object { json: json.into(), value: cell, head }))
+    }
+
+    /// The same object without its decoded form, which takes ten times the memory of the encoded one.
+    pub fn encoded_only(&self) -> Arc<Object> {
+        Self::with_head(self.json().clone(), self.head().clone())
     }
 
     fn with_head(json: Bytes, head: Head) -> Arc<Object> {

@@ -209,12 +209,14 @@ impl KindCache {
     /// Takes over changes that belong together: a watcher sees all of them or none, because changes of one revision (keys
     /// that went with their lease) cannot be told apart afterwards.
     fn apply(&self, changes: &[Arrived<'_>]) {
+        // Decoded forms are kept where somebody follows the kind; for the others they would only take memory.
+        let followed = self.changed.receiver_count() > 0;
         let mut state = self.state.write();
         let mut last = None;
         for change in changes {
             state.last = change.revision;
             last = Some(change.revision);
-            state.apply(change);
+            state.apply(change, followed);
         }
         state.trim();
         drop(state);
@@ -243,13 +245,15 @@ struct Arrived<'a> {
 }
 
 impl State {
-    fn apply(&mut self, arrived: &Arrived<'_>) {
+    fn apply(&mut self, arrived: &Arrived<'_>, followed: bool) {
         let (key, revision) = (arrived.key, arrived.revision);
+        let keep = |o: &Arc<Object>| if followed { o.clone() } else { o.encoded_only() };
         let (change, object, previous) = match &arrived.object {
             Some(object) => {
+                let object = keep(object);
                 let previous = self.objects.insert(key.into(), object.clone());
                 let change = if previous.is_some() { Change::Modified } else { Change::Added };
-                (change, object.clone(), previous)
+                (change, object, previous.as_ref().map(keep))
             }
             None => {
                 let Some(previous) = self.objects.remove(key) else { return };

@@ -181,6 +181,8 @@ pub struct ApiServer {
     event_lease: EventLease,
     node_rules: NodeRules,
     compiled: ArcSwap<Compiled>,
+    /// Roles, cluster roles, and their bindings: looked at by each request.
+    rbac_kinds: [Arc<cache::KindCache>; 4],
     pub(crate) remote: aggregation::Remote,
     nodes: proxy::Dialer,
     ready: AtomicBool,
@@ -214,6 +216,8 @@ impl ApiServer {
             event_lease: EventLease::default(),
             node_rules: NodeRules::default(),
             compiled: ArcSwap::default(),
+            rbac_kinds: ["roles", "clusterroles", "rolebindings", "clusterrolebindings"]
+                .map(|resource| cache.kind("rbac.authorization.k8s.io", resource)),
             remote: aggregation::Remote::new(identity),
             nodes: proxy::Dialer::new(client),
             ready: AtomicBool::new(false),
@@ -255,15 +259,13 @@ impl ApiServer {
 
     /// The compiled roles and bindings, of the cache as it is now.
     pub(crate) fn rbac(&self) -> Arc<Rbac> {
-        const GROUP: &str = "rbac.authorization.k8s.io";
-        let kinds = ["roles", "clusterroles", "rolebindings", "clusterrolebindings"]
-            .map(|resource| self.cache.kind(GROUP, resource));
+        let kinds = &self.rbac_kinds;
         let of = [kinds[0].last(), kinds[1].last(), kinds[2].last(), kinds[3].last()];
         let compiled = self.compiled.load();
         if compiled.of == of {
             return compiled.rbac.clone();
         }
-        let objects = kinds.map(|k| k.all(""));
+        let objects = kinds.each_ref().map(|k| k.all(""));
         let values = |i: usize| objects[i].iter().map(|o| o.value()).collect();
         let rbac = Arc::new(Rbac::compile(&RbacObjects {
             roles: values(0),

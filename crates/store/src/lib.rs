@@ -14,6 +14,7 @@ mod conformance;
 pub mod embedded;
 pub mod etcd;
 mod hub;
+pub mod lock;
 mod memory;
 mod schema;
 

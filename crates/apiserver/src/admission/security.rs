@@ -1,5 +1,7 @@
 //! PodSecurity: the pod security standards that a namespace's labels ask for (`baseline`, `restricted`), enforced on pods
-//! and warned of in templates.
+//! and warned of in templates, and of the pods that are there when a namespace asks for more.
+//!
+//! The standards are those of the newest version, whatever version a label names; `audit` has no log to write to.
 
 use api::{Status, Value};
 use async_trait::async_trait;
@@ -16,12 +18,54 @@ enum Level {
     Restricted,
 }
 
+/// The labels' prefix.
+const LABEL: &str = "pod-security.kubernetes.io/";
+
+/// What a namespace asks for in one mode.
+struct Policy {
+    level: Level,
+    version: String,
+}
+
+impl Policy {
+    fn of(labels: &dyn Fn(&str) -> Option<String>, mode: &str) -> Option<Self> {
+        let level = labels(&format!("{LABEL}{mode}"))?;
+        let version = labels(&format!("{LABEL}{mode}-version")).unwrap_or_else(|| "latest".into());
+        Some(Self { level: Level::parse(&level), version })
+    }
+
+    /// What is enforced, and what is warned of: the same where nothing else is said.
+    fn pair(labels: &dyn Fn(&str) -> Option<String>) -> (Self, Self) {
+        let none = || Self { level: Level::Privileged, version: "latest".into() };
+        let enforce = Self::of(labels, "enforce").unwrap_or_else(none);
+        let warn = Self::of(labels, "warn")
+            .unwrap_or_else(|| Self { level: enforce.level, version: enforce.version.clone() });
+        (enforce, warn)
+    }
+
+    fn says(&self, wrong: &[String]) -> String {
+        format!("violate PodSecurity \"{}:{}\": {}", self.level.name(), self.version, wrong.join(", "))
+    }
+}
+
+/// The annotations of a pod, or of the pods that a template makes.
+fn annotations<'a>(gvr: &api::Gvr, object: &'a Value) -> &'a Value {
+    let path = match gvr.resource.as_ref() {
+        "pods" => "/metadata/annotations",
+        "podtemplates" => "/template/metadata/annotations",
+        "cronjobs" => "/spec/jobTemplate/spec/template/metadata/annotations",
+        _ => "/spec/template/metadata/annotations",
+    };
+    object.pointer(path).unwrap_or(&Value::Null)
+}
+
 impl Level {
-    fn parse(text: Option<&str>) -> Self {
+    /// A level that is unknown is taken for the strictest, as upstream does.
+    fn parse(text: &str) -> Self {
         match text {
-            Some("baseline") => Self::Baseline,
-            Some("restricted") => Self::Restricted,
-            _ => Self::Privileged,
+            "baseline" => Self::Baseline,
+            "privileged" => Self::Privileged,
+            _ => Self::Restricted,
         }
     }
 
@@ -104,8 +148,8 @@ fn offenders(spec: &Value, bad: impl Fn(&Value) -> bool) -> Option<String> {
     }
 }
 
-/// What of a pod spec violates a level.
-fn violations(level: Level, spec: &Value) -> Vec<String> {
+/// What of a pod violates a level.
+fn violations(level: Level, spec: &Value, annotations: &Value) -> Vec<String> {
     let mut out = Vec::new();
     if level == Level::Privileged {
         return out;
@@ -152,6 +196,7 @@ fn violations(level: Level, spec: &Value) -> Vec<String> {
     if let Some(who) = offenders(spec, |c| !matches!(text(c, "/securityContext/procMount"), "" | "Default")) {
         out.push(format!("procMount ({who} must not set securityContext.procMount)"));
     }
+    confinement(spec, annotations, &mut out);
     let unconfined = |v: &Value| text(v, "/securityContext/seccompProfile/type") == "Unconfined";
     if unconfined(spec) {
         out.push(
@@ -166,6 +211,50 @@ fn violations(level: Level, spec: &Value) -> Vec<String> {
         restricted(spec, &mut out);
     }
     out
+}
+
+/// SELinux, AppArmor and Windows: nobody may step out of what confines him.
+fn confinement(spec: &Value, annotations: &Value, out: &mut Vec<String>) {
+    const TYPES: [&str; 5] = ["", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"];
+    let bad = |v: &Value| {
+        let options = |f: &str| text(v, &format!("/securityContext/seLinuxOptions/{f}"));
+        !TYPES.contains(&options("type")) || !options("user").is_empty() || !options("role").is_empty()
+    };
+    if bad(spec) {
+        out.push("seLinuxOptions (pod set forbidden securityContext.seLinuxOptions)".into());
+    } else if let Some(who) = offenders(spec, bad) {
+        out.push(format!("seLinuxOptions ({who} set forbidden securityContext.seLinuxOptions)"));
+    }
+    let unconfined = |v: &Value| text(v, "/securityContext/appArmorProfile/type") == "Unconfined";
+    if unconfined(spec) {
+        out.push(
+            "forbidden AppArmor profile (pod must not set securityContext.appArmorProfile.type to \"Unconfined\")".into(),
+        );
+    } else if let Some(who) = offenders(spec, unconfined) {
+        out.push(format!(
+            "forbidden AppArmor profile ({who} must not set securityContext.appArmorProfile.type to \"Unconfined\")"
+        ));
+    }
+    let profiles: Vec<String> = annotations
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(key, _)| key.starts_with("container.apparmor.security.beta.kubernetes.io/"))
+        .filter_map(|(key, value)| Some((key, value.as_str()?)))
+        .filter(|(_, value)| !matches!(*value, "" | "runtime/default") && !value.starts_with("localhost/"))
+        .map(|(key, value)| format!("{key}=\"{value}\""))
+        .collect();
+    match profiles.len() {
+        0 => {}
+        1 => out.push(format!("forbidden AppArmor profile ({})", profiles[0])),
+        _ => out.push(format!("forbidden AppArmor profiles ({})", profiles.join(", "))),
+    }
+    let host = |v: &Value| flag(v, "/securityContext/windowsOptions/hostProcess") == Some(true);
+    if host(spec) {
+        out.push("hostProcess (pod must not set securityContext.windowsOptions.hostProcess=true)".into());
+    } else if let Some(who) = offenders(spec, host) {
+        out.push(format!("hostProcess ({who} must not set securityContext.windowsOptions.hostProcess=true)"));
+    }
 }
 
 fn restricted(spec: &Value, out: &mut Vec<String>) {
@@ -217,44 +306,101 @@ impl Plugin for PodSecurity {
     }
 
     fn handles(&self, r: &Review<'_>) -> bool {
+        let namespace = r.gvr.group.is_empty() && r.gvr.resource == "namespaces" && r.subresource.is_empty();
         matches!(r.operation, Operation::Create | Operation::Update)
-            && (r.subresource.is_empty() || r.is("pods") || r.subresource == "ephemeralcontainers")
-            && pod_spec(r.gvr, r.object).is_some()
+            && (namespace
+                || (r.subresource.is_empty() || r.is("pods") || r.subresource == "ephemeralcontainers")
+                    && pod_spec(r.gvr, r.object).is_some())
     }
 
     async fn validate(&self, r: &mut Review<'_>) -> Result<(), Status> {
+        if r.gvr.resource == "namespaces" {
+            return namespace(r);
+        }
         let Some(namespace) = r.server.cache.kind("", "namespaces").get(r.namespace) else { return Ok(()) };
-        let level =
-            |mode: &str| Level::parse(namespace.labels().get(&format!("pod-security.kubernetes.io/{mode}")));
-        let (enforce, warn) = (level("enforce"), level("warn"));
-        if enforce.max(warn) == Level::Privileged {
+        let label = |name: &str| namespace.labels().get(name).map(str::to_owned);
+        let (enforce, warn) = Policy::pair(&label);
+        if enforce.level.max(warn.level) == Level::Privileged {
             return Ok(());
         }
         let Some(spec) = pod_spec(r.gvr, r.object) else { return Ok(()) };
         if r.old.and_then(|o| pod_spec(r.gvr, o)) == Some(spec) {
             return Ok(());
         }
-        let is_pod = r.gvr.resource == "pods";
-        let version =
-            namespace.labels().get("pod-security.kubernetes.io/enforce-version").unwrap_or("latest");
-        if is_pod {
-            let wrong = violations(enforce, spec);
+        let annotations = annotations(r.gvr, r.object);
+        if r.gvr.resource == "pods" {
+            let wrong = violations(enforce.level, spec, annotations);
             if !wrong.is_empty() {
-                return Err(r.forbidden(format!(
-                    "violates PodSecurity \"{}:{version}\": {}",
-                    enforce.name(),
-                    wrong.join(", ")
-                )));
+                return Err(r.forbidden(enforce.says(&wrong).replacen("violate", "violates", 1)));
             }
         }
         // Pods of a template would be refused later, where nobody looks: say so now.
-        let wrong = violations(if is_pod { warn } else { warn.max(enforce) }, spec);
+        let wrong = violations(warn.level, spec, annotations);
         if !wrong.is_empty() {
-            let name = if is_pod { warn } else { warn.max(enforce) }.name();
-            r.warnings.push(format!("would violate PodSecurity \"{name}:{version}\": {}", wrong.join(", ")));
+            r.warnings.push(format!("would {}", warn.says(&wrong)));
         }
         Ok(())
     }
+}
+
+/// A namespace's labels have to be good, and whoever asks for more is told which pods would not get in.
+fn namespace(r: &mut Review<'_>) -> Result<(), Status> {
+    let mut errors = api::ErrorList::new();
+    let path = api::Path::new("metadata").child("labels");
+    for mode in ["enforce", "warn", "audit"] {
+        let key = format!("{LABEL}{mode}");
+        let Some(level) = label_of(r.object, &key) else { continue };
+        let known = ["privileged", "baseline", "restricted"];
+        if !known.contains(&level) && r.old.and_then(|o| label_of(o, &key)) != Some(level) {
+            let path = path.key(&key);
+            errors.invalid_str(&path, level, format!("must be one of {}", known.join(", ")));
+        }
+    }
+    if !errors.is_empty() {
+        return Err(Status::invalid(&r.kind.gvk(), r.name, &errors));
+    }
+    let of = |object: &Value| {
+        let label = |name: &str| label_of(object, name).map(str::to_owned);
+        Policy::pair(&label).0
+    };
+    let (new, old) = (of(r.object), r.old.map(of));
+    if old.is_none_or(|old| old.level >= new.level) {
+        return Ok(());
+    }
+    let mut found: std::collections::BTreeMap<String, Vec<String>> = std::collections::BTreeMap::new();
+    for pod in r.server.cache.kind("", "pods").all(r.name) {
+        let value = pod.value();
+        let spec = value.get("spec").unwrap_or(&Value::Null);
+        let wrong =
+            violations(new.level, spec, value.pointer("/metadata/annotations").unwrap_or(&Value::Null));
+        if !wrong.is_empty() {
+            // The check's name without what it says of containers.
+            let names: Vec<&str> = wrong.iter().map(|w| w.split(" (").next().unwrap_or(w)).collect();
+            found.entry(names.join(", ")).or_default().push(pod.name().to_owned());
+        }
+    }
+    if !found.is_empty() {
+        r.warnings.push(format!(
+            "existing pods in namespace \"{}\" violate the new PodSecurity enforce level \"{}:{}\"",
+            r.name,
+            new.level.name(),
+            new.version
+        ));
+    }
+    for (wrong, pods) in found {
+        let others = match pods.len() {
+            1 => String::new(),
+            2 => " (and 1 other pod)".into(),
+            n => format!(" (and {} other pods)", n - 1),
+        };
+        r.warnings.push(format!("{}{others}: {wrong}", pods[0]));
+    }
+    Ok(())
+}
+
+/// A label of an object's metadata.
+fn label_of<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
+    api::meta::of(object).get("labels")?.get(key)?.as_str()
 }
 
 #[cfg(test)]
@@ -265,22 +411,34 @@ mod tests {
     #[test]
     fn levels() {
         let plain = json!({"containers": [{"name": "a"}]});
-        assert!(violations(Level::Baseline, &plain).is_empty());
-        assert_eq!(violations(Level::Restricted, &plain).len(), 4);
+        assert!(violations(Level::Baseline, &plain, &Value::Null).is_empty());
+        assert_eq!(violations(Level::Restricted, &plain, &Value::Null).len(), 4);
         let host = json!({"hostNetwork": true, "containers": [{"name": "a", "securityContext": {"privileged": true}}],
             "volumes": [{"name": "v", "hostPath": {"path": "/"}}]});
-        assert!(violations(Level::Privileged, &host).is_empty());
+        assert!(violations(Level::Privileged, &host, &Value::Null).is_empty());
         assert_eq!(
-            violations(Level::Baseline, &host),
+            violations(Level::Baseline, &host, &Value::Null),
             [
                 "host namespaces (hostNetwork=true)",
                 "privileged (container \"a\" must not set securityContext.privileged=true)",
                 "hostPath volumes (volume \"v\")"
             ]
         );
+        let stepped_out = json!({"securityContext": {"seLinuxOptions": {"user": "u"}, "windowsOptions": {"hostProcess": true}},
+            "containers": [{"name": "a", "securityContext": {"appArmorProfile": {"type": "Unconfined"}}}]});
+        let profiles = json!({"container.apparmor.security.beta.kubernetes.io/a": "unconfined"});
+        assert_eq!(
+            violations(Level::Baseline, &stepped_out, &profiles),
+            [
+                "seLinuxOptions (pod set forbidden securityContext.seLinuxOptions)",
+                "forbidden AppArmor profile (container \"a\" must not set securityContext.appArmorProfile.type to \"Unconfined\")",
+                "forbidden AppArmor profile (container.apparmor.security.beta.kubernetes.io/a=\"unconfined\")",
+                "hostProcess (pod must not set securityContext.windowsOptions.hostProcess=true)"
+            ]
+        );
         let good = json!({"securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [{"name": "a", "securityContext": {"allowPrivilegeEscalation": false,
                 "capabilities": {"drop": ["ALL"]}}}]});
-        assert_eq!(violations(Level::Restricted, &good), Vec::<String>::new());
+        assert_eq!(violations(Level::Restricted, &good, &Value::Null), Vec::<String>::new());
     }
 }

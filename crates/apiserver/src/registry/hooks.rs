@@ -26,8 +26,15 @@ pub struct Addresses {
     lock: Arc<Mutex<()>>,
 }
 
+/// The lock that servers on one store share while they hand out addresses and ports.
+const ADDRESSES: &str = "/registry/lock-of-services";
+
 /// Held while a service is written.
-pub type Held = OwnedMutexGuard<()>;
+pub struct Held {
+    _here: OwnedMutexGuard<()>,
+    /// Against other servers on the same store.
+    _everywhere: Option<store::lock::Held>,
+}
 
 #[derive(Debug, Default)]
 struct Taken {
@@ -260,7 +267,13 @@ impl ApiServer {
                 if old.is_some_and(|o| o.get("spec") == object.get("spec")) {
                     return Ok(None);
                 }
-                let held = self.addresses.lock.clone().lock_owned().await;
+                let here = self.addresses.lock.clone().lock_owned().await;
+                let everywhere = if self.options.shared_store {
+                    let taken = store::lock::take(self.cache.store(), ADDRESSES.as_bytes()).await;
+                    Some(taken.map_err(super::store_failure)?)
+                } else {
+                    None
+                };
                 self.cache.caught_up().await.map_err(super::store_failure)?;
                 let mut taken = Taken::default();
                 let (namespace, name) =
@@ -274,7 +287,7 @@ impl ApiServer {
                 if !errors.is_empty() {
                     return Err(Status::invalid(&cx.kind.gvk(), &name, &errors));
                 }
-                Ok(Some(held))
+                Ok(Some(Held { _here: here, _everywhere: everywhere }))
             }
             ("apiextensions.k8s.io", "customresourcedefinitions") => {
                 if old.is_none() {

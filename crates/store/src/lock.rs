@@ -1,0 +1,99 @@
+//! A lock that several servers share through their store. Whoever holds it and dies loses it when its lease expires.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+
+use crate::{EventKind, Expect, LeaseId, Op, Result, Store, Txn};
+
+/// How long a lock outlives its holder: far longer than what is done under one.
+const TTL: Duration = Duration::from_secs(15);
+
+/// A lock that is held. It is let go with this value, a moment after it is dropped.
+pub struct Held {
+    store: Arc<dyn Store>,
+    lease: LeaseId,
+}
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Held").field("lease", &self.lease).finish_non_exhaustive()
+    }
+}
+
+/// Waits for the lock of this name and takes it. To be called inside a tokio runtime.
+pub async fn take(store: &Arc<dyn Store>, name: &[u8]) -> Result<Held> {
+    // Dropped on every way out but the last, it gives the lease back.
+    let held = Held { store: store.clone(), lease: store.lease_grant(TTL).await? };
+    loop {
+        let op = Op::Put { value: Bytes::new(), lease: Some(held.lease) };
+        let done = store.txn(Txn { key: name.to_vec(), expect: Expect::Absent, op }).await?;
+        if done.succeeded {
+            return Ok(held);
+        }
+        store.lease_keep_alive(held.lease).await?;
+        let mut watch = store.watch(name.to_vec(), done.revision + 1).await?;
+        // Ends when the holder lets go; a lease that expires deletes the key, too.
+        'gone: while let Some(batch) = watch.next().await {
+            for event in batch?.events {
+                if event.kind == EventKind::Delete && event.kv.key == name {
+                    break 'gone;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let (store, lease) = (self.store.clone(), self.lease);
+        // Where there is no runtime any more, the lease's end does it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Err(error) = store.lease_revoke(lease).await {
+                    tracing::debug!(%error, lease, "a lock is let go by the end of its lease");
+                }
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_holds_it_at_a_time() {
+        let store = crate::memory();
+        let inside = Arc::new(AtomicUsize::new(0));
+        let tasks: Vec<_> = (0..8)
+            .map(|_| {
+                let (store, inside) = (store.clone(), inside.clone());
+                tokio::spawn(async move {
+                    let held = take(&store, b"/lock").await.unwrap();
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    drop(held);
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_that_died_loses_it() {
+        let store = crate::memory();
+        let dead = take(&store, b"/lock").await.unwrap();
+        std::mem::forget(dead);
+        let start = tokio::time::Instant::now();
+        take(&store, b"/lock").await.unwrap();
+        assert!(start.elapsed() >= TTL - Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,21 @@
+//! Label and field selectors, quantities, durations and JSON paths: what parses reads the same when it is written.
+#![no_main]
+
+use api::jsonpath::JsonPath;
+use api::quantity::Quantity;
+use api::selector::{Field, Label};
+
+libfuzzer_sys::fuzz_target!(|text: &str| {
+    if let Ok(selector) = Label::parse(text) {
+        assert!(Label::parse(&selector.to_string()).is_ok(), "{selector}");
+    }
+    let _ = Field::parse(text);
+    let _ = api::duration::parse(text);
+    if let Ok(path) = JsonPath::parse(text) {
+        let _ = path.find(&serde_json::json!({"a": [{"b": 1}, {"b": 2}], "c": "d"}));
+    }
+    if let Ok(quantity) = Quantity::parse(text) {
+        let again = Quantity::parse(&quantity.to_string()).unwrap();
+        assert_eq!(again, quantity, "{quantity}");
+    }
+});

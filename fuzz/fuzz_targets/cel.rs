@@ -1,0 +1,14 @@
+//! Expressions: whatever the text, an evaluation ends within its budget. A line break parts the text from the object.
+#![no_main]
+
+use api::cel::{CALL_BUDGET, Program};
+use serde_json::Value;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let mut parts = bytes.splitn(2, |b| *b == b'\n');
+    let Some(Ok(text)) = parts.next().map(std::str::from_utf8) else { return };
+    let Ok(program) = Program::parse(text) else { return };
+    let object: Value = parts.next().and_then(|b| serde_json::from_slice(b).ok()).unwrap_or_default();
+    let mut budget = CALL_BUDGET / 10;
+    let _ = program.condition(&[("self", &object), ("object", &object)], &mut budget);
+});
