@@ -25,15 +25,15 @@ impl std::fmt::Debug for Held {
 
 /// Waits for the lock of this name and takes it. To be called inside a tokio runtime.
 pub async fn take(store: &Arc<dyn Store>, name: &[u8]) -> Result<Held> {
-    // Dropped on every way out but the last, it gives the lease back.
-    let held = Held { store: store.clone(), lease: store.lease_grant(TTL).await? };
     loop {
+        // Dropped where the lock is not had, it gives the lease back: a wait may be longer than a lease.
+        let held = Held { store: store.clone(), lease: store.lease_grant(TTL).await? };
         let op = Op::Put { value: Bytes::new(), lease: Some(held.lease) };
         let done = store.txn(Txn { key: name.to_vec(), expect: Expect::Absent, op }).await?;
         if done.succeeded {
             return Ok(held);
         }
-        store.lease_keep_alive(held.lease).await?;
+        drop(held);
         let mut watch = store.watch(name.to_vec(), done.revision + 1).await?;
         // Ends when the holder lets go; a lease that expires deletes the key, too.
         'gone: while let Some(batch) = watch.next().await {
