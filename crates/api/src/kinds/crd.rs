@@ -45,6 +45,8 @@ struct At {
     place: Place,
     /// Inside `allOf`, `anyOf`, `oneOf` or `not`, which only restrict.
     junctor: bool,
+    /// The root keeps every field: what v1beta1 had by default, whose schemas need not be structural.
+    lenient: bool,
 }
 
 impl At {
@@ -77,7 +79,9 @@ impl Structural {
     /// Compiles the schema of a version's objects. What is wrong with it is said of paths below `path`.
     pub fn compile(schema: &Value, path: &Path) -> Result<Structural, ErrorList> {
         let mut errors = ErrorList::new();
-        let at = At { depth: 0, place: Place { correlated: true, times: 1 }, junctor: false };
+        let lenient = flag(schema, "x-kubernetes-preserve-unknown-fields");
+        let place = Place { correlated: true, times: 1 };
+        let at = At { depth: 0, place, junctor: false, lenient };
         let root = Self::build(schema, path, &mut errors, at);
         match root.kind.as_str() {
             "object" => {}
@@ -113,11 +117,13 @@ impl Structural {
             has_defaults: raw.get("default").is_some(),
             ..Structural::default()
         };
-        out.check_structure(raw, path, errors, at);
+        if !at.lenient {
+            out.check_structure(raw, path, errors, at);
+        }
         for (name, property) in raw.get("properties").and_then(Value::as_object).into_iter().flatten() {
             let path = path.child("properties").key(name);
             let inner = Self::build(property, &path, errors, at.below());
-            if inner.kind.is_empty() && !inner.is_untyped() && !at.junctor {
+            if inner.kind.is_empty() && !inner.is_untyped() && !at.junctor && !at.lenient {
                 errors.required(&path.child("type"), "must not be empty for specified object fields");
             }
             out.has_defaults |= inner.has_defaults;
@@ -128,7 +134,7 @@ impl Structural {
             Some(schema @ Value::Object(_)) => {
                 let path = path.child("additionalProperties");
                 let inner = Self::build(schema, &path, errors, at.each(cel::limit(&out), true));
-                if inner.kind.is_empty() && !inner.is_untyped() && !at.junctor {
+                if inner.kind.is_empty() && !inner.is_untyped() && !at.junctor && !at.lenient {
                     errors.required(&path.child("type"), "must not be empty for specified object fields");
                 }
                 out.has_defaults |= inner.has_defaults;
@@ -140,7 +146,7 @@ impl Structural {
             let path = path.child("items");
             let inside = at.each(cel::limit(&out), out.list_type() == ListType::Map);
             let inner = Self::build(items, &path, errors, inside);
-            if inner.kind.is_empty() && !inner.is_untyped() && !at.junctor {
+            if inner.kind.is_empty() && !inner.is_untyped() && !at.junctor && !at.lenient {
                 errors.required(&path.child("type"), "must not be empty for specified array items");
             }
             out.has_defaults |= inner.has_defaults;
@@ -863,6 +869,15 @@ mod tests {
             assert!(errors[0].to_string().starts_with(want), "{}", errors[0]);
         }
         assert_eq!(s.validate(&json!({})).0[0].to_string(), "spec: Required value");
+    }
+
+    #[test]
+    fn a_root_that_keeps_everything_need_not_be_structural() {
+        let old = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true,
+            "properties": {"spec": {"properties": {"a": {"minimum": 1}}}}});
+        let schema = Structural::compile(&old, &Path::root()).unwrap();
+        assert!(schema.validate(&json!({"spec": {"a": 1, "b": {}}})).is_empty());
+        assert!(!schema.validate(&json!({"spec": {"a": 0}})).is_empty());
     }
 
     #[test]
