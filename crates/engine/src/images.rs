@@ -463,9 +463,11 @@ impl Engine {
         auth: Option<Auth>,
         progress: ProgressSender,
     ) -> Result<()> {
-        let id = self.images.get(reference)?.id.clone();
         self.images.push(reference, auth, progress).await?;
-        self.image_event(&id, "push", reference);
+        // Without a tag every image of the repository went.
+        if let Ok(image) = self.images.get(reference) {
+            self.image_event(&image.id, "push", reference);
+        }
         Ok(())
     }
 

@@ -215,9 +215,7 @@ pub(crate) async fn save_one(call: Call) -> Result<Answer> {
 pub(crate) async fn push(call: Call) -> Result<Answer> {
     let whole = target(Some(call.id()), call.query.text("tag"))?.unwrap_or_default();
     let (auth, engine) = (call.registry_auth()?, call.engine.clone());
-    engine.images().get(&whole).map_err(|_| {
-        engine::Error::NotFound(format!("An image does not exist locally with the tag: {}", call.id()))
-    })?;
+    engine.images().can_push(&whole)?;
     progress::lines(progress_line, move |progress| async move {
         engine.image_push(&whole, auth, progress).await?;
         Ok(Vec::new())

@@ -92,6 +92,7 @@ impl ImageStore {
         let which = wanted.digest.as_ref().or(wanted.tag.as_ref()).cloned().unwrap_or_default();
         let top = remote.manifest(&which).await?;
         tell(&progress, &which, format!("Pulling from {}", wanted.path)).await;
+        let asked = platform.is_some();
         let platform = platform.unwrap_or_else(Platform::host);
         let document = choose(remote, top.clone(), &platform, &wanted.familiar()).await?;
         // Two pulls of one image do the work once: the second finds everything here.
@@ -103,6 +104,23 @@ impl ImageStore {
         let mut gates = self.pulls.lock().await;
         if gates.get(&document.digest).is_some_and(|g| Arc::strong_count(g) <= 2) {
             gates.remove(&document.digest);
+        }
+        if let Ok(image) = &result
+            && asked
+            && !platform.accepts(&image.config.os, &image.config.architecture, &image.config.variant)
+        {
+            // A repository with one image alone gives that one; its user should know.
+            let has = Platform {
+                os: image.config.os.clone(),
+                architecture: image.config.architecture.clone(),
+                variant: image.config.variant.clone(),
+            };
+            let warning = format!(
+                "WARNING: image with reference {} was found but does not match the specified platform: wanted \
+                 {platform}, actual: {has}",
+                wanted.familiar()
+            );
+            tell(&progress, "", warning).await;
         }
         result
     }

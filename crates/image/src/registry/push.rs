@@ -34,6 +34,22 @@ impl ImageStore {
         auth: Option<Auth>,
         progress: ProgressSender,
     ) -> Result<()> {
+        let (wanted, images) = self.to_push(text)?;
+        tell(&progress, "", format!("The push refers to repository [{}]", wanted.name())).await;
+        let remote = Remote::connect(&wanted, auth, true, &self.registry_config()).await?;
+        for (tag, image) in images {
+            self.push_to(&remote, &tag, &image, &progress).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether there is something to push under this name.
+    pub fn can_push(&self, text: &str) -> Result<()> {
+        self.to_push(text).map(|_| ())
+    }
+
+    /// What a name means for a push: one tag, or all tags of a repository.
+    fn to_push(&self, text: &str) -> Result<(Reference, Vec<(Reference, Arc<Image>)>)> {
         let wanted = reference::parse(text)?;
         if wanted.digest.is_some() {
             return Err(Error::Invalid("cannot push a digest reference".into()));
@@ -46,26 +62,14 @@ impl ImageStore {
                 all.filter(|r| r.name() == wanted.name()).collect()
             }
         };
-        tell(&progress, "", format!("The push refers to repository [{}]", wanted.name())).await;
-        let missing = || {
-            Error::NotFound(format!(
+        let found = tags.into_iter().map(|tag| Some((tag.clone(), self.get(&tag.to_string()).ok()?)));
+        match found.collect::<Option<Vec<_>>>() {
+            Some(images) if !images.is_empty() => Ok((wanted, images)),
+            _ => Err(Error::NotFound(format!(
                 "An image does not exist locally with the tag: {}",
                 wanted.familiar_name()
-            ))
-        };
-        if tags.is_empty() {
-            return Err(missing());
+            ))),
         }
-        let mut images = Vec::new();
-        for tag in tags {
-            let image = self.get(&tag.to_string()).map_err(|_| missing())?;
-            images.push((tag, image));
-        }
-        let remote = Remote::connect(&wanted, auth, true, &self.registry_config()).await?;
-        for (tag, image) in images {
-            self.push_to(&remote, &tag, &image, &progress).await?;
-        }
-        Ok(())
     }
 
     /// Pushes an image to a given repository under a tag.
