@@ -11,6 +11,7 @@
 //!   layers/NAME/fs    one unpacked layer each, overlayfs form; layers/NAME/recipe rebuilds its exact tar
 //!   blobs/sha256/HEX  compressed layers as a registry sent them
 //!   snapshots/KEY/    fs, work: the writable layer of a container or build step
+//!   dead/             what is being removed
 //! ```
 
 pub mod archive;

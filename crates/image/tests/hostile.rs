@@ -109,7 +109,7 @@ async fn names_that_are_too_long() {
     let sum: u32 = long[at..].iter().map(|b| u32::from(*b)).sum();
     long[at + 148..at + 156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     let error = refused(&store, Cursor::new(long)).await;
-    assert!(error.contains("header field too long"), "{error}");
+    assert!(error.contains("header field"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -237,3 +237,43 @@ async fn changed_content_is_refused() {
     let (result, _) = lines(async |tx| there.pull(&name, None, None, tx).await).await;
     assert!(result.is_err());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_tags_search_and_distribution() {
+    let dir = tempfile::tempdir().unwrap();
+    let (address, _) = registry(dir.path()).await;
+    let here = store(dir.path(), "here").await;
+    let repository = format!("{address}/team/app");
+    for (tag, content) in [("1", b"one"), ("2", b"two")] {
+        let import = Import { reference: Some(format!("{repository}:{tag}")), ..Import::default() };
+        here.import(Cursor::new(tar_of(&[("f", content)])), import).await.unwrap();
+    }
+    assert!(here.can_push(&repository).is_ok() && here.can_push(&format!("{repository}:3")).is_err());
+    let (pushed, told) = lines(async |tx| here.push(&repository, None, tx).await).await;
+    pushed.unwrap();
+    assert_eq!(told.iter().filter(|p| p.pushed.is_some()).count(), 2);
+
+    let there = store(dir.path(), "there").await;
+    let (pulled, _) = lines(async |tx| there.pull_all(&repository, None, None, tx).await).await;
+    let tags: Vec<_> = pulled.unwrap().iter().flat_map(|i| i.tags.clone()).collect();
+    assert_eq!(tags, [format!("{repository}:1"), format!("{repository}:2")]);
+    let (missing, _) =
+        lines(async |tx| there.pull_all(&format!("{address}/none"), None, None, tx).await).await;
+    assert!(matches!(missing, Err(Error::NotFound(_))), "{missing:?}");
+
+    let found = there.search(&format!("{address}/app"), 10, None).await.unwrap();
+    assert_eq!(found.iter().map(|f| f.name.as_str()).collect::<Vec<_>>(), [repository.as_str()]);
+    assert!(there.search(&format!("{address}/nothing"), 10, None).await.unwrap().is_empty());
+    let (descriptor, platforms) = there.distribution(&format!("{repository}:1"), None).await.unwrap();
+    let host = image::Platform::host();
+    assert_eq!(platforms[0].architecture, host.architecture);
+    let image = here.get(&format!("{repository}:1")).unwrap();
+    assert_eq!(image.repo_digests, [format!("{repository}@{}", descriptor.digest)]);
+    // The one image there is comes for whatever platform, and its user is told.
+    let other = Some(image::Platform::parse("linux/s390x").unwrap());
+    let (pulled, told) =
+        lines(async |tx| there.pull(&format!("{repository}:1"), None, other.clone(), tx).await).await;
+    assert_eq!(pulled.unwrap().id, image.id);
+    let warned = told.iter().any(|p| p.status.contains("wanted linux/s390x, actual: linux/"));
+    assert!(warned, "{told:?}");
+}

@@ -41,6 +41,7 @@ impl ImageStore {
 
     /// Unpacks an uncompressed tar as a layer. Blocking; `source` is read to its end.
     pub(crate) fn unpack(self: &Arc<Self>, source: impl Read + Send) -> Result<Layer> {
+        self.await_room()?;
         let draft = self.draft()?;
         let fs_dir = draft.path.join("fs");
         fs::create_dir(&fs_dir).map_err(Error::file("make the folder", &fs_dir))?;
@@ -193,8 +194,9 @@ impl ImageStore {
         let mut bytes = 0;
         for (_, info) in &dead {
             bytes += info.size;
-            remove_tree(&self.layers_dir().join(&info.dir))?;
+            self.bury(&self.layers_dir().join(&info.dir))?;
         }
+        self.reap();
         for blob in blobs {
             bytes += blob.size;
             let path = self.blob_path(&blob.digest);
@@ -212,7 +214,7 @@ impl ImageStore {
         for entry in fs::read_dir(self.layers_dir())? {
             let entry = entry?;
             if !entry.file_name().to_str().is_some_and(|n| known.contains(n)) {
-                remove_tree(&entry.path())?;
+                self.bury(&entry.path())?;
                 continue;
             }
             for inside in fs::read_dir(entry.path())? {

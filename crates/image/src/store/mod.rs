@@ -1,7 +1,8 @@
 //! The store: metadata in one SQLite database, layers and snapshots in folders beside it.
 //!
 //! Every change is one transaction; a folder is made and synced before the row that names it, and removed after that
-//! row is gone, so that a crash leaves at most folders that nobody names, and `open` removes those. What is read often
+//! row is gone, so that a crash leaves at most folders that nobody names, and `open` removes those. Nobody waits for a
+//! removal, which takes its time where there are many files: what is dead is moved aside first. What is read often
 //! (images, tags, where layers lie) is kept in memory, written through under the database's lock.
 
 mod create;
@@ -9,6 +10,7 @@ pub(crate) mod db;
 mod init;
 mod layers;
 mod load;
+mod reap;
 mod remove;
 mod save;
 mod snapshots;
@@ -36,6 +38,8 @@ pub struct ImageStore {
     index: RwLock<Index>,
     leases: Mutex<HashMap<String, usize>>,
     snapshots: Mutex<HashMap<String, Arc<snapshots::Record>>>,
+    /// Held while what was buried is removed.
+    reaper: Arc<Mutex<()>>,
     /// One pull of a manifest at a time.
     pub(crate) pulls: tokio::sync::Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     registries: RwLock<RegistryConfig>,
@@ -113,7 +117,7 @@ impl ImageStore {
     }
 
     fn open_blocking(root: PathBuf) -> Result<Arc<Self>> {
-        for dir in ["layers", "blobs/sha256", "snapshots", "empty"] {
+        for dir in ["layers", "blobs/sha256", "snapshots", "empty", "dead"] {
             std::fs::create_dir_all(root.join(dir))
                 .map_err(Error::file("make the folder", root.join(dir)))?;
         }
@@ -125,6 +129,7 @@ impl ImageStore {
             db: Mutex::new(db),
             index: RwLock::new(index),
             leases: Mutex::default(),
+            reaper: Arc::default(),
             pulls: tokio::sync::Mutex::default(),
             registries: RwLock::default(),
         });

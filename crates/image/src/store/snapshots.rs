@@ -244,13 +244,8 @@ impl ImageStore {
         let store = self.clone();
         let dir = self.root.join("snapshots").join(key);
         blocking(move || {
-            // Renamed first: what has no name of its own is removed by `open` if the removal is cut short.
-            let dead = store.root.join("snapshots").join(format!(".tmp-{}", base::rng::hex(8)));
-            match fs::rename(&dir, &dead) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-                other => other.map_err(Error::file("remove", &dir))?,
-            }
-            remove_tree(&dead)?;
+            store.bury(&dir)?;
+            store.reap();
             store.collect_layers()?;
             Ok(())
         })

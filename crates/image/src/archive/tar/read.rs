@@ -72,10 +72,7 @@ impl<'t, R: Read> Reader<'t, R> {
     }
 
     fn fill(&mut self, buf: &mut [u8]) -> io::Result<()> {
-        self.inner.read_exact(buf).map_err(|e| match e.kind() {
-            io::ErrorKind::UnexpectedEof => io::Error::new(e.kind(), "unexpected EOF in the archive"),
-            _ => e,
-        })?;
+        self.inner.read_exact(buf).map_err(cut)?;
         match &mut self.tee {
             Some(tee) => tee.raw(buf),
             None => Ok(()),
@@ -97,7 +94,7 @@ impl<'t, R: Read> Reader<'t, R> {
                 }
                 Ok(n) => have += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+                Err(e) => return Err(cut(e)),
             }
         }
         if let Some(tee) = &mut self.tee {
@@ -117,7 +114,7 @@ impl<'t, R: Read> Reader<'t, R> {
         // docker's own archives of build contexts end with the last file's data, without padding or end marker.
         while self.padding > 0 {
             let want = self.padding as usize;
-            let n = self.inner.read(&mut buf[..want])?;
+            let n = self.inner.read(&mut buf[..want]).map_err(cut)?;
             if n == 0 {
                 self.padding = 0;
                 return Ok(());
@@ -159,7 +156,7 @@ impl<'t, R: Read> Reader<'t, R> {
                 self.ended = true;
                 let mut buf = vec![0u8; 32 * 1024];
                 loop {
-                    let n = self.inner.read(&mut buf)?;
+                    let n = self.inner.read(&mut buf).map_err(cut)?;
                     if n == 0 {
                         return Ok(None);
                     }
@@ -312,13 +309,21 @@ impl<'t, R: Read> Reader<'t, R> {
     }
 }
 
+/// Decompressors say in their own words that their stream ends too early.
+fn cut(e: io::Error) -> io::Error {
+    match e.kind() {
+        io::ErrorKind::UnexpectedEof => io::Error::new(e.kind(), "unexpected EOF in the archive"),
+        _ => e,
+    }
+}
+
 impl<R: Read> Read for Reader<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let want = buf.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         if want == 0 {
             return Ok(0);
         }
-        let n = self.inner.read(&mut buf[..want])?;
+        let n = self.inner.read(&mut buf[..want]).map_err(cut)?;
         if n == 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "unexpected EOF in the archive"));
         }
