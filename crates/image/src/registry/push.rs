@@ -34,7 +34,8 @@ impl ImageStore {
         auth: Option<Auth>,
         progress: ProgressSender,
     ) -> Result<()> {
-        let (wanted, images) = self.to_push(text)?;
+        let wanted = reference::parse(text)?;
+        let images = self.to_push(&wanted)?;
         tell(&progress, "", format!("The push refers to repository [{}]", wanted.name())).await;
         let remote = Remote::connect(&wanted, auth, true, &self.registry_config()).await?;
         for (tag, image) in images {
@@ -45,12 +46,11 @@ impl ImageStore {
 
     /// Whether there is something to push under this name.
     pub fn can_push(&self, text: &str) -> Result<()> {
-        self.to_push(text).map(|_| ())
+        self.to_push(&reference::parse(text)?).map(|_| ())
     }
 
     /// What a name means for a push: one tag, or all tags of a repository.
-    fn to_push(&self, text: &str) -> Result<(Reference, Vec<(Reference, Arc<Image>)>)> {
-        let wanted = reference::parse(text)?;
+    fn to_push(&self, wanted: &Reference) -> Result<Vec<(Reference, Arc<Image>)>> {
         if wanted.digest.is_some() {
             return Err(Error::Invalid("cannot push a digest reference".into()));
         }
@@ -64,7 +64,7 @@ impl ImageStore {
         };
         let found = tags.into_iter().map(|tag| Some((tag.clone(), self.get(&tag.to_string()).ok()?)));
         match found.collect::<Option<Vec<_>>>() {
-            Some(images) if !images.is_empty() => Ok((wanted, images)),
+            Some(images) if !images.is_empty() => Ok(images),
             _ => Err(Error::NotFound(format!(
                 "An image does not exist locally with the tag: {}",
                 wanted.familiar_name()
