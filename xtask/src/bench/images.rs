@@ -22,6 +22,20 @@ const FILES: u32 = 5_000;
 const FILE_SIZE: usize = 24_850;
 const MANY: u32 = 1_000;
 
+const LARGE: [(&str, f64); 4] = [
+    ("image-load: 497 MB, 20,000 files", 1500.0),
+    ("image-save: the same", 1000.0),
+    ("image-push: the same", 2000.0),
+    ("image-pull: the same", 2500.0),
+];
+const PEAKS: [&str; 2] = ["image-load: growth at its peak", "image-pull: growth at its peak"];
+const LIST: &str = "images: a list of 1,000";
+
+/// The rows' names.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    LARGE.into_iter().map(|l| l.0).chain(PEAKS).chain([LIST])
+}
+
 /// Measures what `wanted` names and adds the rows.
 pub fn measure(
     rounds: usize,
@@ -30,12 +44,6 @@ pub fn measure(
     wanted: &dyn Fn(&str) -> bool,
     rows: &mut Vec<Row>,
 ) -> Result<()> {
-    const LARGE: [(&str, f64); 4] = [
-        ("image-load: 497 MB, 20,000 files", 1500.0),
-        ("image-save: the same", 1000.0),
-        ("image-push: the same", 2000.0),
-        ("image-pull: the same", 2500.0),
-    ];
     if LARGE.iter().any(|(name, _)| wanted(name)) {
         let folder = TempDir::with_prefix("tug-bench-image-")?;
         let archive = folder.path().join("large.tar");
@@ -66,17 +74,14 @@ pub fn measure(
         let [ours, theirs @ ..] = samples.as_slice() else { bail!("there is no engine") };
         for (i, (name, promised)) in LARGE.into_iter().enumerate() {
             let theirs = theirs.first().map_or_else(Vec::new, |t| t[i].clone());
-            rows.push(Row { name, unit: "ms", promised, ours: ours[i].clone(), theirs });
+            rows.push(Row { name: name.into(), unit: "ms", promised, ours: ours[i].clone(), theirs });
         }
         let [load, pull] = peaks;
-        for (name, ours) in
-            [("image-load: growth at its peak", load), ("image-pull: growth at its peak", pull)]
-        {
-            rows.push(Row { name, unit: "MiB", promised: 60.0, ours, theirs: vec![] });
+        for (name, ours) in PEAKS.into_iter().zip([load, pull]) {
+            rows.push(Row { name: name.into(), unit: "MiB", promised: 60.0, ours, theirs: vec![] });
         }
     }
-    let name = "images: a list of 1,000";
-    if wanted(name) {
+    if wanted(LIST) {
         let mut samples = vec![Vec::new(); engines.len()];
         for (engine, samples) in engines.iter().zip(&mut samples) {
             let folder = TempDir::with_prefix("tug-bench-images-")?;
@@ -91,7 +96,7 @@ pub fn measure(
         }
         let mut samples = samples.into_iter();
         let (ours, theirs) = (samples.next().unwrap_or_default(), samples.next().unwrap_or_default());
-        rows.push(Row { name, unit: "ms", promised: 30.0, ours, theirs });
+        rows.push(Row { name: LIST.into(), unit: "ms", promised: 30.0, ours, theirs });
     }
     Ok(())
 }

@@ -1,18 +1,25 @@
 //! An instance of Tug in a temporary folder, and what its processes use.
 
+use std::ffi::OsString;
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
+/// How long a start may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A running instance; stopped by `stop`.
 pub struct Instance {
     tug: PathBuf,
     folder: TempDir,
+    /// `tug engine`, if it is one.
+    engine: Option<Child>,
 }
 
 /// Builds the release binary of this tree.
@@ -34,31 +41,61 @@ impl Instance {
     /// Starts one on an empty data folder; says how long `tug up` took to return.
     pub fn start(tug: &Path) -> Result<(Self, Duration)> {
         let folder = TempDir::with_prefix("tug-bench-")?;
-        let instance = Self { tug: tug.into(), folder };
+        let instance = Self { tug: tug.into(), folder, engine: None };
         let begun = Instant::now();
         instance.tug("up")?;
         Ok((instance, begun.elapsed()))
     }
 
+    /// Starts an engine alone on an empty data folder, with its bridge at `bip`; says how long it took to listen.
+    pub fn engine(tug: &Path, bip: &str) -> Result<(Self, Duration)> {
+        let folder = TempDir::with_prefix("tug-bench-")?;
+        let mut instance = Self { tug: tug.into(), folder, engine: None };
+        let notices = UnixDatagram::bind(instance.folder.path().join("notify"))?;
+        let log = fs::File::create(instance.folder.path().join("log"))?;
+        let begun = Instant::now();
+        let child = Command::new(&instance.tug)
+            .arg("engine")
+            .args(instance.flags())
+            .args(["--bip", bip])
+            .env("NOTIFY_SOCKET", instance.folder.path().join("notify"))
+            .stderr(log)
+            .spawn()
+            .with_context(|| instance.tug.display().to_string())?;
+        instance.engine = Some(child);
+        notices.set_read_timeout(Some(PATIENCE))?;
+        let mut word = [0; 256];
+        loop {
+            let n = notices.recv(&mut word).context("tug engine did not become ready")?;
+            if &word[..n] == b"READY=1" {
+                return Ok((instance, begun.elapsed()));
+            }
+        }
+    }
+
     /// Stops it and removes its folders.
-    pub fn stop(self) -> Result<()> {
+    pub fn stop(mut self) -> Result<()> {
         self.tug("down")?;
+        if let Some(engine) = &mut self.engine {
+            engine.wait()?;
+        }
         self.folder.close().context("removing the benchmark's folder")
     }
 
     fn tug(&self, command: &str) -> Result<()> {
         let output = Command::new(&self.tug)
             .arg(command)
-            .arg("--data-dir")
-            .arg(self.data_dir())
-            .arg("--run-dir")
-            .arg(self.run_dir())
+            .args(self.flags())
             .output()
             .with_context(|| self.tug.display().to_string())?;
         if !output.status.success() {
             bail!("tug {command}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
         }
         Ok(())
+    }
+
+    fn flags(&self) -> [OsString; 4] {
+        ["--data-dir".into(), self.data_dir().into(), "--run-dir".into(), self.run_dir().into()]
     }
 
     fn data_dir(&self) -> PathBuf {
@@ -102,14 +139,33 @@ impl Instance {
 
     /// Proportional set size of all its processes, MiB.
     pub fn pss_mib(&self) -> Result<f64> {
-        let mut kib = 0u64;
+        let mut sum = 0.0;
         for process in self.processes()? {
-            let text = fs::read_to_string(process.join("smaps_rollup"))?;
-            let line =
-                text.lines().find_map(|l| l.strip_prefix("Pss:")).context("smaps_rollup has no Pss")?;
-            kib += line.trim().trim_end_matches(" kB").parse::<u64>()?;
+            sum += pss_mib(&process)?;
         }
-        Ok(kib as f64 / 1024.0)
+        Ok(sum)
+    }
+
+    /// That of the engine's daemon.
+    pub fn daemon_pss_mib(&self) -> Result<f64> {
+        let engine = self.engine.as_ref().context("not an engine alone")?;
+        pss_mib(&PathBuf::from(format!("/proc/{}", engine.id())))
+    }
+
+    /// That of each of its shims.
+    pub fn shims_pss_mib(&self) -> Result<Vec<f64>> {
+        let bundles = self.run_dir().into_os_string().into_encoded_bytes();
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let path = entry?.path();
+            // Processes come and go while the folder is read; one that is gone is none of ours.
+            let Ok(command) = fs::read(path.join("cmdline")) else { continue };
+            let mut words = command.split(|b| *b == 0).skip(1);
+            if words.next() == Some(b"shim") && words.next().is_some_and(|b| b.starts_with(&bundles)) {
+                found.push(pss_mib(&path)?);
+            }
+        }
+        Ok(found)
     }
 
     /// The server's memory now and at its peak since `forget_peak`, MiB.
@@ -151,4 +207,11 @@ impl Instance {
         let per_second = rustix::param::clock_ticks_per_second();
         Ok(ticks as f64 / per_second as f64)
     }
+}
+
+/// Proportional set size of a process, MiB.
+fn pss_mib(process: &Path) -> Result<f64> {
+    let text = fs::read_to_string(process.join("smaps_rollup"))?;
+    let line = text.lines().find_map(|l| l.strip_prefix("Pss:")).context("smaps_rollup has no Pss")?;
+    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? as f64 / 1024.0)
 }
