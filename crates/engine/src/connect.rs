@@ -113,8 +113,27 @@ impl Engine {
         Ok(attached)
     }
 
+    /// Creates the container in the runtime; its network is wired as soon as its namespaces are there.
+    pub(crate) async fn create_connected(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        spec: &runtime::ContainerSpec,
+    ) -> Result<()> {
+        let (born, pid) = tokio::sync::oneshot::channel();
+        let connect = async {
+            // Without a process there is nothing to connect, and creating it has failed.
+            let Ok(pid) = pid.await else { return Ok(()) };
+            container.lock().life.pid = pid;
+            self.connect_all(container, pid).await
+        };
+        // Each to its end: what one has begun must be whole before the other's failure takes it back.
+        let (created, connected) = tokio::join!(self.runtime.create_telling(spec, born), connect);
+        created?;
+        connected
+    }
+
     /// Makes the interfaces, enters the names, publishes the ports.
-    pub(crate) async fn connect_all(self: &Arc<Self>, container: &Arc<Container>, pid: u32) -> Result<()> {
+    async fn connect_all(self: &Arc<Self>, container: &Arc<Container>, pid: u32) -> Result<()> {
         let (asked, mode) = {
             let inner = container.lock();
             (inner.asked.endpoints.clone(), inner.asked.host.network_mode.clone())

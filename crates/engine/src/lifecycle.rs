@@ -439,14 +439,13 @@ impl Engine {
         }
         self.images.discard(&container.id).await.map_err(|e| fail(e.into()))?;
         self.discard_image_mounts(container).await.map_err(fail)?;
-        let dir = container.dir.clone();
-        let removed = crate::volumes::blocking(move || {
-            std::fs::remove_dir_all(&dir).map_err(Error::io(format_args!("remove {}", dir.display())))
+        // Nobody needs to wait for the rest of its folder.
+        let gone = container.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = std::fs::remove_dir_all(&gone.dir) {
+                tracing::warn!(container = %gone.short(), %error, "its folder could not be removed");
+            }
         });
-        if let Err(error) = removed.await {
-            // Without its config.json the next start takes the rest away.
-            tracing::warn!(container = %container.short(), %error, "its folder could not be removed");
-        }
         let mounts = container.lock().asked.mounts.clone();
         self.container_event(container, "destroy", &[]);
         self.forget(container);

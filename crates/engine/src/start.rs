@@ -66,13 +66,8 @@ impl Engine {
         let joined = self.joined(container)?;
         let links = self.prepare_endpoints(container).await?;
         let input = self.spec_input(container, &joined, links).await?;
-        let created = self.runtime.create(&input).await.map_err(Error::from)?;
-        {
-            let mut inner = container.lock();
-            inner.life.pid = created.pid;
-            inner.life.health = None;
-        }
-        self.connect_all(container, created.pid).await?;
+        container.lock().life.health = None;
+        self.create_connected(container, &input).await?;
         // Saved before the process runs: a daemon that comes back finds the addresses of what it finds running.
         container.save_life();
         let waiting = std::mem::take(&mut *container.waiting.lock());

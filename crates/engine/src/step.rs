@@ -155,9 +155,7 @@ impl Engine {
             spec.oci.set_linux(Some(linux));
         }
         spec.labels.insert(OWNER_LABEL.to_owned(), "build".to_owned());
-        let created = self.runtime.create(&spec).await?;
-        container.lock().life.pid = created.pid;
-        self.connect_all(container, created.pid).await?;
+        self.create_connected(container, &spec).await?;
         let mut io = self.runtime.attach(&step.id).await?;
         match self.runtime.start(&step.id).await {
             Ok(()) => {}

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, oneshot};
 
 pub use client::{ShimCommand, ShimRuntime};
 pub use error::{Error, ExecErrorKind, Result};
@@ -144,6 +144,13 @@ pub struct Sandbox {
 pub trait Runtime: Send + Sync + 'static {
     /// Makes the container's namespaces, cgroup and root; its first process waits for [`Runtime::start`].
     async fn create(&self, spec: &ContainerSpec) -> Result<Created>;
+    /// As [`Runtime::create`]. `born` is told the first process as soon as its namespaces are there, so that its network
+    /// can be wired while the rest is made; it is dropped if that never comes.
+    async fn create_telling(&self, spec: &ContainerSpec, born: oneshot::Sender<u32>) -> Result<Created> {
+        let created = self.create(spec).await?;
+        let _ = born.send(created.pid); // who asked may have given up
+        Ok(created)
+    }
     /// Executes the first process; returns when execve(2) has succeeded. [`Error::Exec`] says what is wrong with the
     /// command otherwise, and the container is then stopped.
     async fn start(&self, id: &str) -> Result<()>;

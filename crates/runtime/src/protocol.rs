@@ -208,6 +208,10 @@ pub(crate) fn plain(e: &std::io::Error) -> String {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Event {
+    /// Of a new container, before anything else: its first process and namespaces are there, the rest is being made.
+    Born {
+        pid: u32,
+    },
     /// The first frame of a control connection.
     Hello {
         pid: u32,

@@ -279,16 +279,32 @@ pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::mount::move_mount(mount, "", target, "", flags)?)
 }
 
-/// Makes what `root` stands for (a mount attached in this namespace) the root folder, and the old root unreachable.
-pub fn pivot_root(root: BorrowedFd<'_>) -> io::Result<()> {
+/// Makes what `root` stands for (a mount attached in this namespace) the root folder. The old root is no more in sight,
+/// but stays until [`OldRoot::leave`].
+pub fn pivot_root(root: BorrowedFd<'_>) -> io::Result<OldRoot> {
+    let old = rustix::fs::open("/", rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC, 0.into())?;
     rustix::process::fchdir(root)?;
-    // The old root is stacked on top of the new one, where it can be taken away without a folder to keep it in.
+    // The old root is stacked on top of the new one, where it can be taken away without a folder to keep it in. Paths
+    // begin below it.
     rustix::process::pivot_root(".", ".")?;
     // What happens to the old root's mounts from here on must not reach the machine.
-    let old = rustix::fs::open(".", rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC, 0.into())?;
     set_attributes(old.as_fd(), 0, 0, Some(Propagation::Slave), true)?;
-    rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH)?;
-    Ok(rustix::process::chdir("/")?)
+    Ok(OldRoot(old))
+}
+
+/// The root that a process had before [`pivot_root`].
+#[derive(Debug)]
+#[must_use = "whoever comes into the namespace sees the old root until it is left"]
+pub struct OldRoot(OwnedFd);
+
+impl OldRoot {
+    /// Takes it away; the working folder is the new root then. The kernel waits for every processor in this, for some
+    /// tenths of a millisecond and, on a busy machine, for tens of them.
+    pub fn leave(self) -> io::Result<()> {
+        rustix::process::fchdir(&self.0)?;
+        rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH)?;
+        Ok(rustix::process::chdir("/")?)
+    }
 }
 
 /// A copy of the running executable's file on a detached read-only mount: a program started from there cannot be

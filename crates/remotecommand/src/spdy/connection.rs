@@ -303,6 +303,18 @@ mod tests {
         echo.await.unwrap();
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn the_peer_closes_first() {
+        let (mut client, server) = tokio::io::duplex(1000);
+        let closed = tokio::spawn(Connection::serve(server).close());
+        let mut decoder = Decoder::default();
+        assert!(matches!(next(&mut decoder, &mut client).await, Some(Frame::GoAway { .. })));
+        let end = tokio::time::timeout(LINGER / 2, next(&mut decoder, &mut client)).await;
+        assert!(end.is_err(), "the connection ended under a peer that may still be reading");
+        drop(client);
+        closed.await.unwrap();
+    }
+
     #[tokio::test]
     async fn a_reader_that_sleeps_stops_the_wire_and_one_that_is_gone_does_not() {
         let (client, server) = tokio::io::duplex(4096);

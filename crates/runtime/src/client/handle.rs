@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use sys::cgroup::Cgroup;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, oneshot, watch};
 
 use super::bundle::{self, Prepared};
 use super::link::{self, Link, read_frame};
@@ -203,7 +203,8 @@ impl Handle {
                 protocol::Event::Exited { exec_id: None, exit } => self.end(exit, None, true),
                 protocol::Event::Exited { exec_id, exit } => self.tell(EventKind::Exited { exec_id, exit }),
                 protocol::Event::Oom => self.tell(EventKind::Oom),
-                protocol::Event::Hello { .. } | protocol::Event::Failed(_) => {}
+                protocol::Event::Born { .. } | protocol::Event::Hello { .. } | protocol::Event::Failed(_) => {
+                }
             },
             _ => {}
         }
@@ -284,8 +285,12 @@ pub(super) async fn reap(mut child: std::process::Child) {
     }
 }
 
-/// Starts the shim of a new container; it is created when this returns.
-pub(super) async fn spawn(runtime: &ShimRuntime, prepared: Prepared) -> Result<Arc<Handle>> {
+/// Starts the shim of a new container; it is created when this returns. `born` is told its first process before that.
+pub(super) async fn spawn(
+    runtime: &ShimRuntime,
+    prepared: Prepared,
+    born: oneshot::Sender<u32>,
+) -> Result<Arc<Handle>> {
     let Prepared { path, spec, cgroup, created_at } = prepared;
     let id = spec.id.clone();
     let give_up = |e: Error| {
@@ -296,10 +301,24 @@ pub(super) async fn spawn(runtime: &ShimRuntime, prepared: Prepared) -> Result<A
         runtime.spawn(&path).map_err(Error::io(format!("start the shim of {id}"))).map_err(give_up)?;
     let socket = UnixStream::from_std(socket).map_err(Error::io("the shim's socket"))?;
     let (mut reader, writer) = socket.into_split();
-    let hello = read_frame(&mut reader).await;
-    let event = hello.ok().flatten().and_then(|(_, content)| serde_json::from_slice(&content).ok());
+    let mut born = Some(born);
+    let mut tell = |pid| {
+        if let Some(born) = born.take() {
+            let _ = born.send(pid); // who asked may have given up
+        }
+    };
+    let event = loop {
+        let frame = read_frame(&mut reader).await.ok().flatten();
+        match frame.and_then(|(_, content)| serde_json::from_slice(&content).ok()) {
+            Some(protocol::Event::Born { pid }) => tell(pid),
+            other => break other,
+        }
+    };
     let pid = match event {
-        Some(protocol::Event::Hello { pid, .. }) => pid,
+        Some(protocol::Event::Hello { pid, .. }) => {
+            tell(pid);
+            pid
+        }
         other => {
             let text = std::fs::read_to_string(path.join("shim.log")).unwrap_or_default();
             reap(child).await;

@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use oci_spec::runtime::LinuxResources;
 use parking_lot::Mutex;
 use sys::cgroup::{Cgroup, Hierarchies};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, oneshot};
 
 use crate::protocol::{FailureKind, Op};
 use crate::{
@@ -212,9 +212,13 @@ async fn remove_cgroup(cgroup: &Cgroup) -> io::Result<()> {
 #[async_trait]
 impl Runtime for ShimRuntime {
     async fn create(&self, spec: &ContainerSpec) -> Result<Created> {
+        self.create_telling(spec, oneshot::channel().0).await
+    }
+
+    async fn create_telling(&self, spec: &ContainerSpec, born: oneshot::Sender<u32>) -> Result<Created> {
         check_id(&spec.id)?;
         let prepared = bundle::prepare(self, spec)?;
-        let handle = handle::spawn(self, prepared).await?;
+        let handle = handle::spawn(self, prepared, born).await?;
         let pid = handle.pid();
         self.containers.lock().insert(spec.id.clone(), handle.clone());
         self.tell(&spec.id, EventKind::Created);

@@ -163,10 +163,12 @@ fn build(
             three(slave)?
         }
     };
-    mount::pivot_root(root.as_fd()).step(|| "pivot_root".into())?;
+    let old_root = mount::pivot_root(root.as_fd()).step(|| "pivot_root".into())?;
+    drop(root);
+    let mut parameters = None;
     if let Some(linux) = linux {
         rootfs::share_root(linux)?;
-        rootfs::sysctls(linux.sysctl().iter().flatten())?;
+        parameters = rootfs::parameters(linux)?;
         rootfs::hide(linux, null)?;
     }
     if spec.rootfs.readonly() || spec.oci.root().as_ref().is_some_and(|r| r.readonly() == Some(true)) {
@@ -175,13 +177,16 @@ fn build(
         mount::set_attributes(root.as_fd(), attr::RDONLY, 0, None, false)
             .step(|| "make / read-only".into())?;
     }
-    // The shim holds on to the root's mount: the last one to let go of an overlay waits until its whole upper file
-    // system is synced, which must not be the container, whose end somebody waits for.
-    sync::send(sync, &Message::Ready, Some(root.as_fd())).step(|| "tell the shim".into())?;
-    drop(root);
+    sync::send(sync, &Message::Ready, None).step(|| "tell the shim".into())?;
+    // After the word, so that nobody waits for what the kernel waits for.
+    old_root.leave().step(|| "leave the machine's root".into())?;
     match sync::receive(sync) {
         Ok(Some((Message::Go, _))) => {}
         _ => std::process::exit(1), // the shim is gone
+    }
+    if let (Some(parameters), Some(linux)) = (parameters, linux) {
+        // Only now, because those of the network may be an interface's own, which is there now.
+        rootfs::sysctls(parameters.as_fd(), linux)?;
     }
     let init = spec.init;
     let mut oci = spec.oci;

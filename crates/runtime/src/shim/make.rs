@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::sys::wait::waitpid;
+use rustix::fs::{Mode, OFlags};
 use sys::cgroup::Cgroup;
 use sys::process::Fork;
 
@@ -13,7 +14,7 @@ use super::external::External;
 use super::rootfs;
 use super::stdio::Streams;
 use super::sync::{self, Message};
-use crate::protocol::{ContainerConfig, Failure, Step};
+use crate::protocol::{self, ContainerConfig, Event, Failure, Step};
 use crate::{ContainerSpec, Exit, StdinMode};
 
 /// A process of ours: the container's first one (`exec_id` none) or an exec.
@@ -41,8 +42,8 @@ pub(super) const NEWPID: u64 = nix::sched::CloneFlags::CLONE_NEWPID.bits() as u6
 pub(super) struct Made {
     pub process: Process,
     pub pidfd: OwnedFd,
-    /// Its root, if the shim has to let go of it (see `child::first`).
-    pub root: Option<OwnedFd>,
+    /// Its mount namespace.
+    pub mounts: Option<OwnedFd>,
     /// Becomes readable when memory runs out.
     pub oom: Option<OwnedFd>,
     /// The shim's own pid namespace, if the container has another.
@@ -93,7 +94,7 @@ pub(super) fn by_runtime(
     Ok(Made {
         process,
         pidfd,
-        root: None,
+        mounts: None,
         oom: cgroup.and_then(notice),
         home: None,
         external: Some(external),
@@ -105,6 +106,7 @@ pub(super) fn by_clone(
     config: &ContainerConfig,
     cgroup: Option<&Cgroup>,
     unified: bool,
+    daemon: &OwnedFd,
 ) -> Result<Made, Failure> {
     if let Some(cgroup) = cgroup {
         cgroup.create().step(|| "make the cgroup".into())?;
@@ -141,6 +143,10 @@ pub(super) fn by_clone(
         Fork::Parent(pid) => pid,
     };
     drop((theirs, stdio));
+    let mut born = Vec::new();
+    protocol::json_frame(&mut born, protocol::EVENT, &Event::Born { pid: pid as u32 });
+    // A daemon that is gone has no more use for it.
+    let _ = rustix::net::send(daemon, &born, rustix::net::SendFlags::NOSIGNAL);
     if let Some(home) = &home {
         back_to(home)?;
     } else if config.namespaces & NEWPID != 0 {
@@ -158,17 +164,20 @@ pub(super) fn by_clone(
         size: config.io.size,
         tty: config.io.tty,
     };
-    let made = || -> Result<(OwnedFd, Option<OwnedFd>), Failure> {
+    let made = || -> Result<(OwnedFd, OwnedFd), Failure> {
         if !config.uid_map.is_empty() {
             map_ids(pid, config)?;
             let sync = process.sync.as_ref().ok_or_else(|| Failure::setup("no connection to the child"))?;
             sync::send(sync, &Message::Go, None).step(|| "tell the child".into())?;
         }
-        let root = wait_ready(&mut process)?;
-        Ok((pidfd(pid)?, root))
+        wait_ready(&mut process)?;
+        let mounts =
+            rustix::fs::open(format!("/proc/{pid}/ns/mnt"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                .step(|| "open the mount namespace".into())?;
+        Ok((pidfd(pid)?, mounts))
     }();
     match made {
-        Ok((pidfd, root)) => Ok(Made { process, pidfd, root, oom, home, external: None }),
+        Ok((pidfd, mounts)) => Ok(Made { process, pidfd, mounts: Some(mounts), oom, home, external: None }),
         Err(failure) => {
             let _ = sys::process::kill(pid, libc::SIGKILL);
             let _ = waitpid(nix::unistd::Pid::from_raw(pid), None);
@@ -178,13 +187,11 @@ pub(super) fn by_clone(
 }
 
 fn own_namespace() -> Result<OwnedFd, Failure> {
-    use rustix::fs::{Mode, OFlags};
     rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .step(|| "open the pid namespace".into())
 }
 
 fn enter_pid_namespace(path: &Path) -> Result<(), Failure> {
-    use rustix::fs::{Mode, OFlags};
     let what = || format!("join pid namespace {}", path.display());
     let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).step(what)?;
     nix::sched::setns(&fd, nix::sched::CloneFlags::CLONE_NEWPID).step(what)
@@ -211,12 +218,12 @@ fn map_ids(pid: i32, config: &ContainerConfig) -> Result<(), Failure> {
     fs::write(format!("/proc/{pid}/gid_map"), text(&config.gid_map)).step(|| "write gid_map".into())
 }
 
-/// Waits until the first process has made everything; gives its root.
-fn wait_ready(p: &mut Process) -> Result<Option<OwnedFd>, Failure> {
+/// Waits until the first process has made everything.
+fn wait_ready(p: &mut Process) -> Result<(), Failure> {
     loop {
         let Some(sync) = &p.sync else { return Err(Failure::setup("no connection to the first process")) };
         match sync::receive(sync).step(|| "hear the first process".into())? {
-            Some((Message::Ready, root)) => return Ok(root),
+            Some((Message::Ready, _)) => return Ok(()),
             Some((Message::Terminal, Some(master))) => p.streams.set_terminal(master, p.size)?,
             Some((Message::Failed(failure), _)) => return Err(failure),
             Some(_) => {}

@@ -59,7 +59,7 @@ fn run(bundle: &Path) -> i32 {
         .step(|| "read shim.json".into())
         .and_then(|b| serde_json::from_slice(&b).map_err(|e| Failure::setup(format!("shim.json: {e}"))));
     let result = result.and_then(|config: ShimConfig| match config.kind {
-        ShimKind::Container(_) => server::Server::create(config).map(Box::new).map(Made::Container),
+        ShimKind::Container(_) => server::Server::create(config, &daemon).map(Box::new).map(Made::Container),
         ShimKind::Sandbox(_) => sandbox::Sandbox::create(config).map(Made::Sandbox),
     });
     match result {

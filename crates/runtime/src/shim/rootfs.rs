@@ -621,21 +621,27 @@ pub(super) fn null_device() -> Result<OwnedFd, Failure> {
     Ok(tree)
 }
 
-/// Sets kernel parameters, through the container's own and genuine /proc.
-pub(super) fn sysctls<'a>(values: impl Iterator<Item = (&'a String, &'a String)>) -> Result<(), Failure> {
-    let mut values = values.peekable();
-    if values.peek().is_none() {
-        return Ok(());
+/// The container's own and genuine /proc/sys, as it is before it is made read-only, if there are parameters to be set.
+pub(super) fn parameters(linux: &Linux) -> Result<Option<OwnedFd>, Failure> {
+    if linux.sysctl().as_ref().is_none_or(|s| s.is_empty()) {
+        return Ok(None);
     }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let proc = rustix::fs::open("/proc", flags, Mode::empty()).step(|| "open /proc".into())?;
-    if !rooted::is_proc(proc.as_fd()).step(|| "statfs /proc".into())? {
+    let root = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open("/", root, Mode::empty()).step(|| "open /".into())?;
+    let sys = rooted::open_plain(root.as_fd(), Path::new("proc/sys"), OFlags::PATH | OFlags::DIRECTORY)
+        .step(|| "open /proc/sys".into())?;
+    if !rooted::is_proc(sys.as_fd()).step(|| "statfs /proc/sys".into())? {
         return Err(Failure::setup("/proc of the container is not a procfs: refusing to set sysctls"));
     }
-    for (name, value) in values {
+    Ok(Some(sys))
+}
+
+/// Sets kernel parameters through what [`parameters`] gave.
+pub(super) fn sysctls(parameters: BorrowedFd<'_>, linux: &Linux) -> Result<(), Failure> {
+    for (name, value) in linux.sysctl().iter().flatten() {
         let what = || format!("set sysctl {name}");
-        let path: PathBuf = Path::new("sys").join(sysctl_path(name));
-        let fd = rooted::open_plain(proc.as_fd(), &path, OFlags::WRONLY | OFlags::NOCTTY).step(what)?;
+        let path = PathBuf::from(sysctl_path(name));
+        let fd = rooted::open_plain(parameters, &path, OFlags::WRONLY | OFlags::NOCTTY).step(what)?;
         rustix::io::write(&fd, value.as_bytes()).step(what)?;
     }
     Ok(())

@@ -40,8 +40,9 @@ pub(super) struct Server {
     own_pid_namespace: bool,
     /// The other runtime that made the container, if one did.
     external: Option<External>,
-    /// The container's root, so that its file system is let go of here (see `child::first`).
-    _root: Option<OwnedFd>,
+    /// The container's mounts, so that they end with the shim: the kernel takes its time for it, and were the
+    /// container's last process the last one in their namespace, it would have to wait before its end is heard of.
+    _mounts: Option<OwnedFd>,
     /// The pid namespace of the shim, to come back to after a clone into the container's.
     home: Option<OwnedFd>,
     started_at: Option<Timestamp>,
@@ -68,8 +69,8 @@ enum Source {
 }
 
 impl Server {
-    /// Makes the container; its first process waits when this returns.
-    pub(super) fn create(config: ShimConfig) -> Result<Self, Failure> {
+    /// Makes the container; its first process waits when this returns. The daemon hears of that process at once.
+    pub(super) fn create(config: ShimConfig, daemon: &OwnedFd) -> Result<Self, Failure> {
         let ShimConfig { id, kind, hierarchies, cgroup, .. } = config;
         let ShimKind::Container(config) = kind else {
             return Err(Failure::setup("not a container's shim.json"));
@@ -84,11 +85,11 @@ impl Server {
         };
         let made = match &config.external {
             Some(binary) => make::by_runtime(binary, &id, &config, cgroup.as_ref()),
-            None => make::by_clone(&config, cgroup.as_ref(), hierarchies.unified()),
+            None => make::by_clone(&config, cgroup.as_ref(), hierarchies.unified(), daemon),
         };
         match made {
-            Ok(Made { process, pidfd, root, oom, home, external }) => Ok(Self {
-                _root: root,
+            Ok(Made { process, pidfd, mounts, oom, home, external }) => Ok(Self {
+                _mounts: mounts,
                 external,
                 id,
                 own_pid_namespace: config.namespaces & make::NEWPID != 0,

@@ -34,9 +34,7 @@ pub async fn capabilities(w: &World) {
 
 pub async fn privileged(w: &World) {
     let mut spec = w.sh("mount -t tmpfs x /tmp && grep -c ' /tmp tmpfs' /proc/mounts; grep -E 'CapEff|Seccomp:' /proc/self/status; test -w /proc/sys/kernel && echo writable");
-    let all = defaults::all_capabilities();
-    process_of(&mut spec).set_capabilities(Some(defaults::capabilities(all.iter().map(String::as_str))));
-    spec.seccomp = SeccompProfile::Unconfined;
+    all_capabilities(&mut spec);
     let linux = spec.oci.linux_mut().as_mut().unwrap();
     linux.set_masked_paths(None).set_readonly_paths(None);
     let mut resources = LinuxResources::default();

@@ -76,3 +76,16 @@ pub async fn exec_in_terminal(w: &World) {
     assert!(output.stdout.ends_with("12 34\r\n/dev/pts/0\r\n"), "{output:?}");
     assert!(w.runtime.resize(&spec.id, Some("none"), 1, 1).await.unwrap_err().is_not_found());
 }
+
+/// A command that ends at once: its only line must not go with its terminal.
+pub async fn short_execs_in_terminals(w: &World) {
+    let spec = w.sh("sleep 100");
+    drop(w.begin(&spec).await);
+    for n in 0..200 {
+        let mut exec = exec_spec(&spec, &format!("e{n}"), "");
+        exec.process.set_args(Some(vec!["echo".into(), "hi".into()]));
+        (exec.tty, exec.stdin) = (true, true);
+        let started = w.runtime.exec(&spec.id, &exec).await.unwrap();
+        assert_eq!(collect(started.io).await.stdout, "hi\r\n", "round {n}");
+    }
+}

@@ -1,11 +1,12 @@
 //! The root, its mounts, its devices, what is hidden of it.
 
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use oci_spec::runtime::Mount;
 use runtime::{Rootfs, defaults};
 
-use super::add_mount;
+use super::{add_mount, all_capabilities};
 use crate::world::World;
 
 pub async fn read_only_root(w: &World) {
@@ -67,6 +68,30 @@ pub async fn mounts(w: &World) {
     // Nothing of it is in sight on the machine.
     let here = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!here.contains(w.dir.path().to_str().unwrap()), "{here}");
+}
+
+/// What is mounted below a shared bind mount is seen on the other side of it, and only there.
+pub async fn shared_mounts(w: &World) {
+    let [shared, private] = ["shared", "private"].map(|n| w.dir.path().join(n));
+    for folder in [&shared, &private] {
+        std::fs::create_dir(folder).unwrap();
+        let tree = sys::mount::new_filesystem("tmpfs", Some("test"), &[], 0).unwrap();
+        sys::mount::attach(tree.as_fd(), std::fs::File::open(folder).unwrap().as_fd()).unwrap();
+        sys::mount::set_attributes(tree.as_fd(), 0, 0, Some(sys::mount::Propagation::Shared), false).unwrap();
+    }
+    let mut spec = w.sh(
+        "for d in /s /p; do mkdir $d/x && mount -t tmpfs inner $d/x && touch $d/x/made || echo failed; done",
+    );
+    all_capabilities(&mut spec);
+    add_mount(&mut spec, defaults::bind(&shared, Path::new("/s"), &["rshared"]));
+    add_mount(&mut spec, defaults::bind(&private, Path::new("/p"), &[]));
+    spec.oci.linux_mut().as_mut().unwrap().set_rootfs_propagation(Some("shared".into()));
+    let (_, output) = w.run(&spec).await;
+    let seen = [&shared, &private].map(|f| f.join("x/made").exists());
+    for folder in [&shared, &private] {
+        rustix::mount::unmount(folder, rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
+    assert_eq!((output.stdout.as_str(), seen), ("", [true, false]), "{output:?}");
 }
 
 pub async fn many_layers(w: &World) {

@@ -18,7 +18,7 @@ use std::time::Duration;
 use oci_spec::runtime::{
     LinuxMemory, LinuxResources, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, User,
 };
-use runtime::{ContainerSpec, ExecSpec};
+use runtime::{ContainerSpec, ExecSpec, SeccompProfile, defaults};
 
 use crate::world::World;
 
@@ -36,9 +36,9 @@ macro_rules! checks {
 checks! {
     process: echo, exit_codes, bad_commands, environment, users, setup_errors, signals, sysctls_and_names, rlimits, init_reaps;
     streams: stdin_half_close, stdin_open_once, terminal, attach_twice, slow_reader_stalls_only_its_container, log_rotation_and_follow, fast_writer;
-    exec: exec, exec_in_terminal;
+    exec: exec, exec_in_terminal, short_execs_in_terminals;
     limits: killed_for_memory, pids_limit, pause_and_stats, update, cgroup_namespace;
-    filesystem: read_only_root, hidden_paths, devices, mounts, many_layers;
+    filesystem: read_only_root, hidden_paths, devices, mounts, shared_mounts, many_layers;
     confinement: capabilities, privileged, seccomp, no_new_privileges, links_cannot_lead_out, nothing_leaks_in, executable_is_safe, user_namespace;
     survival: restart_finds_everything, killed_shim, half_made, events, delete, shim_is_small;
     sandbox: sandbox, sandbox_with_shared_pids;
@@ -67,6 +67,13 @@ fn memory(bytes: i64) -> LinuxResources {
     let mut resources = LinuxResources::default();
     resources.set_memory(Some(memory));
     resources
+}
+
+/// Every capability, no filter.
+fn all_capabilities(spec: &mut ContainerSpec) {
+    let all = defaults::all_capabilities();
+    process_of(spec).set_capabilities(Some(defaults::capabilities(all.iter().map(String::as_str))));
+    spec.seccomp = SeccompProfile::Unconfined;
 }
 
 fn add_mount(spec: &mut ContainerSpec, mount: Mount) {
