@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, User};
 use runtime::{Error, Rootfs, Runtime, SeccompProfile, defaults};
 
-use super::{add_mount, as_user, exec_spec, process_of};
+use super::{add_mount, all_capabilities, as_user, exec_spec, process_of};
 use crate::world::{World, collect};
 
 pub async fn capabilities(w: &World) {
