@@ -117,8 +117,8 @@ impl Builder {
         let disk = rustix::fs::statvfs(&self.scratch).map_err(std::io::Error::from)?;
         let total = disk.f_blocks.saturating_mul(disk.f_frsize);
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        // When the disk is nearly full, the cache is the first thing to go.
-        let share = if free < total / 20 { 0 } else { (total / 10).max(SHARE) };
+        // When the disk is nearly full, the cache gives back all but what is too small to matter.
+        let share = if free < total / 20 { SHARE / 8 } else { (total / 10).max(SHARE) };
         let mut sum = 0u64;
         let mut fits = |r: &Record| {
             sum = sum.saturating_add(r.size);
