@@ -172,12 +172,12 @@ fn both_families_by_name_and_by_port() {
     let back = docker.sh("c1", "nslookup 10.98.0.66 127.0.0.11; nslookup fd98::2 127.0.0.11");
     assert_eq!(back.matches("web.n1").count(), 2, "{back}");
     for url in
-        ["http://127.0.0.1:8080", "http://[::1]:8080", "http://10.98.0.1:8080", "http://[fd98::1]:8080"]
+        ["http://127.0.0.1:8080", "http://[::1]:8080", "http://10.98.0.64:8080", "http://[fd98::1]:8080"]
     {
         assert_eq!(get(&engine, url), "web", "{url}");
     }
     assert_eq!(docker.sh("c1", "wget -q -O - http://[fd98::2]"), "web\n");
-    assert_eq!(docker.sh("web", "wget -q -O - http://10.98.0.1:8080"), "web\n", "by its own published port");
+    assert_eq!(docker.sh("web", "wget -q -O - http://10.98.0.64:8080"), "web\n", "by its own published port");
     let taken = docker.fails("run --name c2 -p 8080:80 busybox:test true");
     assert!(
         taken.contains("Bind for 0.0.0.0:8080 failed: port is already allocated (by container web)"),
@@ -221,7 +221,7 @@ fn joining_and_leaving() {
     let route = || docker.sh("cc", "ip route").lines().next().unwrap_or("").to_owned();
     assert!(route().starts_with("default via 10.97.2.1 dev eth0"), "{}", route());
     assert!(
-        docker.sh("cc", "busybox timeout 1 wget -q -O - http://10.97.3.2 || echo no way") == "no way\n",
+        docker.sh("cc", "busybox timeout 1 wget -q -O - http://10.97.3.2 || echo no way").contains("no way"),
         "networks are apart"
     );
     docker.ok("network connect --alias x --ip 10.97.3.9 n3 cc");
