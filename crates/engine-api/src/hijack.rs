@@ -20,6 +20,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::body::{self, Answer};
+use crate::hangup::Hangup;
 
 /// A connection that was taken over, and what the client sent on it already.
 pub(crate) type Raw = Box<dyn Duplex>;
@@ -33,7 +34,7 @@ const HEAD_READ: Duration = Duration::from_millis(200);
 
 /// The raw connection, once the client has read the head of the answer: clients that read it through a buffer and go
 /// on without that buffer (docker-py) would lose what comes with it.
-pub(crate) async fn taken(upgrade: OnUpgrade) -> Option<Raw> {
+pub(crate) async fn taken(upgrade: OnUpgrade) -> Option<(Raw, Hangup)> {
     let upgraded = upgrade.await.ok()?;
     match upgraded.downcast::<TokioIo<UnixStream>>() {
         Ok(parts) => {
@@ -46,10 +47,11 @@ pub(crate) async fn taken(upgrade: OnUpgrade) -> Option<Raw> {
             };
             let _ = tokio::time::timeout(HEAD_READ, read).await; // a client that reads later has to cope
             let early = std::io::Cursor::new(parts.read_buf);
+            let hangup = Hangup::of(&stream);
             let (reader, writer) = stream.into_split();
-            Some(Box::new(tokio::io::join(early.chain(reader), writer)))
+            Some((Box::new(tokio::io::join(early.chain(reader), writer)), hangup))
         }
-        Err(upgraded) => Some(Box::new(TokioIo::new(upgraded))),
+        Err(upgraded) => Some((Box::new(TokioIo::new(upgraded)), Hangup::never())),
     }
 }
 
@@ -192,7 +194,12 @@ fn pieces(kind: &'static str, output: tokio::sync::mpsc::Receiver<runtime::Chunk
 
 /// Carries bytes between a taken-over connection and a process until its output ends, the client goes, or the
 /// detach keys are typed, which it tells.
-pub(crate) async fn carry(client: impl AsyncRead + AsyncWrite, io: IoStream, wanted: Wanted) -> bool {
+pub(crate) async fn carry(
+    client: impl AsyncRead + AsyncWrite,
+    mut hangup: Hangup,
+    io: IoStream,
+    wanted: Wanted,
+) -> bool {
     let (reader, mut writer) = tokio::io::split(client);
     let IoStream { stdin, output, .. } = io;
     let keys = wanted.keys.clone().filter(|_| wanted.tty);
@@ -209,12 +216,14 @@ pub(crate) async fn carry(client: impl AsyncRead + AsyncWrite, io: IoStream, wan
         tokio::pin!(output);
         tokio::select! {
             () = &mut output => {}
-            fed = &mut input => {
-                match fed {
-                    Fed::Ended => output.await,
-                    Fed::Detached => detached = true,
-                }
-            }
+            () = hangup.happened() => {}
+            fed = &mut input => match fed {
+                Fed::Ended => tokio::select! {
+                    () = &mut output => {}
+                    () = hangup.happened() => {}
+                },
+                Fed::Detached => detached = true,
+            },
         }
     }
     let _ = writer.shutdown().await; // the client may be gone

@@ -7,6 +7,7 @@ mod body;
 mod call;
 mod compat;
 mod error;
+mod hangup;
 mod hijack;
 mod listen;
 mod metrics;

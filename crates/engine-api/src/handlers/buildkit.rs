@@ -28,7 +28,7 @@ fn take_over(call: &mut Call) -> Result<(Answer, OnUpgrade)> {
 pub(crate) async fn grpc(mut call: Call) -> Result<Answer> {
     let (answer, upgrade) = take_over(&mut call)?;
     tokio::spawn(async move {
-        if let Some(stream) = hijack::taken(upgrade).await {
+        if let Some((stream, _)) = hijack::taken(upgrade).await {
             call.builder.serve_grpc(stream).await;
         }
     });
@@ -57,7 +57,7 @@ pub(crate) async fn session(mut call: Call) -> Result<Answer> {
     }
     let (answer, upgrade) = take_over(&mut call)?;
     tokio::spawn(async move {
-        if let Some(stream) = hijack::taken(upgrade).await {
+        if let Some((stream, _)) = hijack::taken(upgrade).await {
             call.builder.serve_session(head, stream).await;
         }
     });

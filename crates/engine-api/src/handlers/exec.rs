@@ -57,7 +57,7 @@ pub(crate) async fn attach(mut call: Call) -> Result<Answer> {
     let (engine, id) = (call.engine.clone(), call.id().to_owned());
     tokio::spawn(async move {
         let _place = place;
-        let Some(mut io) = hijack::taken(upgrade).await else { return };
+        let Some((mut io, mut hangup)) = hijack::taken(upgrade).await else { return };
         for piece in past {
             let sent = match piece {
                 Ok::<_, std::io::Error>(piece) => io.write_all(&piece).await,
@@ -71,9 +71,14 @@ pub(crate) async fn attach(mut call: Call) -> Result<Answer> {
             let _ = io.shutdown().await; // the client may be gone
             return;
         };
-        match attachment.stream().await {
+        // It may be attached long before the start.
+        let stream = tokio::select! {
+            stream = attachment.stream() => stream,
+            () = hangup.happened() => return,
+        };
+        match stream {
             Ok(Some(stream)) => {
-                if hijack::carry(io, stream, wanted).await {
+                if hijack::carry(io, hangup, stream, wanted).await {
                     engine.detached(&id);
                 }
             }
@@ -230,10 +235,10 @@ pub(crate) async fn start(call: Call) -> Result<Answer> {
     tokio::spawn(async move {
         let _place = place;
         let started = engine.exec_start(&id, options).await;
-        let Some(io) = hijack::taken(upgrade).await else { return };
+        let Some((io, hangup)) = hijack::taken(upgrade).await else { return };
         match started {
             Ok(stream) => {
-                if hijack::carry(io, stream, wanted).await {
+                if hijack::carry(io, hangup, stream, wanted).await {
                     engine.exec_detached(&id);
                 }
             }
