@@ -52,7 +52,7 @@ async fn create() {
             404,
             "could not find the requested resource",
         ),
-        (&format!("{MAPS}?dryRun=Some"), map("d", json!({})), 400, "dryRun"),
+        (&format!("{MAPS}?dryRun=Some"), map("d", json!({})), 422, "dryRun"),
     ] {
         let refused = c.post(path, body).await;
         assert_eq!(refused.code, code, "{}", refused.value);

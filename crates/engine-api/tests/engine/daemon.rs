@@ -17,7 +17,7 @@ fn settings_and_their_reload() {
     let info = engine.get("/info").json();
     assert_eq!((&info["LoggingDriver"], &info["Labels"]), (&json!("local"), &json!(["a=1"])));
     assert_eq!(info["DefaultAddressPools"][0]["Size"], 24);
-    let id = engine.create("c", &json!({"Image": "busybox:test"}));
+    let id = engine.create("plain", &json!({"Image": "busybox:test"}));
     let host = engine.get(&format!("/containers/{id}/json")).json()["HostConfig"].clone();
     assert_eq!(host["LogConfig"], json!({"Type": "local", "Config": {"max-size": "1m"}}));
     assert_eq!(host["ShmSize"], 8 << 20);
