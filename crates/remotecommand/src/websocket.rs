@@ -45,6 +45,9 @@ pub enum Form {
     Base64,
 }
 
+/// How long the other side's close is waited for.
+const FAREWELL: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Sends each piece as one message until there are no more, or the client closes the connection.
 pub async fn send_pieces<IO>(io: IO, pieces: impl Stream<Item = Bytes> + Unpin, form: Form)
 where
@@ -75,7 +78,12 @@ where
         }
     }
     let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
-    let _ = out.send(Message::Close(Some(frame))).await;
+    if out.send(Message::Close(Some(frame))).await.is_ok() {
+        // RFC 6455 section 7.1.1: the client's own close comes before the connection's end, or it may lose what it has not
+        // read yet. Nothing tells of a client that never answers.
+        let _ =
+            tokio::time::timeout(FAREWELL, async { while let Some(Ok(_)) = incoming.next().await {} }).await;
+    }
 }
 
 /// What came over a channel connection.
