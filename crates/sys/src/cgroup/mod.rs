@@ -104,6 +104,11 @@ pub struct Cgroup {
     path: String,
 }
 
+/// Whether an error says that the group has been removed, before a file of it was opened or after.
+fn gone(e: &io::Error) -> bool {
+    e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ENODEV)
+}
+
 fn context(what: &str, path: &Path) -> impl FnOnce(io::Error) -> io::Error {
     let text = format!("{what} {}", path.display());
     move |e| match e.raw_os_error() {
@@ -349,8 +354,16 @@ impl Cgroup {
         }
     }
 
-    /// Freezes or thaws every process in it; returns when the kernel has it done.
+    /// Freezes or thaws every process in it; returns when the kernel has it done. What thaws may be killed and end at once,
+    /// and the group with it: then nothing is frozen any more.
     pub fn freeze(&self, frozen: bool) -> io::Result<()> {
+        match self.set_frozen(frozen) {
+            Err(e) if !frozen && gone(&e) => Ok(()),
+            result => result,
+        }
+    }
+
+    fn set_frozen(&self, frozen: bool) -> io::Result<()> {
         if let Some(dir) = self.v1_dir("freezer") {
             let file = dir.join("freezer.state");
             let want = if frozen { "FROZEN" } else { "THAWED" };
