@@ -91,14 +91,15 @@ fn every_state_survives_a_killed_daemon() {
     run(&engine, "passing", wait_for_go, passing);
     let mut stopping = later;
     stopping["HostConfig"]["RestartPolicy"] = json!({"Name": "always"});
-    let slow = format!("trap '{wait_for_go}; exit 0' TERM; while :; do sleep 0.1; done");
+    let slow = format!("trap ': > /go/asked; {wait_for_go}; exit 0' TERM; while :; do sleep 0.1; done");
     run(&engine, "stopping", &slow, stopping);
     // Somebody stops it and the daemon dies meanwhile: it must not be started again.
     let _stop = engine.open("POST", "/containers/stopping/stop?t=600", "", b"");
     let stopping = engine.get("/containers/stopping/json").json()["Id"].as_str().unwrap().to_owned();
     let life = engine.path().join(format!("data/engine/containers/{stopping}/life.json"));
-    until("the stop is noted", || {
-        std::fs::read_to_string(&life).is_ok_and(|text| text.contains("\"by_hand\":true"))
+    until("the stop is noted, and asked for", || {
+        let noted = std::fs::read_to_string(&life).is_ok_and(|text| text.contains("\"by_hand\":true"));
+        noted && go.join("asked").exists()
     });
 
     let names = ["running", "paused", "healthy", "with-exec", "attached", "ended", "created"];
