@@ -57,10 +57,13 @@ pub struct Answer {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
+    /// The connection ended before the body did.
+    pub cut: bool,
 }
 
 impl Answer {
     pub fn json(&self) -> Value {
+        assert!(!self.cut, "the answer ends half-way: {:?}", String::from_utf8_lossy(&self.body));
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|e| panic!("{e}: {:?}", String::from_utf8_lossy(&self.body)))
     }
@@ -221,14 +224,18 @@ impl Engine {
         let more = format!("Content-Type: {kind}\r\nConnection: close\r\n");
         let mut stream = self.open(method, path, &more, body);
         let (status, headers) = read_head(&mut stream);
-        let mut answer = Answer { status, headers, body: Vec::new() };
+        let mut answer = Answer { status, headers, body: Vec::new(), cut: false };
         if method == "HEAD" {
             return answer;
         }
         if answer.header("transfer-encoding") == Some("chunked") {
             loop {
                 let mut size = String::new();
-                stream.read_line(&mut size).unwrap();
+                if stream.read_line(&mut size).unwrap() == 0 {
+                    // The engine gave up half-way: what is there is looked at by those who can expect this.
+                    answer.cut = true;
+                    break;
+                }
                 let size = usize::from_str_radix(size.trim(), 16).expect("a chunk's size");
                 let mut chunk = vec![0; size + 2];
                 stream.read_exact(&mut chunk).unwrap();
