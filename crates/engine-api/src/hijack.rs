@@ -201,7 +201,7 @@ pub(crate) async fn carry(
     wanted: Wanted,
 ) -> bool {
     let (reader, mut writer) = tokio::io::split(client);
-    let IoStream { stdin, output, .. } = io;
+    let IoStream { stdin, output, exit } = io;
     let keys = wanted.keys.clone().filter(|_| wanted.tty);
     let input = async {
         match stdin {
@@ -224,6 +224,13 @@ pub(crate) async fn carry(
                 },
                 Fed::Detached => detached = true,
             },
+        }
+    }
+    if let (Some(exit), false) = (exit, detached) {
+        // The client asks for an exec's status as soon as its stream has ended: it must be known by then.
+        tokio::select! {
+            _ = exit => {}
+            () = hangup.happened() => {}
         }
     }
     let _ = writer.shutdown().await; // the client may be gone
