@@ -91,8 +91,12 @@ fn every_state_survives_a_killed_daemon() {
     run(&engine, "passing", wait_for_go, passing);
     let mut stopping = later;
     stopping["HostConfig"]["RestartPolicy"] = json!({"Name": "always"});
-    let slow = format!("trap ': > /go/asked; {wait_for_go}; exit 0' TERM; while :; do sleep 0.1; done");
+    let slow = format!(
+        "trap ': > /go/asked; {wait_for_go}; exit 0' TERM; : > /go/ready; while :; do sleep 0.1; done"
+    );
     run(&engine, "stopping", &slow, stopping);
+    // A first process that has no handler yet ignores the signal.
+    until("it minds the signal", || go.join("ready").exists());
     // Somebody stops it and the daemon dies meanwhile: it must not be started again.
     let _stop = engine.open("POST", "/containers/stopping/stop?t=600", "", b"");
     let stopping = engine.get("/containers/stopping/json").json()["Id"].as_str().unwrap().to_owned();
