@@ -43,6 +43,8 @@ struct Open {
     file: File,
     /// Of the file as it was written, also if this one is what came out of a compressed one.
     inode: u64,
+    /// Which older file it was when it was opened.
+    number: u32,
     offset: u64,
 }
 
@@ -68,7 +70,7 @@ fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 fn open(path: &Path, n: u32) -> io::Result<Option<Open>> {
     if let Some(file) = found(File::open(numbered(path, n)))? {
         let inode = file.metadata()?.ino();
-        return Ok(Some(Open { file, inode, offset: 0 }));
+        return Ok(Some(Open { file, inode, number: n, offset: 0 }));
     }
     if n == 0 {
         return Ok(None);
@@ -81,7 +83,7 @@ fn open(path: &Path, n: u32) -> io::Result<Option<Open>> {
     let mut file = File::from(rustix::fs::open(folder, flags, rustix::fs::Mode::from_raw_mode(0o600))?);
     io::copy(&mut decoder, &mut file)?;
     file.seek(SeekFrom::Start(0))?;
-    Ok(Some(Open { file, inode, offset: 0 }))
+    Ok(Some(Open { file, inode, number: n, offset: 0 }))
 }
 
 /// The inode number that the writer left in a compressed file's header.
@@ -179,12 +181,11 @@ impl Reader {
     /// At the end of the open file: goes on with the next newer one, if there is.
     fn follow_rotation(&mut self) -> io::Result<bool> {
         let Some(current) = &self.open else { return Ok(false) };
-        if self.inode_of(0) == Some(current.inode) {
-            return Ok(false);
-        }
         let oldest = self.oldest();
-        // One that has been removed meanwhile was older than all that are left.
-        let next = match (1..=oldest).find(|n| self.inode_of(*n) == Some(current.inode)) {
+        // A file's number only grows. Below the one that it had, the same inode is a newer file's: that of one which has
+        // been compressed is given to the next that is made. One that has been removed was older than all that are left.
+        let next = match (current.number..=oldest).find(|n| self.inode_of(*n) == Some(current.inode)) {
+            Some(0) => return Ok(false),
             Some(n) => n - 1,
             None => oldest,
         };

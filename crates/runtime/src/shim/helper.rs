@@ -30,7 +30,7 @@ pub(super) fn main(args: &[OsString]) -> Option<i32> {
     let (what, args) = args.split_first()?;
     let result = match (what.to_str()?, args) {
         ("--log-sender", []) => crate::logs::sender::main(),
-        ("--log-compress", [from, to]) => super::log::compress(Path::new(from), Path::new(to)),
+        ("--log-compress", [to]) => super::log::compress(io::stdin(), Path::new(to)),
         _ => return None,
     };
     Some(match result {

@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 
@@ -217,11 +218,11 @@ impl FileLog {
     }
 
     fn start_compressor(&mut self) {
-        let from = numbered(&self.path, 1);
-        let started = super::super::helper::start(
-            &["--log-compress".as_ref(), from.as_os_str(), unfinished(&self.path).as_os_str()],
-            None,
-        );
+        // Opened here: by the time the child runs, the next rotation may have given the name to another file.
+        let started = File::open(numbered(&self.path, 1)).and_then(|from| {
+            let to = unfinished(&self.path);
+            super::super::helper::start(&["--log-compress".as_ref(), to.as_os_str()], Some(from.into()))
+        });
         match started {
             Ok(pid) => self.compressor = Some(Compressor { pid, number: 1 }),
             Err(e) => eprintln!("log {}: compress: {e}", self.path.display()),
@@ -285,8 +286,8 @@ fn append(path: &std::path::Path) -> io::Result<File> {
 
 /// What the child of a rotation does: `from` into `to`, by gzip. The header keeps the inode number of `from`, by which a
 /// reader that follows knows which of the files it has read already.
-pub(in crate::shim) fn compress(from: &std::path::Path, to: &std::path::Path) -> io::Result<()> {
-    let mut source = File::open(from)?;
+pub(in crate::shim) fn compress(from: impl AsFd, to: &std::path::Path) -> io::Result<()> {
+    let mut source = File::from(from.as_fd().try_clone_to_owned()?);
     let inode = source.metadata()?.ino();
     let target = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(to)?;
     let level = flate2::Compression::fast();
