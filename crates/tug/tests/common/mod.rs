@@ -3,6 +3,7 @@
 #![allow(dead_code)] // each test file uses a part of it
 
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -73,6 +74,13 @@ impl Machine {
             .env("HOME", self.folder.path())
             .stdin(Stdio::null());
         command
+    }
+
+    /// Moves the calling thread into the machine's network namespace.
+    pub fn enter(&self) {
+        let namespace = std::fs::File::open(Path::new("/run/netns").join(&self.netns)).unwrap();
+        let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+        rustix::thread::move_into_link_name_space(namespace.as_fd(), kind).unwrap();
     }
 
     pub fn data_dir(&self) -> PathBuf {
