@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 type Source = Box<dyn Fn() -> Timestamp + Send + Sync>;
 static SOURCE: OnceLock<Source> = OnceLock::new();
@@ -49,9 +50,24 @@ pub fn between(earlier: Timestamp, later: Timestamp) -> Duration {
     Duration::try_from(later.duration_since(earlier)).unwrap_or(Duration::ZERO)
 }
 
+/// Longer than any process lives, and short enough to be added to any time.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// The moment `delay` after `from`. Delays come from users, whose largest numbers no clock can count to: a century is the most.
+pub fn later(from: Instant, delay: Duration) -> Instant {
+    from + delay.min(FOR_EVER)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_delay_is_too_long() {
+        let now = Instant::now();
+        assert_eq!(later(now, Duration::from_secs(5)), now + Duration::from_secs(5));
+        assert!(later(now, Duration::from_secs(i64::MAX as u64)) > now + Duration::from_secs(3600));
+    }
 
     #[test]
     fn formats() {

@@ -97,6 +97,7 @@ impl Contender<'_> {
     async fn keep(&mut self) {
         let mut renewed = Instant::now();
         while renewed.elapsed() < DEADLINE {
+            // A lease is kept by renewing it in time.
             tokio::time::sleep(RETRY).await;
             match tokio::time::timeout(DEADLINE.saturating_sub(renewed.elapsed()), self.acquire()).await {
                 Ok(Ok(true)) => renewed = Instant::now(),

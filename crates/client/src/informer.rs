@@ -69,6 +69,10 @@ pub mod index {
     pub const CONTROLLER: &str = "controller";
     /// The name of the index that [`node`] makes.
     pub const NODE: &str = "node";
+    /// The name of the index that [`service`] makes.
+    pub const SERVICE: &str = "service";
+    /// The label that says which Service an EndpointSlice belongs to.
+    pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
     /// By the UID of the owner that is the object's controller.
     pub fn controller(object: &Object) -> Vec<String> {
@@ -78,6 +82,12 @@ pub mod index {
     /// Pods by the node that they are bound to (`""`: none).
     pub fn node(object: &Object) -> Vec<String> {
         vec![object.at(&["spec", "nodeName"]).as_str().unwrap_or_default().to_owned()]
+    }
+
+    /// EndpointSlices by their Service, as `NAMESPACE/NAME`.
+    pub fn service(slice: &Object) -> Vec<String> {
+        let name = slice.labels().get(SERVICE_NAME);
+        name.map(|name| format!("{}/{name}", slice.namespace())).into_iter().collect()
     }
 }
 
@@ -169,10 +179,11 @@ impl Informer {
         self.len() == 0
     }
 
-    /// Makes an index, unless one of that name exists.
+    /// Makes an index, unless one of that name exists; the name must mean the same to all who share the informer.
     pub fn add_index(&self, name: &'static str, of: IndexFn) {
         let mut cache = self.cache.write();
-        if cache.indices.contains_key(name) {
+        if let Some(index) = cache.indices.get(name) {
+            debug_assert!(std::ptr::fn_addr_eq(index.of, of), "two functions make the index {name}");
             return;
         }
         let mut index = Index { of, keys: HashMap::new() };

@@ -79,7 +79,7 @@ impl<K: Eq + Hash + Clone + Send> WorkQueue<K> {
         let mut state = self.inner.state.lock();
         state.tickets += 1;
         let ticket = state.tickets;
-        state.later.push(Reverse((Instant::now() + delay, ticket)));
+        state.later.push(Reverse((base::clock::later(Instant::now(), delay), ticket)));
         state.later_keys.insert(ticket, key);
         drop(state);
         self.inner.wake.notify_one();

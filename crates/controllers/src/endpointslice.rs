@@ -8,22 +8,19 @@ use std::sync::Arc;
 
 use api::{Key, Object, Value, meta};
 use async_trait::async_trait;
-use client::{Informer, Result, gvr};
+use client::{Informer, Result, gvr, index};
 use serde_json::json;
 
 use crate::{Action, Controller, Decision, Machine, Source, service, view};
 
 /// How many endpoints a slice has at most.
 const FULL: usize = 100;
-/// The label that names a slice's Service.
-const SERVICE: &str = "kubernetes.io/service-name";
 /// The label that says who keeps a slice.
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const US: &str = "endpointslice-controller.k8s.io";
 const MIRROR: &str = "endpointslicemirroring-controller.k8s.io";
 /// Endpoints with this label are not mirrored; so are those that another controller makes.
 const SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
-const BY_SERVICE: &str = "service";
 
 /// The controller. Its keys are Services.
 pub(crate) struct EndpointSlices {
@@ -37,10 +34,7 @@ pub(crate) struct EndpointSlices {
 impl EndpointSlices {
     pub(crate) fn new(machine: &Machine) -> Self {
         let slices = machine.informer(&gvr::ENDPOINT_SLICES);
-        slices.add_index(BY_SERVICE, |s| {
-            let service = s.labels().get(SERVICE);
-            service.map(|n| format!("{}/{n}", s.namespace())).into_iter().collect()
-        });
+        slices.add_index(index::SERVICE, index::service);
         Self {
             services: machine.informer(&gvr::SERVICES),
             pods: machine.informer(&gvr::PODS),
@@ -58,7 +52,7 @@ impl Controller for EndpointSlices {
     }
 
     fn sources(&self) -> Vec<Source> {
-        let of_slice = |s: &Arc<Object>| Some(Key::new(s.namespace(), s.labels().get(SERVICE)?));
+        let of_slice = |s: &Arc<Object>| Some(Key::new(s.namespace(), s.labels().get(index::SERVICE_NAME)?));
         vec![
             Source::own(&self.services),
             service::pods(&self.pods, &self.services),
@@ -73,7 +67,7 @@ impl Controller for EndpointSlices {
             return Ok(Decision::default());
         };
         let slices: Vec<Arc<Object>> =
-            self.slices.by_index(BY_SERVICE, &format!("{}/{}", key.namespace, key.name));
+            self.slices.by_index(index::SERVICE, &format!("{}/{}", key.namespace, key.name));
         if service.is_deleting() || view::text(&service, &["spec", "type"]) == "ExternalName" {
             return Ok(Decision::default()); // the slices go with their Service
         }
@@ -196,7 +190,7 @@ fn decide(service: &Object, wanted: &Wanted, slices: &[Arc<Object>]) -> Vec<Acti
     let (mut free, mut gone): (Vec<&Arc<Object>>, Vec<&Arc<Object>>) =
         ours.filter(|s| !s.is_deleting()).partition(|s| s.labels().get(MANAGED_BY) == Some(wanted.by));
     let mut labels = service::labels(service);
-    labels.insert(SERVICE.into(), service.name().into());
+    labels.insert(index::SERVICE_NAME.into(), service.name().into());
     labels.insert(MANAGED_BY.into(), wanted.by.into());
     let labels = Value::Object(labels);
     let mut actions = Vec::new();
@@ -331,7 +325,7 @@ mod tests {
         );
         assert_eq!(slices[1].value()["ports"][0]["port"], 9090);
         assert_eq!(slices[0].value()["endpoints"][0]["zone"], "z");
-        assert_eq!(slices[0].labels().get(SERVICE), Some("s"));
+        assert_eq!(slices[0].labels().get(index::SERVICE_NAME), Some("s"));
         assert!(decide(&s, &groups(&s, &pods), &slices).is_empty(), "nothing to do the second time");
     }
 

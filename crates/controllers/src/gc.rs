@@ -28,6 +28,8 @@ const WORKERS: usize = 8;
 const CRDS: Gvr = Gvr::new("apiextensions.k8s.io", "v1", "customresourcedefinitions");
 /// How long to wait after an attempt to learn the server's kinds has failed: nothing tells when it would succeed.
 const AGAIN: Duration = Duration::from_secs(5);
+/// How long the objects of newly found kinds are waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Starts the collector.
 pub(crate) fn start(machine: &Machine) {
@@ -40,7 +42,13 @@ pub(crate) fn start(machine: &Machine) {
     let shutdown = machine.shutdown().clone();
     let informers = machine.informers().clone();
     let (changes, incoming) = mpsc::unbounded_channel();
-    let follow = Follow { collector: collector.clone(), informers, changes, followed: HashMap::new() };
+    let follow = Follow {
+        collector: collector.clone(),
+        informers,
+        changes,
+        followed: HashMap::new(),
+        unread: Vec::new(),
+    };
     let stop = shutdown.clone();
     machine.spawn(async move {
         stop.run_until_cancelled(follow.run()).await;
@@ -69,21 +77,21 @@ struct Follow {
     informers: client::Informers,
     changes: mpsc::UnboundedSender<Event>,
     followed: HashMap<Gvr, CancellationToken>,
+    /// Those whose objects have not all come yet.
+    unread: Vec<Arc<Informer>>,
 }
 
 impl Follow {
     async fn run(mut self) {
         let mut definitions = None;
         loop {
-            let missing;
+            let mut missing;
             match discovery::preferred(&self.collector.client).await {
                 Ok((resources, unreadable)) => {
                     missing = !unreadable.is_empty();
                     let custom = resources.iter().any(|r| r.gvr == CRDS);
-                    let started = self.follow(resources, unreadable.is_empty());
-                    for informer in started {
-                        informer.synced().await;
-                    }
+                    self.follow(resources, unreadable.is_empty());
+                    missing |= self.read().await;
                     let _ = self.changes.send(Event::Complete); // it ends with us
                     if definitions.is_none() && custom {
                         definitions = Some(self.informers.of(&CRDS).subscribe());
@@ -112,8 +120,23 @@ impl Follow {
         }
     }
 
-    fn follow(&mut self, resources: Vec<discovery::Resource>, complete: bool) -> Vec<Arc<Informer>> {
-        let mut started = Vec::new();
+    /// Waits until all objects of the kinds have come. True: not all have in time, and another look is due.
+    async fn read(&mut self) -> bool {
+        let all = async {
+            for informer in &self.unread {
+                informer.synced().await;
+            }
+        };
+        // A kind may be gone before its first list, or be listed by a server that does not answer: the others go on.
+        let late = tokio::time::timeout(PATIENCE, all).await.is_err();
+        self.unread.retain(|i| !i.is_synced() && self.followed.contains_key(i.gvr()));
+        for informer in self.unread.iter().filter(|_| late) {
+            tracing::warn!(kind = %informer.gvr(), "its objects cannot be listed: what they own is not collected");
+        }
+        late
+    }
+
+    fn follow(&mut self, resources: Vec<discovery::Resource>, complete: bool) {
         let mut kinds = HashMap::new();
         for r in &resources {
             kinds.insert(
@@ -153,7 +176,7 @@ impl Follow {
                     }
                 }
             });
-            started.push(informer);
+            self.unread.push(informer);
         }
         if complete {
             self.followed.retain(|gvr, stop| {
@@ -163,8 +186,8 @@ impl Follow {
                 }
                 stays
             });
+            self.unread.retain(|i| self.followed.contains_key(i.gvr()));
         }
-        started
     }
 }
 

@@ -1,16 +1,20 @@
 //! Nodes that no longer answer: their conditions become unknown, taints keep pods away and, in time, drive them out.
 //!
-//! A node answers by renewing its Lease (or its status). Whoever tolerates a taint for a while only is deleted when that
-//! while is over.
+//! A node answers by renewing its Lease (or its status). How long it has been silent is told by our own clock, from the
+//! moment that we saw its last answer: clocks of other machines may be wrong, and a controller that has just started has
+//! not listened yet. Whoever tolerates a taint for a while only is deleted when that while is over.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::{Key, Object, Value, meta};
 use async_trait::async_trait;
-use client::{DeleteOptions, Informer, Result, gvr};
+use client::{Change, DeleteOptions, Informer, Result, gvr};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::{Action, Controller, Decision, Machine, Source, view};
 
@@ -33,13 +37,46 @@ pub(crate) struct Nodes {
     nodes: Arc<Informer>,
     leases: Arc<Informer>,
     pods: Arc<Informer>,
+    heard: Arc<Heard>,
+}
+
+/// When each node was last seen to answer. Without a memory of it, silence counts from now.
+#[derive(Default)]
+struct Heard(Mutex<HashMap<String, Instant>>);
+
+impl Heard {
+    /// Notes an answer if `answer` is not what it was before the change.
+    fn note(&self, name: &str, change: &Change, answer: fn(&Object) -> &Value) {
+        let before = change.old.as_deref().map(answer);
+        match change.new.as_deref().map(answer) {
+            Some(now) if before != Some(now) => drop(self.0.lock().insert(name.to_owned(), Instant::now())),
+            _ => {}
+        }
+    }
+
+    fn silence(&self, name: &str) -> Duration {
+        self.0.lock().entry(name.to_owned()).or_insert_with(Instant::now).elapsed()
+    }
+
+    fn forget(&self, name: &str) {
+        self.0.lock().remove(name);
+    }
+}
+
+fn renewed(lease: &Object) -> &Value {
+    lease.at(&["spec", "renewTime"])
+}
+
+fn heartbeat(node: &Object) -> &Value {
+    view::condition(node, "Ready").map_or(&Value::Null, |c| &c["lastHeartbeatTime"])
 }
 
 impl Nodes {
     pub(crate) fn new(machine: &Machine) -> Self {
         let pods = machine.informer(&gvr::PODS);
         pods.add_index(client::index::NODE, client::index::node);
-        Self { nodes: machine.informer(&gvr::NODES), leases: machine.informer(&gvr::LEASES), pods }
+        let (nodes, leases) = (machine.informer(&gvr::NODES), machine.informer(&gvr::LEASES));
+        Self { nodes, leases, pods, heard: Arc::default() }
     }
 }
 
@@ -50,15 +87,22 @@ impl Controller for Nodes {
     }
 
     fn sources(&self) -> Vec<Source> {
-        let leases = self.nodes.clone();
+        let (nodes, heard) = (self.nodes.clone(), self.heard.clone());
         // A renewed Lease matters only to a node that was thought to be lost; the time of the others is looked at in time.
         let renewed = Source::with(&self.leases, move |c| {
             let lease = c.object();
             if lease.namespace() != LEASES {
                 return Vec::new();
             }
-            let lost = leases.get("", lease.name()).is_some_and(|n| taint(&n, UNREACHABLE));
+            heard.note(lease.name(), c, renewed);
+            let lost = nodes.get("", lease.name()).is_some_and(|n| taint(&n, UNREACHABLE));
             if lost { vec![Key::new("", lease.name())] } else { Vec::new() }
+        });
+        let heard = self.heard.clone();
+        let own = Source::with(&self.nodes, move |c| {
+            // What we ourselves write into its status leaves the time of its heartbeat as it was.
+            heard.note(c.object().name(), c, heartbeat);
+            vec![c.object().key()]
         });
         let nodes = self.nodes.clone();
         let pods = Source::with(&self.pods, move |c| {
@@ -68,20 +112,24 @@ impl Controller for Nodes {
             let drives = || nodes.get("", node).is_some_and(|n| no_execute(&n).next().is_some());
             if !was && !node.is_empty() && drives() { vec![Key::new("", node)] } else { Vec::new() }
         });
-        vec![Source::own(&self.nodes), renewed, pods]
+        vec![own, renewed, pods]
     }
 
     async fn reconcile(&self, key: &Key, _: Option<&str>) -> Result<Decision> {
-        let Some(node) = self.nodes.get("", &key.name) else { return Ok(Decision::default()) };
-        let lease = self.leases.get(LEASES, &key.name);
+        let Some(node) = self.nodes.get("", &key.name) else {
+            self.heard.forget(&key.name);
+            return Ok(Decision::default());
+        };
         let pods = self.pods.by_index(client::index::NODE, &key.name);
-        Ok(decide(&Observed { node: &node, lease: lease.as_deref(), pods, now: base::clock::now() }))
+        let silent = self.heard.silence(&key.name);
+        Ok(decide(&Observed { node: &node, silent, pods, now: base::clock::now() }))
     }
 }
 
 struct Observed<'a> {
     node: &'a Arc<Object>,
-    lease: Option<&'a Object>,
+    /// Since when the node has not answered.
+    silent: Duration,
     pods: Vec<Arc<Object>>,
     now: Timestamp,
 }
@@ -94,20 +142,12 @@ fn no_execute(node: &Object) -> impl Iterator<Item = &Value> {
     view::list(node, &["spec", "taints"]).iter().filter(|t| t["effect"] == "NoExecute")
 }
 
-/// When the node last answered.
-fn heard(o: &Observed<'_>) -> Timestamp {
-    let renewed = o.lease.and_then(|l| view::time(l.at(&["spec", "renewTime"])));
-    let status = view::condition(o.node, "Ready").and_then(|c| view::time(&c["lastHeartbeatTime"]));
-    [renewed, status, Some(view::created(o.node))].into_iter().flatten().max().unwrap_or(o.now)
-}
-
 fn decide(o: &Observed<'_>) -> Decision {
     let mut decision = Decision::default();
-    let silent = base::clock::between(heard(o), o.now);
-    let lost = silent >= GRACE;
+    let lost = o.silent >= GRACE;
     if !lost {
         // A timer, because silence is what is waited for.
-        decision.after(GRACE - silent);
+        decision.after(GRACE - o.silent);
     }
     let mut node = o.node.value().clone();
     if lost && conditions_unknown(o, &mut node) {
@@ -290,10 +330,6 @@ mod tests {
         )
     }
 
-    fn lease(renewed: &str) -> Arc<Object> {
-        Object::from_value(json!({"spec": {"renewTime": renewed}}))
-    }
-
     fn pod(seconds: Option<i64>) -> Arc<Object> {
         let mut t = json!({"key": UNREACHABLE, "operator": "Exists", "effect": "NoExecute"});
         if let Some(s) = seconds {
@@ -305,15 +341,33 @@ mod tests {
         )
     }
 
-    fn run(node: &Arc<Object>, renewed: &str, pods: Vec<Arc<Object>>) -> (String, Decision) {
-        let lease = lease(renewed);
+    fn run(node: &Arc<Object>, silent: Duration, pods: Vec<Arc<Object>>) -> (String, Decision) {
         let now = "2026-01-01T01:00:00Z".parse().unwrap();
-        let d = decide(&Observed { node, lease: Some(&lease), pods, now });
+        let d = decide(&Observed { node, silent, pods, now });
         (summary(&d.actions).join("; "), d)
     }
 
-    const JUST: &str = "2026-01-01T00:59:50Z";
-    const LONG_AGO: &str = "2026-01-01T00:59:10Z";
+    const JUST: Duration = Duration::from_secs(10);
+    const LONG_AGO: Duration = Duration::from_secs(50);
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_told_by_our_own_clock() {
+        let lease =
+            |time: &str| Object::from_value(json!({"metadata": {"name": "n"}, "spec": {"renewTime": time}}));
+        let heard = Heard::default();
+        let change = |old: Option<&str>, new: &str| Change { old: old.map(lease), new: Some(lease(new)) };
+        // The first sight of an old Lease counts as an answer; the same time seen again does not.
+        heard.note("n", &change(None, "2020-01-01T00:00:00Z"), renewed);
+        tokio::time::advance(Duration::from_secs(30)).await;
+        heard.note("n", &change(Some("2020-01-01T00:00:00Z"), "2020-01-01T00:00:00Z"), renewed);
+        assert_eq!(heard.silence("n"), Duration::from_secs(30));
+        // A clock that is behind ours renews all the same.
+        heard.note("n", &change(Some("2020-01-01T00:00:00Z"), "2020-01-01T00:00:10Z"), renewed);
+        assert_eq!(heard.silence("n"), Duration::ZERO);
+        tokio::time::advance(LONG_AGO).await;
+        assert_eq!(heard.silence("n"), LONG_AGO);
+        assert_eq!(heard.silence("never seen"), Duration::ZERO);
+    }
 
     #[test]
     fn silence_makes_unknown_and_taints() {
@@ -330,8 +384,8 @@ mod tests {
 
     #[test]
     fn taints_follow_the_conditions() {
-        let keys = |n: &Arc<Object>, renewed: &str| {
-            let (_, d) = run(n, renewed, vec![]);
+        let keys = |n: &Arc<Object>, silent: Duration| {
+            let (_, d) = run(n, silent, vec![]);
             let patch = d.actions.iter().find_map(|a| match a {
                 Action::Patch { patch, .. } => Some(patch["spec"]["taints"].clone()),
                 _ => None,

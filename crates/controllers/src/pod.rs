@@ -91,7 +91,7 @@ fn orphaned(node: &str, pods: &[Arc<Object>], gone_for: Duration, now: jiff::Tim
             view::set_condition(&mut conditions, "DisruptionTarget", "True", "DeletionByPodGC", &text, &now);
             status["conditions"] = conditions.into();
             status["phase"] = "Failed".into();
-            let patch = json!({"status": status});
+            let patch = json!({"metadata": {"uid": pod.uid()}, "status": status});
             actions.push(Action::Patch { gvr: gvr::PODS, key: pod.key(), sub: "status", patch });
         }
         actions.push(at_once(pod));

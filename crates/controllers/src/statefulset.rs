@@ -9,6 +9,7 @@ use client::{DeleteOptions, Informer, Result, gvr};
 use jiff::Timestamp;
 use serde_json::json;
 
+use crate::machine::BURST;
 use crate::revisions::{self, LABEL};
 use crate::{Action, Announce, Controller, Decision, Machine, Source, children, view};
 
@@ -160,7 +161,7 @@ impl Plan<'_> {
             match wanted.get(&n) {
                 None => {
                     actions.extend(self.create(n));
-                    if self.ordered {
+                    if self.ordered || actions.len() >= BURST {
                         return actions;
                     }
                 }

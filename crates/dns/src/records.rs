@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use api::{Object, Value};
 use base::Instance;
-use client::{Informer, Informers, gvr};
+use client::{Informer, Informers, gvr, index};
 use network::dns::{Answer, Answerer, Name, Question, RData, Record, RecordType, rdata};
 
 use crate::names::{Meaning, label_of, meaning};
@@ -16,8 +16,6 @@ pub const TTL: u32 = 5;
 /// The version of the specification that is followed (section 2.2).
 const VERSION: &str = "1.1.0";
 const BY_ADDRESS: &str = "dns-address";
-const BY_SERVICE: &str = "dns-service";
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// The answerer of one cluster.
 pub struct Cluster {
@@ -49,10 +47,7 @@ impl Cluster {
             let endpoints = slice.at(&["endpoints"]).as_array();
             endpoints.into_iter().flatten().flat_map(|e| texts(&e["addresses"])).collect()
         });
-        slices.add_index(BY_SERVICE, |slice| {
-            let name = slice.labels().get(SERVICE_NAME);
-            name.map(|name| format!("{}/{name}", slice.namespace())).into_iter().collect()
-        });
+        slices.add_index(index::SERVICE, index::service);
         Self {
             services,
             slices,
@@ -113,7 +108,7 @@ impl Cluster {
     fn endpoints(&self, namespace: &str, service: &str) -> Vec<Endpoint> {
         let mut found = Vec::new();
         let mut seen = BTreeSet::new();
-        for slice in self.slices.by_index(BY_SERVICE, &format!("{namespace}/{service}")) {
+        for slice in self.slices.by_index(index::SERVICE, &format!("{namespace}/{service}")) {
             let ports: Arc<Vec<_>> = Arc::new(ports(slice.at(&["ports"])));
             for e in slice.at(&["endpoints"]).as_array().into_iter().flatten() {
                 // An unknown readiness is to be taken for ready (discovery/v1).
@@ -258,7 +253,7 @@ impl Cluster {
             targets.push(self.name(&[service.name(), service.namespace(), "svc"]));
         }
         for slice in self.slices.by_index(BY_ADDRESS, &text) {
-            let Some(service) = slice.labels().get(SERVICE_NAME) else { continue };
+            let Some(service) = slice.labels().get(index::SERVICE_NAME) else { continue };
             for e in slice.at(&["endpoints"]).as_array().into_iter().flatten() {
                 let hostname = e["hostname"].as_str().filter(|h| !h.is_empty());
                 if let (Some(hostname), true) = (hostname, texts(&e["addresses"]).contains(&text)) {

@@ -62,7 +62,7 @@ fn the_clusters_server() {
         }
         // The proxy routes the rest of the services' range at the same time.
         let options = proxy::Options { instance: m.instance("/run/d1") };
-        tokio::spawn(proxy::run(options, client.clone(), informers.clone(), net.clone(), stop.clone()));
+        tokio::spawn(proxy::run(options, informers.clone(), net.clone(), stop.clone()));
         let options = dns::Options { instance: m.instance("/run/d1") };
         let run = tokio::spawn(dns::run(options, client, informers, net.clone(), stop.clone()));
         let deadline = tokio::time::Instant::now() + Duration::from_secs(5);

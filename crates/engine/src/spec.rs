@@ -692,14 +692,14 @@ fn user_mount(point: &MountPoint, images: &HashMap<String, Vec<PathBuf>>) -> Res
                 // Read-only means what is mounted below it, too, unless the request says otherwise.
                 (false, false) => options.push("rro"),
             }
-            let source = if point.subpath.is_empty() { point.source.clone() } else { subpath(point)? };
-            Ok(mount(&point.destination, "bind", source, &options))
+            let part = format!("{}{}", runtime::SUBPATH, point.subpath.trim_start_matches('/'));
+            if !point.subpath.is_empty() {
+                inside(&point.source, &point.subpath, &point.name)?;
+                options.push(&part);
+            }
+            Ok(mount(&point.destination, "bind", &point.source, &options))
         }
     }
-}
-
-fn subpath(point: &MountPoint) -> Result<PathBuf> {
-    inside(&point.source, &point.subpath, &point.name)
 }
 
 /// A folder or file below a root; symbolic links must not lead out of it.

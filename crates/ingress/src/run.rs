@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use api::{Gvr, Object};
 use base::Instance;
-use client::{Client, Informer, Informers, PatchType, gvr};
+use client::{Client, Informer, Informers, PatchType, gvr, index};
 use parking_lot::RwLock;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::routes::Routes;
-use crate::server::{BY_SERVICE, SERVICE_NAME, Shared, accept};
+use crate::server::{Shared, accept};
 use crate::tls::{self, Certificates};
 
 /// Our name in `spec.controller` of an IngressClass.
@@ -53,10 +53,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     let Options { instance, http, https } = options;
     let (services, slices) = (informers.of(&gvr::SERVICES), informers.of(&gvr::ENDPOINT_SLICES));
-    slices.add_index(BY_SERVICE, |slice| {
-        let name = slice.labels().get(SERVICE_NAME);
-        name.map(|name| format!("{}/{name}", slice.namespace())).into_iter().collect()
-    });
+    slices.add_index(index::SERVICE, index::service);
     let controller = Controller {
         // A status says where the machine is reached; one that nobody reaches has none.
         address: (!instance.node_ip.is_unspecified()).then(|| instance.node_ip.to_string()),

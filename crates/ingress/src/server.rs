@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use api::Value;
 use bytes::Bytes;
-use client::Informer;
+use client::{Informer, index};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Uri, Version};
 use http_body_util::combinators::BoxBody;
@@ -28,10 +28,6 @@ use crate::routes::{Backend, PortRef, Routes};
 const CONNECT: Duration = Duration::from_secs(2);
 /// How long a client may take over its TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// The index of slices by `NAMESPACE/SERVICE`.
-pub(crate) const BY_SERVICE: &str = "ingress-service";
-/// The label that says which Service a slice belongs to.
-pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 type Body = BoxBody<Bytes, hyper::Error>;
 
@@ -146,7 +142,8 @@ fn endpoints(shared: &Shared, backend: &Backend) -> Vec<SocketAddr> {
         });
     let Some(wanted) = wanted.map(name) else { return Vec::new() };
     let mut found = Vec::new();
-    for slice in shared.slices.by_index(BY_SERVICE, &format!("{}/{}", backend.namespace, backend.service)) {
+    for slice in shared.slices.by_index(index::SERVICE, &format!("{}/{}", backend.namespace, backend.service))
+    {
         let port = slice.at(&["ports"]).as_array().into_iter().flatten().find(|p| name(p) == wanted);
         let Some(port) = port.and_then(|p| p["port"].as_u64()).and_then(|p| u16::try_from(p).ok()) else {
             continue;

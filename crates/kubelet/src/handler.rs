@@ -84,7 +84,8 @@ fn timed_out(handler: &Handler, target: &Target<'_>, timeout: Duration) -> Strin
 }
 
 async fn command(target: &Target<'_>, command: &[String], timeout: Duration) -> Outcome {
-    let started = async {
+    let mut pid = 0;
+    let work = async {
         let state = target.runtime.state(target.id).await?;
         let spec = ExecSpec {
             exec_id: format!("{}-{}", target.agent, base::rng::hex(8)),
@@ -94,13 +95,8 @@ async fn command(target: &Target<'_>, command: &[String], timeout: Duration) -> 
             size: None,
             unconfined: false,
         };
-        target.runtime.exec(target.id, &spec).await
-    };
-    let mut started = match started.await {
-        Ok(started) => started,
-        Err(e) => return Outcome::Failure(format!("failed to exec in container: {e}")),
-    };
-    let finish = async {
+        let mut started = target.runtime.exec(target.id, &spec).await?;
+        pid = started.pid as i32;
         let mut output = BytesMut::new();
         while let Some(chunk) = started.io.output.recv().await {
             let room = MAX_OUTPUT - output.len();
@@ -110,14 +106,15 @@ async fn command(target: &Target<'_>, command: &[String], timeout: Duration) -> 
             Some(exit) => exit.await.map_or(-1, |e| e.code),
             None => -1,
         };
-        (code, String::from_utf8_lossy(&output).into_owned())
+        Ok::<_, runtime::Error>((code, String::from_utf8_lossy(&output).into_owned()))
     };
-    match tokio::time::timeout(timeout, finish).await {
-        Ok((0, text)) => Outcome::Success(text),
-        Ok((_, text)) => Outcome::Failure(text),
+    match tokio::time::timeout(timeout, work).await {
+        Ok(Ok((0, text))) => Outcome::Success(text),
+        Ok(Ok((_, text))) => Outcome::Failure(text),
+        Ok(Err(e)) => Outcome::Failure(format!("failed to exec in container: {e}")),
         Err(_) => {
             // The pid is a child's of the shim, which reports its end before the number can be used again.
-            if let Some(pid) = rustix::process::Pid::from_raw(started.pid as i32) {
+            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
             Outcome::Failure(format!(

@@ -26,7 +26,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use base::Instance;
-use client::{Client, Informers};
+use client::{Client, Informers, gvr};
 use image::ImageStore;
 use network::Network;
 use runtime::Runtime;
@@ -102,8 +102,9 @@ pub async fn run(
     let left = manager::leftovers(&context).await?;
     let node = node::register(&context, &shutdown).await?;
     node::pod_network(&context, &node, &left.addresses).await?;
+    let nodes = informers.of(&gvr::NODES);
     let pods = manager::run(context.clone(), informers, left, shutdown.clone());
-    let keep = node::keep(context.clone(), node, shutdown.clone());
+    let keep = node::keep(context.clone(), node, nodes, shutdown.clone());
     let server = server::serve(context, listener, shutdown.clone());
     let (pods, (), ()) = tokio::join!(pods, keep, server);
     pods

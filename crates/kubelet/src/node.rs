@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::{Object, meta};
-use client::{ListOptions, PatchType, gvr};
+use client::{Informer, ListOptions, PatchType, gvr};
 use ipnet::{IpNet, Ipv4Net};
 use network::{BridgeSpec, Ipam};
 use serde_json::{Value, json};
@@ -139,10 +139,16 @@ pub async fn pod_network(
     Ok(())
 }
 
-/// Keeps the Node's status and Lease until `shutdown`.
-pub async fn keep(context: Arc<Context>, node: Arc<Object>, shutdown: CancellationToken) {
+/// Keeps the Node's status and Lease until `shutdown`. `nodes` follows the Nodes, this one among them.
+pub async fn keep(
+    context: Arc<Context>,
+    node: Arc<Object>,
+    nodes: Arc<Informer>,
+    shutdown: CancellationToken,
+) {
     let status = async {
-        let mut sent = Value::Null;
+        let mut current = node.clone();
+        let mut changes = nodes.subscribe();
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         let mut look = tokio::time::interval(LOOK);
         let mut told = None;
@@ -156,18 +162,36 @@ pub async fn keep(context: Arc<Context>, node: Arc<Object>, shutdown: Cancellati
                     }
                     now
                 }
+                Some(change) = changes.recv() => {
+                    let Some(new) = change.new else { continue };
+                    if new.name() != context.node() || new.revision() <= current.revision() {
+                        continue;
+                    }
+                    current = new;
+                    // Somebody who had not heard of us thinks that the node is lost.
+                    if told.is_none() || agree(&current, told) {
+                        continue;
+                    }
+                    context.machine.pressures()
+                }
             };
             told = Some(pressures);
-            let existing = if sent.is_null() { node.status() } else { &sent };
-            let status = status(&context, existing, pressures, base::clock::now());
             let mut delay = FIRST_RETRY;
-            while let Err(error) = report(&context, &status).await {
-                tracing::warn!(%error, "the node's status could not be reported; trying again");
+            loop {
+                let status = status(&context, current.status(), pressures, base::clock::now());
+                match report(&context, &status).await {
+                    Ok(node) => {
+                        current = node;
+                        break;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "the node's status could not be reported; trying again");
+                    }
+                }
                 // Nothing tells when an API server that failed is well again.
                 tokio::time::sleep(delay).await;
                 delay = (delay * 2).min(LAST_RETRY);
             }
-            sent = status;
         }
     };
     let lease = async {
@@ -189,10 +213,18 @@ pub async fn keep(context: Arc<Context>, node: Arc<Object>, shutdown: Cancellati
     }
 }
 
-async fn report(context: &Context, status: &Value) -> Result<(), client::Error> {
+async fn report(context: &Context, status: &Value) -> Result<Arc<Object>, client::Error> {
     let patch = json!({"status": status});
     let name = context.node();
-    context.client.patch_sub(&gvr::NODES, "", name, "status", PatchType::Merge, &patch).await.map(|_| ())
+    context.client.patch_sub(&gvr::NODES, "", name, "status", PatchType::Merge, &patch).await
+}
+
+/// Whether the node's own conditions are as they were reported.
+fn agree(node: &Object, told: Option<Pressures>) -> bool {
+    let list = node.status()["conditions"].as_array();
+    table(told.unwrap_or_default())
+        .iter()
+        .all(|own| list.is_some_and(|l| l.iter().any(|c| c["type"] == own.0 && c["status"] == own.1)))
 }
 
 async fn renew(context: &Context, node: &Object) -> Result<(), client::Error> {
@@ -246,11 +278,25 @@ fn status(context: &Context, existing: &Value, pressures: Pressures, now: jiff::
 /// A status is sent only once the pods' network stands and the runtime has answered, so that sending it says Ready.
 fn conditions(existing: &Value, pressures: Pressures, now: jiff::Timestamp) -> Value {
     let time = meta::time(now);
-    let pressure = |is: bool, kind, yes: [&'static str; 2], no: [&'static str; 2]| {
+    let table = table(pressures);
+    let old = existing["conditions"].as_array().cloned().unwrap_or_default();
+    let own = table.iter().map(|(kind, status, reason, message)| {
+        let before = old.iter().find(|c| c["type"] == *kind && c["status"] == *status);
+        let since = before.map_or_else(|| time.clone().into(), |c| c["lastTransitionTime"].clone());
+        json!({"type": kind, "status": status, "reason": reason, "message": message,
+            "lastHeartbeatTime": time, "lastTransitionTime": since})
+    });
+    let foreign = old.iter().filter(|c| !table.iter().any(|t| c["type"] == t.0)).cloned();
+    foreign.chain(own).collect()
+}
+
+/// The conditions that are the kubelet's: type, status, reason, message.
+fn table(pressures: Pressures) -> [(&'static str, &'static str, &'static str, &'static str); 4] {
+    let pressure = |is: bool, kind: &'static str, yes: [&'static str; 2], no: [&'static str; 2]| {
         let [reason, message] = if is { yes } else { no };
         (kind, if is { "True" } else { "False" }, reason, message)
     };
-    let table = [
+    [
         pressure(
             pressures.memory,
             "MemoryPressure",
@@ -270,16 +316,7 @@ fn conditions(existing: &Value, pressures: Pressures, now: jiff::Timestamp) -> V
             ["KubeletHasSufficientPID", "kubelet has sufficient PID available"],
         ),
         ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
-    ];
-    let old = existing["conditions"].as_array().cloned().unwrap_or_default();
-    let own = table.iter().map(|(kind, status, reason, message)| {
-        let before = old.iter().find(|c| c["type"] == *kind && c["status"] == *status);
-        let since = before.map_or_else(|| time.clone().into(), |c| c["lastTransitionTime"].clone());
-        json!({"type": kind, "status": status, "reason": reason, "message": message,
-            "lastHeartbeatTime": time, "lastTransitionTime": since})
-    });
-    let foreign = old.iter().filter(|c| !table.iter().any(|t| c["type"] == t.0)).cloned();
-    foreign.chain(own).collect()
+    ]
 }
 
 #[cfg(test)]

@@ -145,22 +145,25 @@ pub fn container(input: Input<'_>) -> Result<ContainerSpec, String> {
         } else {
             expand(&wanted.sub_path_expr)
         };
-        let path = if sub.is_empty() {
-            source.path.clone()
-        } else {
-            volumes::sub_path(&source.path, &sub).map_err(|e| {
-                format!(
-                    "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {e}",
-                    wanted.name, container.name
-                )
-            })?
-        };
         let propagation = match wanted.mount_propagation.as_str() {
             "HostToContainer" => "rslave",
             "Bidirectional" => "rshared",
             _ => "rprivate",
         };
-        mounts.push(bind(&path, &wanted.mount_path, wanted.read_only || source.read_only, propagation));
+        let read_only = wanted.read_only || source.read_only;
+        let mut mount = bind(&source.path, &wanted.mount_path, read_only, propagation);
+        if !sub.is_empty() {
+            volumes::sub_path(&source.path, &sub).map_err(|e| {
+                format!(
+                    "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {e}",
+                    wanted.name, container.name
+                )
+            })?;
+            let mut options = mount.options().clone().unwrap_or_default();
+            options.push(format!("{}{sub}", runtime::SUBPATH));
+            mount.set_options(Some(options));
+        }
+        mounts.push(mount);
     }
     // A mount must come after those that it lies in; equal depths keep their order.
     mounts.sort_by_key(|m| m.destination().components().count());

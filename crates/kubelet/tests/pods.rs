@@ -221,6 +221,81 @@ async fn a_new_kubelet_finds_everything_running() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_others_say_of_a_running_pod_is_put_right() {
+    let mut rig = Rig::new().await;
+    let is = |status: &Value, kind: &str| {
+        let list = status["conditions"].as_array().unwrap();
+        list.iter().find(|c| c["type"] == kind).map(|c| c["status"] == "True")
+    };
+    rig.put("a", one(json!({})));
+    rig.until("a", "ready", |s| running(s) && is(s, "Ready") == Some(true)).await;
+    // A controller that has not heard of the node says so; a condition that is not the kubelet's stays.
+    let mut pod = rig.pod("a").unwrap().value().clone();
+    for condition in pod["status"]["conditions"].as_array_mut().unwrap() {
+        if condition["type"] == "Ready" {
+            condition["status"] = "False".into();
+        }
+    }
+    pod["status"]["conditions"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"type": "example.org/Theirs", "status": "True"}));
+    pod["status"]["containerStatuses"][0]["ready"] = false.into();
+    rig.fake.put(&gvr::PODS, pod);
+    let ready = |s: &Value| is(s, "Ready") == Some(true) && s["containerStatuses"][0]["ready"] == true;
+    let status = rig.until("a", "ready again", ready).await;
+    assert_eq!(is(&status, "example.org/Theirs"), Some(true));
+    // Said once: nobody writes any more.
+    let revision = rig.pod("a").unwrap().revision();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(rig.pod("a").unwrap().revision(), revision);
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_was_thought_lost_says_that_it_is_not() {
+    let mut rig = Rig::new().await;
+    let ready = |rig: &Rig| {
+        let node = rig.fake.get(&gvr::NODES, "", "node")?;
+        let list = node.status()["conditions"].as_array()?.clone();
+        list.iter().find(|c| c["type"] == "Ready").map(|c| c["status"] == "True")
+    };
+    while ready(&rig).is_none() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut node = rig.fake.get(&gvr::NODES, "", "node").unwrap().value().clone();
+    for condition in node["status"]["conditions"].as_array_mut().unwrap() {
+        condition["status"] = "Unknown".into();
+    }
+    let theirs = json!({"type": "NetworkUnavailable", "status": "False"});
+    node["status"]["conditions"].as_array_mut().unwrap().push(theirs);
+    rig.fake.put(&gvr::NODES, node);
+    let began = tokio::time::Instant::now();
+    while ready(&rig) != Some(true) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(began.elapsed() < Duration::from_secs(5), "the node does not look at itself");
+    }
+    let node = rig.fake.get(&gvr::NODES, "", "node").unwrap();
+    let conditions = node.status()["conditions"].as_array().unwrap().clone();
+    assert!(conditions.iter().any(|c| c["type"] == "NetworkUnavailable"), "{conditions:?}");
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grace_period_without_end_can_be_cut_short() {
+    let mut rig = Rig::new().await;
+    // The fake's containers end of SIGTERM and SIGKILL alone.
+    rig.put("a", one(json!({"lifecycle": {"stopSignal": "SIGUSR1"}})));
+    rig.until("a", "Running", running).await;
+    rig.delete("a", i64::MAX);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(rig.ids().await.len(), 1);
+    rig.delete("a", 1);
+    rig.gone("a").await;
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_that_never_restarts_ends() {
     let mut rig = Rig::new().await;
     let mut spec = one(json!({}));

@@ -127,8 +127,6 @@ pub struct SlicePort {
     pub port: Option<u16>,
 }
 
-/// The label that says which Service a slice belongs to.
-pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 
 impl Service {

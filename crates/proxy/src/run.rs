@@ -6,21 +6,19 @@ use std::time::Duration;
 
 use api::Object;
 use base::Instance;
-use client::{Change, Client, Informer, Informers, gvr};
+use client::{Change, Informer, Informers, gvr, index};
 use network::Network;
 use network::nft::Firewall;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 
 use crate::desired::{Node, UdpPort, desired};
-use crate::model::{SERVICE_NAME, Service, Slice};
+use crate::model::{Service, Slice};
 use crate::plan::{Changes, Owner, Plan};
 use crate::tables;
 
 /// The pause before trying again what the kernel refused.
 const RETRY: Duration = Duration::from_secs(2);
-/// The index of slices by their Service.
-const BY_SERVICE: &str = "service";
 
 /// What the proxy needs to know.
 #[derive(Debug, Clone)]
@@ -40,17 +38,13 @@ pub enum Error {
 /// Routes Services until `shutdown`. Rules stay in place afterwards, so that a new daemon can take over.
 pub async fn run(
     options: Options,
-    _client: Client,
     informers: Informers,
     network: Arc<Network>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let services = informers.of(&gvr::SERVICES);
     let slices = informers.of(&gvr::ENDPOINT_SLICES);
-    slices.add_index(BY_SERVICE, |slice| {
-        let name = slice.labels().get(SERVICE_NAME);
-        name.map(|name| format!("{}/{name}", slice.namespace())).into_iter().collect()
-    });
+    slices.add_index(index::SERVICE, index::service);
     let instance = &options.instance;
     let dns = std::net::IpAddr::from(instance.dns_ip());
     let node = Node {
@@ -110,7 +104,7 @@ fn service_of(change: &Change) -> Owner {
 
 fn owner_of(change: &Change) -> Option<Owner> {
     let slice = change.object();
-    slice.labels().get(SERVICE_NAME).map(|name| (slice.namespace().to_owned(), name.to_string()))
+    slice.labels().get(index::SERVICE_NAME).map(|name| (slice.namespace().to_owned(), name.to_string()))
 }
 
 struct Proxy {
@@ -126,7 +120,7 @@ impl Proxy {
         let service = self.services.get(&owner.0, &owner.1).and_then(|o| decode::<Service>(&o));
         let wanted = match service {
             Some(service) => {
-                let slices = self.slices.by_index(BY_SERVICE, &format!("{}/{}", owner.0, owner.1));
+                let slices = self.slices.by_index(index::SERVICE, &format!("{}/{}", owner.0, owner.1));
                 let slices: Vec<Slice> = slices.iter().filter_map(|o| decode(o)).collect();
                 desired(&self.node, &service, &slices, &mut |list| self.plan.id(list))
             }

@@ -72,7 +72,7 @@ impl Cluster {
         let client = client::Client::new(Arc::new(self.fake.clone()));
         let informers = Informers::new(client.clone(), stop.clone());
         let options = proxy::Options { instance: self.m.instance(run) };
-        tokio::spawn(proxy::run(options, client, informers, self.net.clone(), stop.clone()));
+        tokio::spawn(proxy::run(options, informers, self.net.clone(), stop.clone()));
     }
 
     /// Waits until the table's `set` has `n` elements. The proxy runs on this thread too, so that yielding lets it work.

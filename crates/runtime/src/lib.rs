@@ -27,8 +27,8 @@ use tokio::sync::{broadcast, oneshot};
 pub use client::{ShimCommand, ShimRuntime};
 pub use error::{Error, ExecErrorKind, Result};
 pub use spec::{
-    ContainerSpec, ExecSpec, IoSpec, LogFile, LogSpec, LoggedContainer, RemoteLog, Rootfs, SandboxSpec,
-    SeccompProfile, StdinMode,
+    ContainerSpec, ExecSpec, IoSpec, LogFile, LogSpec, LoggedContainer, RemoteLog, Rootfs, SUBPATH,
+    SandboxSpec, SeccompProfile, StdinMode,
 };
 pub use stream::{Chunk, IoStream, StdinWriter, Stream};
 pub use sys::cgroup::{BlockStats, CpuStats, MemoryStats, Stats};

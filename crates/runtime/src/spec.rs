@@ -6,6 +6,10 @@ use std::path::PathBuf;
 use oci_spec::runtime::{Process, Spec};
 use serde::{Deserialize, Serialize};
 
+/// An option of a bind mount, with a relative path behind it: the part of its source that is bound. The shim looks for it
+/// inside the source and refuses links that lead out, so that nobody who writes there can have another place mounted.
+pub const SUBPATH: &str = "x-tug.subpath=";
+
 /// Everything a shim needs to run a container.
 ///
 /// Beyond the OCI specification: `oci.process.user.username`, when set, is a Docker user expression

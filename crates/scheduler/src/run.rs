@@ -337,7 +337,7 @@ async fn evict(
         let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
             "message": format!("{scheduler}: preempting to accommodate a higher priority pod"),
             "lastTransitionTime": meta::time(base::clock::now())});
-        let patch = json!({"status": {"conditions": [condition]}});
+        let patch = json!({"metadata": {"uid": victim.uid}, "status": {"conditions": [condition]}});
         let (ns, name) = (&victim.key.namespace, &victim.key.name);
         let marked = client.patch_sub(&gvr::PODS, ns, name, "status", PatchType::Strategic, &patch).await;
         let gone = match marked {
@@ -346,11 +346,12 @@ async fn evict(
         };
         match gone {
             Ok(()) => recorder.event(&victim.object, "Normal", "Preempted", text),
-            Err(e) if e.is_not_found() => {}
+            // Another pod of that name, or none.
+            Err(e) if e.is_not_found() || e.is_conflict() => {}
             Err(e) => tracing::warn!(pod = %victim.key, error = %e, "a pod could not be preempted"),
         }
     }
-    let patch = json!({"status": {"nominatedNodeName": eviction.node}});
+    let patch = json!({"metadata": {"uid": pod.uid}, "status": {"nominatedNodeName": eviction.node}});
     let (ns, name) = (&pod.key.namespace, &pod.key.name);
     if let Err(e) = client.patch_sub(&gvr::PODS, ns, name, "status", PatchType::Merge, &patch).await {
         tracing::debug!(pod = %pod.key, error = %e, "the nominated node was not written");

@@ -19,12 +19,17 @@ pub enum Kind {
 
 /// Opens `path` inside `root`. Magic links (of /proc) are refused.
 pub fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
-    open_with(root, path, flags, mode, ResolveFlags::empty())
+    open_with(root, path, flags, mode, ResolveFlags::IN_ROOT)
 }
 
 /// As [`open`], and no symbolic link at all may be on the way.
 pub fn open_plain(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
-    open_with(root, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+    open_with(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS)
+}
+
+/// As [`open`], but a link that leads out of `root`, as every absolute one does, is an error (`EXDEV`).
+pub fn open_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    open_with(root, path, flags, Mode::empty(), ResolveFlags::BENEATH)
 }
 
 fn open_with(
@@ -35,7 +40,7 @@ fn open_with(
     resolve: ResolveFlags,
 ) -> io::Result<OwnedFd> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    let resolve = resolve | ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let resolve = resolve | ResolveFlags::NO_MAGICLINKS;
     loop {
         match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, mode, resolve) {
             Ok(fd) => return Ok(fd),

@@ -412,9 +412,8 @@ async fn start(place: &Place, made: &Instance, parts: &Parts, engine: EngineStar
     }
     if cluster.has(Component::Proxy) {
         let options = proxy::Options { instance: made.clone() };
-        let (c, i, n, s) =
-            (as_user("system:kube-proxy"), informers.clone(), network.clone(), shutdown.clone());
-        parts.spawn("proxy", async move { proxy::run(options, c, i, n, s).await });
+        let (i, n, s) = (informers.clone(), network.clone(), shutdown.clone());
+        parts.spawn("proxy", async move { proxy::run(options, i, n, s).await });
     }
     if cluster.has(Component::Dns) {
         let options = dns::Options { instance: made.clone() };

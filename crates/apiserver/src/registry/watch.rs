@@ -167,7 +167,7 @@ pub async fn watch_stream(
         bookmarks,
         next_bookmark: now
             + BOOKMARK_EVERY.min(timeout.saturating_sub(Duration::from_secs(2)).max(Duration::from_secs(1))),
-        ends: now + timeout,
+        ends: base::clock::later(now, timeout),
         done: false,
         framed,
         stop: server.stop_of(&cx.kind),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -35,8 +35,8 @@ const MAX_MESSAGE: usize = 4096;
 const MESSAGE_LINES: u64 = 80;
 const MESSAGE_LOG: usize = 2048;
 
-pub async fn volumes(context: Arc<Context>, pod: Pod) -> Message {
-    Message::Volumes(volumes::prepare(&context, &pod).await)
+pub async fn volumes(context: Arc<Context>, pod: Pod, fresh: bool) -> Message {
+    Message::Volumes(volumes::prepare(&context, &pod, fresh).await)
 }
 
 pub async fn image(context: Arc<Context>, pod: Pod, name: String) -> Message {
@@ -352,7 +352,7 @@ pub async fn stop(
     let out_of_time = async {
         loop {
             let allowed = grace.min(*limit.borrow_and_update());
-            let end = began + Duration::from_secs(allowed.max(0) as u64);
+            let end = base::clock::later(began, Duration::from_secs(allowed.max(0) as u64));
             tokio::select! {
                 // The grace period itself is a timer by definition.
                 () = tokio::time::sleep_until(end) => return,
@@ -434,8 +434,16 @@ pub fn describe(exit: &Exit, started: jiff::Timestamp, message: String) -> Ended
 
 /// The termination message that a container has left.
 pub fn last_words(path: &str) -> String {
-    let mut data = if path.is_empty() { Vec::new() } else { fs::read(path).unwrap_or_default() };
-    data.truncate(MAX_MESSAGE);
+    let end = || -> std::io::Result<Vec<u8>> {
+        let mut file = fs::File::open(path)?;
+        // The container decides how long it is: no more than the end is read.
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(MAX_MESSAGE as u64)))?;
+        let mut data = Vec::new();
+        file.take(MAX_MESSAGE as u64).read_to_end(&mut data)?;
+        Ok(data)
+    };
+    let data = if path.is_empty() { Vec::new() } else { end().unwrap_or_default() };
     String::from_utf8_lossy(&data).into_owned()
 }
 
@@ -527,6 +535,21 @@ mod tests {
 
     use super::*;
     use crate::view::tests::pod;
+
+    #[test]
+    fn last_words_are_the_end_of_the_file() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("message");
+        let words = || last_words(path.to_str().unwrap());
+        assert_eq!(words(), "");
+        fs::write(&path, "out of luck").unwrap();
+        assert_eq!(words(), "out of luck");
+        // However long the container makes it.
+        let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(1 << 40).unwrap();
+        std::os::unix::fs::FileExt::write_at(&file, b"the end", (1 << 40) - 7).unwrap();
+        assert!(words().ends_with("the end") && words().len() == MAX_MESSAGE);
+    }
 
     #[test]
     fn signals_by_name() {

@@ -18,6 +18,23 @@ pub const ID_SCHEME: &str = "tug://";
 const OWN: &[&str] =
     &["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
+/// The parts of a status that follow from what runs alone. Phase, reason and message are not among them: others may end a pod.
+pub const OBSERVED: &[&str] =
+    &["conditions", "containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"];
+
+/// Whether two statuses say the same of what is the kubelet's to observe.
+pub fn agree(a: &Value, b: &Value) -> bool {
+    OBSERVED.iter().all(|part| match *part {
+        "conditions" => OWN.iter().all(|kind| condition(a, kind)["status"] == condition(b, kind)["status"]),
+        part => a[part] == b[part],
+    })
+}
+
+fn condition<'a>(status: &'a Value, kind: &str) -> &'a Value {
+    let list = status["conditions"].as_array();
+    list.and_then(|l| l.iter().find(|c| c["type"] == kind)).unwrap_or(&Value::Null)
+}
+
 /// The whole of `status`. `sent` is what was reported last: times of conditions that did not change are kept.
 pub fn status(pod: &Pod, state: &PodState, sent: &Value, host_ips: &[IpAddr], now: Timestamp) -> Value {
     let phase = phase(pod, state);

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::Object;
 use client::{PatchType, gvr};
 use parking_lot::RwLock;
 use runtime::Exit;
@@ -63,7 +64,7 @@ pub enum Message {
     /// What the pod had here is gone, or not; whether its records were kept.
     TornDown(bool, Result<(), String>),
     /// A status was accepted, or not.
-    Reported(Value, Result<Value, client::Error>),
+    Reported(Value, Result<Arc<Object>, client::Error>),
     /// The object's deletion was accepted.
     Deleted,
 }
@@ -82,7 +83,10 @@ pub struct Worker {
     backoffs: std::collections::BTreeMap<String, Duration>,
     /// The grace period that stops in progress go by; it only ever shrinks.
     grace: watch::Sender<i64>,
+    /// The status that was reported last.
     acked: Value,
+    /// The object as the API gave it back then: what it says otherwise later, somebody else has written.
+    told: Arc<Object>,
     reporting: bool,
     retry_report: Option<Instant>,
     refresh: bool,
@@ -98,6 +102,7 @@ impl Worker {
         let worker = Self {
             context: context.clone(),
             acked: pod.object.status().clone(),
+            told: pod.object.clone(),
             pod,
             state,
             mounted: Mounted::default(),
@@ -173,7 +178,7 @@ impl Worker {
         if let (Some(seconds), Some(start)) = (self.pod.spec.active_deadline_seconds, self.state.start_time) {
             let ran = base::clock::between(start, base::clock::now());
             let left = Duration::from_secs(seconds.max(0) as u64).saturating_sub(ran);
-            self.state.deadline = Some(Instant::now() + left);
+            self.state.deadline = Some(base::clock::later(Instant::now(), left));
         }
     }
 
@@ -227,7 +232,7 @@ impl Worker {
             }
             if self.refresh && self.state.volumes == VolumesState::Ready && !self.pod.deleting {
                 self.refresh = false;
-                self.spawn(operations::volumes);
+                self.prepare_volumes();
             }
             if !again {
                 let mut known = self.known.write();
@@ -262,7 +267,7 @@ impl Worker {
         match action {
             Action::PrepareVolumes => {
                 self.state.volumes = VolumesState::Preparing;
-                self.spawn(operations::volumes);
+                self.prepare_volumes();
             }
             Action::CreateSandbox => {
                 self.state.sandbox = SandboxState::Creating;
@@ -285,6 +290,11 @@ impl Worker {
             }
             Action::Settle | Action::Forget | Action::Wake(_) => {}
         }
+    }
+
+    fn prepare_volumes(&mut self) {
+        let fresh = self.state.containers.values().all(|c| c.run.is_none());
+        self.spawn(move |context, pod| operations::volumes(context, pod, fresh));
     }
 
     fn run_ids(&self) -> Vec<String> {
@@ -396,7 +406,7 @@ impl Worker {
                 .client
                 .patch_sub(&gvr::PODS, &pod.namespace, &pod.name, "status", PatchType::Merge, &body)
                 .await;
-            Message::Reported(status, result.map(|o| o.status().clone()))
+            Message::Reported(status, result)
         });
     }
 
@@ -493,6 +503,24 @@ impl Worker {
         if rescheduled {
             self.set_deadline();
         }
+        self.heed_others();
+    }
+
+    /// Somebody else may have written what is ours to say: a node's controller that had not heard of us, a user. Taking
+    /// it for what was reported makes the difference be reported again.
+    fn heed_others(&mut self) {
+        let object = &self.pod.object;
+        if self.reporting || object.revision() <= self.told.revision() {
+            return;
+        }
+        if !status::agree(object.status(), self.told.status())
+            && let Some(acked) = self.acked.as_object_mut()
+        {
+            for part in status::OBSERVED {
+                acked.insert((*part).to_owned(), object.status()[*part].clone());
+            }
+        }
+        self.told = object.clone();
     }
 
     fn volumes(&mut self, result: Result<Mounted, String>) {
@@ -620,10 +648,14 @@ impl Worker {
         }
     }
 
-    fn reported(&mut self, sent: Value, result: Result<Value, client::Error>) {
+    fn reported(&mut self, sent: Value, result: Result<Arc<Object>, client::Error>) {
         self.reporting = false;
         match result {
-            Ok(_) => self.acked = sent,
+            Ok(object) => {
+                self.acked = sent;
+                self.told = object;
+                self.heed_others();
+            }
             // Another pod of that name, or none: what is said about this one interests nobody.
             Err(e) if e.is_not_found() || e.is_conflict() => {
                 tracing::debug!(pod = self.pod.title(), error = %e, "a status was not wanted");

@@ -29,8 +29,10 @@ pub fn write(dir: &Path, payload: &Payload, group: Option<u32>) -> io::Result<bo
     fs::create_dir_all(dir)?;
     let current = fs::read_link(dir.join("..data")).ok();
     if let Some(current) = &current
-        && holds(&dir.join(current), payload)
+        && holds(&dir.join(current), payload, group)
     {
+        // A crash may have come between the rename and these.
+        show(dir, current, payload)?;
         return Ok(false);
     }
     let name = format!("..{}", base::rng::hex(8));
@@ -42,7 +44,6 @@ pub fn write(dir: &Path, payload: &Payload, group: Option<u32>) -> io::Result<bo
         if let Some(parent) = target.parent() {
             fs::create_dir_all(parent)?;
         }
-        let mode = if group.is_some() { file.mode | (file.mode & 0o700) >> 3 } else { file.mode };
         let mut options = fs::OpenOptions::new();
         io::Write::write_all(
             &mut options.write(true).create_new(true).mode(0o600).open(&target)?,
@@ -51,12 +52,23 @@ pub fn write(dir: &Path, payload: &Payload, group: Option<u32>) -> io::Result<bo
         if group.is_some() {
             chown(&target, None, group)?;
         }
-        fs::set_permissions(&target, fs::Permissions::from_mode(mode))?;
+        fs::set_permissions(&target, fs::Permissions::from_mode(mode(file, group)))?;
     }
     let staged = dir.join("..data_tmp");
     let _ = fs::remove_file(&staged);
     symlink(&name, &staged)?;
     fs::rename(&staged, dir.join("..data"))?;
+    show(dir, Path::new(&name), payload)?;
+    Ok(true)
+}
+
+/// The permission bits that a file gets: its group may do what its owner may.
+fn mode(file: &File, group: Option<u32>) -> u32 {
+    if group.is_some() { file.mode | (file.mode & 0o700) >> 3 } else { file.mode }
+}
+
+/// Makes the links for all visible names, and removes everything else but `..data` and the folder that it points at.
+fn show(dir: &Path, current: &Path, payload: &Payload) -> io::Result<()> {
     let visible: BTreeSet<&str> = payload.keys().filter_map(|p| p.split('/').next()).collect();
     for name in &visible {
         match symlink(format!("..data/{name}"), dir.join(name)) {
@@ -68,7 +80,7 @@ pub fn write(dir: &Path, payload: &Payload, group: Option<u32>) -> io::Result<bo
         let entry = entry?;
         let found = entry.file_name();
         let Some(found) = found.to_str() else { continue };
-        if found == "..data" || found == name || visible.contains(found) {
+        if found == "..data" || Path::new(found) == current || visible.contains(found) {
             continue;
         }
         // Old folders, and names that are no longer there.
@@ -78,7 +90,7 @@ pub fn write(dir: &Path, payload: &Payload, group: Option<u32>) -> io::Result<bo
             fs::remove_file(entry.path())?
         }
     }
-    Ok(true)
+    Ok(())
 }
 
 fn check(path: &str) -> io::Result<()> {
@@ -92,13 +104,17 @@ fn check(path: &str) -> io::Result<()> {
     }
 }
 
-fn holds(dir: &Path, payload: &Payload) -> bool {
+fn holds(dir: &Path, payload: &Payload, group: Option<u32>) -> bool {
     fn count(dir: &Path) -> usize {
         let entries = fs::read_dir(dir).into_iter().flatten().flatten();
         entries.map(|e| if e.path().is_dir() { count(&e.path()) } else { 1 }).sum()
     }
-    payload.iter().all(|(path, file)| fs::read(dir.join(path)).is_ok_and(|data| data == file.data))
-        && count(dir) == payload.len()
+    let same = |(path, file): (&String, &File)| {
+        let path = dir.join(path);
+        fs::read(&path).is_ok_and(|data| data == file.data)
+            && fs::metadata(&path).is_ok_and(|m| m.permissions().mode() & 0o7777 == mode(file, group))
+    };
+    payload.iter().all(same) && count(dir) == payload.len()
 }
 
 #[cfg(test)]
@@ -134,6 +150,31 @@ mod tests {
         assert!(!dir.join(held).exists());
         assert!(write(&dir, &payload(&[("a", "3")]), None).unwrap());
         assert_eq!(names(&dir), ["a"]);
+    }
+
+    #[test]
+    fn a_crash_before_the_links_is_made_good() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("v");
+        let wanted = payload(&[("a", "1"), ("b", "2")]);
+        write(&dir, &wanted, None).unwrap();
+        fs::remove_file(dir.join("a")).unwrap();
+        symlink("..data/old", dir.join("old")).unwrap();
+        fs::create_dir(dir.join("..half")).unwrap();
+        assert!(!write(&dir, &wanted, None).unwrap());
+        assert_eq!(names(&dir), ["a", "b"]);
+        assert_eq!(fs::read_to_string(dir.join("a")).unwrap(), "1");
+        assert!(!dir.join("..half").exists());
+    }
+
+    #[test]
+    fn modes_change_too() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut wanted = payload(&[("a", "1")]);
+        write(temp.path(), &wanted, None).unwrap();
+        wanted.values_mut().for_each(|f| f.mode = 0o400);
+        assert!(write(temp.path(), &wanted, None).unwrap());
+        assert_eq!(fs::metadata(temp.path().join("a")).unwrap().permissions().mode() & 0o777, 0o400);
     }
 
     #[test]

@@ -10,13 +10,19 @@ mod payload;
 pub use payload::Tokens;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags};
+use rustix::io::Errno;
+use sys::rooted;
 use tokio::time::Instant;
 
 use crate::context::Context;
@@ -41,10 +47,11 @@ pub struct Mounted {
 }
 
 /// Sets up every volume of the pod, or brings them up to date. The error is for the pod's events.
-pub async fn prepare(context: &Context, pod: &Pod) -> Result<Mounted, String> {
+/// `fresh`: none of the pod's containers has run yet, so that nobody minds whose the files of its volumes are.
+pub async fn prepare(context: &Context, pod: &Pod, fresh: bool) -> Result<Mounted, String> {
     let mut mounted = Mounted::default();
     for volume in &pod.spec.volumes {
-        let source = one(context, pod, volume, &mut mounted.renew)
+        let source = one(context, pod, volume, fresh, &mut mounted.renew)
             .await
             .map_err(|e| format!("MountVolume.SetUp failed for volume \"{}\" : {e}", volume.name))?;
         mounted.sources.insert(volume.name.clone(), source);
@@ -56,9 +63,12 @@ async fn one(
     context: &Context,
     pod: &Pod,
     volume: &Volume,
+    fresh: bool,
     renew: &mut Option<Instant>,
 ) -> Result<Source, String> {
     let group = pod.spec.security_context.fs_group.and_then(|g| u32::try_from(g).ok());
+    // What containers write to is given to the group once: afterwards modes are theirs to change.
+    let given = group.filter(|_| fresh);
     if let Some(dir) = &volume.empty_dir {
         let memory = dir.medium == "Memory";
         let path = if memory { context.volatile(&pod.uid) } else { context.durable(&pod.uid) };
@@ -74,10 +84,10 @@ async fn one(
         return Ok(Source { path, read_only: false });
     }
     if let Some(claim) = &volume.persistent_volume_claim {
-        return claimed(context, pod, &claim.claim_name, claim.read_only, group).await;
+        return claimed(context, pod, &claim.claim_name, claim.read_only, given).await;
     }
     if volume.ephemeral.is_some() {
-        return claimed(context, pod, &format!("{}-{}", pod.name, volume.name), false, group).await;
+        return claimed(context, pod, &format!("{}-{}", pod.name, volume.name), false, given).await;
     }
     if let Some((kind, payload)) = payload::of(context, pod, volume, renew).await? {
         let path = context.volatile(&pod.uid).join("volumes").join(kind).join(&volume.name);
@@ -98,8 +108,10 @@ async fn blocking(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Res
 }
 
 fn empty_dir(path: &Path, spec: &EmptyDir, group: Option<u32>) -> io::Result<()> {
+    let mut new = !path.exists();
     fs::create_dir_all(path)?;
     if spec.medium == "Memory" && !is_mount(path)? {
+        new = true;
         let size = spec.size_limit.as_ref().and_then(|v| api::quantity::Quantity::of_value(v).ok());
         let options = match size.filter(|q| !q.is_zero()) {
             Some(size) => format!("mode=777,size={}", size.value()),
@@ -113,7 +125,7 @@ fn empty_dir(path: &Path, spec: &EmptyDir, group: Option<u32>) -> io::Result<()>
             Some(options.as_str()),
         )?;
     }
-    own(path, group, 0o777)
+    if new { own(path, group, 0o777) } else { Ok(()) }
 }
 
 /// Gives a volume's root to the pod's group.
@@ -135,19 +147,37 @@ fn own_all(path: &Path, group: Option<u32>, root_is_enough: bool) -> io::Result<
     if root_is_enough && root.gid() == gid && root.mode() & 0o2070 == 0o2070 {
         return Ok(());
     }
-    let mut stack = vec![path.to_owned()];
+    let flags = OFlags::PATH | OFlags::NOFOLLOW;
+    let root = rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?;
+    let mut stack = vec![PathBuf::new()];
     while let Some(path) = stack.pop() {
-        let meta = fs::symlink_metadata(&path)?;
-        if meta.is_symlink() {
-            std::os::unix::fs::lchown(&path, None, group)?;
+        // By descriptors: other pods may be writing to the volume, and a link put in the way must not be followed.
+        let fd = match rooted::open_plain(root.as_fd(), &path, flags) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !path.as_os_str().is_empty() => continue,
+            other => other?,
+        };
+        let stat = rustix::fs::fstat(&fd)?;
+        rustix::fs::chownat(&fd, "", None, Some(Gid::from_raw(gid)), AtFlags::EMPTY_PATH)?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind == FileType::Symlink {
             continue;
         }
-        chown(&path, None, group)?;
-        let extra = if meta.is_dir() { 0o2070 } else { 0o060 };
-        fs::set_permissions(&path, fs::Permissions::from_mode(meta.mode() & 0o7777 | extra))?;
-        if meta.is_dir() {
-            for entry in fs::read_dir(&path)? {
-                stack.push(entry?.path());
+        let extra = if kind == FileType::Directory { 0o2070 } else { 0o060 };
+        let mode = fs::Permissions::from_mode(stat.st_mode & 0o7777 | extra);
+        fs::set_permissions(format!("/proc/self/fd/{}", fd.as_raw_fd()), mode)?;
+        if kind == FileType::Directory {
+            let list = rustix::fs::openat(
+                &fd,
+                ".",
+                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )?;
+            for entry in rustix::fs::Dir::new(list)? {
+                let entry = entry?;
+                let name = OsStr::from_bytes(entry.file_name().to_bytes());
+                if name != "." && name != ".." {
+                    stack.push(path.join(name));
+                }
             }
         }
     }
@@ -236,29 +266,33 @@ async fn claimed(
     Ok(Source { path, read_only })
 }
 
-/// Where `sub` is inside a volume; made as a folder if there is nothing. No link leads out of the volume.
-pub fn sub_path(volume: &Path, sub: &str) -> io::Result<PathBuf> {
-    let root = fs::canonicalize(volume)?;
+/// Makes sure that there is a `sub` inside a volume: a folder, like the one it lies in, if there is nothing. No link may lead
+/// out of the volume. What is there is looked for once more when it is mounted ([`runtime::SUBPATH`]).
+pub fn sub_path(volume: &Path, sub: &str) -> io::Result<()> {
     let outside = || io::Error::other(format!("subPath {sub:?} leads out of the volume"));
-    let mut at = root.clone();
+    let beneath = |root: BorrowedFd<'_>, path: &Path, flags| match rooted::open_beneath(root, path, flags) {
+        Err(e) if e.raw_os_error() == Some(Errno::XDEV.raw_os_error()) => Err(outside()),
+        other => other,
+    };
+    let root = rustix::fs::open(volume, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let (mut folder, mut path) = (root.try_clone()?, PathBuf::new());
     for part in Path::new(sub).components() {
         let std::path::Component::Normal(part) = part else { return Err(outside()) };
-        let next = at.join(part);
-        at = match fs::canonicalize(&next) {
-            Ok(real) => real,
-            Err(e) if e.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(&next).is_err() => {
-                fs::create_dir(&next)?;
-                let meta = fs::metadata(&at)?;
-                fs::set_permissions(&next, fs::Permissions::from_mode(meta.mode() & 0o7777))?;
-                next
+        path.push(part);
+        folder = match beneath(root.as_fd(), &path, OFlags::PATH) {
+            // Where a link points at nothing, mkdirat(2) finds the link there.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                rustix::fs::mkdirat(&folder, part, Mode::RWXU)?;
+                let mode = rustix::fs::fstat(&folder)?.st_mode & 0o7777;
+                let made =
+                    beneath(root.as_fd(), &path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW)?;
+                rustix::fs::fchmod(&made, Mode::from_raw_mode(mode))?;
+                made
             }
-            Err(e) => return Err(e),
+            other => other?,
         };
-        if !at.starts_with(&root) {
-            return Err(outside());
-        }
     }
-    Ok(at)
+    Ok(())
 }
 
 /// Removes what `prepare` made; claims and host paths stay. Idempotent.
@@ -324,7 +358,10 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let volume = temp.path().join("v");
         fs::create_dir(&volume).unwrap();
-        assert!(sub_path(&volume, "a/b").unwrap().is_dir());
+        fs::set_permissions(&volume, fs::Permissions::from_mode(0o777)).unwrap();
+        sub_path(&volume, "a/b").unwrap();
+        let made = fs::metadata(volume.join("a/b")).unwrap();
+        assert!(made.is_dir() && made.mode() & 0o7777 == 0o777, "{made:?}");
         std::os::unix::fs::symlink("/etc", volume.join("out")).unwrap();
         std::os::unix::fs::symlink("a", volume.join("in")).unwrap();
         std::os::unix::fs::symlink("/none-such", volume.join("dangling")).unwrap();

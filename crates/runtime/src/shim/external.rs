@@ -6,11 +6,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio as CommandStdio};
 
-use oci_spec::runtime::{Process, RootBuilder, Spec, User};
+use oci_spec::runtime::{Mount, Process, RootBuilder, Spec, User};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::child::Stdio;
+use super::options::Options;
 use super::rootfs;
 use super::sync;
 use super::users::Database;
@@ -29,6 +30,16 @@ pub(super) struct Made {
     pub terminal: Option<OwnedFd>,
 }
 
+/// Other runtimes know a part of a source by its whole path only.
+fn join_subpath(mount: &mut Mount) {
+    let Some(part) = Options::parse(mount.options().as_deref().unwrap_or_default()).subpath else { return };
+    let whole = mount.source().as_ref().map(|source| source.join(part));
+    mount.set_source(whole);
+    let others =
+        mount.options().iter().flatten().filter(|o| !o.starts_with(crate::SUBPATH)).cloned().collect();
+    mount.set_options(Some(others));
+}
+
 impl External {
     /// Creates the container in the working folder, which is its bundle.
     pub(super) fn create(binary: &Path, id: &str, stdio: Option<Stdio>) -> Result<(Self, Made), Failure> {
@@ -41,6 +52,7 @@ impl External {
         let process = oci.process_mut().as_mut().ok_or_else(|| Failure::setup("process is missing"))?;
         resolve(process, &database)?;
         process.set_terminal(Some(stdio.is_none()));
+        oci.mounts_mut().iter_mut().flatten().for_each(join_subpath);
         let here = std::env::current_dir().step(|| "the bundle".into())?;
         let root = RootBuilder::default().path(here.join("rootfs")).readonly(spec.rootfs.readonly()).build();
         oci.set_root(Some(root.map_err(|e| Failure::setup(e.to_string()))?));

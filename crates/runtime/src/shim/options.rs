@@ -23,6 +23,8 @@ pub(super) struct Options {
     pub propagation_recursive: bool,
     /// Whether a tmpfs begins with the image's content.
     pub copy_up: bool,
+    /// Which part of its source a bind mount binds.
+    pub subpath: Option<std::path::PathBuf>,
     /// What the file system itself shall know.
     pub data: Vec<String>,
 }
@@ -52,6 +54,8 @@ impl Options {
                 } else if let Some((set, clear)) = option.strip_prefix('r').and_then(attributes) {
                     self.recursive_set = self.recursive_set & !clear | set;
                     self.recursive_clear = self.recursive_clear & !set | clear;
+                } else if let Some(part) = option.strip_prefix(crate::SUBPATH) {
+                    self.subpath = Some(part.into());
                 } else {
                     self.data.push(option.to_string());
                 }
@@ -119,5 +123,6 @@ mod tests {
         assert_eq!((o.set, o.recursive_set), (0, attr::RDONLY | attr::NOSUID));
         assert_eq!(parse("relatime").clear, attr::ATIME);
         assert!(parse("rw").data.is_empty());
+        assert_eq!(parse("x-tug.subpath=a/b").subpath.as_deref(), Some(std::path::Path::new("a/b")));
     }
 }

@@ -93,11 +93,17 @@ fn overlay_options() -> [String; 3] {
 
 /// What the bind mounts of the specification bind, opened before the process loses sight of it.
 pub(super) fn open_sources(spec: &Spec) -> Result<Vec<Option<Source>>, Failure> {
-    early(spec, |source, _| {
-        rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-            .map(|fd| Some(Source::Opened(fd)))
-            .map_err(std::io::Error::from)
-    })
+    early(spec, |source, options| open_source(source, options).map(|fd| Some(Source::Opened(fd))))
+}
+
+/// What a bind mount binds. A part of a volume is looked for here, by the kernel and inside the volume, not where the
+/// container was asked for: whoever writes to the volume could put a link to elsewhere in its place meanwhile.
+fn open_source(source: &Path, options: &Options) -> std::io::Result<OwnedFd> {
+    let whole = rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    match &options.subpath {
+        Some(part) => rooted::open_beneath(whole.as_fd(), part, OFlags::PATH),
+        None => Ok(whole),
+    }
 }
 
 /// Copies of the mounts that cannot be had later: those that are to stay shared with the machine's (once this namespace
@@ -106,7 +112,8 @@ pub(super) fn early_copies(spec: &Spec) -> Result<Vec<Option<Source>>, Failure> 
     early(spec, |source, options| match (other_container(source), options.propagation) {
         (Some((pid, path)), _) => copy_from(pid, &path, options.recursive).map(|t| Some(Source::Tree(t))),
         (None, Some(Propagation::Shared)) => {
-            mount::clone_tree(source, options.recursive).map(|tree| Some(Source::Tree(tree)))
+            let fd = open_source(source, options)?;
+            mount::clone_fd(fd.as_fd(), options.recursive).map(|tree| Some(Source::Tree(tree)))
         }
         _ => Ok(None),
     })
@@ -250,7 +257,7 @@ fn bind(root: BorrowedFd<'_>, m: &Mount, options: &Options, opened: Option<Sourc
     let tree = match opened {
         Some(Source::Tree(tree)) => Ok(tree),
         Some(Source::Opened(fd)) => mount::clone_fd(fd.as_fd(), options.recursive),
-        None => mount::clone_tree(source, options.recursive),
+        None => open_source(source, options).and_then(|fd| mount::clone_fd(fd.as_fd(), options.recursive)),
     }
     .step(|| format!("open {}", source.display()))?;
     let stat = rustix::fs::fstat(tree.as_fd()).step(|| format!("stat {}", source.display()))?;

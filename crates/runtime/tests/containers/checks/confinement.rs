@@ -100,6 +100,31 @@ pub async fn links_cannot_lead_out(w: &World) {
     }
 }
 
+/// Whoever writes to a volume decides what its parts are until the moment that they are mounted.
+pub async fn parts_of_volumes(w: &World) {
+    let volume = w.dir.path().join("volume");
+    std::fs::create_dir_all(volume.join("real/part")).unwrap();
+    std::fs::write(volume.join("real/part/file"), "inside\n").unwrap();
+    std::fs::write(w.dir.path().join("secret"), "outside\n").unwrap();
+    let links = [("short", "real/part"), ("absolute", "/etc"), ("up", ".."), ("magic", "/proc/self/root")];
+    for (name, target) in links {
+        std::os::unix::fs::symlink(target, volume.join(name)).unwrap();
+    }
+    let spec = |part: &str| {
+        let mut spec = w.sh("cat /part/file; ls /part");
+        let option = format!("{}{part}", runtime::SUBPATH);
+        add_mount(&mut spec, defaults::bind(&volume, Path::new("/part"), &[&option]));
+        spec
+    };
+    for part in ["real/part", "short"] {
+        assert_eq!(w.output_of(&spec(part)).await, "inside\nfile\n", "{part}");
+    }
+    for part in ["absolute", "up", "up/secret", "magic/etc", "../volume", "none"] {
+        let e = w.runtime.create(&spec(part)).await.unwrap_err().to_string();
+        assert!(e.contains("at /part: open"), "{part}: {e}");
+    }
+}
+
 pub async fn nothing_leaks_in(w: &World) {
     // ls itself has the folder open.
     assert_eq!(w.out("ls /proc/self/fd | tr '\\n' ' '").await, "0 1 2 3 ");
