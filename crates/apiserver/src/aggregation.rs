@@ -19,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ApiServer;
 use crate::body::Body;
+use crate::callback::fetch;
 use crate::pipeline::Call;
-use crate::proxy::{Proof, Target, fetch, unverified};
+use crate::proxy::{Proof, Target, unverified};
 use crate::query::WriteOptions;
 use crate::registry::{Context, Modify};
 use crate::user::UserInfo;

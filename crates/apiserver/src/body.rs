@@ -21,6 +21,8 @@ pub enum Body {
     Full(Bytes),
     /// A list of encoded objects.
     List(ListBody),
+    /// Either of these, compressed while it is sent.
+    Gzip(Box<crate::compress::Gzip>),
     /// Chunks as they come.
     Stream(BoxStream<'static, Result<Bytes, BoxError>>),
     /// Another body's frames, passed on.
@@ -85,7 +87,8 @@ impl ListBody {
         self.done
     }
 
-    fn chunk(&mut self) -> Option<Bytes> {
+    /// The next part of the text.
+    pub(crate) fn chunk(&mut self) -> Option<Bytes> {
         if self.done {
             return None;
         }
@@ -134,6 +137,7 @@ impl http_body::Body for Body {
             Self::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::List(list) => Poll::Ready(list.chunk().map(|c| Ok(Frame::data(c)))),
+            Self::Gzip(gzip) => Poll::Ready(gzip.chunk().map(|c| c.map(Frame::data))),
             Self::Stream(stream) => {
                 stream.as_mut().poll_next(cx).map(|item| item.map(|chunk| chunk.map(Frame::data)))
             }
@@ -145,6 +149,7 @@ impl http_body::Body for Body {
         match self {
             Self::Full(bytes) => bytes.is_empty(),
             Self::List(list) => list.done,
+            Self::Gzip(gzip) => gzip.is_done(),
             Self::Stream(_) => false,
             Self::Proxied(body) => body.is_end_stream(),
         }
@@ -154,7 +159,7 @@ impl http_body::Body for Body {
         match self {
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::List(list) => SizeHint::with_exact(list.left),
-            Self::Stream(_) => SizeHint::default(),
+            Self::Gzip(_) | Self::Stream(_) => SizeHint::default(),
             Self::Proxied(body) => body.size_hint(),
         }
     }

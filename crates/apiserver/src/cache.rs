@@ -80,6 +80,11 @@ pub fn frame(word: &str, json: &[u8]) -> Bytes {
 }
 
 impl CacheEvent {
+    /// A change at `revision`.
+    pub fn new(change: Change, object: Arc<Object>, previous: Option<Arc<Object>>, revision: u64) -> Self {
+        Self { change, object, previous, revision, frames: Default::default(), gone: OnceLock::new() }
+    }
+
     /// What a watcher sees that only sees objects for which `matches` is true: a change into its view is an addition, a
     /// change out of it a deletion.
     pub fn seen_through(&self, matches: impl Fn(&Object) -> bool) -> Option<(Change, Arc<Object>)> {
@@ -263,14 +268,7 @@ impl State {
             }
         };
         self.ring_bytes += previous.as_ref().map_or(object.json().len(), |p| p.json().len());
-        self.ring.push_back(Arc::new(CacheEvent {
-            change,
-            object,
-            previous,
-            revision,
-            frames: Default::default(),
-            gone: OnceLock::new(),
-        }));
+        self.ring.push_back(Arc::new(CacheEvent::new(change, object, previous, revision)));
     }
 
     fn trim(&mut self) {

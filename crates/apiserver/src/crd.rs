@@ -3,7 +3,7 @@
 //!
 //! Driven by the cache's events of definitions; level-triggered: each pass looks at all definitions as they are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use api::kinds::crd::Structural;
@@ -14,9 +14,10 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::ApiServer;
+use crate::conversion::Converter;
 use crate::query::WriteOptions;
 use crate::registry::{Context, DeleteOptions, Modify};
-use crate::resource::Kinds;
+use crate::resource::{Custom, Kinds};
 use crate::user::UserInfo;
 
 const GROUP: &str = "apiextensions.k8s.io";
@@ -61,13 +62,13 @@ pub fn prepare(crd: &mut Value) {
 }
 
 /// The rules of a custom kind.
-struct Custom {
+struct Rules {
     schema: Option<Arc<Structural>>,
     scale: Option<api::kinds::ScalePaths>,
     selectable: Vec<std::borrow::Cow<'static, str>>,
 }
 
-impl api::Strategy for Custom {
+impl api::Strategy for Rules {
     fn default(&self, obj: &mut Value) {
         if let Some(schema) = &self.schema {
             schema.fill_in(obj);
@@ -107,15 +108,26 @@ impl api::Strategy for Custom {
 
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
-/// The kind that a definition makes.
+/// The kind that a definition makes, as it is stored.
 pub fn kind_of(crd: &Value) -> Option<Kind> {
+    let storage = list(crd, "/spec/versions").find(|v| v.get("storage") == Some(&json!(true)))?;
+    kind_in(crd, text(storage, "/name"), &schemas(crd))
+}
+
+/// The compiled schemas of all versions, in their order.
+fn schemas(crd: &Value) -> Vec<VersionSchema> {
+    list(crd, "/spec/versions").map(schema_of).collect()
+}
+
+/// The kind that a definition makes, as if `version` were the one in which it is stored.
+fn kind_in(crd: &Value, version: &str, schemas: &[VersionSchema]) -> Option<Kind> {
     let group = text(crd, "/spec/group").to_owned();
     let names = crd.pointer("/spec/names")?;
     let plural = text(names, "/plural").to_owned();
-    let storage = list(crd, "/spec/versions").find(|v| v.get("storage") == Some(&json!(true)))?;
-    let webhook = text(crd, "/spec/conversion/strategy") == "Webhook";
+    let at = list(crd, "/spec/versions").find(|v| text(v, "/name") == version)?;
     let versions: Vec<Version> = list(crd, "/spec/versions")
-        .map(|v| {
+        .zip(schemas)
+        .map(|(v, schema)| {
             let name = text(v, "/name").to_owned();
             let mut subresources = Vec::new();
             if v.pointer("/subresources/status").is_some() {
@@ -141,20 +153,19 @@ pub fn kind_of(crd: &Value) -> Option<Kind> {
                 group: group.clone(),
                 version: name,
                 served: v.get("served") == Some(&json!(true)),
-                schema: schema_of(v),
+                schema: schema.clone(),
                 verbs: VERBS.to_vec(),
                 subresources,
-                conversion: if webhook { Conversion::Webhook } else { Conversion::Identity },
+                conversion: Conversion::Identity,
                 deprecation: deprecated.then_some(warning),
             }
         })
         .collect();
-    let stored = versions.iter().find(|v| v.version == text(storage, "/name"));
-    let schema = match stored.map(|v| &v.schema) {
+    let schema = match versions.iter().find(|v| v.version == version).map(|v| &v.schema) {
         Some(VersionSchema::Structural(s)) => Some(s.clone()),
         _ => None,
     };
-    let columns: Vec<PathColumn> = list(storage, "/additionalPrinterColumns")
+    let columns: Vec<PathColumn> = list(at, "/additionalPrinterColumns")
         .map(|c| PathColumn {
             name: text(c, "/name").to_owned(),
             kind: text(c, "/type").to_owned(),
@@ -168,7 +179,7 @@ pub fn kind_of(crd: &Value) -> Option<Kind> {
             path: text(c, "/jsonPath").to_owned(),
         })
         .collect();
-    let scale = storage.pointer("/subresources/scale").map(|s| {
+    let scale = at.pointer("/subresources/scale").map(|s| {
         let path = |f: &str| text(s, f).trim_start_matches('.').to_owned();
         let selector = path("/labelSelectorPath");
         api::kinds::ScalePaths {
@@ -177,7 +188,7 @@ pub fn kind_of(crd: &Value) -> Option<Kind> {
             selector: (!selector.is_empty()).then(|| selector.into()),
         }
     });
-    let selectable = list(storage, "/selectableFields")
+    let selectable = list(at, "/selectableFields")
         .map(|f| text(f, "/jsonPath").trim_start_matches('.').to_owned().into())
         .collect();
     let singular = match text(names, "/singular") {
@@ -190,7 +201,7 @@ pub fn kind_of(crd: &Value) -> Option<Kind> {
     };
     Some(Kind {
         group,
-        version: text(storage, "/name").to_owned(),
+        version: version.to_owned(),
         kind: text(names, "/kind").to_owned(),
         list_kind,
         plural,
@@ -200,7 +211,7 @@ pub fn kind_of(crd: &Value) -> Option<Kind> {
         namespaced: text(crd, "/spec/scope") == "Namespaced",
         versions,
         columns: if columns.is_empty() { Columns::Default } else { Columns::Paths(columns.into()) },
-        strategy: Arc::new(Custom { schema, scale, selectable }),
+        strategy: Arc::new(Rules { schema, scale, selectable }),
         custom: true,
     })
 }
@@ -350,34 +361,54 @@ pub async fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
     });
 }
 
+/// The kind of a definition in each of its versions, and what converts between them.
+fn custom_of(server: &Arc<ApiServer>, crd: &Value) -> Option<Custom> {
+    let storage = list(crd, "/spec/versions").find(|v| v.get("storage") == Some(&json!(true)))?;
+    let schemas = schemas(crd);
+    let names = list(crd, "/spec/versions").map(|v| text(v, "/name"));
+    let versions: HashMap<String, Arc<Kind>> =
+        names.filter_map(|name| Some((name.to_owned(), Arc::new(kind_in(crd, name, &schemas)?)))).collect();
+    let stored = versions.get(text(storage, "/name"))?.clone();
+    let schemas = stored.versions.iter().map(|v| (v.api_version(), v.schema.clone())).collect();
+    let converter = Converter::new(Arc::downgrade(server), crd, stored.api_version(), schemas);
+    let converter = Arc::new(converter);
+    Some(Custom { stored, versions, converter })
+}
+
 /// Puts the kinds of all established definitions beside the built-in ones.
 fn serve(server: &Arc<ApiServer>, crds: &[Arc<Object>]) {
     let before = server.kinds.load();
     let mut all = api::kinds::all().to_vec();
     let mut stops = HashMap::new();
+    let mut custom = HashMap::new();
+    let mut kept_ones = HashSet::new();
     let mut generations = Vec::new();
     for crd in crds.iter().filter(|c| is_true(c.value(), "Established")) {
         let generation = (crd.uid().to_owned(), api::meta::generation(crd.value()));
         let name = crd.name().to_owned();
         // A kind whose definition has not changed is the same kind: watches go on.
-        let kept = before.generations.contains(&generation).then(|| {
-            before.all.iter().find(|k| k.custom && format!("{}.{}", k.plural, k.group) == name).cloned()
-        });
-        let stop = before.stops.get(&name).filter(|_| matches!(kept, Some(Some(_)))).cloned();
-        let Some(kind) = kept.flatten().or_else(|| kind_of(crd.value()).map(Arc::new)) else { continue };
-        all.push(kind);
+        let kept = before.custom.get(&name).filter(|_| before.generations.contains(&generation)).cloned();
+        let stop = before.stops.get(&name).filter(|_| kept.is_some()).cloned();
+        let Some(made) = kept.or_else(|| custom_of(server, crd.value()).map(Arc::new)) else { continue };
+        if stop.is_some() {
+            kept_ones.insert(name.clone());
+        }
+        all.push(made.stored.clone());
+        custom.insert(name.clone(), made);
         stops.insert(name, stop.unwrap_or_else(|| server.shutdown.child_token()));
         generations.push(generation);
     }
     if generations == before.generations && before.all.len() == all.len() {
         return;
     }
+    // Whoever watches a kind that is another one now starts over, as with upstream.
     for (name, stop) in &before.stops {
-        if !stops.contains_key(name) {
+        if !kept_ones.contains(name) {
             stop.cancel();
         }
     }
     let mut kinds = Kinds::new(all);
+    kinds.custom = custom;
     kinds.stops = stops;
     kinds.generations = generations;
     server.kinds.store(Arc::new(kinds));

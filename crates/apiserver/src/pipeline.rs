@@ -47,15 +47,18 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("")
 }
 
-/// Reads a body whole, up to the limit.
+/// Reads a body whole, up to the limit. One that says that it is longer is not read at all.
 pub async fn collect(payload: Payload) -> Result<Bytes, Status> {
+    let too_large = || Status::too_large(format!("Request entity too large: limit is {MAX_BODY}"));
     match payload {
+        Payload::Bytes(bytes) if bytes.len() > MAX_BODY => Err(too_large()),
         Payload::Bytes(bytes) => Ok(bytes),
+        Payload::Incoming(body) if http_body::Body::size_hint(&body).lower() > MAX_BODY as u64 => {
+            Err(too_large())
+        }
         Payload::Incoming(body) => match Limited::new(body, MAX_BODY).collect().await {
             Ok(whole) => Ok(whole.to_bytes()),
-            Err(e) if e.is::<http_body_util::LengthLimitError>() => {
-                Err(Status::too_large(format!("Request entity too large: limit is {MAX_BODY}")))
-            }
+            Err(e) if e.is::<http_body_util::LengthLimitError>() => Err(too_large()),
             Err(e) => Err(Status::bad_request(format!("the request's body broke off: {e}"))),
         },
     }
@@ -98,6 +101,7 @@ impl ApiServer {
             info.name = name;
         }
         let head = request.method() == Method::HEAD;
+        let gzip = !head && crate::compress::accepted(request.headers());
         let started = tokio::time::Instant::now();
         let (verb, resource) = (info.verb, info.resource.clone());
         let answer = match crate::socket::asked(&mut request, &info) {
@@ -108,6 +112,9 @@ impl ApiServer {
             }
         };
         let mut response = answer.unwrap_or_else(|status| render_status(&status));
+        if gzip {
+            response = crate::compress::compress(response);
+        }
         self.metrics.count(verb, &resource, response.status().as_u16(), started.elapsed());
         if head {
             *response.body_mut() = Body::default();

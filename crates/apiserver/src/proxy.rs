@@ -35,7 +35,7 @@ const HOP: [HeaderName; 6] = [
 /// Makes connections to kubelets.
 pub struct Dialer(tokio_rustls::TlsConnector);
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// How the peer is to prove who it is.
@@ -93,7 +93,7 @@ impl Dialer {
 }
 
 /// Connects to a host, with TLS under the given server name if asked to.
-async fn dial(
+pub(crate) async fn dial(
     host: &str,
     port: u16,
     tls: Option<(&tokio_rustls::TlsConnector, &str)>,
@@ -125,72 +125,6 @@ pub(crate) fn unverified(identity: Option<&pki::Identity>) -> tokio_rustls::TlsC
         builder.clone().with_client_auth_cert(chain.ok()?, key).ok()
     });
     tokio_rustls::TlsConnector::from(Arc::new(shown.unwrap_or_else(|| builder.with_no_client_auth())))
-}
-
-/// Reads a JSON document of a peer.
-pub(crate) async fn fetch(
-    host: &str,
-    port: u16,
-    proof: &Proof,
-    path: &str,
-    headers: HeaderMap,
-) -> Result<Value, String> {
-    let tls = match proof {
-        Proof::Named(connector, name) => Some((connector, name.as_str())),
-        _ => None,
-    };
-    let stream = dial(host, port, tls).await.map_err(|e| e.to_string())?;
-    let mut request = Request::get(path)
-        .header(header::HOST, format!("{host}:{port}"))
-        .header(header::ACCEPT, "application/json")
-        .body(Full::new(bytes::Bytes::new()))
-        .map_err(|e| e.to_string())?;
-    request.headers_mut().extend(headers);
-    exchange(stream, request).await
-}
-
-/// One request with a JSON answer.
-async fn exchange(stream: Box<dyn Stream>, request: Request<Full<bytes::Bytes>>) -> Result<Value, String> {
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
-    tokio::spawn(connection);
-    let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
-    let code = response.status();
-    let limited = http_body_util::Limited::new(response.into_body(), 3 << 20);
-    let body = limited.collect().await.map_err(|e| e.to_string())?.to_bytes();
-    if !code.is_success() {
-        return Err(format!("the server answered {code}"));
-    }
-    serde_json::from_slice(&body).map_err(|e| e.to_string())
-}
-
-/// Where a webhook listens, and who may answer there.
-pub(crate) struct Callback {
-    /// Address.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-    /// Path and query.
-    pub path: String,
-    /// The name its certificate must bear.
-    pub name: String,
-    /// The authorities that may have signed it, PEM.
-    pub authority: String,
-}
-
-/// Posts a JSON document to a webhook and reads the JSON answer.
-pub(crate) async fn post(to: &Callback, document: &Value) -> Result<Value, String> {
-    let config = pki::client_config(&to.authority, None).map_err(|e| e.to_string())?;
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let stream = dial(&to.host, to.port, Some((&connector, &to.name))).await.map_err(|e| e.to_string())?;
-    let request = Request::post(&to.path)
-        .header(header::HOST, &to.name)
-        .header(header::CONTENT_TYPE, "application/json")
-        .header(header::ACCEPT, "application/json")
-        .header(header::USER_AGENT, "kube-apiserver-admission")
-        .body(Full::new(bytes::Bytes::from(api::object::encode(document))))
-        .map_err(|e| e.to_string())?;
-    exchange(stream, request).await
 }
 
 impl ApiServer {

@@ -12,6 +12,7 @@ use http::{Method, Response, StatusCode};
 
 use crate::ApiServer;
 use crate::body::Body;
+use crate::conversion::Converter;
 use crate::negotiate::{Accept, accept, accept_plain};
 use crate::pipeline::{Call, Payload, add_warnings, code_of, collect};
 use crate::query::{ListOptions, WriteOptions};
@@ -28,10 +29,33 @@ pub struct Kinds {
     /// All of them.
     pub all: Vec<Arc<Kind>>,
     by_path: HashMap<(String, String, String), (usize, usize)>,
+    /// Custom kinds as they are worked on, by the name of their definition.
+    pub(crate) custom: HashMap<String, Arc<Custom>>,
     /// Ends the watches of kinds that are no longer served.
     pub(crate) stops: HashMap<String, tokio_util::sync::CancellationToken>,
     /// Which state of which definitions the custom kinds were made of.
     pub(crate) generations: Vec<(String, i64)>,
+}
+
+/// A custom kind in each of its versions, and what converts between them.
+#[derive(Debug)]
+pub(crate) struct Custom {
+    /// The kind as it is stored.
+    pub(crate) stored: Arc<Kind>,
+    /// By version: the kind as if that were the one it is stored in, with that version's rules and columns.
+    pub(crate) versions: HashMap<String, Arc<Kind>>,
+    pub(crate) converter: Arc<Converter>,
+}
+
+/// A kind that is served at a path.
+#[derive(Debug)]
+pub struct Found {
+    /// The kind.
+    pub kind: Arc<Kind>,
+    /// The index of the version among the kind's.
+    pub version: usize,
+    /// What brings its objects into that version, if it is a custom one.
+    pub converter: Option<Arc<Converter>>,
 }
 
 impl Kinds {
@@ -46,10 +70,18 @@ impl Kinds {
         Self { all, by_path, ..Self::default() }
     }
 
-    /// The kind served at a path, and the index of the version.
-    pub fn find(&self, group: &str, version: &str, resource: &str) -> Option<(Arc<Kind>, usize)> {
+    /// The kind served at a path.
+    pub fn find(&self, group: &str, version: &str, resource: &str) -> Option<Found> {
         let key = (group.to_owned(), version.to_owned(), resource.to_owned());
-        self.by_path.get(&key).map(|(i, j)| (self.all[*i].clone(), *j))
+        let (i, j) = *self.by_path.get(&key)?;
+        let kind = &self.all[i];
+        if kind.custom
+            && let Some(custom) = self.custom.get(&format!("{resource}.{group}"))
+            && let Some(kind) = custom.versions.get(version)
+        {
+            return Some(Found { kind: kind.clone(), version: j, converter: Some(custom.converter.clone()) });
+        }
+        Some(Found { kind: kind.clone(), version: j, converter: None })
     }
 
     /// The kind stored under a group and resource.
@@ -143,7 +175,7 @@ impl ApiServer {
     pub(crate) async fn resource(self: &Arc<Self>, call: Call) -> Result<Response<Body>, Status> {
         let info = call.info.clone();
         let found = self.kinds.load().find(&info.group, &info.version, &info.resource);
-        let Some((kind, version)) = found else {
+        let Some(Found { kind, version, converter }) = found else {
             return self.elsewhere(call).await;
         };
         if info.subresource.is_empty() && kind.namespaced == info.namespace.is_empty() {
@@ -174,7 +206,15 @@ impl ApiServer {
         })?;
         let mut warnings = Vec::new();
         warnings.extend(kind.versions[version].deprecation.clone());
-        let cx = Context { user: call.user.clone(), info, kind, version, agent: agent(&call), warnings };
+        let cx = Context {
+            user: call.user.clone(),
+            info,
+            kind,
+            version,
+            converter,
+            agent: agent(&call),
+            warnings,
+        };
         let mut r = Resolved { cx, accept, include, call };
         let answer = if r.cx.info.subresource.is_empty() {
             self.itself(&mut r).await

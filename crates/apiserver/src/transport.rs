@@ -18,6 +18,7 @@ use crate::path::RequestInfo;
 use crate::pipeline::{Payload, Peer};
 use crate::query::{ListOptions, VersionMatch};
 use crate::registry::{Context, WatchItem, bookmark_object, is_plain, value_in, watch_stream};
+use crate::resource::Found;
 use crate::user::UserInfo;
 
 /// See the module.
@@ -35,7 +36,7 @@ impl InProcess {
     }
 
     fn context(&self, gvr: &Gvr, ns: Option<&str>, verb: &'static str) -> client::Result<Context> {
-        let (kind, version) = self
+        let Found { kind, version, converter } = self
             .server
             .kinds
             .load()
@@ -55,6 +56,7 @@ impl InProcess {
             info,
             kind,
             version,
+            converter,
             agent: "tug".into(),
             warnings: Vec::new(),
         };
@@ -88,6 +90,13 @@ async fn whole(body: Body) -> client::Result<Bytes> {
     match body {
         Body::Full(bytes) => Ok(bytes),
         Body::List(list) => Ok(list.collect()),
+        Body::Gzip(mut gzip) => {
+            let mut out = BytesMut::new();
+            while let Some(chunk) = gzip.chunk() {
+                out.extend_from_slice(&chunk.map_err(|e| Error::Transport(e.to_string()))?);
+            }
+            Ok(out.freeze())
+        }
         Body::Stream(mut stream) => {
             let mut out = BytesMut::new();
             while let Some(chunk) = stream.next().await {

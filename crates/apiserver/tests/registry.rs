@@ -294,3 +294,34 @@ async fn services_have_addresses_and_ports() {
     let kubernetes = c.get(&format!("{services}/kubernetes")).await.value;
     assert_eq!(kubernetes["spec"]["clusterIP"], "10.96.0.1");
 }
+
+#[tokio::test]
+async fn large_answers_are_compressed_for_who_takes_it() {
+    use std::io::Read;
+    let c = Cluster::start().await;
+    let plain = async |path: &str| c.get(path).await.response.into_body();
+    let zipped = async |path: &str, accept: &str| {
+        let headers = [("accept-encoding", "br, gzip"), ("accept", accept)];
+        c.call(Method::GET, path, &headers, "").await.response
+    };
+    for i in 0..300 {
+        let data = json!({"x": format!("{i}-").repeat(200)});
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("m{i}")}, "data": data});
+        assert_eq!(c.post(MAPS, map).await.code, 201);
+    }
+    let whole = plain(MAPS).await;
+    let small = zipped(MAPS, "application/json").await;
+    assert_eq!(small.headers()["content-encoding"], "gzip");
+    assert_eq!(small.headers()["vary"], "Accept-Encoding");
+    assert!(small.body().len() * 4 < whole.len(), "{} of {}", small.body().len(), whole.len());
+    let mut out = Vec::new();
+    flate2::read::GzDecoder::new(&small.body()[..]).read_to_end(&mut out).unwrap();
+    assert_eq!(out, whole);
+    let yaml = zipped(MAPS, "application/yaml").await;
+    assert_eq!(yaml.headers()["content-encoding"], "gzip");
+    // One object is not worth it, nor is a list that nobody wants compressed.
+    assert!(
+        zipped(&format!("{MAPS}/m0"), "application/json").await.headers().get("content-encoding").is_none()
+    );
+    assert!(c.get(MAPS).await.response.headers().get("content-encoding").is_none());
+}

@@ -38,6 +38,8 @@ const MAX_LEVELS: usize = 120;
 const MAX_NESTING: usize = 200;
 /// How many operands a chain of operators may have.
 const MAX_CHAIN: usize = 400;
+/// What the conditions of webhooks speak of.
+const CONDITION_VARIABLES: [&str; 3] = ["object", "oldObject", "request"];
 /// How long a message that an expression makes may be.
 const MAX_MESSAGE: usize = 5 * 1024;
 
@@ -101,6 +103,21 @@ impl Program {
         *budget -= given - call;
         outcome
     }
+}
+
+/// What is wrong with the condition of a webhook, before it has ever run.
+pub fn check_condition(source: &str) -> Result<(), String> {
+    let program = Program::parse(source).map_err(|e| format!("compilation failed: {e}"))?;
+    let variables = CONDITION_VARIABLES.map(|name| (name, Ty::Any)).to_vec();
+    let mut checker = Checker::new(&program.source, variables);
+    let seen = checker.look(&program.tree);
+    if !checker.errors.is_empty() {
+        return Err(format!("compilation failed: {}", checker.errors.join("\n")));
+    }
+    if !seen.ty.is("bool") {
+        return Err("must evaluate to bool".into());
+    }
+    Ok(())
 }
 
 /// How deep the tree of a text gets at most, roughly: brackets, runs of prefix operators, conditionals, and chains of

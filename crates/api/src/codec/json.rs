@@ -7,8 +7,20 @@ use serde_json::Value;
 
 use crate::Map;
 
+/// How many lists and objects may be inside one another: what can be written can be read again.
+pub const MAX_DEPTH: usize = 127;
+
+/// Whether a value nests no deeper than `levels`.
+pub fn nests_within(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Array(list) => levels > 0 && list.iter().all(|v| nests_within(v, levels - 1)),
+        Value::Object(map) => levels > 0 && map.values().all(|v| nests_within(v, levels - 1)),
+        _ => true,
+    }
+}
+
 /// Parses JSON. The second part of the answer names the fields that occur twice (the last one counts), as
-/// `spec.containers[0].image`. Nesting beyond serde_json's limit of 128 is an error.
+/// `spec.containers[0].image`. Nesting beyond [`MAX_DEPTH`] is an error.
 pub fn parse(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
     let mut duplicates = Vec::new();
     let mut de = serde_json::Deserializer::from_slice(bytes);
@@ -100,5 +112,15 @@ mod tests {
         assert_eq!(duplicates, ["a.b[0].c", "a.b[0][0].x", "a.b", "a"]);
         assert!(parse(b"{} x").is_err());
         assert!(parse(&b"[".repeat(10_000)).is_err());
+    }
+
+    #[test]
+    fn what_may_be_written_can_be_read() {
+        let nested = |n: usize| (0..n).fold(serde_json::json!(1), |v, _| serde_json::json!([v]));
+        for n in [0, 1, MAX_DEPTH, MAX_DEPTH + 1] {
+            let text = crate::object::encode(&nested(n));
+            assert_eq!(parse(&text).is_ok(), n <= MAX_DEPTH, "{n}");
+            assert_eq!(nests_within(&nested(n), MAX_DEPTH), n <= MAX_DEPTH, "{n}");
+        }
     }
 }

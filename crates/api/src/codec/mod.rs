@@ -118,7 +118,7 @@ pub fn check(
 }
 
 /// Takes out of a value what the schema does not have, and says what that was, as paths.
-pub(crate) fn prune(value: &mut Value, schema: Schema<'_>) -> Vec<String> {
+pub fn prune(value: &mut Value, schema: Schema<'_>) -> Vec<String> {
     // `apiVersion` and `kind` are fields of every schema; what is of a wrong type is for validation to refuse.
     let mut unknown = Vec::new();
     let _ = check::fit(value, schema, &mut unknown);

@@ -8,8 +8,12 @@ use crate::Status;
 pub fn decode(bytes: &[u8]) -> Result<Value, Status> {
     let text = std::str::from_utf8(bytes)
         .map_err(|e| Status::bad_request(format!("error converting YAML to JSON: {e}")))?;
-    serde_saphyr::from_str(text)
-        .map_err(|e| Status::bad_request(format!("error converting YAML to JSON: yaml: {e}")))
+    let value = serde_saphyr::from_str(text)
+        .map_err(|e| Status::bad_request(format!("error converting YAML to JSON: yaml: {e}")))?;
+    if !super::json::nests_within(&value, super::json::MAX_DEPTH) {
+        return Err(Status::bad_request("error converting YAML to JSON: yaml: nested too deeply"));
+    }
+    Ok(value)
 }
 
 /// Encodes a value.

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::common::*;
 use super::registry::{Decl, PLAIN};
+use super::webhook::{check_client, check_reviews};
 use super::{Conversion, Strategy};
 use crate::field::{ErrorList, Path};
 use crate::{Map, meta, validate};
@@ -147,12 +148,14 @@ impl Strategy for Definition {
         let at = path.child("conversion");
         one_of(&mut errors, &at.child("strategy"), &conversion["strategy"], &["None", "Webhook"]);
         if conversion["strategy"] == "Webhook" {
-            if conversion["webhook"]["clientConfig"].is_null() {
+            let webhook = &conversion["webhook"];
+            if webhook["clientConfig"].is_null() {
                 errors.required(&at.child("webhookClientConfig"), "required when strategy is set to Webhook");
+            } else {
+                check_client(&mut errors, &at.child("webhookClientConfig"), &webhook["clientConfig"]);
             }
-            if empty(&conversion["webhook"]["conversionReviewVersions"]) {
-                errors.required(&at.child("conversionReviewVersions"), "");
-            }
+            let reviews = &webhook["conversionReviewVersions"];
+            check_reviews(&mut errors, &at.child("conversionReviewVersions"), reviews);
         } else if !conversion["webhook"].is_null() {
             errors.forbidden(&at.child("webhook"), "should not be set when strategy is not set to Webhook");
         }

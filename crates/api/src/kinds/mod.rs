@@ -28,6 +28,7 @@ mod rules;
 mod service;
 mod strategy;
 mod volumes;
+mod webhook;
 
 pub use job::check_schedule;
 pub use podspec::qos_class;
@@ -146,8 +147,6 @@ pub enum Conversion {
         /// From the storage version.
         from_storage: fn(&mut Value),
     },
-    /// By the CRD's webhook, which is `apiserver`'s to call.
-    Webhook,
 }
 
 impl Version {
@@ -368,6 +367,7 @@ fn decls() -> Vec<&'static registry::Decl> {
         replicas::DECLS,
         service::DECLS,
         volumes::DECLS,
+        webhook::DECLS,
     ];
     groups.iter().flat_map(|g| g.iter()).collect()
 }

@@ -1,4 +1,4 @@
-//! Roles and bindings, certificate requests, admission configurations, APIServices.
+//! Roles and bindings, certificate requests, admission policies, APIServices.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -89,13 +89,6 @@ fn subjects_from_storage(obj: &mut Value) {
     }
 }
 
-const WEBHOOKS: Columns = Columns::Coded {
-    columns: &[Column::name(), Column::int("Webhooks"), Column::text("Age")],
-    cells: |o, now| vec![name_cell(o), json!(items(&o["webhooks"]).len()), age_cell(o, now)],
-};
-const OLD_WEBHOOKS: Conversion =
-    Conversion::Functions { to_storage: webhooks_to_storage, from_storage: |_| {} };
-
 pub(super) const DECLS: &[Decl] = &[
     Decl { resource: "roles", ..ROLE },
     Decl { resource: "clusterroles", ..ROLE },
@@ -154,24 +147,6 @@ pub(super) const DECLS: &[Decl] = &[
                 ]
             },
         },
-        ..PLAIN
-    },
-    Decl {
-        group: "admissionregistration.k8s.io",
-        resource: "mutatingwebhookconfigurations",
-        categories: &["api-extensions"],
-        strategy: || Arc::new(Webhooks { mutating: true }),
-        conversions: &[("admissionregistration.k8s.io", "v1beta1", OLD_WEBHOOKS)],
-        columns: WEBHOOKS,
-        ..PLAIN
-    },
-    Decl {
-        group: "admissionregistration.k8s.io",
-        resource: "validatingwebhookconfigurations",
-        categories: &["api-extensions"],
-        strategy: || Arc::new(Webhooks { mutating: false }),
-        conversions: &[("admissionregistration.k8s.io", "v1beta1", OLD_WEBHOOKS)],
-        columns: WEBHOOKS,
         ..PLAIN
     },
     Decl {
@@ -438,91 +413,6 @@ impl Strategy for SigningRequest {
 
     fn selectable_fields(&self) -> &[Cow<'static, str>] {
         CSR_FIELDS
-    }
-}
-
-struct Webhooks {
-    mutating: bool,
-}
-
-impl Strategy for Webhooks {
-    fn default(&self, obj: &mut Value) {
-        for hook in each(meta::as_map(obj), "webhooks") {
-            set_text(hook, "failurePolicy", "Fail");
-            set_text(hook, "matchPolicy", "Equivalent");
-            set(hook, "namespaceSelector", json!({}));
-            set(hook, "objectSelector", json!({}));
-            set(hook, "timeoutSeconds", 10);
-            if self.mutating {
-                set_text(hook, "reinvocationPolicy", "Never");
-            }
-            for rule in each(hook, "rules") {
-                set_text(rule, "scope", "*");
-            }
-            if let Some(service) = sub(hook, "clientConfig").and_then(|c| sub(c, "service")) {
-                set(service, "port", 443);
-            }
-        }
-    }
-
-    fn validate(&self, obj: &Value) -> ErrorList {
-        let mut errors = ErrorList::new();
-        let mut names: Vec<&str> = Vec::new();
-        for (i, hook) in items(&obj["webhooks"]).iter().enumerate() {
-            let at = Path::new("webhooks").index(i);
-            let name = text(&hook["name"]);
-            if name.split('.').count() < 3 || !validate::dns_subdomain(name).is_empty() {
-                errors.invalid_str(
-                    &at.child("name"),
-                    name,
-                    "should be a domain with at least three segments separated by dots",
-                );
-            }
-            if names.contains(&name) {
-                errors.duplicate(&at.child("name"), &hook["name"]);
-            }
-            names.push(name);
-            if empty(&hook["admissionReviewVersions"]) {
-                errors.required(&at.child("admissionReviewVersions"), "must specify one of v1, v1beta1");
-            }
-            one_of(&mut errors, &at.child("failurePolicy"), &hook["failurePolicy"], &["Fail", "Ignore"]);
-            one_of(&mut errors, &at.child("matchPolicy"), &hook["matchPolicy"], &["Equivalent", "Exact"]);
-            one_of(
-                &mut errors,
-                &at.child("sideEffects"),
-                &hook["sideEffects"],
-                &["None", "NoneOnDryRun", "Some", "Unknown"],
-            );
-            if !(1..=30).contains(&int(&hook["timeoutSeconds"])) {
-                errors.invalid(
-                    &at.child("timeoutSeconds"),
-                    &hook["timeoutSeconds"],
-                    "the timeout value must be between 1 and 30 seconds",
-                );
-            }
-            let config = &hook["clientConfig"];
-            if config["url"].is_null() == config["service"].is_null() {
-                errors.required(&at.child("clientConfig"), "exactly one of url or service is required");
-            }
-        }
-        errors
-    }
-
-    fn has_generation(&self) -> bool {
-        true
-    }
-}
-
-/// v1beta1 has defaults of its own.
-fn webhooks_to_storage(obj: &mut Value) {
-    for hook in each(meta::as_map(obj), "webhooks") {
-        set_text(hook, "failurePolicy", "Ignore");
-        set_text(hook, "matchPolicy", "Exact");
-        set_text(hook, "sideEffects", "Unknown");
-        set(hook, "timeoutSeconds", 30);
-        if hook.get("admissionReviewVersions").is_none_or(empty) {
-            hook.insert("admissionReviewVersions".to_owned(), json!(["v1beta1"]));
-        }
     }
 }
 

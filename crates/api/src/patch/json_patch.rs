@@ -4,9 +4,12 @@
 use serde_json::Value;
 
 use crate::Status;
+use crate::codec::json::{MAX_DEPTH, nests_within};
 
 /// More operations than this are refused, as upstream does.
 const MAX_OPERATIONS: usize = 10_000;
+/// How many bytes all copies of one patch may add up to: the size of the largest request, as upstream has it.
+const MAX_COPIED: usize = 3 << 20;
 
 /// Applies a JSON patch (an array of operations).
 pub fn json_patch(target: &Value, patch: &Value) -> Result<Value, Status> {
@@ -22,8 +25,9 @@ pub fn json_patch(target: &Value, patch: &Value) -> Result<Value, Status> {
         )));
     }
     let mut doc = target.clone();
+    let mut copied = 0;
     for operation in operations {
-        apply(&mut doc, operation).map_err(|why| {
+        apply(&mut doc, operation, &mut copied).map_err(|why| {
             Status::failure(
                 422,
                 "Invalid",
@@ -34,20 +38,29 @@ pub fn json_patch(target: &Value, patch: &Value) -> Result<Value, Status> {
     Ok(doc)
 }
 
-fn apply(doc: &mut Value, operation: &Value) -> Result<(), String> {
+fn apply(doc: &mut Value, operation: &Value, copied: &mut usize) -> Result<(), String> {
     let op = operation["op"].as_str().unwrap_or_default();
     let text = operation["path"].as_str().ok_or("operation without path")?;
     let path = pointer(text)?;
-    let value = || operation.get("value").cloned().unwrap_or(Value::Null);
+    let value = || operation.get("value").unwrap_or(&Value::Null);
     let from = || -> Result<Vec<String>, String> {
         pointer(operation["from"].as_str().ok_or("operation without from")?)
     };
+    // Each operation may put a deep value below the one before: what results is kept as shallow as what can be read.
+    let fits = |value: &Value| match nests_within(value, MAX_DEPTH.saturating_sub(path.len())) {
+        true => Ok(()),
+        false => Err(format!("{op} operation does not apply: \"{text}\" would be nested too deeply")),
+    };
     match op {
-        "add" => add(doc, &path, value()),
+        "add" => {
+            fits(value())?;
+            add(doc, &path, value().clone())
+        }
         "remove" => remove(doc, &path).map(|_| ()).ok_or_else(|| missing("remove", text)),
         "replace" => {
+            fits(value())?;
             let at = find(doc, &path).ok_or_else(|| missing("replace", text))?;
-            *at = value();
+            *at = value().clone();
             Ok(())
         }
         "move" => {
@@ -55,15 +68,24 @@ fn apply(doc: &mut Value, operation: &Value) -> Result<(), String> {
             if path.starts_with(&from) && path.len() > from.len() {
                 return Err("move operation into its own child".to_owned());
             }
+            fits(find(doc, &from).ok_or_else(|| missing("move", text))?)?;
             let moved = remove(doc, &from).ok_or_else(|| missing("move", text))?;
             add(doc, &path, moved)
         }
         "copy" => {
-            let copied = find(doc, &from()?).cloned().ok_or_else(|| missing("copy", text))?;
-            add(doc, &path, copied)
+            let found = find(doc, &from()?).ok_or_else(|| missing("copy", text))?;
+            fits(found)?;
+            *copied += crate::object::encoded_len(found);
+            if *copied > MAX_COPIED {
+                return Err(format!(
+                    "Unable to copy, the accumulated size increase of copy is {copied}, exceeding the limit {MAX_COPIED}"
+                ));
+            }
+            let copy = found.clone();
+            add(doc, &path, copy)
         }
         "test" => {
-            let is = find(doc, &path).cloned().unwrap_or(Value::Null);
+            let is = find(doc, &path).map_or(&Value::Null, |v| v);
             if is == value() { Ok(()) } else { Err(format!("testing value {text} failed")) }
         }
         other => Err(format!("Unexpected kind: {other}")),
@@ -79,6 +101,9 @@ fn pointer(text: &str) -> Result<Vec<String>, String> {
         return Ok(Vec::new());
     }
     let rest = text.strip_prefix('/').ok_or_else(|| format!("path \"{text}\" does not start with '/'"))?;
+    if rest.matches('/').count() > MAX_DEPTH {
+        return Err(format!("a path has more than {MAX_DEPTH} parts"));
+    }
     Ok(rest.split('/').map(|p| p.replace("~1", "/").replace("~0", "~")).collect())
 }
 
@@ -143,6 +168,21 @@ fn remove(doc: &mut Value, path: &[String]) -> Option<Value> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn patches_do_not_grow_without_bounds() {
+        let doubling: Vec<Value> =
+            (0..60).map(|i| json!({"op": "copy", "from": "", "path": format!("/{i}")})).collect();
+        let why = json_patch(&json!({"a": "x".repeat(100)}), &json!(doubling)).unwrap_err().message;
+        assert!(why.contains("Unable to copy, the accumulated size increase of copy is"), "{why}");
+        let nested = (0..100).fold(json!({}), |v, _| json!({"a": v}));
+        let inner = "/a".repeat(100);
+        let deeper = json!([{"op": "add", "path": "/a", "value": nested}, {"op": "add", "path": format!("{inner}/a"), "value": nested}]);
+        let why = json_patch(&json!({}), &deeper).unwrap_err().message;
+        assert!(why.contains("would be nested too deeply"), "{why}");
+        let long = json!([{"op": "test", "path": "/a".repeat(100_000), "value": 1}]);
+        assert_eq!(json_patch(&json!({}), &long).unwrap_err().code, 422);
+    }
 
     #[test]
     fn operations() {

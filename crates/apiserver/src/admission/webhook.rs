@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use super::{Operation, Plugin, Review};
-use crate::proxy::{Callback, post};
+use crate::callback::post;
 
 const GROUP: &str = "admissionregistration.k8s.io";
 const MUTATING: &str = "mutatingwebhookconfigurations";
@@ -171,33 +171,6 @@ fn request(r: &Review<'_>, hook: &Value, uid: &str) -> Value {
     json!({"kind": "AdmissionReview", "apiVersion": format!("admission.k8s.io/{version}"), "request": request})
 }
 
-fn callback(r: &Review<'_>, hook: &Value) -> Result<Callback, String> {
-    let config = hook.get("clientConfig").unwrap_or(&Value::Null);
-    let seconds = hook.get("timeoutSeconds").and_then(Value::as_i64).unwrap_or(10);
-    let bundle = STANDARD.decode(text(config, "/caBundle")).ok().and_then(|b| String::from_utf8(b).ok());
-    let authority =
-        bundle.filter(|b| !b.is_empty()).unwrap_or_else(|| r.server.options.pki.ca_pem().to_owned());
-    if let Some(service) = config.get("service").filter(|s| !s.is_null()) {
-        let (ns, name) = (text(service, "/namespace"), text(service, "/name"));
-        let port = service.get("port").and_then(Value::as_i64).unwrap_or(443);
-        let (host, number) =
-            r.server.endpoint_of(ns, name, Some(&port.to_string())).map_err(|s| s.message)?;
-        let path = format!("/{}?timeout={seconds}s", text(service, "/path").trim_start_matches('/'));
-        return Ok(Callback { host, port: number, path, name: format!("{name}.{ns}.svc"), authority });
-    }
-    let url: http::Uri = text(config, "/url").parse().map_err(|e| format!("{e}"))?;
-    let host = url.host().ok_or("the webhook's url has no host")?.to_owned();
-    let path = url.path_and_query().map_or("/", |p| p.as_str()).to_owned();
-    Ok(Callback { port: url.port_u16().unwrap_or(443), path, name: host.clone(), host, authority })
-}
-
-/// The URL that messages name: of a service its name, not the endpoint that was chosen.
-fn shown_url(hook: &Value, to: &Callback) -> String {
-    let service = hook.pointer("/clientConfig/service/port").and_then(Value::as_u64).unwrap_or(443);
-    let port = if text(hook, "/clientConfig/url").is_empty() { service } else { u64::from(to.port) };
-    format!("https://{}:{port}{}", to.name, to.path)
-}
-
 /// Whether all of a webhook's conditions hold. One that does not is enough; else one that cannot be told is an error.
 fn conditions_hold(hook: &Value, request: &Value) -> Result<bool, String> {
     let mut budget = api::cel::OBJECT_BUDGET;
@@ -245,12 +218,13 @@ async fn ask(r: &mut Review<'_>, hook: &Value) -> Result<Option<Value>, Status> 
         return Err(Status::bad_request(format!("admission webhook \"{name}\" does not support dry run")));
     }
     let seconds = hook.get("timeoutSeconds").and_then(Value::as_u64).unwrap_or(10);
-    let answer = match callback(r, hook) {
+    let config = hook.get("clientConfig").unwrap_or(&Value::Null);
+    let answer = match r.server.callback(config, seconds) {
         Ok(to) => {
             // A peer that never answers sends no event: its configuration says how long it may take.
             let answered = tokio::time::timeout(Duration::from_secs(seconds), post(&to, &review)).await;
             let answer = answered.unwrap_or_else(|_| Err("context deadline exceeded".to_owned()));
-            answer.map_err(|why| format!("Post \"{}\": {why}", shown_url(hook, &to)))
+            answer.map_err(|why| format!("Post \"{}\": {why}", to.shown))
         }
         Err(e) => Err(e),
     };

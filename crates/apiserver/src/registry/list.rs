@@ -99,7 +99,8 @@ impl ApiServer {
         {
             self.fresh(options.version).await?;
             let revision = self.cache.revision();
-            let items: Vec<_> = kind.get(&cx.key_of(name)).into_iter().filter(matches).collect();
+            let found = cx.all_seen(kind.get(&cx.key_of(name)).into_iter().collect()).await?;
+            let items: Vec<_> = found.into_iter().filter(matches).collect();
             return Ok(Listed { revision, items, ..Listed::default() });
         }
         let (revision, found) = match &options.token {
@@ -134,8 +135,12 @@ impl ApiServer {
                 }
             },
         };
+        // Selectors speak of the objects as the client sees them.
+        let all = labels.is_everything() && fields.is_everything();
+        let found = if all { found } else { cx.all_seen(found).await? };
         let total = found.len();
         if options.limit == 0 {
+            let found = cx.all_seen(found).await?;
             let items = found.into_iter().filter(matches).collect();
             return Ok(Listed { revision, items, ..Listed::default() });
         }
@@ -145,7 +150,7 @@ impl ApiServer {
                 let after = listed.items.last().map(key).unwrap_or_default();
                 listed.next = encode_token(revision, &after);
                 // With a selector nobody knows how many of the rest match.
-                if labels.is_everything() && fields.is_everything() {
+                if all {
                     listed.remaining = Some((total - i) as u64);
                 }
                 break;
@@ -154,6 +159,7 @@ impl ApiServer {
                 listed.items.push(object);
             }
         }
+        listed.items = cx.all_seen(listed.items).await?;
         Ok(listed)
     }
 

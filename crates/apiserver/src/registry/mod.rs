@@ -14,6 +14,7 @@ mod watch;
 
 use std::sync::Arc;
 
+use api::codec::json::{MAX_DEPTH, nests_within};
 use api::kinds::{Version, VersionSchema};
 use api::{Gvr, Kind, Object, Status, Value};
 use bytes::Bytes;
@@ -30,6 +31,7 @@ pub use watch::{WatchItem, bookmark_object, render_watch, watch_stream};
 
 use crate::ApiServer;
 use crate::cache::local_key;
+use crate::conversion::Converter;
 use crate::path::RequestInfo;
 use crate::query::WriteOptions;
 use crate::user::UserInfo;
@@ -48,6 +50,9 @@ pub struct Context {
     pub kind: Arc<Kind>,
     /// The index of the requested version among the kind's.
     pub version: usize,
+    /// What brings custom resources into that version, and into the one they are stored in; without it they are taken as
+    /// they are stored.
+    pub converter: Option<Arc<Converter>>,
     /// Who the fields written belong to if the request does not say: the program's name.
     pub agent: String,
     /// Warnings to send along.
@@ -81,7 +86,8 @@ impl Context {
             name: name.to_owned(),
             ..RequestInfo::default()
         };
-        Self { user, info, kind, version, agent: "kube-apiserver".into(), warnings: Vec::new() }
+        let agent = "kube-apiserver".into();
+        Self { user, info, kind, version, converter: None, agent, warnings: Vec::new() }
     }
 
     /// The key within the kind of the object the path names.
@@ -98,6 +104,31 @@ impl Context {
     /// Where the object lives: empty for cluster-scoped kinds, whatever the path says (of a namespace, itself).
     pub fn namespace(&self) -> &str {
         if self.kind.namespaced { &self.info.namespace } else { "" }
+    }
+
+    /// An object as it is stored, in the requested version.
+    pub async fn seen(&self, object: Arc<Object>) -> Result<Arc<Object>, Status> {
+        match &self.converter {
+            Some(converter) => converter.object(object, &self.version().api_version()).await,
+            None => Ok(object),
+        }
+    }
+
+    /// Several at once, which costs a webhook one call.
+    pub async fn all_seen(&self, objects: Vec<Arc<Object>>) -> Result<Vec<Arc<Object>>, Status> {
+        match &self.converter {
+            Some(converter) => converter.objects(objects, &self.version().api_version()).await,
+            None => Ok(objects),
+        }
+    }
+
+    /// What a conditional write found instead of what it expected.
+    async fn missed(&self, done: store::TxnResult) -> Missed {
+        let Some(object) = done.current.and_then(|kv| current(&kv)) else { return Missed::Conflict(None) };
+        match self.seen(object).await {
+            Ok(object) => Missed::Conflict(Some(object)),
+            Err(status) => Missed::Failed(status),
+        }
     }
 
     /// The manager of the fields this request writes.
@@ -131,13 +162,11 @@ impl ApiServer {
     /// The object the path names, as fresh as the last answered write.
     pub async fn get_object(&self, cx: &Context, name: &str) -> Result<Arc<Object>, Status> {
         self.cache.caught_up().await.map_err(store_failure)?;
-        self.cache
-            .kind(&cx.kind.group, &cx.kind.plural)
-            .get(&cx.key_of(name))
-            .ok_or_else(|| Status::not_found(&cx.gvr(), name))
+        let found = self.cache.kind(&cx.kind.group, &cx.kind.plural).get(&cx.key_of(name));
+        cx.seen(found.ok_or_else(|| Status::not_found(&cx.gvr(), name))?).await
     }
 
-    /// Stores `value` (storage version) if the key is as expected. The object that results is the one the cache gets too.
+    /// Stores `value` if the key is as expected. The object that results is the one the cache gets too.
     async fn put(
         &self,
         cx: &Context,
@@ -145,6 +174,20 @@ impl ApiServer {
         value: Value,
         expect: Expect,
     ) -> Result<Arc<Object>, Missed> {
+        // In the version of the request, if that is not the one that is stored.
+        let mut seen = None;
+        let value = match &cx.converter {
+            Some(converter) if cx.version().api_version() != converter.storage() => {
+                seen = Some(value.clone());
+                converter.to_storage(value).await.map_err(Missed::Failed)?
+            }
+            _ => value,
+        };
+        if !nests_within(&value, MAX_DEPTH) {
+            let why =
+                format!("{} \"{name}\" would be nested more than {MAX_DEPTH} levels deep", cx.kind.kind);
+            return Err(Missed::Failed(Status::bad_request(why)));
+        }
         let stored = api::object::encode_for_store(&value);
         if stored.len() > MAX_OBJECT {
             return Err(Missed::Failed(Status::too_large(format!(
@@ -160,11 +203,15 @@ impl ApiServer {
             Ok(done) if done.succeeded => {
                 let object = written.object(done.revision);
                 self.cache.settled(&stored, Some(done.revision));
+                if let Some(mut seen) = seen {
+                    api::object::set_revision(&mut seen, done.revision);
+                    return Ok(Object::from_value(seen));
+                }
                 object.ok_or_else(|| Missed::Failed(Status::internal("the object written cannot be read")))
             }
             Ok(done) => {
                 self.cache.settled(&stored, None);
-                Err(Missed::Conflict(done.current.and_then(|kv| current(&kv))))
+                Err(cx.missed(done).await)
             }
             Err(error) => {
                 self.cache.settled(&stored, None);
@@ -182,7 +229,7 @@ impl ApiServer {
                 self.cache.deleted(done.revision);
                 Ok(done.revision)
             }
-            Ok(done) => Err(Missed::Conflict(done.current.and_then(|kv| current(&kv)))),
+            Ok(done) => Err(cx.missed(done).await),
             Err(error) => Err(Missed::Failed(store_failure(error))),
         }
     }

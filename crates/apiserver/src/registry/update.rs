@@ -186,7 +186,7 @@ impl ApiServer {
             };
             api::patch::apply::track_update(Some(old.value()), &mut new, kind.schema(), writer);
         }
-        if same(&new, old.value()) {
+        if same(&new, old.value()) && !self.is_stored_otherwise(cx, how.name) {
             return Ok(old.clone());
         }
         if how.options.dry_run {
@@ -202,6 +202,16 @@ impl ApiServer {
             self.cache.wait_for(object.revision()).await;
         }
         Ok(object)
+    }
+}
+
+impl ApiServer {
+    /// Whether the object is still stored in another version than its definition says now: then even a write that changes
+    /// nothing is one, by which storage is migrated.
+    fn is_stored_otherwise(&self, cx: &Context, name: &str) -> bool {
+        let Some(converter) = &cx.converter else { return false };
+        let stored = self.cache.kind(&cx.kind.group, &cx.kind.plural).get(&cx.key_of(name));
+        stored.is_some_and(|o| o.api_version() != converter.storage())
     }
 }
 

@@ -19,6 +19,7 @@ use super::{Context, parse_selectors};
 use crate::ApiServer;
 use crate::body::{Body, BoxError};
 use crate::cache::{Change, Expired, Watcher, frame};
+use crate::conversion::Converter;
 use crate::negotiate::{Accept, Form};
 use crate::query::{ListOptions, VersionMatch};
 
@@ -51,6 +52,8 @@ struct State {
     ends: Instant,
     done: bool,
     framed: bool,
+    /// Of custom resources: what brings them into the version of the watch, and that version.
+    converter: Option<(Arc<Converter>, String)>,
     /// Told when the kind stops being served, or the server stops.
     stop: tokio_util::sync::CancellationToken,
 }
@@ -80,6 +83,16 @@ impl State {
                 events = self.watcher.next() => Some(events),
                 () = tokio::time::sleep_until(wake) => None,
                 () = self.stop.cancelled() => return None,
+            };
+            let events = match (events, &self.converter) {
+                (Some(Ok(events)), Some((converter, to))) => match converter.events(events, to).await {
+                    Ok(events) => Some(Ok(events)),
+                    Err(status) => {
+                        self.ready.push_back(WatchItem::Failed(status));
+                        continue;
+                    }
+                },
+                (events, _) => events,
             };
             match events {
                 Some(Ok(events)) => {
@@ -138,7 +151,7 @@ pub async fn watch_stream(
     let watcher = if initial {
         let (snapshot, watcher) = server.cache.list_and_watch(kind, &namespace);
         initial_revision = snapshot.revision;
-        initial_items = snapshot.items;
+        initial_items = cx.all_seen(snapshot.items).await?;
         watcher
     } else {
         let after = match options.version {
@@ -170,6 +183,7 @@ pub async fn watch_stream(
         ends: base::clock::later(now, timeout),
         done: false,
         framed,
+        converter: cx.converter.clone().map(|c| (c, cx.version().api_version())),
         stop: server.stop_of(&cx.kind),
     };
     for object in initial_items {

@@ -5,6 +5,8 @@
     reason = "each test binary uses a part of it; a test fails by panicking"
 )]
 
+pub mod hook;
+
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,6 +24,7 @@ pub struct Cluster {
     pub server: Arc<ApiServer>,
     pub admin: Client,
     pub pki: Arc<pki::Pki>,
+    pub store: Arc<dyn store::Store>,
     shutdown: CancellationToken,
     _dir: tempfile::TempDir,
 }
@@ -61,12 +64,12 @@ impl Cluster {
     pub async fn start_with(store: Arc<dyn store::Store>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let pki = pki::Pki::open(&dir.path().join("pki")).unwrap();
-        let mut options = Options::new(instance(dir.path()), store, pki.clone());
+        let mut options = Options::new(instance(dir.path()), store.clone(), pki.clone());
         options.listen = ([127, 0, 0, 1], 0).into();
         let shutdown = CancellationToken::new();
         let server = ApiServer::start(options, shutdown.clone()).await.unwrap();
         let admin = Client::new(server.transport(UserInfo::master("admin")));
-        Self { server, admin, pki, shutdown, _dir: dir }
+        Self { server, admin, pki, store, shutdown, _dir: dir }
     }
 
     pub fn as_user(&self, user: UserInfo) -> Arc<dyn Transport> {

@@ -1,0 +1,368 @@
+//! Configurations of admission webhooks, and how a webhook of any kind is reached.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::common::*;
+use super::registry::{Decl, PLAIN};
+use super::{Conversion, Strategy};
+use crate::field::{ErrorList, Path};
+use crate::{cel, meta, validate};
+
+const COLUMNS: Columns = Columns::Coded {
+    columns: &[Column::name(), Column::int("Webhooks"), Column::text("Age")],
+    cells: |o, now| vec![name_cell(o), json!(items(&o["webhooks"]).len()), age_cell(o, now)],
+};
+const OLD: Conversion = Conversion::Functions { to_storage, from_storage: |_| {} };
+const PLAIN_HOOKS: Decl = Decl {
+    group: "admissionregistration.k8s.io",
+    categories: &["api-extensions"],
+    conversions: &[("admissionregistration.k8s.io", "v1beta1", OLD)],
+    columns: COLUMNS,
+    ..PLAIN
+};
+
+pub(super) const DECLS: &[Decl] = &[
+    Decl {
+        resource: "mutatingwebhookconfigurations",
+        strategy: || Arc::new(Webhooks { mutating: true }),
+        ..PLAIN_HOOKS
+    },
+    Decl {
+        resource: "validatingwebhookconfigurations",
+        strategy: || Arc::new(Webhooks { mutating: false }),
+        ..PLAIN_HOOKS
+    },
+];
+
+/// The versions of AdmissionReview and ConversionReview that the server speaks.
+const REVIEWS: [&str; 2] = ["v1", "v1beta1"];
+/// How many conditions a webhook may have.
+const MAX_CONDITIONS: usize = 64;
+
+struct Webhooks {
+    mutating: bool,
+}
+
+impl Strategy for Webhooks {
+    fn default(&self, obj: &mut Value) {
+        for hook in each(meta::as_map(obj), "webhooks") {
+            set_text(hook, "failurePolicy", "Fail");
+            set_text(hook, "matchPolicy", "Equivalent");
+            set(hook, "namespaceSelector", json!({}));
+            set(hook, "objectSelector", json!({}));
+            set(hook, "timeoutSeconds", 10);
+            if self.mutating {
+                set_text(hook, "reinvocationPolicy", "Never");
+            }
+            for rule in each(hook, "rules") {
+                set_text(rule, "scope", "*");
+            }
+            if let Some(service) = sub(hook, "clientConfig").and_then(|c| sub(c, "service")) {
+                set(service, "port", 443);
+            }
+        }
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let mut names: Vec<&str> = Vec::new();
+        for (i, hook) in items(&obj["webhooks"]).iter().enumerate() {
+            let at = Path::new("webhooks").index(i);
+            let name = text(&hook["name"]);
+            if name.split('.').count() < 3 || !validate::dns_subdomain(name).is_empty() {
+                errors.invalid_str(
+                    &at.child("name"),
+                    name,
+                    "should be a domain with at least three segments separated by dots",
+                );
+            }
+            if names.contains(&name) {
+                errors.duplicate(&at.child("name"), &hook["name"]);
+            }
+            names.push(name);
+            check_reviews(
+                &mut errors,
+                &at.child("admissionReviewVersions"),
+                &hook["admissionReviewVersions"],
+            );
+            one_of(&mut errors, &at.child("failurePolicy"), &hook["failurePolicy"], &["Fail", "Ignore"]);
+            one_of(&mut errors, &at.child("matchPolicy"), &hook["matchPolicy"], &["Equivalent", "Exact"]);
+            one_of(
+                &mut errors,
+                &at.child("sideEffects"),
+                &hook["sideEffects"],
+                &["None", "NoneOnDryRun", "Some", "Unknown"],
+            );
+            if self.mutating {
+                let field = "reinvocationPolicy";
+                one_of(&mut errors, &at.child(field), &hook[field], &["IfNeeded", "Never"]);
+            }
+            if !(1..=30).contains(&int(&hook["timeoutSeconds"])) {
+                errors.invalid(
+                    &at.child("timeoutSeconds"),
+                    &hook["timeoutSeconds"],
+                    "the timeout value must be between 1 and 30 seconds",
+                );
+            }
+            for field in ["namespaceSelector", "objectSelector"] {
+                check_selector(&mut errors, &at.child(field), &hook[field]);
+            }
+            for (j, rule) in items(&hook["rules"]).iter().enumerate() {
+                check_rule(&mut errors, &at.child("rules").index(j), rule);
+            }
+            check_client(&mut errors, &at.child("clientConfig"), &hook["clientConfig"]);
+            check_conditions(&mut errors, &at.child("matchConditions"), &hook["matchConditions"]);
+        }
+        errors
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+/// v1beta1 has defaults of its own.
+fn to_storage(obj: &mut Value) {
+    for hook in each(meta::as_map(obj), "webhooks") {
+        set_text(hook, "failurePolicy", "Ignore");
+        set_text(hook, "matchPolicy", "Exact");
+        set_text(hook, "sideEffects", "Unknown");
+        set(hook, "timeoutSeconds", 30);
+        if hook.get("admissionReviewVersions").is_none_or(empty) {
+            hook.insert("admissionReviewVersions".to_owned(), json!(["v1beta1"]));
+        }
+    }
+}
+
+/// The versions of a review that a webhook understands: one that the server speaks must be among them.
+pub(super) fn check_reviews(errors: &mut ErrorList, path: &Path, versions: &Value) {
+    let list = items(versions);
+    if list.is_empty() {
+        errors.required(path, format!("must specify one of {}", REVIEWS.join(", ")));
+        return;
+    }
+    for (i, version) in list.iter().enumerate() {
+        for why in validate::dns_1035_label(text(version)) {
+            errors.invalid(&path.index(i), version, why);
+        }
+        if list[..i].contains(version) {
+            errors.invalid(&path.index(i), version, "duplicate version");
+        }
+    }
+    if !list.iter().any(|v| REVIEWS.contains(&text(v))) {
+        errors.invalid(path, versions, format!("must include at least one of {}", REVIEWS.join(", ")));
+    }
+}
+
+/// Where a webhook is: by its URL, or by its service.
+pub(super) fn check_client(errors: &mut ErrorList, path: &Path, config: &Value) {
+    match (&config["url"], &config["service"]) {
+        (Value::Null, service) if !service.is_null() => {
+            check_service(errors, &path.child("service"), service)
+        }
+        (url, Value::Null) if !url.is_null() => check_url(errors, &path.child("url"), text(url)),
+        _ => errors.required(path, "exactly one of url or service is required"),
+    }
+}
+
+fn check_url(errors: &mut ErrorList, path: &Path, given: &str) {
+    const FORM: &str = "; desired format: https://host[/path]";
+    let url = match url::Url::parse(given) {
+        Ok(url) => url,
+        Err(e) => {
+            errors.required(path, format!("url must be a valid URL: {e}{FORM}"));
+            return;
+        }
+    };
+    if url.scheme() != "https" {
+        errors.invalid_str(path, url.scheme(), format!("'https' is the only allowed URL scheme{FORM}"));
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        errors.invalid_str(path, "", format!("host must be specified{FORM}"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        errors.invalid_str(path, url.username(), "user information is not permitted in the URL");
+    }
+    if let Some(fragment) = url.fragment() {
+        errors.invalid_str(path, fragment, "fragments are not permitted in the URL");
+    }
+    if let Some(query) = url.query() {
+        errors.invalid_str(path, query, "query parameters are not permitted in the URL");
+    }
+}
+
+fn check_service(errors: &mut ErrorList, path: &Path, service: &Value) {
+    for field in ["name", "namespace"] {
+        if text(&service[field]).is_empty() {
+            errors.required(&path.child(field), format!("service {field} is required"));
+        }
+    }
+    for why in validate::port_number(service["port"].as_i64().unwrap_or(443)) {
+        errors.invalid(&path.child("port"), &service["port"], format!("port is not valid: {why}"));
+    }
+    let (given, at) = (text(&service["path"]), path.child("path"));
+    if matches!(given, "" | "/") {
+        return;
+    }
+    let Some(segments) = given.strip_prefix('/') else {
+        errors.invalid_str(&at, given, "must start with a '/'");
+        return;
+    };
+    let segments: Vec<&str> = segments.strip_suffix('/').unwrap_or(segments).split('/').collect();
+    for (i, segment) in segments.iter().enumerate() {
+        if segment.is_empty() {
+            errors.invalid_str(&at, given, format!("segment[{i}] may not be empty"));
+            continue;
+        }
+        for why in validate::dns_subdomain(segment) {
+            errors.invalid_str(&at, given, format!("segment[{i}]: {why}"));
+        }
+    }
+}
+
+fn check_rule(errors: &mut ErrorList, path: &Path, rule: &Value) {
+    for (field, what) in
+        [("operations", "operations"), ("apiGroups", "API groups"), ("apiVersions", "API versions")]
+    {
+        let list = items(&rule[field]);
+        if list.is_empty() {
+            errors.required(&path.child(field), "");
+        }
+        if list.len() > 1 && list.iter().any(|v| v == "*") {
+            let why = format!("if '*' is present, must not specify other {what}");
+            errors.invalid(&path.child(field), &rule[field], why);
+        }
+    }
+    for (i, version) in items(&rule["apiVersions"]).iter().enumerate() {
+        if text(version).is_empty() {
+            errors.required(&path.child("apiVersions").index(i), "");
+        }
+    }
+    for (i, operation) in items(&rule["operations"]).iter().enumerate() {
+        let known = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
+        one_of(errors, &path.child("operations").index(i), operation, &known);
+    }
+    let resources = items(&rule["resources"]);
+    if resources.is_empty() {
+        errors.required(&path.child("resources"), "");
+    }
+    for (i, resource) in resources.iter().enumerate() {
+        if text(resource).is_empty() {
+            errors.required(&path.child("resources").index(i), "");
+        }
+    }
+    let whole = |v: &Value| !text(v).contains('/');
+    if resources.iter().any(|v| v == "*/*") && resources.len() > 1 {
+        let why = "if '*/*' is present, must not specify other resources";
+        errors.invalid(&path.child("resources"), &rule["resources"], why);
+    } else if resources.iter().any(|v| v == "*") && resources.iter().filter(|v| whole(v)).count() > 1 {
+        let why = "if '*' is present, must not specify other resources without subresources";
+        errors.invalid(&path.child("resources"), &rule["resources"], why);
+    }
+    one_of(errors, &path.child("scope"), &rule["scope"], &["*", "Cluster", "Namespaced"]);
+}
+
+fn check_conditions(errors: &mut ErrorList, path: &Path, conditions: &Value) {
+    let list = items(conditions);
+    if list.len() > MAX_CONDITIONS {
+        errors.too_many(path, list.len(), MAX_CONDITIONS);
+    }
+    let mut names: Vec<&str> = Vec::new();
+    for (i, condition) in list.iter().enumerate().take(MAX_CONDITIONS) {
+        let at = path.index(i);
+        let name = text(&condition["name"]);
+        if name.is_empty() {
+            errors.required(&at.child("name"), "");
+        } else {
+            for why in validate::qualified_name(name) {
+                errors.invalid_str(&at.child("name"), name, why);
+            }
+            if names.contains(&name) {
+                errors.duplicate(&at.child("name"), &condition["name"]);
+            }
+            names.push(name);
+        }
+        let (expression, at) = (text(&condition["expression"]), at.child("expression"));
+        if expression.trim().is_empty() {
+            errors.required(&at, "");
+        } else if let Err(why) = cel::check_condition(expression) {
+            errors.invalid_str(&at, expression, why);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds;
+
+    #[test]
+    fn bad_configurations_are_refused() {
+        let kind = kinds::by_gvk(&crate::Gvk::new(
+            "admissionregistration.k8s.io",
+            "v1",
+            "ValidatingWebhookConfiguration",
+        ))
+        .unwrap();
+        let good = json!({"name": "a.b.c", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+            "clientConfig": {"service": {"name": "s", "namespace": "n", "path": "/a/b"}},
+            "matchConditions": [{"name": "one", "expression": "request.userInfo.username != 'x'"}],
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}]});
+        let at = "webhooks[0]";
+        for (patch, want) in [
+            (json!({}), "[]".to_owned()),
+            (
+                json!({"clientConfig": {"url": "https://a"}}),
+                format!("{at}.clientConfig: Required value: exactly one of url or service is required"),
+            ),
+            (
+                json!({"clientConfig": {"service": null, "url": "http://a?x=y"}}),
+                format!(
+                    "[{at}.clientConfig.url: Invalid value: \"http\": 'https' is the only allowed URL scheme; desired format: https://host[/path], {at}.clientConfig.url: Invalid value: \"x=y\": query parameters are not permitted in the URL]"
+                ),
+            ),
+            (
+                json!({"clientConfig": {"service": {"path": "a"}}}),
+                format!("{at}.clientConfig.service.path: Invalid value: \"a\": must start with a '/'"),
+            ),
+            (
+                json!({"admissionReviewVersions": ["v7"]}),
+                format!(
+                    "{at}.admissionReviewVersions: Invalid value: [\"v7\"]: must include at least one of v1, v1beta1"
+                ),
+            ),
+            (
+                json!({"rules": [{"apiGroups": ["*", "apps"], "apiVersions": ["v1"], "operations": ["LOOK"], "resources": ["*"]}]}),
+                format!(
+                    "[{at}.rules[0].apiGroups: Invalid value: [\"*\",\"apps\"]: if '*' is present, must not specify other API groups, {at}.rules[0].operations[0]: Unsupported value: \"LOOK\": supported values: \"*\", \"CONNECT\", \"CREATE\", \"DELETE\", \"UPDATE\"]"
+                ),
+            ),
+            (
+                json!({"matchConditions": [{"name": "a", "expression": "true"}, {"name": "a", "expression": ""}]}),
+                format!(
+                    "[{at}.matchConditions[1].name: Duplicate value: \"a\", {at}.matchConditions[1].expression: Required value]"
+                ),
+            ),
+            (
+                json!({"matchConditions": [{"name": "a", "expression": "request.operation"}, {"name": "b", "expression": "nothing == 1"}]}),
+                format!(
+                    "{at}.matchConditions[1].expression: Invalid value: \"nothing == 1\": compilation failed: ERROR: <input>:1:1: undeclared reference to 'nothing' (in container '')\n | nothing == 1\n | ^"
+                ),
+            ),
+            (
+                json!({"matchConditions": [{"name": "a", "expression": "'a' + 'b'"}]}),
+                format!(
+                    "{at}.matchConditions[0].expression: Invalid value: \"'a' + 'b'\": must evaluate to bool"
+                ),
+            ),
+        ] {
+            let mut hook = good.clone();
+            crate::patch::merge_patch(&mut hook, &patch);
+            let mut obj = json!({"metadata": {"name": "x"}, "webhooks": [hook]});
+            kind.default(&mut obj);
+            assert_eq!(kind.validate_create(&obj).message(), want);
+        }
+    }
+}
