@@ -18,6 +18,16 @@ const REMEMBERED: usize = 4096;
 /// How long a deleted service account's tokens are still good, as upstream has it, in seconds.
 const GRACE_SECONDS: i64 = 60;
 
+/// The groups that bootstrap tokens may be of, beside `system:bootstrappers`.
+fn is_bootstrap_group(group: &str) -> bool {
+    let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    group.strip_prefix("system:bootstrappers:").is_some_and(|rest| {
+        rest.len() <= 256
+            && rest.bytes().all(|c| plain(c) || matches!(c, b':' | b'-'))
+            && rest.bytes().last().is_some_and(plain)
+    })
+}
+
 /// Reads credentials.
 pub struct Authenticator {
     pki: Arc<pki::Pki>,
@@ -177,6 +187,9 @@ impl Authenticator {
             return None;
         }
         let object = self.cache.kind("", "secrets").get(&format!("kube-system/bootstrap-token-{id}"))?;
+        if object.is_deleting() {
+            return None;
+        }
         let object = object.value();
         if object.get("type").and_then(Value::as_str) != Some("bootstrap.kubernetes.io/token") {
             return None;
@@ -190,8 +203,9 @@ impl Authenticator {
         if Sha256::digest(field("token-secret")?) != Sha256::digest(secret) || field("token-id")? != id {
             return None;
         }
+        // A time that cannot be read is one that has passed.
         if let Some(expiry) = field("expiration")
-            && expiry.parse::<jiff::Timestamp>().is_ok_and(|t| t <= base::clock::now())
+            && expiry.parse::<jiff::Timestamp>().map_or(true, |t| t <= base::clock::now())
         {
             return None;
         }
@@ -200,6 +214,15 @@ impl Authenticator {
         }
         let mut user = UserInfo::new(&format!("system:bootstrap:{id}"), &["system:bootstrappers"]);
         for group in field("auth-extra-groups").unwrap_or_default().split(',').filter(|g| !g.is_empty()) {
+            // A token that claims to be of any other group is no token at all.
+            if !is_bootstrap_group(group) {
+                tracing::warn!(
+                    id,
+                    group,
+                    "bootstrap token refused: its groups must begin with system:bootstrappers:"
+                );
+                return None;
+            }
             user.groups.push(group.to_owned());
         }
         Some(user)

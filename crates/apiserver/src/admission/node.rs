@@ -1,4 +1,4 @@
-//! NodeRestriction: a kubelet changes its own node and the pods bound to it, nothing else.
+//! NodeRestriction: a kubelet changes its own node, its own leases, and the pods bound to it, nothing else.
 
 use api::{Status, Value};
 use async_trait::async_trait;
@@ -6,14 +6,178 @@ use async_trait::async_trait;
 use super::{Operation, Plugin, Review};
 use crate::cache::local_key;
 
-/// Labels below these domains are for administrators to set, not for nodes to claim.
-const RESERVED: &str = "node-restriction.kubernetes.io/";
+/// Labels of Kubernetes' own domains that a kubelet may set on its node; of their sub-domains all of `kubelet.kubernetes.io`
+/// and `node.kubernetes.io`.
+const OWN_LABELS: [&str; 11] = [
+    "kubernetes.io/hostname",
+    "topology.kubernetes.io/zone",
+    "topology.kubernetes.io/region",
+    "failure-domain.beta.kubernetes.io/zone",
+    "failure-domain.beta.kubernetes.io/region",
+    "node.kubernetes.io/instance-type",
+    "beta.kubernetes.io/instance-type",
+    "kubernetes.io/os",
+    "kubernetes.io/arch",
+    "beta.kubernetes.io/os",
+    "beta.kubernetes.io/arch",
+];
 
 /// See the module.
 pub struct NodeRestriction;
 
+fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
+    v.pointer(pointer).and_then(Value::as_str).unwrap_or("")
+}
+
 fn node_of(pod: &Value) -> &str {
-    pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or("")
+    text(pod, "/spec/nodeName")
+}
+
+/// Whether a kubelet may set the label on its node.
+fn may_label(key: &str) -> bool {
+    let domain = key.split_once('/').map_or("", |(domain, _)| domain);
+    let below = |parent: &str| {
+        domain == parent || domain.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.'))
+    };
+    if below("node-restriction.kubernetes.io") {
+        return false;
+    }
+    if !below("kubernetes.io") && !below("k8s.io") {
+        return true;
+    }
+    OWN_LABELS.contains(&key) || below("kubelet.kubernetes.io") || below("node.kubernetes.io")
+}
+
+/// The labels that were added, changed or removed and are not a kubelet's to touch.
+fn forbidden_labels(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let (new, old) = (api::meta::labels(new), old.and_then(api::meta::labels));
+    let value = |map: Option<&api::Map>, key: &str| map.and_then(|m| m.get(key)).cloned();
+    let keys = new.into_iter().chain(old).flat_map(api::Map::keys);
+    let mut out: Vec<String> =
+        keys.filter(|k| value(new, k) != value(old, k) && !may_label(k)).cloned().collect();
+    out.sort();
+    out.dedup();
+    out
+}
+
+/// What a mirror pod may not refer to: it would let a node read what no pod bound to it by the scheduler uses.
+fn forbidden_reference(pod: &Value) -> Option<&'static str> {
+    if !text(pod, "/spec/serviceAccountName").is_empty() {
+        return Some("a service account");
+    }
+    let mentions = |fields: &[&str]| {
+        let spec = pod.get("spec").unwrap_or(&Value::Null);
+        fields.iter().any(|f| has_field(spec, f))
+    };
+    if mentions(&["secret", "secretRef", "secretKeyRef", "imagePullSecrets"]) {
+        return Some("secrets");
+    }
+    if mentions(&["configMap", "configMapRef", "configMapKeyRef"]) {
+        return Some("configmaps");
+    }
+    if mentions(&["persistentVolumeClaim", "ephemeral"]) {
+        return Some("persistentvolumeclaims");
+    }
+    mentions(&["resourceClaims"]).then_some("resourceclaims")
+}
+
+fn has_field(value: &Value, field: &str) -> bool {
+    match value {
+        Value::Object(map) => map.iter().any(|(k, v)| k == field && !v.is_null() || has_field(v, field)),
+        Value::Array(list) => list.iter().any(|v| has_field(v, field)),
+        _ => false,
+    }
+}
+
+fn node(r: &Review<'_>, node: &str) -> Result<(), Status> {
+    let name = if r.name.is_empty() { api::meta::name(r.object) } else { r.name };
+    if name != node {
+        return Err(r.forbidden(format!("node \"{node}\" is not allowed to modify node \"{name}\"")));
+    }
+    match (r.operation, r.old) {
+        (Operation::Delete, _) => Err(r.forbidden(format!("node \"{node}\" is not allowed to delete nodes"))),
+        (Operation::Create, _) if r.subresource.is_empty() => {
+            let labels = forbidden_labels(r.object, None);
+            match labels.is_empty() {
+                true => Ok(()),
+                false => Err(r.forbidden(format!(
+                    "node \"{node}\" is not allowed to set the following labels: {}",
+                    labels.join(", ")
+                ))),
+            }
+        }
+        (Operation::Update, Some(old)) => {
+            let taints =
+                |v: &Value| v.pointer("/spec/taints").and_then(Value::as_array).cloned().unwrap_or_default();
+            if taints(r.object) != taints(old) {
+                return Err(r.forbidden(format!("node \"{node}\" is not allowed to modify taints")));
+            }
+            let labels = forbidden_labels(r.object, Some(old));
+            if !labels.is_empty() {
+                return Err(r.forbidden(format!(
+                    "node \"{node}\" is not allowed to modify labels: {}",
+                    labels.join(", ")
+                )));
+            }
+            if api::meta::owner_references(r.object) != api::meta::owner_references(old) {
+                return Err(r.forbidden(format!("node \"{node}\" is not allowed to modify ownerReferences")));
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn mirror_pod(r: &Review<'_>, node: &str) -> Result<(), Status> {
+    if api::meta::annotation(r.object, "kubernetes.io/config.mirror").is_none() {
+        return Err(r.forbidden(format!(
+            "pod does not have \"kubernetes.io/config.mirror\" annotation, node \"{node}\" can only create mirror pods"
+        )));
+    }
+    if node_of(r.object) != node {
+        return Err(
+            r.forbidden(format!("node \"{node}\" can only create pods with spec.nodeName set to itself"))
+        );
+    }
+    let owners = api::meta::owner_references(r.object);
+    let itself = r.server.cache.kind("", "nodes").get(node);
+    let owned = matches!(&owners[..], [o] if o.api_version == "v1" && o.kind == "Node" && o.name == node
+        && o.controller == Some(true)
+        && o.block_owner_deletion != Some(true)
+        && itself.is_some_and(|n| n.uid() == o.uid));
+    if !owned {
+        return Err(r.forbidden(format!(
+            "node \"{node}\" can only create pods with an owner reference set to itself"
+        )));
+    }
+    match forbidden_reference(r.object) {
+        Some(what) => Err(r.forbidden(format!("node \"{node}\" can not create pods that reference {what}"))),
+        None => Ok(()),
+    }
+}
+
+/// A token that a node asks for is bound to a pod that runs there.
+fn token(r: &Review<'_>, node: &str) -> Result<(), Status> {
+    let reference = r.object.pointer("/spec/boundObjectRef").unwrap_or(&Value::Null);
+    let is_pod = text(reference, "/apiVersion") == "v1" && text(reference, "/kind") == "Pod";
+    let (name, uid) = (text(reference, "/name"), text(reference, "/uid"));
+    if !is_pod || name.is_empty() {
+        return Err(r.forbidden("node requested token not bound to a pod"));
+    }
+    if uid.is_empty() {
+        return Err(r.forbidden("node requested token with a pod binding without a uid"));
+    }
+    let pod = r.server.cache.kind("", "pods").get(&local_key(r.namespace, name));
+    let Some(pod) = pod else { return Err(Status::not_found(&api::names::gvr::PODS, name)) };
+    if pod.uid() != uid {
+        return Err(r.forbidden(format!(
+            "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+        )));
+    }
+    if node_of(pod.value()) != node {
+        return Err(r.forbidden("node requested token bound to a pod scheduled on a different node"));
+    }
+    Ok(())
 }
 
 #[async_trait]
@@ -27,45 +191,13 @@ impl Plugin for NodeRestriction {
     }
 
     async fn validate(&self, r: &mut Review<'_>) -> Result<(), Status> {
-        let Some(node) = r.user.node() else { return Ok(()) };
+        let Some(itself) = r.user.node() else { return Ok(()) };
         match (&*r.gvr.group, &*r.gvr.resource, r.subresource) {
-            ("", "nodes", _) => {
-                let name = if r.name.is_empty() { api::meta::name(r.object) } else { r.name };
-                if name != node {
-                    return Err(
-                        r.forbidden(format!("node \"{node}\" is not allowed to modify node \"{name}\""))
-                    );
-                }
-                if r.operation == Operation::Delete {
-                    return Err(r.forbidden(format!("node \"{node}\" is not allowed to delete nodes")));
-                }
-                let labels = |v: &Value| {
-                    api::meta::labels(v)
-                        .cloned()
-                        .unwrap_or_default()
-                        .into_iter()
-                        .filter(|(k, _)| k.contains(RESERVED))
-                        .collect::<Vec<_>>()
-                };
-                let before = r.old.map(labels).unwrap_or_default();
-                if labels(r.object) != before {
-                    return Err(
-                        r.forbidden(format!("is not allowed to modify labels with the prefix {RESERVED}"))
-                    );
-                }
-            }
-            ("", "pods", "") if r.operation == Operation::Create => {
-                if api::meta::annotation(r.object, "kubernetes.io/config.mirror").is_none() {
-                    return Err(r.forbidden(format!(
-                        "pod does not have \"kubernetes.io/config.mirror\" annotation, node \"{node}\" can only create mirror pods"
-                    )));
-                }
-                if node_of(r.object) != node {
-                    return Err(r.forbidden(format!(
-                        "node \"{node}\" can only create pods with spec.nodeName set to itself"
-                    )));
-                }
-            }
+            ("", "nodes", _) => node(r, itself),
+            ("", "pods", "") if r.operation == Operation::Create => mirror_pod(r, itself),
+            ("", "pods", "") if r.operation == Operation::Update => Err(r.forbidden(format!(
+                "unexpected operation \"UPDATE\", node \"{itself}\" can only create and delete mirror pods"
+            ))),
             ("", "pods", "" | "status" | "eviction") => {
                 let bound = match r.old {
                     Some(old) => node_of(old).to_owned(),
@@ -75,14 +207,75 @@ impl Plugin for NodeRestriction {
                         pod.map(|p| node_of(p.value()).to_owned()).unwrap_or_default()
                     }
                 };
-                if bound != node {
+                if bound != itself {
                     return Err(r.forbidden(format!(
-                        "node \"{node}\" can only change pods with spec.nodeName set to itself"
+                        "node \"{itself}\" can only change pods with spec.nodeName set to itself"
                     )));
                 }
+                let relabeled = r.subresource == "status"
+                    && r.old.is_some_and(|old| api::meta::labels(old) != api::meta::labels(r.object));
+                if relabeled {
+                    return Err(
+                        r.forbidden(format!("node \"{itself}\" cannot update labels through pod status"))
+                    );
+                }
+                Ok(())
             }
-            _ => {}
+            ("", "serviceaccounts", "token") => token(r, itself),
+            ("coordination.k8s.io", "leases", _) | ("storage.k8s.io", "csinodes", _) => {
+                let name = if r.name.is_empty() { api::meta::name(r.object) } else { r.name };
+                if name != itself {
+                    return Err(r.forbidden(format!(
+                        "can only access {} with the same name as the requesting node",
+                        if r.gvr.resource == "leases" { "node lease" } else { "CSINode" }
+                    )));
+                }
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn labels_of_other_domains_are_free() {
+        for (key, want) in [
+            ("color", true),
+            ("example.com/color", true),
+            ("kubernetes.io/hostname", true),
+            ("kubernetes.io/role", false),
+            ("node-role.kubernetes.io/control-plane", false),
+            ("node-restriction.kubernetes.io/a", false),
+            ("x.node-restriction.kubernetes.io/a", false),
+            ("node.kubernetes.io/anything", true),
+            ("a.kubelet.kubernetes.io/b", true),
+            ("storage.k8s.io/x", false),
+            ("notkubernetes.io/x", true),
+        ] {
+            assert_eq!(may_label(key), want, "{key}");
+        }
+        let labeled = |labels: Value| json!({"metadata": {"labels": labels}});
+        let old = labeled(json!({"kubernetes.io/role": "a", "x": "y"}));
+        assert_eq!(forbidden_labels(&old, Some(&old)), Vec::<String>::new());
+        let gone = labeled(json!({"x": "z"}));
+        assert_eq!(forbidden_labels(&gone, Some(&old)), ["kubernetes.io/role"]);
+    }
+
+    #[test]
+    fn mirror_pods_refer_to_nothing() {
+        for (spec, want) in [
+            (json!({"containers": [{"name": "a"}]}), None),
+            (json!({"serviceAccountName": "a"}), Some("a service account")),
+            (json!({"volumes": [{"projected": {"sources": [{"secret": {"name": "s"}}]}}]}), Some("secrets")),
+            (json!({"containers": [{"envFrom": [{"configMapRef": {"name": "c"}}]}]}), Some("configmaps")),
+            (json!({"volumes": [{"ephemeral": {}}]}), Some("persistentvolumeclaims")),
+        ] {
+            assert_eq!(forbidden_reference(&json!({"spec": spec})), want);
+        }
     }
 }

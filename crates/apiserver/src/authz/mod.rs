@@ -231,6 +231,15 @@ pub fn missing(held: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
     wanted.iter().flat_map(Rule::atoms).filter(|atom| !held.iter().any(|h| h.covers(atom))).collect()
 }
 
+/// The rules that allow everything there is.
+pub fn everything() -> Vec<Rule> {
+    let all = || vec!["*".to_owned()];
+    vec![
+        Rule { verbs: all(), groups: all(), resources: all(), ..Rule::default() },
+        Rule { verbs: all(), urls: all(), ..Rule::default() },
+    ]
+}
+
 /// Rules that hold in one namespace, or everywhere, and where they come from.
 #[derive(Debug, Clone)]
 struct Grant {

@@ -354,6 +354,15 @@ impl ApiServer {
                 if unchanged || ask("escalate", &kind.plural, name) {
                     return Ok(());
                 }
+                // What an aggregated role will hold nobody knows: it may be everything.
+                let gathers = |o: &Value| o.get("aggregationRule").is_some_and(|r| !r.is_null());
+                if gathers(object) || old.is_some_and(gathers) {
+                    let held = self.rbac().rules_for(user, namespace);
+                    if !authz::missing(&held, &authz::everything()).is_empty() {
+                        let why = "must have cluster-admin privileges to use an aggregationRule";
+                        return Err(Status::forbidden(&gvr, name, why));
+                    }
+                }
                 authz::rules_of(object)
             }
             "rolebindings" | "clusterrolebindings" => {
