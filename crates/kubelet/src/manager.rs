@@ -179,12 +179,25 @@ pub struct Leftovers {
     pub addresses: Vec<(String, IpAddr)>,
 }
 
+/// One thing that cannot be removed keeps nothing else from running: it is said, and the next start tries again.
+fn tolerate<E: std::fmt::Display>(what: &'static str, id: &str, result: Result<(), E>) {
+    if let Err(error) = result {
+        tracing::warn!(id, %error, "{what} could not be removed");
+    }
+}
+
 /// Asks the runtime what there is.
 pub async fn leftovers(context: &Context) -> Result<Leftovers> {
     let runtime = &context.options.runtime;
     let mut left = Leftovers::default();
     for sandbox in runtime.sandboxes().await? {
-        let spec = runtime.sandbox_spec(&sandbox.id).await?;
+        let spec = match runtime.sandbox_spec(&sandbox.id).await {
+            Ok(spec) => spec,
+            Err(error) => {
+                tracing::warn!(sandbox = sandbox.id, %error, "a sandbox cannot be read and is left alone");
+                continue;
+            }
+        };
         let of = |key: &str| spec.annotations.get(key).cloned().unwrap_or_default();
         let ips: Vec<IpAddr> = of(annotation::IPS).split(',').filter_map(|ip| ip.parse().ok()).collect();
         let uid = of(label::UID);
@@ -195,7 +208,7 @@ pub async fn leftovers(context: &Context) -> Result<Leftovers> {
             std::fs::read(context.sandbox_mark(&uid)).is_ok_and(|made| made == sandbox.id.as_bytes());
         if !complete {
             tracing::info!(pod = of(label::POD), sandbox = sandbox.id, "a half-made sandbox is made anew");
-            runtime.sandbox_delete(&sandbox.id).await?;
+            tolerate("a half-made sandbox", &sandbox.id, runtime.sandbox_delete(&sandbox.id).await);
             continue;
         }
         if !spec.host_network {
@@ -217,7 +230,7 @@ pub async fn leftovers(context: &Context) -> Result<Leftovers> {
         match run_of(&state) {
             Some(run) => runs.entry((uid, container)).or_default().push(run),
             // Made but never started: the daemon died in between. It is made again.
-            None => runtime.delete(&state.id, true).await?,
+            None => tolerate("a half-made container", &state.id, runtime.delete(&state.id, true).await),
         }
     }
     for ((uid, container), mut runs) in runs {
@@ -227,7 +240,7 @@ pub async fn leftovers(context: &Context) -> Result<Leftovers> {
         known.run = runs.pop();
         known.last = runs.pop();
         for old in runs {
-            runtime.delete(&old.id, true).await?;
+            tolerate("an old container", &old.id, runtime.delete(&old.id, true).await);
         }
     }
     let used: HashSet<&str> = left
@@ -240,7 +253,7 @@ pub async fn leftovers(context: &Context) -> Result<Leftovers> {
         .collect();
     for key in context.options.images.snapshot_keys() {
         if key.strip_prefix(SNAPSHOT_PREFIX).is_some_and(|id| !used.contains(id)) {
-            context.options.images.discard(&key).await?;
+            tolerate("a container's snapshot", &key, context.options.images.discard(&key).await);
         }
     }
     Ok(left)
