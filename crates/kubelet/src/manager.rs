@@ -21,6 +21,7 @@ use crate::pod::state::*;
 use crate::pod::worker::{Message, Worker};
 use crate::spec::{annotation, label};
 use crate::view::{Pod, PodSpec};
+use crate::volumes::{self, Reference};
 
 /// What is found of one pod.
 #[derive(Default)]
@@ -60,15 +61,9 @@ pub async fn run(
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             Some(change) = changes.recv() => pod_changed(&context, &mut left, change),
-            Some(change) = config_maps.recv() => source_changed(&context, &change, |spec, name| {
-                references(spec, |r| matches!(r, Reference::ConfigMap(n) if n == name))
-            }),
-            Some(change) = secrets.recv() => source_changed(&context, &change, |spec, name| {
-                references(spec, |r| matches!(r, Reference::Secret(n) if n == name))
-            }),
-            Some(change) = claim_changes.recv() => source_changed(&context, &change, |spec, name| {
-                spec.volumes.iter().any(|v| v.persistent_volume_claim.as_ref().is_some_and(|c| c.claim_name == name))
-            }),
+            Some(change) = config_maps.recv() => source_changed(&context, change.object(), Reference::ConfigMap),
+            Some(change) = secrets.recv() => source_changed(&context, change.object(), Reference::Secret),
+            Some(change) = claim_changes.recv() => source_changed(&context, change.object(), Reference::Claim),
         }
     }
 }
@@ -131,41 +126,26 @@ fn pod_changed(context: &Arc<Context>, left: &mut Leftovers, change: Change) {
     Worker::start(context, pod, state);
 }
 
-enum Reference<'a> {
-    ConfigMap(&'a str),
-    Secret(&'a str),
-}
-
-fn references(spec: &PodSpec, matches: impl Fn(Reference<'_>) -> bool) -> bool {
-    let volumes = spec.volumes.iter().any(|v| {
-        let projected = v.projected.iter().flat_map(|p| &p.sources);
-        v.config_map.as_ref().is_some_and(|c| matches(Reference::ConfigMap(&c.name)))
-            || v.secret.as_ref().is_some_and(|s| matches(Reference::Secret(&s.name)))
-            || projected
-                .clone()
-                .any(|s| s.config_map.as_ref().is_some_and(|c| matches(Reference::ConfigMap(&c.name))))
-            || projected
-                .clone()
-                .any(|s| s.secret.as_ref().is_some_and(|c| matches(Reference::Secret(&c.name))))
+fn references(spec: &PodSpec, wanted: Reference<'_>) -> bool {
+    let volumes = spec.volumes.iter().flat_map(volumes::references);
+    let variables = spec.all().flat_map(|(_, c)| {
+        let one = c.env.iter().filter_map(|e| e.value_from.as_ref()).flat_map(|s| {
+            let map = s.config_map_key_ref.iter().map(|r| Reference::ConfigMap(&r.name));
+            map.chain(s.secret_key_ref.iter().map(|r| Reference::Secret(&r.name)))
+        });
+        let all = c.env_from.iter().flat_map(|f| {
+            let map = f.config_map_ref.iter().map(|r| Reference::ConfigMap(&r.name));
+            map.chain(f.secret_ref.iter().map(|r| Reference::Secret(&r.name)))
+        });
+        one.chain(all)
     });
-    volumes
-        || spec.all().any(|(_, c)| {
-            let env = c.env.iter().filter_map(|e| e.value_from.as_ref()).any(|s| {
-                s.config_map_key_ref.as_ref().is_some_and(|r| matches(Reference::ConfigMap(&r.name)))
-                    || s.secret_key_ref.as_ref().is_some_and(|r| matches(Reference::Secret(&r.name)))
-            });
-            env || c.env_from.iter().any(|f| {
-                f.config_map_ref.as_ref().is_some_and(|r| matches(Reference::ConfigMap(&r.name)))
-                    || f.secret_ref.as_ref().is_some_and(|r| matches(Reference::Secret(&r.name)))
-            })
-        })
+    volumes.chain(variables).any(|r| r == wanted)
 }
 
-fn source_changed(context: &Context, change: &Change, concerns: impl Fn(&PodSpec, &str) -> bool) {
-    let object = change.object();
+fn source_changed<'a>(context: &Context, object: &'a Object, kind: fn(&'a str) -> Reference<'a>) {
     for handle in context.registry.all() {
         let pod = handle.known.read().pod.clone();
-        if pod.namespace == object.namespace() && concerns(&pod.spec, object.name()) {
+        if pod.namespace == object.namespace() && references(&pod.spec, kind(object.name())) {
             let _ = handle.sender.send(Message::Sources);
         }
     }
