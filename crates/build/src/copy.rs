@@ -169,7 +169,8 @@ impl From<'_> {
 
     /// A tar of a source: a folder's content, or one file called `name`.
     fn pack(&self, path: &Path, name: &str, content_only: bool, out: &mut dyn Write) -> image::Result<()> {
-        let options = TarOptions { name: Some(name.into()), follow: true, content_only };
+        let options =
+            TarOptions { name: Some(name.into()), follow: true, content_only, ..TarOptions::default() };
         let filter = |inside: &[u8]| {
             let full = path.join(OsStr::from_bytes(inside));
             !self.leaves_out(&full)

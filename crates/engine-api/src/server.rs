@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use engine::{API_VERSION, Engine, MIN_API_VERSION};
+use engine::{API_VERSION, Engine};
 use http::{HeaderMap, HeaderValue, Request};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -98,7 +98,7 @@ async fn answer(shared: Shared, request: Request<Incoming>) -> Answer {
     };
     headers(answer.headers_mut());
     if answer.status().is_success()
-        && let Ok((_, rest)) = version(&path)
+        && let Ok((_, rest)) = version(&path, engine.settings().oldest_api())
         && let Some((family, action)) = crate::metrics::action(&method, rest)
     {
         engine.metrics().action(family, action, started.elapsed());
@@ -109,7 +109,7 @@ async fn answer(shared: Shared, request: Request<Incoming>) -> Answer {
 
 async fn dispatch(shared: Shared, request: Request<Incoming>) -> Result<Answer> {
     let path = request.uri().path();
-    let (version, rest) = version(path)?;
+    let (version, rest) = version(path, shared.engine.settings().oldest_api())?;
     let Some((handler, params)) = routes::find(request.method(), rest) else {
         return Err(engine::Error::NotFound("page not found".into()).into());
     };
@@ -119,7 +119,7 @@ async fn dispatch(shared: Shared, request: Request<Incoming>) -> Result<Answer> 
 }
 
 /// `/v1.43/containers/json` into the version and the rest; the current version if none is given.
-fn version(path: &str) -> Result<((u32, u32), &str)> {
+fn version(path: &str, oldest: (u32, u32)) -> Result<((u32, u32), &str)> {
     let current = (API_VERSION, path);
     let Some(rest) = path.strip_prefix("/v") else { return Ok(current) };
     let (number, rest) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
@@ -133,10 +133,10 @@ fn version(path: &str) -> Result<((u32, u32), &str)> {
             text(API_VERSION)
         )));
     }
-    if version < MIN_API_VERSION {
+    if version < oldest {
         return Err(Error::invalid(format!(
             "client version {number} is too old. Minimum supported API version is {}, please upgrade your client to a newer version",
-            text(MIN_API_VERSION)
+            text(oldest)
         )));
     }
     Ok((version, rest))
@@ -157,13 +157,15 @@ fn headers(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use engine::MIN_API_VERSION;
 
     #[test]
     fn versions() {
-        assert_eq!(version("/v1.43/info").unwrap(), ((1, 43), "/info"));
-        assert_eq!(version("/info").unwrap(), (API_VERSION, "/info"));
-        assert_eq!(version("/volumes").unwrap(), (API_VERSION, "/volumes"));
-        assert!(version("/v1.99/info").unwrap_err().to_string().contains("too new"));
-        assert!(version("/v1.12/info").unwrap_err().to_string().contains("too old"));
+        assert_eq!(version("/v1.43/info", MIN_API_VERSION).unwrap(), ((1, 43), "/info"));
+        assert_eq!(version("/info", MIN_API_VERSION).unwrap(), (API_VERSION, "/info"));
+        assert_eq!(version("/volumes", MIN_API_VERSION).unwrap(), (API_VERSION, "/volumes"));
+        assert!(version("/v1.99/info", MIN_API_VERSION).unwrap_err().to_string().contains("too new"));
+        assert!(version("/v1.12/info", MIN_API_VERSION).unwrap_err().to_string().contains("too old"));
+        assert!(version("/v1.43/info", (1, 44)).is_err());
     }
 }

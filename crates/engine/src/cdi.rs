@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::error::{Result, invalid};
 
-/// Where descriptions lie; a later folder wins over an earlier one.
+/// Where descriptions lie unless `cdi-spec-dirs` says otherwise; a later folder wins over an earlier one.
 pub(crate) const FOLDERS: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 
 /// One request of `HostConfig.DeviceRequests`.
@@ -97,7 +97,7 @@ struct Registry {
 }
 
 impl Registry {
-    fn read(folders: &[&Path]) -> Registry {
+    fn read(folders: &[PathBuf]) -> Registry {
         let mut out = Registry::default();
         for folder in folders {
             let mut files: Vec<PathBuf> =
@@ -164,14 +164,10 @@ impl Registry {
 }
 
 /// Puts the devices that are asked for into a specification.
-pub(crate) fn inject(requests: &[serde_json::Value], spec: &mut Spec) -> Result<()> {
+pub(crate) fn inject(folders: &[PathBuf], requests: &[serde_json::Value], spec: &mut Spec) -> Result<()> {
     if requests.is_empty() {
         return Ok(());
     }
-    inject_from(&FOLDERS.map(Path::new), requests, spec)
-}
-
-fn inject_from(folders: &[&Path], requests: &[serde_json::Value], spec: &mut Spec) -> Result<()> {
     let registry = Registry::read(folders);
     let mut names = Vec::new();
     for value in requests {
@@ -293,6 +289,7 @@ fn rule(device: &LinuxDevice, permissions: &str) -> LinuxDeviceCgroup {
     crate::spec::rule(Some(kind), Some(device.major()), Some(device.minor()), access)
 }
 
+#[allow(deprecated)] // prestart, which descriptions still name
 fn add_hook(hooks: &mut Hooks, call: &Call) -> Result<()> {
     let mut hook = Hook::default();
     hook.set_path(call.path.clone());
@@ -305,6 +302,7 @@ fn add_hook(hooks: &mut Hooks, call: &Call) -> Result<()> {
         Some(list)
     };
     match call.hook_name.as_str() {
+        "prestart" => hooks.set_prestart(with(hooks.prestart())),
         "createRuntime" => hooks.set_create_runtime(with(hooks.create_runtime())),
         "createContainer" => hooks.set_create_container(with(hooks.create_container())),
         "startContainer" => hooks.set_start_container(with(hooks.start_container())),
@@ -340,7 +338,7 @@ mod tests {
     fn run(requests: serde_json::Value) -> Result<Spec> {
         let dir = folder();
         let mut spec = runtime::defaults::spec();
-        inject_from(&[dir.path()], requests.as_array().unwrap(), &mut spec).map(|()| spec)
+        inject(&[dir.path().to_owned()], requests.as_array().unwrap(), &mut spec).map(|()| spec)
     }
 
     fn env(spec: &Spec) -> Vec<String> {
@@ -375,7 +373,7 @@ mod tests {
         assert!(missing.contains("broken.json"), "{missing}");
         assert!(run(json!([{"Driver": "magic"}])).is_err());
         let mut spec = runtime::defaults::spec();
-        let none = inject_from(&[], &[json!({"Count": -1, "Capabilities": [["gpu"]]})], &mut spec);
+        let none = inject(&[], &[json!({"Count": -1, "Capabilities": [["gpu"]]})], &mut spec);
         assert!(none.unwrap_err().to_string().contains("could not select device driver"));
     }
 }

@@ -445,11 +445,23 @@ impl Engine {
 
     /// The address at which containers of the default network reach this machine.
     pub fn host_gateway(&self) -> Option<String> {
-        if let Some(address) = self.settings().host_gateway_ip {
-            return Some(address.to_string());
+        self.host_gateways().into_iter().next()
+    }
+
+    /// The same of both families: what `host-gateway` stands for.
+    fn host_gateways(&self) -> Vec<String> {
+        let settings = self.settings();
+        let told: Vec<String> = [false, true]
+            .into_iter()
+            .filter_map(|v6| settings.host_gateway(v6))
+            .map(|a| a.to_string())
+            .collect();
+        if !told.is_empty() {
+            return told;
         }
-        let bridge = self.networks.get("bridge").ok()?;
-        bridge.family(false).find_map(|p| p.gateway).map(|g| g.to_string())
+        let Ok(bridge) = self.networks.get("bridge") else { return Vec::new() };
+        let of = |v6| bridge.family(v6).find_map(|p| p.own).map(|g| g.to_string());
+        [false, true].into_iter().filter_map(of).collect()
     }
 
     /// Hosts and variables of links, and extra hosts.
@@ -461,12 +473,11 @@ impl Engine {
         let mut out = Links::default();
         for entry in &host.extra_hosts {
             let (host_name, address) = validate::extra_host(entry)?;
-            let address = if address == "host-gateway" {
-                self.host_gateway().unwrap_or_default()
-            } else {
-                address.to_owned()
+            let addresses = match address {
+                "host-gateway" => self.host_gateways(),
+                address => vec![address.to_owned()],
             };
-            out.extra.push((address, vec![host_name.to_owned()]));
+            out.extra.extend(addresses.into_iter().map(|a| (a, vec![host_name.to_owned()])));
         }
         // On a network of their own containers find each other by name; there a link is an alias.
         for link in host.links.iter().filter(|_| !user_defined(&host.network_mode)) {
@@ -608,8 +619,9 @@ impl Engine {
         }
         if net.user_defined() && container.resolver.lock().is_none() {
             // Its resolv.conf is the file that it has mounted: written in place it is seen at once.
-            let host = container.lock().asked.host.clone();
-            crate::files::write(&container.dir, "resolv.conf", &crate::files::resolv(&host, true))?;
+            let asked = container.lock().asked.clone();
+            let text = crate::files::resolv(&asked.host, true);
+            crate::files::write(&container.dir, "resolv.conf", &text, asked.ids.as_ref())?;
             self.serve_names(container, pid).await;
         }
         self.own_hosts(container, &attached, true)
@@ -664,7 +676,8 @@ impl Engine {
                 new.push_str(&format!("{address}\t{}\n", names.join(" ")));
             }
         }
-        crate::files::write(&container.dir, "hosts", &new)
+        let ids = container.lock().asked.ids.clone();
+        crate::files::write(&container.dir, "hosts", &new, ids.as_ref())
     }
 
     /// `docker network disconnect`.

@@ -85,6 +85,9 @@ pub(crate) struct Asked {
     /// The storage driver, as `inspect` names it.
     #[serde(default)]
     pub driver: String,
+    /// What its users and groups are on the machine, if they are not the same.
+    #[serde(default)]
+    pub ids: Option<sys::userns::IdMaps>,
 }
 
 /// What became of it: `life.json`.

@@ -102,6 +102,10 @@ impl Engine {
         self.settings().fill(&mut host_config)?;
         let mut warnings = validate::host(&mut host_config)?;
         self.share_namespaces(&mut host_config);
+        let ids = self.ids.clone().filter(|_| host_config.userns_mode != "host");
+        if ids.is_some() {
+            crate::userns::check(&host_config)?;
+        }
         warnings.extend(crate::runtimes::warning(&host_config.runtime));
         let mut args: Vec<String> = config.entrypoint.0.clone();
         args.extend(config.cmd.iter().cloned());
@@ -145,6 +149,7 @@ impl Engine {
             mounts: points,
             endpoints,
             driver: "overlay2".into(),
+            ids,
         };
         let dir = self.containers_dir().join(&id);
         let container = Container::new(id.clone(), dir, asked, Life::default());
@@ -240,6 +245,7 @@ impl Engine {
             return Ok(());
         }
         let (source, destination) = (point.source.clone(), point.destination.clone());
+        let ids = container.lock().asked.ids.clone();
         blocking(move || {
             let what = format!("copying {destination} of the image into the volume");
             let root = snapshot.mount(false).map_err(Error::io(&what))?;
@@ -263,13 +269,19 @@ impl Engine {
                     drop(writer);
                     result
                 });
-                let options = image::archive::ExtractOptions::default();
+                let owner = match &ids {
+                    None => Some((stat.st_uid, stat.st_gid)),
+                    Some(ids) => ids.outside(stat.st_uid, stat.st_gid),
+                };
+                let options = image::archive::ExtractOptions { ids, ..Default::default() };
                 image::archive::extract_into(target.as_fd(), Path::new("/"), reader, &options)?;
                 pack.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+                let (uid, gid) = owner
+                    .ok_or_else(|| invalid(format!("{what}: its owner is beyond the container's ids")))?;
                 rustix::fs::fchown(
                     &target,
-                    Some(rustix::fs::Uid::from_raw(stat.st_uid)),
-                    Some(rustix::fs::Gid::from_raw(stat.st_gid)),
+                    Some(rustix::fs::Uid::from_raw(uid)),
+                    Some(rustix::fs::Gid::from_raw(gid)),
                 )
                 .and_then(|()| rustix::fs::fchmod(&target, rustix::fs::Mode::from_raw_mode(stat.st_mode)))
                 .map_err(|e| Error::io(&what)(e.into()))

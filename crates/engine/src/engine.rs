@@ -57,6 +57,8 @@ pub struct Engine {
     pub(crate) shutdown: CancellationToken,
     pub(crate) tasks: TaskTracker,
     pub(crate) id: String,
+    /// What new containers' users and groups are on the machine, if they are not the same.
+    pub(crate) ids: Option<sys::userns::IdMaps>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -77,9 +79,12 @@ impl Engine {
         let own = instance.address_pools.clone();
         let pools = if own.is_empty() { settings.address_pools()? } else { AddressPools::new(own)? };
         let pools = pools.with_local6(&id);
+        let remap = settings.userns_remap.clone();
+        let ids = crate::volumes::blocking(move || crate::userns::resolve(&remap)).await?;
         let engine = Arc::new(Engine {
+            ids,
             volumes: Volumes::open(instance.data_dir.join("volumes"))?,
-            networks: Networks::open(root.join("networks"), &instance, pools, &settings.bridge_options())?,
+            networks: Networks::open(root.join("networks"), &instance, pools, &settings)?,
             upstreams: network::dns::Upstreams::system(vec![crate::resolver::OWN.into()]),
             id,
             instance,

@@ -107,10 +107,16 @@ pub(crate) fn hosts(lines: &[Line]) -> String {
 }
 
 /// Writes a file into a container's folder in place: it may be bind-mounted in a running container, which keeps
-/// seeing the same file.
-pub(crate) fn write(dir: &std::path::Path, name: &str, text: &str) -> Result<()> {
+/// seeing the same file. It belongs to the container's root.
+pub(crate) fn write(
+    dir: &std::path::Path,
+    name: &str,
+    text: &str,
+    ids: Option<&sys::userns::IdMaps>,
+) -> Result<()> {
     let path = dir.join(name);
-    std::fs::write(&path, text).map_err(Error::io(path.display()))
+    std::fs::write(&path, text).map_err(Error::io(path.display()))?;
+    crate::userns::give(&path, ids)
 }
 
 #[cfg(test)]

@@ -78,6 +78,15 @@ fn stream(pack: impl FnOnce(&mut dyn Write) -> image::Result<()> + Send + 'stati
     pieces
 }
 
+/// A folder that a path of a container is looked up in.
+struct Root {
+    fd: OwnedFd,
+    /// The path in it.
+    inside: PathBuf,
+    /// The container's ids, if what lies there has them mapped.
+    ids: Option<sys::userns::IdMaps>,
+}
+
 /// Go's `os.FileMode` of a kernel mode.
 fn go_mode(mode: u32) -> u32 {
     let kind = match FileType::from_raw_mode(mode) {
@@ -111,24 +120,20 @@ fn means_folder(path: &str) -> bool {
 
 impl Engine {
     /// The root that a path of the container is to be looked up in, and the path inside it.
-    async fn root(
-        &self,
-        container: &Arc<Container>,
-        path: &str,
-        writable: bool,
-    ) -> Result<(OwnedFd, PathBuf)> {
-        let (alive, pid, mounts, readonly) = {
+    async fn root(&self, container: &Arc<Container>, path: &str, writable: bool) -> Result<Root> {
+        let (alive, pid, asked) = {
             let inner = container.lock();
-            let readonly = inner.asked.host.readonly_rootfs;
-            (inner.life.phase.alive(), inner.life.pid, inner.asked.mounts.clone(), readonly)
+            (inner.life.phase.alive(), inner.life.pid, inner.asked.clone())
         };
+        let (mounts, readonly, ids) = (asked.mounts, asked.host.readonly_rootfs, asked.ids);
         let clean = PathBuf::from(crate::mounts::clean(&format!("/{path}")));
         let open = |dir: &Path| {
             rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                 .map_err(|e| Error::io(dir.display())(e.into()))
         };
         if alive {
-            return Ok((open(Path::new(&format!("/proc/{pid}/root")))?, clean));
+            let fd = open(Path::new(&format!("/proc/{pid}/root")))?;
+            return Ok(Root { fd, inside: clean, ids });
         }
         let point = mounts
             .iter()
@@ -139,7 +144,7 @@ impl Engine {
                 return Err(forbidden("mounted volume is marked read-only"));
             }
             let inside = clean.strip_prefix(&point.destination).unwrap_or(Path::new(""));
-            return Ok((open(&point.source)?, Path::new("/").join(inside)));
+            return Ok(Root { fd: open(&point.source)?, inside: Path::new("/").join(inside), ids });
         }
         if writable && readonly {
             return Err(forbidden("container rootfs is marked read-only"));
@@ -148,13 +153,14 @@ impl Engine {
         let fd =
             blocking(move || snapshot.mount(writable).map_err(Error::io("mounting the container's layers")))
                 .await?;
-        Ok((fd, clean))
+        // The layers themselves hold the container's ids.
+        Ok(Root { fd, inside: clean, ids: None })
     }
 
     /// What stands at a path.
     pub async fn path_stat(&self, reference: &str, path: &str) -> Result<PathStat> {
         let container = self.find(reference)?;
-        let (fd, inside) = self.root(&container, path, false).await?;
+        let Root { fd, inside, .. } = self.root(&container, path, false).await?;
         self.stat_in(&container, &fd, &inside, path)
     }
 
@@ -192,10 +198,11 @@ impl Engine {
     /// A tar of what is at a path.
     pub async fn archive_get(&self, reference: &str, path: &str) -> Result<(PathStat, Pieces)> {
         let container = self.find(reference)?;
-        let (fd, inside) = self.root(&container, path, false).await?;
+        let Root { fd, inside, ids } = self.root(&container, path, false).await?;
         let stat = self.stat_in(&container, &fd, &inside, path)?;
         let name = if stat.name == "/" { ".".to_owned() } else { stat.name.clone() };
-        let options = TarOptions { name: Some(name), follow: means_folder(path), ..TarOptions::default() };
+        let options =
+            TarOptions { name: Some(name), follow: means_folder(path), ids, ..TarOptions::default() };
         self.container_event(&container, "archive-path", &[]);
         Ok((stat, stream(move |out| archive::tar_of(fd.as_fd(), &inside, &options, out))))
     }
@@ -209,7 +216,7 @@ impl Engine {
         no_overwrite: bool,
     ) -> Result<()> {
         let container = self.find(reference)?;
-        let (fd, inside) = self.root(&container, path, true).await?;
+        let Root { fd, inside, ids } = self.root(&container, path, true).await?;
         let folder = format!("{}/", path.trim_end_matches('/'));
         let stat = root::stat(fd.as_fd(), &inside, true).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {
@@ -221,9 +228,17 @@ impl Engine {
             return Err(invalid("extraction point is not a directory"));
         }
         blocking(move || {
+            let root = ids.as_ref().map(sys::userns::IdMaps::root);
             let options =
-                ExtractOptions { no_overwrite_dir_non_dir: no_overwrite, ..ExtractOptions::default() };
-            match archive::extract_into(fd.as_fd(), &inside, tar, &options) {
+                ExtractOptions { no_overwrite_dir_non_dir: no_overwrite, ids, ..ExtractOptions::default() };
+            let extract = || archive::extract_into(fd.as_fd(), &inside, tar, &options);
+            let extracted = match root {
+                None => extract(),
+                // In a root with mapped ids only they can make files. The thread goes back to what it was.
+                Some((uid, gid)) => sys::userns::with_file_ids(uid, gid, extract)
+                    .map_err(Error::io("taking the container's ids"))?,
+            };
+            match extracted {
                 Ok(_) => Ok(()),
                 Err(e) if e.to_string().contains("Read-only file system") => {
                     Err(forbidden("mounted volume or container rootfs is marked read-only"))

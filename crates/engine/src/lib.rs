@@ -43,6 +43,7 @@ mod spec;
 mod start;
 mod stats;
 mod system;
+mod userns;
 mod validate;
 mod volumes;
 

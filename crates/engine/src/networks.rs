@@ -25,7 +25,8 @@ pub use pools::AddressPools;
 
 use crate::container::Attached;
 use crate::error::{Error, Result, invalid, not_found, system};
-use crate::model::{Ipam, IpamPool, Map};
+use crate::model::{Ipam, Map};
+use crate::settings::{DefaultBridge, Settings};
 
 /// The names of the networks that always exist.
 pub(crate) const PREDEFINED: [&str; 3] = ["bridge", "host", "none"];
@@ -179,15 +180,17 @@ impl Networks {
         dir: PathBuf,
         instance: &base::Instance,
         pools: AddressPools,
-        bridge: &[(&'static str, String)],
+        settings: &Settings,
     ) -> Result<Networks> {
         std::fs::create_dir_all(&dir).map_err(Error::io(dir.display()))?;
         base::fsx::remove_leftovers(&dir).map_err(Error::io(dir.display()))?;
         let networks = Networks { dir: dir.clone(), pools, all: RwLock::default() };
+        let addresses = DefaultBridge::of(settings, instance.bridge_ip);
+        let mut bridge = None;
         for entry in std::fs::read_dir(&dir).map_err(Error::io(dir.display()))? {
             let path = entry.map_err(Error::io(dir.display()))?.path();
             let read = std::fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice::<Record>(&bytes)?));
-            let mut record = match read {
+            let record = match read {
                 Ok(record) => record,
                 Err(error) => {
                     tracing::error!(file = %path.display(), %error, "a network cannot be read and is left alone");
@@ -195,10 +198,8 @@ impl Networks {
                 }
             };
             if record.name == "bridge" {
-                // Its range is the instance's, which may have been given anew.
-                record.ipam = default_ipam(instance.bridge_ip);
-                record.bridge = instance.link("0");
-                record.options.extend(bridge.iter().map(|(k, v)| ((*k).to_owned(), v.clone())));
+                bridge = Some(record);
+                continue;
             }
             match Net::new(record) {
                 Ok(net) => drop(networks.all.write().insert(net.record.id.clone(), net)),
@@ -207,9 +208,25 @@ impl Networks {
                 }
             }
         }
+        // Its addresses are those of the settings, which may have been given anew.
+        let mut record = bridge.unwrap_or_else(|| predefined("bridge"));
+        record.bridge = instance.link("0");
+        record.enable_ipv6 = addresses.ipv6();
+        record.ipam = addresses.ipam(&record.ipam, || {
+            let taken: Vec<IpNet> =
+                networks.list().iter().flat_map(|n| n.pools.iter().map(|p| p.subnet)).collect();
+            networks.pools.free(true, None, &taken)
+        })?;
+        let options = [
+            ("com.docker.network.bridge.default_bridge", "true".to_owned()),
+            ("com.docker.network.bridge.name", record.bridge.clone()),
+        ];
+        let options = options.into_iter().chain(settings.bridge_options());
+        record.options.extend(options.map(|(k, v)| (k.to_owned(), v)));
+        networks.save(record)?;
         for name in PREDEFINED {
             if networks.by_name(name).is_none() {
-                networks.save(predefined(name, instance, bridge))?;
+                networks.save(predefined(name))?;
             }
         }
         Ok(networks)
@@ -265,8 +282,8 @@ impl Networks {
     }
 }
 
-fn predefined(name: &str, instance: &base::Instance, bridge: &[(&'static str, String)]) -> Record {
-    let mut record = Record {
+fn predefined(name: &str) -> Record {
+    Record {
         id: base::rng::hex(32),
         name: name.to_owned(),
         created: base::clock::now(),
@@ -281,28 +298,7 @@ fn predefined(name: &str, instance: &base::Instance, bridge: &[(&'static str, St
         options: Map::new(),
         labels: Map::new(),
         bridge: String::new(),
-    };
-    if name == "bridge" {
-        record.ipam = default_ipam(instance.bridge_ip);
-        record.bridge = instance.link("0");
-        for (key, value) in [
-            ("com.docker.network.bridge.default_bridge", "true"),
-            ("com.docker.network.bridge.name", record.bridge.as_str()),
-        ] {
-            record.options.insert(key.into(), value.into());
-        }
-        record.options.extend(bridge.iter().map(|(k, v)| ((*k).to_owned(), v.clone())));
     }
-    record
-}
-
-fn default_ipam(bridge: ipnet::Ipv4Net) -> Ipam {
-    let pool = IpamPool {
-        subnet: bridge.trunc().to_string(),
-        gateway: bridge.addr().to_string(),
-        ..IpamPool::default()
-    };
-    Ipam { driver: "default".into(), options: None, config: vec![pool] }
 }
 
 #[cfg(test)]
@@ -313,15 +309,23 @@ mod tests {
     fn survives_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let instance = base::Instance::new(dir.path(), dir.path(), "n", [127, 0, 0, 1].into());
-        let open = || Networks::open(dir.path().join("n"), &instance, AddressPools::standard(), &[]).unwrap();
-        let networks = open();
+        let open = |settings: &str| {
+            let pools = AddressPools::standard().with_local6("id");
+            let settings = Settings::parse(settings).unwrap();
+            Networks::open(dir.path().join("n"), &instance, pools, &settings).unwrap()
+        };
+        let networks = open("{}");
         let bridge = networks.get("bridge").unwrap();
         assert_eq!(networks.get("default").unwrap().record.id, bridge.record.id);
         assert_eq!(bridge.pools[0].gateway.unwrap().to_string(), "172.17.0.1");
-        let again = open();
+        let again = open("{}");
         assert_eq!(again.get(&bridge.record.id[..8]).unwrap().record.name, "bridge");
         assert_eq!(again.list().len(), 3);
         assert!(matches!(again.get("nope"), Err(Error::NotFound(_))));
+        let six = open(r#"{"ipv6": true, "bip": "10.3.0.1/24"}"#).get("bridge").unwrap();
+        assert_eq!(six.record.id, bridge.record.id, "the network stays, whatever its addresses");
+        assert_eq!(six.family(false).next().unwrap().subnet.to_string(), "10.3.0.0/24");
+        assert!(six.family(true).next().unwrap().subnet.to_string().starts_with("fd"));
     }
 
     #[test]

@@ -33,15 +33,6 @@ pub(crate) fn find(name: &str) -> Result<Option<PathBuf>> {
     }
 }
 
-/// A runtime that runs hooks, which the built-in one does not: descriptions of GPUs ask for them.
-pub(crate) fn with_hooks() -> Result<PathBuf> {
-    ["runc", "crun"].into_iter().find_map(|name| find(name).ok().flatten()).ok_or_else(|| {
-        invalid(
-            "the description of a device asks for hooks, which the built-in runtime does not run: install runc or crun",
-        )
-    })
-}
-
 /// What a user who names a runtime that is replaced should know.
 pub(crate) fn warning(name: &str) -> Option<String> {
     (name == "runc" && matches!(find(name), Ok(None)))

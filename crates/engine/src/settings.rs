@@ -6,137 +6,22 @@
 //! changed by [`Engine::reload`](crate::Engine::reload).
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 use serde_json::Value;
+
+pub(crate) use bridge::DefaultBridge;
+use keys::KEYS;
+use keys::Meaning::{Always, Honoured, Idle, Refused};
 
 use crate::AddressPools;
 use crate::model::{HostConfig, Map, Ulimit};
 
-/// What a key means here.
-enum Meaning {
-    /// As with Docker.
-    Honoured,
-    /// Accepted without effect; why.
-    Idle(&'static str),
-    /// Refused unless it asks for nothing (empty, false); why, and what to do.
-    Refused(&'static str),
-    /// Refused unless it asks for what is always so (true); why.
-    Always(&'static str),
-}
-
-use Meaning::{Always, Honoured, Idle, Refused};
-
-/// Every key of Docker's daemon.json.
-const KEYS: &[(&str, Meaning)] = &[
-    ("allow-nondistributable-artifacts", Idle("images are pushed whole")),
-    (
-        "api-cors-header",
-        Refused("answers to browsers of other origins are not given: put a proxy before the engine"),
-    ),
-    ("authorization-plugins", Refused("there are no authorization plugins: use TLS client certificates")),
-    ("bip", Honoured),
-    ("bip6", Refused("the default bridge has IPv4 only: use a network of your own with --ipv6")),
-    ("bridge", Refused("the default bridge is the instance's own: set its address with bip")),
-    ("bridge-accept-fwmark", Refused("packets by firewall mark are not let through: publish ports")),
-    ("builder", Idle("the build cache is limited by docker builder prune")),
-    ("cdi-spec-dirs", Refused("devices are described in /etc/cdi and /var/run/cdi")),
-    ("cgroup-parent", Honoured),
-    ("cluster-advertise", Refused("there is no swarm: use Kubernetes, which this engine has")),
-    ("cluster-store", Refused("there is no swarm: use Kubernetes, which this engine has")),
-    ("containerd", Idle("there is no containerd")),
-    ("containerd-namespace", Idle("there is no containerd")),
-    ("containerd-plugin-namespace", Idle("there is no containerd")),
-    ("cpu-rt-period", Refused("real-time scheduling is not given to containers")),
-    ("cpu-rt-runtime", Refused("real-time scheduling is not given to containers")),
-    ("data-root", Honoured),
-    ("debug", Honoured),
-    ("default-address-pools", Honoured),
-    ("default-cgroupns-mode", Honoured),
-    ("default-gateway", Refused("the default bridge's gateway is bip")),
-    ("default-gateway-v6", Refused("the default bridge has IPv4 only")),
-    ("default-ipc-mode", Honoured),
-    ("default-network-opts", Honoured),
-    ("default-runtime", Honoured),
-    ("default-shm-size", Honoured),
-    ("default-ulimits", Honoured),
-    ("deprecated-key-path", Idle("the engine has no such key")),
-    ("dns", Honoured),
-    ("dns-opts", Honoured),
-    ("dns-search", Honoured),
-    ("exec-opts", Honoured),
-    ("exec-root", Idle("it is the run folder")),
-    ("experimental", Idle("nothing here is experimental")),
-    ("features", Idle("there are no features to choose from")),
-    ("firewall-backend", Idle("it is nftables")),
-    (
-        "fixed-cidr",
-        Refused("the default bridge gives all addresses of bip: use a network of your own with --ip-range"),
-    ),
-    ("fixed-cidr-v6", Refused("the default bridge has IPv4 only: use a network of your own with --ipv6")),
-    ("group", Honoured),
-    ("host-gateway-ip", Honoured),
-    ("host-gateway-ips", Refused("give one address as host-gateway-ip")),
-    ("hosts", Honoured),
-    ("http-proxy", Refused("registries are reached directly: use registry-mirrors")),
-    ("https-proxy", Refused("registries are reached directly: use registry-mirrors")),
-    ("icc", Honoured),
-    ("init", Honoured),
-    ("init-path", Idle("the first process of --init is built in")),
-    ("insecure-registries", Honoured),
-    ("ip", Honoured),
-    ("ip-forward", Always("containers cannot be reached without it")),
-    ("ip-forward-no-drop", Idle("the machine's own forward policy is not changed")),
-    ("ip-masq", Honoured),
-    ("ip6tables", Idle("published ports of IPv6 networks need it")),
-    ("iptables", Always("published ports need the engine's own nftables table, and it touches no other")),
-    ("ipv6", Refused("the default bridge has IPv4 only: use a network of your own with --ipv6")),
-    ("isolation", Refused("that is for Windows")),
-    ("labels", Honoured),
-    ("live-restore", Idle("containers always outlive the engine")),
-    ("log-driver", Honoured),
-    ("log-format", Idle("the engine's log is text")),
-    ("log-level", Honoured),
-    ("log-opts", Honoured),
-    ("max-concurrent-downloads", Idle("layers come as fast as the registry gives them")),
-    ("max-concurrent-uploads", Idle("layers go as fast as the registry takes them")),
-    ("max-download-attempts", Idle("a broken download goes on where it broke off")),
-    ("metrics-addr", Honoured),
-    ("min-api-version", Idle("all versions from 1.24 on are served")),
-    ("mtu", Honoured),
-    ("network-control-plane-mtu", Idle("there is no swarm")),
-    ("no-new-privileges", Honoured),
-    ("no-proxy", Idle("registries are reached directly")),
-    ("node-generic-resources", Idle("there is no swarm")),
-    ("oom-score-adjust", Refused("set it where the engine is started, as with OOMScoreAdjust= of its unit")),
-    ("pidfile", Idle("RUN-DIR/server.lock holds the process id")),
-    ("proxies", Refused("registries are reached directly: use registry-mirrors")),
-    ("raw-logs", Idle("the engine's log has no colours")),
-    ("registry-mirrors", Honoured),
-    ("rootless", Refused("the engine runs as root")),
-    ("runtimes", Honoured),
-    ("seccomp-profile", Honoured),
-    ("selinux-enabled", Refused("containers get no SELinux labels")),
-    (
-        "shutdown-timeout",
-        Idle("containers outlive the engine; tug down waits for each as long as it asks for"),
-    ),
-    ("storage-driver", Honoured),
-    ("storage-opts", Refused("overlay2 has no options here")),
-    ("swarm-default-advertise-addr", Idle("there is no swarm")),
-    ("tls", Honoured),
-    ("tlscacert", Honoured),
-    ("tlscert", Honoured),
-    ("tlskey", Honoured),
-    ("tlsverify", Honoured),
-    ("userland-proxy", Idle("ports are published without a process")),
-    ("userland-proxy-path", Idle("ports are published without a process")),
-    ("userns-remap", Refused("containers' ids are the machine's: run them as another user with --user")),
-    ("validate", Idle("that is a flag")),
-];
+mod bridge;
+mod keys;
 
 /// The settings. [`Settings::default`] is what holds without a file.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -144,11 +29,15 @@ const KEYS: &[(&str, Meaning)] = &[
 #[allow(missing_docs)] // Each is the key of the same name in Docker's documentation.
 pub struct Settings {
     pub bip: Option<Ipv4Net>,
+    pub bip6: Option<Ipv6Net>,
+    pub cdi_spec_dirs: Option<Vec<PathBuf>>,
     pub cgroup_parent: String,
     pub data_root: Option<std::path::PathBuf>,
     pub debug: bool,
     pub default_address_pools: Vec<AddressPool>,
     pub default_cgroupns_mode: String,
+    pub default_gateway: Option<Ipv4Addr>,
+    pub default_gateway_v6: Option<Ipv6Addr>,
     pub default_ipc_mode: String,
     /// By driver.
     pub default_network_opts: BTreeMap<String, Map>,
@@ -160,21 +49,32 @@ pub struct Settings {
     pub dns_opts: Vec<String>,
     pub dns_search: Vec<String>,
     pub exec_opts: Vec<String>,
+    pub fixed_cidr: Option<Ipv4Net>,
+    pub fixed_cidr_v6: Option<Ipv6Net>,
     pub group: String,
     pub host_gateway_ip: Option<IpAddr>,
+    pub host_gateway_ips: Vec<IpAddr>,
     pub hosts: Vec<String>,
+    pub http_proxy: String,
+    pub https_proxy: String,
     pub icc: bool,
     pub init: bool,
     pub insecure_registries: Vec<String>,
     pub ip: IpAddr,
     pub ip_masq: bool,
+    pub ipv6: bool,
     pub labels: Vec<String>,
     pub log_driver: String,
     pub log_level: String,
     pub log_opts: Map,
     pub metrics_addr: String,
+    pub min_api_version: String,
     pub mtu: u32,
     pub no_new_privileges: bool,
+    pub no_proxy: String,
+    pub oom_score_adjust: i32,
+    pub pidfile: Option<PathBuf>,
+    pub proxies: Proxies,
     pub registry_mirrors: Vec<String>,
     pub runtimes: BTreeMap<String, OtherRuntime>,
     pub seccomp_profile: String,
@@ -184,9 +84,20 @@ pub struct Settings {
     pub tlscert: String,
     pub tlskey: String,
     pub tlsverify: Option<bool>,
+    pub userns_remap: String,
     /// The keys that the file gives, for telling conflicts with flags.
     #[serde(skip)]
     pub given: Vec<String>,
+}
+
+/// How registries are reached.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+#[allow(missing_docs)] // Each is the key of the same name in Docker's documentation.
+pub struct Proxies {
+    pub http_proxy: String,
+    pub https_proxy: String,
+    pub no_proxy: String,
 }
 
 /// Where networks get their subnets from, unless they name them.
@@ -215,11 +126,15 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             bip: None,
+            bip6: None,
+            cdi_spec_dirs: None,
             cgroup_parent: String::new(),
             data_root: None,
             debug: false,
             default_address_pools: Vec::new(),
             default_cgroupns_mode: String::new(),
+            default_gateway: None,
+            default_gateway_v6: None,
             default_ipc_mode: String::new(),
             default_network_opts: BTreeMap::new(),
             default_runtime: String::new(),
@@ -229,21 +144,32 @@ impl Default for Settings {
             dns_opts: Vec::new(),
             dns_search: Vec::new(),
             exec_opts: Vec::new(),
+            fixed_cidr: None,
+            fixed_cidr_v6: None,
             group: "docker".into(),
             host_gateway_ip: None,
+            host_gateway_ips: Vec::new(),
             hosts: Vec::new(),
+            http_proxy: String::new(),
+            https_proxy: String::new(),
             icc: true,
             init: false,
             insecure_registries: Vec::new(),
             ip: IpAddr::from([0, 0, 0, 0]),
             ip_masq: true,
+            ipv6: false,
             labels: Vec::new(),
             log_driver: "json-file".into(),
             log_level: String::new(),
             log_opts: Map::new(),
             metrics_addr: String::new(),
+            min_api_version: String::new(),
             mtu: 1500,
             no_new_privileges: false,
+            no_proxy: String::new(),
+            oom_score_adjust: 0,
+            pidfile: None,
+            proxies: Proxies::default(),
             registry_mirrors: Vec::new(),
             runtimes: BTreeMap::new(),
             seccomp_profile: String::new(),
@@ -253,6 +179,7 @@ impl Default for Settings {
             tlscert: String::new(),
             tlskey: String::new(),
             tlsverify: None,
+            userns_remap: String::new(),
             given: Vec::new(),
         }
     }
@@ -271,19 +198,41 @@ fn size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
 impl Settings {
     /// Reads a file. The error names it, in Docker's words.
     pub fn load(path: &Path) -> Result<Settings, String> {
-        let failed =
-            |e: String| format!("unable to configure the Docker daemon with file {}: {e}", path.display());
-        let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
-        Settings::parse(&text).map_err(failed)
+        Settings::load_with(Some(path), &serde_json::Map::new())
+    }
+
+    /// A file, if there is one, and what flags say under the same keys; what both say is refused.
+    pub fn load_with(
+        path: Option<&Path>,
+        flags: &serde_json::Map<String, Value>,
+    ) -> Result<Settings, String> {
+        let mut keys = serde_json::Map::new();
+        if let Some(path) = path {
+            let load = || -> Result<serde_json::Map<String, Value>, String> {
+                let keys = read(&std::fs::read_to_string(path).map_err(|e| e.to_string())?)?;
+                Settings::of(&keys, true)?;
+                let both: Vec<(&str, String, String)> = flags
+                    .iter()
+                    .filter_map(|(k, flag)| Some((k.as_str(), plain(flag), plain(keys.get(k)?))))
+                    .collect();
+                if both.is_empty() { Ok(keys) } else { Err(Settings::conflict(&both)) }
+            };
+            keys = load().map_err(|e| {
+                format!("unable to configure the Docker daemon with file {}: {e}", path.display())
+            })?;
+        }
+        let given = keys.keys().cloned().collect();
+        keys.extend(flags.clone());
+        Ok(Settings { given, ..Settings::of(&keys, false)? })
     }
 
     /// Reads the text of a file; an empty one is no settings.
     pub fn parse(text: &str) -> Result<Settings, String> {
-        if text.trim().is_empty() {
-            return Ok(Settings::default());
-        }
-        let document: Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
-        let Value::Object(keys) = &document else { return Err("the file must hold a JSON object".into()) };
+        Settings::of(&read(text)?, false)
+    }
+
+    /// `quiet` leaves out what the log is told.
+    fn of(keys: &serde_json::Map<String, Value>, quiet: bool) -> Result<Settings, String> {
         let unknown: Vec<&str> =
             keys.keys().map(String::as_str).filter(|k| !KEYS.iter().any(|(known, _)| known == k)).collect();
         if !unknown.is_empty() {
@@ -304,9 +253,10 @@ impl Settings {
             };
             match meaning {
                 Honoured => {}
+                Idle(_) if quiet => {}
                 Idle(why) => tracing::info!("daemon.json: {key} has no effect: {why}"),
                 Refused(why) if !nothing => return Err(format!("{key}: {why}")),
-                Always(why) if *value != Value::Bool(true) => {
+                Always(why) if !matches!(value, Value::Bool(true) | Value::Null) => {
                     return Err(format!("{key} must be true: {why}"));
                 }
                 Refused(_) | Always(_) => {}
@@ -323,6 +273,37 @@ impl Settings {
     }
 
     fn check(&self) -> Result<(), String> {
+        DefaultBridge::of(self, crate::settings::bridge::STANDARD).check()?;
+        if !self.min_api_version.is_empty() {
+            let version = api_version(&self.min_api_version)
+                .ok_or_else(|| format!("invalid API version: {}", self.min_api_version))?;
+            if !(crate::MIN_API_VERSION..=crate::API_VERSION).contains(&version) {
+                let text = |v: (u32, u32)| format!("{}.{}", v.0, v.1);
+                return Err(format!(
+                    "min-api-version {}: this engine speaks the versions {} to {}",
+                    self.min_api_version,
+                    text(crate::MIN_API_VERSION),
+                    text(crate::API_VERSION)
+                ));
+            }
+        }
+        if !(-1000..=1000).contains(&self.oom_score_adjust) {
+            return Err(format!("oom-score-adjust {}: it is -1000 to 1000", self.oom_score_adjust));
+        }
+        if self.host_gateway_ips.len() > 2
+            || self.host_gateway_ips.iter().filter(|a| a.is_ipv4()).count() > 1
+            || self.host_gateway_ips.iter().filter(|a| a.is_ipv6()).count() > 1
+        {
+            return Err("host-gateway-ips: only one IPv4 and one IPv6 address can be specified".into());
+        }
+        for (name, proxy) in
+            [("http-proxy", self.proxies().http_proxy), ("https-proxy", self.proxies().https_proxy)]
+        {
+            let known = ["http://", "https://", "socks5://", "socks5h://"];
+            if proxy.contains("://") && !known.iter().any(|k| proxy.starts_with(k)) {
+                return Err(format!("invalid {name}: unsupported scheme: it is http://HOST:PORT"));
+            }
+        }
         for label in &self.labels {
             let mut same = self
                 .labels
@@ -452,6 +433,36 @@ impl Settings {
         )
     }
 
+    /// How registries are reached: as `proxies` says, or the keys and flags of the single ones.
+    pub fn proxies(&self) -> Proxies {
+        let or = |group: &str, single: &str| if group.is_empty() { single } else { group }.to_owned();
+        Proxies {
+            http_proxy: or(&self.proxies.http_proxy, &self.http_proxy),
+            https_proxy: or(&self.proxies.https_proxy, &self.https_proxy),
+            no_proxy: or(&self.proxies.no_proxy, &self.no_proxy),
+        }
+    }
+
+    /// Where devices are described.
+    pub(crate) fn cdi_dirs(&self) -> Vec<PathBuf> {
+        self.cdi_spec_dirs.clone().unwrap_or_else(|| crate::cdi::FOLDERS.map(PathBuf::from).into())
+    }
+
+    /// The oldest API version that is answered.
+    pub fn oldest_api(&self) -> (u32, u32) {
+        api_version(&self.min_api_version).unwrap_or(crate::MIN_API_VERSION)
+    }
+
+    /// What `host-gateway` stands for, of one family.
+    pub(crate) fn host_gateway(&self, v6: bool) -> Option<IpAddr> {
+        self.host_gateway_ips.iter().copied().chain(self.host_gateway_ip).find(|a| a.is_ipv6() == v6)
+    }
+
+    /// The address of the default bridge, if the settings say one: `bip`, or the first address of `fixed-cidr`.
+    pub fn bridge_address(&self) -> Option<Ipv4Net> {
+        self.bip.or_else(|| bridge::gateway_of(self.fixed_cidr?))
+    }
+
     /// Whether the API may be reached over TCP by whoever can connect, for the warnings of `docker info`.
     pub(crate) fn exposed(&self) -> Vec<String> {
         let tcp = self.hosts.iter().filter(|h| h.starts_with("tcp://"));
@@ -555,76 +566,35 @@ impl Settings {
     }
 }
 
+/// A file's text as an object; an empty one has no keys.
+fn read(text: &str) -> Result<serde_json::Map<String, Value>, String> {
+    if text.trim().is_empty() {
+        return Ok(serde_json::Map::new());
+    }
+    match serde_json::from_str(text).map_err(|e| e.to_string())? {
+        Value::Object(keys) => Ok(keys),
+        _ => Err("the file must hold a JSON object".into()),
+    }
+}
+
+/// A value as an error shows it.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// `1.44`
+fn api_version(text: &str) -> Option<(u32, u32)> {
+    let (major, minor) = text.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
 /// Lists and maps as the events' attributes have them.
 fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn refusals() {
-        let refused = |text: &str| Settings::parse(text).unwrap_err();
-        assert_eq!(
-            refused(r#"{"debug": true, "colour": 1}"#),
-            "the following directives don't match any configuration option: colour"
-        );
-        assert!(refused(r#"{"iptables": false}"#).contains("must be true"));
-        assert!(refused(r#"{"selinux-enabled": true}"#).contains("SELinux"));
-        assert!(refused(r#"{"log-driver": "splunk"}"#).contains("no log driver named 'splunk'"));
-        assert!(refused(r#"{"log-opts": {"x": "1"}}"#).contains("unknown log opt 'x' for json-file"));
-        assert!(
-            refused(r#"{"default-runtime": "kata"}"#)
-                .contains("specified default runtime 'kata' does not exist")
-        );
-        assert!(refused(r#"{"labels": ["a"]}"#).contains("bad attribute format: a"));
-        assert!(refused(r#"{"labels": ["a=1", "a=2"]}"#).contains("conflict labels"));
-        let pool = r#"{"default-address-pools": [{"base": "10.0.0.0/16", "size": 8}]}"#;
-        assert!(refused(pool).contains("cannot be cut into subnets"));
-        assert!(refused(r#"{"exec-opts": ["native.cgroupdriver=systemd"]}"#).contains("cgroupfs"));
-        assert!(refused(r#"{"registry-mirrors": ["mirror"]}"#).contains("invalid mirror"));
-        assert!(refused("[]").contains("object"));
-        assert!(refused(r#"{"debug": "yes"}"#).contains("invalid type"));
-        for fine in
-            ["", "{}", r#"{"live-restore": false, "iptables": true, "selinux-enabled": false, "dns": null}"#]
-        {
-            Settings::parse(fine).unwrap();
-        }
-    }
-
-    #[test]
-    fn what_a_container_is_given() {
-        let text = r#"{"log-driver": "local", "log-opts": {"max-size": "1m"}, "default-shm-size": "1M", "init": true,
-            "default-ulimits": {"nofile": {"Name": "nofile", "Hard": 64000, "Soft": 64000}}, "no-new-privileges": true,
-            "cgroup-parent": "/box", "default-ipc-mode": "shareable", "runtimes": {"crun": {"path": "/usr/bin/crun"}},
-            "default-runtime": "crun"}"#;
-        let settings = Settings::parse(text).unwrap();
-        let mut host = HostConfig::default();
-        settings.fill(&mut host).unwrap();
-        assert_eq!(
-            (host.log_config.driver.as_str(), host.log_config.config["max-size"].as_str()),
-            ("local", "1m")
-        );
-        assert_eq!((host.shm_size, host.init, host.ulimits[0].hard), (1 << 20, Some(true), 64000));
-        assert_eq!(
-            (host.cgroup_parent.as_str(), host.ipc_mode.as_str(), host.runtime.as_str()),
-            ("/box", "shareable", "/usr/bin/crun")
-        );
-        assert_eq!(host.security_opt, ["no-new-privileges"]);
-        let mut own = HostConfig { shm_size: 7, init: Some(false), ..HostConfig::default() };
-        own.log_config.driver = "json-file".into();
-        settings.fill(&mut own).unwrap();
-        assert_eq!((own.shm_size, own.init, own.log_config.config.len()), (7, Some(false), 0));
-    }
-
-    #[test]
-    fn a_reload_changes_what_it_can() {
-        let old = Settings::parse(r#"{"log-driver": "local", "labels": ["a=1"]}"#).unwrap();
-        let new = Settings::parse(r#"{"log-driver": "none", "labels": ["a=2"], "debug": true}"#).unwrap();
-        let now = old.reloaded(&new);
-        assert_eq!((now.log_driver.as_str(), now.debug), ("local", true));
-        assert_eq!(now.labels, ["a=2"]);
-    }
-}
+mod tests;

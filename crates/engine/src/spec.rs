@@ -7,8 +7,9 @@ use std::sync::OnceLock;
 
 use oci_spec::runtime::{
     Capability, LinuxBlockIo, LinuxCapabilities, LinuxCpu, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType,
-    LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxPids, LinuxResources, LinuxThrottleDeviceBuilder,
-    LinuxWeightDeviceBuilder, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Spec, User,
+    LinuxIdMapping, LinuxIdMappingBuilder, LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxPids,
+    LinuxResources, LinuxThrottleDeviceBuilder, LinuxWeightDeviceBuilder, Mount, PosixRlimit,
+    PosixRlimitBuilder, PosixRlimitType, Process, Spec, User,
 };
 use runtime::{ContainerSpec, IoSpec, LogSpec, Rootfs, SeccompProfile, StdinMode, defaults};
 
@@ -245,6 +246,8 @@ pub(crate) struct Input<'a> {
     pub cgroup: String,
     /// The layers of images that are mounted, top first, by destination.
     pub image_mounts: HashMap<String, Vec<PathBuf>>,
+    /// Where devices are described, for the Container Device Interface.
+    pub cdi_dirs: Vec<PathBuf>,
 }
 
 /// Makes the specification.
@@ -258,9 +261,12 @@ pub(crate) fn build(input: Input<'_>) -> Result<ContainerSpec> {
     spec.set_domainname(Some(config.domainname.clone()).filter(|d| !d.is_empty()));
 
     let mut linux = spec.linux().clone().unwrap_or_default();
-    linux.set_namespaces(Some(namespaces(host, &input.joined)));
+    linux.set_namespaces(Some(namespaces(host, &input.joined, input.asked.ids.is_some())));
+    if let Some(ids) = &input.asked.ids {
+        linux.set_uid_mappings(Some(mappings(&ids.uids)?)).set_gid_mappings(Some(mappings(&ids.gids)?));
+    }
     linux.set_cgroups_path(Some(PathBuf::from(&input.cgroup)));
-    linux.set_sysctl(Some(sysctls(host)).filter(|s| !s.is_empty()));
+    linux.set_sysctl(Some(sysctls(host, input.asked.ids.is_some())).filter(|s| !s.is_empty()));
     let mut limits = resources(host);
     let (nodes, mut rules) = devices(host)?;
     if host.privileged {
@@ -302,11 +308,8 @@ pub(crate) fn build(input: Input<'_>) -> Result<ContainerSpec> {
     let basic = spec.mounts().clone().unwrap_or_default();
     spec.set_mounts(Some(mounts(basic, &input)?));
 
-    crate::cdi::inject(&host.device_requests, &mut spec)?;
-    let mut runtime = crate::runtimes::find(&host.runtime)?;
-    if spec.hooks().is_some() && runtime.is_none() {
-        runtime = Some(crate::runtimes::with_hooks()?);
-    }
+    crate::cdi::inject(&input.cdi_dirs, &host.device_requests, &mut spec)?;
+    let runtime = crate::runtimes::find(&host.runtime)?;
 
     let stdin = match (config.open_stdin, config.stdin_once) {
         (false, _) => StdinMode::Closed,
@@ -333,13 +336,15 @@ pub(crate) fn build(input: Input<'_>) -> Result<ContainerSpec> {
 
 /// Kernel parameters: what was asked for, over what every container with a network of its own gets: sockets for ping
 /// and low ports for everyone in it.
-fn sysctls(host: &HostConfig) -> HashMap<String, String> {
+fn sysctls(host: &HostConfig, mapped: bool) -> HashMap<String, String> {
     let mut all = HashMap::new();
     if host.network_mode != "host" && !host.network_mode.starts_with("container:") {
         for (name, value) in
             [("net.ipv4.ping_group_range", "0 2147483647"), ("net.ipv4.ip_unprivileged_port_start", "0")]
         {
-            if Path::new("/proc/sys").join(name.replace('.', "/")).exists() {
+            // A range of groups that a user namespace does not have is refused.
+            let possible = !(mapped && name.ends_with("ping_group_range"));
+            if possible && Path::new("/proc/sys").join(name.replace('.', "/")).exists() {
                 all.insert(name.to_owned(), value.to_owned());
             }
         }
@@ -429,9 +434,27 @@ fn rlimits(host: &HostConfig) -> Result<Vec<PosixRlimit>> {
         .collect()
 }
 
-fn namespaces(host: &HostConfig, joined: &Joined) -> Vec<LinuxNamespace> {
+fn mappings(map: &[(u32, u32, u32)]) -> Result<Vec<LinuxIdMapping>> {
+    map.iter()
+        .map(|&(inside, outside, count)| {
+            LinuxIdMappingBuilder::default()
+                .container_id(inside)
+                .host_id(outside)
+                .size(count)
+                .build()
+                .map_err(|e| system(format!("id mapping: {e}")))
+        })
+        .collect()
+}
+
+fn namespaces(host: &HostConfig, joined: &Joined, mapped: bool) -> Vec<LinuxNamespace> {
     let of = |pid: u32, name: &str| Some(PathBuf::from(format!("/proc/{pid}/ns/{name}")));
     let mut out = vec![namespace(LinuxNamespaceType::Mount, None)];
+    if mapped {
+        // Whoever joins another's namespaces must be in the user namespace that they belong to.
+        let owner = joined.net.or(joined.ipc).or(joined.pid);
+        out.push(namespace(LinuxNamespaceType::User, owner.and_then(|p| of(p, "user"))));
+    }
     if host.network_mode != "host" {
         out.push(namespace(LinuxNamespaceType::Network, joined.net.and_then(|p| of(p, "net"))));
     }
@@ -612,7 +635,7 @@ fn mounts(mut all: Vec<Mount>, input: &Input<'_>) -> Result<Vec<Mount>> {
     }
     let mut own = Vec::new();
     for point in &input.asked.mounts {
-        own.push(user_mount(point, &input.image_mounts)?);
+        own.push(user_mount(point, &input.image_mounts, input.asked.ids.is_some())?);
     }
     if let Some(dir) = &input.files {
         for (file, target) in
@@ -644,7 +667,7 @@ fn mounts(mut all: Vec<Mount>, input: &Input<'_>) -> Result<Vec<Mount>> {
     Ok(all)
 }
 
-fn user_mount(point: &MountPoint, images: &HashMap<String, Vec<PathBuf>>) -> Result<Mount> {
+fn user_mount(point: &MountPoint, images: &HashMap<String, Vec<PathBuf>>, mapped: bool) -> Result<Mount> {
     match point.kind.as_str() {
         "tmpfs" => {
             let mut options = vec!["noexec", "nosuid", "nodev"];
@@ -669,7 +692,17 @@ fn user_mount(point: &MountPoint, images: &HashMap<String, Vec<PathBuf>>) -> Res
                     "image {} of mount {} is not prepared",
                     point.name, point.destination
                 ))),
+                [only] if mapped => {
+                    Ok(mount(&point.destination, "bind", only, &["bind", "ro", "rprivate", "idmap"]))
+                }
                 [only] => Ok(mount(&point.destination, "bind", only, &["rbind", "ro", "rprivate"])),
+                several if mapped => Err(Error::NotImplemented(format!(
+                    "image {} of mount {} has {} layers, which cannot be mounted together for a container with user ids \
+                     of its own (userns-remap): run it with --userns=host",
+                    point.name,
+                    point.destination,
+                    several.len()
+                ))),
                 several => {
                     let list: Vec<String> = several.iter().map(|l| l.display().to_string()).collect();
                     Ok(mount(

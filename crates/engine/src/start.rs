@@ -95,11 +95,13 @@ impl Engine {
 
     /// The processes whose namespaces are joined.
     fn joined(&self, container: &Container) -> Result<spec::Joined> {
-        let host = container.lock().asked.host.clone();
+        let own = container.lock().asked.clone();
+        let host = &own.host;
         let pid = |mode: &str, what: &str| -> Result<Option<u32>> {
             let Some(reference) = mode.strip_prefix("container:") else { return Ok(None) };
             let other = self.find(reference)?;
             let inner = other.lock();
+            crate::userns::can_join(&own, &inner.asked)?;
             if !inner.life.phase.alive() {
                 return Err(conflict(format!("cannot join {what} of a non running container: {}", other.id)));
             }
@@ -182,6 +184,7 @@ impl Engine {
             log,
             cgroup: format!("{parent}/{}", container.id),
             image_mounts,
+            cdi_dirs: self.settings().cdi_dirs(),
         })
     }
 
@@ -314,7 +317,8 @@ impl Engine {
             return Ok(Some(self.find(other)?.dir.clone()));
         }
         let user_network = container.lock().life.attached.keys().any(|n| crate::networks::user_defined(n));
-        files::write(&container.dir, "hostname", &format!("{}\n", asked.config.hostname))?;
+        let ids = asked.ids.as_ref();
+        files::write(&container.dir, "hostname", &format!("{}\n", asked.config.hostname), ids)?;
         let hosts = if asked.host.network_mode == "host" {
             let mut text = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
             for (address, names) in &links.extra {
@@ -329,13 +333,13 @@ impl Engine {
             }
             files::hosts(&lines)
         };
-        files::write(&container.dir, "hosts", &hosts)?;
+        files::write(&container.dir, "hosts", &hosts, ids)?;
         let resolv = if asked.host.network_mode == "host" && asked.host.dns.is_empty() {
             std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()
         } else {
             files::resolv(&asked.host, user_network)
         };
-        files::write(&container.dir, "resolv.conf", &resolv)?;
+        files::write(&container.dir, "resolv.conf", &resolv, ids)?;
         Ok(Some(container.dir.clone()))
     }
 }

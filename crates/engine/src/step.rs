@@ -76,6 +76,9 @@ impl Engine {
             ("", _) => step.id.get(..12).unwrap_or(&step.id).to_owned(),
             (name, _) => name.to_owned(),
         };
+        // What the whole machine is given to keeps its ids.
+        let whole = host.privileged || host.network_mode == "host";
+        let ids = self.ids.clone().filter(|_| !whole);
         let config = Config {
             hostname,
             user: step.user.clone(),
@@ -93,6 +96,7 @@ impl Engine {
             mounts: Vec::new(),
             endpoints,
             driver: "overlay2".into(),
+            ids,
         };
         // Its files are of no use after it, so they lie in the run folder.
         let dir = self.instance().run_dir.join("build").join(&step.id);
@@ -141,9 +145,18 @@ impl Engine {
             log: LogSpec::None,
             cgroup: format!("{}/build/{}", self.instance().cgroup_parent(), step.id),
             image_mounts: Default::default(),
+            cdi_dirs: Vec::new(),
         })?;
         let mut mounts = spec.oci.mounts().clone().unwrap_or_default();
-        mounts.extend(step.mounts.iter().cloned());
+        mounts.extend(step.mounts.iter().cloned().map(|mut m| {
+            // Caches, secrets and other stages hold the step's own ids.
+            let mut options = m.options().clone().unwrap_or_default();
+            if asked.ids.is_some() && options.iter().any(|o| matches!(o.as_str(), "bind" | "rbind")) {
+                options.push("idmap".into());
+                m.set_options(Some(options));
+            }
+            m
+        }));
         spec.oci.set_mounts(Some(mounts));
         if let Some(limits) = &step.resources {
             let mut linux = spec.oci.linux().clone().unwrap_or_default();

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::Engine;
 use crate::container::Phase;
 use crate::error::Result;
-use crate::{API_VERSION, MIN_API_VERSION, spec};
+use crate::{API_VERSION, spec};
 
 /// This machine's host name.
 pub(crate) fn hostname() -> String {
@@ -76,6 +76,15 @@ fn switched_on(path: &str) -> bool {
     std::fs::read_to_string(path).is_ok_and(|text| matches!(text.trim(), "1" | "Y"))
 }
 
+/// A proxy's URL as everybody may read it.
+fn without_password(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(s, r)| (s, r));
+    match rest.rsplit_once('@') {
+        Some((_, host)) if !scheme.is_empty() => format!("{scheme}://xxxxx:xxxxx@{host}"),
+        _ => url.to_owned(),
+    }
+}
+
 /// What is told of the storage.
 fn storage(folder: &Path) -> Value {
     let kind = rustix::fs::statfs(folder).map_or(0, |s| s.f_type as u64 & 0xffff_ffff);
@@ -119,7 +128,8 @@ impl Engine {
         let kernel = uname.release().to_string_lossy().into_owned();
         let (architecture, _) = image::config::host_platform();
         let api = format!("{}.{}", API_VERSION.0, API_VERSION.1);
-        let oldest = format!("{}.{}", MIN_API_VERSION.0, MIN_API_VERSION.1);
+        let oldest = self.settings().oldest_api();
+        let oldest = format!("{}.{}", oldest.0, oldest.1);
         let stands_for = stands_for();
         json!({
             "Platform": {"Name": "Tug"},
@@ -170,9 +180,13 @@ impl Engine {
         if Path::new("/proc/self/ns/cgroup").exists() {
             security.push("name=cgroupns".to_owned());
         }
+        if self.ids.is_some() {
+            security.push("name=userns".to_owned());
+        }
         if settings.no_new_privileges {
             security.push("name=no-new-privileges".to_owned());
         }
+        let [http_proxy, https_proxy, no_proxy] = image::http::proxies_in_use().map(|p| without_password(&p));
         let mut runtimes = json!({"tug": {"path": "tug"}, "io.containerd.runc.v2": {"path": "tug"}});
         if let Ok(Some(path)) = crate::runtimes::find("runc") {
             runtimes["runc"] = json!({"path": path});
@@ -196,14 +210,14 @@ impl Engine {
             "IndexServerAddress": "https://index.docker.io/v1/",
             "RegistryConfig": self.registries(),
             "NCPU": spec::cpus(), "MemTotal": m.total_memory, "GenericResources": null,
-            "DockerRootDir": self.instance().data_dir, "HttpProxy": "", "HttpsProxy": "", "NoProxy": "", "Labels": settings.labels,
+            "DockerRootDir": self.instance().data_dir, "HttpProxy": http_proxy, "HttpsProxy": https_proxy, "NoProxy": no_proxy, "Labels": settings.labels,
             "ExperimentalBuild": false, "ServerVersion": stands_for(),
             "Runtimes": runtimes, "DefaultRuntime": settings.default_runtime(),
             "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "", "RemoteManagers": null},
             "LiveRestoreEnabled": true, "Isolation": "", "InitBinary": "tug",
             "ContainerdCommit": {"ID": ""}, "RuncCommit": {"ID": ""}, "InitCommit": {"ID": ""},
             "SecurityOptions": security, "FirewallBackend": {"Driver": "nftables"},
-            "DefaultAddressPools": settings.default_address_pools, "CDISpecDirs": crate::cdi::FOLDERS, "Warnings": if warnings.is_empty() { Value::Null } else { json!(warnings) },
+            "DefaultAddressPools": settings.default_address_pools, "CDISpecDirs": settings.cdi_dirs(), "Warnings": if warnings.is_empty() { Value::Null } else { json!(warnings) },
         })
     }
 

@@ -133,7 +133,7 @@ impl Volumes {
     }
 
     /// Makes a folder of ours, with its content's folder, and remembers it.
-    fn make_local(&self, volume: Volume) -> Result<Arc<Volume>> {
+    fn make_local(&self, volume: Volume, ids: Option<&sys::userns::IdMaps>) -> Result<Arc<Volume>> {
         let dir = self.root.join(&volume.name);
         if dir.exists() {
             return Err(system(format!(
@@ -144,6 +144,7 @@ impl Volumes {
         }
         let made = std::fs::create_dir_all(dir.join("_data"))
             .map_err(Error::io(format_args!("create {}", volume.name)))
+            .and_then(|()| crate::userns::give(&dir.join("_data"), ids))
             .and_then(|()| self.remember(volume));
         if made.is_err() {
             let _ = std::fs::remove_dir_all(&dir); // the error says why already
@@ -237,7 +238,7 @@ impl Engine {
         let volume = if volume.local() {
             local::check_name(&volume.name)?;
             local::check_options(&volume.name, &volume.options)?;
-            self.volumes.make_local(volume)?
+            self.volumes.make_local(volume, self.ids.as_ref())?
         } else {
             let failed = |e: Error| e.map(|text| format!("create {}: {text}", volume.name));
             let plugin = self.volumes.plugins.get(&volume.driver).await.map_err(failed)?;
@@ -610,7 +611,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("v");
         let volumes = Volumes::open(root.clone()).unwrap();
-        let made = volumes.make_local(volume("data", LOCAL)).unwrap();
+        let made = volumes.make_local(volume("data", LOCAL), None).unwrap();
         volumes.remember(volume("../odd name", "plug")).unwrap();
         std::fs::write(volumes.data("data").join("f"), "kept").unwrap();
         std::fs::create_dir_all(root.join("half/_data")).unwrap();
@@ -621,7 +622,7 @@ mod tests {
         assert_eq!(names, ["../odd name", "data"]);
         assert!(!root.join("half").exists(), "half-made volumes are removed at start");
         assert!(root.join("odd/_data").exists(), "what cannot be read is not");
-        assert!(again.make_local(volume("odd", LOCAL)).is_err(), "and its content is given to nobody");
+        assert!(again.make_local(volume("odd", LOCAL), None).is_err(), "and its content is given to nobody");
         assert_eq!(tree_size(&again.data("data")), 4);
         again.forget(&made).unwrap();
         again.forget(&volume("../odd name", "plug")).unwrap();

@@ -54,9 +54,9 @@ impl Client {
         Self::with(Tls { authorities: extra.to_vec(), identity: None, insecure })
     }
 
-    /// A client with these ideas of trust, and the proxies of the environment.
+    /// A client with these ideas of trust, and the proxies of [`set_proxies`] or the environment.
     pub fn with(tls: Tls) -> crate::Result<Self> {
-        Self::through(tls, Matcher::from_env())
+        Self::through(tls, proxies())
     }
 
     fn through(tls: Tls, proxies: Matcher) -> crate::Result<Self> {
@@ -130,6 +130,37 @@ impl Client {
             if unreachable { crate::Error::Unreachable(text) } else { crate::Error::Registry(text) }
         })
     }
+}
+
+/// `http`, `https` and `no` proxy that win over the environment's.
+static PROXIES: parking_lot::RwLock<[String; 3]> =
+    parking_lot::RwLock::new([String::new(), String::new(), String::new()]);
+
+/// The proxies of this process, over those of its environment; what is empty stays the environment's. Holds for clients
+/// that are made later.
+pub fn set_proxies(http: &str, https: &str, no: &str) {
+    *PROXIES.write() = [http, https, no].map(str::to_owned);
+}
+
+/// The proxies that hold: for `http`, for `https`, and what needs none.
+pub fn proxies_in_use() -> [String; 3] {
+    let environment = |names: [&str; 2]| names.iter().find_map(|n| std::env::var(n).ok()).unwrap_or_default();
+    let of = [["HTTP_PROXY", "http_proxy"], ["HTTPS_PROXY", "https_proxy"], ["NO_PROXY", "no_proxy"]];
+    let mut all = PROXIES.read().clone();
+    for (own, names) in all.iter_mut().zip(of) {
+        if own.is_empty() {
+            *own = environment(names);
+        }
+    }
+    all
+}
+
+fn proxies() -> Matcher {
+    if PROXIES.read().iter().all(String::is_empty) {
+        return Matcher::from_env();
+    }
+    let [http, https, no] = proxies_in_use();
+    Matcher::builder().http(http).https(https).no(no).build()
 }
 
 /// The proxy for a request. This machine itself is never reached through one, as in Go.
@@ -264,5 +295,10 @@ mod tests {
         let uri = |s: &str| proxy_for(&client.proxies, &s.parse().unwrap()).is_some();
         assert!(uri("http://a.example/") && !uri("http://localhost:5000/") && !uri("http://[::1]/"));
         assert!(!uri("https://direct.example/"));
+        set_proxies("http://proxy.example:3128", "", "inside.example");
+        let through = |uri: &str| proxy_for(&proxies(), &uri.parse().unwrap()).map(|p| p.uri().to_string());
+        assert_eq!(through("http://a.example/").as_deref(), Some("http://proxy.example:3128/"));
+        assert_eq!(through("http://x.inside.example/"), None);
+        set_proxies("", "", "");
     }
 }

@@ -102,8 +102,23 @@ pub(crate) struct ContainerConfig {
     pub uid_map: Vec<(u32, u32, u32)>,
     /// As `uid_map`.
     pub gid_map: Vec<(u32, u32, u32)>,
+    /// A user namespace to join, which the maps are those of.
+    #[serde(default)]
+    pub user_namespace: Option<PathBuf>,
+    /// Programs to run at moments of its life.
+    #[serde(default)]
+    pub hooks: Option<Box<HookConfig>>,
     /// Where the exit record goes.
     pub exit_record: PathBuf,
+}
+
+/// Hooks, and what the state that they are given says beside the process.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct HookConfig {
+    pub hooks: oci_spec::runtime::Hooks,
+    pub oci_version: String,
+    pub bundle: PathBuf,
+    pub annotations: std::collections::HashMap<String, String>,
 }
 
 /// What a shim leaves behind when its container has ended.
@@ -180,6 +195,14 @@ impl Failure {
     pub(crate) fn setup(message: impl Into<String>) -> Self {
         Self { kind: FailureKind::Setup, message: message.into() }
     }
+}
+
+/// Writes a file that its owner alone can read.
+pub(crate) fn write_private(path: &std::path::Path, content: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(content)
 }
 
 /// A step and why it failed, from an error.

@@ -9,3 +9,4 @@ pub mod process;
 pub mod rooted;
 pub mod seccomp;
 pub mod socket;
+pub mod userns;

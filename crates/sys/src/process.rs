@@ -19,6 +19,15 @@ pub enum Fork {
 /// Refuses to in a process with more than one thread: the child could then find a lock held for ever. This is what
 /// makes it safe, and why a daemon spawns a shim instead of calling it.
 pub fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
+    clone(namespaces, cgroup, false)
+}
+
+/// As [`clone3`], in a child of it; the new process is a child of the caller's parent.
+pub fn clone3_sibling(namespaces: u64) -> io::Result<Fork> {
+    clone(namespaces, None, true)
+}
+
+fn clone(namespaces: u64, cgroup: Option<BorrowedFd<'_>>, sibling: bool) -> io::Result<Fork> {
     // A process has one link per thread and two for the folder itself.
     if !CHILD.load(Ordering::Relaxed) && std::fs::metadata("/proc/self/task")?.nlink() != 3 {
         return Err(io::Error::other("clone3 needs a process with one thread"));
@@ -40,6 +49,11 @@ pub fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<For
         cgroup: u64,
     }
     let mut args = CloneArgs { flags: namespaces, exit_signal: libc::SIGCHLD as u64, ..Default::default() };
+    if sibling {
+        // Its end is then told by the caller's own signal, which the kernel wants to be left out here.
+        args.flags |= libc::CLONE_PARENT as u64;
+        args.exit_signal = 0;
+    }
     if let Some(fd) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = fd.as_raw_fd() as u64;

@@ -40,6 +40,9 @@ pub struct Flags {
     /// Where measurements for Prometheus are served, ADDRESS:PORT.
     #[arg(long)]
     pub metrics_addr: Option<String>,
+    /// dockerd's other flags.
+    #[command(flatten)]
+    pub dockerd: crate::dockerd::Dockerd,
 }
 
 impl Flags {
@@ -67,6 +70,7 @@ impl Flags {
         if let Some(address) = &self.metrics_addr {
             out.extend(["--metrics-addr".into(), address.into()]);
         }
+        out.extend(self.dockerd.to_arguments());
         out
     }
 
@@ -84,11 +88,10 @@ impl Flags {
         insecure: &[String],
     ) -> Result<Settings> {
         let file = self.file(data_dir);
-        let mut settings = if self.config_file.is_some() || file.exists() {
-            Settings::load(&file).map_err(anyhow::Error::msg)?
-        } else {
-            Settings::default()
-        };
+        let there = self.config_file.is_some() || file.exists();
+        let flags = self.dockerd.keys().map_err(anyhow::Error::msg)?;
+        let mut settings =
+            Settings::load_with(there.then_some(&*file), &flags).map_err(anyhow::Error::msg)?;
         let list = |values: &[String]| (!values.is_empty()).then(|| format!("{values:?}"));
         let path = |p: &Option<PathBuf>| p.as_ref().map(|p| p.display().to_string());
         let flags = [
@@ -146,6 +149,21 @@ impl Flags {
         }
         Ok(settings)
     }
+}
+
+/// What the settings say of this process itself.
+pub fn prepare(settings: &Settings) -> Result<()> {
+    let proxies = settings.proxies();
+    image::http::set_proxies(&proxies.http_proxy, &proxies.https_proxy, &proxies.no_proxy);
+    if settings.oom_score_adjust != 0 {
+        std::fs::write("/proc/self/oom_score_adj", settings.oom_score_adjust.to_string())
+            .with_context(|| format!("oom-score-adjust {}", settings.oom_score_adjust))?;
+    }
+    if let Some(path) = &settings.pidfile {
+        base::fsx::write_volatile(path, std::process::id().to_string().as_bytes(), 0o644)
+            .with_context(|| format!("pidfile {}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// Where the settings say that the engine listens, beside its own socket.

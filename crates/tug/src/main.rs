@@ -5,6 +5,7 @@ mod daemon;
 mod datastore;
 mod demo;
 mod df;
+mod dockerd;
 mod doctor;
 mod down;
 mod options;

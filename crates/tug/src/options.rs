@@ -148,7 +148,7 @@ impl Place {
         if !self.default_address_pool.is_empty() && !settings.default_address_pools.is_empty() {
             bail!("--default-address-pool and default-address-pools in daemon.json are both given; keep one");
         }
-        match settings.bip {
+        match settings.bridge_address().filter(|_| self.bip.is_none()) {
             Some(bip) => Ok((Self { bip: Some(bip), ..self.clone() }.instance()?, settings)),
             None => Ok((made, settings)),
         }

@@ -51,6 +51,7 @@ pub fn run(place: &Place, roles: Roles) -> Result<ExitCode> {
     let (made, settings) = place.configured()?;
     verbosity.set(&settings);
     let _lock = prepare(&made)?;
+    daemon::prepare(&settings)?;
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     runtime.block_on(Box::pin(serve(place, made, roles, settings, verbosity)))?;

@@ -12,4 +12,5 @@ mod daemon;
 mod logs;
 mod networks;
 mod survival;
+mod userns;
 mod volumes;

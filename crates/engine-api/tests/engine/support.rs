@@ -107,7 +107,13 @@ fn namespace() -> Child {
 
 fn start(dir: &Path, namespace: &Child) -> Child {
     let engined = engined();
-    let mut process = inside(namespace)
+    let mut command = inside(namespace);
+    if dir.join("etc").is_dir() {
+        // Its own /etc: the machine's with a few files of its own.
+        let own = "mount -t overlay overlay -o lowerdir=/etc,upperdir=$0/etc,workdir=$0/etc-work /etc && exec \"$@\"";
+        command.args(["unshare", "--mount", "--", "sh", "-c", own]).arg(dir);
+    }
+    let mut process = command
         .arg(engined)
         .args([dir.join("data"), dir.join("run")])
         .stdin(Stdio::null())
@@ -129,7 +135,19 @@ impl Engine {
 
     /// The same with a daemon.json.
     pub fn start_with(settings: &str) -> Engine {
+        Self::start_with_etc(settings, &[])
+    }
+
+    /// The same with files of its own in /etc.
+    pub fn start_with_etc(settings: &str, etc: &[(&str, &str)]) -> Engine {
         let dir = tempfile::tempdir().expect("a temporary folder");
+        if !etc.is_empty() {
+            std::fs::create_dir(dir.path().join("etc-work")).expect("a folder");
+            std::fs::create_dir(dir.path().join("etc")).expect("a folder");
+        }
+        for (name, content) in etc {
+            std::fs::write(dir.path().join("etc").join(name), content).expect("a file");
+        }
         std::fs::create_dir(dir.path().join("data")).expect("a data folder");
         std::fs::write(dir.path().join("data/daemon.json"), settings).expect("settings");
         let namespace = namespace();

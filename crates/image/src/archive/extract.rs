@@ -24,6 +24,8 @@ pub struct ExtractOptions {
     pub whiteouts: bool,
     /// Owner of everything, instead of the archive's.
     pub owner: Option<(u32, u32)>,
+    /// The ids of the container that the root is the inside of: owners in the archive are its own.
+    pub ids: Option<sys::userns::IdMaps>,
     /// Permission bits of everything but symbolic links, instead of the archive's.
     pub mode: Option<u32>,
     /// Refuse to replace a folder with something else and the reverse (`docker cp`).
@@ -301,7 +303,10 @@ impl Extractor<'_> {
     fn take_parent(&mut self, path: &Path) -> io::Result<OwnedFd> {
         match self.parent.take() {
             Some((p, fd)) if p == path => Ok(fd),
-            _ => root::make_dirs(self.root, path, 0o755, self.options.owner.unwrap_or((0, 0))),
+            _ => {
+                let (uid, gid) = self.owner(0, 0)?;
+                root::make_dirs(self.root, path, 0o755, (uid.as_raw(), gid.as_raw()))
+            }
         }
     }
 
@@ -518,13 +523,22 @@ impl Extractor<'_> {
         Ok(())
     }
 
-    fn owner(&self, e: &Entry) -> (Uid, Gid) {
-        let (uid, gid) = self.options.owner.unwrap_or((e.uid, e.gid));
-        (Uid::from_raw(uid), Gid::from_raw(gid))
+    fn owner(&self, uid: u32, gid: u32) -> io::Result<(Uid, Gid)> {
+        let (uid, gid) = self.options.owner.unwrap_or((uid, gid));
+        let (uid, gid) = match &self.options.ids {
+            None => (uid, gid),
+            Some(ids) => ids.outside(uid, gid).ok_or_else(|| {
+                io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("the owner {uid}:{gid} has no counterpart among the ids of the container"),
+                )
+            })?,
+        };
+        Ok((Uid::from_raw(uid), Gid::from_raw(gid)))
     }
 
     fn attributes(&self, fd: &OwnedFd, e: &Entry) -> io::Result<()> {
-        let (uid, gid) = self.owner(e);
+        let (uid, gid) = self.owner(e.uid, e.gid)?;
         rustix::fs::fchown(fd, Some(uid), Some(gid))?;
         // After the owner: chown clears set-id bits and capabilities.
         rustix::fs::fchmod(fd, Mode::from_raw_mode(self.options.mode.unwrap_or(e.mode)))?;
@@ -536,7 +550,7 @@ impl Extractor<'_> {
     }
 
     fn attributes_of_node(&self, parent: &OwnedFd, name: &OsStr, e: &Entry, mode: bool) -> io::Result<()> {
-        let (uid, gid) = self.owner(e);
+        let (uid, gid) = self.owner(e.uid, e.gid)?;
         rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
         if mode {
             rustix::fs::chmodat(

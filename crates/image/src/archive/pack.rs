@@ -28,6 +28,8 @@ pub struct TarOptions {
     pub follow: bool,
     /// Leave out times and owners, so that the archive tells content alone.
     pub content_only: bool,
+    /// The ids of the container that the root is the inside of: owners in the archive are its own.
+    pub ids: Option<sys::userns::IdMaps>,
 }
 
 /// Says whether a path (as named in the archive) belongs into it. A folder that does not is searched all the same,
@@ -58,6 +60,7 @@ pub fn tar_of_filtered(
         links: HashMap::new(),
         whiteouts: false,
         content_only: options.content_only,
+        ids: options.ids.as_ref(),
         filter,
         pending: Vec::new(),
     };
@@ -125,6 +128,7 @@ pub(crate) fn pack_layer(dir: &Path, sink: &mut dyn Sink) -> io::Result<()> {
         links: HashMap::new(),
         whiteouts: true,
         content_only: false,
+        ids: None,
         filter: None,
         pending: Vec::new(),
     };
@@ -138,16 +142,26 @@ struct Packer<'a> {
     links: HashMap<(u64, u64), Vec<u8>>,
     whiteouts: bool,
     content_only: bool,
+    ids: Option<&'a sys::userns::IdMaps>,
     filter: Option<&'a Filter<'a>>,
     /// Headers of folders that the filter refused, written when something in them turns out to be wanted.
     pending: Vec<(usize, Vec<u8>)>,
 }
 
 impl Packer<'_> {
-    fn emit(&mut self, mut e: Entry) -> io::Result<()> {
+    /// Times and owners as the archive shall have them.
+    fn shown(&self, mut e: Entry) -> Entry {
+        if let Some(ids) = self.ids {
+            (e.uid, e.gid) = ids.inside(e.uid, e.gid);
+        }
         if self.content_only {
             (e.mtime, e.uid, e.gid) = ((0, 0), 0, 0);
         }
+        e
+    }
+
+    fn emit(&mut self, e: Entry) -> io::Result<()> {
+        let e = self.shown(e);
         for (_, header) in std::mem::take(&mut self.pending) {
             self.sink.raw(&header)?;
         }
@@ -250,9 +264,7 @@ impl Packer<'_> {
         if self.wanted(full) {
             self.emit(e)?;
         } else {
-            if self.content_only {
-                (e.mtime, e.uid, e.gid) = ((0, 0), 0, 0);
-            }
+            let e = self.shown(e);
             self.pending.push((full.len(), tar::header(&e)));
         }
         if self.whiteouts && overlay::is_opaque(&path.join(".")) {

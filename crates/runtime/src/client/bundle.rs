@@ -1,15 +1,16 @@
 //! The folder of one container: made before its shim, removed after it.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, RootBuilder, Spec};
 use serde::Serialize;
 use sys::cgroup::Cgroup;
 
 use super::ShimRuntime;
-use crate::protocol::{ContainerConfig, ShimConfig, ShimKind};
+use crate::protocol::{ContainerConfig, HookConfig, ShimConfig, ShimKind};
 use crate::{ContainerSpec, Error, Result};
 
 /// A bundle that is complete and has no shim yet.
@@ -50,7 +51,7 @@ pub(super) fn prepare(runtime: &ShimRuntime, spec: &ContainerSpec) -> Result<Pre
     };
     let mut namespaces = nix::sched::CloneFlags::CLONE_NEWNS.bits() as u64;
     let mut pid_namespace = None;
-    let (mut user, mut cgroup_namespace) = (false, false);
+    let (mut user, mut user_namespace, mut cgroup_namespace) = (false, None, false);
     for namespace in linux.namespaces().iter().flatten() {
         match (namespace.typ(), namespace.path()) {
             (LinuxNamespaceType::Pid, Some(path)) => pid_namespace = Some(path.clone()),
@@ -59,6 +60,13 @@ pub(super) fn prepare(runtime: &ShimRuntime, spec: &ContainerSpec) -> Result<Pre
             }
             // Its root is the group that the child will be in: the child makes it itself.
             (LinuxNamespaceType::Cgroup, None) => cgroup_namespace = true,
+            (LinuxNamespaceType::User, Some(path)) => {
+                if linux.uid_mappings().is_none() || linux.gid_mappings().is_none() {
+                    return Err(invalid("oci.linux.uidMappings", "are needed to join a user namespace"));
+                }
+                user = true;
+                user_namespace = Some(path.clone());
+            }
             (_, Some(_)) => {}
             (kind, None) => {
                 user |= kind == LinuxNamespaceType::User;
@@ -71,6 +79,9 @@ pub(super) fn prepare(runtime: &ShimRuntime, spec: &ContainerSpec) -> Result<Pre
         maps.iter().flatten().filter(|_| user).map(entry).collect()
     };
     let created_at = base::clock::now();
+    let path = runtime.run_dir.join("containers").join(&spec.id);
+    let hooks = hooks(spec, &path)?;
+    let with_hooks = hooks.is_some();
     let config = ShimConfig {
         id: spec.id.clone(),
         kind: ShimKind::Container(Box::new(ContainerConfig {
@@ -84,6 +95,8 @@ pub(super) fn prepare(runtime: &ShimRuntime, spec: &ContainerSpec) -> Result<Pre
             resources: linux.resources().clone(),
             uid_map: maps(linux.uid_mappings()),
             gid_map: maps(linux.gid_mappings()),
+            user_namespace,
+            hooks,
             exit_record: record_path(&runtime.state_dir, &spec.id),
         })),
         hierarchies: runtime.hierarchies.clone(),
@@ -103,6 +116,7 @@ pub(super) fn prepare(runtime: &ShimRuntime, spec: &ContainerSpec) -> Result<Pre
             if let Some(linux) = oci.linux_mut() {
                 linux.set_seccomp(filter);
             }
+            oci.set_annotations(annotations(spec));
             Some(oci)
         }
         None => None,
@@ -115,12 +129,19 @@ pub(super) fn prepare(runtime: &ShimRuntime, spec: &ContainerSpec) -> Result<Pre
     if let crate::SeccompProfile::Docker(_) = kept.seccomp {
         kept.seccomp = crate::SeccompProfile::Spec;
     }
-    let path = runtime.run_dir.join("containers").join(&spec.id);
     make(&path, "container", &spec.id)?;
     let write = || -> io::Result<()> {
+        if external.is_some() && user {
+            // The other runtime goes to the root by its path, as somebody who is not root of the machine. What lies
+            // beside it stays unreadable.
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
+        }
         write_json(&path.join("container.json"), &kept)?;
         if let Some(oci) = &external {
             write_json(&path.join("oci.json"), oci)?;
+        }
+        if with_hooks {
+            write_json(&path.join("config.json"), &for_hooks(&kept, &path)?)?;
         }
         std::fs::create_dir(path.join("rootfs"))?;
         // Last: a bundle without it never had a shim.
@@ -133,6 +154,54 @@ pub(super) fn prepare(runtime: &ShimRuntime, spec: &ContainerSpec) -> Result<Pre
     // An exit record of an earlier life of this id would be taken for this one's.
     let _ = std::fs::remove_file(record_path(&runtime.state_dir, &spec.id));
     Ok(Prepared { path, spec: Arc::new(kept), cgroup, created_at })
+}
+
+/// The specification's annotations and the container's own.
+fn annotations(spec: &ContainerSpec) -> Option<HashMap<String, String>> {
+    let mut all = spec.oci.annotations().clone().unwrap_or_default();
+    all.extend(spec.annotations.clone());
+    (!all.is_empty()).then_some(all)
+}
+
+/// What the built-in runtime has to know to run hooks, if there are any; another runtime runs them itself.
+#[allow(deprecated)] // prestart, which descriptions of devices still name
+fn hooks(spec: &ContainerSpec, bundle: &Path) -> Result<Option<Box<HookConfig>>> {
+    let Some(hooks) = spec.oci.hooks().clone().filter(|_| spec.runtime.is_none()) else { return Ok(None) };
+    let lists = [
+        hooks.prestart(),
+        hooks.create_runtime(),
+        hooks.create_container(),
+        hooks.start_container(),
+        hooks.poststart(),
+        hooks.poststop(),
+    ];
+    let mut all = lists.into_iter().flatten().flatten().peekable();
+    if all.peek().is_none() {
+        return Ok(None);
+    }
+    for hook in all {
+        let bad = |why: &str| invalid("oci.hooks", format!("hook {}: {why}", hook.path().display()));
+        if !hook.path().is_absolute() {
+            return Err(bad("its path is not absolute"));
+        }
+        if hook.timeout().is_some_and(|t| t <= 0) {
+            return Err(bad("its timeout is not greater than zero"));
+        }
+    }
+    Ok(Some(Box::new(HookConfig {
+        hooks,
+        oci_version: spec.oci.version().clone(),
+        bundle: bundle.to_owned(),
+        annotations: annotations(spec).unwrap_or_default(),
+    })))
+}
+
+/// What a hook finds as `config.json` in the bundle, where it looks for the root.
+fn for_hooks(spec: &ContainerSpec, bundle: &Path) -> io::Result<Spec> {
+    let mut oci = spec.oci.clone();
+    let root = RootBuilder::default().path(bundle.join("rootfs")).readonly(spec.rootfs.readonly()).build();
+    oci.set_root(Some(root.map_err(io::Error::other)?)).set_annotations(annotations(spec));
+    Ok(oci)
 }
 
 /// Makes the folder; that it is new is what makes an id unique.
@@ -149,7 +218,7 @@ pub(super) fn make(path: &Path, what: &'static str, id: &str) -> Result<()> {
 
 /// Not atomic and not durable: nobody reads it before the shim is spawned, and it goes with a reboot.
 pub(super) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    std::fs::write(path, serde_json::to_vec(value)?)
+    crate::protocol::write_private(path, &serde_json::to_vec(value)?)
 }
 
 /// Removes a bundle; nothing to do if it is not there.

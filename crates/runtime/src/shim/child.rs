@@ -12,6 +12,7 @@ use sys::mount::{self, attr};
 use sys::process::Fork;
 use sys::seccomp::Program;
 
+use super::hooks;
 use super::process::{Extras, become_user, prepare};
 use super::rootfs;
 use super::sync::{self, Message};
@@ -25,6 +26,24 @@ pub(super) struct Stdio {
     pub stderr: OwnedFd,
 }
 
+impl Stdio {
+    /// Gives pipes to the root of a container with a user namespace, who gives them on to the process's user.
+    pub(super) fn give(&self, config: &ContainerConfig) -> Result<(), Failure> {
+        if config.uid_map.is_empty() {
+            return Ok(());
+        }
+        let uid = sys::userns::outside(&config.uid_map, 0).map(rustix::fs::Uid::from_raw);
+        let gid = sys::userns::outside(&config.gid_map, 0).map(rustix::fs::Gid::from_raw);
+        for fd in [&self.stdin, &self.stdout, &self.stderr] {
+            let kind = rustix::fs::fstat(fd).map(|s| rustix::fs::FileType::from_raw_mode(s.st_mode));
+            if kind == Ok(rustix::fs::FileType::Fifo) {
+                rustix::fs::fchown(fd, uid, gid).step(|| "give the standard streams to root".into())?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What the first process needs.
 pub(super) struct First<'a> {
     pub config: &'a ContainerConfig,
@@ -35,6 +54,8 @@ pub(super) struct First<'a> {
     pub sync: OwnedFd,
     /// None: a terminal is made.
     pub stdio: Option<Stdio>,
+    /// Bind mounts that could be made by the shim only, by their number.
+    pub binds: Vec<(usize, OwnedFd)>,
 }
 
 fn fail(sync: &OwnedFd, failure: Failure) -> ! {
@@ -55,25 +76,59 @@ pub(super) fn first(plan: First<'_>) -> ! {
         if let Some(io) = &plan.stdio {
             keep.extend([io.stdin.as_fd(), io.stdout.as_fd(), io.stderr.as_fd()]);
         }
+        keep.extend(plan.binds.iter().map(|(_, tree)| tree.as_fd()));
         sys::process::close_others(&keep);
-        let First { config, cgroup, enters, unified, sync, stdio } = plan;
+        let First { config, cgroup, enters, unified, sync, stdio, binds } = plan;
         if let Some(cgroup) = enters
             // First of all, so that whatever it uses is counted, and a cgroup namespace has its root there.
             && let Err(failure) = cgroup.enter().step(|| "enter the cgroup".into())
         {
             fail(&sync, failure)
         }
-        if !config.uid_map.is_empty() {
+        if !config.uid_map.is_empty() && config.user_namespace.is_none() {
             // Until the shim has written the maps this process is nobody.
             match sync::receive(&sync) {
                 Ok(Some((Message::Go, _))) => {}
                 _ => std::process::exit(1),
             }
         }
-        match build(config, cgroup, unified, &sync, stdio) {
+        match build(config, cgroup, unified, &sync, stdio, binds) {
             Ok((spec, stdio)) => run(&spec, config, sync, stdio),
             Err(failure) => fail(&sync, failure),
         }
+    })
+}
+
+/// A process that joins a user namespace to clone the first process there, as a child of the shim.
+pub(super) fn between(path: &Path, mut plan: First<'_>, to: OwnedFd) -> ! {
+    guarded(move || {
+        // First of all, as the first process would, and while it is root of the machine.
+        let mut enter = || match plan.enters.take() {
+            Some(cgroup) => cgroup.enter().step(|| "enter the cgroup".into()),
+            None => Ok(()),
+        };
+        let config = plan.config;
+        let cloned = enter().and_then(|()| {
+            let what = || format!("join user namespace {}", path.display());
+            let open = |path: &Path| {
+                rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).step(what)
+            };
+            let pids = config.pid_namespace.as_deref().map(open).transpose()?;
+            setns(open(path)?, CloneFlags::CLONE_NEWUSER).step(what)?;
+            if let Some(pids) = pids {
+                setns(pids, CloneFlags::CLONE_NEWPID).step(|| "join the pid namespace".into())?;
+            }
+            sys::process::clone3_sibling(config.namespaces).step(|| "clone the first process".into())
+        });
+        let said = match cloned {
+            Ok(Fork::Child) => {
+                drop(to);
+                first(plan)
+            }
+            Ok(Fork::Parent(pid)) => Message::Cloned(pid),
+            Err(failure) => Message::Failed(failure),
+        };
+        let _ = sync::send(&to, &said, None);
     })
 }
 
@@ -84,6 +139,7 @@ fn build(
     unified: bool,
     sync: &OwnedFd,
     stdio: Option<Stdio>,
+    binds: Vec<(usize, OwnedFd)>,
 ) -> Result<(Loaded, Stdio), Failure> {
     let bytes = std::fs::read("container.json").step(|| "read container.json".into())?;
     let spec: ContainerSpec =
@@ -99,9 +155,16 @@ fn build(
     let place = rustix::fs::open("rootfs", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .step(|| "open the root's folder".into())?;
     let mut sources = rootfs::early_copies(&spec.oci)?;
+    for (number, tree) in binds {
+        if let Some(source) = sources.get_mut(number) {
+            *source = Some(rootfs::Source::Tree(tree));
+        }
+    }
     if user_namespace {
         // Root of the namespace may not look into folders of the machine's root, as whom this process can still look.
-        sources = rootfs::open_sources(&spec.oci)?;
+        for (source, opened) in sources.iter_mut().zip(rootfs::open_sources(&spec.oci)?) {
+            *source = source.take().or(opened);
+        }
         become_root()?;
     }
     let null = rootfs::null_device()?;
@@ -115,8 +178,8 @@ fn build(
             LinuxNamespaceType::Ipc => CloneFlags::CLONE_NEWIPC,
             LinuxNamespaceType::Uts => CloneFlags::CLONE_NEWUTS,
             LinuxNamespaceType::Cgroup => CloneFlags::CLONE_NEWCGROUP,
-            LinuxNamespaceType::User => CloneFlags::CLONE_NEWUSER,
-            LinuxNamespaceType::Pid => continue,
+            // The process that cloned this one has joined it.
+            LinuxNamespaceType::User | LinuxNamespaceType::Pid => continue,
             other => return Err(Failure::setup(format!("joining a {other:?} namespace is not supported"))),
         };
         let what = || format!("join namespace {}", path.display());
@@ -163,6 +226,14 @@ fn build(
             three(slave)?
         }
     };
+    if let Some(hooks) = &config.hooks {
+        sync::send(sync, &Message::Hooks, None).step(|| "tell the shim".into())?;
+        match sync::receive(sync) {
+            Ok(Some((Message::Go, _))) => {}
+            _ => std::process::exit(1), // a hook has failed, or the shim is gone
+        }
+        hooks::run(hooks, hooks::Kind::CreateContainer, &spec.id, own_pid())?;
+    }
     let old_root = mount::pivot_root(root.as_fd()).step(|| "pivot_root".into())?;
     drop(root);
     let mut parameters = None;
@@ -188,14 +259,15 @@ fn build(
         // Only now, because those of the network may be an interface's own, which is there now.
         rootfs::sysctls(parameters.as_fd(), linux)?;
     }
-    let init = spec.init;
+    let (id, init) = (spec.id, spec.init);
     let mut oci = spec.oci;
     let process = oci.process_mut().take().ok_or_else(|| Failure::setup("process is missing"))?;
-    Ok((Loaded { process, init, seccomp }, stdio))
+    Ok((Loaded { id, process, init, seccomp }, stdio))
 }
 
 /// What is needed after `Go`; the rest of the specification is gone by then.
 struct Loaded {
+    id: String,
     process: Process,
     init: bool,
     seccomp: Option<(Program, u32)>,
@@ -214,6 +286,11 @@ fn become_root() -> Result<(), Failure> {
     let (gid, uid) = (Gid::from_raw(0), Uid::from_raw(0));
     setresgid(gid, gid, gid).step(|| "become group 0 of the user namespace".into())?;
     setresuid(uid, uid, uid).step(|| "become user 0 of the user namespace".into())
+}
+
+/// As the container sees it.
+fn own_pid() -> i32 {
+    rustix::process::getpid().as_raw_nonzero().get()
 }
 
 /// The other end of a terminal, from its master.
@@ -245,6 +322,11 @@ fn run(loaded: &Loaded, config: &ContainerConfig, sync: OwnedFd, stdio: Stdio) {
         Ok(ready) => ready,
         Err(failure) => fail(&sync, failure),
     };
+    if let Some(hooks) = &config.hooks
+        && let Err(failure) = hooks::run(hooks, hooks::Kind::StartContainer, &loaded.id, own_pid())
+    {
+        fail(&sync, failure)
+    }
     if loaded.init {
         match sys::process::fork() {
             Ok(Fork::Child) => {

@@ -11,11 +11,12 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::child::Stdio;
+use super::mapped;
 use super::options::Options;
 use super::rootfs;
 use super::sync;
 use super::users::Database;
-use crate::protocol::{Failure, FailureKind, Step};
+use crate::protocol::{ContainerConfig, Failure, FailureKind, Step};
 use crate::{ContainerSpec, ExecErrorKind, ExecSpec};
 
 /// Another runtime's container.
@@ -42,12 +43,17 @@ fn join_subpath(mount: &mut Mount) {
 
 impl External {
     /// Creates the container in the working folder, which is its bundle.
-    pub(super) fn create(binary: &Path, id: &str, stdio: Option<Stdio>) -> Result<(Self, Made), Failure> {
+    pub(super) fn create(
+        binary: &Path,
+        id: &str,
+        config: &ContainerConfig,
+        stdio: Option<Stdio>,
+    ) -> Result<(Self, Made), Failure> {
         let read = |name: &str| std::fs::read(name).step(|| format!("read {name}"));
         let wrong = |e: serde_json::Error| Failure::setup(format!("container.json: {e}"));
         let spec: ContainerSpec = serde_json::from_slice(&read("container.json")?).map_err(wrong)?;
         let mut oci: Spec = serde_json::from_slice(&read("oci.json")?).map_err(wrong)?;
-        let root = rootfs::mount_here(&spec.rootfs)?;
+        let root = rootfs::mount_here(&spec.rootfs, mapped::Ids::of(config)?.as_ref())?;
         let database = Database::read_in(root.as_fd());
         let process = oci.process_mut().as_mut().ok_or_else(|| Failure::setup("process is missing"))?;
         resolve(process, &database)?;
@@ -146,7 +152,7 @@ impl External {
 
 fn write(name: &str, value: &impl serde::Serialize) -> Result<(), Failure> {
     let bytes = serde_json::to_vec(value).map_err(|e| Failure::setup(format!("{name}: {e}")))?;
-    std::fs::write(name, bytes).step(|| format!("write {name}"))
+    crate::protocol::write_private(Path::new(name), &bytes).step(|| format!("write {name}"))
 }
 
 fn listen(name: &str) -> Result<OwnedFd, Failure> {

@@ -11,6 +11,8 @@ use sys::process::Fork;
 
 use super::child::{self, First};
 use super::external::External;
+use super::hooks;
+use super::mapped;
 use super::rootfs;
 use super::stdio::Streams;
 use super::sync::{self, Message};
@@ -74,7 +76,8 @@ pub(super) fn by_runtime(
     cgroup: Option<&Cgroup>,
 ) -> Result<Made, Failure> {
     let (mut streams, stdio) = Streams::make(config.io.tty, config.io.stdin != StdinMode::Closed)?;
-    let (external, made) = External::create(binary, id, stdio)?;
+    stdio.iter().try_for_each(|io| io.give(config))?;
+    let (external, made) = External::create(binary, id, config, stdio)?;
     if let Some(master) = made.terminal {
         streams.set_terminal(master, config.io.size)?;
     }
@@ -103,6 +106,7 @@ pub(super) fn by_runtime(
 
 /// By cloning: namespaces with clone3, everything inside them by the child.
 pub(super) fn by_clone(
+    id: &str,
     config: &ContainerConfig,
     cgroup: Option<&Cgroup>,
     unified: bool,
@@ -121,9 +125,11 @@ pub(super) fn by_clone(
     }
     let oom = cgroup.and_then(notice);
     let (streams, stdio) = Streams::make(config.io.tty, config.io.stdin != StdinMode::Closed)?;
+    stdio.iter().try_for_each(|io| io.give(config))?;
     let (ours, theirs) = sync::pair().step(|| "make a socket pair".into())?;
     let mut home = None;
-    if let Some(path) = &config.pid_namespace {
+    let joins_user = config.user_namespace.is_some();
+    if let Some(path) = config.pid_namespace.as_ref().filter(|_| !joins_user) {
         home = Some(own_namespace()?);
         enter_pid_namespace(path)?;
     }
@@ -131,25 +137,32 @@ pub(super) fn by_clone(
         Some(cgroup) => cgroup.clone_into().step(|| "open the cgroup".into())?,
         None => None,
     };
-    if !config.uid_map.is_empty() {
-        mount_here()?;
-    }
-    let fork = sys::process::clone3(config.namespaces, into.as_ref().map(AsFd::as_fd));
-    let pid = match fork.step(|| "clone the first process".into())? {
-        Fork::Child => {
-            let enters = cgroup.filter(|_| into.is_none());
-            child::first(First { config, cgroup, enters, unified, sync: theirs, stdio })
-        }
-        Fork::Parent(pid) => pid,
+    let binds = match mapped::Ids::of(config)? {
+        Some(ids) => mount_here(&ids)?,
+        None => Vec::new(),
     };
-    drop((theirs, stdio));
+    let enters = cgroup.filter(|_| into.is_none());
+    let first = First { config, cgroup, enters, unified, sync: theirs, stdio, binds };
+    let pid = match &config.user_namespace {
+        Some(path) => clone_in_user_namespace(path, into, first)?,
+        None => {
+            let fork = sys::process::clone3(config.namespaces, into.as_ref().map(AsFd::as_fd));
+            match fork.step(|| "clone the first process".into())? {
+                Fork::Child => child::first(first),
+                Fork::Parent(pid) => {
+                    drop(first);
+                    pid
+                }
+            }
+        }
+    };
     let mut born = Vec::new();
     protocol::json_frame(&mut born, protocol::EVENT, &Event::Born { pid: pid as u32 });
     // A daemon that is gone has no more use for it.
     let _ = rustix::net::send(daemon, &born, rustix::net::SendFlags::NOSIGNAL);
     if let Some(home) = &home {
         back_to(home)?;
-    } else if config.namespaces & NEWPID != 0 {
+    } else if config.namespaces & NEWPID != 0 || config.pid_namespace.is_some() {
         home = Some(own_namespace()?);
     }
     let mut process = Process {
@@ -165,12 +178,12 @@ pub(super) fn by_clone(
         tty: config.io.tty,
     };
     let made = || -> Result<(OwnedFd, OwnedFd), Failure> {
-        if !config.uid_map.is_empty() {
-            map_ids(pid, config)?;
+        if !config.uid_map.is_empty() && config.user_namespace.is_none() {
+            sys::userns::write_maps(pid, &config.uid_map, &config.gid_map).step(|| "map ids".into())?;
             let sync = process.sync.as_ref().ok_or_else(|| Failure::setup("no connection to the child"))?;
             sync::send(sync, &Message::Go, None).step(|| "tell the child".into())?;
         }
-        wait_ready(&mut process)?;
+        wait_ready(&mut process, id, config)?;
         let mounts =
             rustix::fs::open(format!("/proc/{pid}/ns/mnt"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
                 .step(|| "open the mount namespace".into())?;
@@ -191,7 +204,7 @@ fn own_namespace() -> Result<OwnedFd, Failure> {
         .step(|| "open the pid namespace".into())
 }
 
-fn enter_pid_namespace(path: &Path) -> Result<(), Failure> {
+pub(super) fn enter_pid_namespace(path: &Path) -> Result<(), Failure> {
     let what = || format!("join pid namespace {}", path.display());
     let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).step(what)?;
     nix::sched::setns(&fd, nix::sched::CloneFlags::CLONE_NEWPID).step(what)
@@ -202,30 +215,50 @@ pub(super) fn back_to(home: &OwnedFd) -> Result<(), Failure> {
         .step(|| "return from the pid namespace".into())
 }
 
-/// For a container with a user namespace: the root is mounted by the shim.
-fn mount_here() -> Result<(), Failure> {
+/// For a container with a user namespace: the root is mounted by the shim, and so are the binds with mapped ids.
+fn mount_here(ids: &mapped::Ids) -> Result<Vec<(usize, OwnedFd)>, Failure> {
     let bytes = fs::read("container.json").step(|| "read container.json".into())?;
     let spec: ContainerSpec =
         serde_json::from_slice(&bytes).map_err(|e| Failure::setup(format!("container.json: {e}")))?;
-    rootfs::mount_here(&spec.rootfs).map(drop)
+    rootfs::mount_here(&spec.rootfs, Some(ids))?;
+    ids.binds(&spec.oci)
 }
 
-fn map_ids(pid: i32, config: &ContainerConfig) -> Result<(), Failure> {
-    let text = |map: &[(u32, u32, u32)]| -> String {
-        map.iter().map(|(inside, outside, count)| format!("{inside} {outside} {count}\n")).collect()
+/// Clones the first process inside a user namespace that is there already. Its other namespaces must be made by a
+/// process in that one, so that they belong to it, and nobody comes back out of a user namespace: a child goes in,
+/// clones, says whom, and ends.
+fn clone_in_user_namespace(path: &Path, into: Option<OwnedFd>, first: First<'_>) -> Result<i32, Failure> {
+    let (ours, theirs) = sync::pair().step(|| "make a socket pair".into())?;
+    let fork = sys::process::clone3(0, into.as_ref().map(AsFd::as_fd));
+    let between = match fork.step(|| "clone a process".into())? {
+        Fork::Child => child::between(path, first, theirs),
+        Fork::Parent(pid) => pid,
     };
-    fs::write(format!("/proc/{pid}/uid_map"), text(&config.uid_map)).step(|| "write uid_map".into())?;
-    fs::write(format!("/proc/{pid}/gid_map"), text(&config.gid_map)).step(|| "write gid_map".into())
+    drop((first, theirs));
+    let said = sync::receive(&ours).step(|| "hear the process between".into());
+    let _ = waitpid(nix::unistd::Pid::from_raw(between), None);
+    match said? {
+        Some((Message::Cloned(pid), _)) => Ok(pid),
+        Some((Message::Failed(failure), _)) => Err(failure),
+        _ => Err(Failure::setup(format!("the process that joined {} ended", path.display()))),
+    }
 }
 
 /// Waits until the first process has made everything.
-fn wait_ready(p: &mut Process) -> Result<(), Failure> {
+fn wait_ready(p: &mut Process, id: &str, config: &ContainerConfig) -> Result<(), Failure> {
     loop {
         let Some(sync) = &p.sync else { return Err(Failure::setup("no connection to the first process")) };
         match sync::receive(sync).step(|| "hear the first process".into())? {
             Some((Message::Ready, _)) => return Ok(()),
             Some((Message::Terminal, Some(master))) => p.streams.set_terminal(master, p.size)?,
             Some((Message::Failed(failure), _)) => return Err(failure),
+            Some((Message::Hooks, _)) => {
+                if let Some(hooks) = &config.hooks {
+                    hooks::run(hooks, hooks::Kind::Prestart, id, p.pid)?;
+                    hooks::run(hooks, hooks::Kind::CreateRuntime, id, p.pid)?;
+                }
+                sync::send(sync, &Message::Go, None).step(|| "tell the first process".into())?;
+            }
             Some(_) => {}
             None => return Err(Failure::setup("the first process ended while the container was made")),
         }

@@ -21,6 +21,8 @@ pub(super) struct Options {
     pub propagation: Option<Propagation>,
     /// Whether that holds for every mount below, too.
     pub propagation_recursive: bool,
+    /// Whether it has the container's ids.
+    pub idmap: bool,
     /// Whether a tmpfs begins with the image's content.
     pub copy_up: bool,
     /// Which part of its source a bind mount binds.
@@ -43,6 +45,7 @@ impl Options {
             "bind" => self.bind = true,
             "rbind" => (self.bind, self.recursive) = (true, true),
             "tmpcopyup" => self.copy_up = true,
+            "idmap" | "ridmap" => self.idmap = true,
             "defaults" | "async" | "nomand" | "loud" | "silent" => {}
             _ => {
                 if let Some((spread, recursive)) = spread(option) {

@@ -13,6 +13,7 @@ use sys::cgroup::Cgroup;
 use sys::mount::{self, Propagation, attr};
 use sys::rooted::{self, Kind};
 
+use super::mapped::{Ids, mapped_overlay};
 use super::options::Options;
 use crate::Rootfs;
 use crate::protocol::{Failure, Step};
@@ -28,12 +29,19 @@ pub(super) struct Environment<'a> {
     pub user_namespace: bool,
 }
 
-/// Mounts the root in a mount namespace of this process's own, in the working folder's `rootfs`.
-pub(super) fn mount_here(rootfs: &Rootfs) -> Result<OwnedFd, Failure> {
+/// Mounts the root in a mount namespace of this process's own, in the working folder's `rootfs`. An overlay's layers
+/// have their ids mapped, if there are maps.
+pub(super) fn mount_here(rootfs: &Rootfs, ids: Option<&Ids>) -> Result<OwnedFd, Failure> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).step(|| "unshare the mount namespace".into())?;
     let place = rustix::fs::open("rootfs", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .step(|| "open the root's folder".into())?;
-    mount_root(Some(rootfs), place.as_fd(), None)
+    match (rootfs, ids) {
+        (Rootfs::Overlay { lower, upper, work, .. }, Some(ids)) => {
+            mount::set_root_propagation(Propagation::Slave).step(|| "set mount propagation".into())?;
+            mapped_overlay(lower, upper, work, ids, place.as_fd())
+        }
+        _ => mount_root(Some(rootfs), place.as_fd(), None),
+    }
 }
 
 /// Mounts the root at `place` (a folder of the machine) and returns it. Without a description it is mounted there
@@ -87,7 +95,7 @@ pub(super) enum Source {
 
 /// Everything that the container changes must be plain to see in its upper layer (for diff and commit), and the layer
 /// may be mounted again before an earlier mount of it has been let go of.
-fn overlay_options() -> [String; 3] {
+pub(super) fn overlay_options() -> [String; 3] {
     ["redirect_dir=off", "metacopy=off", "index=off"].map(String::from)
 }
 

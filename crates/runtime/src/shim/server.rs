@@ -16,6 +16,7 @@ use sys::process::Fork;
 use super::child::{self, Second};
 use super::connection::{Connection, Role};
 use super::external::External;
+use super::hooks;
 use super::log::Log;
 use super::make::{self, FIRST, Made, Process};
 use super::stdio::{self, Read, Streams};
@@ -85,7 +86,7 @@ impl Server {
         };
         let made = match &config.external {
             Some(binary) => make::by_runtime(binary, &id, &config, cgroup.as_ref()),
-            None => make::by_clone(&config, cgroup.as_ref(), hierarchies.unified(), daemon),
+            None => make::by_clone(&id, &config, cgroup.as_ref(), hierarchies.unified(), daemon),
         };
         match made {
             Ok(Made { process, pidfd, mounts, oom, home, external }) => Ok(Self {
@@ -112,6 +113,9 @@ impl Server {
             Err(failure) => {
                 if let Some(cgroup) = &cgroup {
                     let _ = cgroup.delete();
+                }
+                if let Some(hooks) = &config.hooks {
+                    hooks::run_all(hooks, hooks::Kind::Poststop, &id);
                 }
                 Err(failure)
             }
@@ -407,6 +411,7 @@ impl Server {
             return Err(Failure { kind: FailureKind::State, message: "not running".into() });
         }
         let (mut streams, stdio) = Streams::make(spec.tty, spec.stdin)?;
+        stdio.iter().try_for_each(|io| io.give(&self.config))?;
         let mut sync = None;
         let pid = match &self.external {
             Some(external) => {
@@ -500,6 +505,17 @@ impl Server {
     /// execve has succeeded, or the child was killed before it.
     fn executed(&mut self, key: u64) {
         let now = base::clock::now();
+        if let (FIRST, Some(hooks)) = (key, &self.config.hooks) {
+            let pid = self.process(FIRST).map_or(0, |p| p.pid);
+            if let Err(failure) = hooks::run(hooks, hooks::Kind::Poststart, &self.id, pid) {
+                // It ends, and the start is answered then.
+                if let Some(first) = self.process_mut(FIRST) {
+                    let _ = sys::process::kill(first.pid, libc::SIGKILL);
+                    first.failure = Some(failure);
+                }
+                return;
+            }
+        }
         let Some(p) = self.process_mut(key) else { return };
         let Some((connection, seq)) = p.starter.take() else { return };
         let pid = p.pid as u32;
@@ -630,6 +646,12 @@ impl Server {
             if let Some(external) = &self.external {
                 // Before anyone hears of the end and removes the bundle, in which the runtime keeps its files.
                 external.delete();
+            }
+            if let Some(hooks) = &self.config.hooks {
+                if let Some(cgroup) = &self.cgroup {
+                    let _ = cgroup.delete(); // done again when nobody is left who could use it
+                }
+                hooks::run_all(hooks, hooks::Kind::Poststop, &self.id);
             }
             self.record(exit);
         }

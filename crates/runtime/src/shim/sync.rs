@@ -19,8 +19,12 @@ use crate::protocol::{Failure, Step};
 pub(super) enum Message {
     /// Child: everything is made, waiting for `Go`.
     Ready,
+    /// Child: everything is made but the root is still the machine's; waiting for `Go` while hooks are run.
+    Hooks,
     /// Child: here is the terminal (with its descriptor).
     Terminal,
+    /// Process between: this is the first process.
+    Cloned(i32),
     /// Child: it did not work.
     Failed(Failure),
     /// Shim: go on.

@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, User};
-use runtime::{Error, Rootfs, Runtime, SeccompProfile, defaults};
+use runtime::{ContainerSpec, Error, Rootfs, Runtime, SeccompProfile, defaults};
 
 use super::{add_mount, all_capabilities, as_user, exec_spec, process_of};
 use crate::world::{World, collect};
@@ -171,11 +171,10 @@ pub async fn executable_is_safe(w: &World) {
     }
 }
 
-/// Root in the container is nobody on the machine.
-pub async fn user_namespace(w: &World) {
-    let mut spec = w.sh("id -u; cat /proc/self/uid_map; touch /made; ls -ln /made | awk '{print $3}'; \
-        ls /dev | tr '\\n' ' '; echo x > /dev/null; mount -t tmpfs x /tmp 2>&1; cat /proc/kcore 2>&1 | wc -c; hostname");
-    const FIRST: u32 = 200_000;
+const FIRST: u32 = 200_000;
+
+/// Gives a container a user namespace: one of its own, or that of a process.
+fn mapped(spec: &mut ContainerSpec, of: Option<u32>) {
     let map = oci_spec::runtime::LinuxIdMappingBuilder::default()
         .container_id(0u32)
         .host_id(FIRST)
@@ -184,25 +183,82 @@ pub async fn user_namespace(w: &World) {
         .unwrap();
     let linux = spec.oci.linux_mut().as_mut().unwrap();
     linux.set_uid_mappings(Some(vec![map])).set_gid_mappings(Some(vec![map]));
-    linux.namespaces_mut().as_mut().unwrap().push(defaults::namespace(LinuxNamespaceType::User));
-    spec.oci.set_hostname(Some("mapped".into()));
-    let Rootfs::Overlay { upper, .. } = &spec.rootfs else { panic!() };
-    // What an engine with userns-remap does to its layers.
-    for path in [upper.clone(), w.dir.path().join("image")] {
-        std::os::unix::fs::chown(path, Some(FIRST), Some(FIRST)).unwrap();
+    let list = linux.namespaces_mut().as_mut().unwrap();
+    list.push(defaults::namespace(LinuxNamespaceType::User));
+    for namespace in list.iter_mut().filter(|_| of.is_some()) {
+        let (kind, pid) = (namespace.typ(), of.unwrap());
+        let name = match kind {
+            LinuxNamespaceType::User => "user",
+            LinuxNamespaceType::Network => "net",
+            LinuxNamespaceType::Ipc => "ipc",
+            LinuxNamespaceType::Pid => "pid",
+            _ => continue,
+        };
+        namespace.set_path(Some(format!("/proc/{pid}/ns/{name}").into()));
     }
+}
+
+/// Root in the container is nobody on the machine; its layers hold its own ids.
+pub async fn user_namespace(w: &World) {
+    let mut spec =
+        w.sh("id -u; cat /proc/self/uid_map; touch /made; ls -ln /made /bin/busybox | awk '{print $3}'; \
+        rm /bin/ls; chown 7:8 /etc/passwd; /bin/busybox ls /dev | tr '\\n' ' '; echo x > /dev/null; \
+        mount -t tmpfs x /tmp 2>&1; cat /proc/kcore 2>&1 | wc -c; hostname");
+    mapped(&mut spec, None);
+    spec.oci.set_hostname(Some("mapped".into()));
     std::fs::set_permissions(w.dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let upper = upper.clone();
+    let Rootfs::Overlay { upper, .. } = spec.rootfs.clone() else { panic!() };
     let out = w.output_of(&spec).await;
-    assert!(out.starts_with("0\n         0     200000      65536\n0\n"), "{out}");
+    assert!(out.starts_with("0\n         0     200000      65536\n0\n0\n"), "{out}");
     assert!(out.contains("null") && out.contains("urandom") && out.ends_with("mapped\n"), "{out}");
-    assert_eq!(std::fs::metadata(upper.join("made")).unwrap().uid(), FIRST);
+    let owner = |name: &str| {
+        let meta = std::fs::symlink_metadata(upper.join(name)).unwrap();
+        (meta.uid(), meta.gid())
+    };
+    assert_eq!((owner("made"), owner("bin/ls"), owner("etc/passwd")), ((0, 0), (0, 0), (7, 8)));
     let mut spec2 = spec.clone();
     spec2.id = "again".into();
     process_of(&mut spec2).set_args(Some(vec!["sleep".into(), "100".into()]));
+    let file = w.dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for (target, option) in [("/plain", "rbind"), ("/mapped", "bind,idmap")] {
+        let mut bind = oci_spec::runtime::Mount::default();
+        bind.set_destination(target.into()).set_typ(Some("bind".into())).set_source(Some(file.clone()));
+        bind.set_options(Some(option.split(',').map(String::from).collect()));
+        add_mount(&mut spec2, bind);
+    }
     w.runtime.delete(&spec.id, false).await.unwrap();
     drop(w.begin(&spec2).await);
-    let mut started =
-        w.runtime.exec("again", &exec_spec(&spec2, "e", "id -u; readlink /proc/self/ns/user")).await.unwrap();
-    assert!(started.io.output.recv().await.unwrap().data.starts_with(b"0\n"));
+    let pid = w.runtime.state("again").await.unwrap().pid.unwrap();
+    assert_eq!(std::fs::metadata(format!("/proc/{pid}")).unwrap().uid(), FIRST);
+    // Its streams belong to whoever it runs as, and a bind mount to whom the specification says.
+    let mut exec = exec_spec(&spec2, "e", "id -u > /dev/stdout; ls -ln /plain /mapped | awk '{print $3}'");
+    exec.process.set_user(as_user("app"));
+    let started = w.runtime.exec("again", &exec).await.unwrap();
+    assert_eq!(collect(started.io).await.stdout, "1000\n0\n65534\n");
+}
+
+/// Whoever joins the namespaces of a container with a user namespace joins that, too.
+pub async fn user_namespace_joined(w: &World) {
+    let mut first = w.sh("sleep 100");
+    mapped(&mut first, None);
+    drop(w.begin(&first).await);
+    let pid = w.runtime.state(&first.id).await.unwrap().pid.unwrap();
+    let mut second = w.sh("for n in user net pid ipc; do readlink /proc/self/ns/$n; done; \
+        ls -ln /bin/busybox | awk '{print $3}'; test $$ != 1; kill -0 1; readlink /proc/1/ns/uts");
+    mapped(&mut second, Some(pid));
+    let out = w.output_of(&second).await;
+    let of = |pid: u32, name: &str| {
+        std::fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap().display().to_string()
+    };
+    let expected: Vec<String> = ["user", "net", "pid", "ipc"].map(|name| of(pid, name)).into();
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines[..4], expected, "{out}");
+    assert_eq!((lines[4], lines[5]), ("0", &*of(pid, "uts")), "{out}");
+    let mut third = w.sh("sleep 100");
+    mapped(&mut third, Some(pid));
+    drop(w.begin(&third).await);
+    let exec = exec_spec(&third, "e", "id -u; readlink /proc/self/ns/user");
+    let started = w.runtime.exec(&third.id, &exec).await.unwrap();
+    assert_eq!(collect(started.io).await.stdout, format!("0\n{}\n", of(pid, "user")));
 }
