@@ -1,8 +1,22 @@
 //! Expressions: whatever the text, an evaluation ends within its budget. A line break parts the text from the object.
 #![no_main]
 
-use api::cel::{CALL_BUDGET, Program};
+use api::cel::{Answer, Ask, Authorizer, CALL_BUDGET, Program};
 use serde_json::Value;
+
+/// Allows nothing.
+#[derive(Debug)]
+struct Nobody;
+
+impl Authorizer for Nobody {
+    fn resource(&self) -> [&str; 5] {
+        ["", "pods", "", "default", "a"]
+    }
+
+    fn decide(&self, _: &Ask<'_>) -> Answer {
+        Answer::default()
+    }
+}
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let mut parts = bytes.splitn(2, |b| *b == b'\n');
@@ -10,5 +24,5 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Ok(program) = Program::parse(text) else { return };
     let object: Value = parts.next().and_then(|b| serde_json::from_slice(b).ok()).unwrap_or_default();
     let mut budget = CALL_BUDGET / 10;
-    let _ = program.condition(&[("self", &object), ("object", &object)], &mut budget);
+    let _ = program.condition(&[("self", &object), ("object", &object)], &Nobody, &mut budget);
 });

@@ -79,32 +79,45 @@ pub fn usage(gvr: &Gvr, object: &Value) -> Amounts {
     out
 }
 
-/// Requests and limits of a pod: the sum of its containers (and sidecars), or the largest init container if that is more.
+/// The `requests` or `limits` of a pod without its overhead: the sum of its containers (and sidecars), or what the pod needs
+/// while one of its init containers runs, if that is more.
+pub fn pod_amounts(pod: &Value, field: &str) -> Amounts {
+    let of = |c: &Value| amounts(c.pointer(&format!("/resources/{field}")));
+    let list =
+        |name: &str| pod.pointer(&format!("/spec/{name}")).and_then(Value::as_array).into_iter().flatten();
+    let mut sums = Amounts::new();
+    for (k, q) in list("containers").flat_map(of) {
+        add(&mut sums, &k, q);
+    }
+    let (mut sidecars, mut most) = (Amounts::new(), Amounts::new());
+    for c in list("initContainers") {
+        let mut then = sidecars.clone();
+        let sidecar = c.get("restartPolicy").and_then(Value::as_str) == Some("Always");
+        for (k, q) in of(c) {
+            add(&mut then, &k, q);
+            if sidecar {
+                add(&mut sums, &k, q);
+                add(&mut sidecars, &k, q);
+            }
+        }
+        for (k, q) in then {
+            if most.get(&k).is_none_or(|m| *m < q) {
+                most.insert(k, q);
+            }
+        }
+    }
+    for (k, q) in most {
+        if sums.get(&k).is_none_or(|s| *s < q) {
+            sums.insert(k, q);
+        }
+    }
+    sums
+}
+
+/// Requests and limits of a pod, with its overhead.
 fn pod_compute(pod: &Value, out: &mut Amounts) {
     for (field, plain) in [("requests", true), ("limits", false)] {
-        let mut sums = Amounts::new();
-        let of = |c: &Value| amounts(c.pointer(&format!("/resources/{field}")));
-        let list = |name: &str| {
-            pod.pointer(&format!("/spec/{name}")).and_then(Value::as_array).cloned().unwrap_or_default()
-        };
-        for c in list("containers") {
-            for (k, q) in of(&c) {
-                add(&mut sums, &k, q);
-            }
-        }
-        for c in list("initContainers") {
-            if c.get("restartPolicy").and_then(Value::as_str) == Some("Always") {
-                for (k, q) in of(&c) {
-                    add(&mut sums, &k, q);
-                }
-                continue;
-            }
-            for (k, q) in of(&c) {
-                if sums.get(&k).is_none_or(|s| *s < q) {
-                    sums.insert(k, q);
-                }
-            }
-        }
+        let mut sums = pod_amounts(pod, field);
         for (k, q) in amounts(pod.pointer("/spec/overhead")) {
             if plain || sums.contains_key(&k) {
                 add(&mut sums, &k, q);
@@ -117,6 +130,20 @@ fn pod_compute(pod: &Value, out: &mut Amounts) {
             }
         }
     }
+}
+
+/// Whether an affinity or anti-affinity of a pod looks into other namespaces.
+fn crosses_namespaces(pod: &Value) -> bool {
+    let list = |v: &Value, p: &str| v.pointer(p).and_then(Value::as_array).cloned().unwrap_or_default();
+    ["podAffinity", "podAntiAffinity"].iter().any(|kind| {
+        let at = |mode: &str| format!("/spec/affinity/{kind}/{mode}DuringSchedulingIgnoredDuringExecution");
+        let mut terms = list(pod, &at("required"));
+        terms.extend(list(pod, &at("preferred")).iter().filter_map(|t| t.get("podAffinityTerm").cloned()));
+        terms.iter().any(|t| {
+            t.get("namespaces").and_then(Value::as_array).is_some_and(|n| !n.is_empty())
+                || t.get("namespaceSelector").is_some_and(|s| !s.is_null())
+        })
+    })
 }
 
 fn is_best_effort(pod: &Value) -> bool {
@@ -142,32 +169,37 @@ pub fn in_scope(quota: &Value, gvr: &Gvr, object: &Value) -> bool {
     if scopes.is_empty() {
         return true;
     }
-    if gvr.resource != "pods" || !gvr.group.is_empty() {
-        return false;
-    }
     let text = |v: &Value, f: &str| v.get(f).and_then(Value::as_str).unwrap_or("").to_owned();
+    let matches = |s: &Value, value: &str| {
+        let values =
+            s.get("values").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+        let among = { values }.any(|v| v == value);
+        match text(s, "operator").as_str() {
+            "In" => among,
+            "NotIn" => !among,
+            "DoesNotExist" => value.is_empty(),
+            _ => !value.is_empty(),
+        }
+    };
+    let pods = gvr.resource == "pods" && gvr.group.is_empty();
+    let claims = gvr.resource == "persistentvolumeclaims" && gvr.group.is_empty();
     scopes.iter().all(|s| match text(s, "scopeName").as_str() {
+        "VolumeAttributesClass" if claims => {
+            let class = object.pointer("/spec/volumeAttributesClassName").and_then(Value::as_str);
+            matches(s, class.unwrap_or(""))
+        }
+        _ if !pods => false,
+        "CrossNamespacePodAffinity" => crosses_namespaces(object),
         "BestEffort" => is_best_effort(object),
         "NotBestEffort" => !is_best_effort(object),
         name @ ("Terminating" | "NotTerminating") => {
-            let ends = object.pointer("/spec/activeDeadlineSeconds").is_some_and(|v| !v.is_null());
+            let ends =
+                object.pointer("/spec/activeDeadlineSeconds").and_then(Value::as_i64).is_some_and(|n| n >= 0);
             ends == (name == "Terminating")
         }
         "PriorityClass" => {
             let class = object.pointer("/spec/priorityClassName").and_then(Value::as_str).unwrap_or("");
-            let values: Vec<&str> = s
-                .get("values")
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .collect();
-            match text(s, "operator").as_str() {
-                "In" => values.contains(&class),
-                "NotIn" => !values.contains(&class),
-                "DoesNotExist" => class.is_empty(),
-                _ => !class.is_empty(),
-            }
+            matches(s, class)
         }
         _ => false,
     })
@@ -193,5 +225,45 @@ mod tests {
         let quota = json!({"scopes": ["NotBestEffort", "NotTerminating"]});
         assert!(in_scope(&quota, &Gvr::new("", "v1", "pods"), &pod));
         assert!(!in_scope(&quota, &Gvr::new("", "v1", "secrets"), &pod));
+    }
+
+    #[test]
+    fn init_containers_and_sidecars() {
+        let c = |cpu: &str, sidecar: bool| json!({"restartPolicy": if sidecar { "Always" } else { "" }, "resources": {"requests": {"cpu": cpu}}});
+        for (init, want) in [
+            (json!([]), "1"),
+            (json!([c("3", false), c("2", false)]), "3"),
+            (json!([c("1", true)]), "2"),
+            // The sidecar runs while the one after it does.
+            (json!([c("1", true), c("2", false)]), "3"),
+            (json!([c("2", false), c("1", true)]), "2"),
+        ] {
+            let pod = json!({"spec": {"containers": [c("1", false)], "initContainers": init}});
+            assert_eq!(pod_amounts(&pod, "requests")["cpu"].to_string(), want, "{init}");
+        }
+    }
+
+    #[test]
+    fn scopes() {
+        let pods = Gvr::new("", "v1", "pods");
+        let classed = json!({"spec": {"priorityClassName": "high"}});
+        let far = json!({"spec": {"affinity": {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution":
+            [{"podAffinityTerm": {"namespaceSelector": {}}}]}}}});
+        let selector = |name: &str, operator: &str, values: Value| json!({"scopeSelector": {"matchExpressions": [{"scopeName": name, "operator": operator, "values": values}]}});
+        let claims = Gvr::new("", "v1", "persistentvolumeclaims");
+        let gold = json!({"spec": {"volumeAttributesClassName": "gold"}});
+        for (quota, gvr, object, want) in [
+            (selector("PriorityClass", "In", json!(["high"])), &pods, &classed, true),
+            (selector("PriorityClass", "NotIn", json!(["high"])), &pods, &classed, false),
+            (selector("PriorityClass", "Exists", json!([])), &pods, &classed, true),
+            (selector("PriorityClass", "DoesNotExist", json!([])), &pods, &far, true),
+            (json!({"scopes": ["CrossNamespacePodAffinity"]}), &pods, &far, true),
+            (json!({"scopes": ["CrossNamespacePodAffinity"]}), &pods, &classed, false),
+            (selector("VolumeAttributesClass", "In", json!(["gold"])), &claims, &gold, true),
+            (selector("VolumeAttributesClass", "In", json!(["iron"])), &claims, &gold, false),
+            (json!({"scopes": ["BestEffort"]}), &claims, &gold, false),
+        ] {
+            assert_eq!(in_scope(&quota, gvr, object), want, "{quota}");
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! certificate as proof; its resources appear in discovery. Whether it is available is asked when it or its endpoints
 //! change, and from time to time, since a server that stops answering sends no event.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ApiServer;
 use crate::body::Body;
+use crate::cache::{Watcher, local_key};
 use crate::callback::fetch;
 use crate::pipeline::Call;
 use crate::proxy::{Proof, Target, unverified};
@@ -211,6 +212,22 @@ pub fn local(group: &str, version: &str) -> Value {
         "spec": {"group": group, "version": version, "groupPriorityMinimum": minimum, "versionPriority": priority}})
 }
 
+/// The key of the service behind an APIService.
+fn service_of(value: &Value) -> String {
+    local_key(text(value, "/spec/service/namespace"), text(value, "/spec/service/name"))
+}
+
+/// Waits until the endpoints of one of these services change; false if the watch cannot go on.
+async fn moved(endpoints: &mut Watcher, services: &HashSet<String>) -> bool {
+    loop {
+        let Ok(events) = endpoints.next().await else { return false };
+        let key = |o: &Object| local_key(o.namespace(), o.name());
+        if events.iter().any(|e| services.contains(&key(&e.object))) {
+            return true;
+        }
+    }
+}
+
 /// Keeps the availability of all APIServices.
 pub fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
     let services = server.cache.kind(GROUP, PLURAL);
@@ -237,13 +254,15 @@ pub fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
                 }
             };
             futures::stream::iter(all.clone()).for_each_concurrent(16, judge).await;
-            let remote = services.all("").iter().any(|s| is_remote(s.value()));
+            let behind: HashSet<String> =
+                all.iter().filter(|s| is_remote(s.value())).map(|s| service_of(s.value())).collect();
+            let remote = !behind.is_empty();
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 events = changes.next() => if events.is_err() {
                     (_, changes) = server.cache.list_and_watch(services.clone(), "");
                 },
-                events = moves.next(), if remote => if events.is_err() {
+                moved = moved(&mut moves, &behind), if remote => if !moved {
                     (_, moves) = server.cache.list_and_watch(endpoints.clone(), "");
                 },
                 () = tokio::time::sleep(CHECK_EVERY), if remote => {}

@@ -1,5 +1,4 @@
-//! What every cluster has from its first moment: system namespaces, stock roles and bindings, the system priority classes,
-//! and the `kubernetes` Service with its endpoints.
+//! What every cluster has from its first moment: system namespaces, stock roles and bindings, the system priority classes.
 //!
 //! Runs at each start, writes only what is missing (or, of stock roles that have not been opted out of, what is outdated),
 //! all at once, so that an empty store costs a few group commits.
@@ -41,43 +40,7 @@ pub async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
     rest.extend(priority_classes());
     rest.extend(kube_system_roles());
     ensure_all(server, rest, false).await?;
-    kubernetes_service(server).await?;
-    tokio::spawn(keep_service(server.clone()));
-    Ok(())
-}
-
-/// Makes the `kubernetes` Service and its endpoints anew whenever somebody deletes one of them.
-async fn keep_service(server: Arc<ApiServer>) {
-    let kinds = [("", "services"), ("", "endpoints"), ("discovery.k8s.io", "endpointslices")];
-    let mut watchers = kinds.map(|(group, resource)| {
-        let kind = server.cache.kind(group, resource);
-        server.cache.list_and_watch(kind, "default").1
-    });
-    loop {
-        let [a, b, c] = &mut watchers;
-        let (at, events) = tokio::select! {
-            () = server.shutdown.cancelled() => return,
-            events = a.next() => (0, events),
-            events = b.next() => (1, events),
-            events = c.next() => (2, events),
-        };
-        let gone = |e: &Arc<crate::cache::CacheEvent>| {
-            e.change == crate::cache::Change::Deleted
-                && e.object.name() == "kubernetes"
-                && e.object.namespace() == "default"
-        };
-        let again = match events {
-            Ok(events) => events.iter().any(gone),
-            Err(_) => {
-                let (group, resource) = kinds[at];
-                watchers[at] = server.cache.list_and_watch(server.cache.kind(group, resource), "default").1;
-                true
-            }
-        };
-        if again && let Err(status) = kubernetes_service(&server).await {
-            tracing::warn!(error = %status.message, "the kubernetes service cannot be made anew");
-        }
-    }
+    crate::masters::start(server).await
 }
 
 fn priority_classes() -> Vec<Value> {
@@ -166,7 +129,7 @@ fn kube_system_roles() -> Vec<Value> {
     all
 }
 
-fn context(server: &ApiServer, object: &Value) -> Result<Context, Status> {
+pub(crate) fn context(server: &ApiServer, object: &Value) -> Result<Context, Status> {
     let text = |f: &str| object.get(f).and_then(Value::as_str).unwrap_or("");
     let gvk = api::Gvk::parse(text("apiVersion"), text("kind"));
     let kinds = server.kinds.load();
@@ -211,53 +174,4 @@ pub async fn ensure(server: &Arc<ApiServer>, object: Value, update: bool) -> Res
     };
     let modify = Modify { name: &name, subresource: "", options: &options, applied: false, checked: true };
     server.modify(&mut cx, &modify, &mut change).await.map(|_| ())
-}
-
-/// The Service by which pods reach this server, and where it leads.
-async fn kubernetes_service(server: &Arc<ApiServer>) -> Result<(), Status> {
-    let instance = &server.options.instance;
-    let ip = instance.kubernetes_ip().to_string();
-    let node = instance.node_ip.to_string();
-    let port = server.address.port();
-    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
-    let service = json!({"apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
-        "spec": {"type": "ClusterIP", "clusterIP": ip, "sessionAffinity": "None",
-            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}]}});
-    let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints",
-        "metadata": {"name": "kubernetes", "namespace": "default",
-            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
-        "subsets": [{"addresses": [{"ip": node}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}]});
-    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {"name": "kubernetes", "namespace": "default",
-            "labels": {"kubernetes.io/service-name": "kubernetes"}},
-        "addressType": if instance.node_ip.is_ipv4() { "IPv4" } else { "IPv6" },
-        "endpoints": [{"addresses": [node], "conditions": {"ready": true}}],
-        "ports": [{"name": "https", "port": port, "protocol": "TCP"}]});
-    for (object, fields) in
-        [(service, &["spec"][..]), (endpoints, &["subsets"][..]), (slice, &["endpoints", "ports"][..])]
-    {
-        let wanted = object.clone();
-        ensure(server, object, false).await?;
-        server.cache.caught_up().await.map_err(crate::registry::store_failure)?;
-        // The node's address or port may have changed since the last start.
-        let mut cx = context(server, &wanted)?;
-        let name = cx.info.name.clone();
-        let mut change = |old: &Arc<Object>| {
-            let mut new = old.value().clone();
-            for field in fields {
-                if *field == "spec" {
-                    new["spec"]["ports"] = wanted["spec"]["ports"].clone();
-                } else {
-                    new[*field] = wanted[*field].clone();
-                }
-            }
-            Ok(new)
-        };
-        let options = WriteOptions::default();
-        let modify =
-            Modify { name: &name, subresource: "", options: &options, applied: false, checked: true };
-        server.modify(&mut cx, &modify, &mut change).await?;
-    }
-    Ok(())
 }

@@ -302,6 +302,32 @@ impl Written {
     }
 }
 
+/// A write that was announced. Dropped before it is settled, because its writer was, it leaves nothing behind.
+#[derive(Debug)]
+pub struct Announced<'a> {
+    cache: &'a Cache,
+    written: Arc<Written>,
+    open: bool,
+}
+
+impl Announced<'_> {
+    /// To be called when the write has ended: with its revision, or nothing if it failed. The object that came of it.
+    pub fn settled(mut self, revision: Option<u64>) -> Option<Arc<Object>> {
+        self.open = false;
+        let object = revision.and_then(|r| self.written.object(r));
+        self.cache.settled(&self.written.stored, revision);
+        object
+    }
+}
+
+impl Drop for Announced<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            self.cache.settled(&self.written.stored, None);
+        }
+    }
+}
+
 /// The caches of all kinds.
 pub struct Cache {
     store: Arc<dyn Store>,
@@ -524,18 +550,17 @@ impl Cache {
     }
 
     /// To be called by a writer with the bytes it is about to put, before it puts them.
-    pub fn announce(&self, stored: &Bytes, value: Value) -> Arc<Written> {
+    pub fn announce(&self, stored: &Bytes, value: Value) -> Announced<'_> {
         let written = Arc::new(Written {
             stored: stored.clone(),
             value: Mutex::new(Some(value)),
             object: OnceLock::new(),
         });
         self.handoff.lock().insert((stored.as_ptr() as usize, stored.len()), written.clone());
-        written
+        Announced { cache: self, written, open: true }
     }
 
-    /// To be called by a writer when its write has ended: with its revision, or nothing if it failed.
-    pub fn settled(&self, stored: &Bytes, revision: Option<u64>) {
+    fn settled(&self, stored: &Bytes, revision: Option<u64>) {
         let announced = (stored.as_ptr() as usize, stored.len());
         let Some(revision) = revision else {
             self.handoff.lock().remove(&announced);
@@ -684,10 +709,10 @@ mod tests {
 
     async fn put(cache: &Cache, key: &str, value: Value) -> u64 {
         let stored = api::object::encode_for_store(&value);
-        cache.announce(&stored, value);
+        let announced = cache.announce(&stored, value);
         let op = Op::Put { value: stored.clone(), lease: None };
         let done = cache.store.txn(Txn { key: key.into(), expect: Expect::Any, op }).await.unwrap();
-        cache.settled(&stored, Some(done.revision));
+        announced.settled(Some(done.revision)).unwrap();
         done.revision
     }
 
@@ -732,6 +757,10 @@ mod tests {
         assert_eq!((events[0].change, events[0].object.revision()), (Change::Deleted, done.revision));
         assert!(watcher.bookmark().unwrap() >= done.revision);
         assert!(cache.watch(pods, 0).is_err());
+        assert!(cache.handoff.lock().is_empty());
+        // A writer that is given up leaves nothing behind.
+        let value = pod("z", "1");
+        drop(cache.announce(&api::object::encode_for_store(&value), value));
         assert!(cache.handoff.lock().is_empty());
         shutdown.cancel();
     }

@@ -137,15 +137,20 @@ impl Converter {
     }
 
     /// A decoded object in the version in which it is stored.
-    pub async fn to_storage(&self, mut value: Value) -> Result<Value, Status> {
-        if text(&value, "/apiVersion") == self.storage {
+    pub async fn to_storage(&self, value: Value) -> Result<Value, Status> {
+        self.value(value, &self.storage).await
+    }
+
+    /// A decoded object in the version `to`, with all that it has.
+    pub async fn value(&self, mut value: Value, to: &str) -> Result<Value, Status> {
+        if text(&value, "/apiVersion") == to {
             return Ok(value);
         }
         let Some(webhook) = &self.webhook else {
-            value["apiVersion"] = json!(self.storage);
+            value["apiVersion"] = json!(to);
             return Ok(value);
         };
-        let mut one = self.ask(webhook, &[&value], &self.storage).await?;
+        let mut one = self.ask(webhook, &[&value], to).await?;
         one.pop().ok_or_else(|| Status::internal("a conversion lost its object"))
     }
 

@@ -213,6 +213,7 @@ fn kind_in(crd: &Value, version: &str, schemas: &[VersionSchema]) -> Option<Kind
         columns: if columns.is_empty() { Columns::Default } else { Columns::Paths(columns.into()) },
         strategy: Arc::new(Rules { schema, scale, selectable }),
         custom: true,
+        template: None,
     })
 }
 
@@ -289,6 +290,27 @@ fn set_condition(crd: &mut Value, kind: &str, status: &str, reason: &str, messag
     }
 }
 
+fn remove_condition(crd: &mut Value, kind: &str) {
+    if condition(crd, kind).is_some()
+        && let Some(list) = crd.pointer_mut("/status/conditions").and_then(Value::as_array_mut)
+    {
+        list.retain(|c| text(c, "/type") != kind);
+    }
+}
+
+/// Why the schemas of a definition are not structural: those of old definitions, which keep what they do not name, need not
+/// be.
+fn structure(crd: &Value) -> Option<String> {
+    let mut errors = api::ErrorList::new();
+    for (i, version) in list(crd, "/spec/versions").enumerate() {
+        let path = api::Path::new("spec").child("versions").index(i).child("schema").child("openAPIV3Schema");
+        if let Some(schema) = version.pointer("/schema/openAPIV3Schema") {
+            errors.append(Structural::violations(schema, &path));
+        }
+    }
+    (!errors.is_empty()).then(|| errors.message())
+}
+
 /// The definition as its status should be, or nothing if it is.
 pub fn decide(crd: &Value, others: &[Arc<Object>]) -> Option<Value> {
     let mut new = crd.clone();
@@ -313,6 +335,10 @@ pub fn decide(crd: &Value, others: &[Arc<Object>]) -> Option<Value> {
                 set_condition(&mut new, "Established", "False", "NotAccepted", "not all names are accepted");
             }
         }
+    }
+    match structure(crd) {
+        None => remove_condition(&mut new, "NonStructuralSchema"),
+        Some(why) => set_condition(&mut new, "NonStructuralSchema", "True", "Violations", &why),
     }
     let storage: Vec<Value> = list(crd, "/spec/versions")
         .filter(|v| v.get("storage") == Some(&json!(true)))
@@ -500,6 +526,28 @@ mod tests {
         let refused = decide(&second, &[Object::from_value(accepted)]).unwrap();
         assert!(!is_true(&refused, "Established"));
         assert_eq!(text(condition(&refused, "NamesAccepted").unwrap(), "/reason"), "KindConflict");
+    }
+
+    #[test]
+    fn schemas_that_are_not_structural_are_told() {
+        let schema = |inner: Value| {
+            let mut crd = crd();
+            crd["spec"]["versions"][0]["schema"] = json!({"openAPIV3Schema": {"type": "object",
+                "x-kubernetes-preserve-unknown-fields": true, "properties": {"spec": inner}}});
+            decide(&crd, &[]).unwrap()
+        };
+        let loose = schema(json!({"properties": {"a": {"type": "string"}}}));
+        let told = condition(&loose, "NonStructuralSchema").unwrap();
+        assert_eq!((text(told, "/status"), text(told, "/reason")), ("True", "Violations"));
+        assert_eq!(
+            text(told, "/message"),
+            "spec.versions[0].schema.openAPIV3Schema.properties[spec].type: Required value: must not be empty for specified object fields"
+        );
+        let strict = schema(json!({"type": "object"}));
+        assert!(condition(&strict, "NonStructuralSchema").is_none());
+        let mut mended = loose;
+        mended["spec"] = strict["spec"].clone();
+        assert!(condition(&decide(&mended, &[]).unwrap(), "NonStructuralSchema").is_none());
     }
 
     #[test]

@@ -79,7 +79,7 @@ async fn connection(
         let (server, peer) = (server.clone(), peer.clone());
         async move {
             let request = request.map(Payload::Incoming);
-            Ok::<_, std::convert::Infallible>(server.handle(request, peer).await)
+            Ok::<_, std::convert::Infallible>(server.carry_out(request, peer).await)
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());

@@ -19,6 +19,8 @@ mod conversion;
 mod crd;
 mod documents;
 mod http;
+mod keys;
+mod masters;
 mod metrics;
 pub mod negotiate;
 pub mod path;
@@ -41,7 +43,6 @@ use std::time::Duration;
 use api::openapi::Docs;
 use arc_swap::ArcSwap;
 use base::Instance;
-use parking_lot::Mutex;
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
@@ -72,6 +73,9 @@ pub enum Error {
     /// Keys or certificates cannot be had.
     #[error("keys and certificates: {0}")]
     Pki(#[from] pki::Error),
+    /// The datastore is that of another cluster, or of this one with other keys.
+    #[error("{0}")]
+    ForeignKeys(String),
     /// What every cluster starts with could not be written.
     #[error("cannot write the cluster's first objects: {0}")]
     Bootstrap(String),
@@ -179,7 +183,6 @@ pub struct ApiServer {
     pub(crate) admission: Vec<Box<dyn Plugin>>,
     pub(crate) addresses: registry::Addresses,
     pub(crate) metrics: metrics::Metrics,
-    pub(crate) components: Mutex<Vec<String>>,
     pub(crate) documents: documents::Documents,
     event_lease: EventLease,
     node_rules: NodeRules,
@@ -196,6 +199,7 @@ pub struct ApiServer {
 impl ApiServer {
     /// Starts listening; when this returns, the caches are warm and what every cluster has is there.
     pub async fn start(options: Options, shutdown: CancellationToken) -> Result<Arc<Self>> {
+        keys::check(&options).await?;
         let cache = Cache::start(options.store.clone(), options.shared_store, shutdown.clone()).await?;
         let listener = tokio::net::TcpListener::bind(options.listen)
             .await
@@ -214,7 +218,6 @@ impl ApiServer {
             admission: admission::stock(),
             addresses: registry::Addresses::new(options.instance.service_cidr),
             metrics: metrics::Metrics::default(),
-            components: Mutex::new(options.components.clone()),
             documents: documents::Documents::default(),
             event_lease: EventLease::default(),
             node_rules: NodeRules::default(),
@@ -250,14 +253,6 @@ impl ApiServer {
     /// A way to this server without a socket, as `user`. Nothing else is left out.
     pub fn transport(self: &Arc<Self>, user: UserInfo) -> Arc<dyn client::Transport> {
         Arc::new(transport::InProcess::new(self.clone(), user))
-    }
-
-    /// Says that a component runs in this process (`scheduler`, `controller-manager`), for component statuses.
-    pub fn announce_component(&self, name: &str) {
-        let mut components = self.components.lock();
-        if !components.iter().any(|c| c == name) {
-            components.push(name.to_owned());
-        }
     }
 
     /// The compiled roles and bindings, of the cache as it is now.

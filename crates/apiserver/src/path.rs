@@ -135,15 +135,6 @@ impl RequestInfo {
         };
         (Route::Resource, info)
     }
-
-    /// `pods` or `pods/log`, as RBAC rules name it.
-    pub fn resource_and_sub(&self) -> String {
-        if self.subresource.is_empty() {
-            self.resource.clone()
-        } else {
-            format!("{}/{}", self.resource, self.subresource)
-        }
-    }
 }
 
 #[cfg(test)]

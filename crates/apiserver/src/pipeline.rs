@@ -122,6 +122,22 @@ impl ApiServer {
         response
     }
 
+    /// [`handle`](Self::handle), to its end even if nobody waits for it any more: a client that hangs up in the middle of a write
+    /// must not leave half of it. What only reads ends with its caller; so does what leads on to another protocol.
+    pub async fn carry_out(self: &Arc<Self>, request: Request<Payload>, peer: Peer) -> Response<Body> {
+        if request.method().is_safe() || request.headers().contains_key(header::UPGRADE) {
+            return self.handle(request, peer).await;
+        }
+        let server = self.clone();
+        match tokio::spawn(async move { server.handle(request, peer).await }).await {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::error!(%error, "a request was not carried out");
+                render_status(&Status::internal("the request was not carried out; the server's log says why"))
+            }
+        }
+    }
+
     async fn answer(
         self: &Arc<Self>,
         request: Request<Payload>,

@@ -135,11 +135,15 @@ impl ApiServer {
         let (namespace, sub) = (info.namespace.as_str(), info.subresource.as_str());
         let mut options = connect_options(&call);
         let mut warnings = Vec::new();
+        let at = |v: &api::kinds::Version| v.group == info.group && v.version == info.version;
+        let version = kind.versions.iter().position(at).unwrap_or(0);
         let mut review = Review {
             server: self,
             user: &call.user,
             kind,
             gvr: &gvr,
+            version,
+            converter: None,
             subresource: sub,
             operation: Operation::Connect,
             namespace,
@@ -149,6 +153,7 @@ impl ApiServer {
             dry_run: false,
             options: Value::Null,
             warnings: &mut warnings,
+            notes: Vec::new(),
         };
         admission::validate(&self.admission, &mut review).await?;
         let safe = matches!(*call.request.method(), http::Method::GET | http::Method::HEAD);

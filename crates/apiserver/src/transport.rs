@@ -113,13 +113,13 @@ async fn whole(body: Body) -> client::Result<Bytes> {
 #[async_trait]
 impl client::Transport for InProcess {
     async fn call(&self, request: http::Request<Bytes>) -> client::Result<http::Response<Bytes>> {
-        let response = self.server.handle(request.map(Payload::Bytes), self.peer.clone()).await;
+        let response = self.server.carry_out(request.map(Payload::Bytes), self.peer.clone()).await;
         let (parts, body) = response.into_parts();
         Ok(http::Response::from_parts(parts, whole(body).await?))
     }
 
     async fn open(&self, request: http::Request<Bytes>) -> client::Result<http::Response<BoxBody>> {
-        let response = self.server.handle(request.map(Payload::Bytes), self.peer.clone()).await;
+        let response = self.server.carry_out(request.map(Payload::Bytes), self.peer.clone()).await;
         Ok(response.map(|b| b.map_err(|e| Error::Transport(e.to_string())).boxed_unsync()))
     }
 

@@ -117,11 +117,6 @@ impl Client {
         self.object(Method::GET, object_path(gvr, ns, name, None), None).await
     }
 
-    /// Reads an object's sub-resource (`scale`, `status`).
-    pub async fn get_sub(&self, gvr: &Gvr, ns: &str, name: &str, sub: &str) -> Result<Arc<Object>> {
-        self.object(Method::GET, object_path(gvr, ns, name, Some(sub)), None).await
-    }
-
     /// Lists objects.
     pub async fn list(&self, gvr: &Gvr, ns: &str, options: &ListOptions) -> Result<ObjectList> {
         self.transport.list(gvr, some(ns), options).await
@@ -158,11 +153,6 @@ impl Client {
     pub async fn update(&self, gvr: &Gvr, object: &Value) -> Result<Arc<Object>> {
         let path = object_path(gvr, api::meta::namespace(object), api::meta::name(object), None);
         self.object(Method::PUT, self.managed(path), Some(object)).await
-    }
-
-    /// Replaces an object's status.
-    pub async fn update_status(&self, gvr: &Gvr, object: &Value) -> Result<Arc<Object>> {
-        self.update_sub(gvr, "status", object).await
     }
 
     /// Replaces an object's sub-resource (`status`, `finalize`).

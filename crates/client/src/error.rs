@@ -61,11 +61,6 @@ impl Error {
         self.reason_is("AlreadyExists")
     }
 
-    /// The caller is not allowed to.
-    pub fn is_forbidden(&self) -> bool {
-        self.reason_is("Forbidden")
-    }
-
     /// The revision is no longer kept: list again.
     pub fn is_expired(&self) -> bool {
         self.status().is_some_and(|s| s.code == 410)

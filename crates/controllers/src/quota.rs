@@ -63,7 +63,9 @@ impl Controller for Quotas {
             sources.push(Source::with(informer, move |c| {
                 // Only what comes, goes or changes what it uses.
                 let same = match (&c.old, &c.new) {
-                    (Some(old), Some(new)) if pods => view::is_terminal(old) == view::is_terminal(new),
+                    (Some(old), Some(new)) if pods && view::is_terminal(old) != view::is_terminal(new) => {
+                        false
+                    }
                     (Some(old), Some(new)) => old.spec() == new.spec(),
                     _ => false,
                 };

@@ -269,6 +269,16 @@ fn belongs(pem: &str, key: &KeyPair) -> std::result::Result<(), String> {
     Ok(())
 }
 
+/// The groups (organizations) that a certificate request in PEM asks for.
+pub fn groups_of_request(pem: &[u8]) -> Result<Vec<String>> {
+    let bad = |e: String| Error::Certificate(format!("the request cannot be read: {e}"));
+    let (_, pem) = x509_parser::pem::parse_x509_pem(pem).map_err(|e| bad(e.to_string()))?;
+    let (_, request) = x509_parser::certification_request::X509CertificationRequest::from_der(&pem.contents)
+        .map_err(|e| bad(e.to_string()))?;
+    let subject = &request.certification_request_info.subject;
+    Ok(subject.iter_organization().filter_map(|o| o.as_str().ok().map(str::to_owned)).collect())
+}
+
 /// When a PEM certificate ends.
 pub fn not_after(cert_pem: &str) -> Result<Timestamp> {
     let (_, block) = x509_parser::pem::parse_x509_pem(cert_pem.as_bytes())

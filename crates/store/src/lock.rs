@@ -1,4 +1,5 @@
-//! A lock that several servers share through their store. Whoever holds it and dies loses it when its lease expires.
+//! A lock that several servers share through their store, and names that one of them reserves. Whoever holds them and dies
+//! loses them when their lease expires; whoever lives renews it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +9,40 @@ use futures::StreamExt;
 
 use crate::{EventKind, Expect, LeaseId, Op, Result, Store, Txn};
 
-/// How long a lock outlives its holder: far longer than what is done under one.
+/// How long what is held outlives a holder that died.
 const TTL: Duration = Duration::from_secs(15);
 
-/// A lock that is held. It is let go with this value, a moment after it is dropped.
+/// A lock or names that are held. They are let go with this value, a moment after it is dropped.
 pub struct Held {
     store: Arc<dyn Store>,
     lease: LeaseId,
+    renewing: tokio::task::AbortHandle,
+}
+
+/// A lease of its own for whoever holds something, renewed while they do.
+async fn hold(store: &Arc<dyn Store>) -> Result<Held> {
+    let lease = store.lease_grant(TTL).await?;
+    let renewed = store.clone();
+    let renewing = tokio::spawn(async move {
+        loop {
+            // A lease ends by time alone; so it is renewed by time.
+            tokio::time::sleep(TTL / 3).await;
+            if let Err(error) = renewed.lease_keep_alive(lease).await {
+                tracing::warn!(%error, lease, "what is held under this lease may be lost");
+            }
+        }
+    });
+    Ok(Held { store: store.clone(), lease, renewing: renewing.abort_handle() })
+}
+
+/// Puts down these keys for as long as the answer is held. Who is first must be settled by a lock.
+pub async fn reserve(store: &Arc<dyn Store>, keys: Vec<Vec<u8>>) -> Result<Held> {
+    let held = hold(store).await?;
+    for key in keys {
+        let op = Op::Put { value: Bytes::new(), lease: Some(held.lease) };
+        store.txn(Txn { key, expect: Expect::Any, op }).await?;
+    }
+    Ok(held)
 }
 
 impl std::fmt::Debug for Held {
@@ -27,7 +55,7 @@ impl std::fmt::Debug for Held {
 pub async fn take(store: &Arc<dyn Store>, name: &[u8]) -> Result<Held> {
     loop {
         // Dropped where the lock is not had, it gives the lease back: a wait may be longer than a lease.
-        let held = Held { store: store.clone(), lease: store.lease_grant(TTL).await? };
+        let held = hold(store).await?;
         let op = Op::Put { value: Bytes::new(), lease: Some(held.lease) };
         let done = store.txn(Txn { key: name.to_vec(), expect: Expect::Absent, op }).await?;
         if done.succeeded {
@@ -48,6 +76,7 @@ pub async fn take(store: &Arc<dyn Store>, name: &[u8]) -> Result<Held> {
 
 impl Drop for Held {
     fn drop(&mut self) {
+        self.renewing.abort();
         let (store, lease) = (self.store.clone(), self.lease);
         // Where there is no runtime any more, the lease's end does it.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -91,9 +120,25 @@ mod tests {
     async fn a_holder_that_died_loses_it() {
         let store = crate::memory();
         let dead = take(&store, b"/lock").await.unwrap();
+        // What a process that died would do no more.
+        dead.renewing.abort();
         std::mem::forget(dead);
         let start = tokio::time::Instant::now();
         take(&store, b"/lock").await.unwrap();
         assert!(start.elapsed() >= TTL - Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_held_for_long_stays_held() {
+        let store = crate::memory();
+        let held = take(&store, b"/lock").await.unwrap();
+        let reserved = reserve(&store, vec![b"/a".to_vec(), b"/b".to_vec()]).await.unwrap();
+        tokio::time::sleep(TTL * 4).await;
+        let there = async |key: &str| store.range(crate::Range::prefix(key)).await.unwrap().items.len();
+        assert_eq!((there("/lock").await, there("/a").await, there("/b").await), (1, 1, 1));
+        drop((held, reserved));
+        take(&store, b"/lock").await.unwrap();
+        tokio::time::sleep(TTL).await;
+        assert_eq!((there("/a").await, there("/b").await), (0, 0));
     }
 }

@@ -140,6 +140,10 @@ impl<'a, 'b> Machine<'a, 'b> {
                 Some(value) => Ok(value),
                 None => failed(format!("no such key: {field}")),
             },
+            Val::Auth(auth) => match auth.field(field) {
+                Some(value) => Ok(value),
+                None => failed(format!("undefined field '{field}'")),
+            },
             other => failed(format!("type '{}' does not support field selection", other.type_name())),
         }
     }

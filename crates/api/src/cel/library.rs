@@ -14,6 +14,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use regex::Regex;
 
+use super::authorizer;
 use super::value::{Val, duration, no_overload};
 use crate::quantity::{Format, Quantity};
 use crate::validate as check;
@@ -173,7 +174,7 @@ pub(super) fn exists(name: &str) -> bool {
         "base64.decode",
         "strings.quote",
     ];
-    NAMES.contains(&name)
+    NAMES.contains(&name) || authorizer::FUNCTIONS.contains(&name)
 }
 
 /// What a call costs beside what its arguments cost.
@@ -182,6 +183,7 @@ pub(super) fn cost(name: &str, target: Option<&Val<'_>>, args: &[Val<'_>]) -> u6
     let first = || size(target.or(args.first()));
     let traversed = |n: u64| n.div_ceil(10);
     match name {
+        "check" if matches!(target, Some(Val::Auth(_))) => authorizer::CHECK_COST,
         op::ADD | op::EQUALS | op::NOT_EQUALS => {
             let weight = |v: Option<&Val<'_>>| match v {
                 Some(Val::Text(_) | Val::Bytes(_)) => traversed(size(v)),
@@ -288,6 +290,7 @@ pub(super) fn call<'a>(name: &str, target: Option<Val<'a>>, args: Vec<Val<'a>>) 
         (_, Some(Val::Ip(ip)), []) => address(name, ip),
         (_, Some(Val::Cidr(net)), _) => network(name, net, &args),
         (_, Some(Val::Semver(v)), _) => version(name, &v, &args),
+        (_, Some(Val::Auth(auth)), _) => auth.call(name, &args),
         ("validate", Some(Val::Format(format)), [Val::Text(s)]) => Ok(validate(format, s)),
         (_, None, _) => global(name, &args),
         _ => overload(name),

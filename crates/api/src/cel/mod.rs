@@ -5,6 +5,7 @@
 //! may write must cost no more than it is given: each step draws from a budget, and what an expression costs at worst is
 //! estimated when it is written.
 
+mod authorizer;
 mod check;
 mod eval;
 mod library;
@@ -16,6 +17,7 @@ use serde_json::Value;
 
 use crate::field::{ErrorList, ErrorType, Path};
 use crate::kinds::crd::Structural;
+pub use authorizer::{Answer, Ask, Authorizer};
 pub(crate) use check::limit;
 use check::{Checker, Ty};
 use eval::{Fault, Machine, Outcome};
@@ -39,7 +41,7 @@ const MAX_NESTING: usize = 200;
 /// How many operands a chain of operators may have.
 const MAX_CHAIN: usize = 400;
 /// What the conditions of webhooks speak of.
-const CONDITION_VARIABLES: [&str; 3] = ["object", "oldObject", "request"];
+const CONDITION_VARIABLES: [&str; 4] = ["object", "oldObject", "request", "authorizer"];
 /// How long a message that an expression makes may be.
 const MAX_MESSAGE: usize = 5 * 1024;
 
@@ -81,8 +83,14 @@ impl Program {
     }
 
     /// Evaluates a condition over whole JSON values. `budget` is what it may cost; what it cost is taken from it.
-    pub fn condition(&self, variables: &[(&str, &Value)], budget: &mut u64) -> Result<bool, String> {
-        let variables = variables.iter().map(|(name, v)| (*name, Val::of(v, None))).collect();
+    pub fn condition(
+        &self,
+        variables: &[(&str, &Value)],
+        authorizer: &dyn Authorizer,
+        budget: &mut u64,
+    ) -> Result<bool, String> {
+        let mut variables: Vec<_> = variables.iter().map(|(name, v)| (*name, Val::of(v, None))).collect();
+        variables.push(("authorizer", authorizer::Auth::of(authorizer)));
         match Machine::new(variables, budget).eval(&self.tree) {
             Ok(Val::Bool(b)) => Ok(b),
             Ok(other) => Err(format!("the expression gives {}, not bool", other.type_name())),

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
+use super::authorizer::Auth;
 use crate::Map;
 use crate::kinds::crd::Structural;
 use crate::quantity::Quantity;
@@ -49,6 +50,7 @@ pub(crate) enum Val<'a> {
     Cidr(IpNet),
     Semver(Rc<semver::Version>),
     Format(&'static str),
+    Auth(Rc<Auth<'a>>),
 }
 
 /// How a property is spelled in an expression, undone: `__dash__` and its kind, and reserved words.
@@ -136,6 +138,14 @@ impl<'a> Val<'a> {
 
     pub fn text(s: impl Into<String>) -> Val<'a> {
         Val::Text(Cow::Owned(s.into()))
+    }
+
+    /// The text, if it is one.
+    pub fn as_text(&self) -> Option<&str> {
+        match self {
+            Val::Text(s) => Some(s),
+            _ => None,
+        }
     }
 
     pub fn list(items: Vec<Val<'a>>) -> Val<'a> {
@@ -255,6 +265,7 @@ impl<'a> Val<'a> {
     /// The name of its type.
     pub fn type_name(&self) -> &'static str {
         match self {
+            Val::Auth(auth) => auth.type_name(),
             Val::Null => "null_type",
             Val::Bool(_) => "bool",
             Val::Int(_) => "int",

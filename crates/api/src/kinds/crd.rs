@@ -102,6 +102,14 @@ impl Structural {
         if errors.is_empty() { Ok(root) } else { Err(errors) }
     }
 
+    /// Why a schema is not structural, if it need not be and is not.
+    pub fn violations(schema: &Value, path: &Path) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let place = Place { correlated: true, times: 1 };
+        Self::build(schema, path, &mut errors, At { depth: 0, place, junctor: false, lenient: false });
+        errors
+    }
+
     fn build(raw: &Value, path: &Path, errors: &mut ErrorList, at: At) -> Structural {
         if at.depth > MAX_DEPTH {
             errors.forbidden(path, format!("schemas nest at most {MAX_DEPTH} deep"));

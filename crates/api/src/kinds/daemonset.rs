@@ -16,6 +16,7 @@ pub(super) const DECLS: &[Decl] = &[
     Decl {
         group: "apps",
         resource: "daemonsets",
+        template: Some("/spec/template"),
         short: &["ds"],
         categories: &["all"],
         strategy: || Arc::new(DaemonSet),
@@ -58,6 +59,7 @@ pub(super) const DECLS: &[Decl] = &[
     Decl {
         group: "apps",
         resource: "statefulsets",
+        template: Some("/spec/template"),
         short: &["sts"],
         categories: &["all"],
         strategy: || Arc::new(StatefulSet),

@@ -14,6 +14,7 @@ use crate::{intstr, meta};
 pub(super) const DECLS: &[Decl] = &[Decl {
     group: "apps",
     resource: "deployments",
+    template: Some("/spec/template"),
     short: &["deploy"],
     categories: &["all"],
     strategy: || Arc::new(Deployment),

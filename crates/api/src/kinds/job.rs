@@ -15,6 +15,7 @@ pub(super) const DECLS: &[Decl] = &[
     Decl {
         group: "batch",
         resource: "jobs",
+        template: Some("/spec/template"),
         categories: &["all"],
         strategy: || Arc::new(Job),
         columns: Columns::Coded {
@@ -35,6 +36,7 @@ pub(super) const DECLS: &[Decl] = &[
     Decl {
         group: "batch",
         resource: "cronjobs",
+        template: Some("/spec/jobTemplate/spec/template"),
         short: &["cj"],
         categories: &["all"],
         strategy: || Arc::new(CronJob),

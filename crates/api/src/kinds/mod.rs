@@ -74,6 +74,8 @@ pub struct Kind {
     pub strategy: Arc<dyn Strategy>,
     /// Was it made by a CustomResourceDefinition?
     pub custom: bool,
+    /// Where the template of the pods is that its objects make, as a JSON pointer.
+    pub template: Option<&'static str>,
 }
 
 impl std::fmt::Debug for Kind {
@@ -275,6 +277,14 @@ impl Kind {
             if let Some(map) = at.and_then(Value::as_object_mut) {
                 map.entry(last.to_owned()).or_insert(value);
             }
+        }
+    }
+
+    /// What an object says of pods: of a pod itself, of another kind its template. With metadata and spec.
+    pub fn pod_of<'a>(&self, obj: &'a Value) -> Option<&'a Value> {
+        match self.template {
+            Some(pointer) => obj.pointer(pointer),
+            None => (self.group.is_empty() && self.plural == "pods").then_some(obj),
         }
     }
 

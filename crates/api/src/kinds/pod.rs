@@ -35,6 +35,7 @@ pub(super) const DECLS: &[Decl] = &[
     },
     Decl {
         resource: "podtemplates",
+        template: Some("/template"),
         strategy: || Arc::new(PodTemplate),
         columns: Columns::Coded {
             columns: &[

@@ -31,6 +31,8 @@ pub(super) struct Decl {
     pub also: &'static [&'static str],
     /// Versions whose shape differs from the storage version's.
     pub conversions: &'static [(&'static str, &'static str, Conversion)],
+    /// Where the template of the pods is that its objects make, as a JSON pointer; pods are judged by it.
+    pub template: Option<&'static str>,
 }
 
 /// A declaration in which nothing is particular.
@@ -44,6 +46,7 @@ pub(super) const PLAIN: Decl = Decl {
     strategy: || Arc::new(Generic),
     also: &[],
     conversions: &[],
+    template: None,
 };
 
 struct Registry {
@@ -165,6 +168,7 @@ fn build() -> Registry {
             versions: list,
             columns: decl.columns.clone(),
             strategy: (decl.strategy)(),
+            template: decl.template,
             custom: false,
         }));
     }

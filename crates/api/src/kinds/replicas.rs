@@ -29,6 +29,7 @@ pub(super) const DECLS: &[Decl] = &[
     Decl {
         group: "apps",
         resource: "replicasets",
+        template: Some("/spec/template"),
         short: &["rs"],
         categories: &["all"],
         strategy: || Arc::new(ReplicaSet),
@@ -40,6 +41,7 @@ pub(super) const DECLS: &[Decl] = &[
     },
     Decl {
         resource: "replicationcontrollers",
+        template: Some("/spec/template"),
         short: &["rc"],
         categories: &["all"],
         strategy: || Arc::new(ReplicationController),

@@ -1,6 +1,6 @@
 //! Cluster-wide defaults and protections of storage and ingress objects.
 
-use api::Status;
+use api::{Status, Value};
 use async_trait::async_trait;
 use serde_json::json;
 
@@ -90,5 +90,47 @@ impl Plugin for StorageObjectInUse {
         };
         api::meta::add_finalizer(r.object, finalizer);
         Ok(())
+    }
+}
+
+/// PersistentVolumeClaimResize: a claim grows only if its class lets volumes grow.
+pub struct VolumeResize;
+
+#[async_trait]
+impl Plugin for VolumeResize {
+    fn name(&self) -> &'static str {
+        "PersistentVolumeClaimResize"
+    }
+
+    fn handles(&self, r: &Review<'_>) -> bool {
+        r.operation == Operation::Update && r.is("persistentvolumeclaims")
+    }
+
+    async fn validate(&self, r: &mut Review<'_>) -> Result<(), Status> {
+        let size = |v: &Value| {
+            v.pointer("/spec/resources/requests/storage")
+                .and_then(|q| api::quantity::Quantity::of_value(q).ok())
+        };
+        let grows = match (r.old.and_then(size), size(r.object)) {
+            (Some(old), Some(new)) => new > old,
+            _ => false,
+        };
+        if !grows {
+            return Ok(());
+        }
+        let old = r.old.unwrap_or(&Value::Null);
+        if old.pointer("/status/phase").and_then(Value::as_str) != Some("Bound") {
+            return Err(r.forbidden("Only bound persistent volume claims can be expanded"));
+        }
+        let class = api::meta::annotation(old, "volume.beta.kubernetes.io/storage-class")
+            .or_else(|| old.pointer("/spec/storageClassName").and_then(Value::as_str))
+            .filter(|name| !name.is_empty())
+            .and_then(|name| r.server.cache.kind("storage.k8s.io", "storageclasses").get(name));
+        if class.is_some_and(|c| c.value().get("allowVolumeExpansion") == Some(&Value::Bool(true))) {
+            return Ok(());
+        }
+        Err(r.forbidden(
+            "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize",
+        ))
     }
 }

@@ -136,30 +136,10 @@ fn text(v: &Value) -> String {
     v.as_str().map_or_else(|| v.to_string(), str::to_owned)
 }
 
-/// The sums of all containers' requests or limits of a resource; missing if one of them says nothing.
+/// A pod's requests or limits in sum.
 fn pod_sums(pod: &Value, field: &str) -> Value {
-    let mut sums = serde_json::Map::new();
-    let containers = pod.pointer("/spec/containers").and_then(Value::as_array).cloned().unwrap_or_default();
-    let names: std::collections::BTreeSet<String> = containers
-        .iter()
-        .flat_map(|c| {
-            c.pointer(&format!("/resources/{field}")).and_then(Value::as_object).into_iter().flatten()
-        })
-        .map(|(k, _)| k.clone())
-        .collect();
-    for name in names {
-        let mut sum: Option<Quantity> = None;
-        for c in &containers {
-            let Some(q) = amount(c.pointer(&format!("/resources/{field}")).and_then(|r| r.get(&name))) else {
-                continue;
-            };
-            sum = Some(sum.map_or(q, |s| s.plus(q)));
-        }
-        if let Some(q) = sum {
-            sums.insert(name, json!(q.to_string()));
-        }
-    }
-    Value::Object(sums)
+    let sums = api::quota::pod_amounts(pod, field);
+    sums.into_iter().map(|(name, q)| (name, json!(q.to_string()))).collect()
 }
 
 const CONTAINERS: [&str; 2] = ["initContainers", "containers"];

@@ -2,9 +2,11 @@
 //!
 //! Every plugin that changes objects runs before every plugin that only judges, in the order of [`stock`].
 
+mod certificates;
 mod defaults;
 mod lifecycle;
 mod limits;
+mod matching;
 mod node;
 mod pods;
 mod quota;
@@ -15,6 +17,7 @@ use api::{Gvr, Kind, Status, Value};
 use async_trait::async_trait;
 
 use crate::ApiServer;
+use crate::conversion::Converter;
 use crate::user::UserInfo;
 
 /// The kind of write.
@@ -40,6 +43,10 @@ pub struct Review<'a> {
     pub kind: &'a Kind,
     /// Its resource, in the version it is stored in.
     pub gvr: &'a Gvr,
+    /// The index of the version of the request among the kind's.
+    pub version: usize,
+    /// What brings custom resources into their other versions.
+    pub converter: Option<&'a Converter>,
     /// The subresource, empty for the object itself.
     pub subresource: &'a str,
     /// What is done.
@@ -58,6 +65,8 @@ pub struct Review<'a> {
     pub options: Value,
     /// Warnings for the client.
     pub warnings: &'a mut Vec<String>,
+    /// What plugins note of the write for the audit log.
+    pub notes: Vec<(String, String)>,
 }
 
 impl Review<'_> {
@@ -107,7 +116,9 @@ pub fn stock() -> Vec<Box<dyn Plugin>> {
         Box::new(defaults::DefaultStorageClass),
         Box::new(defaults::StorageObjectInUse),
         Box::new(defaults::DefaultIngressClass),
+        Box::new(defaults::VolumeResize),
         Box::new(security::PodSecurity),
+        Box::new(certificates::Certificates),
         Box::new(webhook::Webhooks),
         Box::new(quota::ResourceQuota),
     ]
@@ -123,25 +134,20 @@ pub async fn mutate(plugins: &[Box<dyn Plugin>], review: &mut Review<'_>) -> Res
     Ok(())
 }
 
-/// Runs the validating half of all plugins.
+/// Runs the validating half of all plugins. What they noted is written down, whether the write is refused or not.
 pub async fn validate(plugins: &[Box<dyn Plugin>], review: &mut Review<'_>) -> Result<(), Status> {
+    let mut answer = Ok(());
     for plugin in plugins {
         if plugin.handles(review) {
-            plugin.validate(review).await?;
+            answer = plugin.validate(review).await;
+            if answer.is_err() {
+                break;
+            }
         }
     }
-    Ok(())
-}
-
-/// The pod spec inside an object of one of the kinds that carry one, for plugins that judge templates too.
-fn pod_spec<'a>(gvr: &Gvr, object: &'a Value) -> Option<&'a Value> {
-    match (&*gvr.group, &*gvr.resource) {
-        ("", "pods") => object.get("spec"),
-        ("", "replicationcontrollers")
-        | ("apps", "deployments" | "replicasets" | "daemonsets" | "statefulsets")
-        | ("batch", "jobs") => object.pointer("/spec/template/spec"),
-        ("batch", "cronjobs") => object.pointer("/spec/jobTemplate/spec/template/spec"),
-        ("", "podtemplates") => object.pointer("/template/spec"),
-        _ => None,
+    let Review { user, gvr, namespace, name, .. } = *review;
+    for (key, value) in std::mem::take(&mut review.notes) {
+        tracing::debug!(target: "audit", user = user.name, resource = %gvr.resource, namespace, name, key, value);
     }
+    answer
 }

@@ -323,8 +323,15 @@ impl Plugin for RuntimeClass {
     }
 
     async fn mutate(&self, r: &mut Review<'_>) -> Result<(), Status> {
-        let name = text(r.object.get("spec").unwrap_or(&Value::Null), "runtimeClassName").to_owned();
+        let spec = r.object.get("spec").unwrap_or(&Value::Null);
+        let name = text(spec, "runtimeClassName").to_owned();
+        let overhead = spec.get("overhead").and_then(Value::as_object).is_some_and(|m| !m.is_empty());
         if name.is_empty() {
+            if overhead {
+                return Err(r.forbidden(
+                    "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead",
+                ));
+            }
             return Ok(());
         }
         let Some(class) = r.server.cache.kind("node.k8s.io", "runtimeclasses").get(&name) else {
@@ -340,18 +347,31 @@ impl Plugin for RuntimeClass {
                 ));
             }
             spec.insert("overhead".into(), overhead.clone());
+        } else if overhead {
+            return Err(r.forbidden(
+                "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead",
+            ));
         }
         if let Some(wanted) = class.pointer("/scheduling/nodeSelector").and_then(Value::as_object) {
             let have = api::meta::entry(spec, "nodeSelector");
             for (k, v) in wanted {
-                if have.get(k).is_some_and(|old| old != v) {
-                    return Err(r.forbidden("pod rejected: conflict: runtimeClass.scheduling.nodeSelector and pod.spec.nodeSelector disagree"));
+                if let Some(old) = have.get(k).filter(|old| *old != v) {
+                    let show = |v: &Value| v.as_str().unwrap_or("").to_owned();
+                    let why = format!(
+                        "pod rejected: conflict: runtimeClass.scheduling.nodeSelector[{k}] = {}; pod.spec.nodeSelector[{k}] = {}",
+                        show(v),
+                        show(old)
+                    );
+                    return Err(r.forbidden(why));
                 }
                 have.insert(k.clone(), v.clone());
             }
         }
         for t in class.pointer("/scheduling/tolerations").and_then(Value::as_array).into_iter().flatten() {
-            push(spec, "tolerations", t.clone());
+            let there = spec.get("tolerations").and_then(Value::as_array).is_some_and(|all| all.contains(t));
+            if !there {
+                push(spec, "tolerations", t.clone());
+            }
         }
         Ok(())
     }

@@ -30,14 +30,17 @@ impl Plugin for ResourceQuota {
     }
 
     fn handles(&self, r: &Review<'_>) -> bool {
-        matches!(r.operation, Operation::Create | Operation::Update)
-            && r.subresource.is_empty()
-            && !r.namespace.is_empty()
-            // A pod's use is settled when it is made; so is the number of everything.
-            && (r.operation == Operation::Create
-                || r.gvr.group.is_empty()
-                    && matches!(r.gvr.resource.as_ref(), "services" | "persistentvolumeclaims"))
-            && !r.server.cache.kind("", "resourcequotas").is_empty()
+        // What a pod uses is settled when it is made, and when it is resized; so is the number of everything.
+        let counted = match (r.operation, r.subresource) {
+            (Operation::Create, "") => true,
+            (Operation::Update, "") => {
+                r.gvr.group.is_empty()
+                    && matches!(r.gvr.resource.as_ref(), "services" | "persistentvolumeclaims")
+            }
+            (Operation::Update, "resize") => r.gvr.group.is_empty() && r.gvr.resource == "pods",
+            _ => false,
+        };
+        counted && !r.namespace.is_empty() && !r.server.cache.kind("", "resourcequotas").is_empty()
     }
 
     async fn validate(&self, r: &mut Review<'_>) -> Result<(), Status> {

@@ -1,12 +1,13 @@
 //! PodSecurity: the pod security standards that a namespace's labels ask for (`baseline`, `restricted`), enforced on pods
 //! and warned of in templates, and of the pods that are there when a namespace asks for more.
 //!
-//! The standards are those of the newest version, whatever version a label names; `audit` has no log to write to.
+//! A label may name the version whose standard holds: what a later one added or allowed is left out then. What `audit` asks
+//! for is noted beside the review, for the audit log.
 
 use api::{Status, Value};
 use async_trait::async_trait;
 
-use super::{Operation, Plugin, Review, pod_spec};
+use super::{Operation, Plugin, Review};
 
 /// See the module.
 pub struct PodSecurity;
@@ -21,42 +22,71 @@ enum Level {
 /// The labels' prefix.
 const LABEL: &str = "pod-security.kubernetes.io/";
 
+/// The version of a standard: the minor of `v1.MINOR`; of `latest` more than any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Version(u32);
+
+const LATEST: Version = Version(u32::MAX);
+
+impl Version {
+    fn parse(text: &str) -> Option<Self> {
+        if text == "latest" {
+            return Some(LATEST);
+        }
+        let minor = text.strip_prefix("v1.")?;
+        let plain = minor == "0" || !minor.starts_with('0') && minor.bytes().all(|c| c.is_ascii_digit());
+        minor.parse().ok().filter(|_| plain).map(Self)
+    }
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if *self == LATEST { f.write_str("latest") } else { write!(f, "v1.{}", self.0) }
+    }
+}
+
 /// What a namespace asks for in one mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Policy {
     level: Level,
-    version: String,
+    version: Version,
+}
+
+/// What a namespace asks for.
+struct Policies {
+    enforce: Policy,
+    warn: Policy,
+    audit: Policy,
+}
+
+impl Policies {
+    /// From labels. What cannot be read is taken for the strictest, and the newest, as upstream does.
+    fn of(label: &dyn Fn(&str) -> Option<String>) -> Self {
+        let none = Policy { level: Level::Privileged, version: LATEST };
+        let of = |mode: &str, default: Policy| {
+            let version = label(&format!("{LABEL}{mode}-version"));
+            let version = version.map_or(default.version, |v| Version::parse(&v).unwrap_or(LATEST));
+            match label(&format!("{LABEL}{mode}")) {
+                Some(level) => Policy { level: Level::parse(&level), version },
+                None => Policy { version, ..default },
+            }
+        };
+        let enforce = of("enforce", none);
+        // Warned of is what is enforced where nothing else is said.
+        Self { enforce, warn: of("warn", enforce), audit: of("audit", none) }
+    }
 }
 
 impl Policy {
-    fn of(labels: &dyn Fn(&str) -> Option<String>, mode: &str) -> Option<Self> {
-        let level = labels(&format!("{LABEL}{mode}"))?;
-        let version = labels(&format!("{LABEL}{mode}-version")).unwrap_or_else(|| "latest".into());
-        Some(Self { level: Level::parse(&level), version })
-    }
-
-    /// What is enforced, and what is warned of: the same where nothing else is said.
-    fn pair(labels: &dyn Fn(&str) -> Option<String>) -> (Self, Self) {
-        let none = || Self { level: Level::Privileged, version: "latest".into() };
-        let enforce = Self::of(labels, "enforce").unwrap_or_else(none);
-        let warn = Self::of(labels, "warn")
-            .unwrap_or_else(|| Self { level: enforce.level, version: enforce.version.clone() });
-        (enforce, warn)
-    }
-
     fn says(&self, wrong: &[String]) -> String {
         format!("violate PodSecurity \"{}:{}\": {}", self.level.name(), self.version, wrong.join(", "))
     }
-}
 
-/// The annotations of a pod, or of the pods that a template makes.
-fn annotations<'a>(gvr: &api::Gvr, object: &'a Value) -> &'a Value {
-    let path = match gvr.resource.as_ref() {
-        "pods" => "/metadata/annotations",
-        "podtemplates" => "/template/metadata/annotations",
-        "cronjobs" => "/spec/jobTemplate/spec/template/metadata/annotations",
-        _ => "/spec/template/metadata/annotations",
-    };
-    object.pointer(path).unwrap_or(&Value::Null)
+    /// What of a pod, or of the pods of a template, violates it.
+    fn violations(self, pod: &Value) -> Vec<String> {
+        let part = |p: &str| pod.pointer(p).unwrap_or(&Value::Null);
+        violations(self, part("/spec"), part("/metadata/annotations"))
+    }
 }
 
 impl Level {
@@ -94,17 +124,20 @@ const BASELINE_CAPABILITIES: [&str; 14] = [
     "SYS_CHROOT",
     "",
 ];
-const SAFE_SYSCTLS: [&str; 10] = [
-    "kernel.shm_rmid_forced",
-    "net.ipv4.ip_local_port_range",
-    "net.ipv4.ip_unprivileged_port_start",
-    "net.ipv4.tcp_syncookies",
-    "net.ipv4.ping_group_range",
-    "net.ipv4.ip_local_reserved_ports",
-    "net.ipv4.tcp_keepalive_time",
-    "net.ipv4.tcp_fin_timeout",
-    "net.ipv4.tcp_keepalive_intvl",
-    "net.ipv4.tcp_keepalive_probes",
+/// With the version since which each is thought safe.
+const SAFE_SYSCTLS: [(&str, u32); 12] = [
+    ("kernel.shm_rmid_forced", 0),
+    ("net.ipv4.ip_local_port_range", 0),
+    ("net.ipv4.ip_unprivileged_port_start", 0),
+    ("net.ipv4.tcp_syncookies", 0),
+    ("net.ipv4.ping_group_range", 0),
+    ("net.ipv4.ip_local_reserved_ports", 27),
+    ("net.ipv4.tcp_keepalive_time", 29),
+    ("net.ipv4.tcp_fin_timeout", 29),
+    ("net.ipv4.tcp_keepalive_intvl", 29),
+    ("net.ipv4.tcp_keepalive_probes", 29),
+    ("net.ipv4.tcp_rmem", 32),
+    ("net.ipv4.tcp_wmem", 32),
 ];
 const RESTRICTED_VOLUMES: [&str; 9] = [
     "configMap",
@@ -148,8 +181,9 @@ fn offenders(spec: &Value, bad: impl Fn(&Value) -> bool) -> Option<String> {
     }
 }
 
-/// What of a pod violates a level.
-fn violations(level: Level, spec: &Value, annotations: &Value) -> Vec<String> {
+/// What of a pod violates a policy.
+fn violations(policy: Policy, spec: &Value, annotations: &Value) -> Vec<String> {
+    let Policy { level, version } = policy;
     let mut out = Vec::new();
     if level == Level::Privileged {
         return out;
@@ -188,7 +222,7 @@ fn violations(level: Level, spec: &Value, annotations: &Value) -> Vec<String> {
     }
     let sysctls: Vec<&str> = items(spec, "/securityContext/sysctls")
         .map(|s| text(s, "/name"))
-        .filter(|n| !SAFE_SYSCTLS.contains(n))
+        .filter(|n| !SAFE_SYSCTLS.iter().any(|(safe, since)| safe == n && version >= Version(*since)))
         .collect();
     if !sysctls.is_empty() {
         out.push(format!("forbidden sysctls ({})", sysctls.join(", ")));
@@ -196,7 +230,7 @@ fn violations(level: Level, spec: &Value, annotations: &Value) -> Vec<String> {
     if let Some(who) = offenders(spec, |c| !matches!(text(c, "/securityContext/procMount"), "" | "Default")) {
         out.push(format!("procMount ({who} must not set securityContext.procMount)"));
     }
-    confinement(spec, annotations, &mut out);
+    confinement(version, spec, annotations, &mut out);
     let unconfined = |v: &Value| text(v, "/securityContext/seccompProfile/type") == "Unconfined";
     if unconfined(spec) {
         out.push(
@@ -208,17 +242,19 @@ fn violations(level: Level, spec: &Value, annotations: &Value) -> Vec<String> {
         ));
     }
     if level == Level::Restricted {
-        restricted(spec, &mut out);
+        restricted(version, spec, &mut out);
     }
     out
 }
 
 /// SELinux, AppArmor and Windows: nobody may step out of what confines him.
-fn confinement(spec: &Value, annotations: &Value, out: &mut Vec<String>) {
+fn confinement(version: Version, spec: &Value, annotations: &Value, out: &mut Vec<String>) {
     const TYPES: [&str; 5] = ["", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"];
     let bad = |v: &Value| {
         let options = |f: &str| text(v, &format!("/securityContext/seLinuxOptions/{f}"));
-        !TYPES.contains(&options("type")) || !options("user").is_empty() || !options("role").is_empty()
+        let kind = options("type");
+        let known = TYPES.contains(&kind) && (kind != "container_engine_t" || version >= Version(31));
+        !known || !options("user").is_empty() || !options("role").is_empty()
     };
     if bad(spec) {
         out.push("seLinuxOptions (pod set forbidden securityContext.seLinuxOptions)".into());
@@ -257,15 +293,22 @@ fn confinement(spec: &Value, annotations: &Value, out: &mut Vec<String>) {
     }
 }
 
-fn restricted(spec: &Value, out: &mut Vec<String>) {
-    if let Some(who) =
-        offenders(spec, |c| flag(c, "/securityContext/allowPrivilegeEscalation") != Some(false))
+fn restricted(version: Version, spec: &Value, out: &mut Vec<String>) {
+    // What Windows does not have its pods need not say.
+    let windows = version >= Version(25) && text(spec, "/os/name") == "windows";
+    if version >= Version(8)
+        && !windows
+        && let Some(who) =
+            offenders(spec, |c| flag(c, "/securityContext/allowPrivilegeEscalation") != Some(false))
     {
         out.push(format!("allowPrivilegeEscalation != false ({who} must set securityContext.allowPrivilegeEscalation=false)"));
     }
     let drops = |c: &Value| items(c, "/securityContext/capabilities/drop").any(|d| d == "ALL");
     let adds = |c: &Value| items(c, "/securityContext/capabilities/add").any(|a| a != "NET_BIND_SERVICE");
-    if let Some(who) = offenders(spec, |c| !drops(c) || adds(c)) {
+    if version >= Version(22)
+        && !windows
+        && let Some(who) = offenders(spec, |c| !drops(c) || adds(c))
+    {
         out.push(format!(
             "unrestricted capabilities ({who} must set securityContext.capabilities.drop=[\"ALL\"])"
         ));
@@ -285,14 +328,18 @@ fn restricted(spec: &Value, out: &mut Vec<String>) {
         out.push(format!("runAsNonRoot != true (pod or {who} must set securityContext.runAsNonRoot=true)"));
     }
     let root = |v: &Value| v.pointer("/securityContext/runAsUser").and_then(Value::as_i64) == Some(0);
-    if root(spec) {
+    if version < Version(23) {
+        // Not looked at yet.
+    } else if root(spec) {
         out.push("runAsUser=0 (pod must not set runAsUser=0)".into());
     } else if let Some(who) = offenders(spec, root) {
         out.push(format!("runAsUser=0 ({who} must not set runAsUser=0)"));
     }
     let good =
         |v: &Value| matches!(text(v, "/securityContext/seccompProfile/type"), "RuntimeDefault" | "Localhost");
-    if !good(spec)
+    if version >= Version(19)
+        && !windows
+        && !good(spec)
         && let Some(who) = offenders(spec, |c| !good(c))
     {
         out.push(format!("seccompProfile (pod or {who} must set securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\")"));
@@ -309,8 +356,7 @@ impl Plugin for PodSecurity {
         let namespace = r.gvr.group.is_empty() && r.gvr.resource == "namespaces" && r.subresource.is_empty();
         matches!(r.operation, Operation::Create | Operation::Update)
             && (namespace
-                || (r.subresource.is_empty() || r.is("pods") || r.subresource == "ephemeralcontainers")
-                    && pod_spec(r.gvr, r.object).is_some())
+                || matches!(r.subresource, "" | "ephemeralcontainers") && r.kind.pod_of(r.object).is_some())
     }
 
     async fn validate(&self, r: &mut Review<'_>) -> Result<(), Status> {
@@ -319,23 +365,32 @@ impl Plugin for PodSecurity {
         }
         let Some(namespace) = r.server.cache.kind("", "namespaces").get(r.namespace) else { return Ok(()) };
         let label = |name: &str| namespace.labels().get(name).map(str::to_owned);
-        let (enforce, warn) = Policy::pair(&label);
-        if enforce.level.max(warn.level) == Level::Privileged {
+        let Policies { enforce, warn, audit } = Policies::of(&label);
+        if enforce.level.max(warn.level).max(audit.level) == Level::Privileged {
             return Ok(());
         }
-        let Some(spec) = pod_spec(r.gvr, r.object) else { return Ok(()) };
-        if r.old.and_then(|o| pod_spec(r.gvr, o)) == Some(spec) {
+        let Some(pod) = r.kind.pod_of(r.object) else { return Ok(()) };
+        let before = r.old.and_then(|o| r.kind.pod_of(o)).and_then(|p| p.get("spec"));
+        if before.is_some() && before == pod.get("spec") {
             return Ok(());
         }
-        let annotations = annotations(r.gvr, r.object);
-        if r.gvr.resource == "pods" {
-            let wrong = violations(enforce.level, spec, annotations);
+        let wrong = audit.violations(pod);
+        if !wrong.is_empty() {
+            let note = format!("would {}", audit.says(&wrong));
+            r.notes.push((format!("{LABEL}audit-violations"), note));
+        }
+        if r.kind.template.is_none() {
+            r.notes.push((
+                format!("{LABEL}enforce-policy"),
+                format!("{}:{}", enforce.level.name(), enforce.version),
+            ));
+            let wrong = enforce.violations(pod);
             if !wrong.is_empty() {
                 return Err(r.forbidden(enforce.says(&wrong).replacen("violate", "violates", 1)));
             }
         }
         // Pods of a template would be refused later, where nobody looks: say so now.
-        let wrong = violations(warn.level, spec, annotations);
+        let wrong = warn.violations(pod);
         if !wrong.is_empty() {
             r.warnings.push(format!("would {}", warn.says(&wrong)));
         }
@@ -347,13 +402,17 @@ impl Plugin for PodSecurity {
 fn namespace(r: &mut Review<'_>) -> Result<(), Status> {
     let mut errors = api::ErrorList::new();
     let path = api::Path::new("metadata").child("labels");
+    let levels = ["privileged", "baseline", "restricted"];
     for mode in ["enforce", "warn", "audit"] {
-        let key = format!("{LABEL}{mode}");
-        let Some(level) = label_of(r.object, &key) else { continue };
-        let known = ["privileged", "baseline", "restricted"];
-        if !known.contains(&level) && r.old.and_then(|o| label_of(o, &key)) != Some(level) {
-            let path = path.key(&key);
-            errors.invalid_str(&path, level, format!("must be one of {}", known.join(", ")));
+        let level = (format!("{LABEL}{mode}"), format!("must be one of {}", levels.join(", ")));
+        let version = (format!("{LABEL}{mode}-version"), "must be \"latest\" or \"v1.x\"".to_owned());
+        for (of_level, (key, why)) in [(true, level), (false, version)] {
+            let Some(given) = label_of(r.object, &key) else { continue };
+            let good = if of_level { levels.contains(&given) } else { Version::parse(given).is_some() };
+            // What was wrong before may stay as it is.
+            if !good && r.old.and_then(|o| label_of(o, &key)) != Some(given) {
+                errors.invalid_str(&path.key(&key), given, why);
+            }
         }
     }
     if !errors.is_empty() {
@@ -361,18 +420,15 @@ fn namespace(r: &mut Review<'_>) -> Result<(), Status> {
     }
     let of = |object: &Value| {
         let label = |name: &str| label_of(object, name).map(str::to_owned);
-        Policy::pair(&label).0
+        Policies::of(&label).enforce
     };
     let (new, old) = (of(r.object), r.old.map(of));
-    if old.is_none_or(|old| old.level >= new.level) {
+    if old.is_none_or(|old| old.level > new.level || old == new) || new.level == Level::Privileged {
         return Ok(());
     }
     let mut found: std::collections::BTreeMap<String, Vec<String>> = std::collections::BTreeMap::new();
     for pod in r.server.cache.kind("", "pods").all(r.name) {
-        let value = pod.value();
-        let spec = value.get("spec").unwrap_or(&Value::Null);
-        let wrong =
-            violations(new.level, spec, value.pointer("/metadata/annotations").unwrap_or(&Value::Null));
+        let wrong = new.violations(pod.value());
         if !wrong.is_empty() {
             // The check's name without what it says of containers.
             let names: Vec<&str> = wrong.iter().map(|w| w.split(" (").next().unwrap_or(w)).collect();
@@ -407,6 +463,51 @@ fn label_of<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    fn violations(level: Level, spec: &Value, annotations: &Value) -> Vec<String> {
+        super::violations(Policy { level, version: LATEST }, spec, annotations)
+    }
+
+    #[test]
+    fn versions() {
+        for (text, want) in [
+            ("latest", Some(LATEST)),
+            ("v1.0", Some(Version(0))),
+            ("v1.25", Some(Version(25))),
+            ("v1.025", None),
+            ("v2.1", None),
+            ("1.25", None),
+            ("v1.+5", None),
+            ("", None),
+        ] {
+            assert_eq!(Version::parse(text), want, "{text}");
+        }
+        let plain = json!({"containers": [{"name": "a"}]});
+        let names = |minor: u32| -> Vec<String> {
+            let policy = Policy { level: Level::Restricted, version: Version(minor) };
+            let all = super::violations(policy, &plain, &Value::Null);
+            all.iter().map(|w| w.split(" (").next().unwrap().to_owned()).collect()
+        };
+        assert_eq!(names(0), ["runAsNonRoot != true"]);
+        assert_eq!(names(18), ["allowPrivilegeEscalation != false", "runAsNonRoot != true"]);
+        assert_eq!(names(32).len(), 4);
+        let sysctl = json!({"securityContext": {"sysctls": [{"name": "net.ipv4.tcp_rmem", "value": "1"}]}});
+        for (minor, n) in [(31, 1), (32, 0)] {
+            let policy = Policy { level: Level::Baseline, version: Version(minor) };
+            assert_eq!(super::violations(policy, &sysctl, &Value::Null).len(), n);
+        }
+        let windows = json!({"os": {"name": "windows"}, "containers": [{"name": "a"}]});
+        assert_eq!(violations(Level::Restricted, &windows, &Value::Null).len(), 1);
+        let label = |name: &str| match name {
+            "pod-security.kubernetes.io/enforce" => Some("baseline".to_owned()),
+            "pod-security.kubernetes.io/enforce-version" => Some("v1.20".to_owned()),
+            _ => None,
+        };
+        let policies = Policies::of(&label);
+        assert_eq!(policies.enforce, Policy { level: Level::Baseline, version: Version(20) });
+        assert_eq!(policies.warn, policies.enforce);
+        assert_eq!(policies.audit.level, Level::Privileged);
+    }
 
     #[test]
     fn levels() {

@@ -4,17 +4,20 @@
 
 use std::time::Duration;
 
-use api::selector::Label;
-use api::{Object, Status, Value};
+use api::cel::{Answer, Ask, Authorizer};
+use api::{Status, Value};
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
+use super::matching::{GROUP, Wanted, wanted};
 use super::{Operation, Plugin, Review};
+use crate::ApiServer;
+use crate::authz::{Attributes, Decision};
 use crate::callback::post;
+use crate::user::UserInfo;
 
-const GROUP: &str = "admissionregistration.k8s.io";
 const MUTATING: &str = "mutatingwebhookconfigurations";
 const VALIDATING: &str = "validatingwebhookconfigurations";
 
@@ -29,125 +32,113 @@ fn list<'a>(v: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
     v.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
 }
 
-impl Operation {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Create => "CREATE",
-            Self::Update => "UPDATE",
-            Self::Delete => "DELETE",
-            Self::Connect => "CONNECT",
+/// What of a write is sent to webhooks, and how what they make of it comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// The object.
+    Itself,
+    /// Its Scale.
+    Scale,
+    /// A document of the subresource: a binding, an eviction, a request for a token, the options of a connection.
+    Document,
+}
+
+impl Form {
+    fn of(r: &Review<'_>) -> Self {
+        let kind = text(r.object, "/kind");
+        if r.subresource == "scale" {
+            Self::Scale
+        } else if r.operation == Operation::Connect || !kind.is_empty() && kind != r.kind.kind {
+            Self::Document
+        } else {
+            Self::Itself
         }
     }
 }
 
-/// What a rule sees of a write.
-struct Seen<'a> {
-    operation: &'static str,
-    group: &'a str,
-    versions: Vec<&'a str>,
-    resource: &'a str,
-    subresource: &'a str,
-    namespaced: bool,
-}
-
-/// Whether a rule covers the write.
-fn covers(rule: &Value, seen: &Seen<'_>) -> bool {
-    let any = |field: &str, values: &[&str]| {
-        list(rule, field).any(|v| v == "*" || v.as_str().is_some_and(|v| values.contains(&v)))
-    };
-    let scope = match text(rule, "/scope") {
-        "Namespaced" => seen.namespaced,
-        "Cluster" => !seen.namespaced,
-        _ => true,
-    };
-    let resource = list(rule, "/resources").filter_map(Value::as_str).any(|pattern| {
-        let (r, s) = pattern.split_once('/').unwrap_or((pattern, ""));
-        let resource = r == "*" || r == seen.resource;
-        match (pattern.contains('/'), s) {
-            (false, _) => resource && seen.subresource.is_empty(),
-            (true, "*") => resource,
-            (true, s) => resource && s == seen.subresource,
-        }
-    });
-    scope
-        && resource
-        && any("/operations", &[seen.operation])
-        && any("/apiGroups", &[seen.group])
-        && any("/apiVersions", &seen.versions)
-}
-
-/// The webhooks of all configurations, in the order of their names, that want to see this write.
-fn wanted(r: &Review<'_>, resource: &str) -> Result<Vec<(String, Value)>, Status> {
-    let configurations = r.server.cache.kind(GROUP, resource).all("");
-    if configurations.is_empty() {
-        return Ok(Vec::new());
+/// An object of the review in a version, as that version's clients see it.
+async fn shown(r: &Review<'_>, form: Form, value: &Value, version: usize) -> Result<Value, Status> {
+    if value.is_null() {
+        return Ok(Value::Null);
     }
-    let itself = r.gvr.group.is_empty() && r.gvr.resource == "namespaces";
-    let seen = Seen {
-        operation: r.operation.word(),
-        group: &r.gvr.group,
-        versions: r
-            .kind
-            .versions
-            .iter()
-            .filter(|v| v.group == r.gvr.group)
-            .map(|v| v.version.as_str())
-            .collect(),
-        resource: &r.gvr.resource,
-        subresource: r.subresource,
-        namespaced: r.kind.namespaced,
-    };
-    let namespace = if itself {
-        let object = if r.object.is_null() { r.old.unwrap_or(&Value::Null) } else { &*r.object };
-        Some(Object::from_value(object.clone()))
-    } else if r.namespace.is_empty() {
-        None
-    } else {
-        r.server.cache.kind("", "namespaces").get(r.namespace)
-    };
-    let labels =
-        |v: &Value| Object::from_value(json!({"metadata": {"labels": api::meta::of(v).get("labels")}}));
-    let (new, old) = (labels(r.object), r.old.map(labels));
-    let mut out = Vec::new();
-    for configuration in configurations {
-        for hook in list(configuration.value(), "/webhooks") {
-            if !list(hook, "/rules").any(|rule| covers(rule, &seen)) {
-                continue;
+    match form {
+        Form::Document => Ok(value.clone()),
+        Form::Scale => Ok(r.kind.scale_of(value).unwrap_or(Value::Null)),
+        Form::Itself => {
+            let version = &r.kind.versions[version];
+            match r.converter {
+                Some(converter) => converter.value(value.clone(), &version.api_version()).await,
+                None if r.kind.is_storage(version) => Ok(value.clone()),
+                None => {
+                    let mut out = value.clone();
+                    r.kind.from_storage(&mut out, version);
+                    Ok(out)
+                }
             }
-            let selector = |field: &str| match hook.get(field) {
-                None | Some(Value::Null) => Ok(Label::everything()),
-                Some(s) => Label::from_selector(s),
-            };
-            let by_namespace = selector("namespaceSelector")?;
-            if let Some(ns) = &namespace
-                && !by_namespace.matches(ns.labels())
-            {
-                continue;
-            }
-            let by_object = selector("objectSelector")?;
-            let matches = by_object.matches(new.labels())
-                || old.as_ref().is_some_and(|o| by_object.matches(o.labels()));
-            if !matches {
-                continue;
-            }
-            out.push((configuration.name().to_owned(), hook.clone()));
         }
     }
-    Ok(out)
 }
 
-fn request(r: &Review<'_>, hook: &Value, uid: &str) -> Value {
-    let gvk = r.kind.gvk();
-    let mut kind = json!({"group": gvk.group, "version": gvk.version, "kind": gvk.kind});
-    if r.operation == Operation::Connect {
-        kind = json!({"group": "", "version": "v1", "kind": text(r.object, "/kind")});
+/// Puts what a webhook made of the object back in its place.
+async fn take_back(r: &mut Review<'_>, form: Form, mut new: Value, version: usize) -> Result<(), Status> {
+    match form {
+        Form::Document => *r.object = new,
+        Form::Scale => {
+            r.kind.set_scale(r.object, new.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0));
+        }
+        Form::Itself => {
+            let version = &r.kind.versions[version];
+            // What the kind does not have is no more kept of a webhook than of a client.
+            let ignore = api::codec::FieldValidation::Ignore;
+            let api_version = version.api_version();
+            new = api::codec::check(new, &api_version, &r.kind.kind, version.schema(), ignore)?.value;
+            if let Some(converter) = r.converter {
+                let own = text(r.object, "/apiVersion").to_owned();
+                new = converter.value(new, &own).await?;
+            } else {
+                r.kind.to_storage(&mut new)?;
+                r.kind.keep_unsaid(version, r.object, &mut new);
+            }
+            r.kind.default(&mut new);
+            *r.object = new;
+        }
     }
-    let resource = json!({"group": r.gvr.group, "version": r.gvr.version, "resource": r.gvr.resource});
+    Ok(())
+}
+
+/// The version of AdmissionReview that is spoken with a webhook.
+fn review_version(hook: &Value) -> String {
+    let known = list(hook, "/admissionReviewVersions").filter_map(Value::as_str);
+    let version = { known }.find(|v| matches!(*v, "v1" | "v1beta1")).unwrap_or("v1");
+    format!("admission.k8s.io/{version}")
+}
+
+async fn request(r: &Review<'_>, wanted: &Wanted, form: Form, uid: &str) -> Result<Value, Status> {
+    let object = shown(r, form, r.object, wanted.version).await?;
+    let old = match r.old {
+        Some(old) => shown(r, form, old, wanted.version).await?,
+        None => Value::Null,
+    };
+    // A document's kind is its own; an object's that of the version it is shown in.
+    let gvk_of = |at: usize| {
+        let gvk = r.kind.versions[at].gvk(r.kind);
+        match (form, if object.is_null() { &old } else { &object }) {
+            (Form::Itself, _) | (_, Value::Null) => gvk,
+            (_, document) => api::Gvk::parse(text(document, "/apiVersion"), text(document, "/kind")),
+        }
+    };
+    let kind = |at: usize| {
+        let gvk = gvk_of(at);
+        json!({"group": gvk.group, "version": gvk.version, "kind": gvk.kind})
+    };
+    let resource = |at: usize| {
+        let version = &r.kind.versions[at];
+        json!({"group": version.group, "version": version.version, "resource": r.kind.plural})
+    };
     let mut request = json!({
-        "uid": uid, "kind": kind, "resource": resource, "requestKind": kind, "requestResource": resource,
-        "operation": r.operation.word(), "userInfo": r.user.to_value(),
-        "object": if r.object.is_null() { Value::Null } else { r.object.clone() },
-        "oldObject": r.old.cloned().unwrap_or(Value::Null),
+        "uid": uid, "kind": kind(wanted.version), "resource": resource(wanted.version),
+        "requestKind": kind(r.version), "requestResource": resource(r.version),
+        "operation": r.operation.word(), "userInfo": r.user.to_value(), "object": object, "oldObject": old,
         "dryRun": r.dry_run, "options": r.options,
     });
     for (field, value) in [
@@ -164,15 +155,39 @@ fn request(r: &Review<'_>, hook: &Value, uid: &str) -> Value {
     if r.gvr.resource == "namespaces" && r.gvr.group.is_empty() {
         request["namespace"] = json!(r.name);
     }
-    let version = list(hook, "/admissionReviewVersions")
-        .filter_map(Value::as_str)
-        .find(|v| matches!(*v, "v1" | "v1beta1"))
-        .unwrap_or("v1");
-    json!({"kind": "AdmissionReview", "apiVersion": format!("admission.k8s.io/{version}"), "request": request})
+    let version = review_version(&wanted.hook);
+    Ok(json!({"kind": "AdmissionReview", "apiVersion": version, "request": request}))
+}
+
+/// What a webhook answered, if it is an answer to what it was asked.
+fn response(answer: &Value, version: &str, uid: &str) -> Result<Value, String> {
+    let Some(response) = answer.get("response").filter(|r| !r.is_null()) else {
+        return Err("webhook response was absent".into());
+    };
+    // What spoke v1beta1 was never held to say so, nor to return the uid.
+    if version.ends_with("/v1") {
+        let is = (text(answer, "/apiVersion"), text(answer, "/kind"));
+        if is != (version, "AdmissionReview") {
+            return Err(format!(
+                "expected webhook response of {version}, Kind=AdmissionReview, got {}, Kind={}",
+                is.0, is.1
+            ));
+        }
+        if text(response, "/uid") != uid {
+            return Err(format!("expected response.uid=\"{uid}\", got \"{}\"", text(response, "/uid")));
+        }
+        if !text(response, "/patch").is_empty() && text(response, "/patchType").is_empty() {
+            return Err("webhook returned response.patch but not response.patchType".into());
+        }
+    }
+    match text(response, "/patchType") {
+        "" | "JSONPatch" => Ok(response.clone()),
+        other => Err(format!("unsupported patch type \"{other}\"")),
+    }
 }
 
 /// Whether all of a webhook's conditions hold. One that does not is enough; else one that cannot be told is an error.
-fn conditions_hold(hook: &Value, request: &Value) -> Result<bool, String> {
+fn conditions_hold(hook: &Value, request: &Value, authorizer: &dyn Authorizer) -> Result<bool, String> {
     let mut budget = api::cel::OBJECT_BUDGET;
     let null = Value::Null;
     let part = |name: &str| request.get(name).unwrap_or(&null);
@@ -180,7 +195,7 @@ fn conditions_hold(hook: &Value, request: &Value) -> Result<bool, String> {
     let mut failed = None;
     for condition in list(hook, "/matchConditions") {
         let judged = api::cel::Program::parse(text(condition, "/expression"))
-            .and_then(|program| program.condition(&variables, &mut budget));
+            .and_then(|program| program.condition(&variables, authorizer, &mut budget));
         match judged {
             Ok(true) => {}
             Ok(false) => return Ok(false),
@@ -193,12 +208,57 @@ fn conditions_hold(hook: &Value, request: &Value) -> Result<bool, String> {
     failed.map_or(Ok(true), Err)
 }
 
+/// What the user of a review, or a service account, may do.
+struct Allowed<'a> {
+    server: &'a ApiServer,
+    user: &'a UserInfo,
+    /// The resource of the review: group, resource, subresource, namespace, name.
+    about: [&'a str; 5],
+}
+
+impl std::fmt::Debug for Allowed<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Allowed").field("user", &self.user.name).finish_non_exhaustive()
+    }
+}
+
+impl Authorizer for Allowed<'_> {
+    fn resource(&self) -> [&str; 5] {
+        self.about
+    }
+
+    fn decide(&self, ask: &Ask<'_>) -> Answer {
+        let account = ask.account.map(|(ns, name)| UserInfo::service_account(ns, name, ""));
+        let attributes = Attributes {
+            user: account.as_ref().unwrap_or(self.user),
+            verb: ask.verb,
+            is_resource: ask.path.is_empty(),
+            group: ask.group,
+            resource: ask.resource,
+            subresource: ask.subresource,
+            namespace: ask.namespace,
+            name: ask.name,
+            path: ask.path,
+        };
+        match self.server.authorize(&attributes) {
+            Decision::Allow(reason) => Answer { allowed: true, reason },
+            Decision::NoOpinion(reason) => Answer { allowed: false, reason },
+        }
+    }
+}
+
 /// Asks one webhook. Nothing: it is not to be asked, or could not be and its policy is to go on without.
-async fn ask(r: &mut Review<'_>, hook: &Value) -> Result<Option<Value>, Status> {
+async fn ask(r: &Review<'_>, wanted: &Wanted, form: Form) -> Result<Option<Value>, Status> {
+    let hook = &wanted.hook;
     let name = text(hook, "/name").to_owned();
     let uid = base::rng::uuid();
-    let review = request(r, hook, &uid);
-    match conditions_hold(hook, &review["request"]) {
+    let review = request(r, wanted, form, &uid).await?;
+    let allowed = Allowed {
+        server: r.server,
+        user: r.user,
+        about: [&r.gvr.group, &r.gvr.resource, r.subresource, r.namespace, r.name],
+    };
+    match conditions_hold(hook, &review["request"], &allowed) {
         Ok(true) => {}
         Ok(false) => return Ok(None),
         Err(why) if text(hook, "/failurePolicy") == "Ignore" => {
@@ -228,14 +288,7 @@ async fn ask(r: &mut Review<'_>, hook: &Value) -> Result<Option<Value>, Status> 
         }
         Err(e) => Err(e),
     };
-    let answer = answer.and_then(|v| {
-        let response = v.get("response").cloned().unwrap_or(Value::Null);
-        if text(&response, "/uid") == uid {
-            Ok(response)
-        } else {
-            Err(format!("expected response.uid=\"{uid}\", got \"{}\"", text(&response, "/uid")))
-        }
-    });
+    let answer = answer.and_then(|v| response(&v, &review_version(hook), &uid));
     match answer {
         Ok(response) => Ok(Some(response)),
         Err(why) if text(hook, "/failurePolicy") == "Ignore" => {
@@ -252,6 +305,9 @@ async fn ask(r: &mut Review<'_>, hook: &Value) -> Result<Option<Value>, Status> 
 fn judge(r: &mut Review<'_>, hook: &Value, response: &Value) -> Result<(), Status> {
     let name = text(hook, "/name");
     r.warnings.extend(list(response, "/warnings").filter_map(|w| w.as_str().map(str::to_owned)));
+    for (key, value) in response.get("auditAnnotations").and_then(Value::as_object).into_iter().flatten() {
+        r.notes.push((format!("{name}/{key}"), value.as_str().unwrap_or("").to_owned()));
+    }
     if response.get("allowed").and_then(Value::as_bool) == Some(true) {
         return Ok(());
     }
@@ -268,8 +324,10 @@ fn judge(r: &mut Review<'_>, hook: &Value, response: &Value) -> Result<(), Statu
     Err(Status::failure(code.filter(|c| *c >= 400).unwrap_or(403), reason, why))
 }
 
-async fn mutate_with(r: &mut Review<'_>, hook: &Value) -> Result<bool, Status> {
-    let Some(response) = ask(r, hook).await? else { return Ok(false) };
+async fn mutate_with(r: &mut Review<'_>, wanted: &Wanted) -> Result<bool, Status> {
+    let form = Form::of(r);
+    let hook = &wanted.hook;
+    let Some(response) = ask(r, wanted, form).await? else { return Ok(false) };
     judge(r, hook, &response)?;
     let encoded = text(&response, "/patch");
     if encoded.is_empty() || r.operation == Operation::Delete {
@@ -279,18 +337,14 @@ async fn mutate_with(r: &mut Review<'_>, hook: &Value) -> Result<bool, Status> {
     let bad = |why: String| Status::internal(format!("failed calling webhook \"{name}\": {why}"));
     let bytes = STANDARD.decode(encoded).map_err(|e| bad(e.to_string()))?;
     let patch: Value = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
-    let mut patched = api::patch::json_patch(r.object, &patch).map_err(|s| bad(s.message))?;
-    // Documents of subresources (bindings, evictions) are of kinds of their own.
-    if text(&patched, "/kind") == r.kind.kind {
-        // What the kind does not have is no more kept of a webhook than of a client.
-        let ignore = api::codec::FieldValidation::Ignore;
-        let (version, schema) = (r.kind.api_version(), r.kind.schema());
-        patched = api::codec::check(patched, &version, &r.kind.kind, schema, ignore)?.value;
-        r.kind.default(&mut patched);
+    let seen = shown(r, form, r.object, wanted.version).await?;
+    let patched = api::patch::json_patch(&seen, &patch).map_err(|s| bad(s.message))?;
+    if patched == seen {
+        return Ok(false);
     }
-    let changed = patched != *r.object;
-    *r.object = patched;
-    Ok(changed)
+    let before = r.object.clone();
+    take_back(r, form, patched, wanted.version).await?;
+    Ok(before != *r.object)
 }
 
 #[async_trait]
@@ -308,26 +362,27 @@ impl Plugin for Webhooks {
     async fn mutate(&self, r: &mut Review<'_>) -> Result<(), Status> {
         let hooks = wanted(r, MUTATING)?;
         let mut again: Vec<usize> = Vec::new();
-        for (i, (_, hook)) in hooks.iter().enumerate() {
-            if mutate_with(r, hook).await? {
+        for (i, wanted) in hooks.iter().enumerate() {
+            if mutate_with(r, wanted).await? {
                 // Those before it that asked for it see the object once more.
-                for (j, (_, earlier)) in hooks.iter().enumerate().take(i) {
-                    if text(earlier, "/reinvocationPolicy") == "IfNeeded" && !again.contains(&j) {
+                for (j, earlier) in hooks.iter().enumerate().take(i) {
+                    if text(&earlier.hook, "/reinvocationPolicy") == "IfNeeded" && !again.contains(&j) {
                         again.push(j);
                     }
                 }
             }
         }
         for i in again {
-            mutate_with(r, &hooks[i].1).await?;
+            mutate_with(r, &hooks[i]).await?;
         }
         Ok(())
     }
 
     async fn validate(&self, r: &mut Review<'_>) -> Result<(), Status> {
-        for (_, hook) in wanted(r, VALIDATING)? {
-            if let Some(response) = ask(r, &hook).await? {
-                judge(r, &hook, &response)?;
+        let form = Form::of(r);
+        for wanted in wanted(r, VALIDATING)? {
+            if let Some(response) = ask(r, &wanted, form).await? {
+                judge(r, &wanted.hook, &response)?;
             }
         }
         Ok(())
@@ -338,6 +393,70 @@ impl Plugin for Webhooks {
 mod tests {
     use super::*;
 
+    /// May do what is asked of pods, and nothing else.
+    #[derive(Debug)]
+    struct OfPods;
+
+    impl Authorizer for OfPods {
+        fn resource(&self) -> [&str; 5] {
+            ["", "pods", "", "default", "a"]
+        }
+
+        fn decide(&self, ask: &Ask<'_>) -> Answer {
+            let seen =
+                [ask.group, ask.resource, ask.subresource, ask.namespace, ask.name, ask.verb, ask.path];
+            let reason = format!("{seen:?} {:?}", ask.account);
+            Answer { allowed: ask.resource == "pods", reason }
+        }
+    }
+
+    #[test]
+    fn answers_are_judged() {
+        let v1 = "admission.k8s.io/v1";
+        let full =
+            |response: Value| json!({"apiVersion": v1, "kind": "AdmissionReview", "response": response});
+        assert!(response(&full(json!({"uid": "u", "allowed": true})), v1, "u").is_ok());
+        assert!(response(&json!({"response": {"allowed": true}}), "admission.k8s.io/v1beta1", "u").is_ok());
+        for (answer, want) in [
+            (json!({}), "webhook response was absent"),
+            (
+                json!({"response": {"uid": "u"}}),
+                "expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got , Kind=",
+            ),
+            (full(json!({"uid": "v"})), "expected response.uid=\"u\", got \"v\""),
+            (
+                full(json!({"uid": "u", "patch": "W10="})),
+                "webhook returned response.patch but not response.patchType",
+            ),
+            (full(json!({"uid": "u", "patchType": "Magic"})), "unsupported patch type \"Magic\""),
+        ] {
+            assert_eq!(response(&answer, v1, "u").unwrap_err(), want);
+        }
+    }
+
+    #[test]
+    fn conditions_may_ask_what_the_user_may() {
+        let holds = |expression: &str| {
+            api::cel::check_condition(expression).unwrap();
+            let hook = json!({"matchConditions": [{"name": "c", "expression": expression}]});
+            conditions_hold(&hook, &json!({}), &OfPods).unwrap()
+        };
+        for (expression, want) in [
+            ("authorizer.group('').resource('pods').check('get').allowed()", true),
+            ("authorizer.group('apps').resource('deployments').check('get').allowed()", false),
+            ("authorizer.path('/healthz').check('get').allowed()", false),
+            ("authorizer.requestResource.check('delete').allowed()", true),
+            ("authorizer.requestResource.check('delete').reason().contains('default')", true),
+            (
+                "authorizer.serviceAccount('ns', 'sa').group('g').resource('r').subresource('s').namespace('n').name('x').check('v').reason() == '[\"g\", \"r\", \"s\", \"n\", \"x\", \"v\", \"\"] Some((\"ns\", \"sa\"))'",
+                true,
+            ),
+            ("!authorizer.group('').resource('pods').check('get').errored()", true),
+        ] {
+            assert_eq!(holds(expression), want, "{expression}");
+        }
+    }
+
     #[test]
     fn conditions() {
         let request = json!({"operation": "CREATE", "userInfo": {"username": "ann"}, "oldObject": null,
@@ -346,47 +465,16 @@ mod tests {
             let all: Vec<Value> = expressions.iter().map(|e| json!({"name": "c", "expression": e})).collect();
             json!({"matchConditions": all})
         };
-        assert_eq!(conditions_hold(&json!({}), &request), Ok(true));
+        assert_eq!(conditions_hold(&json!({}), &request, &OfPods), Ok(true));
         let both = hook(&[
             "request.userInfo.username == 'ann'",
             "oldObject == null && object.metadata.labels.a == 'b'",
         ]);
-        assert_eq!(conditions_hold(&both, &request), Ok(true));
-        assert_eq!(conditions_hold(&hook(&["request.operation == 'DELETE'"]), &request), Ok(false));
+        assert_eq!(conditions_hold(&both, &request, &OfPods), Ok(true));
+        assert_eq!(conditions_hold(&hook(&["request.operation == 'DELETE'"]), &request, &OfPods), Ok(false));
         // One that is false decides, whatever becomes of the others.
-        assert_eq!(conditions_hold(&hook(&["object.zz == 1", "false"]), &request), Ok(false));
-        let error = conditions_hold(&hook(&["object.zz == 1", "true"]), &request).unwrap_err();
+        assert_eq!(conditions_hold(&hook(&["object.zz == 1", "false"]), &request, &OfPods), Ok(false));
+        let error = conditions_hold(&hook(&["object.zz == 1", "true"]), &request, &OfPods).unwrap_err();
         assert!(error.contains("no such key: zz"), "{error}");
-    }
-
-    #[test]
-    fn rules() {
-        let seen = |operation, resource, subresource| Seen {
-            operation,
-            group: "apps",
-            versions: vec!["v1"],
-            resource,
-            subresource,
-            namespaced: true,
-        };
-        let rule = |resources: Value, operations: Value, scope: &str| json!({"apiGroups": ["apps"], "apiVersions": ["*"], "resources": resources, "operations": operations, "scope": scope});
-        for (rule, seen, want) in [
-            (rule(json!(["deployments"]), json!(["CREATE"]), "*"), seen("CREATE", "deployments", ""), true),
-            (
-                rule(json!(["deployments"]), json!(["CREATE"]), "*"),
-                seen("CREATE", "deployments", "scale"),
-                false,
-            ),
-            (rule(json!(["deployments"]), json!(["UPDATE"]), "*"), seen("CREATE", "deployments", ""), false),
-            (rule(json!(["*/*"]), json!(["*"]), "*"), seen("DELETE", "deployments", "scale"), true),
-            (rule(json!(["*"]), json!(["*"]), "Cluster"), seen("CREATE", "deployments", ""), false),
-            (
-                rule(json!(["deployments/scale"]), json!(["*"]), ""),
-                seen("UPDATE", "deployments", "scale"),
-                true,
-            ),
-        ] {
-            assert_eq!(covers(&rule, &seen), want, "{rule}");
-        }
     }
 }

@@ -70,11 +70,14 @@ impl ApiServer {
         let namespace = cx.namespace().to_owned();
         let (kind, user) = (cx.kind.clone(), cx.user.clone());
         let mut warnings = Vec::new();
+        let (version, converter) = (cx.version, cx.converter.clone());
         let mut review = Review {
             server: self,
             user: &user,
             kind: &kind,
             gvr: &gvr,
+            version,
+            converter: converter.as_deref(),
             subresource: "",
             operation: Operation::Create,
             namespace: &namespace,
@@ -84,6 +87,7 @@ impl ApiServer {
             dry_run: options.dry_run,
             options: options.document("CreateOptions"),
             warnings: &mut warnings,
+            notes: Vec::new(),
         };
         // Whether there is such a namespace comes before everything else that could be wrong.
         admission::mutate(&self.admission, &mut review).await?;

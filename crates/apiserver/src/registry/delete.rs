@@ -126,11 +126,14 @@ impl ApiServer {
         let (gvr, user, kind, namespace) =
             (cx.kind.gvr(), cx.user.clone(), cx.kind.clone(), cx.namespace().to_owned());
         let mut object = Value::Null;
+        let (version, converter) = (cx.version, cx.converter.clone());
         let mut review = Review {
             server: self,
             user: &user,
             kind: &kind,
             gvr: &gvr,
+            version,
+            converter: converter.as_deref(),
             subresource: "",
             operation: Operation::Delete,
             namespace: &namespace,
@@ -140,6 +143,7 @@ impl ApiServer {
             dry_run,
             options: serde_json::json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"}),
             warnings: &mut cx.warnings,
+            notes: Vec::new(),
         };
         admission::mutate(&self.admission, &mut review).await?;
         admission::validate(&self.admission, &mut review).await

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use api::{ErrorList, Kind, Path, Status, Value};
 use ipnet::Ipv4Net;
 use serde_json::json;
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::Mutex;
 
 use super::Context;
 use crate::ApiServer;
@@ -18,25 +18,39 @@ use crate::user::{MASTERS, UserInfo};
 /// The node ports.
 const NODE_PORTS: std::ops::RangeInclusive<i64> = 30000..=32767;
 
-/// Service addresses and node ports. What is taken is read from the services themselves, under a lock that is held until the
-/// write is in the cache: there is no second record that could disagree.
+/// Service addresses and node ports. What is taken is read from the services themselves, under a lock that is held while one
+/// is chosen: there is no second record that could disagree. What is chosen is reserved until its service is in the cache,
+/// so that the lock is not held over admission and the write.
 #[derive(Debug)]
 pub struct Addresses {
     range: Ipv4Net,
     lock: Arc<Mutex<()>>,
+    reserved: Arc<parking_lot::Mutex<Taken>>,
 }
 
-/// The lock that servers on one store share while they hand out addresses and ports.
-const ADDRESSES: &str = "/registry/lock-of-services";
+/// The lock that servers on one store share while they choose addresses and ports.
+const LOCK: &str = "/registry/lock-of-services";
+/// Before what one of them has chosen and not written yet.
+const RESERVED: &str = "/registry/reserved-for-a-service-";
 
-/// Held while a service is written.
+/// Held while a service is written: nobody else gets its addresses and ports.
 pub struct Held {
-    _here: OwnedMutexGuard<()>,
+    mine: Taken,
+    reserved: Arc<parking_lot::Mutex<Taken>>,
     /// Against other servers on the same store.
     _everywhere: Option<store::lock::Held>,
 }
 
-#[derive(Debug, Default)]
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut reserved = self.reserved.lock();
+        reserved.ips.retain(|ip| !self.mine.ips.contains(ip));
+        reserved.ports.retain(|port| !self.mine.ports.contains(port));
+    }
+}
+
+/// Addresses and ports that are in use.
+#[derive(Debug, Default, Clone)]
 struct Taken {
     ips: HashSet<Ipv4Addr>,
     ports: HashSet<i64>,
@@ -51,6 +65,31 @@ fn ports(spec: &Value) -> impl Iterator<Item = &Value> {
 }
 
 impl Taken {
+    fn merge(&mut self, other: &Taken) {
+        self.ips.extend(&other.ips);
+        self.ports.extend(&other.ports);
+    }
+
+    /// The names under which a shared store keeps what is reserved.
+    fn keys(&self) -> Vec<Vec<u8>> {
+        let ips = self.ips.iter().map(|ip| format!("{RESERVED}{ip}").into_bytes());
+        ips.chain(self.ports.iter().map(|port| format!("{RESERVED}{port}").into_bytes())).collect()
+    }
+
+    /// Adds what such a name stands for.
+    fn add_key(&mut self, key: &[u8]) {
+        let Some(rest) = std::str::from_utf8(key).ok().and_then(|k| k.strip_prefix(RESERVED)) else { return };
+        match (rest.parse(), rest.parse()) {
+            (Ok(ip), _) => {
+                self.ips.insert(ip);
+            }
+            (_, Ok(port)) => {
+                self.ports.insert(port);
+            }
+            _ => {}
+        }
+    }
+
     fn add(&mut self, spec: &Value) {
         for ip in spec.get("clusterIPs").and_then(Value::as_array).into_iter().flatten() {
             self.ips.extend(ip.as_str().and_then(|s| s.parse::<Ipv4Addr>().ok()));
@@ -64,7 +103,7 @@ impl Taken {
 impl Addresses {
     /// An allocator in `range`.
     pub fn new(range: Ipv4Net) -> Self {
-        Self { range, lock: Arc::default() }
+        Self { range, lock: Arc::default(), reserved: Arc::default() }
     }
 
     fn free_ip(&self, taken: &Taken) -> Option<Ipv4Addr> {
@@ -255,6 +294,49 @@ fn assign_ports(
 }
 
 impl ApiServer {
+    /// Chooses a service's addresses and ports, and reserves them.
+    async fn choose(&self, cx: &Context, object: &mut Value, old: Option<&Value>) -> Result<Held, Status> {
+        let addresses = &self.addresses;
+        let _here = addresses.lock.lock().await;
+        let store = self.cache.store();
+        let mut taken = Taken::default();
+        let mut everywhere = None;
+        if self.options.shared_store {
+            let lock = store::lock::take(store, LOCK.as_bytes()).await.map_err(super::store_failure)?;
+            everywhere = Some(lock);
+            // Read before the services: what is no longer reserved then has been written before.
+            let reserved = store.range(store::Range::prefix(RESERVED)).await.map_err(super::store_failure)?;
+            for kv in reserved.items {
+                taken.add_key(&kv.key);
+            }
+        }
+        self.cache.caught_up().await.map_err(super::store_failure)?;
+        let (namespace, name) = (api::meta::namespace(object).to_owned(), api::meta::name(object).to_owned());
+        // In this order: what leaves the reservations is in the cache by then.
+        taken.merge(&addresses.reserved.lock().clone());
+        for service in self.cache.kind("", "services").all("") {
+            if old.is_none() || service.name() != name || service.namespace() != namespace {
+                taken.add(service.spec());
+            }
+        }
+        let errors = addresses.assign(object, old.and_then(|o| o.get("spec")), &mut taken);
+        if !errors.is_empty() {
+            return Err(Status::invalid(&cx.kind.gvk(), &name, &errors));
+        }
+        let (mut mine, mut before) = (Taken::default(), Taken::default());
+        mine.add(object.get("spec").unwrap_or(&Value::Null));
+        before.add(old.and_then(|o| o.get("spec")).unwrap_or(&Value::Null));
+        mine.ips.retain(|ip| !before.ips.contains(ip));
+        mine.ports.retain(|port| !before.ports.contains(port));
+        addresses.reserved.lock().merge(&mine);
+        let mut held = Held { mine, reserved: addresses.reserved.clone(), _everywhere: None };
+        if everywhere.is_some() {
+            let reserved = store::lock::reserve(store, held.mine.keys()).await;
+            held._everywhere = Some(reserved.map_err(super::store_failure)?);
+        }
+        Ok(held)
+    }
+
     /// Fills in what only the server can know. What it returns is to be held until the write is in the cache.
     pub(super) async fn allocate(
         &self,
@@ -267,27 +349,7 @@ impl ApiServer {
                 if old.is_some_and(|o| o.get("spec") == object.get("spec")) {
                     return Ok(None);
                 }
-                let here = self.addresses.lock.clone().lock_owned().await;
-                let everywhere = if self.options.shared_store {
-                    let taken = store::lock::take(self.cache.store(), ADDRESSES.as_bytes()).await;
-                    Some(taken.map_err(super::store_failure)?)
-                } else {
-                    None
-                };
-                self.cache.caught_up().await.map_err(super::store_failure)?;
-                let mut taken = Taken::default();
-                let (namespace, name) =
-                    (api::meta::namespace(object).to_owned(), api::meta::name(object).to_owned());
-                for service in self.cache.kind("", "services").all("") {
-                    if old.is_none() || service.name() != name || service.namespace() != namespace {
-                        taken.add(service.spec());
-                    }
-                }
-                let errors = self.addresses.assign(object, old.and_then(|o| o.get("spec")), &mut taken);
-                if !errors.is_empty() {
-                    return Err(Status::invalid(&cx.kind.gvk(), &name, &errors));
-                }
-                Ok(Some(Held { _here: here, _everywhere: everywhere }))
+                self.choose(cx, object, old).await.map(Some)
             }
             ("apiextensions.k8s.io", "customresourcedefinitions") => {
                 if old.is_none() {

@@ -196,13 +196,12 @@ impl ApiServer {
         }
         let key = format!("{}{}", crate::cache::prefix(&cx.kind.group, &cx.kind.plural), cx.key_of(name));
         let lease = self.lease_for(cx).await.map_err(|e| Missed::Failed(store_failure(e)))?;
-        let written = self.cache.announce(&stored, value);
+        let announced = self.cache.announce(&stored, value);
         let op = Op::Put { value: stored.clone(), lease };
         let done = self.cache.store().txn(Txn { key: key.into_bytes(), expect, op }).await;
         match done {
             Ok(done) if done.succeeded => {
-                let object = written.object(done.revision);
-                self.cache.settled(&stored, Some(done.revision));
+                let object = announced.settled(Some(done.revision));
                 if let Some(mut seen) = seen {
                     api::object::set_revision(&mut seen, done.revision);
                     return Ok(Object::from_value(seen));
@@ -210,11 +209,11 @@ impl ApiServer {
                 object.ok_or_else(|| Missed::Failed(Status::internal("the object written cannot be read")))
             }
             Ok(done) => {
-                self.cache.settled(&stored, None);
+                announced.settled(None);
                 Err(cx.missed(done).await)
             }
             Err(error) => {
-                self.cache.settled(&stored, None);
+                announced.settled(None);
                 Err(Missed::Failed(store_failure(error)))
             }
         }

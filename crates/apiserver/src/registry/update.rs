@@ -139,11 +139,14 @@ impl ApiServer {
         }
         let (gvr, user, namespace) = (kind.gvr(), cx.user.clone(), cx.namespace().to_owned());
         let mut warnings = Vec::new();
+        let (version, converter) = (cx.version, cx.converter.clone());
         let mut review = Review {
             server: self,
             user: &user,
             kind: &kind,
             gvr: &gvr,
+            version,
+            converter: converter.as_deref(),
             subresource: how.subresource,
             operation: Operation::Update,
             namespace: &namespace,
@@ -153,6 +156,7 @@ impl ApiServer {
             dry_run: how.options.dry_run,
             options: how.options.document("UpdateOptions"),
             warnings: &mut warnings,
+            notes: Vec::new(),
         };
         if how.checked {
             admission::mutate(&self.admission, &mut review).await.map_err(Missed::Failed)?;

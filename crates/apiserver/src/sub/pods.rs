@@ -37,7 +37,9 @@ impl ApiServer {
     /// POST of a Binding, to the pod's subresource or to the collection of bindings.
     pub(crate) async fn bind(&self, r: &mut Resolved, gvk: &Gvk) -> Result<Response<Body>, Status> {
         let options = r.write_options()?;
-        let binding = r.decode_as(gvk, &options).await?;
+        let mut binding = r.decode_as(gvk, &options).await?;
+        let subresource = r.cx.info.subresource.clone();
+        self.admit_document(r, &subresource, &mut binding, options.dry_run).await?;
         let text = |p: &str| binding.pointer(p).and_then(Value::as_str).unwrap_or("").to_owned();
         let name = if r.cx.info.name.is_empty() { text("/metadata/name") } else { r.cx.info.name.clone() };
         let node = text("/target/name");
@@ -93,12 +95,13 @@ impl ApiServer {
     /// POST of an Eviction.
     pub(crate) async fn evict(&self, r: &mut Resolved, gvk: &Gvk) -> Result<Response<Body>, Status> {
         let options = r.write_options()?;
-        let eviction = r.decode_as(gvk, &options).await?;
+        let mut eviction = r.decode_as(gvk, &options).await?;
         let name = r.cx.info.name.clone();
         let given = api::meta::name(&eviction);
         if !given.is_empty() && given != name {
             return Err(Status::bad_request("name in URL does not match name in Eviction object"));
         }
+        self.admit_document(r, "eviction", &mut eviction, options.dry_run).await?;
         let mut delete =
             DeleteOptions::parse(eviction.get("deleteOptions").unwrap_or(&Value::Null), &Query::default())?;
         delete.dry_run |= options.dry_run;

@@ -190,7 +190,7 @@ impl ApiServer {
                 let life = l.spec().get("leaseDurationSeconds").and_then(Value::as_i64).unwrap_or(15);
                 renewed.is_some_and(|t| t.as_second() + 2 * life >= base::clock::now().as_second())
             });
-            let alive = fresh || self.components.lock().iter().any(|c| c == name);
+            let alive = fresh || self.options.components.iter().any(|c| c == name);
             found.push((
                 name,
                 if alive {

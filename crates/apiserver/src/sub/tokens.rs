@@ -24,6 +24,7 @@ impl ApiServer {
         let name = r.cx.info.name.clone();
         let namespace = r.cx.info.namespace.clone();
         let account = self.get_object(&r.cx, &name).await?;
+        self.admit_document(r, "token", &mut request, options.dry_run).await?;
         let spec = request.get("spec").cloned().unwrap_or(Value::Null);
         let seconds = spec.get("expirationSeconds").and_then(Value::as_i64).unwrap_or(DEFAULT);
         let mut errors = ErrorList::new();

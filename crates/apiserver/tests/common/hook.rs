@@ -29,6 +29,16 @@ impl Hook {
         pki: &Arc<pki::Pki>,
         answer: impl Fn(&Value) -> Value + Send + Sync + 'static,
     ) -> Self {
+        let (_, at_once) = tokio::sync::watch::channel(true);
+        Self::start_slow(pki, at_once, answer).await
+    }
+
+    /// One that remembers at once what it is asked, and answers when it is released.
+    pub async fn start_slow(
+        pki: &Arc<pki::Pki>,
+        released: tokio::sync::watch::Receiver<bool>,
+        answer: impl Fn(&Value) -> Value + Send + Sync + 'static,
+    ) -> Self {
         let mut tls =
             pki.server_config("hook", &[], &[IpAddr::from([127, 0, 0, 1])], pki::ClientAuth::None).unwrap();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -39,16 +49,18 @@ impl Hook {
         let (remembered, answer): (_, Arc<Answer>) = (asked.clone(), Arc::new(answer));
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, asked, answer) = (acceptor.clone(), remembered.clone(), answer.clone());
+                let (acceptor, asked, answer, released) =
+                    (acceptor.clone(), remembered.clone(), answer.clone(), released.clone());
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-                        let (asked, answer) = (asked.clone(), answer.clone());
+                        let (asked, answer, mut released) = (asked.clone(), answer.clone(), released.clone());
                         async move {
                             let body = request.into_body().collect().await.unwrap().to_bytes();
                             let value: Value = serde_json::from_slice(&body).unwrap();
+                            asked.lock().unwrap().push(value.clone());
+                            let _ = released.wait_for(|r| *r).await;
                             let reply = answer(&value);
-                            asked.lock().unwrap().push(value);
                             Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(Bytes::from(
                                 reply.to_string(),
                             ))))

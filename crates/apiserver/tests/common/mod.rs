@@ -62,14 +62,38 @@ impl Cluster {
     }
 
     pub async fn start_with(store: Arc<dyn store::Store>) -> Self {
+        Self::start_as(store, |_| {}).await
+    }
+
+    pub async fn start_as(store: Arc<dyn store::Store>, set: impl FnOnce(&mut Options)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let pki = pki::Pki::open(&dir.path().join("pki")).unwrap();
+        Self::start_in(dir, store, pki, set).await.unwrap()
+    }
+
+    pub async fn start_in(
+        dir: tempfile::TempDir,
+        store: Arc<dyn store::Store>,
+        pki: Arc<pki::Pki>,
+        set: impl FnOnce(&mut Options),
+    ) -> Result<Self, apiserver::Error> {
         let mut options = Options::new(instance(dir.path()), store.clone(), pki.clone());
         options.listen = ([127, 0, 0, 1], 0).into();
+        set(&mut options);
         let shutdown = CancellationToken::new();
-        let server = ApiServer::start(options, shutdown.clone()).await.unwrap();
+        let server = ApiServer::start(options, shutdown.clone()).await?;
         let admin = Client::new(server.transport(UserInfo::master("admin")));
-        Self { server, admin, pki, store, shutdown, _dir: dir }
+        Ok(Self { server, admin, pki, store, shutdown, _dir: dir })
+    }
+
+    /// Over the socket, without credentials.
+    pub async fn nobody(&self) -> Arc<dyn Transport> {
+        let endpoint = client::Endpoint {
+            server: format!("https://127.0.0.1:{}", self.server.address().port()),
+            ca_pem: self.pki.ca_pem().to_owned(),
+            ..client::Endpoint::default()
+        };
+        Arc::new(client::Https::new(&endpoint).unwrap())
     }
 
     pub fn as_user(&self, user: UserInfo) -> Arc<dyn Transport> {

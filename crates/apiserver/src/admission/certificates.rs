@@ -1,0 +1,91 @@
+//! CertificateApproval, CertificateSigning and CertificateSubjectRestriction: who approves or signs a request must be allowed
+//! to for its signer, and nobody gets a certificate of the group that may do everything.
+
+use api::{Status, Value};
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::{Operation, Plugin, Review};
+use crate::authz::Attributes;
+use crate::user::MASTERS;
+
+/// See the module.
+pub struct Certificates;
+
+fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
+    v.pointer(pointer).and_then(Value::as_str).unwrap_or("")
+}
+
+/// Whether the user has the verb on the signer, or on all of its domain.
+fn may(r: &Review<'_>, verb: &str, signer: &str) -> bool {
+    let domain = signer.split_once('/').map(|(domain, _)| format!("{domain}/*"));
+    let asked = std::iter::once(signer.to_owned()).chain(domain);
+    asked.into_iter().any(|name| {
+        let attributes = Attributes {
+            user: r.user,
+            verb,
+            is_resource: true,
+            group: "certificates.k8s.io",
+            resource: "signers",
+            subresource: "",
+            namespace: "",
+            name: &name,
+            path: "",
+        };
+        r.server.authorize(&attributes).allowed()
+    })
+}
+
+#[async_trait]
+impl Plugin for Certificates {
+    fn name(&self) -> &'static str {
+        "CertificateApproval, CertificateSigning, CertificateSubjectRestriction"
+    }
+
+    fn handles(&self, r: &Review<'_>) -> bool {
+        r.gvr.group == "certificates.k8s.io" && r.gvr.resource == "certificatesigningrequests"
+    }
+
+    async fn validate(&self, r: &mut Review<'_>) -> Result<(), Status> {
+        let old = r.old.unwrap_or(&Value::Null);
+        match (r.operation, r.subresource) {
+            (Operation::Create, "") => {
+                let signer = text(r.object, "/spec/signerName");
+                if signer != "kubernetes.io/kube-apiserver-client" {
+                    return Ok(());
+                }
+                let request = STANDARD.decode(text(r.object, "/spec/request")).unwrap_or_default();
+                // What cannot be read is for validation to refuse.
+                let groups = pki::groups_of_request(&request).unwrap_or_default();
+                if groups.iter().any(|g| g == MASTERS) {
+                    return Err(
+                        r.forbidden(format!("use of {signer} signer with {MASTERS} group is not allowed"))
+                    );
+                }
+                Ok(())
+            }
+            (Operation::Update, "approval") => {
+                let signer = text(old, "/spec/signerName");
+                if may(r, "approve", signer) {
+                    return Ok(());
+                }
+                Err(r.forbidden(format!(
+                    "user not permitted to approve requests with signerName \"{signer}\""
+                )))
+            }
+            (Operation::Update, "status") => {
+                let part = |v: &Value, p: &str| v.pointer(p).cloned().unwrap_or(Value::Null);
+                let same = ["/status/certificate", "/status/conditions"]
+                    .iter()
+                    .all(|p| part(old, p) == part(r.object, p));
+                let signer = text(old, "/spec/signerName");
+                if same || may(r, "sign", signer) {
+                    return Ok(());
+                }
+                Err(r.forbidden(format!("user not permitted to sign requests with signerName \"{signer}\"")))
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! Admission: webhooks, and the plugins that need the cluster's state.
+
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
+mod common;
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use api::Value;
+use apiserver::UserInfo;
+use common::hook::Hook;
+use common::{Answer, Cluster, JSON, call};
+use http::Method;
+use serde_json::json;
+
+const PODS: &str = "/api/v1/namespaces/default/pods";
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
+
+fn reviewed(review: &Value, response: Value) -> Value {
+    let mut all = json!({"kind": "AdmissionReview", "apiVersion": review["apiVersion"],
+        "response": {"uid": review["request"]["uid"], "allowed": true}});
+    api::patch::merge_patch(&mut all["response"], &response);
+    all
+}
+
+async fn hooks(c: &Cluster, mutating: bool, name: &str, hook: &Hook, rules: Value, more: Value) {
+    let resource = if mutating { "mutatingwebhookconfigurations" } else { "validatingwebhookconfigurations" };
+    let kind = if mutating { "MutatingWebhookConfiguration" } else { "ValidatingWebhookConfiguration" };
+    let mut one = json!({"name": format!("{name}.example.com"), "admissionReviewVersions": ["v1"],
+        "sideEffects": "None", "clientConfig": hook.config("admit"), "rules": [rules]});
+    api::patch::merge_patch(&mut one, &more);
+    let all = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "webhooks": [one]});
+    let made = c.post(&format!("/apis/admissionregistration.k8s.io/v1/{resource}"), all).await;
+    assert_eq!(made.code, 201, "{}", made.value);
+}
+
+fn rule(group: &str, version: &str, resource: &str) -> Value {
+    json!({"apiGroups": [group], "apiVersions": [version], "operations": ["*"], "resources": [resource]})
+}
+
+async fn account(c: &Cluster) {
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    assert_eq!(c.post("/api/v1/namespaces/default/serviceaccounts", account).await.code, 201);
+}
+
+fn pod(name: &str, spec: Value) -> Value {
+    let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+        "spec": {"containers": [{"name": "a", "image": "b"}]}});
+    api::patch::merge_patch(&mut pod["spec"], &spec);
+    pod
+}
+
+fn deployment(name: &str) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
+        "spec": {"replicas": 1, "selector": {"matchLabels": {"a": "b"}},
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "a", "image": "b"}]}}}})
+}
+
+#[tokio::test]
+async fn rules_match_equivalent_versions_unless_they_are_exact() {
+    let c = Cluster::start().await;
+    let hook = Hook::start(&c.pki, |r| reviewed(r, json!({}))).await;
+    // The rule asks for an older version than the request is made in.
+    let old = rule("autoscaling", "v1", "horizontalpodautoscalers");
+    hooks(&c, false, "equivalent", &hook, old.clone(), json!({})).await;
+    let exact = Hook::start(&c.pki, |r| reviewed(r, json!({}))).await;
+    hooks(&c, false, "exact", &exact, old, json!({"matchPolicy": "Exact"})).await;
+    let scaler = json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "a"},
+        "spec": {"maxReplicas": 3, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"},
+            "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}}]}});
+    let made = c.post("/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers", scaler).await;
+    assert_eq!(made.code, 201, "{}", made.value);
+    let asked = hook.asked();
+    let request = &asked[0]["request"];
+    assert_eq!(
+        request["kind"],
+        json!({"group": "autoscaling", "version": "v1", "kind": "HorizontalPodAutoscaler"})
+    );
+    assert_eq!(request["requestKind"]["version"], "v2");
+    assert_eq!(request["requestResource"]["version"], "v2");
+    assert_eq!(request["object"]["apiVersion"], "autoscaling/v1", "{request}");
+    assert_eq!(request["object"]["spec"]["targetCPUUtilizationPercentage"], 50);
+    assert!(exact.asked().is_empty());
+}
+
+#[tokio::test]
+async fn webhooks_see_the_documents_of_subresources() {
+    let c = Cluster::start().await;
+    account(&c).await;
+    c.post(PODS, pod("a", json!({}))).await;
+    c.post(DEPLOYMENTS, deployment("d")).await;
+    // Whoever scales is given twice as much.
+    let hook = Hook::start(&c.pki, |r| {
+        let patch = "W3sib3AiOiJyZXBsYWNlIiwicGF0aCI6Ii9zcGVjL3JlcGxpY2FzIiwidmFsdWUiOjR9XQ==";
+        match r["request"]["kind"]["kind"] == "Scale" {
+            true => reviewed(r, json!({"patchType": "JSONPatch", "patch": patch})),
+            false => reviewed(r, json!({"auditAnnotations": {"a": "b"}, "warnings": ["seen"]})),
+        }
+    })
+    .await;
+    hooks(&c, true, "scale", &hook, rule("apps", "*", "deployments/scale"), json!({})).await;
+    let resources = json!({"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"],
+        "resources": ["pods/binding", "pods/eviction", "serviceaccounts/token"]});
+    hooks(&c, false, "documents", &hook, resources, json!({})).await;
+    let scaled = c
+        .patch(&format!("{DEPLOYMENTS}/d/scale"), "merge-patch+json", json!({"spec": {"replicas": 2}}))
+        .await;
+    assert_eq!((scaled.code, &scaled.value["spec"]["replicas"]), (200, &json!(4)), "{}", scaled.value);
+    let asked = hook.asked();
+    assert_eq!(
+        asked[0]["request"]["kind"],
+        json!({"group": "autoscaling", "version": "v1", "kind": "Scale"})
+    );
+    assert_eq!(asked[0]["request"]["object"]["spec"]["replicas"], 2);
+    assert_eq!(asked[0]["request"]["oldObject"]["spec"]["replicas"], 1);
+    assert_eq!(asked[0]["request"]["resource"]["resource"], "deployments");
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "a"}, "target": {"kind": "Node", "name": "n"}});
+    let bound = c.post(&format!("{PODS}/a/binding"), binding).await;
+    assert_eq!(bound.code, 201, "{}", bound.value);
+    assert_eq!(bound.header("warning"), "299 - \"seen\"");
+    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+    assert_eq!(c.post("/api/v1/namespaces/default/serviceaccounts/default/token", request).await.code, 201);
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "a"}});
+    assert_eq!(c.post(&format!("{PODS}/a/eviction"), eviction).await.code, 201);
+    let kinds: Vec<Value> = hook.asked().iter().map(|r| r["request"]["kind"]["kind"].clone()).collect();
+    assert_eq!(kinds, ["Binding", "TokenRequest", "Eviction"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_webhook_holds_up_its_own_service_alone() {
+    let c = Cluster::start().await;
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let hook = Hook::start(&c.pki, move |r| {
+        let _ = released.lock().unwrap().recv_timeout(Duration::from_secs(20));
+        reviewed(r, json!({}))
+    })
+    .await;
+    let selector = json!({"objectSelector": {"matchLabels": {"slow": "true"}}, "timeoutSeconds": 25});
+    hooks(&c, false, "slow", &hook, rule("", "v1", "services"), selector).await;
+    let service = |name: &str, slow: &str| {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "labels": {"slow": slow}},
+            "spec": {"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]}})
+    };
+    let admin = c.admin.transport().clone();
+    let body = service("slow", "true").to_string();
+    let slow = tokio::spawn(async move { call(&admin, Method::POST, SERVICES, JSON, body).await });
+    // Until it is being judged: it has its port by then.
+    let taken = async {
+        loop {
+            let answer = c.post(SERVICES, service("same", "false")).await;
+            if answer.code == 422 {
+                return answer;
+            }
+            assert_eq!(c.delete(&format!("{SERVICES}/same")).await.code, 200);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let refused = tokio::time::timeout(Duration::from_secs(10), taken).await.expect("others are not held up");
+    assert!(refused.message().contains("provided port is already allocated"), "{}", refused.message());
+    let mut other = service("other", "false");
+    other["spec"]["ports"][0]["nodePort"] = json!(30081);
+    assert_eq!(c.post(SERVICES, other).await.code, 201);
+    release.send(()).unwrap();
+    let made = slow.await.unwrap();
+    assert_eq!(made.code, 201, "{}", made.value);
+    assert_eq!(
+        c.post(SERVICES, service("late", "false")).await.code,
+        422,
+        "now the service itself has the port"
+    );
+}
+
+#[tokio::test]
+async fn policies_of_failure_dry_runs_and_conditions() {
+    let c = Cluster::start().await;
+    let hook =
+        Hook::start(&c.pki, |r| reviewed(r, json!({"allowed": false, "status": {"message": "no"}}))).await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let map = |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+    let conditions = json!({"sideEffects": "None", "matchConditions": [
+        {"name": "not-admins", "expression": "!authorizer.group('').resource('nodes').check('delete').allowed()"},
+        {"name": "not-free", "expression": "object.metadata.name != 'free'"}]});
+    hooks(&c, false, "picky", &hook, rule("", "v1", "configmaps"), conditions).await;
+    assert_eq!(c.post(maps, map("a")).await.code, 201, "the condition leaves administrators out");
+    let bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "e"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "edit"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "ann"}]});
+    assert_eq!(c.post(bindings, binding).await.code, 201);
+    let ann = c.as_user(UserInfo::new("ann", &[]));
+    let post = async |name: &str, query: &str| {
+        call(&ann, Method::POST, &format!("{maps}{query}"), JSON, map(name).to_string()).await
+    };
+    assert_eq!(post("free", "").await.code, 201);
+    let refused = post("b", "").await;
+    assert_eq!(
+        (refused.code, refused.message()),
+        (403, "admission webhook \"picky.example.com\" denied the request: no")
+    );
+    // A webhook that is not there, and says what is to become of that.
+    let gone = Hook::start(&c.pki, |_| json!({})).await;
+    hooks(&c, false, "gone", &gone, rule("", "v1", "secrets"), json!({"failurePolicy": "Ignore"})).await;
+    let secret = |name: &str| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}});
+    let secrets = "/api/v1/namespaces/default/secrets";
+    assert_eq!(
+        c.post(secrets, secret("a")).await.code,
+        201,
+        "its answer is none, and its policy is to go on"
+    );
+    hooks(&c, false, "gone2", &gone, rule("", "v1", "secrets"), json!({"sideEffects": "NoneOnDryRun"})).await;
+    let refused = c.post(secrets, secret("b")).await;
+    assert_eq!(refused.code, 500);
+    assert!(refused.message().contains("webhook response was absent"), "{}", refused.message());
+    drop(gone);
+    let refused = c.post(&format!("{secrets}?dryRun=All"), secret("c")).await;
+    assert_eq!(refused.code, 500, "{}", refused.value);
+}
+
+#[tokio::test]
+async fn nodes_change_only_what_is_theirs() {
+    let c = Cluster::start().await;
+    account(&c).await;
+    let node = c.as_user(UserInfo::new("system:node:n1", &["system:nodes"]));
+    let nodes = "/api/v1/nodes";
+    let send = async |method: Method, path: &str, body: Value| -> Answer {
+        let media = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
+        call(&node, method, path, &[("content-type", media)], body.to_string()).await
+    };
+    let object = |name: &str, labels: Value| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}});
+    let refused = send(Method::POST, nodes, object("n1", json!({"node-role.kubernetes.io/x": ""}))).await;
+    assert!(
+        refused.message().contains("is not allowed to set the following labels: node-role.kubernetes.io/x"),
+        "{}",
+        refused.message()
+    );
+    assert_eq!(send(Method::POST, nodes, object("n2", json!({}))).await.code, 403);
+    assert_eq!(
+        send(Method::POST, nodes, object("n1", json!({"kubernetes.io/hostname": "n1", "x": "y"}))).await.code,
+        201
+    );
+    let one = format!("{nodes}/n1");
+    let taints = send(Method::PATCH, &one, json!({"spec": {"taints": []}})).await;
+    assert!(taints.message().contains("is not allowed to modify taints"), "{}", taints.message());
+    let labels =
+        send(Method::PATCH, &one, json!({"metadata": {"labels": {"x": "z", "a.k8s.io/b": "c"}}})).await;
+    assert!(labels.message().contains("is not allowed to modify labels: a.k8s.io/b"), "{}", labels.message());
+    assert_eq!(send(Method::PATCH, &one, json!({"metadata": {"labels": {"x": "z"}}})).await.code, 200);
+    // Tokens are for pods that run here.
+    for (name, to) in [("here", "n1"), ("there", "n2")] {
+        let made = c.post(PODS, pod(name, json!({"nodeName": to}))).await;
+        assert_eq!(made.code, 201, "{}", made.value);
+        let uid = made.value["metadata"]["uid"].clone();
+        let mut request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+            "spec": {"boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}}});
+        let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
+        let answer = send(Method::POST, path, request.clone()).await;
+        assert_eq!(answer.code, if to == "n1" { 201 } else { 403 }, "{}", answer.value);
+        request["spec"] = json!({});
+        let answer = send(Method::POST, path, request).await;
+        assert_eq!(answer.code, 403);
+    }
+    let status = json!({"metadata": {"labels": {"a": "b"}}, "status": {"phase": "Running"}});
+    let answer =
+        send(Method::PATCH, &format!("{PODS}/here/status"), json!({"status": {"phase": "Running"}})).await;
+    assert_eq!(answer.code, 200, "{}", answer.value);
+    assert_eq!(send(Method::PATCH, &format!("{PODS}/there/status"), status).await.code, 403);
+    let lease = |name: &str| json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}, "spec": {}});
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    assert_eq!(send(Method::POST, leases, lease("n2")).await.code, 403);
+    assert_eq!(send(Method::POST, leases, lease("n1")).await.code, 201);
+    let mirror = |owner: Value| {
+        let mut p = pod("mirror", json!({"nodeName": "n1"}));
+        p["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
+        p["metadata"]["ownerReferences"] = json!([owner]);
+        p
+    };
+    let uid = c.get(&one).await.value["metadata"]["uid"].clone();
+    let owner = json!({"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": uid, "controller": true});
+    let mut other = owner.clone();
+    other["uid"] = json!("another");
+    assert_eq!(send(Method::POST, PODS, mirror(other)).await.code, 403);
+    let made = send(Method::POST, PODS, mirror(owner)).await;
+    assert_eq!(made.code, 201, "{}", made.value);
+}
+
+#[tokio::test]
+async fn limits_quotas_classes_and_sizes() {
+    let c = Cluster::start().await;
+    account(&c).await;
+    let range = json!({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "l"},
+        "spec": {"limits": [{"type": "Pod", "max": {"cpu": "2"}, "maxLimitRequestRatio": {"memory": "2"}}]}});
+    assert_eq!(c.post("/api/v1/namespaces/default/limitranges", range).await.code, 201);
+    let needs = |cpu: &str| json!({"requests": {"cpu": cpu, "memory": "1Gi"}, "limits": {"cpu": cpu, "memory": "2Gi"}});
+    let sized = |name: &str, init: &str, main: &str| {
+        pod(
+            name,
+            json!({"initContainers": [{"name": "i", "image": "b", "resources": needs(init)}],
+            "containers": [{"name": "a", "image": "b", "resources": needs(main)}]}),
+        )
+    };
+    let refused = c.post(PODS, sized("big", "3", "1")).await;
+    assert_eq!(refused.code, 403, "what an init container needs counts");
+    assert!(
+        refused.message().contains("maximum cpu usage per Pod is 2, but limit is 3"),
+        "{}",
+        refused.message()
+    );
+    assert_eq!(c.post(PODS, sized("fits", "2", "1")).await.code, 201);
+    // Overhead comes from runtime classes alone.
+    let refused = c
+        .post(PODS, {
+            let mut p = sized("over", "1", "1");
+            p["spec"]["overhead"] = json!({"cpu": "1"});
+            p
+        })
+        .await;
+    assert!(
+        refused.message().contains("Pod Overhead set without corresponding RuntimeClass"),
+        "{}",
+        refused.message()
+    );
+    // Claims grow only where their class lets them.
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    for (name, allowed) in [("stiff", false), ("soft", true)] {
+        let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name},
+            "provisioner": "p", "allowVolumeExpansion": allowed});
+        assert_eq!(c.post("/apis/storage.k8s.io/v1/storageclasses", class).await.code, 201);
+        let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name},
+            "spec": {"storageClassName": name, "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+        assert_eq!(c.post(claims, claim).await.code, 201);
+        let one = format!("{claims}/{name}");
+        let grow = json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}});
+        let early = c.patch(&one, "merge-patch+json", grow.clone()).await;
+        assert!(early.code == 403 || early.code == 422, "{}", early.value);
+        c.patch(&format!("{one}/status"), "merge-patch+json", json!({"status": {"phase": "Bound"}})).await;
+        let bound = c.patch(&one, "merge-patch+json", json!({"spec": {"volumeName": "v"}})).await;
+        assert_eq!(bound.code, 200, "{}", bound.value);
+        let grown = c.patch(&one, "merge-patch+json", grow).await;
+        assert_eq!(grown.code, if allowed { 200 } else { 403 }, "{}", grown.value);
+        assert!(allowed || grown.message().contains("must support resize"), "{}", grown.message());
+    }
+}
+
+#[tokio::test]
+async fn signers_are_for_who_may_use_them() {
+    let c = Cluster::start().await;
+    let requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let made = |group: &str| {
+        let pem = match group {
+            "system:masters" => include_str!("data/masters.csr"),
+            _ => include_str!("data/plain.csr"),
+        };
+        let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, pem);
+        json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": "r"},
+            "spec": {"request": encoded, "signerName": "kubernetes.io/kube-apiserver-client", "usages": ["client auth"]}})
+    };
+    let refused = c.post(requests, made("system:masters")).await;
+    assert_eq!(refused.code, 403, "{}", refused.value);
+    assert!(refused.message().contains("with system:masters group is not allowed"), "{}", refused.message());
+    let good = c.post(requests, made("devs")).await;
+    assert_eq!(good.code, 201, "{}", good.value);
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "approver"},
+        "rules": [{"apiGroups": ["certificates.k8s.io"], "resources": ["certificatesigningrequests/approval"], "verbs": ["update", "patch"]}]});
+    c.post("/apis/rbac.authorization.k8s.io/v1/clusterroles", role).await;
+    let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "approver"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "approver"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "ann"}]});
+    c.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding).await;
+    let ann = c.as_user(UserInfo::new("ann", &[]));
+    let approval = json!({"status": {"conditions": [{"type": "Approved", "status": "True", "reason": "r", "message": "m"}]}});
+    let approve = async || {
+        let headers = [("content-type", "application/merge-patch+json")];
+        call(&ann, Method::PATCH, &format!("{requests}/r/approval"), &headers, approval.to_string()).await
+    };
+    let refused = approve().await;
+    assert!(
+        refused.message().contains("user not permitted to approve requests with signerName"),
+        "{}",
+        refused.value
+    );
+    let signers = json!({"rules": [
+        {"apiGroups": ["certificates.k8s.io"], "resources": ["certificatesigningrequests/approval"], "verbs": ["update", "patch"]},
+        {"apiGroups": ["certificates.k8s.io"], "resources": ["signers"], "resourceNames": ["kubernetes.io/*"], "verbs": ["approve"]}]});
+    c.patch("/apis/rbac.authorization.k8s.io/v1/clusterroles/approver", "merge-patch+json", signers).await;
+    let approved = approve().await;
+    assert_eq!(approved.code, 200, "{}", approved.value);
+}
+
+#[tokio::test]
+async fn security_levels_have_versions() {
+    let c = Cluster::start().await;
+    account(&c).await;
+    let ns = "/api/v1/namespaces/default";
+    let label =
+        async |labels: Value| c.patch(ns, "merge-patch+json", json!({"metadata": {"labels": labels}})).await;
+    let p = "pod-security.kubernetes.io";
+    for bad in [
+        json!({format!("{p}/enforce"): "none"}),
+        json!({format!("{p}/enforce-version"): "1.2"}),
+        json!({format!("{p}/audit-version"): "v1.x"}),
+    ] {
+        let refused = label(bad).await;
+        assert_eq!(refused.code, 422, "{}", refused.value);
+    }
+    let sysctl =
+        pod("s", json!({"securityContext": {"sysctls": [{"name": "net.ipv4.tcp_rmem", "value": "1 2 3"}]}}));
+    assert_eq!(
+        label(json!({format!("{p}/enforce"): "baseline", format!("{p}/enforce-version"): "v1.31"}))
+            .await
+            .code,
+        200
+    );
+    let refused = c.post(PODS, sysctl.clone()).await;
+    assert!(
+        refused.message().contains("violates PodSecurity \"baseline:v1.31\": forbidden sysctls"),
+        "{}",
+        refused.message()
+    );
+    assert_eq!(label(json!({format!("{p}/enforce-version"): "latest"})).await.code, 200);
+    assert_eq!(c.post(PODS, sysctl).await.code, 201);
+}
