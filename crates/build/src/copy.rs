@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use image::archive::compress::{self, Digesting};
 use image::archive::tar::{self, Entry, Kind};
-use image::archive::{ExtractOptions, TarOptions, extract_into, root, tar_of_filtered};
+use image::archive::{ExtractOptions, ModeChange, TarOptions, extract_into, root, tar_of_filtered};
 use rustix::fs::{FileType, OFlags};
 
 use crate::pattern::{self, Ignore};
@@ -48,7 +48,7 @@ pub(crate) struct Target {
     pub owner: (u32, u32),
     /// Whether the owner was asked for, so that it holds for unpacked archives too.
     pub owner_given: bool,
-    pub mode: Option<u32>,
+    pub mode: Option<ModeChange>,
     /// `ADD`: archives of the context are unpacked.
     pub unpack: bool,
 }
@@ -306,8 +306,11 @@ impl From<'_> {
     ) -> Result<(), String> {
         let (reader, writer) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| e.to_string())?;
-        let options =
-            ExtractOptions { owner: Some(target.owner), mode: target.mode, ..ExtractOptions::default() };
+        let options = ExtractOptions {
+            owner: Some(target.owner),
+            mode: target.mode.clone(),
+            ..ExtractOptions::default()
+        };
         std::thread::scope(|scope| {
             let packing = scope.spawn(move || {
                 let mut out = io::BufWriter::with_capacity(64 * 1024, File::from(writer));
@@ -355,10 +358,12 @@ pub(crate) fn digest_of_file(mut file: File) -> crate::Result<String> {
     Ok(hash.finish().0)
 }
 
-/// `--chmod`, as an octal number.
-pub(crate) fn mode(text: &str) -> Result<u32, String> {
-    u32::from_str_radix(text, 8).ok().filter(|m| *m <= 0o7777).ok_or_else(|| {
-        format!("invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777")
+/// `--chmod`: an octal number, or clauses as of `chmod`.
+pub(crate) fn mode(text: &str) -> Result<ModeChange, String> {
+    ModeChange::parse(text).ok_or_else(|| {
+        format!(
+            "invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777, or symbolic as u=rwX,go=rX"
+        )
     })
 }
 

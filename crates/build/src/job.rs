@@ -64,6 +64,8 @@ pub(crate) struct Job {
     /// Whether every step makes an image.
     pub classic: bool,
     pub cancel: CancellationToken,
+    /// Images whose steps may be taken over.
+    sources: Vec<Arc<Image>>,
     stages: Vec<OnceCell<Outcome>>,
     consumed: Mutex<BTreeSet<String>>,
     bases: Mutex<HashMap<String, Arc<OnceCell<Arc<Image>>>>>,
@@ -121,7 +123,9 @@ impl Job {
                 consumed.insert(word.split('=').next().unwrap_or_default().to_string());
             }
         }
+        let sources = options.cache_from.iter().filter_map(|name| builder.images.get(name).ok()).collect();
         Ok(Self {
+            sources,
             builder,
             options,
             plan,
@@ -337,10 +341,12 @@ impl Job {
     }
 
     async fn find_base(&self, stage: usize, name: &str, platform: &Platform) -> Result<Arc<Image>> {
-        match (self.builder.images.get(name), self.options.pull) {
+        match (self.builder.images.get_for(name, platform), self.options.pull) {
             (Ok(image), false) => {
                 let c = &image.config;
-                if self.options.platform.is_some() && !platform.accepts(&c.os, &c.architecture, &c.variant) {
+                if (self.options.platform.is_some() || *platform != self.platform)
+                    && !platform.accepts(&c.os, &c.architecture, &c.variant)
+                {
                     tracing::debug!(image = name, %platform, "the local image is for another platform");
                 } else {
                     return Ok(image);
@@ -368,7 +374,15 @@ impl Job {
             }
         };
         let whole = reference.to_string();
-        let pull = self.builder.images.pull(&whole, auth, Some(platform.clone()), tx);
+        let images = &self.builder.images;
+        let host = Platform::host();
+        let pull = async {
+            match host.accepts(&platform.os, &platform.architecture, &platform.variant) || self.classic {
+                true => images.pull(&whole, auth, Some(platform.clone()), tx).await,
+                // What is built for another machine does not change what a name means on this one.
+                false => images.pull_beside(&whole, auth, platform.clone(), tx).await,
+            }
+        };
         let (pulled, ()) = tokio::join!(pull, forward);
         Ok(pulled?)
     }
@@ -381,10 +395,11 @@ impl Job {
 
     /// How the stage is called in front of its steps; empty if it is the only one.
     fn stage_name(&self, i: usize) -> String {
+        let platform = if self.options.of_several { format!("{} ", self.platform) } else { String::new() };
         match &self.plan.stages[i].name {
-            _ if self.plan.stages.len() == 1 => String::new(),
-            Some(name) => format!("{name} "),
-            None => format!("stage-{i} "),
+            _ if self.plan.stages.len() == 1 => platform,
+            Some(name) => format!("{platform}{name} "),
+            None => format!("{platform}stage-{i} "),
         }
     }
 }
@@ -654,7 +669,7 @@ impl Stage<'_> {
         let config = serde_json::to_vec(&state.config).map_err(image::Error::from)?;
         let parent = state.id.clone().unwrap_or_default();
         let key = crate::cache::key(&[b"metadata", parent.as_bytes(), created_by.as_bytes(), &config]);
-        let made = match self.known(&key).await? {
+        let made = match self.known(&key, state, &created_by).await? {
             Some(made) => made,
             None => {
                 let made = crate::cache::Made { layer: None, created: base::clock::now() };
@@ -665,16 +680,44 @@ impl Stage<'_> {
         self.commit(state, &made, created_by)
     }
 
-    /// The cache's answer, told.
-    pub async fn known(&self, key: &str) -> Result<Option<crate::cache::Made>> {
+    /// The cache's answer, or that of an image that may serve as one, told.
+    pub async fn known(
+        &self,
+        key: &str,
+        state: &State,
+        created_by: &str,
+    ) -> Result<Option<crate::cache::Made>> {
         if self.no_cache() {
             return Ok(None);
         }
-        let made = self.job.builder.cache.get(key)?;
+        let mut made = self.job.builder.cache.get(key)?;
+        if made.is_none()
+            && self.job.classic
+            && let Some(found) =
+                self.job.sources.iter().find_map(|source| self.taken(source, state, created_by))
+        {
+            self.job.builder.cache.put(key, created_by, &found);
+            made = Some(found);
+        }
         if made.is_some() {
             self.tell(Told::Cached).await?;
         }
         Ok(made)
+    }
+
+    /// What an image says of a step: its history goes on from exactly what was done so far with this very line.
+    fn taken(&self, source: &Image, state: &State, created_by: &str) -> Option<crate::cache::Made> {
+        let (before, history) = (&state.config.history, &source.config.history);
+        let line = history.get(before.len()).filter(|line| line.created_by == created_by)?;
+        let below = state.diff_ids();
+        if !history.starts_with(before) || !source.diff_ids().starts_with(&below) {
+            return None;
+        }
+        let layer = match line.empty_layer {
+            true => None,
+            false => Some(self.job.builder.images.layer(source.diff_ids().get(below.len())?)?),
+        };
+        Some(crate::cache::Made { layer, created: line.created? })
     }
 
     /// Adds what a step made; in the classic builder as an image of its own.

@@ -42,9 +42,5 @@ pub use runner::{EngineRunner, Output, Step, StepRunner};
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
-        Err(_) => Err(Error::Cancelled),
-    }
+    image::blocking(work).await
 }

@@ -37,8 +37,14 @@ pub struct Options {
     pub resources: Option<oci_spec::runtime::LinuxResources>,
     /// `--ulimit` of `RUN`.
     pub ulimits: Vec<Ulimit>,
+    /// The cgroup below which those of `RUN` are made.
+    pub cgroup_parent: String,
+    /// Images whose steps may be taken over, as `--cache-from` names them.
+    pub cache_from: Vec<String>,
     /// `--platform`.
     pub platform: Option<Platform>,
+    /// Whether this is one of several platforms, so that its lines say which.
+    pub of_several: bool,
     /// Credentials by registry.
     pub auths: HashMap<String, Auth>,
 }

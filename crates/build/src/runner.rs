@@ -32,6 +32,8 @@ pub struct Step {
     pub resources: Option<oci_spec::runtime::LinuxResources>,
     /// Limits of its processes.
     pub ulimits: Vec<crate::Ulimit>,
+    /// The cgroup below which its own is made; empty is the engine's.
+    pub cgroup_parent: String,
     /// All capabilities and devices, no filter.
     pub privileged: bool,
 }
@@ -93,6 +95,7 @@ impl StepRunner for EngineRunner {
             ulimits: ulimits
                 .map(|u| engine::model::Ulimit { name: u.name, soft: u.soft, hard: u.hard })
                 .collect(),
+            cgroup_parent: step.cgroup_parent,
             privileged: step.privileged,
         };
         let (tx, mut rx) = mpsc::channel::<runtime::Chunk>(AHEAD);

@@ -1,8 +1,9 @@
 //! A stage while it is built: its files as layers, its configuration, its arguments.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use image::{Config, Finished, History, ImageConfig, Layer};
+use image::{Config, Finished, History, ImageConfig, Layer, Platform};
 use jiff::Timestamp;
 
 use crate::cache::Made;
@@ -41,7 +42,35 @@ pub(crate) struct State {
     pub others: Vec<StepRecord>,
 }
 
+/// What a build made for one platform; of a build for one alone, none is named.
+#[derive(Debug, Clone)]
+pub(crate) struct Part {
+    pub platform: Option<Platform>,
+    pub state: Arc<State>,
+}
+
+impl Part {
+    /// The one result of a build that is not for several platforms.
+    pub fn only(state: Arc<State>) -> Vec<Self> {
+        vec![Self { platform: None, state }]
+    }
+}
+
 impl State {
+    /// The steps of all parts, as if one build had taken them.
+    pub fn joined(parts: &[Part]) -> Option<Arc<State>> {
+        let (first, rest) = parts.split_first()?;
+        if rest.is_empty() {
+            return Some(first.state.clone());
+        }
+        let mut all = (*first.state).clone();
+        for part in rest {
+            all.steps.extend(part.state.steps.iter().cloned());
+            all.others.extend(part.state.others.iter().cloned());
+        }
+        Some(Arc::new(all))
+    }
+
     /// How to run it.
     pub fn run(&self) -> &Config {
         &self.config.config

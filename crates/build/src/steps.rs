@@ -113,8 +113,15 @@ impl Stage<'_> {
     }
 
     /// Takes a step from the cache or from another build, or does it.
-    async fn done(&self, key: &str, description: &str, work: Work) -> Result<Made> {
-        match self.known(key).await? {
+    async fn done(
+        &self,
+        key: &str,
+        state: &State,
+        created_by: &str,
+        description: &str,
+        work: Work,
+    ) -> Result<Made> {
+        match self.known(key, state, created_by).await? {
             Some(made) => Ok(made),
             None => self.fly(key, description, work).await,
         }
@@ -224,10 +231,11 @@ impl Stage<'_> {
             mounts: Vec::new(),
             resources: job.options.resources.clone(),
             ulimits: job.options.ulimits.clone(),
+            cgroup_parent: job.options.cgroup_parent.clone(),
             privileged,
         };
         let description = format!("mount / from exec {command}");
-        if let Some(made) = self.known(&key).await? {
+        if let Some(made) = self.known(&key, state, &created_by).await? {
             self.commit(state, &made, created_by)?;
             state.record(key, description, &made);
             return Ok(());
@@ -299,7 +307,7 @@ impl Stage<'_> {
                 Ok(Made { layer, created: base::clock::now() })
             })
         });
-        let made = self.done(&key, &text, work).await?;
+        let made = self.done(&key, state, &created_by, &text, work).await?;
         self.commit(state, &made, created_by)?;
         state.record(key, text, &made);
         Ok(())
@@ -471,7 +479,7 @@ impl Stage<'_> {
             })
         });
         let description = created_by.trim_end_matches(" # buildkit").to_string();
-        let made = self.done(&key, &description, work).await?;
+        let made = self.done(&key, state, &created_by, &description, work).await?;
         self.commit(state, &made, created_by)?;
         state.record(key, description, &made);
         Ok(())

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Cursor;
@@ -12,8 +14,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use build::{Builder, Context, Event, Options, Output, Step, StepRunner};
-use image::archive::tar::{self, Entry, Kind};
-use image::{Config, ImageStore, Import};
+use common::tar_of;
+use image::ImageStore;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -59,38 +61,15 @@ struct World {
     builder: Arc<Builder>,
 }
 
-fn tar_of(files: &[(&str, &str)]) -> Vec<u8> {
-    let mut out = Vec::new();
-    for (path, content) in files {
-        let kind = if path.ends_with('/') { Kind::Dir } else { Kind::File };
-        let mut e = Entry::new(*path, kind);
-        e.size = if kind == Kind::File { content.len() as u64 } else { 0 };
-        tar::write_entry(&mut out, &e, &content.as_bytes()[..e.size as usize]).unwrap();
-    }
-    out.extend_from_slice(&tar::END);
-    out
-}
-
 async fn world() -> Option<World> {
-    if !rustix::process::geteuid().is_root() {
-        println!("skipped: needs root");
-        return None;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let images = ImageStore::open(dir.path()).await.unwrap();
-    let base = tar_of(&[
+    let files = [
         ("etc/", ""),
         ("etc/passwd", "root:x:0:0::/:\nnobody:x:65534:65534::/:\n"),
         ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
         ("bin/", ""),
         ("bin/busybox", "ELF"),
-    ]);
-    let import = Import {
-        reference: Some("base:1.0".into()),
-        config: Config { cmd: Some(vec!["sh".into()]), env: vec!["PATH=/bin".into()], ..Config::default() },
-        ..Import::default()
-    };
-    images.import(Cursor::new(base), import).await.unwrap();
+    ];
+    let (dir, images) = common::store_with("base:1.0", &files).await?;
     let runner = Arc::new(Fake { images: images.clone(), steps: Mutex::default() });
     let builder = Builder::open(images.clone(), runner.clone(), dir.path()).await.unwrap();
     Some(World { dir, images, runner, builder })
@@ -385,6 +364,48 @@ async fn squash_and_parents_and_excludes() {
     let step = w.runner.steps.lock().last().unwrap().clone();
     assert_eq!(step.args, ["/dev/pipes/S"]);
     assert!(step.mounts.iter().any(|m| m.destination().ends_with("pipes")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_from_elsewhere_serves_as_cache() {
+    let Some(w) = world().await else { return };
+    let file = "FROM base:1.0\nRUN echo a > /a\nENV b=c\nCOPY f /f\n";
+    let files = [("Dockerfile", file), ("f", "x")];
+    let built = w.build(&files, tagged("made")).await.0.unwrap();
+    let (archive, far) = (w.dir.path().join("made.tar"), w.dir.path().join("far"));
+    w.images
+        .save(&["made".into(), "base:1.0".into()], tokio::fs::File::create(&archive).await.unwrap())
+        .await
+        .unwrap();
+    // Another machine, which has the image and no cache.
+    let images = ImageStore::open(&far).await.unwrap();
+    images.load(tokio::fs::File::open(&archive).await.unwrap(), None).await.unwrap();
+    let runner = Arc::new(Fake { images: images.clone(), steps: Mutex::default() });
+    let builder = Builder::open(images.clone(), runner.clone(), &far).await.unwrap();
+    let there = World { dir: w.dir, images, runner, builder };
+    let options = Options { cache_from: vec!["nobody".into(), "made".into()], ..tagged("again") };
+    let (id, text) = there.build(&files, options.clone()).await;
+    assert_eq!(id.unwrap(), built);
+    assert_eq!((text.matches("Using cache").count(), there.runner.steps.lock().len()), (3, 0), "{text}");
+    // What differs is done, and all after it.
+    let (id, text) = there.build(&[("Dockerfile", file), ("f", "y")], options).await;
+    assert_ne!(id.unwrap(), built);
+    assert_eq!((text.matches("Using cache").count(), there.runner.steps.lock().len()), (2, 0), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn permissions_in_words_and_a_cgroup() {
+    let Some(w) = world().await else { return };
+    let file = "FROM base:1.0\nCOPY --chmod=u=rwX,go=r d /d/\nCOPY --chmod=+x d/f /x\nRUN true\n";
+    let files = [("Dockerfile", file), ("d/f", "x")];
+    let options = Options { cgroup_parent: "/builds".into(), ..tagged("modes") };
+    w.build(&files, options).await.0.unwrap();
+    assert_eq!(w.owner("modes", "/d/f"), (0, 0, 0o644));
+    assert_eq!(w.owner("modes", "/x"), (0, 0, 0o755));
+    assert_eq!(w.runner.steps.lock()[0].cgroup_parent, "/builds");
+    let (wrong, _) =
+        w.build(&[("Dockerfile", "FROM base:1.0\nCOPY --chmod=u=z f /\n"), ("f", "")], tagged("no")).await;
+    assert!(wrong.unwrap_err().contains("invalid chmod parameter"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

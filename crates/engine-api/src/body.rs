@@ -101,7 +101,16 @@ pub(crate) async fn read(body: Incoming) -> crate::Result<Bytes> {
 
 /// A request's body as an asynchronous reader.
 pub(crate) fn reader(body: Incoming) -> impl AsyncRead + Send + Unpin + 'static {
-    StreamReader::new(BodyDataStream::new(body).map_err(io::Error::other))
+    watched(body, |_| {})
+}
+
+/// As [`reader`]; `seen` hears the length of each piece.
+pub(crate) fn watched(
+    body: Incoming,
+    mut seen: impl FnMut(u64) + Send + Unpin + 'static,
+) -> impl AsyncRead + Send + Unpin + 'static {
+    let pieces = BodyDataStream::new(body).map_err(io::Error::other);
+    StreamReader::new(pieces.inspect_ok(move |piece: &Bytes| seen(piece.len() as u64)))
 }
 
 /// A request's body as a blocking reader, for a thread of its own.

@@ -160,9 +160,11 @@ impl Engine {
                     .collect()
             };
             let (tags, digests_of) = (shown(&image.tags), shown(&image.repo_digests));
-            let untagged = image.tags.is_empty();
-            let intermediate =
-                untagged && image.repo_digests.is_empty() && !self.images.children(&image.id).is_empty();
+            // What a tag has for another platform is shown with it.
+            let variant = image.tags.is_empty() && self.images.is_variant(&image.id);
+            let untagged = image.tags.is_empty() && !variant;
+            let intermediate = variant
+                || untagged && image.repo_digests.is_empty() && !self.images.children(&image.id).is_empty();
             let fits = (patterns.is_empty() || !tags.is_empty() || !digests_of.is_empty())
                 && (options.all || !intermediate)
                 && dangling.is_none_or(|d| d == untagged)

@@ -40,6 +40,8 @@ pub struct StepSpec {
     pub resources: Option<LinuxResources>,
     /// Limits of its processes; the daemon's where there are none.
     pub ulimits: Vec<crate::model::Ulimit>,
+    /// The cgroup below which its own is made, inside the instance's; empty is the one of all steps.
+    pub cgroup_parent: String,
     /// All capabilities and devices, no filter.
     pub privileged: bool,
 }
@@ -143,7 +145,13 @@ impl Engine {
             joined: spec::Joined { net, ..spec::Joined::default() },
             files,
             log: LogSpec::None,
-            cgroup: format!("{}/build/{}", self.instance().cgroup_parent(), step.id),
+            cgroup: match step.cgroup_parent.as_str() {
+                "" => format!("{}/build/{}", self.instance().cgroup_parent(), step.id),
+                parent => {
+                    let parent = crate::mounts::clean(parent);
+                    format!("{}{parent}/{}", self.instance().cgroup_parent(), step.id)
+                }
+            },
             image_mounts: Default::default(),
             cdi_dirs: Vec::new(),
         })?;

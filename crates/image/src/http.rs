@@ -22,6 +22,27 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sockets::Resolver;
 use tokio::net::TcpStream;
 
+/// Redirects that are followed.
+const REDIRECTS: usize = 10;
+
+/// An address that another one's answer gives.
+fn resolve(base: &Uri, location: &str) -> crate::Result<Uri> {
+    let bad = |e: &dyn std::fmt::Display| crate::Error::Registry(format!("redirect to {location:?}: {e}"));
+    let uri: Uri = location.parse().map_err(|e| bad(&e))?;
+    if uri.scheme().is_some() {
+        return Ok(uri);
+    }
+    let mut parts = base.clone().into_parts();
+    let path = if location.starts_with('/') {
+        location.to_string()
+    } else {
+        let dir = base.path().rsplit_once('/').map_or("", |(d, _)| d);
+        format!("{dir}/{location}")
+    };
+    parts.path_and_query = Some(path.parse().map_err(|e| bad(&e))?);
+    Uri::from_parts(parts).map_err(|e| bad(&e))
+}
+
 /// A request's body.
 pub type Body = BoxBody<Bytes, std::io::Error>;
 
@@ -90,6 +111,30 @@ impl Client {
         let pool =
             Pool::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(30)).build(https);
         Ok(Self { pool, proxies })
+    }
+
+    /// Gets what is at an address, following redirects; an answer that is no success is an error.
+    pub async fn get(&self, url: &str) -> crate::Result<http::Response<Incoming>> {
+        let mut at: Uri = url.parse().map_err(|e| crate::Error::Invalid(format!("parse {url:?}: {e}")))?;
+        for _ in 0..REDIRECTS {
+            let host = at.authority().map(ToString::to_string).unwrap_or_default();
+            let request = http::Request::get(at.clone())
+                .header(header::HOST, host)
+                .header(header::USER_AGENT, concat!("tug/", env!("CARGO_PKG_VERSION")))
+                .body(full(""))
+                .map_err(|e| crate::Error::Invalid(format!("{url}: {e}")))?;
+            let response = self.send(request).await?;
+            let status = response.status();
+            let location = response.headers().get(header::LOCATION).and_then(|l| l.to_str().ok());
+            match location.filter(|_| status.is_redirection()) {
+                Some(location) => at = resolve(&at, location)?,
+                None if status.is_success() => return Ok(response),
+                None => {
+                    return Err(crate::Error::Registry(format!("failed to GET {url} with status {status}")));
+                }
+            }
+        }
+        Err(crate::Error::Registry(format!("{url}: too many redirects")))
     }
 
     /// Sends a request. The error names the host and the deepest reason, in Go's words where Docker's users know them.

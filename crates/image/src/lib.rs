@@ -9,7 +9,7 @@
 //! DATA-DIR/images/
 //!   images.db         metadata: configurations, tags, manifests, which layer lies where (SQLite)
 //!   layers/NAME/fs    one unpacked layer each, overlayfs form; layers/NAME/recipe rebuilds its exact tar
-//!   blobs/sha256/HEX  compressed layers as a registry sent them
+//!   blobs/sha256/HEX  compressed layers as a registry sent them; blobs/partial what has come of broken downloads
 //!   snapshots/KEY/    fs, work: the writable layer of a container or build step
 //!   dead/             what is being removed
 //! ```
@@ -31,3 +31,18 @@ pub use reference::Reference;
 pub use registry::{Auth, Found, Registry, RegistryConfig};
 pub use store::{Finished, ImageStore, Import, Snapshot};
 pub use types::*;
+
+/// Runs blocking work off the async threads.
+pub async fn blocking<T, E>(
+    work: impl FnOnce() -> std::result::Result<T, E> + Send + 'static,
+) -> std::result::Result<T, E>
+where
+    T: Send + 'static,
+    E: From<Error> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
+        Err(_) => Err(Error::Cancelled("work on an image".into()).into()),
+    }
+}

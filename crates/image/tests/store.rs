@@ -366,7 +366,6 @@ async fn broken_archives_are_named() {
             "layer l.tar",
         ),
         (vec![0xfd, b'7', b'z', b'X', b'Z', 0], "unexpected EOF"),
-        (b"BZh91AY&SY".to_vec(), "compressed with bzip2"),
     ] {
         let error = store.load(Cursor::new(bytes), None).await.unwrap_err().to_string();
         assert!(error.contains(want), "{error}");

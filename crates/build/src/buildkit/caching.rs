@@ -116,16 +116,9 @@ pub(crate) async fn export(
         "registry" => to_registry(builder, held, state, entry, &line).await.map(|()| HashMap::new()),
         _ => to_client(builder, held, state, entry, &line).await,
     };
-    let ignored = entry.attrs.get("ignore-error").is_some_and(|v| v == "true");
-    match result {
-        Ok(response) => {
-            line.end(None);
-            Ok(response)
-        }
-        Err(e) => {
-            line.end(Some(e.to_string()));
-            if ignored { Ok(HashMap::new()) } else { Err(status(&e)) }
-        }
+    match line.ends(result) {
+        Err(_) if entry.attrs.get("ignore-error").is_some_and(|v| v == "true") => Ok(HashMap::new()),
+        other => other.map_err(|e| status(&e)),
     }
 }
 
@@ -283,10 +276,7 @@ pub(crate) async fn import(
             "local" => from_client(builder, session, entry).await,
             other => Err(Error::Invalid(format!("caches of type {other} are not read"))),
         };
-        match imported {
-            Ok(()) => line.end(None),
-            Err(e) => line.end(Some(e.to_string())),
-        }
+        line.end(imported.err().map(|e| e.to_string()));
     }
 }
 

@@ -15,9 +15,10 @@ use super::proto::{
     ApiCap, BuildHistoryRequest, BuildkitVersion, BytesMessage, CacheOptionsEntry, DiskUsageRequest,
     DiskUsageResponse, Empty, Exporter, FrontendResult, FrontendSolveRequest, FrontendSolveResponse,
     InfoResponse, InputsResponse, ListWorkersResponse, Platform, PongResponse, PruneRequest, ReadDirRequest,
-    ReadDirResponse, ReadFileRequest, ReadFileResponse, Ref, ResolveImageConfigRequest,
-    ResolveImageConfigResponse, ResultKind, ReturnRequest, SolveRequest, SolveResponse, StatFileRequest,
-    StatFileResponse, StatusRequest, StatusResponse, UsageRecord, VertexWarning, WarnRequest, WorkerRecord,
+    ReadDirResponse, ReadFileRequest, ReadFileResponse, Ref, RefMap, RefMapDeprecated,
+    ResolveImageConfigRequest, ResolveImageConfigResponse, ResultKind, ReturnRequest, SolveRequest,
+    SolveResponse, StatFileRequest, StatFileResponse, StatusRequest, StatusResponse, UsageRecord,
+    VertexWarning, WarnRequest, WorkerRecord,
 };
 use super::rpc::{
     Answer, CANCELLED, Call, INVALID, NOT_FOUND, Result, Status, UNAVAILABLE, UNIMPLEMENTED, UNKNOWN,
@@ -27,12 +28,13 @@ use super::{caching, export, progress};
 use crate::builder::Builder;
 use crate::cache::{Record, RecordKind};
 use crate::error::Error;
-use crate::state::State;
+use crate::state::{Part, State};
 
 /// What a client that drives the build itself gave back.
 #[derive(Clone)]
 enum Returned {
-    Result(Option<String>),
+    /// References by platform, of a build for several.
+    Result(Vec<(Option<image::Platform>, String)>),
     Error(Status),
 }
 
@@ -265,7 +267,7 @@ async fn solve(builder: &Arc<Builder>, request: SolveRequest) -> Result<SolveRes
         imports: cache.imports,
         cancel,
     };
-    let state = match request.frontend.as_str() {
+    let parts = match request.frontend.as_str() {
         "" if request.definition.as_ref().is_none_or(|d| d.def.is_empty()) => {
             let mut returned = build.returned.0.subscribe();
             *build.gateway.lock() = Some(gateway.clone());
@@ -275,22 +277,21 @@ async fn solve(builder: &Arc<Builder>, request: SolveRequest) -> Result<SolveRes
                 Err(_) => None,
             };
             match answer {
-                Some(Returned::Result(Some(id))) => build.refs.lock().get(&id).cloned(),
-                Some(Returned::Result(None)) => None,
+                Some(Returned::Result(named)) => named
+                    .into_iter()
+                    .map(|(platform, id)| Ok(Part { platform, state: state_of(&build, &id)? }))
+                    .collect::<Result<_>>()?,
                 Some(Returned::Error(status)) => return Err(status),
                 None => return Err(Status::new(CANCELLED, "context canceled")),
             }
         }
         "" => {
             let definition = request.definition.unwrap_or_default();
-            Some(defined(builder, &build, &definition).await?)
+            Part::only(defined(builder, &build, &definition).await?)
         }
         "dockerfile.v0" | "gateway.v0" => {
             let inputs = inputs(builder, &request.frontend_inputs)?;
-            Some(
-                run(builder, &build, gateway.clone(), request.frontend_attrs.clone(), inputs, Vec::new())
-                    .await?,
-            )
+            run(builder, &build, gateway.clone(), request.frontend_attrs.clone(), inputs, Vec::new()).await?
         }
         other => return Err(Status::new(INVALID, format!("no frontend {other} found"))),
     };
@@ -300,25 +301,21 @@ async fn solve(builder: &Arc<Builder>, request: SolveRequest) -> Result<SolveRes
             vec![Exporter { kind: request.exporter_deprecated, attrs: request.exporter_attrs_deprecated }];
     }
     let mut response = HashMap::new();
+    let held = gateway
+        .session
+        .clone()
+        .map(|session| super::session::Held { session, entitlements: gateway.entitlements.clone() });
+    let inline = cache.exports.iter().any(|e| e.kind == "inline");
     for (number, exporter) in exporters.iter().enumerate() {
-        let Some(state) = &state else {
+        if parts.is_empty() {
             return Err(Status::new(INVALID, "there is nothing to export: the build has no result"));
-        };
-        let held = gateway
-            .session
-            .clone()
-            .map(|session| super::session::Held { session, entitlements: gateway.entitlements.clone() });
-        let inline = cache.exports.iter().any(|e| e.kind == "inline");
-        let work = export::export(builder, &build.log, held.as_ref(), state, number, exporter, inline);
+        }
+        let work = export::export(builder, &build.log, held.as_ref(), &parts, number, exporter, inline);
         response.extend(work.await?);
     }
-    if let Some(state) = &state {
-        let held = gateway
-            .session
-            .clone()
-            .map(|session| super::session::Held { session, entitlements: gateway.entitlements.clone() });
+    if let Some(state) = State::joined(&parts) {
         for entry in cache.exports.iter().filter(|e| e.kind != "inline") {
-            response.extend(caching::export(builder, &build.log, held.as_ref(), state, entry).await?);
+            response.extend(caching::export(builder, &build.log, held.as_ref(), &state, entry).await?);
         }
     }
     Ok(SolveResponse { exporter_response: response })
@@ -332,7 +329,7 @@ async fn run(
     options: HashMap<String, String>,
     inputs: HashMap<String, Input>,
     imports: Vec<CacheOptionsEntry>,
-) -> Result<Arc<State>> {
+) -> Result<Vec<Part>> {
     let imports = if imports.is_empty() { gateway.imports } else { imports };
     let request = Request {
         options,
@@ -406,35 +403,22 @@ async fn bridge(builder: &Arc<Builder>, build: &Arc<Build>, method: &str, mut ca
         "Solve" => {
             let request: FrontendSolveRequest = call.message().await?;
             let gateway = build.gateway().await?;
-            let state = match request.frontend.as_str() {
+            let parts = match request.frontend.as_str() {
                 "" => match request.definition {
                     Some(definition) if !definition.def.is_empty() => {
-                        Some(defined(builder, build, &definition).await?)
+                        Part::only(defined(builder, build, &definition).await?)
                     }
-                    _ => None,
+                    _ => Vec::new(),
                 },
                 "dockerfile.v0" | "gateway.v0" => {
                     let inputs = inputs(builder, &request.frontend_inputs)?;
                     let work =
                         run(builder, build, gateway, request.frontend_opt, inputs, request.cache_imports);
-                    Some(work.await?)
+                    work.await?
                 }
                 other => return Err(Status::new(INVALID, format!("no frontend {other} found"))),
             };
-            let mut result = FrontendResult::default();
-            let mut id = String::new();
-            if let Some(state) = state {
-                let (raw, _) = state.finished(None).encode().map_err(internal)?;
-                result.metadata.insert("containerimage.config".into(), raw);
-                id = base::rng::hex(16);
-                build.refs.lock().insert(id.clone(), state);
-            }
-            let def = (!id.is_empty()).then(|| definition::of(&id));
-            result.result = Some(if request.allow_result_array_ref {
-                ResultKind::Ref(Ref { id: id.clone(), def })
-            } else {
-                ResultKind::RefDeprecated(id.clone())
-            });
+            let (result, id) = described(build, parts, request.allow_result_array_ref)?;
             Answer::one(&if request.allow_result_return {
                 FrontendSolveResponse { reference: String::new(), result: Some(result) }
             } else {
@@ -447,7 +431,7 @@ async fn bridge(builder: &Arc<Builder>, build: &Arc<Build>, method: &str, mut ca
                 (Some(e), _) => {
                     Returned::Error(Status { code: e.code, message: e.message, details: e.details })
                 }
-                (None, result) => Returned::Result(one_ref(result)?),
+                (None, result) => Returned::Result(refs(result)?),
             };
             build.returned.0.send_replace(Some(returned));
             Answer::one(&Empty {})
@@ -508,29 +492,67 @@ fn state_of(build: &Build, id: &str) -> Result<Arc<State>> {
     build.refs.lock().get(id).cloned().ok_or_else(|| Status::new(NOT_FOUND, format!("no such ref: {id}")))
 }
 
-/// The one reference of a result; `None` if it has none.
-fn one_ref(result: Option<FrontendResult>) -> Result<Option<String>> {
-    let id = match result.and_then(|r| r.result) {
-        None => return Ok(None),
-        Some(ResultKind::RefDeprecated(id)) => id,
-        Some(ResultKind::Ref(r)) => r.id,
-        Some(ResultKind::Refs(map)) => match map.refs.into_values().collect::<Vec<_>>().as_slice() {
-            [one] => one.id.clone(),
-            _ => return Err(Status::new(UNIMPLEMENTED, "results for several platforms are not supported")),
-        },
-        Some(ResultKind::RefsDeprecated(map)) => {
-            match map.refs.into_values().collect::<Vec<_>>().as_slice() {
-                [one] => one.clone(),
-                _ => {
-                    return Err(Status::new(
-                        UNIMPLEMENTED,
-                        "results for several platforms are not supported",
-                    ));
-                }
-            }
-        }
+/// The references of a result, each with its platform where there are several.
+fn refs(result: Option<FrontendResult>) -> Result<Vec<(Option<image::Platform>, String)>> {
+    let several = |all: Vec<(String, String)>| {
+        let each = all.into_iter().map(|(key, id)| {
+            let platform = image::Platform::parse(&key).map_err(|e| Status::new(INVALID, e.to_string()))?;
+            Ok((Some(platform), id))
+        });
+        let mut each: Vec<_> = each.collect::<Result<_>>()?;
+        each.sort_by_key(|(platform, _)| platform.as_ref().map(ToString::to_string));
+        Ok(each)
     };
-    Ok((!id.is_empty()).then_some(id))
+    match result.and_then(|r| r.result) {
+        None => Ok(Vec::new()),
+        Some(ResultKind::RefDeprecated(id) | ResultKind::Ref(Ref { id, .. })) => {
+            Ok(if id.is_empty() { Vec::new() } else { vec![(None, id)] })
+        }
+        Some(ResultKind::Refs(map)) => several(map.refs.into_iter().map(|(k, r)| (k, r.id)).collect()),
+        Some(ResultKind::RefsDeprecated(map)) => several(map.refs.into_iter().collect()),
+    }
+}
+
+/// Results as the gateway's clients get them, and the reference of the first.
+fn described(build: &Build, parts: Vec<Part>, arrays: bool) -> Result<(FrontendResult, String)> {
+    let mut result = FrontendResult::default();
+    let (mut all, mut platforms, mut first) = (HashMap::new(), Vec::new(), String::new());
+    for Part { platform, state } in parts {
+        let (raw, _) = state.finished(None).encode().map_err(internal)?;
+        let id = base::rng::hex(16);
+        build.refs.lock().insert(id.clone(), state);
+        if first.is_empty() {
+            first.clone_from(&id);
+        }
+        let Some(platform) = platform else {
+            result.metadata.insert("containerimage.config".into(), raw);
+            let def = Some(definition::of(&id));
+            result.result =
+                Some(if arrays { ResultKind::Ref(Ref { id, def }) } else { ResultKind::RefDeprecated(id) });
+            return Ok((result, first));
+        };
+        let key = platform.to_string();
+        result.metadata.insert(format!("containerimage.config/{key}"), raw);
+        let mut described = serde_json::json!({"architecture": platform.architecture, "os": platform.os});
+        if !platform.variant.is_empty() {
+            described["variant"] = platform.variant.into();
+        }
+        platforms.push(serde_json::json!({"ID": key, "Platform": described}));
+        all.insert(key, Ref { def: Some(definition::of(&id)), id });
+    }
+    result.result = Some(match (all.is_empty(), arrays) {
+        (true, true) => ResultKind::Ref(Ref::default()),
+        (true, false) => ResultKind::RefDeprecated(String::new()),
+        (false, true) => ResultKind::Refs(RefMap { refs: all }),
+        (false, false) => ResultKind::RefsDeprecated(RefMapDeprecated {
+            refs: all.into_iter().map(|(key, r)| (key, r.id)).collect(),
+        }),
+    });
+    if !platforms.is_empty() {
+        let platforms = serde_json::json!({"Platforms": platforms});
+        result.metadata.insert("refs.platforms".into(), platforms.to_string().into_bytes());
+    }
+    Ok((result, first))
 }
 
 /// An error of our own as a status.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use image::archive::{TarOptions, root, tar_of};
-use image::reference;
+use image::{Platform, reference};
 use rustix::fs::OFlags;
 use tokio::sync::mpsc;
 
@@ -21,18 +21,18 @@ use crate::blocking;
 use crate::builder::Builder;
 use crate::error::{Error, Result};
 use crate::mounts::Holder;
-use crate::state::State;
+use crate::state::{Part, State};
 
 fn root_of(builder: &Arc<Builder>, state: &State) -> Result<OwnedFd> {
     Ok(builder.images.mount_layers(&state.diff_ids())?)
 }
 
-/// Hands a result to an exporter; what the client is told of it.
+/// Hands results to an exporter; what the client is told of it.
 pub(crate) async fn export(
     builder: &Arc<Builder>,
     log: &Arc<Log>,
     held: Option<&Held>,
-    state: &Arc<State>,
+    parts: &[Part],
     number: usize,
     exporter: &Exporter,
     inline: bool,
@@ -46,42 +46,36 @@ pub(crate) async fn export(
         other => return Err(Status::new(INVALID, format!("exporter {other:?} could not be found"))),
     };
     let with_cache;
-    let state = if inline && exporter.kind != "local" && exporter.kind != "tar" {
-        with_cache = Arc::new(super::caching::inline(state).map_err(|e| status(&e))?);
+    let parts = if inline && exporter.kind != "local" && exporter.kind != "tar" {
+        let with = |part: &Part| {
+            let state = Arc::new(super::caching::inline(&part.state)?);
+            Ok(Part { state, ..part.clone() })
+        };
+        with_cache = parts.iter().map(with).collect::<Result<Vec<_>>>().map_err(|e| status(&e))?;
         &with_cache
     } else {
-        state
+        parts
     };
     let line = line(log, name);
     let result = match exporter.kind.as_str() {
-        "moby" | "image" => to_store(builder, held, state, exporter, &line).await,
-        "docker" | "oci" => to_archive(builder, held, state, number, exporter, &line).await,
-        "local" => to_folder(builder, held, state, number, &line).await,
-        _ => to_tar(builder, held, state, number, &line).await,
+        "moby" | "image" => to_store(builder, held, parts, exporter, &line).await,
+        "docker" | "oci" => to_archive(builder, held, parts, number, exporter, &line).await,
+        kind => to_files(builder, held, parts, number, kind, &line).await,
     };
-    match result {
-        Ok(response) => {
-            line.end(None);
-            Ok(response)
-        }
-        Err(e) => {
-            line.end(Some(e.to_string()));
-            Err(status(&e))
-        }
-    }
+    line.ends(result).map_err(|e| status(&e))
 }
 
 fn truth(exporter: &Exporter, name: &str) -> bool {
     exporter.attrs.get(name).is_some_and(|v| matches!(v.as_str(), "true" | "1"))
 }
 
-/// Makes the image and names it; its id and names.
+/// Makes the images and names them; their ids, the names' own first, and the names.
 async fn store(
     builder: &Arc<Builder>,
-    state: &State,
+    parts: &[Part],
     exporter: &Exporter,
     line: &Line,
-) -> Result<(String, Vec<reference::Reference>)> {
+) -> Result<(Vec<String>, Vec<reference::Reference>)> {
     let names: Vec<String> = exporter
         .attrs
         .get("name")
@@ -89,20 +83,35 @@ async fn store(
         .unwrap_or_default();
     let names = crate::builder::tags(&names)?;
     line.status("exporting layers", 0, 0, true);
-    let ids = builder.images.add(vec![state.finished(None)], Vec::new()).await?;
-    let id = ids.into_iter().next().unwrap_or_default();
-    line.status(&format!("writing image {id}"), 0, 0, true);
+    let images = parts.iter().map(|part| part.state.finished(None)).collect();
+    let mut ids = builder.images.add(images, Vec::new()).await?;
+    for id in &ids {
+        line.status(&format!("writing image {id}"), 0, 0, true);
+    }
+    let platforms: Vec<(Platform, String)> =
+        parts.iter().zip(&ids).filter_map(|(part, id)| Some((part.platform.clone()?, id.clone()))).collect();
     for name in &names {
-        builder.images.tag(&id, &name.to_string()).await?;
+        match ids.first() {
+            Some(id) if platforms.len() < 2 => builder.images.tag(id, &name.to_string()).await?,
+            _ => builder.images.tag_all(&name.to_string(), platforms.clone()).await?,
+        }
         line.status(&format!("naming to {name}"), 0, 0, true);
     }
-    Ok((id, names))
+    if let Some(main) = names.first().and_then(|n| builder.images.get(&n.to_string()).ok()) {
+        ids.sort_by_key(|id| *id != main.id);
+    }
+    Ok((ids, names))
 }
 
-fn response(id: &str, names: &[reference::Reference]) -> HashMap<String, String> {
+fn response(
+    ids: &[String],
+    pushed: Option<String>,
+    names: &[reference::Reference],
+) -> HashMap<String, String> {
+    let id = ids.first().cloned().unwrap_or_default();
     let mut all = HashMap::from([
-        ("containerimage.digest".to_string(), id.to_string()),
-        ("containerimage.config.digest".to_string(), id.to_string()),
+        ("containerimage.digest".to_string(), pushed.unwrap_or_else(|| id.clone())),
+        ("containerimage.config.digest".to_string(), id),
     ]);
     if !names.is_empty() {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
@@ -114,28 +123,30 @@ fn response(id: &str, names: &[reference::Reference]) -> HashMap<String, String>
 async fn to_store(
     builder: &Arc<Builder>,
     held: Option<&Held>,
-    state: &State,
+    parts: &[Part],
     exporter: &Exporter,
     line: &Line,
 ) -> Result<HashMap<String, String>> {
-    let (id, names) = store(builder, state, exporter, line).await?;
+    let (ids, names) = store(builder, parts, exporter, line).await?;
+    let mut pushed = None;
     if truth(exporter, "push") {
         if names.is_empty() {
             return Err(Error::Invalid("tag is needed when pushing to registry".into()));
         }
         for name in &names {
-            push(builder, held, name, line).await?;
+            pushed = push(builder, held, name, line).await?.or(pushed);
         }
     }
-    Ok(response(&id, &names))
+    Ok(response(&ids, pushed, &names))
 }
 
+/// Pushes what has that name; the digest that it has there.
 async fn push(
     builder: &Arc<Builder>,
     held: Option<&Held>,
     name: &reference::Reference,
     line: &Line,
-) -> Result<()> {
+) -> Result<Option<String>> {
     let auth = match held {
         Some(held) => held.credentials(&name.domain).await?,
         None => None,
@@ -145,19 +156,22 @@ async fn push(
     line.status("pushing layers", 0, 0, false);
     let pushing = builder.images.push(&whole, auth, tx);
     let hear = async {
+        let mut digest = None;
         while let Some(p) = rx.recv().await {
+            digest = p.pushed.map(|(_, digest, _)| digest).or(digest);
             if !p.id.is_empty() {
                 let done = matches!(p.status.as_str(), "Pushed" | "Layer already exists")
                     || p.status.starts_with("Mounted");
                 line.status(&p.id, p.current.unwrap_or(0), p.total.unwrap_or(0), done);
             }
         }
+        digest
     };
-    let (pushed, ()) = tokio::join!(pushing, hear);
+    let (pushed, digest) = tokio::join!(pushing, hear);
     pushed?;
     line.status("pushing layers", 0, 0, true);
     line.status(&format!("pushing manifest for {whole}"), 0, 0, true);
-    Ok(())
+    Ok(digest)
 }
 
 fn session<'a>(held: Option<&'a Held>, what: &str) -> Result<&'a Held> {
@@ -167,7 +181,7 @@ fn session<'a>(held: Option<&'a Held>, what: &str) -> Result<&'a Held> {
 async fn to_archive(
     builder: &Arc<Builder>,
     held: Option<&Held>,
-    state: &State,
+    parts: &[Part],
     number: usize,
     exporter: &Exporter,
     line: &Line,
@@ -178,9 +192,9 @@ async fn to_archive(
             "an unpacked layout (tar=false) is not written: export a tar and unpack it".into(),
         ));
     }
-    let (id, names) = store(builder, state, exporter, line).await?;
+    let (ids, names) = store(builder, parts, exporter, line).await?;
     let wanted: Vec<String> = match names.as_slice() {
-        [] => vec![id.clone()],
+        [] => ids.clone(),
         names => names.iter().map(ToString::to_string).collect(),
     };
     let (near, far) = tokio::io::duplex(1 << 18);
@@ -190,39 +204,43 @@ async fn to_archive(
     let (saved, sent) = tokio::join!(save, send);
     saved?;
     line.status("sending tarball", sent?, 0, true);
-    Ok(response(&id, &names))
+    Ok(response(&ids, None, &names))
 }
 
-async fn to_folder(
+/// Sends the files of results: into a folder, or as a tar. Of several platforms each has a folder of its own.
+async fn to_files(
     builder: &Arc<Builder>,
     held: Option<&Held>,
-    state: &Arc<State>,
+    parts: &[Part],
     number: usize,
+    kind: &str,
     line: &Line,
 ) -> Result<HashMap<String, String>> {
-    let held = session(held, "local")?;
-    let (owner, kept) = (builder.clone(), state.clone());
-    let root = blocking(move || root_of(&owner, &kept)).await?;
-    let bytes = held.session.send_folder(number, root).await?;
-    line.status("copying files", bytes, bytes, true);
-    Ok(HashMap::new())
-}
-
-async fn to_tar(
-    builder: &Arc<Builder>,
-    held: Option<&Held>,
-    state: &Arc<State>,
-    number: usize,
-    line: &Line,
-) -> Result<HashMap<String, String>> {
-    let held = session(held, "tar")?;
-    let (owner, kept) = (builder.clone(), state.clone());
+    let held = session(held, kind)?;
+    let (owner, kept) = (builder.clone(), parts.to_vec());
+    let roots = blocking(move || {
+        let root = |part: &Part| {
+            let name = part.platform.as_ref().map(|p| p.to_string().replace('/', "_")).unwrap_or_default();
+            Ok((name, root_of(&owner, &part.state)?))
+        };
+        let mut roots = kept.iter().map(root).collect::<Result<Vec<_>>>()?;
+        roots.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(roots)
+    })
+    .await?;
+    if kind == "local" {
+        let bytes = held.session.send_folder(number, roots).await?;
+        line.status("copying files", bytes, bytes, true);
+        return Ok(HashMap::new());
+    }
     let (near, far) = tokio::io::duplex(1 << 18);
     let pack = blocking(move || {
-        let root = root_of(&owner, &kept)?;
         let mut out = image::Bridge::new(near);
-        let options = TarOptions { name: Some(String::new()), ..TarOptions::default() };
-        tar_of(root.as_fd(), Path::new("/"), &options, &mut out)?;
+        let last = roots.len().saturating_sub(1);
+        for (n, (name, root)) in roots.into_iter().enumerate() {
+            let options = TarOptions { name: Some(name), goes_on: n < last, ..TarOptions::default() };
+            tar_of(root.as_fd(), Path::new("/"), &options, &mut out)?;
+        }
         Ok(out.shutdown()?)
     });
     let send = held.session.send_file(number, &[], far);

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use image::archive::root;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
@@ -328,16 +329,53 @@ fn walk(
     Ok(())
 }
 
-/// Sends everything below a root.
-pub(crate) async fn send(to: mpsc::Sender<Packet>, mut from: Messages, root_fd: OwnedFd) -> Result<u64> {
+/// What is in one root, its paths below a folder of that name. Blocking.
+fn list_below(name: &str, root_fd: &OwnedFd) -> Result<Vec<Stat>> {
+    let mut all = list(root_fd)?;
+    if name.is_empty() {
+        return Ok(all);
+    }
+    for stat in &mut all {
+        stat.path = format!("{name}/{}", stat.path);
+        // A further name of a file; a symbolic link's target stays.
+        if stat.mode & TYPE == 0 && !stat.linkname.is_empty() {
+            stat.linkname = format!("{name}/{}", stat.linkname);
+        }
+    }
+    let folder = Stat {
+        path: name.into(),
+        mode: DIR | 0o755,
+        mod_time: base::clock::now().as_second() * 1_000_000_000,
+        ..Stat::default()
+    };
+    all.insert(0, folder);
+    Ok(all)
+}
+
+/// Sends everything below roots, each as a folder of that name, in their order; an empty name has no folder.
+pub(crate) async fn send(
+    to: mpsc::Sender<Packet>,
+    mut from: Messages,
+    roots: Vec<(String, OwnedFd)>,
+) -> Result<u64> {
     let gone = |_| Error::Session("the client's session has ended".into());
-    let listing = root_fd.try_clone()?;
-    let stats = blocking(move || list(&listing)).await?;
-    let mut files: HashMap<u32, String> = HashMap::new();
-    for (n, stat) in stats.into_iter().enumerate() {
+    let roots = Arc::new(roots);
+    let listing = roots.clone();
+    let stats = blocking(move || {
+        let mut all = Vec::new();
+        for (at, (name, root_fd)) in listing.iter().enumerate() {
+            all.extend(list_below(name, root_fd)?.into_iter().map(|stat| (at, stat)));
+        }
+        Ok(all)
+    })
+    .await?;
+    let mut files: HashMap<u32, (usize, String)> = HashMap::new();
+    for (n, (at, stat)) in stats.into_iter().enumerate() {
         let n = u32::try_from(n).map_err(|_| Error::Session("too many files to send".into()))?;
         if stat.mode & TYPE == 0 {
-            files.insert(n, stat.path.clone());
+            let name = &roots[at].0;
+            let inside = stat.path.strip_prefix(name.as_str()).unwrap_or(&stat.path);
+            files.insert(n, (at, inside.trim_start_matches('/').to_string()));
         }
         to.send(Packet { stat: Some(stat), ..packet(PacketType::Stat) }).await.map_err(gone)?;
     }
@@ -348,10 +386,10 @@ pub(crate) async fn send(to: mpsc::Sender<Packet>, mut from: Messages, root_fd: 
         let Some(p) = p else { return Err(Error::Session("the client stopped receiving files".into())) };
         match PacketType::try_from(p.kind) {
             Ok(PacketType::Req) => {
-                let path = files.remove(&p.id).ok_or_else(|| {
+                let (at, path) = files.remove(&p.id).ok_or_else(|| {
                     Error::Session(format!("the client asked for file {}, which is none", p.id))
                 })?;
-                let file = root::open(root_fd.as_fd(), Path::new(&path), OFlags::RDONLY)?;
+                let file = root::open(roots[at].1.as_fd(), Path::new(&path), OFlags::RDONLY)?;
                 let mut file = File::from(file);
                 loop {
                     let (data, back) = blocking(move || {

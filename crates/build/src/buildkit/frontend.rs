@@ -24,7 +24,7 @@ use crate::mounts::Holder;
 use crate::options::{Options, Ulimit};
 use crate::pattern::Ignore;
 use crate::remote;
-use crate::state::State;
+use crate::state::{Part, State};
 
 /// Something that a build was given under a name.
 #[derive(Clone)]
@@ -83,17 +83,10 @@ impl Locals {
                 }
             })
             .await;
-        match received {
-            Ok(bytes) => {
-                line.status(&id, bytes, 0, true);
-                line.end(None);
-                Ok(tree)
-            }
-            Err(e) => {
-                line.end(Some(e.to_string()));
-                Err(e)
-            }
+        if let Ok(bytes) = &received {
+            line.status(&id, *bytes, 0, true);
         }
+        line.ends(received.map(|_| tree))
     }
 
     /// A context at an address: a repository, a tar, or something that the client uploads.
@@ -104,8 +97,7 @@ impl Locals {
             Some(id) => self.upload(id).await,
             None => remote::fetch(address, &self.builder.scratch).await,
         };
-        line.end(fetched.as_ref().err().map(ToString::to_string));
-        fetched
+        line.ends(fetched)
     }
 
     async fn upload(&self, id: &str) -> Result<remote::Fetched> {
@@ -284,8 +276,25 @@ fn patterns(text: &str) -> Vec<String> {
         .collect()
 }
 
+/// What is the same for every platform that a build is for, seen by one of them.
+struct ForPlatform {
+    locals: Arc<Locals>,
+    /// Of a build for several.
+    platform: Option<Platform>,
+}
+
 #[async_trait]
-impl Contexts for Locals {
+impl Contexts for ForPlatform {
+    async fn main(&self) -> Result<Arc<Tree>> {
+        self.locals.main().await
+    }
+
+    async fn named(&self, name: &str) -> Result<Option<Named>> {
+        self.locals.named(name, self.platform.as_ref()).await
+    }
+}
+
+impl Locals {
     async fn main(&self) -> Result<Arc<Tree>> {
         let get = || async {
             if let Some(input) = self.inputs.get("context") {
@@ -313,14 +322,16 @@ impl Contexts for Locals {
         self.main.get_or_try_init(get).await.cloned()
     }
 
-    async fn named(&self, name: &str) -> Result<Option<Named>> {
+    async fn named(&self, name: &str, platform: Option<&Platform>) -> Result<Option<Named>> {
         let mut names = vec![name.to_string(), name.to_ascii_lowercase()];
         if let Ok(r) = reference::parse(name) {
             names.extend([r.familiar(), r.to_string()]);
             let tagged = r.with_default_tag();
             names.extend([tagged.familiar(), tagged.to_string()]);
         }
-        for candidate in names {
+        let of_platform = |n: &String| platform.map(|p| format!("{n}::{p}"));
+        let own: Vec<String> = names.iter().filter_map(of_platform).collect();
+        for candidate in own.into_iter().chain(names) {
             if let Some(source) = self.option(&format!("context:{candidate}")) {
                 return self.resolve(name, Input::Source(source.to_string())).await;
             }
@@ -329,10 +340,11 @@ impl Contexts for Locals {
     }
 }
 
-fn options(given: &HashMap<String, String>) -> Result<Options> {
+/// The options of a build, and the platforms that it is for if the client names any.
+fn options(given: &HashMap<String, String>) -> Result<(Options, Vec<Platform>)> {
     let wrong =
         |name: &str, value: &str| Error::Invalid(format!("invalid value {value:?} of the option {name}"));
-    let mut o = Options::default();
+    let (mut o, mut platforms) = (Options::default(), Vec::new());
     for (key, value) in given {
         if let Some(name) = key.strip_prefix("build-arg:") {
             o.build_args.insert(name.to_string(), Some(value.clone()));
@@ -345,12 +357,18 @@ fn options(given: &HashMap<String, String>) -> Result<Options> {
                 "no-cache" if value.is_empty() => o.no_cache = true,
                 "no-cache" => o.no_cache_stages = value.split(',').map(ToString::to_string).collect(),
                 "image-resolve-mode" => o.pull = value == "pull",
-                "platform" if value.contains(',') => {
-                    return Err(Error::Invalid(format!(
-                        "building for several platforms at once ({value}) is not supported: build one after the other"
-                    )));
+                "platform" => {
+                    for one in value.split(',').filter(|p| !p.is_empty()) {
+                        let platform = Platform::parse(one)?;
+                        if !platforms.contains(&platform) {
+                            platforms.push(platform);
+                        }
+                    }
                 }
-                "platform" if !value.is_empty() => o.platform = Some(Platform::parse(value)?),
+                "multi-platform" => {
+                    o.of_several = value.parse().map_err(|_| wrong(key, value))?;
+                }
+                "cgroup-parent" => o.cgroup_parent.clone_from(value),
                 "force-network-mode" => o.network_mode.clone_from(value),
                 "add-hosts" => {
                     o.extra_hosts = value
@@ -378,7 +396,7 @@ fn options(given: &HashMap<String, String>) -> Result<Options> {
             }
         }
     }
-    Ok(o)
+    Ok((o, platforms))
 }
 
 /// The paths of the main context that the stages to be built use; nothing where that is not known beforehand.
@@ -427,24 +445,25 @@ fn used_paths(job: &Job) -> Vec<String> {
     all
 }
 
-/// Builds what a client asks for.
+/// Builds what a client asks for: one result, or one for each platform.
 pub(crate) async fn build(
     builder: &Arc<Builder>,
     log: &Arc<Log>,
     request: Request,
-) -> rpc::Result<Arc<State>> {
+) -> rpc::Result<Vec<Part>> {
     if let Some(kind) = request.options.get("requestid") {
         return Err(Status::new(UNIMPLEMENTED, format!("unsupported request {kind}")));
     }
-    let options = options(&request.options).map_err(|e| Status::new(INVALID, e.to_string()))?;
-    let listener = Arc::new(Vertices::new(log.clone()));
+    let (mut options, platforms) =
+        options(&request.options).map_err(|e| Status::new(INVALID, e.to_string()))?;
+    options.of_several |= platforms.len() > 1;
     let locals = Arc::new(Locals {
         builder: builder.clone(),
         session: request.session.clone(),
         options: request.options,
         inputs: request.inputs,
         log: log.clone(),
-        salt: listener.salt.clone(),
+        salt: base::rng::hex(8),
         exclude: Mutex::default(),
         follow: Mutex::default(),
         main: OnceCell::new(),
@@ -457,30 +476,58 @@ pub(crate) async fn build(
         held
     });
     super::caching::import(builder, log, holder.as_ref(), session.as_deref(), &request.imports).await;
-    let job = Job::new(
-        builder.clone(),
-        options,
-        &text,
-        locals.clone(),
-        listener.clone(),
-        holder,
-        false,
-        request.cancel,
-    )
-    .await
-    .map_err(|e| at_lines(&e, &name, &text, None, None))?;
+    let wanted: Vec<Option<Platform>> = match platforms.is_empty() {
+        true => vec![None],
+        false => platforms.into_iter().map(Some).collect(),
+    };
+    // One that fails ends them all.
+    let cancel = request.cancel.child_token();
+    let mut jobs = Vec::with_capacity(wanted.len());
+    for platform in wanted {
+        let listener = Arc::new(Vertices::new(log.clone()));
+        let several = options.of_several;
+        let contexts = ForPlatform { locals: locals.clone(), platform: platform.clone().filter(|_| several) };
+        let job = Job::new(
+            builder.clone(),
+            Options { platform, ..options.clone() },
+            &text,
+            Arc::new(contexts),
+            listener.clone(),
+            holder.clone(),
+            false,
+            cancel.clone(),
+        )
+        .await
+        .map_err(|e| at_lines(&e, &name, &text, None, None))?;
+        jobs.push((job, listener));
+    }
     locals.ignore().await.map_err(|e| status(&e))?;
-    *locals.follow.lock() = used_paths(&job);
-    let result = job.run_all().await;
-    let state = result.map_err(|e| at_lines(&e, &name, &text, job.failed_lines(), listener.failed()))?;
-    if let Some(warning) = job.unused_args() {
+    let used: Vec<Vec<String>> = jobs.iter().map(|(job, _)| used_paths(job)).collect();
+    // Where one of them may use any file, all come.
+    if !used.iter().any(Vec::is_empty) {
+        *locals.follow.lock() = used.concat();
+    }
+    let done = futures::future::join_all(jobs.iter().map(|(job, _)| job.run_all())).await;
+    // Those that were cancelled say nothing of why.
+    let failed = done.iter().position(|r| r.as_ref().is_err_and(|e| !matches!(e.root(), Error::Cancelled)));
+    let failed = failed.or_else(|| done.iter().position(std::result::Result::is_err));
+    if let Some((Err(error), (job, listener))) = failed.map(|i| (&done[i], &jobs[i])) {
+        return Err(at_lines(error, &name, &text, job.failed_lines(), listener.failed()));
+    }
+    if let Some(warning) = jobs.first().and_then(|(job, _)| job.unused_args()) {
         let warning =
             proto::VertexWarning { level: 1, short: warning.into_bytes(), ..proto::VertexWarning::default() };
         log.push(proto::StatusResponse { warnings: vec![warning], ..proto::StatusResponse::default() });
     }
-    let mut others = job.steps();
-    others.retain(|o| !state.steps.iter().any(|s| s.key == o.key));
-    Ok(if others.is_empty() { state } else { Arc::new(State { others, ..(*state).clone() }) })
+    let mut parts = Vec::with_capacity(jobs.len());
+    for ((job, _), state) in jobs.iter().zip(done) {
+        let state = state.map_err(|e| status(&e))?;
+        let mut others = job.steps();
+        others.retain(|o| !state.steps.iter().any(|s| s.key == o.key));
+        let state = if others.is_empty() { state } else { Arc::new(State { others, ..(*state).clone() }) };
+        parts.push(Part { platform: Some(job.platform.clone()).filter(|_| options.of_several), state });
+    }
+    Ok(parts)
 }
 
 /// Builds a Dockerfile that needs no files.
@@ -551,10 +598,14 @@ mod tests {
             ("no-cache", ""),
             ("add-hosts", "h=1.2.3.4,i=5.6.7.8"),
             ("ulimit", "nofile=1:2,nproc=3"),
-            ("platform", "linux/amd64"),
+            ("platform", "linux/amd64,linux/arm64,linux/amd64"),
         ];
         let given = given.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-        let o = options(&given).unwrap();
+        let (o, platforms) = options(&given).unwrap();
+        assert_eq!(
+            platforms.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["linux/amd64", "linux/arm64"]
+        );
         assert_eq!(o.build_args["A"].as_deref(), Some("1"));
         assert_eq!(o.extra_hosts, ["h:1.2.3.4", "i:5.6.7.8"]);
         assert_eq!((o.ulimits[0].soft, o.ulimits[0].hard, o.ulimits[1].hard), (1, 2, 3));

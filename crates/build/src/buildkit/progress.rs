@@ -131,6 +131,12 @@ impl Line {
         self.log.push(StatusResponse { logs: vec![log], ..StatusResponse::default() });
     }
 
+    /// Ends the line as its work has ended.
+    pub fn ends<T>(self, result: Result<T>) -> Result<T> {
+        self.end(result.as_ref().err().map(ToString::to_string));
+        result
+    }
+
     /// Ends the line, with an error or without.
     pub fn end(mut self, error: Option<String>) {
         self.vertex.completed = Some(now());

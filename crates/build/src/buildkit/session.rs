@@ -172,11 +172,15 @@ impl Session {
     }
 
     /// Sends a folder to exporter `number` of the client.
-    pub async fn send_folder(&self, number: usize, root: std::os::fd::OwnedFd) -> Result<u64> {
+    pub async fn send_folder(
+        &self,
+        number: usize,
+        roots: Vec<(String, std::os::fd::OwnedFd)>,
+    ) -> Result<u64> {
         let metadata = [("buildkit-attachable-exporter-id".to_string(), number.to_string())];
         let call = self.caller.stream("/moby.filesync.v1.FileSend/DiffCopy", &metadata, 256);
         let (to, from) = call.await.map_err(lost)?;
-        files::send(to, from, root).await
+        files::send(to, from, roots).await
     }
 
     /// Sends a file to exporter `number` of the client.

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use image::archive::tar::{self, Entry, Kind};
-use image::{Config, ImageStore, Import};
+use image::ImageStore;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +17,9 @@ use super::proto::{
 };
 use super::rpc::{self, Answer, Call, Caller};
 use crate::{Builder, Output, Step, StepRunner};
+
+#[path = "../../tests/common/mod.rs"]
+mod common;
 
 /// Writes what it is given as `echo` does, and `cat`s a mounted secret.
 struct Shell(Mutex<Vec<Step>>);
@@ -52,18 +54,7 @@ struct World {
 }
 
 async fn world() -> Option<World> {
-    if !rustix::process::geteuid().is_root() {
-        println!("skipped: needs root");
-        return None;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let images = ImageStore::open(dir.path()).await.unwrap();
-    let mut base = Vec::new();
-    tar::write_entry(&mut base, &Entry::new("bin/", Kind::Dir), &b""[..]).unwrap();
-    base.extend_from_slice(&tar::END);
-    let config = Config { env: vec!["PATH=/bin".into()], ..Config::default() };
-    let import = Import { reference: Some("base:1".into()), config, ..Import::default() };
-    images.import(std::io::Cursor::new(base), import).await.unwrap();
+    let (dir, images) = common::store_with("base:1", &[("bin/", "")]).await?;
     let runner = Arc::new(Shell(Mutex::default()));
     let builder = Builder::open(images.clone(), runner.clone(), dir.path()).await.unwrap();
     Some(World { _dir: dir, images, builder, runner })
@@ -269,6 +260,91 @@ async fn a_client_drives_the_build() {
     assert!(text.contains("text") && !text.contains("hush"));
 }
 
+const TWO: &str = "FROM --platform=linux/amd64 base:1 AS tool\nRUN tool\nFROM base:1\nARG TARGETARCH\nCOPY f /f-$TARGETARCH\nRUN for $TARGETPLATFORM\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_build_for_several_platforms() {
+    let Some(w) = world().await else { return };
+    // The base is here for both.
+    for arch in ["amd64", "arm64"] {
+        let import = image::Import {
+            reference: Some(format!("base-{arch}")),
+            platform: Some(image::Platform::parse(&format!("linux/{arch}")).unwrap()),
+            ..image::Import::default()
+        };
+        w.images
+            .import(std::io::Cursor::new(common::tar_of(&[("bin/", ""), (arch, "x")])), import)
+            .await
+            .unwrap();
+    }
+    let base = ["amd64", "arm64"].map(|arch| {
+        (
+            image::Platform::parse(&format!("linux/{arch}")).unwrap(),
+            w.images.get(&format!("base-{arch}")).unwrap().id.clone(),
+        )
+    });
+    w.images.tag_all("base:1", base.to_vec()).await.unwrap();
+    let folders =
+        BTreeMap::from([("dockerfile", vec![("Dockerfile", TWO)]), ("context", vec![("f", "text")])]);
+    let client = Client { folders: Arc::new(folders), ..Client::default() };
+    let caller = w.connect("s1", client.clone()).await;
+    let platforms = HashMap::from([("platform".to_string(), "linux/amd64,linux/arm64".to_string())]);
+    let request = SolveRequest {
+        frontend_attrs: platforms.clone(),
+        ..solve("r1", "s1", exporter("moby", &[("name", "both:1")]))
+    };
+    let response: SolveResponse = caller.unary("/moby.buildkit.v1.Control/Solve", &request).await.unwrap();
+    let tag = image::reference::parse("both:1").unwrap();
+    let variants = w.images.variants(&tag);
+    let shown: Vec<String> = variants.iter().map(|(p, _)| p.to_string()).collect();
+    assert_eq!(shown, ["linux/amd64", "linux/arm64"]);
+    for (platform, image) in &variants {
+        assert_eq!(image.config.architecture, platform.architecture);
+        let root = w.images.mount_image(image).unwrap();
+        let has =
+            |p: &str| image::archive::root::stat(std::os::fd::AsFd::as_fd(&root), p.as_ref(), true).is_ok();
+        assert!(has(&format!("/f-{}", platform.architecture)) && has(&format!("/{}", platform.architecture)));
+    }
+    let main = w.images.get("both:1").unwrap();
+    assert_eq!(main.config.architecture, image::Platform::host().architecture);
+    assert_eq!(response.exporter_response["containerimage.config.digest"], main.id);
+    // The lines say for whom; what is for this machine alone was done once.
+    let all = w.status(&caller, "r1").await;
+    let names: Vec<&str> = all.vertexes.iter().map(|v| v.name.as_str()).collect();
+    assert!(names.contains(&"[linux/arm64 stage-1 2/3] COPY f /f-arm64"), "{names:?}");
+    let ran: Vec<String> = w.runner.0.lock().iter().map(|s| s.args.last().unwrap().clone()).collect();
+    assert_eq!(ran.iter().filter(|c| c.starts_with("for ")).count(), 2, "{ran:?}");
+    // The other platform's image is nobody's leftover, and goes with the tag.
+    let nobody = |_: &str| None;
+    assert!(w.images.prune(false, &|_| true, &nobody).await.unwrap().images.is_empty());
+    let file = w._dir.path().join("both.tar");
+    w.images.save(&["both:1".into()], tokio::fs::File::create(&file).await.unwrap()).await.unwrap();
+    let before = w.images.list().len();
+    w.images.remove("both:1", false, true, &nobody).await.unwrap();
+    assert_eq!(w.images.list().len(), before - 2);
+    // An archive brings both again.
+    w.images.load(tokio::fs::File::open(&file).await.unwrap(), None).await.unwrap();
+    let again: Vec<String> = w.images.variants(&tag).iter().map(|(_, i)| i.id.clone()).collect();
+    assert_eq!(again, variants.iter().map(|(_, i)| i.id.clone()).collect::<Vec<_>>());
+    // A tag that moves is for one again.
+    w.images.tag("base-amd64", "both:1").await.unwrap();
+    assert!(w.images.variants(&tag).is_empty());
+
+    // As files each platform has its own folder.
+    let caller = w.connect("s2", client.clone()).await;
+    let request = SolveRequest { frontend_attrs: platforms, ..solve("r2", "s2", exporter("tar", &[])) };
+    caller.unary::<_, SolveResponse>("/moby.buildkit.v1.Control/Solve", &request).await.unwrap();
+    let exported = client.exported.lock().clone();
+    let mut reader = image::archive::tar::Reader::new(&exported[..]);
+    let mut paths = Vec::new();
+    while let Some(e) = reader.next_entry().unwrap() {
+        paths.push(String::from_utf8(e.path).unwrap());
+    }
+    for path in ["linux_amd64/f-amd64", "linux_arm64/f-arm64"] {
+        assert!(paths.iter().any(|p| p == path), "{path} is not in {paths:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_is_shown_where_it_stands() {
     let Some(w) = world().await else { return };
@@ -301,8 +377,8 @@ async fn what_is_wrong_is_shown_where_it_stands() {
         caller.unary::<_, SolveResponse>("/moby.buildkit.v1.Control/Solve", &request).await.unwrap_err();
     assert_eq!(failed.message, "failed to read dockerfile: open Dockerfile: no such file or directory");
     let request =
-        SolveRequest { frontend_attrs: HashMap::from([("platform".into(), "a,b".into())]), ..request };
+        SolveRequest { frontend_attrs: HashMap::from([("platform".into(), "a/b/c/d,e".into())]), ..request };
     let failed =
         caller.unary::<_, SolveResponse>("/moby.buildkit.v1.Control/Solve", &request).await.unwrap_err();
-    assert!(failed.message.contains("several platforms"));
+    assert!(failed.message.contains("invalid platform"), "{}", failed.message);
 }

@@ -62,7 +62,8 @@ fn options(call: &Call) -> Result<Options> {
         labels: labels.unwrap_or_default(),
         target: q.text("target").unwrap_or("").to_owned(),
         no_cache: q.flag("nocache") || no_source,
-        no_cache_stages: Vec::new(),
+        cache_from: sources,
+        cgroup_parent: q.text("cgroupparent").unwrap_or("").to_owned(),
         squash: q.flag("squash"),
         pull: q.flag("pull"),
         quiet: q.flag("q"),
@@ -73,6 +74,7 @@ fn options(call: &Call) -> Result<Options> {
         ulimits: ulimits.into_iter().map(|u| Ulimit { name: u.name, soft: u.soft, hard: u.hard }).collect(),
         platform: q.text("platform").map(Platform::parse).transpose()?,
         auths: auths(call)?,
+        ..Options::default()
     })
 }
 

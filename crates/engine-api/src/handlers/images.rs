@@ -147,17 +147,53 @@ async fn import(call: Call) -> Result<Answer> {
         config,
         platform: platform(&call)?,
     };
-    if source != "-" {
-        return Err(Error::invalid(format!(
-            "importing from {source}: only the request's own body (\"-\") can be imported; download the archive and send it"
-        )));
-    }
     let engine = call.engine.clone();
+    if source != "-" {
+        let url = if source.contains("://") { source } else { format!("http://{source}") };
+        if !url.starts_with("http://") && !url.starts_with("https://") {
+            return Err(Error::invalid(format!(
+                "importing from {url}: only http:// and https:// addresses, and \"-\" for the request's own body, can be \
+                 imported"
+            )));
+        }
+        let response = image::http::Client::new(&[], false)?.get(&url).await?;
+        return progress::lines(progress_line, move |progress| async move {
+            let image = engine.image_import(downloaded(url, response, progress).await, import).await?;
+            Ok(vec![json!({"status": image.id})])
+        })
+        .await;
+    }
     let image = engine.image_import(body::reader(call.request.into_body()), import).await?;
     Ok(body::stream(
         "application/json",
         futures::stream::iter([Ok(body::line(&json!({"status": image.id})))]),
     ))
+}
+
+/// The body of an answer, while it is told how much of it has come.
+async fn downloaded(
+    url: String,
+    response: http::Response<hyper::body::Incoming>,
+    progress: mpsc::Sender<Progress>,
+) -> impl tokio::io::AsyncRead + Send + Unpin + 'static {
+    let total = response.headers().get(http::header::CONTENT_LENGTH);
+    let total = total.and_then(|l| l.to_str().ok()?.parse().ok());
+    let first = Progress { status: format!("Downloading from {url}"), ..Progress::default() };
+    let _ = progress.send(first).await; // whoever went away ends the work
+    let (mut done, mut told) = (0, 0);
+    body::watched(response.into_body(), move |length| {
+        done += length;
+        if done - told >= 512 << 10 || Some(done) == total {
+            told = done;
+            // A slow listener misses lines rather than slowing the download.
+            let _ = progress.try_send(Progress {
+                status: "Importing".into(),
+                current: Some(done),
+                total,
+                ..Progress::default()
+            });
+        }
+    })
 }
 
 pub(crate) async fn load(call: Call) -> Result<Answer> {

@@ -3,7 +3,7 @@
 use std::io::{self, BufReader, Read};
 use std::sync::mpsc;
 
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha256, Sha384, Sha512};
 
 use crate::error::{Error, Result};
 
@@ -18,6 +18,8 @@ pub enum Compression {
     Zstd,
     /// The .xz format.
     Xz,
+    /// The .bz2 format.
+    Bzip2,
 }
 
 /// The most memory that an xz stream may ask for, in KiB: what `xz -9` needs.
@@ -25,19 +27,18 @@ const XZ_MEMORY: u32 = 70 * 1024;
 /// The largest window of a zstd stream, as a power of two: what `zstd -19` needs is 23, `--ultra -22` 27.
 const ZSTD_WINDOW: u32 = 27;
 
-/// The compression that the first bytes of a stream tell; bzip2 is refused by name.
-pub fn sniff(head: &[u8]) -> Result<Compression> {
+/// The compression that the first bytes of a stream tell.
+pub fn sniff(head: &[u8]) -> Compression {
     match head {
-        [0x1f, 0x8b, ..] => Ok(Compression::Gzip),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Compression::Zstd),
+        [0x1f, 0x8b, ..] => Compression::Gzip,
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
         // A skippable frame starts a zstd stream too.
-        [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Compression::Zstd),
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Ok(Compression::Xz),
-        [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, ..] => Err(Error::Corrupt(
-            "the archive is compressed with bzip2, which is not supported: recompress it with gzip, xz or zstd"
-                .into(),
-        )),
-        _ => Ok(Compression::None),
+        [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Compression::Xz,
+        // The second: a stream of nothing, which has an end and no block.
+        [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, ..] => Compression::Bzip2,
+        [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72, ..] => Compression::Bzip2,
+        _ => Compression::None,
     }
 }
 
@@ -59,7 +60,7 @@ pub fn read_head(r: &mut dyn Read, buf: &mut [u8]) -> io::Result<usize> {
 pub fn decoder<'a, R: Read + Send + 'a>(mut r: R) -> Result<(Compression, Box<dyn Read + Send + 'a>)> {
     let mut head = [0u8; 6];
     let n = read_head(&mut r, &mut head)?;
-    let kind = sniff(&head[..n])?;
+    let kind = sniff(&head[..n]);
     let whole = io::Cursor::new(head).take(n as u64).chain(r);
     let buffered = || BufReader::with_capacity(64 * 1024, whole);
     Ok(match kind {
@@ -71,25 +72,71 @@ pub fn decoder<'a, R: Read + Send + 'a>(mut r: R) -> Result<(Compression, Box<dy
             (kind, Box::new(decoder))
         }
         Compression::Xz => (kind, Box::new(lzma_rust2::XzReader::new_mem_limit(buffered(), true, XZ_MEMORY))),
+        Compression::Bzip2 => (kind, Box::new(bzip2::bufread::MultiBzDecoder::new(buffered()))),
     })
+}
+
+/// A digest being computed, by whichever algorithm digests may name (OCI image-spec, descriptor).
+#[derive(Clone)]
+pub enum Hasher {
+    /// `sha256:`
+    Sha256(Sha256),
+    /// `sha384:`
+    Sha384(Sha384),
+    /// `sha512:`
+    Sha512(Sha512),
+}
+
+impl Hasher {
+    /// By the algorithm of another digest (`sha512:...`), or else by sha256.
+    pub fn like(digest: &str) -> Self {
+        match digest.split_once(':').map(|(algorithm, _)| algorithm) {
+            Some("sha512") => Self::Sha512(Sha512::new()),
+            Some("sha384") => Self::Sha384(Sha384::new()),
+            _ => Self::Sha256(Sha256::new()),
+        }
+    }
+
+    /// Takes more bytes in.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(hash) => hash.update(bytes),
+            Self::Sha384(hash) => hash.update(bytes),
+            Self::Sha512(hash) => hash.update(bytes),
+        }
+    }
+
+    /// `sha256:...`
+    pub fn finish(self) -> String {
+        match self {
+            Self::Sha256(hash) => format!("sha256:{}", hex::encode(hash.finalize())),
+            Self::Sha384(hash) => format!("sha384:{}", hex::encode(hash.finalize())),
+            Self::Sha512(hash) => format!("sha512:{}", hex::encode(hash.finalize())),
+        }
+    }
 }
 
 /// Counts and digests what passes.
 pub struct Digesting<T> {
     inner: T,
-    hash: Sha256,
+    hash: Hasher,
     count: u64,
 }
 
 impl<T> Digesting<T> {
-    /// Around `inner`.
+    /// Around `inner`, by sha256.
     pub fn new(inner: T) -> Self {
-        Self { inner, hash: Sha256::new(), count: 0 }
+        Self::like(inner, "")
     }
 
-    /// `sha256:...` of everything that passed, and its length.
+    /// Around `inner`, by the algorithm of another digest.
+    pub fn like(inner: T, digest: &str) -> Self {
+        Self { inner, hash: Hasher::like(digest), count: 0 }
+    }
+
+    /// The digest of everything that passed, and its length.
     pub fn finish(self) -> (String, u64, T) {
-        (format!("sha256:{}", hex::encode(self.hash.finalize())), self.count, self.inner)
+        (self.hash.finish(), self.count, self.inner)
     }
 
     /// Bytes so far.
@@ -127,11 +174,9 @@ pub fn digest_of(bytes: &[u8]) -> String {
 
 /// The digest of some bytes by the algorithm of another digest (`sha512:...`), or else by sha256.
 pub fn digest_as(bytes: &[u8], like: &str) -> String {
-    match like.split_once(':') {
-        Some(("sha512", _)) => format!("sha512:{}", hex::encode(sha2::Sha512::digest(bytes))),
-        Some(("sha384", _)) => format!("sha384:{}", hex::encode(sha2::Sha384::digest(bytes))),
-        _ => digest_of(bytes),
-    }
+    let mut hash = Hasher::like(like);
+    hash.update(bytes);
+    hash.finish()
 }
 
 /// What one processor compresses at a time.
@@ -196,17 +241,19 @@ fn compress_block(block: &[u8]) -> io::Result<Vec<u8>> {
 const CHUNK: usize = 256 * 1024;
 const AHEAD: usize = 4;
 
-/// Runs `work` on what `source` gives while a second thread reads ahead and digests it, at most a megabyte. Returns the
-/// digest and length of all that `source` gave; `work` must read to the end, or the rest counts as an error.
+/// Runs `work` on what `source` gives while a second thread reads ahead and digests it (by the algorithm of the digest
+/// `like`), at most a megabyte. Returns the digest and length of all that `source` gave; `work` must read to the end,
+/// or the rest counts as an error.
 pub fn read_ahead<T>(
     mut source: impl Read + Send,
+    like: &str,
     work: impl FnOnce(&mut dyn Read) -> Result<T>,
 ) -> Result<(T, String, u64)> {
     std::thread::scope(|scope| {
         let (full_tx, full_rx) = mpsc::sync_channel::<io::Result<(Vec<u8>, usize)>>(AHEAD);
         let (empty_tx, empty_rx) = mpsc::channel::<Vec<u8>>();
         let reader = scope.spawn(move || {
-            let mut hash = Sha256::new();
+            let mut hash = Hasher::like(like);
             let mut count = 0u64;
             loop {
                 let mut buf = empty_rx.try_recv().unwrap_or_else(|_| vec![0u8; CHUNK]);
@@ -226,7 +273,7 @@ pub fn read_ahead<T>(
                     }
                 }
             }
-            (format!("sha256:{}", hex::encode(hash.finalize())), count)
+            (hash.finish(), count)
         });
         let mut stream =
             Ahead { full: full_rx, empty: empty_tx, current: (Vec::new(), 0), at: 0, ended: false };
@@ -307,7 +354,16 @@ mod tests {
         let mut out = Vec::new();
         r.read_to_end(&mut out).unwrap();
         assert_eq!((kind, out == text), (Compression::Xz, true));
-        assert!(decoder(&b"BZh91AY"[..]).is_err());
+        for text in [&text[..], b""] {
+            let mut bz = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+            bz.write_all(text).unwrap();
+            let (kind, mut r) = decoder(io::Cursor::new(bz.finish().unwrap())).unwrap();
+            let mut out = Vec::new();
+            r.read_to_end(&mut out).unwrap();
+            assert_eq!((kind, out == text), (Compression::Bzip2, true));
+        }
+        let (_, mut cut) = decoder(&b"BZh91AY"[..]).unwrap();
+        assert!(cut.read(&mut [0]).is_err());
     }
 
     #[test]
@@ -335,8 +391,8 @@ mod tests {
     #[test]
     fn reads_ahead() {
         let data: Vec<u8> = (0..3_000_000u32).map(|i| i as u8).collect();
-        let (n, digest, count) = read_ahead(&data[..], |r| Ok(io::copy(r, &mut io::sink())?)).unwrap();
+        let (n, digest, count) = read_ahead(&data[..], "", |r| Ok(io::copy(r, &mut io::sink())?)).unwrap();
         assert_eq!((n, count, digest), (3_000_000, 3_000_000, digest_of(&data)));
-        assert!(read_ahead(&data[..], |_| Ok(())).is_err());
+        assert!(read_ahead(&data[..], "", |_| Ok(())).is_err());
     }
 }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
+use super::mode::ModeChange;
 use super::tar::{Entry, Kind, Reader};
 use super::{compress, overlay, root};
 use crate::error::{Error, Result};
@@ -26,8 +27,8 @@ pub struct ExtractOptions {
     pub owner: Option<(u32, u32)>,
     /// The ids of the container that the root is the inside of: owners in the archive are its own.
     pub ids: Option<sys::userns::IdMaps>,
-    /// Permission bits of everything but symbolic links, instead of the archive's.
-    pub mode: Option<u32>,
+    /// What becomes of the permission bits of everything but symbolic links.
+    pub mode: Option<ModeChange>,
     /// Refuse to replace a folder with something else and the reverse (`docker cp`).
     pub no_overwrite_dir_non_dir: bool,
     /// Leave room on the disk, and refuse files that would never fit on it: for archives of strangers.
@@ -259,6 +260,10 @@ impl Extractor<'_> {
         };
         self.place(e, &path, reader).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+                Error::Corrupt(format!("{error} (at {:?})", shown()))
+            }
+            // What the kernel did not say, a decoder says of its stream.
+            io::ErrorKind::InvalidInput if error.raw_os_error().is_none() => {
                 Error::Corrupt(format!("{error} (at {:?})", shown()))
             }
             _ => Error::File { action: "extract", path: PathBuf::from(shown()), source: error },
@@ -537,11 +542,16 @@ impl Extractor<'_> {
         Ok((Uid::from_raw(uid), Gid::from_raw(gid)))
     }
 
+    fn mode(&self, e: &Entry) -> Mode {
+        let change = self.options.mode.as_ref();
+        Mode::from_raw_mode(change.map_or(e.mode, |change| change.apply(e.mode, e.kind == Kind::Dir)))
+    }
+
     fn attributes(&self, fd: &OwnedFd, e: &Entry) -> io::Result<()> {
         let (uid, gid) = self.owner(e.uid, e.gid)?;
         rustix::fs::fchown(fd, Some(uid), Some(gid))?;
         // After the owner: chown clears set-id bits and capabilities.
-        rustix::fs::fchmod(fd, Mode::from_raw_mode(self.options.mode.unwrap_or(e.mode)))?;
+        rustix::fs::fchmod(fd, self.mode(e))?;
         for (name, value) in wanted_xattrs(e) {
             let name = OsStr::from_bytes(name);
             tolerate(rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()), name)?;
@@ -553,12 +563,7 @@ impl Extractor<'_> {
         let (uid, gid) = self.owner(e.uid, e.gid)?;
         rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
         if mode {
-            rustix::fs::chmodat(
-                parent,
-                name,
-                Mode::from_raw_mode(self.options.mode.unwrap_or(e.mode)),
-                AtFlags::empty(),
-            )?;
+            rustix::fs::chmodat(parent, name, self.mode(e), AtFlags::empty())?;
         }
         for (key, value) in wanted_xattrs(e) {
             let key = OsStr::from_bytes(key);

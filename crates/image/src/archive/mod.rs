@@ -7,6 +7,7 @@
 pub mod compress;
 pub(crate) mod diff;
 pub(crate) mod extract;
+mod mode;
 pub(crate) mod overlay;
 pub(crate) mod pack;
 pub(crate) mod recipe;
@@ -14,5 +15,6 @@ pub mod root;
 pub mod tar;
 
 pub use extract::{ExtractOptions, Extracted, extract_into};
+pub use mode::ModeChange;
 pub use overlay::is_opaque;
 pub use pack::{Filter, TarOptions, tar_of, tar_of_filtered};

@@ -30,6 +30,8 @@ pub struct TarOptions {
     pub content_only: bool,
     /// The ids of the container that the root is the inside of: owners in the archive are its own.
     pub ids: Option<sys::userns::IdMaps>,
+    /// Leave the archive without its end: more follows.
+    pub goes_on: bool,
 }
 
 /// Says whether a path (as named in the archive) belongs into it. A folder that does not is searched all the same,
@@ -86,7 +88,9 @@ pub fn tar_of_filtered(
             p.node(&parent, base.unwrap_or_default(), &name)?;
         }
     }
-    out.write_all(&tar::END)?;
+    if !options.goes_on {
+        out.write_all(&tar::END)?;
+    }
     Ok(())
 }
 

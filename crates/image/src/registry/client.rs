@@ -381,11 +381,11 @@ impl Registry for Remote {
         Ok(Document { media_type, digest, bytes })
     }
 
-    async fn blob(&self, digest: &str) -> Result<BlobStream> {
-        let (response, _) = self.open_blob(digest, 0).await?;
+    async fn blob_from(&self, digest: &str, from: u64) -> Result<BlobStream> {
+        let (response, at) = self.open_blob(digest, from).await?;
         // What waits here is memory, and pieces are as large as the network gives them.
         let (tx, rx) = tokio::sync::mpsc::channel(4);
-        tokio::spawn(self.clone().download(digest.to_string(), response, tx));
+        tokio::spawn(self.clone().download(digest.to_string(), response, at, from, tx));
         Ok(rx)
     }
 

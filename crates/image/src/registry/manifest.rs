@@ -77,6 +77,12 @@ pub struct PlatformSpec {
     pub variant: String,
 }
 
+impl From<&Platform> for PlatformSpec {
+    fn from(p: &Platform) -> Self {
+        Self { architecture: p.architecture.clone(), os: p.os.clone(), variant: p.variant.clone() }
+    }
+}
+
 /// An image manifest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -183,4 +189,18 @@ pub fn is_index(media_type: &str, bytes: &[u8]) -> bool {
             serde_json::from_slice::<Probe>(bytes).is_ok_and(|p| p.manifests.is_some())
         }
     }
+}
+
+/// Whether a document is one of Docker's manifests from before 2016, which are not read any more.
+pub fn is_schema_1(media_type: &str, bytes: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Probe {
+        schema_version: u32,
+    }
+    matches!(
+        media_type,
+        "application/vnd.docker.distribution.manifest.v1+json"
+            | "application/vnd.docker.distribution.manifest.v1+prettyjws"
+    ) || serde_json::from_slice::<Probe>(bytes).is_ok_and(|p| p.schema_version == 1)
 }

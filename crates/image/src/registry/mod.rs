@@ -58,7 +58,11 @@ pub trait Registry: Send + Sync {
     /// The manifest or index of a tag or digest; a digest is verified.
     async fn manifest(&self, reference: &str) -> Result<Document>;
     /// A blob's content; its digest is the reader's to verify.
-    async fn blob(&self, digest: &str) -> Result<BlobStream>;
+    async fn blob(&self, digest: &str) -> Result<BlobStream> {
+        self.blob_from(digest, 0).await
+    }
+    /// A blob's content from a byte on.
+    async fn blob_from(&self, digest: &str, from: u64) -> Result<BlobStream>;
     /// Whether the repository has the blob.
     async fn has_blob(&self, digest: &str) -> Result<bool>;
     /// Tries to take a blob over from another repository of the same registry.

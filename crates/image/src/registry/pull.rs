@@ -9,13 +9,13 @@ use futures::{FutureExt, StreamExt};
 
 use super::client::Remote;
 use super::hosts::hosts;
-use super::manifest::{Descriptor, Index, Manifest, is_index, media};
+use super::manifest::{Descriptor, Index, Manifest, is_index, is_schema_1, media};
 use super::{Auth, BlobStream, Document, Registry};
-use crate::archive::compress::{self, Digesting, digest_of};
+use crate::archive::compress::{self, Compression, Digesting, digest_as, digest_of};
 use crate::config::ImageConfig;
 use crate::error::{Error, Result};
 use crate::reference::{self, Reference};
-use crate::store::{ImageStore, blocking, db};
+use crate::store::{Download, ImageStore, blocking, db};
 use crate::types::{Image, Layer, Platform, Progress, ProgressSender, short};
 
 /// Layers that are downloaded at once.
@@ -39,13 +39,37 @@ impl ImageStore {
         platform: Option<Platform>,
         progress: ProgressSender,
     ) -> Result<Arc<Image>> {
+        self.pull_somehow(text, auth, platform, true, progress).await
+    }
+
+    /// Pulls an image for another machine: the tag stays where it is, and the image is known by its digest.
+    pub async fn pull_beside(
+        self: &Arc<Self>,
+        text: &str,
+        auth: Option<Auth>,
+        platform: Platform,
+        progress: ProgressSender,
+    ) -> Result<Arc<Image>> {
+        self.pull_somehow(text, auth, Some(platform), false, progress).await
+    }
+
+    async fn pull_somehow(
+        self: &Arc<Self>,
+        text: &str,
+        auth: Option<Auth>,
+        platform: Option<Platform>,
+        tagged: bool,
+        progress: ProgressSender,
+    ) -> Result<Arc<Image>> {
         let wanted = reference::parse_tagged(text)?;
         let config = self.registry_config();
         let mut last = Error::Registry(format!("no way to reach {}", wanted.domain));
         for host in hosts(&wanted, false, &config)? {
             let mirror = host.mirror;
             let pulled = match Remote::reach(host, &wanted, auth.clone(), false, &config).await {
-                Ok(remote) => self.pull_from(&remote, &wanted, platform.clone(), progress.clone()).await,
+                Ok(remote) => {
+                    self.pull_one(&remote, &wanted, platform.clone(), tagged, progress.clone()).await
+                }
                 Err(e) => Err(e),
             };
             match pulled {
@@ -89,6 +113,17 @@ impl ImageStore {
         platform: Option<Platform>,
         progress: ProgressSender,
     ) -> Result<Arc<Image>> {
+        self.pull_one(remote, wanted, platform, true, progress).await
+    }
+
+    async fn pull_one(
+        self: &Arc<Self>,
+        remote: &dyn Registry,
+        wanted: &Reference,
+        platform: Option<Platform>,
+        tagged: bool,
+        progress: ProgressSender,
+    ) -> Result<Arc<Image>> {
         let which = wanted.digest.as_ref().or(wanted.tag.as_ref()).cloned().unwrap_or_default();
         let top = remote.manifest(&which).await?;
         tell(&progress, &which, format!("Pulling from {}", wanted.path)).await;
@@ -96,15 +131,9 @@ impl ImageStore {
         let platform = platform.unwrap_or_else(Platform::host);
         let document = choose(remote, top.clone(), &platform, &wanted.familiar()).await?;
         // Two pulls of one image do the work once: the second finds everything here.
-        let gate = self.pulls.lock().await.entry(document.digest.clone()).or_default().clone();
-        let result = {
-            let _turn = gate.lock().await;
-            self.pull_manifest(remote, wanted, &top, &document, &progress).await
-        };
-        let mut gates = self.pulls.lock().await;
-        if gates.get(&document.digest).is_some_and(|g| Arc::strong_count(g) <= 2) {
-            gates.remove(&document.digest);
-        }
+        let turn = self.turn(&document.digest).await;
+        let result = self.pull_manifest(remote, wanted, tagged, &top, &document, &progress).await;
+        drop(turn);
         if let Ok(image) = &result
             && asked
             && !platform.accepts(&image.config.os, &image.config.architecture, &image.config.variant)
@@ -129,10 +158,19 @@ impl ImageStore {
         self: &Arc<Self>,
         remote: &dyn Registry,
         wanted: &Reference,
+        tagged: bool,
         top: &Document,
         document: &Document,
         progress: &ProgressSender,
     ) -> Result<Arc<Image>> {
+        if is_schema_1(&document.media_type, &document.bytes) {
+            return Err(Error::Invalid(format!(
+                "[DEPRECATION NOTICE] Docker Image Format v1 and Docker Image manifest version 2, schema 1 support is \
+                 disabled by default and will be removed in an upcoming release. Suggest the author of {wanted} to \
+                 upgrade the image to the OCI Format or Docker Image manifest v2, schema 2. More information at \
+                 https://docs.docker.com/go/deprecated-image-specs/"
+            )));
+        }
         let manifest = Manifest::parse(&document.bytes, &document.digest)?;
         if !manifest.is_image() {
             return Err(Error::Corrupt(format!(
@@ -175,28 +213,32 @@ impl ImageStore {
             }
             layers
         };
-        let (store, wanted_now, top_digest) = (self.clone(), wanted.clone(), top.digest.clone());
+        let known_by = if tagged { top.digest.clone() } else { document.digest.clone() };
+        let (store, wanted_now) = (self.clone(), wanted.clone());
         let (media_type, digest, bytes) =
             (document.media_type.clone(), document.digest.clone(), document.bytes.clone());
-        let moved = wanted.tag.is_some()
+        let moved = tagged
+            && wanted.tag.is_some()
             && self.get(&wanted.to_string()).ok().map(|i| i.id.clone()).as_ref() != Some(&id);
         let image = blocking(move || {
             let id = digest_of(&config_bytes);
             let diff_ids: Vec<String> = pairs.iter().map(|(_, d)| d.clone()).collect();
+            let stored = pairs.iter().map(|(d, _)| Ok(store.open_blob(&d.digest)?.is_some()));
+            let stored = stored.collect::<Result<Vec<_>>>()?;
             store.write_image(&diff_ids, |c| {
                 db::add_image(c, &id, &config_bytes, None)?;
                 let media_type = if media_type.is_empty() { media::OCI_MANIFEST } else { &media_type };
                 db::add_manifest(c, &digest, media_type, &bytes, &id)?;
-                if wanted_now.digest.is_none() {
+                if tagged && wanted_now.digest.is_none() {
                     db::set_tag(c, &wanted_now, &id)?;
                 }
-                db::add_digest(c, &wanted_now.name(), &top_digest, &id)?;
-                for (d, diff_id) in &pairs {
+                db::add_digest(c, &wanted_now.name(), &known_by, &id)?;
+                for ((d, diff_id), stored) in pairs.iter().zip(stored) {
                     let blob = db::LayerBlob {
                         digest: d.digest.clone(),
                         size: d.size,
                         media_type: d.media_type.clone(),
-                        stored: false,
+                        stored,
                     };
                     db::add_layer_blob(c, diff_id, &blob)?;
                     db::add_blob_source(c, &d.digest, &wanted_now.name())?;
@@ -225,36 +267,39 @@ impl ImageStore {
             return Ok(layer);
         }
         let id = short(&descriptor.digest).to_string();
-        let stream = remote.blob(&descriptor.digest).await?;
-        let store = self.clone();
-        let (want, total, teller, shown) =
-            (descriptor.digest.clone(), descriptor.size, progress.clone(), id.clone());
-        let layer = blocking(move || {
-            let mut raw = Digesting::new(Pieces {
-                stream,
-                current: Bytes::new(),
-                done: 0,
-                told: 0,
-                total,
-                id: shown,
-                teller,
-            });
-            let layer = {
-                let (_, plain) = compress::decoder(&mut raw)?;
-                store.unpack(plain)?
-            };
-            io::copy(&mut raw, &mut io::sink())?;
-            let (digest, _, pieces) = raw.finish();
-            pieces.say("Verifying Checksum");
-            if digest != want {
-                return Err(Error::Corrupt(format!(
-                    "filesystem layer verification failed for digest {want}"
-                )));
+        let turn = self.turn(&descriptor.digest).await;
+        if let Some(layer) = self.existing_layer(diff_id) {
+            // Another image's pull has brought it.
+            return Ok(layer);
+        }
+        let (store, digest, total) = (self.clone(), descriptor.digest.clone(), descriptor.size);
+        let download = blocking(move || {
+            let mut download = store.download(&digest, turn)?;
+            if download.have() > total {
+                download.start_over()?;
             }
-            pieces.say("Download complete");
-            Ok(layer)
+            Ok(download)
         })
         .await?;
+        let have = download.have();
+        let stream = match have {
+            0 => remote.blob(&descriptor.digest).await?,
+            have if have == total => tokio::sync::mpsc::channel(1).1,
+            have => remote.blob_from(&descriptor.digest, have).await?,
+        };
+        let store = self.clone();
+        let pieces = Pieces {
+            stream,
+            current: Bytes::new(),
+            done: have,
+            told: have,
+            total,
+            broken: false,
+            id: id.clone(),
+            teller: progress.clone(),
+        };
+        let (want, like) = (descriptor.digest.clone(), diff_id.to_string());
+        let layer = blocking(move || unpack_download(&store, download, pieces, &want, &like)).await?;
         if layer.diff_id != diff_id {
             return Err(Error::Corrupt(format!(
                 "layer {} unpacks to {}, but the image's configuration says {diff_id}",
@@ -264,6 +309,45 @@ impl ImageStore {
         tell(progress, &id, "Pull complete").await;
         Ok(layer)
     }
+}
+
+/// Unpacks what is here of a download and what comes of it, and keeps it when it is whole and right. Blocking.
+fn unpack_download(
+    store: &Arc<ImageStore>,
+    mut download: Download,
+    mut pieces: Pieces,
+    want: &str,
+    like: &str,
+) -> Result<Layer> {
+    let mut work = || {
+        let mut raw = Digesting::like(download.reader(&mut pieces), want);
+        let (kind, layer) = {
+            let (kind, plain) = compress::decoder(&mut raw)?;
+            (kind, store.unpack(plain, like)?)
+        };
+        io::copy(&mut raw, &mut io::sink())?;
+        Ok((kind, layer, raw.finish().0))
+    };
+    let (kind, layer, digest) = match work() {
+        // Where not the way to the registry broke, what came is not what it should be: the next attempt begins anew.
+        Err(e) if !pieces.broken => {
+            download.start_over()?;
+            return Err(e);
+        }
+        other => other?,
+    };
+    pieces.say("Verifying Checksum");
+    if digest != want {
+        download.start_over()?;
+        return Err(Error::Corrupt(format!("filesystem layer verification failed for digest {want}")));
+    }
+    pieces.say("Download complete");
+    match kind {
+        // The layer gives its own tar again.
+        Compression::None => download.start_over()?,
+        _ => download.keep()?,
+    }
+    Ok(layer)
 }
 
 /// Follows indexes to the manifest for a platform.
@@ -300,7 +384,7 @@ pub(super) async fn fetch_config(remote: &dyn Registry, descriptor: &Descriptor)
             )));
         }
     }
-    if digest_of(&bytes) != descriptor.digest {
+    if digest_as(&bytes, &descriptor.digest) != descriptor.digest {
         return Err(Error::Corrupt(format!(
             "image config verification failed for digest {}",
             descriptor.digest
@@ -316,6 +400,8 @@ struct Pieces {
     done: u64,
     told: u64,
     total: u64,
+    /// Whether the registry failed, as opposed to what it sent.
+    broken: bool,
     id: String,
     teller: ProgressSender,
 }
@@ -334,7 +420,10 @@ impl Read for Pieces {
             match self.stream.blocking_recv() {
                 None => return Ok(0),
                 Some(Ok(data)) => self.current = data,
-                Some(Err(e)) => return Err(io::Error::other(e.to_string())),
+                Some(Err(e)) => {
+                    self.broken = true;
+                    return Err(io::Error::other(e.to_string()));
+                }
             }
         }
         let n = buf.len().min(self.current.len());

@@ -10,13 +10,13 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
 use super::client::{ATTEMPTS, Remote, back_off};
-use super::manifest::media;
+use super::manifest::{Descriptor, Index, media};
 use super::{Auth, Registry};
 use crate::archive::compress::{self, Digesting};
 use crate::error::{Error, Result};
 use crate::reference::{self, Reference};
 use crate::store::{ImageStore, blocking, db};
-use crate::types::{Image, Progress, ProgressSender, short};
+use crate::types::{Image, Platform, Progress, ProgressSender, short};
 
 /// Layers that are uploaded at once.
 const PARALLEL: usize = 3;
@@ -24,6 +24,14 @@ const PARALLEL: usize = 3;
 async fn tell(progress: &ProgressSender, id: &str, status: impl Into<String>) {
     // Whoever went away does not stop a push.
     let _ = progress.send(Progress { id: id.into(), status: status.into(), ..Progress::default() }).await;
+}
+
+fn last_line(name: String, digest: String, size: u64) -> Progress {
+    Progress {
+        status: format!("{name}: digest: {digest} size: {size}"),
+        pushed: Some((name, digest, size)),
+        ..Progress::default()
+    }
 }
 
 impl ImageStore {
@@ -39,7 +47,10 @@ impl ImageStore {
         tell(&progress, "", format!("The push refers to repository [{}]", wanted.name())).await;
         let remote = Remote::connect(&wanted, auth, true, &self.registry_config()).await?;
         for (tag, image) in images {
-            self.push_to(&remote, &tag, &image, &progress).await?;
+            match self.variants(&tag) {
+                all if all.is_empty() => self.push_to(&remote, &tag, &image, &progress).await?,
+                all => self.push_index(&remote, &tag, &image, &all, &progress).await?,
+            }
         }
         Ok(())
     }
@@ -80,6 +91,47 @@ impl ImageStore {
         image: &Arc<Image>,
         progress: &ProgressSender,
     ) -> Result<()> {
+        let name = tag.tag.clone().unwrap_or_else(|| reference::DEFAULT_TAG.into());
+        let pushed = self.push_image(remote, tag, Some(&name), image, progress).await?;
+        let _ = progress.send(last_line(name, pushed.digest, pushed.size)).await;
+        Ok(())
+    }
+
+    /// Pushes the images of several platforms, and an index of them under the tag.
+    async fn push_index(
+        self: &Arc<Self>,
+        remote: &dyn Registry,
+        tag: &Reference,
+        main: &Arc<Image>,
+        variants: &[(Platform, Arc<Image>)],
+        progress: &ProgressSender,
+    ) -> Result<()> {
+        let mut manifests = Vec::with_capacity(variants.len());
+        for (platform, image) in variants {
+            let mut descriptor = self.push_image(remote, tag, None, image, progress).await?;
+            descriptor.platform = Some(platform.into());
+            manifests.push(descriptor);
+        }
+        let index = Index { schema_version: 2, media_type: media::OCI_INDEX.into(), manifests };
+        let bytes = Bytes::from(serde_json::to_vec_pretty(&index)?);
+        let name = tag.tag.clone().unwrap_or_else(|| reference::DEFAULT_TAG.into());
+        let size = bytes.len() as u64;
+        let digest = remote.put_manifest(&name, media::OCI_INDEX, bytes).await?;
+        let (store, repository, id, known) = (self.clone(), tag.name(), main.id.clone(), digest.clone());
+        blocking(move || store.write(|c| db::add_digest(c, &repository, &known, &id))).await?;
+        let _ = progress.send(last_line(name, digest, size)).await;
+        Ok(())
+    }
+
+    /// Pushes an image, under a tag or under the digest of its manifest; what names it there.
+    async fn push_image(
+        self: &Arc<Self>,
+        remote: &dyn Registry,
+        tag: &Reference,
+        name: Option<&str>,
+        image: &Arc<Image>,
+        progress: &ProgressSender,
+    ) -> Result<Descriptor> {
         // The layers stay while they are read.
         let leases = self.lease_all(image.diff_ids())?;
         for diff_id in image.diff_ids() {
@@ -96,22 +148,28 @@ impl ImageStore {
             }
             blobs
         };
-        if !remote.has_blob(&image.id).await? {
+        let (media_type, config, bytes) = self.manifest_for(image, &blobs)?;
+        if !remote.has_blob(&config).await? {
             let (tx, rx) = mpsc::channel(1);
             let (digest_tx, digest_rx) = oneshot::channel();
-            let _ = digest_tx.send(image.id.clone());
+            let _ = digest_tx.send(config);
             let raw = image.raw_config.clone();
             tokio::spawn(async move { tx.send(Ok(raw)).await });
             remote.upload(rx, digest_rx).await?;
         }
-        let (media_type, bytes) = self.manifest_for(image, &blobs)?;
-        let name = tag.tag.clone().unwrap_or_else(|| reference::DEFAULT_TAG.into());
-        let size = bytes.len() as u64;
-        let digest = remote.put_manifest(&name, &media_type, bytes.clone()).await?;
-        let (store, tag_name, id, stored) = (self.clone(), tag.name(), image.id.clone(), digest.clone());
+        let own = compress::digest_of(&bytes);
+        let mut descriptor =
+            Descriptor { media_type: media_type.clone(), size: bytes.len() as u64, ..Descriptor::default() };
+        descriptor.digest = remote.put_manifest(name.unwrap_or(&own), &media_type, bytes.clone()).await?;
+        let (store, tag_name, id, stored) =
+            (self.clone(), tag.name(), image.id.clone(), descriptor.digest.clone());
+        // A part of an index is named by that.
+        let named = name.is_some();
         blocking(move || {
             store.write(|c| {
-                db::add_digest(c, &tag_name, &stored, &id)?;
+                if named {
+                    db::add_digest(c, &tag_name, &stored, &id)?;
+                }
                 db::add_manifest(c, &stored, &media_type, &bytes, &id)?;
                 for (diff_id, blob) in &blobs {
                     db::add_layer_blob(c, diff_id, blob)?;
@@ -122,24 +180,23 @@ impl ImageStore {
         })
         .await?;
         drop(leases);
-        let last = Progress {
-            status: format!("{name}: digest: {digest} size: {size}"),
-            pushed: Some((name, digest, size)),
-            ..Progress::default()
-        };
-        let _ = progress.send(last).await;
-        Ok(())
+        Ok(descriptor)
     }
 
-    /// The manifest as it came, if the registry now has exactly its blobs; else a new one.
-    fn manifest_for(&self, image: &Image, blobs: &[(String, db::LayerBlob)]) -> Result<(String, Bytes)> {
+    /// The manifest as it came, if the registry now has exactly its blobs; else a new one. Its media type, the digest of
+    /// its configuration, its bytes.
+    fn manifest_for(
+        &self,
+        image: &Image,
+        blobs: &[(String, db::LayerBlob)],
+    ) -> Result<(String, String, Bytes)> {
         if let Some(digest) = &image.manifest_digest
             && let Some((media_type, bytes)) = self.stored_manifest(digest)?
             && let Ok(m) = super::manifest::Manifest::parse(&bytes, digest)
-            && m.config.digest == image.id
+            && m.config.digest == compress::digest_as(&image.raw_config, &m.config.digest)
             && m.layers.iter().map(|l| &l.digest).eq(blobs.iter().map(|(_, b)| &b.digest))
         {
-            return Ok((media_type, bytes.into()));
+            return Ok((media_type, m.config.digest, bytes.into()));
         }
         let layers: Vec<_> = blobs
             .iter()
@@ -157,7 +214,7 @@ impl ImageStore {
             "config": {"mediaType": config, "size": image.raw_config.len(), "digest": image.id},
             "layers": layers,
         });
-        Ok((kind.into(), serde_json::to_vec_pretty(&manifest)?.into()))
+        Ok((kind.into(), image.id.clone(), serde_json::to_vec_pretty(&manifest)?.into()))
     }
 
     async fn push_layer(
@@ -185,9 +242,16 @@ impl ImageStore {
                 }
             }
         }
+        // What was kept may have made room for something else since.
+        let here = |b: &db::LayerBlob| b.stored && self.open_blob(&b.digest).is_ok_and(|f| f.is_some());
+        let kept = known.into_iter().map(|(blob, _)| blob).find(here);
         let mut failures = 0;
-        let (digest, size) = loop {
-            match self.send_layer(remote, diff_id, &id, progress).await {
+        let blob = loop {
+            let sent = match &kept {
+                Some(blob) => self.send_kept(remote, blob, &id, progress).await,
+                None => self.send_layer(remote, diff_id, &id, progress).await,
+            };
+            match sent {
                 // What was sent is gone with the connection: the layer is sent once more.
                 Err(e @ Error::Registry(_)) if failures + 1 < ATTEMPTS => {
                     failures += 1;
@@ -199,18 +263,55 @@ impl ImageStore {
             }
         };
         tell(progress, &id, "Pushed").await;
-        let blob = db::LayerBlob { digest, size, media_type: media::DOCKER_LAYER.into(), stored: false };
         Ok((diff_id.into(), blob))
     }
 
-    /// Compresses a layer while it is sent; its digest and size.
+    /// Sends a layer as it was pulled, so that it has the same digest there.
+    async fn send_kept(
+        self: &Arc<Self>,
+        remote: &dyn Registry,
+        blob: &db::LayerBlob,
+        id: &str,
+        progress: &ProgressSender,
+    ) -> Result<db::LayerBlob> {
+        let (store, digest) = (self.clone(), blob.digest.clone());
+        let opened = blocking(move || store.open_blob(&digest)).await?;
+        let (file, total) = opened.ok_or_else(|| {
+            Error::Corrupt(format!("the compressed layer {} is gone: pull the image again", blob.digest))
+        })?;
+        let (tx, rx) = mpsc::channel(4);
+        let (digest_tx, digest_rx) = oneshot::channel();
+        let (teller, shown, digest) = (progress.clone(), id.to_string(), blob.digest.clone());
+        let reading = blocking(move || {
+            let mut sink = Digesting::like(Pieces { out: tx, buf: Vec::with_capacity(PIECE) }, &digest);
+            let mut file = Told { inner: file, done: 0, told: 0, total, id: shown, teller };
+            io::copy(&mut file, &mut sink)?;
+            let (found, _, mut pieces) = sink.finish();
+            pieces.flush()?;
+            if found != digest {
+                return Err(Error::Corrupt(format!(
+                    "the compressed layer {digest} has changed on disk: remove the image and pull it again"
+                )));
+            }
+            // The uploader may have failed meanwhile; then that is the error.
+            let _ = digest_tx.send(digest);
+            Ok(())
+        });
+        let (read, uploaded) = tokio::join!(reading, remote.upload(rx, digest_rx));
+        match (read, uploaded) {
+            (Ok(()), Ok(())) => Ok(blob.clone()),
+            (Err(e @ (Error::Corrupt(_) | Error::File { .. })), _) | (_, Err(e)) | (Err(e), _) => Err(e),
+        }
+    }
+
+    /// Compresses a layer while it is sent.
     async fn send_layer(
         self: &Arc<Self>,
         remote: &dyn Registry,
         diff_id: &str,
         id: &str,
         progress: &ProgressSender,
-    ) -> Result<(String, u64)> {
+    ) -> Result<db::LayerBlob> {
         let (tx, rx) = mpsc::channel(4);
         let (digest_tx, digest_rx) = oneshot::channel();
         let (store, d, teller, shown) = (self.clone(), diff_id.to_string(), progress.clone(), id.to_string());
@@ -231,7 +332,9 @@ impl ImageStore {
         let (compressed, uploaded) = tokio::join!(compressing, remote.upload(rx, digest_rx));
         // The upload's own error explains a broken pipe of the compression, not the other way round.
         match (compressed, uploaded) {
-            (Ok(done), Ok(())) => Ok(done),
+            (Ok((digest, size)), Ok(())) => {
+                Ok(db::LayerBlob { digest, size, media_type: media::DOCKER_LAYER.into(), stored: false })
+            }
             (Err(e @ (Error::Corrupt(_) | Error::File { .. })), _) | (_, Err(e)) | (Err(e), _) => Err(e),
         }
     }
@@ -247,7 +350,7 @@ impl ImageStore {
         let (tar, total) = self.layer_tar(diff_id)?;
         let mut sink = Digesting::new(Pieces { out, buf: Vec::with_capacity(PIECE) });
         let mut told = 0u64;
-        let ((), digest, _) = compress::read_ahead(tar, |r| {
+        let ((), digest, _) = compress::read_ahead(tar, diff_id, |r| {
             compress::gzip_blocks(r, &mut sink, |done| {
                 if done - told < 1 << 20 {
                     return;
@@ -276,6 +379,35 @@ impl ImageStore {
 }
 
 const PIECE: usize = 64 * 1024;
+
+/// Tells what has been read of a blob.
+struct Told<R> {
+    inner: R,
+    done: u64,
+    told: u64,
+    total: u64,
+    id: String,
+    teller: ProgressSender,
+}
+
+impl<R: io::Read> io::Read for Told<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.done += n as u64;
+        if self.done - self.told >= 1 << 20 {
+            self.told = self.done;
+            // A slow listener misses lines rather than slowing the upload.
+            let _ = self.teller.try_send(Progress {
+                id: self.id.clone(),
+                status: "Pushing".into(),
+                current: Some(self.done),
+                total: Some(self.total),
+                ..Progress::default()
+            });
+        }
+        Ok(n)
+    }
+}
 
 /// Sends what is written in pieces.
 struct Pieces {

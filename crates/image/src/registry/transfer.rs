@@ -44,14 +44,16 @@ impl Remote {
         }
     }
 
-    /// Sends a blob's pieces, going on where a connection broke.
+    /// Sends a blob's pieces from the byte `done` on, going on where a connection broke. The first answer begins at `at`.
     pub(super) async fn download(
         self,
         digest: String,
         first: Response<Incoming>,
+        mut at: u64,
+        mut done: u64,
         out: mpsc::Sender<Result<Bytes>>,
     ) {
-        let (mut response, mut at, mut done, mut failures) = (first, 0u64, 0u64, 0);
+        let (mut response, mut failures) = (first, 0);
         loop {
             let want = response
                 .headers()

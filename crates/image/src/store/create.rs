@@ -200,7 +200,7 @@ impl ImageStore {
         let bridge = Bridge::new(tar);
         blocking(move || {
             let (_, stream) = compress::decoder(bridge)?;
-            store.unpack(stream)
+            store.unpack(stream, "")
         })
         .await
     }

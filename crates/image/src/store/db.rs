@@ -11,7 +11,7 @@ use super::{Index, LayerInfo};
 use crate::config::ImageConfig;
 use crate::error::{Error, Result};
 use crate::reference::{self, Reference};
-use crate::types::Image;
+use crate::types::{Image, Platform};
 
 /// The format of the database; higher ones are refused.
 const FORMAT: i64 = 1;
@@ -37,7 +37,10 @@ pub(crate) fn open(path: &Path) -> Result<Connection> {
         }
     }
     db.execute_batch(
-        "CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, diff_id TEXT NOT NULL) WITHOUT ROWID;",
+        "CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, diff_id TEXT NOT NULL) WITHOUT ROWID;
+         CREATE TABLE IF NOT EXISTS variants (
+             reference TEXT NOT NULL, platform TEXT NOT NULL, image TEXT NOT NULL, PRIMARY KEY (reference, platform)
+         ) WITHOUT ROWID;",
     )?;
     Ok(db)
 }
@@ -58,7 +61,9 @@ pub(super) fn load(db: &Connection) -> Result<Index> {
     let mut ids = db.prepare("SELECT id FROM images")?;
     let ids =
         ids.query_map([], |r| r.get::<_, String>(0))?.collect::<std::result::Result<BTreeSet<_>, _>>()?;
-    follow(db, &mut index, &Touched { images: ids, ..Touched::default() })?;
+    let mut tags = db.prepare("SELECT DISTINCT reference FROM variants")?;
+    let variants = tags.query_map([], |r| r.get(0))?.collect::<std::result::Result<_, _>>()?;
+    follow(db, &mut index, &Touched { images: ids, variants, ..Touched::default() })?;
     Ok(index)
 }
 
@@ -76,6 +81,7 @@ pub(crate) struct Touched {
     images: BTreeSet<String>,
     layers: BTreeSet<String>,
     kept: Vec<(String, Option<String>)>,
+    variants: BTreeSet<String>,
 }
 
 /// A transaction under way.
@@ -109,6 +115,20 @@ pub(super) fn follow(db: &Connection, index: &mut Index, touched: &Touched) -> R
         match diff_id {
             Some(diff_id) => index.kept.insert(name.clone(), diff_id.clone()),
             None => index.kept.remove(name),
+        };
+    }
+    for tag in &touched.variants {
+        let mut rows =
+            db.prepare_cached("SELECT platform, image FROM variants WHERE reference = ?1 ORDER BY platform")?;
+        let rows = rows.query_map([tag], |r| Ok((r.get::<_, String>(0)?, r.get::<_, String>(1)?)))?;
+        let mut all = Vec::new();
+        for row in rows {
+            let (platform, image) = row?;
+            all.push((Platform::parse(&platform)?, image));
+        }
+        match all.is_empty() {
+            true => index.variants.remove(tag),
+            false => index.variants.insert(tag.clone(), all),
         };
     }
     for diff_id in &touched.layers {
@@ -225,11 +245,36 @@ pub(crate) fn set_tag(c: &mut Changes<'_>, tag: &Reference, image: &str) -> Resu
     if let Some(old) = &old {
         c.touch_image(old);
     }
+    forget_variants(c, &full)?;
     c.tx.prepare_cached("INSERT OR REPLACE INTO tags (reference, image) VALUES (?1, ?2)")?
         .execute([&full, image])?;
     c.tx.prepare_cached("UPDATE images SET tagged_at = ?2 WHERE id = ?1")?
         .execute(params![image, base::clock::now().to_string()])?;
     c.touch_image(image);
+    Ok(())
+}
+
+/// Remembers the image of each platform that a tag is for.
+pub(crate) fn set_variants(
+    c: &mut Changes<'_>,
+    tag: &Reference,
+    images: &[(Platform, String)],
+) -> Result<()> {
+    let full = tag.to_string();
+    for (platform, image) in images {
+        c.tx.prepare_cached(
+            "INSERT OR REPLACE INTO variants (reference, platform, image) VALUES (?1, ?2, ?3)",
+        )?
+        .execute([&full, &platform.to_string(), image])?;
+    }
+    c.touched.variants.insert(full);
+    Ok(())
+}
+
+fn forget_variants(c: &mut Changes<'_>, full: &str) -> Result<()> {
+    if c.tx.prepare_cached("DELETE FROM variants WHERE reference = ?1")?.execute([full])? > 0 {
+        c.touched.variants.insert(full.to_string());
+    }
     Ok(())
 }
 
@@ -253,6 +298,7 @@ pub(crate) fn remove_reference(c: &mut Changes<'_>, r: &Reference) -> Result<boo
             if let Some(image) = tag_target(&c.tx, &full)? {
                 c.touch_image(&image);
             }
+            forget_variants(c, &full)?;
             c.tx.prepare_cached("DELETE FROM tags WHERE reference = ?1")?.execute([&full])?
         }
     };
@@ -276,6 +322,20 @@ pub(crate) fn add_digest(c: &mut Changes<'_>, name: &str, digest: &str, image: &
 
 /// Removes an image with every reference and manifest of it.
 pub(crate) fn delete_image(c: &mut Changes<'_>, id: &str) -> Result<()> {
+    let of_tags =
+        "SELECT reference FROM variants WHERE image = ?1 UNION SELECT reference FROM tags WHERE image = ?1";
+    let tags =
+        c.tx.prepare_cached(of_tags)?
+            .query_map([id], |r| r.get(0))?
+            .collect::<rusqlite::Result<Vec<String>>>()?;
+    for tag in tags {
+        c.tx.prepare_cached(
+            "DELETE FROM variants WHERE reference = ?1 AND (image = ?2 OR EXISTS
+             (SELECT 1 FROM tags WHERE tags.reference = ?1 AND tags.image = ?2))",
+        )?
+        .execute([tag.as_str(), id])?;
+        c.touched.variants.insert(tag);
+    }
     for sql in [
         "DELETE FROM tags WHERE image = ?1",
         "DELETE FROM digests WHERE image = ?1",

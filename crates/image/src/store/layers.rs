@@ -39,8 +39,9 @@ impl ImageStore {
         Ok(Draft { name, path, adopted: false })
     }
 
-    /// Unpacks an uncompressed tar as a layer. Blocking; `source` is read to its end.
-    pub(crate) fn unpack(self: &Arc<Self>, source: impl Read + Send) -> Result<Layer> {
+    /// Unpacks an uncompressed tar as a layer, which is named by the algorithm of the digest `like`. Blocking; `source`
+    /// is read to its end.
+    pub(crate) fn unpack(self: &Arc<Self>, source: impl Read + Send, like: &str) -> Result<Layer> {
         self.await_room()?;
         let draft = self.draft()?;
         let fs_dir = draft.path.join("fs");
@@ -48,7 +49,7 @@ impl ImageStore {
         let root = fs::File::open(&fs_dir)?;
         let mut recipe = recipe::Writer::create(&draft.path)?;
         let options = ExtractOptions { whiteouts: true, guard: true, ..ExtractOptions::default() };
-        let (done, diff_id, tar_size) = compress::read_ahead(source, |stream| {
+        let (done, diff_id, tar_size) = compress::read_ahead(source, like, |stream| {
             let mut reader = Reader::with_tee(stream, &mut recipe);
             extract::extract(root.as_fd(), Path::new("/"), &mut reader, &options)
         })?;
@@ -73,7 +74,7 @@ impl ImageStore {
                 pack::pack_layer(&upper, &mut sink)?;
                 io::Write::flush(&mut sink.0)
             });
-            let layer = self.unpack(fs::File::from(reader));
+            let layer = self.unpack(fs::File::from(reader), "");
             match packing.join() {
                 // If unpacking failed, packing fails for want of a reader: the first reason counts.
                 Ok(packed) => layer.and_then(|l| packed.map(|()| l).map_err(Error::from)),
@@ -230,11 +231,9 @@ impl ImageStore {
             let rows = statement.query_map([], |r| r.get::<_, String>(0))?;
             rows.collect::<std::result::Result<_, _>>()?
         };
-        for entry in fs::read_dir(self.root.join("blobs/sha256"))? {
-            let entry = entry?;
-            let name = entry.file_name();
-            if !name.to_str().is_some_and(|n| stored.contains(&format!("sha256:{n}"))) {
-                fs::remove_file(entry.path()).map_err(Error::file("remove", entry.path()))?;
+        for (digest, path) in self.blob_files(false)? {
+            if !stored.contains(&digest) {
+                fs::remove_file(&path).map_err(Error::file("remove", path))?;
             }
         }
         self.collect_layers()?;

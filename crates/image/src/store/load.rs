@@ -56,6 +56,8 @@ struct Wanted {
     layers: Vec<String>,
     names: Vec<String>,
     manifest: Option<(String, String, Vec<u8>)>,
+    /// The same for other platforms, of an index that the archive has more than one image of; its own platform first.
+    variants: Vec<(Platform, Wanted)>,
 }
 
 impl ImageStore {
@@ -69,7 +71,22 @@ impl ImageStore {
         let loaded = blocking(move || {
             let mut found = store.read_archive(bridge, progress.as_ref())?;
             let wanted = found.images()?;
-            wanted.into_iter().map(|w| store.add_loaded(&mut found, w)).collect::<Result<Vec<_>>>()
+            let mut all = Vec::with_capacity(wanted.len());
+            for mut w in wanted {
+                let (names, variants) = (w.names.clone(), std::mem::take(&mut w.variants));
+                let loaded = store.add_loaded(&mut found, w)?;
+                let mut images = Vec::new();
+                for (platform, variant) in variants {
+                    images.push((platform, store.add_loaded(&mut found, variant)?.image.id.clone()));
+                }
+                if images.len() > 1 {
+                    let tags =
+                        names.iter().map(|n| reference::parse_tagged(n)).collect::<Result<Vec<_>>>()?;
+                    store.write(|c| tags.iter().try_for_each(|tag| db::set_variants(c, tag, &images)))?;
+                }
+                all.push(loaded);
+            }
+            Ok(all)
         })
         .await;
         // What no image claimed, or everything after an error.
@@ -147,23 +164,24 @@ impl ImageStore {
         progress: Option<&ProgressSender>,
     ) -> Result<(Layer, String)> {
         // What the file claims to be and is here already needs no second unpacking: ours has been verified.
-        if let Some(hex) = path.strip_prefix("blobs/sha256/") {
-            let digest = format!("sha256:{hex}");
+        let named = blob_digest(path);
+        let like = named.as_deref().unwrap_or_default();
+        if let Some(digest) = named.clone() {
             let known = self.diff_id_of_blob(&digest)?.unwrap_or_else(|| digest.clone());
             if let Some(layer) = self.existing_layer(&known) {
                 return Ok((layer, digest));
             }
         }
         let counted = Counted { inner: data, done: 0, total: size, told: 0, progress };
-        if compress::sniff(head)? == Compression::None {
-            let layer = self.unpack(counted)?;
+        if compress::sniff(head) == Compression::None {
+            let layer = self.unpack(counted, like)?;
             let digest = layer.diff_id.clone();
             return Ok((layer, digest));
         }
-        let mut raw = Digesting::new(counted);
+        let mut raw = Digesting::like(counted, like);
         let layer = {
             let (_, stream) = compress::decoder(&mut raw)?;
-            self.unpack(stream)?
+            self.unpack(stream, "")?
         };
         io::copy(&mut raw, &mut io::sink())?;
         let (digest, _, _) = raw.finish();
@@ -199,6 +217,12 @@ impl ImageStore {
                     let why = found.broken.get(&path).map_or("it is not in the archive", String::as_str);
                     Error::Corrupt(format!("layer {path} of image {id}: {why}"))
                 })?,
+            };
+            let algorithm = |digest: &str| digest.split(':').next().unwrap_or_default().to_string();
+            let layer = match algorithm(&layer.diff_id) == algorithm(want) {
+                true => layer,
+                // The archive did not say by which algorithm its configuration names what is compressed.
+                false => self.unpack(self.layer_tar(&layer.diff_id)?.0, want)?,
             };
             if layer.diff_id != *want {
                 return Err(Error::Corrupt(format!(
@@ -247,11 +271,11 @@ impl Found {
 
     /// A blob of an OCI layout, verified.
     fn blob(&mut self, digest: &str) -> Result<Vec<u8>> {
-        let Some(hex) = digest.strip_prefix("sha256:") else {
+        if !reference::is_digest(digest) {
             return Err(Error::Corrupt(format!("unsupported digest {digest}")));
-        };
-        let bytes = self.document(&format!("blobs/sha256/{hex}"))?;
-        if digest_of(&bytes) != digest {
+        }
+        let bytes = self.document(&format!("blobs/{}", digest.replacen(':', "/", 1)))?;
+        if compress::digest_as(&bytes, digest) != digest {
             return Err(Error::Corrupt(format!("the archive's blob {digest} has other content")));
         }
         Ok(bytes)
@@ -259,7 +283,20 @@ impl Found {
 
     fn images(&mut self) -> Result<Vec<Wanted>> {
         if self.documents.contains_key("manifest.json") {
-            return self.docker_images();
+            let mut wanted = self.docker_images()?;
+            // Beside it stands, for other tools, what an image has for other platforms.
+            let others = match self.documents.contains_key("index.json") {
+                true => self.oci_images().unwrap_or_default(),
+                false => Vec::new(),
+            };
+            for other in others.into_iter().filter(|o| o.variants.len() > 1) {
+                let name = other.names.first().and_then(|n| reference::parse(n).ok());
+                let same = |n: &String| reference::parse_tagged(n).ok() == name;
+                if let Some(main) = wanted.iter_mut().find(|w| w.names.iter().any(same)) {
+                    main.variants = other.variants;
+                }
+            }
+            return Ok(wanted);
         }
         if self.documents.contains_key("index.json") {
             return self.oci_images();
@@ -283,6 +320,7 @@ impl Found {
                     layers: item.layers.unwrap_or_default(),
                     names: item.repo_tags.unwrap_or_default(),
                     manifest: None,
+                    variants: Vec::new(),
                 })
             })
             .collect()
@@ -313,10 +351,27 @@ impl Found {
                 return Err(Error::Corrupt("the archive's indexes are nested too deeply".into()));
             }
             let index = Index::parse(&bytes, &descriptor.digest)?;
-            return match index.choose(&Platform::host()) {
-                Some(d) => self.oci_image(&d.clone(), name, depth + 1),
-                None => Err(Error::Corrupt(format!("the archive has no image for {}", Platform::host()))),
+            let Some(own) = index.choose(&Platform::host()) else {
+                return Err(Error::Corrupt(format!("the archive has no image for {}", Platform::host())));
             };
+            let mut wanted = self.oci_image(&own.clone(), name, depth + 1)?;
+            if let Some(wanted) = &mut wanted {
+                for d in &index.manifests {
+                    let Some(platform) = d.platform.as_ref().filter(|p| p.os != "unknown") else { continue };
+                    let platform = Platform {
+                        os: platform.os.clone(),
+                        architecture: platform.architecture.clone(),
+                        variant: platform.variant.clone(),
+                    };
+                    // Most archives have the one image alone that somebody wanted.
+                    if let Ok(Some(variant)) = self.oci_image(d, None, depth + 1)
+                        && variant.layers.iter().all(|l| self.layers.contains_key(l))
+                    {
+                        wanted.variants.push((platform, variant));
+                    }
+                }
+            }
+            return Ok(wanted);
         }
         let manifest = Manifest::parse(&bytes, &descriptor.digest)?;
         if !manifest.is_image() {
@@ -336,8 +391,15 @@ impl Found {
             layers,
             names: name.into_iter().filter(|n| reference::parse(n).is_ok()).collect(),
             manifest: Some((descriptor.digest.clone(), descriptor.media_type.clone(), bytes)),
+            variants: Vec::new(),
         }))
     }
+}
+
+/// The digest that a file of an OCI layout is named by: `blobs/sha512/...`.
+fn blob_digest(path: &str) -> Option<String> {
+    let digest = path.strip_prefix("blobs/")?.replacen('/', ":", 1);
+    reference::is_digest(&digest).then_some(digest)
 }
 
 /// `path` seen from the folder `base`, without `.` and `..`.

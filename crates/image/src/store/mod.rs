@@ -5,6 +5,7 @@
 //! removal, which takes its time where there are many files: what is dead is moved aside first. What is read often
 //! (images, tags, where layers lie) is kept in memory, written through under the database's lock.
 
+mod blobs;
 mod create;
 pub(crate) mod db;
 mod init;
@@ -15,6 +16,7 @@ mod remove;
 mod save;
 mod snapshots;
 mod usage;
+mod variants;
 mod verify;
 
 use std::collections::{BTreeMap, HashMap};
@@ -26,10 +28,12 @@ use parking_lot::{Mutex, RwLock};
 pub use create::{Finished, Import};
 pub use snapshots::Snapshot;
 
+pub(crate) use blobs::Download;
+
 use crate::error::{Error, Result};
 use crate::reference;
 use crate::registry::RegistryConfig;
-use crate::types::{Image, Layer};
+use crate::types::{Image, Layer, Platform};
 
 /// All images of one instance.
 pub struct ImageStore {
@@ -40,8 +44,8 @@ pub struct ImageStore {
     snapshots: Mutex<HashMap<String, Arc<snapshots::Record>>>,
     /// Held while what was buried is removed.
     reaper: Arc<Mutex<()>>,
-    /// One pull of a manifest at a time.
-    pub(crate) pulls: tokio::sync::Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// One pull of a manifest, and one download of a layer, at a time.
+    pulls: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     registries: RwLock<RegistryConfig>,
 }
 
@@ -56,6 +60,8 @@ struct Index {
     layers: HashMap<String, LayerInfo>,
     /// Layers that belong to no image and are kept under a name all the same.
     kept: HashMap<String, String>,
+    /// `docker.io/library/app:latest` -> the image of each platform, of tags that are for several.
+    variants: BTreeMap<String, Vec<(Platform, String)>>,
 }
 
 /// Where a layer lies.
@@ -98,15 +104,10 @@ impl Drop for Lease {
     }
 }
 
-/// Runs blocking work off the async threads.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
-        Err(_) => Err(Error::Cancelled("work on an image".into())),
-    }
+    crate::blocking(work).await
 }
 
 impl ImageStore {
@@ -117,7 +118,7 @@ impl ImageStore {
     }
 
     fn open_blocking(root: PathBuf) -> Result<Arc<Self>> {
-        for dir in ["layers", "blobs/sha256", "snapshots", "empty", "dead"] {
+        for dir in ["layers", "blobs/sha256", "blobs/partial", "snapshots", "empty", "dead"] {
             std::fs::create_dir_all(root.join(dir))
                 .map_err(Error::file("make the folder", root.join(dir)))?;
         }
@@ -130,7 +131,7 @@ impl ImageStore {
             index: RwLock::new(index),
             leases: Mutex::default(),
             reaper: Arc::default(),
-            pulls: tokio::sync::Mutex::default(),
+            pulls: Mutex::default(),
             registries: RwLock::default(),
         });
         store.sweep()?;
@@ -250,9 +251,5 @@ impl ImageStore {
 
     fn layers_dir(&self) -> PathBuf {
         self.root.join("layers")
-    }
-
-    fn blob_path(&self, digest: &str) -> PathBuf {
-        self.root.join("blobs/sha256").join(digest.strip_prefix("sha256:").unwrap_or(digest))
     }
 }

@@ -50,6 +50,12 @@ impl ImageStore {
         let by_id = image.id["sha256:".len()..].starts_with(bare);
         let mut out = Vec::new();
         let all = references(&image);
+        let of_others: Vec<String> = all
+            .iter()
+            .flat_map(|tag| self.variants(tag))
+            .map(|(_, i)| i.id.clone())
+            .filter(|id| *id != image.id)
+            .collect();
         let mut quiet = false;
         if !by_id {
             if !force
@@ -72,6 +78,7 @@ impl ImageStore {
             }
             self.untag(&going, &mut out).await?;
             if all.len() > going.len() {
+                self.delete_others(of_others, prune, in_use, &mut out).await?;
                 return Ok(out);
             }
             quiet = true;
@@ -82,9 +89,27 @@ impl ImageStore {
             self.untag(&all, &mut out).await?;
         }
         self.delete(image.id.clone(), force, prune, quiet, in_use, &mut out).await?;
+        self.delete_others(of_others, prune, in_use, &mut out).await?;
         let store = self.clone();
         blocking(move || store.collect_layers()).await?;
         Ok(out)
+    }
+
+    /// Deletes the images that a tag had for other platforms, as far as nobody else names them.
+    async fn delete_others(
+        self: &Arc<Self>,
+        ids: Vec<String>,
+        prune: bool,
+        in_use: &InUse<'_>,
+        out: &mut Vec<Deleted>,
+    ) -> Result<()> {
+        for id in ids {
+            let unnamed = self.get(&id).is_ok_and(|i| references(&i).is_empty());
+            if unnamed && !self.is_variant(&id) {
+                self.delete(id, false, prune, true, in_use, out).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn untag(self: &Arc<Self>, going: &[Reference], out: &mut Vec<Deleted>) -> Result<()> {

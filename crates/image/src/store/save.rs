@@ -1,6 +1,6 @@
 //! Saving images as an archive that both Docker (`manifest.json`) and OCI tools (`index.json`) read.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::archive::tar::{self, Entry, Kind};
 use crate::bridge::Bridge;
 use crate::error::{Error, Result};
 use crate::reference::{self, Reference};
-use crate::registry::manifest::media;
+use crate::registry::manifest::{Descriptor, Index, media};
 use crate::types::Image;
 
 impl ImageStore {
@@ -82,66 +82,59 @@ impl ImageStore {
     }
 
     fn write_archive(&self, chosen: &[(Arc<Image>, Vec<Reference>)], out: &mut dyn Write) -> Result<()> {
-        for dir in ["blobs/", "blobs/sha256/"] {
-            out.write_all(&tar::header(&Entry::new(dir, Kind::Dir)))?;
+        out.write_all(&tar::header(&Entry::new("blobs/", Kind::Dir)))?;
+        let algorithms = chosen.iter().flat_map(|(i, _)| i.diff_ids()).filter_map(|d| d.split(':').next());
+        for algorithm in algorithms.chain(["sha256"]).collect::<BTreeSet<_>>() {
+            out.write_all(&tar::header(&Entry::new(format!("blobs/{algorithm}/"), Kind::Dir)))?;
         }
         let mut written = HashSet::new();
-        let mut manifests = Vec::new();
+        let mut manifests: Vec<Descriptor> = Vec::new();
         let mut docker = Vec::new();
         let mut repositories: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
         for (image, tags) in chosen {
-            let mut layers = Vec::new();
-            for diff_id in image.diff_ids() {
-                let (tar, size) = self.layer_tar(diff_id)?;
-                layers.push(json!({"mediaType": media::OCI_LAYER, "digest": diff_id, "size": size}));
-                if !written.insert(diff_id.clone()) {
-                    continue;
-                }
-                let mut e = Entry::new(blob_name(diff_id), Kind::File);
-                e.size = size;
-                out.write_all(&tar::header(&e))?;
-                let (n, digest, _) = compress::read_ahead(tar, |r| Ok(io::copy(r, out)?))?;
-                if n != size || digest != *diff_id {
-                    return Err(Error::Corrupt(format!(
-                        "layer {diff_id} has changed on disk: load the image again"
-                    )));
-                }
-                out.write_all(tar::pad(size))?;
-            }
-            let mut blob = |digest: &str, bytes: &[u8], out: &mut dyn Write| -> io::Result<()> {
-                if !written.insert(digest.to_string()) {
-                    return Ok(());
-                }
-                document(out, &blob_name(digest), bytes)
-            };
-            blob(&image.id, &image.raw_config, out)?;
-            let manifest = serde_json::to_vec(&json!({
-                "schemaVersion": 2,
-                "mediaType": media::OCI_MANIFEST,
-                "config": {"mediaType": media::OCI_CONFIG, "digest": image.id, "size": image.raw_config.len()},
-                "layers": layers,
-            }))?;
-            let digest = digest_of(&manifest);
-            blob(&digest, &manifest, out)?;
-            let described = |annotations: Option<serde_json::Value>| {
-                let mut d =
-                    json!({"mediaType": media::OCI_MANIFEST, "digest": digest, "size": manifest.len()});
-                if let Some(a) = annotations {
-                    d["annotations"] = a;
-                }
-                d
+            let mut written_one =
+                |image: &Image, out: &mut dyn Write| self.write_one(image, &mut written, out);
+            let descriptor = written_one(image, out)?;
+            let described = |mut descriptor: Descriptor, tag: &Reference, name: &str| {
+                let noted = [
+                    ("io.containerd.image.name", tag.to_string()),
+                    ("org.opencontainers.image.ref.name", name.to_string()),
+                ];
+                descriptor.annotations = noted.map(|(k, v)| (k.to_string(), v)).into();
+                descriptor
             };
             if tags.is_empty() {
-                manifests.push(described(None));
+                manifests.push(descriptor.clone());
             }
             for tag in tags {
                 let name = tag.tag.clone().unwrap_or_default();
-                manifests.push(described(Some(json!({
-                    "io.containerd.image.name": tag.to_string(),
-                    "org.opencontainers.image.ref.name": name,
-                }))));
+                let mut parts = Vec::new();
+                for (platform, variant) in self.variants(tag) {
+                    let own = written_one(&variant, out)?;
+                    parts.push(Descriptor { platform: Some((&platform).into()), ..own });
+                }
+                let top = match parts.is_empty() {
+                    true => descriptor.clone(),
+                    false => {
+                        let index = Index {
+                            schema_version: 2,
+                            media_type: media::OCI_INDEX.into(),
+                            manifests: parts,
+                        };
+                        let bytes = serde_json::to_vec(&index)?;
+                        let digest = digest_of(&bytes);
+                        document(out, &blob_name(&digest), &bytes)?;
+                        Descriptor {
+                            media_type: media::OCI_INDEX.into(),
+                            digest,
+                            size: bytes.len() as u64,
+                            ..Descriptor::default()
+                        }
+                    }
+                };
+                manifests.push(described(top, tag, &name));
                 let top = image.diff_ids().last().cloned().unwrap_or_default();
-                let top = top.trim_start_matches("sha256:").to_string();
+                let top = top.rsplit(':').next().unwrap_or_default().to_string();
                 repositories.entry(tag.familiar_name()).or_default().insert(name, top);
             }
             docker.push(json!({
@@ -159,6 +152,51 @@ impl ImageStore {
         }
         out.write_all(&tar::END)?;
         Ok(())
+    }
+
+    /// Writes what of an image has not been written; what names it.
+    fn write_one(
+        &self,
+        image: &Image,
+        written: &mut HashSet<String>,
+        out: &mut dyn Write,
+    ) -> Result<Descriptor> {
+        let mut layers = Vec::new();
+        for diff_id in image.diff_ids() {
+            let (tar, size) = self.layer_tar(diff_id)?;
+            layers.push(json!({"mediaType": media::OCI_LAYER, "digest": diff_id, "size": size}));
+            if !written.insert(diff_id.clone()) {
+                continue;
+            }
+            let mut e = Entry::new(blob_name(diff_id), Kind::File);
+            e.size = size;
+            out.write_all(&tar::header(&e))?;
+            let (n, digest, _) = compress::read_ahead(tar, diff_id, |r| Ok(io::copy(r, out)?))?;
+            if n != size || digest != *diff_id {
+                return Err(Error::Corrupt(format!(
+                    "layer {diff_id} has changed on disk: load the image again"
+                )));
+            }
+            out.write_all(tar::pad(size))?;
+        }
+        let manifest = serde_json::to_vec(&json!({
+            "schemaVersion": 2,
+            "mediaType": media::OCI_MANIFEST,
+            "config": {"mediaType": media::OCI_CONFIG, "digest": image.id, "size": image.raw_config.len()},
+            "layers": layers,
+        }))?;
+        let digest = digest_of(&manifest);
+        for (digest, bytes) in [(&image.id, &image.raw_config[..]), (&digest, &manifest)] {
+            if written.insert(digest.clone()) {
+                document(out, &blob_name(digest), bytes)?;
+            }
+        }
+        Ok(Descriptor {
+            media_type: media::OCI_MANIFEST.into(),
+            digest,
+            size: manifest.len() as u64,
+            ..Descriptor::default()
+        })
     }
 }
 

@@ -64,12 +64,16 @@ impl ImageStore {
         let before = self.disk_usage()?;
         let mut images: Vec<Deleted> = Vec::new();
         for image in self.list() {
-            let dangling = image.tags.is_empty();
+            let dangling = image.tags.is_empty() && !self.is_variant(&image.id);
             if !(all || dangling) || !wanted(&image) || in_use(&image.id).is_some() {
                 continue;
             }
             // A child that is going lets its parent go too, so what has children now is tried with them.
             if !self.children(&image.id).is_empty() || self.get(&image.id).is_err() {
+                continue;
+            }
+            if image.tags.is_empty() && self.is_variant(&image.id) {
+                // It goes with its tag.
                 continue;
             }
             let names: Vec<String> = match image.tags.as_slice() {

@@ -22,7 +22,7 @@ impl ImageStore {
             self.index.read().layers.iter().map(|(d, i)| (d.clone(), i.clone())).collect();
         for (diff_id, info) in &layers {
             let read = self.layer_tar(diff_id).and_then(|(tar, _)| {
-                let mut tar = Digesting::new(tar);
+                let mut tar = Digesting::like(tar, diff_id);
                 let size = io::copy(&mut tar, &mut io::sink())?;
                 Ok((tar.finish().0, size))
             });

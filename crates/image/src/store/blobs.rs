@@ -1,0 +1,168 @@
+//! Compressed layers as registries sent them: kept so that a pull that broke goes on where it was, also after a restart,
+//! and so that what was pulled is pushed on byte for byte.
+//!
+//! A download grows in `blobs/partial` under its digest. When all of it is there and verified it moves to `blobs`, where
+//! a row names it; without a row it is gone after the next start. Whoever writes holds the digest's gate.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::OwnedMutexGuard;
+
+use super::ImageStore;
+use crate::error::{Error, Result};
+
+/// A download of fewer bytes is not worth going on with.
+const WORTH: u64 = 64 << 10;
+
+/// The place of a blob below a folder: `sha256/HEX`.
+pub(super) fn place(digest: &str) -> PathBuf {
+    let (algorithm, hex) = digest.split_once(':').unwrap_or(("sha256", digest));
+    PathBuf::from(algorithm).join(hex)
+}
+
+/// A download, as far as it has come. Unless it is kept, what is worth it stays for the next attempt.
+pub(crate) struct Download {
+    file: File,
+    path: PathBuf,
+    /// Where it goes when it is whole.
+    whole: PathBuf,
+    have: u64,
+    ended: bool,
+    _turn: OwnedMutexGuard<()>,
+}
+
+impl Download {
+    /// Bytes that are here.
+    pub fn have(&self) -> u64 {
+        self.have
+    }
+
+    /// Forgets what came: it is not what it should be.
+    pub fn start_over(&mut self) -> Result<()> {
+        self.file.set_len(0).map_err(Error::file("empty", &self.path))?;
+        self.have = 0;
+        Ok(())
+    }
+
+    /// Keeps the whole blob.
+    pub fn keep(mut self) -> Result<()> {
+        if let Some(parent) = self.whole.parent() {
+            fs::create_dir_all(parent).map_err(Error::file("make the folder", parent))?;
+        }
+        fs::rename(&self.path, &self.whole).map_err(Error::file("move the blob to", &self.whole))?;
+        self.ended = true;
+        Ok(())
+    }
+
+    /// What is here, followed by what `rest` gives, which is written behind it.
+    pub fn reader<'a, R: Read>(&'a mut self, rest: &'a mut R) -> Replay<'a, R> {
+        let have = self.have;
+        Replay { download: self, rest, at: 0, replayed: have }
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        if !self.ended
+            && self.have < WORTH
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::debug!(%error, path = %self.path.display(), "a broken download stays");
+        }
+    }
+}
+
+/// See [`Download::reader`].
+pub(crate) struct Replay<'a, R> {
+    download: &'a mut Download,
+    rest: &'a mut R,
+    at: u64,
+    replayed: u64,
+}
+
+impl<R: Read> Read for Replay<'_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.at < self.replayed {
+            let most = usize::try_from(self.replayed - self.at).unwrap_or(usize::MAX).min(buf.len());
+            let n = self.download.file.read_at(&mut buf[..most], self.at)?;
+            if n == 0 && most > 0 {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a download has become shorter"));
+            }
+            self.at += n as u64;
+            return Ok(n);
+        }
+        let n = self.rest.read(buf)?;
+        self.download.file.write_all_at(&buf[..n], self.download.have)?;
+        self.download.have += n as u64;
+        Ok(n)
+    }
+}
+
+impl ImageStore {
+    pub(super) fn partial_dir(&self) -> PathBuf {
+        self.root.join("blobs/partial")
+    }
+
+    pub(super) fn blob_path(&self, digest: &str) -> PathBuf {
+        self.root.join("blobs").join(place(digest))
+    }
+
+    /// Waits for its turn with what a digest names: one at a time works at it.
+    pub(crate) async fn turn(&self, digest: &str) -> OwnedMutexGuard<()> {
+        let gate = {
+            let mut gates = self.pulls.lock();
+            // Whoever waits or works holds the gate too.
+            gates.retain(|_, gate| Arc::strong_count(gate) > 1);
+            gates.entry(digest.to_string()).or_default().clone()
+        };
+        gate.lock_owned().await
+    }
+
+    /// The download of a blob, with what an earlier attempt left. The turn is the blob's.
+    pub(crate) fn download(&self, digest: &str, turn: OwnedMutexGuard<()>) -> Result<Download> {
+        let path = self.partial_dir().join(place(digest));
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(Error::file("make the folder", parent))?;
+        }
+        let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = open.map_err(Error::file("open", &path))?;
+        let have = file.metadata()?.len();
+        Ok(Download { file, path, whole: self.blob_path(digest), have, ended: false, _turn: turn })
+    }
+
+    /// A blob that is kept, with its size; `None` if it is not here any more.
+    pub(crate) fn open_blob(&self, digest: &str) -> Result<Option<(File, u64)>> {
+        let path = self.blob_path(digest);
+        match File::open(&path) {
+            Ok(file) => {
+                let size = file.metadata()?.len();
+                Ok(Some((file, size)))
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::file("open", path)(e)),
+        }
+    }
+
+    /// Every file of blobs with its digest: whole ones, or what broken downloads left.
+    pub(super) fn blob_files(&self, partial: bool) -> Result<Vec<(String, PathBuf)>> {
+        let base = if partial { self.partial_dir() } else { self.root.join("blobs") };
+        let mut found = Vec::new();
+        for algorithm in ["sha256", "sha384", "sha512"] {
+            let dir = base.join(algorithm);
+            let entries = match fs::read_dir(&dir) {
+                Ok(entries) => entries,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(Error::file("read the folder", dir)(e)),
+            };
+            for entry in entries {
+                let entry = entry?;
+                found.push((format!("{algorithm}:{}", entry.file_name().to_string_lossy()), entry.path()));
+            }
+        }
+        Ok(found)
+    }
+}

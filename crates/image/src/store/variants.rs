@@ -1,0 +1,60 @@
+//! One tag for several platforms: what a build for more than one of them makes, and archives with an index bring.
+//!
+//! The tag itself stands on the image for this machine (or the first one), as everything that runs wants it; beside it
+//! is remembered which image each platform has. An image with such a place is in use, though it has no tag of its own.
+
+use std::sync::Arc;
+
+use super::{ImageStore, blocking, db};
+use crate::error::{Error, Result};
+use crate::reference::{self, Reference};
+use crate::types::{Image, Platform};
+
+impl ImageStore {
+    /// Puts a tag on an image for each of several platforms.
+    pub async fn tag_all(self: &Arc<Self>, target: &str, images: Vec<(Platform, String)>) -> Result<()> {
+        let tag = reference::parse(target)?.with_default_tag();
+        let host = Platform::host();
+        let fits = |(p, _): &&(Platform, String)| host.accepts(&p.os, &p.architecture, &p.variant);
+        let main = images.iter().find(fits).or(images.first());
+        let main = main.ok_or_else(|| Error::Invalid(format!("{target}: a tag needs an image")))?.1.clone();
+        let store = self.clone();
+        blocking(move || {
+            store.write(|c| {
+                db::set_tag(c, &tag, &main)?;
+                if images.len() > 1 {
+                    db::set_variants(c, &tag, &images)?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// The images of a tag that is for several platforms; none of any other.
+    pub fn variants(&self, tag: &Reference) -> Vec<(Platform, Arc<Image>)> {
+        let index = self.index.read();
+        let all = index.variants.get(&tag.to_string()).into_iter().flatten();
+        all.filter_map(|(p, id)| Some((p.clone(), index.images.get(id)?.clone()))).collect()
+    }
+
+    /// Whether an image is there for a platform of some tag.
+    pub fn is_variant(&self, id: &str) -> bool {
+        self.index.read().variants.values().flatten().any(|(_, other)| other == id)
+    }
+
+    /// As `get`, but of a tag for several platforms the image of that one.
+    pub fn get_for(&self, text: &str, platform: &Platform) -> Result<Arc<Image>> {
+        if let Ok(tag) = reference::parse(text).map(Reference::with_default_tag) {
+            let all = self.variants(&tag);
+            let found = all
+                .iter()
+                .find(|(p, _)| p == platform)
+                .or_else(|| all.iter().find(|(p, _)| platform.accepts(&p.os, &p.architecture, &p.variant)));
+            if let Some((_, image)) = found {
+                return Ok(image.clone());
+            }
+        }
+        self.get(text)
+    }
+}

@@ -1,0 +1,317 @@
+//! Pulls as registries and connections are: broken off, old, with other digests; and pushed on as they came.
+
+#![allow(clippy::unwrap_used)] // a test may panic
+
+mod common;
+
+use std::collections::HashMap;
+use std::io::Cursor;
+use std::sync::Arc;
+
+use common::{MANIFEST, Made, ended, entry, gzip, made, ok, pull, registry, reply};
+use image::archive::compress::{digest_as, digest_of};
+use image::archive::tar::Kind;
+use image::registry::{BlobStream, Document, Registry};
+use image::{Error, ImageStore, reference};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+fn sink() -> mpsc::Sender<image::Progress> {
+    let (tx, mut rx) = mpsc::channel(100);
+    tokio::spawn(async move { while rx.recv().await.is_some() {} });
+    tx
+}
+
+/// The first byte that a request asks for.
+fn from(head: &str) -> Option<usize> {
+    let range = head.to_ascii_lowercase();
+    range.split("range: bytes=").nth(1)?.split('-').next()?.parse().ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_goes_on_where_the_last_one_broke() {
+    let dir = tempfile::tempdir().unwrap();
+    let m = Arc::new(made());
+    let asked: Arc<Mutex<Vec<Option<usize>>>> = Arc::default();
+    let well = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (whole, log, healthy) = (m.clone(), asked.clone(), well.clone());
+    let address = registry(move |head, _| {
+        if !head.contains(&digest_of(&whole.layer)) {
+            return Some(whole.answer(head));
+        }
+        let at = from(head);
+        log.lock().push(at);
+        if healthy.load(std::sync::atomic::Ordering::SeqCst) {
+            let rest = &whole.layer[at.unwrap_or(0)..];
+            let range = format!("content-range: bytes {}-{}/*\r\n", at.unwrap_or(0), whole.layer.len() - 1);
+            return Some(match at {
+                Some(_) => reply("206 Partial Content", &range, rest),
+                None => ok("application/octet-stream", rest),
+            });
+        }
+        // Two thirds come, and then nothing any more.
+        let answer = whole.answer(head);
+        match at {
+            None => Some(answer[..answer.len() * 2 / 3].to_vec()),
+            Some(_) => Some(reply("500 Internal Server Error", "retry-after: 0\r\n", b"")),
+        }
+    })
+    .await;
+    let store = ImageStore::open(dir.path()).await.unwrap();
+    pull(&store, &address).await.unwrap_err();
+    assert!(store.list().is_empty());
+    let before = asked.lock().len();
+    drop(store);
+    // Another daemon, and the registry is well again.
+    well.store(true, std::sync::atomic::Ordering::SeqCst);
+    let store = ImageStore::open(dir.path()).await.unwrap();
+    pull(&store, &address).await.unwrap();
+    let again = asked.lock()[before..].to_vec();
+    assert_eq!(again.len(), 1, "{again:?}");
+    assert!(again[0].unwrap() > m.layer.len() / 2, "{again:?}");
+    assert_eq!(store.verify().await.unwrap(), Vec::<String>::new());
+    assert_eq!(std::fs::read_dir(dir.path().join("images/blobs/partial/sha256")).unwrap().count(), 0);
+    let kept = dir.path().join("images/blobs").join(digest_of(&m.layer).replace(':', "/"));
+    assert_eq!(std::fs::read(kept).unwrap(), m.layer);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lies_in_a_broken_download_is_not_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let m = made();
+    let digest = digest_of(&m.layer);
+    let partial = dir.path().join("images/blobs/partial").join(digest.replace(':', "/"));
+    std::fs::create_dir_all(partial.parent().unwrap()).unwrap();
+    let mut wrong = m.layer[..100_000].to_vec();
+    wrong[50_000] ^= 1;
+    std::fs::write(&partial, wrong).unwrap();
+    let address = registry(move |head, _| {
+        let whole = m.answer(head);
+        Some(match from(head) {
+            Some(at) => {
+                let range = format!("content-range: bytes {at}-{}/*\r\n", m.layer.len() - 1);
+                reply("206 Partial Content", &range, &m.layer[at..])
+            }
+            None => whole,
+        })
+    })
+    .await;
+    let store = ImageStore::open(dir.path()).await.unwrap();
+    pull(&store, &address).await.unwrap_err();
+    assert!(store.list().is_empty());
+    // The second attempt begins anew.
+    pull(&store, &address).await.unwrap();
+    assert_eq!(store.verify().await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn manifests_of_the_old_kind_are_refused_in_dockers_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(dir.path()).await.unwrap();
+    let kind = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+    let old =
+        br#"{"schemaVersion":1,"name":"app","tag":"1","architecture":"amd64","fsLayers":[],"history":[]}"#;
+    for kind in [kind, "application/json"] {
+        let address = registry(move |_, _| Some(ok(kind, old))).await;
+        let error = pull(&store, &address).await.unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!(
+                "[DEPRECATION NOTICE] Docker Image Format v1 and Docker Image manifest version 2, schema 1 support is \
+                 disabled by default and will be removed in an upcoming release. Suggest the author of {address}/app:1 \
+                 to upgrade the image to the OCI Format or Docker Image manifest v2, schema 2. More information at \
+                 https://docs.docker.com/go/deprecated-image-specs/"
+            )
+        );
+    }
+}
+
+/// A repository in memory.
+#[derive(Default)]
+struct Memory {
+    blobs: Mutex<HashMap<String, Vec<u8>>>,
+    manifests: Mutex<HashMap<String, (String, Vec<u8>)>>,
+}
+
+#[async_trait::async_trait]
+impl Registry for Memory {
+    async fn manifest(&self, reference: &str) -> image::Result<Document> {
+        let found = self.manifests.lock().get(reference).cloned();
+        let (media_type, bytes) = found.ok_or_else(|| Error::NotFound(reference.into()))?;
+        Ok(Document { media_type, digest: digest_as(&bytes, reference), bytes: bytes.into() })
+    }
+
+    async fn blob_from(&self, digest: &str, from: u64) -> image::Result<BlobStream> {
+        let found = self.blobs.lock().get(digest).cloned();
+        let bytes = found.ok_or_else(|| Error::NotFound(digest.into()))?;
+        let (tx, rx) = mpsc::channel(1);
+        let rest = bytes[from as usize..].to_vec();
+        tokio::spawn(async move { tx.send(Ok(rest.into())).await });
+        Ok(rx)
+    }
+
+    async fn has_blob(&self, digest: &str) -> image::Result<bool> {
+        Ok(self.blobs.lock().contains_key(digest))
+    }
+
+    async fn mount(&self, _: &str, _: &str) -> image::Result<bool> {
+        Ok(false)
+    }
+
+    async fn upload(
+        &self,
+        mut content: BlobStream,
+        digest: tokio::sync::oneshot::Receiver<String>,
+    ) -> image::Result<()> {
+        let mut bytes = Vec::new();
+        while let Some(piece) = content.recv().await {
+            bytes.extend_from_slice(&piece?);
+        }
+        let digest = digest.await.map_err(|_| Error::Cancelled("an upload".into()))?;
+        assert_eq!(digest_as(&bytes, &digest), digest);
+        self.blobs.lock().insert(digest, bytes);
+        Ok(())
+    }
+
+    async fn put_manifest(
+        &self,
+        reference: &str,
+        media_type: &str,
+        bytes: bytes::Bytes,
+    ) -> image::Result<String> {
+        let digest = digest_of(&bytes);
+        for name in [reference, &digest] {
+            self.manifests.lock().insert(name.into(), (media_type.into(), bytes.to_vec()));
+        }
+        Ok(digest)
+    }
+}
+
+impl Memory {
+    fn of(m: &Made, like: &str) -> Self {
+        let memory = Self::default();
+        let manifest = String::from_utf8(m.manifest.clone()).unwrap();
+        let manifest = manifest
+            .replace(&digest_of(&m.layer), &digest_as(&m.layer, like))
+            .replace(&digest_of(&m.config), &digest_as(&m.config, like));
+        for blob in [&m.layer, &m.config] {
+            memory.blobs.lock().insert(digest_as(blob, like), blob.clone());
+        }
+        memory.manifests.lock().insert("1".into(), (MANIFEST.into(), manifest.into_bytes()));
+        memory
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_pulled_is_pushed_on_byte_for_byte() {
+    for like in ["sha256:", "sha512:", "sha384:"] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ImageStore::open(dir.path()).await.unwrap();
+        // Compressed as nobody here does it.
+        let there = Memory::of(&made(), like);
+        let wanted = reference::parse("one.example/app:1").unwrap();
+        let image = store.pull_from(&there, &wanted, None, sink()).await.unwrap();
+        assert_eq!(store.verify().await.unwrap(), Vec::<String>::new());
+        let elsewhere = Memory::default();
+        let tag = reference::parse("two.example/other:2").unwrap();
+        store.tag(&image.id, &tag.to_string()).await.unwrap();
+        store.push_to(&elsewhere, &tag, &image, &sink()).await.unwrap();
+        assert_eq!(elsewhere.manifests.lock()["2"], there.manifests.lock()["1"], "{like}");
+        assert_eq!(*elsewhere.blobs.lock(), *there.blobs.lock(), "{like}");
+        // After a restart too; and when the compressed copy has gone, it is compressed anew.
+        drop(store);
+        let store = ImageStore::open(dir.path()).await.unwrap();
+        let again = Memory::default();
+        store.push_to(&again, &tag, &image, &sink()).await.unwrap();
+        assert_eq!(*again.blobs.lock(), *there.blobs.lock(), "{like}");
+        std::fs::remove_dir_all(dir.path().join("images/blobs")).unwrap();
+        let anew = Memory::default();
+        store.push_to(&anew, &tag, &image, &sink()).await.unwrap();
+        let back = reference::parse("three.example/app:2").unwrap();
+        let pulled = store.pull_from(&anew, &back, None, sink()).await.unwrap();
+        assert_eq!(pulled.id, image.id);
+        // Gone with its image.
+        store.remove(&image.id, true, true, &|_| None).await.unwrap();
+        let left = std::fs::read_dir(dir.path().join("images/layers")).unwrap().count();
+        assert_eq!((left, store.list().len()), (0, 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_images_with_one_layer_bring_it_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(dir.path()).await.unwrap();
+    let m = made();
+    let other_config =
+        String::from_utf8(m.config.clone()).unwrap().replace("\"linux\"", "\"linux\",\"author\":\"b\"");
+    let other_manifest = String::from_utf8(m.manifest.clone())
+        .unwrap()
+        .replace(&digest_of(&m.config), &digest_of(other_config.as_bytes()))
+        .into_bytes();
+    let times = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let counted = times.clone();
+    let address = registry(move |head, _| {
+        let line = head.lines().next().unwrap();
+        Some(match () {
+            () if line.contains("/other/manifests/") => ok(MANIFEST, &other_manifest),
+            () if line.contains(&digest_of(other_config.as_bytes())) => ok("x/y", other_config.as_bytes()),
+            () => {
+                if line.contains(&digest_of(&m.layer)) {
+                    counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                }
+                m.answer(line)
+            }
+        })
+    })
+    .await;
+    let other = format!("{address}/other:1");
+    let (a, b) = tokio::join!(pull(&store, &address), store.pull(&other, None, None, sink()));
+    let (a, b) = (a.unwrap(), b.unwrap());
+    assert!(a.id != b.id && a.diff_ids() == b.diff_ids());
+    assert_eq!(times.load(std::sync::atomic::Ordering::SeqCst), 1);
+}
+
+/// An archive of a layer that is named by sha512, as an OCI layout has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn layouts_with_other_digests() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(dir.path()).await.unwrap();
+    let tar = ended(entry("file", Kind::File, b"content"));
+    let layer = gzip(&tar);
+    let config = format!(
+        r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":["{}"]}}}}"#,
+        digest_as(&tar, "sha512:")
+    );
+    let descriptor = |kind: &str, bytes: &[u8]| {
+        format!(
+            r#"{{"mediaType":"{kind}","digest":"{}","size":{}}}"#,
+            digest_as(bytes, "sha512:"),
+            bytes.len()
+        )
+    };
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{MANIFEST}","config":{},"layers":[{}]}}"#,
+        descriptor("application/vnd.oci.image.config.v1+json", config.as_bytes()),
+        descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &layer)
+    );
+    let index =
+        format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, descriptor(MANIFEST, manifest.as_bytes()));
+    let blob = |bytes: &[u8]| {
+        entry(format!("blobs/{}", digest_as(bytes, "sha512:").replace(':', "/")), Kind::File, bytes)
+    };
+    let archive = [
+        blob(&layer),
+        blob(config.as_bytes()),
+        blob(manifest.as_bytes()),
+        entry("index.json", Kind::File, index.as_bytes()),
+    ];
+    let loaded = store.load(Cursor::new(ended(archive.concat())), None).await.unwrap();
+    assert_eq!(loaded[0].image.diff_ids(), [digest_as(&tar, "sha512:")]);
+    assert_eq!(store.verify().await.unwrap(), Vec::<String>::new());
+    let file = dir.path().join("saved.tar");
+    let id = loaded[0].image.id.clone();
+    store.save(std::slice::from_ref(&id), tokio::fs::File::create(&file).await.unwrap()).await.unwrap();
+    store.remove(&id, true, true, &|_| None).await.unwrap();
+    let again = store.load(tokio::fs::File::open(&file).await.unwrap(), None).await.unwrap();
+    assert_eq!(again[0].image.id, id);
+}
