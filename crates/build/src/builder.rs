@@ -19,9 +19,6 @@ use crate::report::{Listener, Told};
 use crate::runner::StepRunner;
 use crate::{blocking, text};
 
-/// Bytes that the cache may take on any disk.
-const SHARE: u64 = 2 << 30;
-
 /// Pieces of a stage's text that may wait for their turn.
 const AHEAD: usize = 1024;
 
@@ -31,7 +28,10 @@ pub struct Builder {
     pub(crate) runner: Arc<dyn StepRunner>,
     pub(crate) cache: Cache,
     pub(crate) flights: Flights,
-    pub(crate) caches: Caches,
+    pub(crate) caches: Arc<Caches>,
+    pub(crate) policy: parking_lot::RwLock<Arc<crate::gc::Policy>>,
+    /// What collects by itself, as long as the builder lives.
+    collecting: std::sync::OnceLock<tokio_util::task::AbortOnDropHandle<()>>,
     pub(crate) scratch: PathBuf,
     pub(crate) desk: crate::buildkit::Desk,
 }
@@ -76,8 +76,11 @@ impl Builder {
         })
         .await?;
         cache.reconcile().await?;
-        let caches = Caches::open(scratch.join("caches"))?;
-        Ok(Arc::new(Self {
+        let caches = Arc::new(Caches::open(scratch.join("caches"))?);
+        let written = images.written();
+        let builder = Arc::new(Self {
+            policy: parking_lot::RwLock::default(),
+            collecting: std::sync::OnceLock::new(),
             images,
             runner,
             cache,
@@ -85,13 +88,29 @@ impl Builder {
             caches,
             scratch,
             desk: crate::buildkit::Desk::default(),
-        }))
+        });
+        let keep = tokio::spawn(crate::gc::keep(Arc::downgrade(&builder), written));
+        builder.collecting.get_or_init(|| tokio_util::task::AbortOnDropHandle::new(keep));
+        Ok(builder)
     }
 
-    /// What the cache holds, last used first.
-    pub fn cache_records(&self) -> Result<Vec<Record>> {
+    /// What the cache holds, last used first, with what it takes of the disk. What images have too, or a line before has,
+    /// is shared.
+    pub async fn cache_records(&self) -> Result<Vec<Record>> {
         let mut all = self.cache.records()?;
-        all.extend(self.caches.records()?);
+        let disk = self.images.on_disk().await?;
+        let images = self.images.list();
+        let mut seen: std::collections::HashSet<&str> =
+            images.iter().flat_map(|i| i.diff_ids().iter().map(String::as_str)).collect();
+        let ids: Vec<Option<String>> = all.iter().map(|r| r.diff_id.clone()).collect();
+        for (record, id) in all.iter_mut().zip(&ids) {
+            if let Some(id) = id.as_deref() {
+                record.size = disk.layers.get(id).copied().unwrap_or(record.size);
+                record.shared = !seen.insert(id);
+            }
+        }
+        let mounts = self.caches.clone();
+        all.extend(blocking(move || mounts.records()).await?);
         Ok(all)
     }
 
@@ -99,46 +118,20 @@ impl Builder {
     pub async fn prune_cache(&self, mut keep: impl FnMut(&Record) -> bool) -> Result<Pruned> {
         self.cache.flush(Vec::new()).await?;
         let mut pruned = Pruned::default();
-        let steps: Vec<Record> = self.cache.records()?.into_iter().filter(|r| !keep(r)).collect();
+        let going = self.cache_records().await?.into_iter().filter(|r| !keep(r));
+        let (steps, mounts): (Vec<Record>, Vec<Record>) = going.partition(|r| r.kind == RecordKind::Step);
+        let before = self.images.on_disk().await?.total();
         self.cache.forget(steps.iter().map(|r| r.id.clone()).collect()).await?;
-        pruned.bytes = self.images.collect().await?.bytes;
+        self.images.collect().await?;
+        pruned.bytes = before.saturating_sub(self.images.on_disk().await?.total());
         pruned.records = steps;
-        for record in self.caches.records()?.into_iter().filter(|r| !keep(r)) {
+        for record in mounts {
             if self.caches.remove(&record.id).await? {
                 pruned.bytes += record.size;
                 pruned.records.push(record);
             }
         }
         Ok(pruned)
-    }
-
-    /// Forgets what was not used for the longest time, until the cache takes no more than its share of the disk.
-    pub(crate) async fn trim_cache(&self) -> Result<()> {
-        let disk = rustix::fs::statvfs(&self.scratch).map_err(std::io::Error::from)?;
-        let total = disk.f_blocks.saturating_mul(disk.f_frsize);
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        // When the disk is nearly full, the cache gives back all but what is too small to matter.
-        let share = if free < total / 20 { SHARE / 8 } else { (total / 10).max(SHARE) };
-        let mut sum = 0u64;
-        let mut fits = |r: &Record| {
-            sum = sum.saturating_add(r.size);
-            sum <= share
-        };
-        if self.cache.records()?.iter().all(&mut fits) {
-            return Ok(());
-        }
-        let mut left = share;
-        let pruned = self
-            .prune_cache(|r| {
-                let keep = r.kind == RecordKind::Mount || r.size <= left;
-                if r.kind == RecordKind::Step && keep {
-                    left -= r.size;
-                }
-                keep
-            })
-            .await?;
-        tracing::info!(steps = pruned.records.len(), bytes = pruned.bytes, "the build cache was trimmed");
-        Ok(())
     }
 
     /// Builds and returns the image's id. Text goes to `out`; a closed `out` or `cancel` ends the build.

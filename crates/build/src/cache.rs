@@ -42,6 +42,8 @@ pub struct Record {
     pub uses: u64,
     /// The layer's digest; none of a step that changed no file.
     pub diff_id: Option<String>,
+    /// Whether its files are an image's too, or another record's: removing it frees nothing.
+    pub shared: bool,
     /// What it is.
     pub kind: RecordKind,
 }
@@ -53,6 +55,16 @@ pub enum RecordKind {
     Step,
     /// A folder of `RUN --mount=type=cache`.
     Mount,
+}
+
+impl RecordKind {
+    /// As BuildKit names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Step => "regular",
+            Self::Mount => "exec.cachemount",
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -154,6 +166,11 @@ impl Cache {
         Ok(())
     }
 
+    /// Whether there is any result on the disk.
+    pub fn any(&self) -> Result<bool> {
+        Ok(self.db.lock().prepare_cached("SELECT 1 FROM results LIMIT 1")?.exists([])?)
+    }
+
     /// Every result that is on the disk, last used first.
     pub fn records(&self) -> Result<Vec<Record>> {
         let db = self.db.lock();
@@ -169,6 +186,7 @@ impl Cache {
                 used: r.get(4)?,
                 uses: r.get(5)?,
                 diff_id: r.get(6)?,
+                shared: false,
                 kind: RecordKind::Step,
             })
         })?;

@@ -201,12 +201,6 @@ impl Job {
         let flushed = self.flush().await;
         let state = result?;
         flushed?;
-        let builder = self.builder.clone();
-        tokio::spawn(async move {
-            if let Err(error) = builder.trim_cache().await {
-                tracing::warn!(%error, "the build cache was not trimmed");
-            }
-        });
         Ok(state)
     }
 

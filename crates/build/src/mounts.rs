@@ -571,6 +571,8 @@ pub(crate) struct Caches {
     dir: PathBuf,
     /// Who uses a folder, by its name.
     used: Mutex<HashMap<String, Arc<tokio::sync::RwLock<()>>>>,
+    /// How large folders were after so many uses.
+    sizes: Mutex<HashMap<String, (u64, u64)>>,
 }
 
 /// What is written beside a cache's folder.
@@ -591,7 +593,7 @@ enum Held {
 impl Caches {
     pub fn open(dir: PathBuf) -> Result<Self> {
         std::fs::create_dir_all(&dir)?;
-        Ok(Self { dir, used: Mutex::default() })
+        Ok(Self { dir, used: Mutex::default(), sizes: Mutex::default() })
     }
 
     fn lock(&self, name: &str) -> Arc<tokio::sync::RwLock<()>> {
@@ -670,15 +672,34 @@ impl Caches {
             all.push(Record {
                 id: format!("mount-{name}"),
                 description: about.description,
-                size: measure(&entry.path()),
+                size: self.size(&name, about.uses, &entry.path())?,
                 created: about.created,
                 used: about.used,
                 uses: about.uses,
                 diff_id: None,
+                shared: false,
                 kind: cache::RecordKind::Mount,
             });
         }
         Ok(all)
+    }
+
+    /// What a folder takes of the disk, which changes only while somebody uses it.
+    fn size(&self, name: &str, uses: u64, path: &Path) -> Result<u64> {
+        let idle = self.lock(name).try_write_owned();
+        if let Some((_, size)) = self.sizes.lock().get(name).filter(|(then, _)| idle.is_ok() && *then == uses)
+        {
+            return Ok(*size);
+        }
+        let size = match image::on_disk(path) {
+            Ok(size) => size,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
+            Err(e) => return Err(e.into()),
+        };
+        if idle.is_ok() {
+            self.sizes.lock().insert(name.to_string(), (uses, size));
+        }
+        Ok(size)
     }
 
     /// Removes one that nobody uses; whether it is gone.
@@ -693,18 +714,6 @@ impl Caches {
         })
         .await
     }
-}
-
-fn measure(path: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(path) else { return 0 };
-    entries
-        .flatten()
-        .map(|e| match e.metadata() {
-            Ok(m) if m.is_dir() => measure(&e.path()),
-            Ok(m) => m.len(),
-            Err(_) => 0,
-        })
-        .sum()
 }
 
 #[cfg(test)]

@@ -3,111 +3,19 @@
 #![allow(clippy::unwrap_used)] // a test may panic
 
 mod common;
+#[path = "common/world.rs"]
+mod world;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Cursor;
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use build::{Builder, Context, Event, Options, Output, Step, StepRunner};
+use build::{Builder, Options};
 use common::tar_of;
 use image::ImageStore;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
-
-/// Knows `echo TEXT > PATH`, `echo TEXT`, `false` and `true`, in the shell's place.
-struct Fake {
-    images: Arc<ImageStore>,
-    steps: Mutex<Vec<Step>>,
-}
-
-#[async_trait]
-impl StepRunner for Fake {
-    async fn run(
-        &self,
-        step: Step,
-        output: mpsc::Sender<Output>,
-        _: CancellationToken,
-    ) -> Result<i32, String> {
-        let snapshot = self.images.snapshot(&step.id).map_err(|e| e.to_string())?;
-        let command = step.args.last().cloned().unwrap_or_default();
-        let work = step.working_dir.clone();
-        self.steps.lock().push(step);
-        if command == "false" {
-            return Ok(1);
-        }
-        if let Some((text, path)) = command.strip_prefix("echo ").and_then(|c| c.split_once(" > ")) {
-            let merged = snapshot.mount(true).map_err(|e| e.to_string())?;
-            let path = Path::new("/").join(work).join(path);
-            let at = format!("/proc/self/fd/{}{}", merged.as_raw_fd(), path.display());
-            fs::write(at, format!("{text}\n")).map_err(|e| e.to_string())?;
-        } else if let Some(text) = command.strip_prefix("echo ") {
-            let data = format!("{text}\n").into();
-            output.send(Output { stderr: false, data }).await.map_err(|e| e.to_string())?;
-        }
-        Ok(0)
-    }
-}
-
-struct World {
-    dir: tempfile::TempDir,
-    images: Arc<ImageStore>,
-    runner: Arc<Fake>,
-    builder: Arc<Builder>,
-}
-
-async fn world() -> Option<World> {
-    let files = [
-        ("etc/", ""),
-        ("etc/passwd", "root:x:0:0::/:\nnobody:x:65534:65534::/:\n"),
-        ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
-        ("bin/", ""),
-        ("bin/busybox", "ELF"),
-    ];
-    let (dir, images) = common::store_with("base:1.0", &files).await?;
-    let runner = Arc::new(Fake { images: images.clone(), steps: Mutex::default() });
-    let builder = Builder::open(images.clone(), runner.clone(), dir.path()).await.unwrap();
-    Some(World { dir, images, runner, builder })
-}
-
-impl World {
-    async fn build(&self, files: &[(&str, &str)], options: Options) -> (Result<String, String>, String) {
-        let (tx, mut rx) = mpsc::channel(1000);
-        let context = Context::Tar(Box::new(Cursor::new(tar_of(files))));
-        let result = self.builder.build(context, options, tx, CancellationToken::new()).await;
-        let mut text = String::new();
-        while let Some(e) = rx.recv().await {
-            if let Event::Stream(s) = e {
-                text.push_str(&s);
-            }
-        }
-        (result.map_err(|e| e.to_string()), text)
-    }
-
-    fn read(&self, image: &str, path: &str) -> Option<String> {
-        let root = self.images.mount_image(&self.images.get(image).unwrap()).unwrap();
-        let fd =
-            image::archive::root::open(root.as_fd(), Path::new(path), rustix::fs::OFlags::RDONLY).ok()?;
-        std::io::read_to_string(fs::File::from(fd)).ok()
-    }
-
-    fn owner(&self, image: &str, path: &str) -> (u32, u32, u32) {
-        let root = self.images.mount_image(&self.images.get(image).unwrap()).unwrap();
-        let fd =
-            image::archive::root::open(root.as_fd(), Path::new(path), rustix::fs::OFlags::RDONLY).unwrap();
-        let m = fs::File::from(fd).metadata().unwrap();
-        (m.uid(), m.gid(), m.mode() & 0o7777)
-    }
-}
-
-fn tagged(tag: &str) -> Options {
-    Options { tags: vec![tag.into()], ..Options::default() }
-}
+use world::{Fake, World, tagged, world};
 
 const BIG: &str = r#"# a comment
 FROM base:1.0
@@ -332,11 +240,11 @@ async fn builds_at_once_share_steps_and_the_cache_outlives_images() {
     let (_, text) = w.build(&files, tagged("three")).await;
     assert_eq!(text.matches("Using cache").count(), 3, "{text}");
     w.images.remove("three", false, true, &|_| None).await.unwrap();
-    let records = w.builder.cache_records().unwrap();
+    let records = w.builder.cache_records().await.unwrap();
     assert!(records.iter().any(|r| r.description.contains("echo slow") && r.size > 0), "{records:?}");
     let pruned = w.builder.prune_cache(|_| false).await.unwrap();
     assert!(pruned.bytes > 0 && pruned.records.len() == records.len(), "{pruned:?}");
-    assert!(w.builder.cache_records().unwrap().is_empty());
+    assert!(w.builder.cache_records().await.unwrap().is_empty());
     w.build(&files, tagged("four")).await.0.unwrap();
     assert_eq!(w.runner.steps.lock().len(), 4);
 }
@@ -422,6 +330,7 @@ async fn mounts_of_a_step() {
     assert!(
         w.builder
             .cache_records()
+            .await
             .unwrap()
             .iter()
             .any(|r| r.description.contains("cached mount /root/.cache"))

@@ -28,11 +28,18 @@ struct Shared {
 pub async fn serve(engine: Arc<Engine>, listeners: Vec<Listener>, shutdown: CancellationToken) -> Result<()> {
     let steps = Arc::new(build::EngineRunner(engine.clone()));
     let builder = build::Builder::open(engine.images().clone(), steps, &engine.instance().data_dir).await?;
+    builder.set_policy(policy(&engine.settings()));
     let shared = Shared { engine, builder };
     hijack::make_room();
     let accepting = listeners.into_iter().map(|listener| accept(shared.clone(), listener, shutdown.clone()));
     futures::future::join_all(accepting).await;
     Ok(())
+}
+
+/// What the settings say of collection.
+fn policy(settings: &engine::Settings) -> build::Policy {
+    let gc = &settings.builder.gc;
+    build::Policy { enabled: gc.enabled, rules: gc.rules(), budget: settings.disk_budget }
 }
 
 async fn accept(shared: Shared, listener: Listener, shutdown: CancellationToken) {

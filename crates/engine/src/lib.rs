@@ -11,6 +11,7 @@ pub mod attach;
 pub mod error;
 pub mod events;
 pub mod filters;
+pub mod gc;
 pub mod metrics;
 pub mod model;
 pub mod settings;

@@ -31,6 +31,7 @@ pub struct Settings {
     pub bip: Option<Ipv4Net>,
     pub bip6: Option<Ipv6Net>,
     pub cdi_spec_dirs: Option<Vec<PathBuf>>,
+    pub builder: crate::gc::Builder,
     pub cgroup_parent: String,
     pub data_root: Option<std::path::PathBuf>,
     pub debug: bool,
@@ -45,6 +46,9 @@ pub struct Settings {
     #[serde(deserialize_with = "size")]
     pub default_shm_size: u64,
     pub default_ulimits: BTreeMap<String, Ulimit>,
+    /// Bytes; this engine's own key.
+    #[serde(deserialize_with = "some_size")]
+    pub disk_budget: Option<u64>,
     pub dns: Vec<IpAddr>,
     pub dns_opts: Vec<String>,
     pub dns_search: Vec<String>,
@@ -128,6 +132,7 @@ impl Default for Settings {
             bip: None,
             bip6: None,
             cdi_spec_dirs: None,
+            builder: crate::gc::Builder::default(),
             cgroup_parent: String::new(),
             data_root: None,
             debug: false,
@@ -140,6 +145,7 @@ impl Default for Settings {
             default_runtime: String::new(),
             default_shm_size: 0,
             default_ulimits: BTreeMap::new(),
+            disk_budget: None,
             dns: Vec::new(),
             dns_opts: Vec::new(),
             dns_search: Vec::new(),
@@ -185,8 +191,12 @@ impl Default for Settings {
     }
 }
 
+fn some_size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    size(from).map(|n| Some(n).filter(|n| *n > 0))
+}
+
 /// `"64M"`, or a number of bytes.
-fn size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+pub(crate) fn size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     use serde::de::Error as _;
     match Value::deserialize(from)? {
         Value::Number(n) => n.as_u64().ok_or_else(|| D::Error::custom(format!("invalid size: '{n}'"))),
@@ -319,6 +329,7 @@ impl Settings {
             }
         }
         self.address_pools().map_err(|e| e.to_string())?;
+        self.builder.gc.check()?;
         for (name, runtime) in &self.runtimes {
             if ["tug", "runc", "io.containerd.runc.v2"].contains(&name.as_str()) {
                 return Err(format!("runtime name '{name}' is reserved"));

@@ -244,7 +244,7 @@ impl Engine {
         let mut out =
             json!({"LayersSize": 0, "Images": null, "Containers": null, "Volumes": null, "BuildCache": null});
         if wanted("image") {
-            let usage = self.images.disk_usage()?;
+            let disk = self.images.on_disk().await?;
             let mut images = self.image_list(
                 &crate::filters::Filters::default(),
                 &crate::ImageListOptions { all: true, shared: true, manifests: false },
@@ -257,7 +257,7 @@ impl Engine {
                 }
             }
             out["Images"] = images;
-            out["LayersSize"] = json!(usage.layers);
+            out["LayersSize"] = json!(disk.images + disk.loose + disk.copies);
         }
         if wanted("container") {
             let options = crate::ListOptions { all: true, size: true, ..crate::ListOptions::default() };

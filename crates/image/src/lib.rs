@@ -29,7 +29,7 @@ pub use config::{Config, Empty, Healthcheck, History, ImageConfig};
 pub use error::{Error, Result};
 pub use reference::Reference;
 pub use registry::{Auth, Found, Registry, RegistryConfig};
-pub use store::{Finished, ImageStore, Import, Snapshot};
+pub use store::{Finished, ImageStore, Import, OnDisk, Snapshot, Thresholds, on_disk};
 pub use types::*;
 
 /// Runs blocking work off the async threads.

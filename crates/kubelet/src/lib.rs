@@ -90,6 +90,10 @@ impl Error {
 /// Shorthand.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// How full the disk may be before unused images go, as upstream's `imageGCHighThresholdPercent` and its like are unless
+/// they are set.
+const IMAGE_THRESHOLDS: image::Thresholds = image::Thresholds { high: 85, low: 80 };
+
 /// Registers the node and runs its pods until `shutdown`; containers go on running then.
 pub async fn run(
     options: Options,
@@ -97,6 +101,7 @@ pub async fn run(
     informers: Informers,
     shutdown: CancellationToken,
 ) -> Result<()> {
+    options.images.set_thresholds(Some(IMAGE_THRESHOLDS));
     let context = context::Context::new(options, client, &informers, shutdown.clone());
     let listener = server::bind(&context).await?;
     let left = manager::leftovers(&context).await?;

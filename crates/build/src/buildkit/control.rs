@@ -102,7 +102,7 @@ pub(crate) async fn answer(builder: &Arc<Builder>, mut call: Call) -> Result<Ans
         "/moby.buildkit.v1.Control/Info" => Answer::one(&InfoResponse { buildkit_version: Some(version()) }),
         "/moby.buildkit.v1.Control/DiskUsage" => {
             let request: DiskUsageRequest = call.message().await?;
-            let records = records(builder)?;
+            let records = records(builder).await?;
             let record = records.iter().map(usage).filter(|u| fits(u, &request.filter)).collect();
             Answer::one(&DiskUsageResponse { record })
         }
@@ -160,7 +160,17 @@ fn worker(builder: &Builder) -> WorkerRecord {
         id: "tug".into(),
         labels,
         platforms: vec![Platform { architecture: host.architecture, os: host.os, variant: host.variant }],
-        gc_policy: Vec::new(),
+        gc_policy: builder
+            .policy()
+            .rules
+            .iter()
+            .map(|rule| super::proto::GcPolicy {
+                all: rule.all,
+                keep_duration: rule.unused_for.saturating_mul(1_000_000_000),
+                reserved_space: i64::try_from(rule.reserved.max(rule.most)).unwrap_or(i64::MAX),
+                filters: rule.filters.clone(),
+            })
+            .collect(),
         buildkit_version: Some(version()),
     }
 }
@@ -574,8 +584,8 @@ fn internal(e: image::Error) -> Status {
     status(&e.into())
 }
 
-fn records(builder: &Builder) -> Result<Vec<Record>> {
-    builder.cache_records().map_err(|e| status(&e))
+async fn records(builder: &Builder) -> Result<Vec<Record>> {
+    builder.cache_records().await.map_err(|e| status(&e))
 }
 
 fn usage(record: &Record) -> UsageRecord {
@@ -588,16 +598,16 @@ fn usage(record: &Record) -> UsageRecord {
         last_used_at: Some(super::proto::Timestamp { seconds: record.used, nanos: 0 }),
         usage_count: i64::try_from(record.uses).unwrap_or(i64::MAX),
         description: record.description.clone(),
-        record_type: match record.kind {
-            RecordKind::Step => "regular",
-            RecordKind::Mount => "exec.cachemount",
-        }
-        .into(),
-        shared: false,
+        record_type: record.kind.name().into(),
+        shared: record.shared,
     }
 }
 
 /// Whether a record fits containerd's filters, as far as they are about what records have.
+pub(crate) fn fits_any(record: &Record, filters: &[String]) -> bool {
+    fits(&usage(record), filters)
+}
+
 fn fits(record: &UsageRecord, filters: &[String]) -> bool {
     // A client without filters sends an empty one.
     filters.iter().all(String::is_empty)

@@ -27,6 +27,7 @@ use tokio::sync::Notify;
 
 use crate::builder::Builder;
 use control::Build;
+pub(crate) use control::fits_any as fits;
 use session::Session;
 
 /// How long a build waits for the session that it names: the client opens both at once.

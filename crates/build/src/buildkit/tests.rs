@@ -284,6 +284,7 @@ async fn one_build_for_several_platforms() {
         )
     });
     w.images.tag_all("base:1", base.to_vec()).await.unwrap();
+    w.images.prune(false, &|_| true, &|_| None).await.unwrap();
     let folders =
         BTreeMap::from([("dockerfile", vec![("Dockerfile", TWO)]), ("context", vec![("f", "text")])]);
     let client = Client { folders: Arc::new(folders), ..Client::default() };

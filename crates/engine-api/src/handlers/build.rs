@@ -110,9 +110,6 @@ pub(crate) async fn prune(call: Call) -> Result<Answer> {
         None => call.query.number("keep-storage")?.unwrap_or(0),
     };
     let mut budget = keep_bytes;
-    let images = call.engine.images().list();
-    let used: std::collections::HashSet<&str> =
-        images.iter().flat_map(|i| i.diff_ids().iter().map(String::as_str)).collect();
     let pruned = call
         .builder
         .prune_cache(|record| {
@@ -120,8 +117,7 @@ pub(crate) async fn prune(call: Call) -> Result<Answer> {
                 return true;
             }
             // Without `all`, what images have takes no place of its own and stays.
-            let shared = record.diff_id.as_deref().is_some_and(|d| used.contains(d));
-            if record.kind == RecordKind::Step && shared && !all {
+            if record.kind == RecordKind::Step && record.shared && !all {
                 return true;
             }
             let fits = record.size <= budget && keep_bytes > 0;

@@ -40,28 +40,22 @@ pub(crate) async fn disk_usage(call: Call) -> Result<Answer> {
     }
     let mut usage = call.engine.disk_usage(&types).await?;
     if types.is_empty() || types.iter().any(|t| t == "build-cache") {
-        usage["BuildCache"] = build_cache(&call)?;
+        usage["BuildCache"] = build_cache(&call).await?;
     }
     Ok(body::ok(&usage))
 }
 
 /// What the build cache holds. A step's files that an image has too are shared: removing the step frees nothing.
-fn build_cache(call: &Call) -> Result<serde_json::Value> {
-    let images = call.engine.images().list();
-    let used: std::collections::HashSet<&str> =
-        images.iter().flat_map(|i| i.diff_ids().iter().map(String::as_str)).collect();
+async fn build_cache(call: &Call) -> Result<serde_json::Value> {
     let seconds = |s: i64| jiff::Timestamp::from_second(s).unwrap_or_default().to_string();
-    let records = call.builder.cache_records()?;
+    let records = call.builder.cache_records().await?;
     let shown = records.iter().map(|r| {
         serde_json::json!({
             "ID": r.id,
-            "Type": match r.kind {
-                build::RecordKind::Step => "regular",
-                build::RecordKind::Mount => "exec.cachemount",
-            },
+            "Type": r.kind.name(),
             "Description": r.description,
             "InUse": false,
-            "Shared": r.diff_id.as_deref().is_some_and(|d| used.contains(d)),
+            "Shared": r.shared,
             "Size": r.size,
             "CreatedAt": r.created.to_string(),
             "LastUsedAt": seconds(r.used),

@@ -9,6 +9,7 @@ mod api;
 mod attacks;
 mod client;
 mod daemon;
+mod images;
 mod logs;
 mod networks;
 mod survival;

@@ -37,7 +37,7 @@ pub(super) const KEYS: &[(&str, Meaning)] = &[
         ),
     ),
     ("bridge-accept-fwmark", Refused("packets by firewall mark are not let through: publish ports")),
-    ("builder", Idle("the build cache is limited by docker builder prune")),
+    ("builder", Honoured),
     ("cdi-spec-dirs", Honoured),
     ("cgroup-parent", Honoured),
     ("cluster-advertise", Refused("there is no swarm: use Kubernetes, which this engine has")),
@@ -59,6 +59,8 @@ pub(super) const KEYS: &[(&str, Meaning)] = &[
     ("default-shm-size", Honoured),
     ("default-ulimits", Honoured),
     ("deprecated-key-path", Idle("the engine has no such key")),
+    // This engine's own: what images, layers and build cache may take of the disk together.
+    ("disk-budget", Honoured),
     ("dns", Honoured),
     ("dns-opts", Honoured),
     ("dns-search", Honoured),

@@ -122,6 +122,12 @@ impl ImageStore {
         gate.lock_owned().await
     }
 
+    /// As `turn`, if nobody is at it. On a blocking thread.
+    pub(super) fn try_turn(&self, digest: &str) -> Option<OwnedMutexGuard<()>> {
+        let gate = self.pulls.lock().entry(digest.to_string()).or_default().clone();
+        gate.try_lock_owned().ok()
+    }
+
     /// The download of a blob, with what an earlier attempt left. The turn is the blob's.
     pub(crate) fn download(&self, digest: &str, turn: OwnedMutexGuard<()>) -> Result<Download> {
         let path = self.partial_dir().join(place(digest));

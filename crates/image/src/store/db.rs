@@ -64,6 +64,7 @@ pub(super) fn load(db: &Connection) -> Result<Index> {
     let mut tags = db.prepare("SELECT DISTINCT reference FROM variants")?;
     let variants = tags.query_map([], |r| r.get(0))?.collect::<std::result::Result<_, _>>()?;
     follow(db, &mut index, &Touched { images: ids, variants, ..Touched::default() })?;
+    index.used.clear();
     Ok(index)
 }
 
@@ -142,7 +143,9 @@ pub(super) fn follow(db: &Connection, index: &mut Index, touched: &Touched) -> R
         };
     }
     for id in &touched.images {
-        if let Some(old) = index.images.remove(id) {
+        let old = index.images.remove(id);
+        let known = old.is_some();
+        if let Some(old) = old {
             for (list, map) in [(&old.tags, true), (&old.repo_digests, false)] {
                 for familiar in list {
                     let Ok(r) = reference::parse(familiar) else { continue };
@@ -154,7 +157,14 @@ pub(super) fn follow(db: &Connection, index: &mut Index, touched: &Touched) -> R
                 }
             }
         }
-        if let Some((image, tags, digests)) = read_image(db, index, id)? {
+        if index.used.contains_key(id) || !known {
+            index.used.insert(id.clone(), tokio::time::Instant::now());
+        }
+        let read = read_image(db, index, id)?;
+        if read.is_none() {
+            index.used.remove(id);
+        }
+        if let Some((image, tags, digests)) = read {
             index.tags.extend(tags.into_iter().map(|t| (t, id.clone())));
             index.digests.extend(digests.into_iter().map(|d| (d, id.clone())));
             index.images.insert(id.clone(), Arc::new(image));

@@ -37,6 +37,7 @@ impl ImageStore {
         });
         remove_tree(&temporary)?;
         result.map_err(Error::file("make the folder", &dir))?;
+        self.unmeasured(top);
         Ok(Some(name))
     }
 

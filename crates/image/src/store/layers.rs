@@ -137,12 +137,14 @@ impl ImageStore {
         if !fresh.is_empty() {
             rustix::fs::syncfs(fs::File::open(self.layers_dir())?)?;
         }
-        self.write(|c| {
+        let value = self.write(|c| {
             for (diff_id, info) in &fresh {
                 db::add_layer(c, diff_id, info)?;
             }
             change(c)
-        })
+        })?;
+        self.written.notify_one();
+        Ok(value)
     }
 
     /// The exact tar of a layer, made again. Blocking to read; its digest is the reader's to verify.
@@ -195,6 +197,7 @@ impl ImageStore {
         let mut bytes = 0;
         for (_, info) in &dead {
             bytes += info.size;
+            self.unmeasured(&info.dir);
             self.bury(&self.layers_dir().join(&info.dir))?;
         }
         self.reap();

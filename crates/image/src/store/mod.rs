@@ -6,6 +6,7 @@
 //! (images, tags, where layers lie) is kept in memory, written through under the database's lock.
 
 mod blobs;
+mod budget;
 mod create;
 pub(crate) mod db;
 mod init;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
+pub use budget::{OnDisk, Thresholds, on_disk};
 pub use create::{Finished, Import};
 pub use snapshots::Snapshot;
 
@@ -47,6 +49,10 @@ pub struct ImageStore {
     /// One pull of a manifest, and one download of a layer, at a time.
     pulls: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     registries: RwLock<RegistryConfig>,
+    /// Bytes on the disk of layers' folders, as far as somebody asked.
+    measured: Mutex<HashMap<String, u64>>,
+    written: Arc<tokio::sync::Notify>,
+    thresholds: RwLock<Option<budget::Thresholds>>,
 }
 
 /// What is in memory of the database.
@@ -62,6 +68,8 @@ struct Index {
     kept: HashMap<String, String>,
     /// `docker.io/library/app:latest` -> the image of each platform, of tags that are for several.
     variants: BTreeMap<String, Vec<(Platform, String)>>,
+    /// When images came or were last stood on, of those that did since the start.
+    used: HashMap<String, tokio::time::Instant>,
 }
 
 /// Where a layer lies.
@@ -133,6 +141,9 @@ impl ImageStore {
             reaper: Arc::default(),
             pulls: Mutex::default(),
             registries: RwLock::default(),
+            measured: Mutex::default(),
+            written: Arc::default(),
+            thresholds: RwLock::default(),
         });
         store.sweep()?;
         Ok(store)

@@ -61,8 +61,10 @@ pub(super) fn scan(root: &Path) -> Result<HashMap<String, Arc<Record>>> {
         let entry = entry?;
         let Ok(key) = entry.file_name().into_string() else { continue };
         let link = |name| fs::read_link(entry.path().join(name)).map(|t| t.to_string_lossy().into_owned());
-        match (key.starts_with(".tmp-"), link("image"), link("lower")) {
-            (false, Ok(image), Ok(lower)) => {
+        // One whose files have become a layer was about to go.
+        let whole = !key.starts_with(".tmp-") && entry.path().join("fs").is_dir();
+        match (whole, link("image"), link("lower")) {
+            (true, Ok(image), Ok(lower)) => {
                 let lower = lower.split(':').filter(|l| *l != ".").map(Into::into).collect();
                 found.insert(key, Arc::new(Record { image, lower }));
             }
@@ -169,6 +171,9 @@ impl ImageStore {
         }
         let record = Arc::new(Record { image: image.into(), lower });
         let snapshot = self.describe(key, &record);
+        if !image.is_empty() {
+            self.index.write().used.insert(image.into(), tokio::time::Instant::now());
+        }
         self.snapshots.lock().insert(key.into(), record);
         Ok(snapshot)
     }

@@ -1,0 +1,188 @@
+//! Images and builds through the whole engine: the disk that they take, imports from elsewhere, and a daemon that is
+//! killed while it builds.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use image::archive::tar::{self, Entry, Kind};
+use serde_json::Value;
+
+use crate::support::Engine;
+
+fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (path, content) in files {
+        let mut e = Entry::new(*path, Kind::File);
+        e.size = content.len() as u64;
+        tar::write_entry(&mut out, &e, *content).unwrap();
+    }
+    out.extend_from_slice(&tar::END);
+    out
+}
+
+fn du(paths: &[&Path]) -> u64 {
+    let output = Command::new("du").args(["-scB1"]).args(paths).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().last().unwrap().split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn the_disk_is_told_as_du_counts_it() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    let mut noise = vec![0u8; 6 << 20];
+    base::rng::fill(&mut noise);
+    for (tag, size) in [("kept", 3 << 20), ("gone", 5 << 20)] {
+        let file = b"FROM busybox:test\nCOPY f /f\nRUN mkdir d && for i in 1 2 3 4 5 6 7 8 9; do cat etc/passwd > d/$i; done\n";
+        let context = archive(&[("Dockerfile", file), ("f", &noise[..size])]);
+        let answer = engine.call("POST", &format!("/build?t={tag}"), "application/x-tar", &context);
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        assert!(text.contains(&format!("Successfully tagged {tag}:latest")), "{text}");
+    }
+    assert_eq!(engine.delete("/images/gone?force=1").status, 200);
+    let df = engine.get("/system/df").json();
+    let sum = |list: &Value| -> u64 {
+        list.as_array()
+            .unwrap()
+            .iter()
+            .filter(|r| r["Shared"] == false)
+            .map(|r| r["Size"].as_u64().unwrap())
+            .sum()
+    };
+    let cache = sum(&df["BuildCache"]);
+    assert!(cache > 5 << 20, "{df}");
+    let told = df["LayersSize"].as_u64().unwrap() + cache;
+    let data = engine.path().join("data");
+    let counted = du(&[&data.join("images/layers"), &data.join("images/blobs"), &data.join("build/caches")]);
+    assert!(told.abs_diff(counted) * 100 <= counted, "{told} and {counted}");
+    // The cache alone goes, and with it what it took.
+    let pruned = engine.post("/build/prune?all=1", &Value::Null).json();
+    assert!(pruned["SpaceReclaimed"].as_u64().unwrap().abs_diff(cache) * 100 <= cache, "{pruned} of {cache}");
+    assert_eq!(sum(&engine.get("/system/df").json()["BuildCache"]), 0);
+}
+
+#[test]
+fn an_import_from_an_address() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    let web = engine.path().join("web");
+    std::fs::create_dir(&web).unwrap();
+    std::fs::write(web.join("root.tar"), archive(&[("etc/motd", b"hello\n")])).unwrap();
+    let mut server = engine
+        .inside("busybox")
+        .args(["httpd", "-f", "-p", "127.0.0.1:8000", "-h"])
+        .arg(&web)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // It says nowhere that it listens but by listening.
+    let connects =
+        || engine.inside("busybox").args(["nc", "-z", "127.0.0.1", "8000"]).status().unwrap().success();
+    for _ in 0..200 {
+        if connects() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let path = "/images/create?fromSrc=http://127.0.0.1:8000/root.tar&repo=web&changes=CMD%20x";
+    let answer = engine.call("POST", path, "text/plain", b"");
+    let text = String::from_utf8_lossy(&answer.body).into_owned();
+    let missing = engine.call("POST", "/images/create?fromSrc=127.0.0.1:8000/none.tar", "text/plain", b"");
+    let other = engine.call("POST", "/images/create?fromSrc=ftp://host/x", "text/plain", b"");
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert_eq!(answer.status, 200, "{text}");
+    let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines[0]["status"], "Downloading from http://127.0.0.1:8000/root.tar");
+    let image = engine.get("/images/web/json").json();
+    assert_eq!(lines.last().unwrap()["status"], image["Id"]);
+    assert_eq!(image["Config"]["Cmd"], serde_json::json!(["/bin/sh", "-c", "x"]));
+    assert!(missing.status >= 400 && missing.message().contains("404"), "{missing:?}");
+    assert!(other.status == 400 && other.message().contains("ftp://host/x"), "{other:?}");
+}
+
+/// Builds until the daemon goes; what it acknowledged.
+fn builds(socket: &Path, name: &str, from: u64) -> Vec<String> {
+    let mut acknowledged = Vec::new();
+    for n in from..from + 1000 {
+        let file = format!(
+            "FROM busybox:test AS one\nRUN echo {n} > /a\nCOPY f /f\nFROM busybox:test\nRUN echo shared{} > /s\nCOPY --from=one /a /a\nRUN cat /a /s > /b\n",
+            n / 3
+        );
+        let context = archive(&[("Dockerfile", file.as_bytes()), ("f", &vec![b'x'; 20_000 + n as usize])]);
+        let tag = format!("{name}{n}");
+        let head = format!(
+            "POST /build?t={tag} HTTP/1.1\r\nHost: docker\r\nContent-Type: application/x-tar\r\nConnection: close\r\n\
+             Content-Length: {}\r\n\r\n",
+            context.len()
+        );
+        let mut answer = Vec::new();
+        let asked = UnixStream::connect(socket).and_then(|mut s| {
+            s.write_all(head.as_bytes())?;
+            s.write_all(&context)?;
+            s.read_to_end(&mut answer)
+        });
+        if String::from_utf8_lossy(&answer).contains(&format!("Successfully tagged {tag}:latest")) {
+            acknowledged.push(tag);
+        } else {
+            // Cut off; what came before the end may say why it failed otherwise.
+            let text = String::from_utf8_lossy(&answer).into_owned();
+            assert!(!text.contains("errorDetail") || asked.is_err(), "{text}");
+            return acknowledged;
+        }
+    }
+    acknowledged
+}
+
+/// `TUG_CRASH_KILLS` says how often.
+#[test]
+fn a_daemon_that_is_killed_while_it_builds() {
+    skip_if_lacking!();
+    let kills: u64 = std::env::var("TUG_CRASH_KILLS").ok().and_then(|k| k.parse().ok()).unwrap_or(6);
+    let mut engine = Engine::start();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let mut known: BTreeMap<String, u64> = BTreeMap::new();
+    for round in 0..kills {
+        let socket = engine.socket();
+        // Two that share steps, so that one waits for the other's.
+        let building: Vec<_> = ["a", "b"]
+            .map(|name| {
+                let socket = socket.clone();
+                std::thread::spawn(move || builds(&socket, name, round * 1000))
+            })
+            .into();
+        std::thread::sleep(Duration::from_millis(50 + base::rng::below(1500)));
+        engine.kill();
+        for one in building {
+            known.extend(one.join().unwrap().into_iter().map(|tag| (tag, round)));
+        }
+        let wrong = runtime.block_on(async {
+            let store = image::ImageStore::open(&engine.path().join("data")).await.unwrap();
+            let mut wrong = store.verify().await.unwrap();
+            let lost = known.iter().filter(|(tag, _)| store.get(tag).is_err());
+            wrong.extend(lost.map(|(tag, since)| format!("{tag} of round {since} is lost")));
+            wrong
+        });
+        engine.start_again();
+        assert_eq!(wrong, Vec::<String>::new(), "round {round}");
+    }
+    assert!(!known.is_empty(), "nothing was ever built");
+    // Nothing of a step that was cut off runs on or lies about.
+    let left: Vec<_> = std::fs::read_dir(engine.path().join("data/build"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .filter(|n| !n.starts_with("cache"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    let tag = known.keys().next().unwrap();
+    let id = engine.create(
+        "last",
+        &serde_json::json!({"Image": tag, "Cmd": ["cat", "/b"], "HostConfig": {"NetworkMode": "none"}}),
+    );
+    assert_eq!(engine.post(&format!("/containers/{id}/start"), &Value::Null).status, 204);
+    assert_eq!(engine.post(&format!("/containers/{id}/wait"), &Value::Null).json()["StatusCode"], 0);
+}
