@@ -4,6 +4,7 @@
 //! Each row is measured in rounds that alternate between the candidates, because machines drift: a ratio within one
 //! run means more than two figures from two runs.
 
+mod builds;
 mod cluster;
 mod engine;
 mod images;
@@ -233,7 +234,11 @@ impl Bench<'_> {
             }
             self.row(START, "ms", 1500.0, ours, vec![]);
         }
-        let mut names = [MEMORY, CPU].into_iter().chain(CLUSTER.map(|c| c.0)).chain(images::names());
+        let mut names = [MEMORY, CPU]
+            .into_iter()
+            .chain(CLUSTER.map(|c| c.0))
+            .chain(images::names())
+            .chain(builds::names());
         if !names.any(|n| self.wanted(n)) {
             return Ok(());
         }
@@ -260,6 +265,7 @@ impl Bench<'_> {
         let only = self.options.only.clone();
         let wanted = |name: &str| only.as_deref().is_none_or(|only| name.contains(only));
         images::measure(self.options.rounds.min(5), &engines, instance, &wanted, &mut self.rows)?;
+        builds::measure(self.options.rounds, &engines, &wanted, &mut self.rows)?;
         let mut clusters = vec![cluster::Cluster::new(&instance.kubeconfig(), engine::IMAGE)?];
         if let Some(path) = &self.options.kubeconfig {
             clusters.push(cluster::Cluster::new(path, &self.options.image)?);

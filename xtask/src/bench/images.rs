@@ -117,7 +117,7 @@ fn peak_since(instance: &Instance, engine: usize, before: f64) -> Result<Option<
     Ok(Some(instance.server_mib()?.1 - before))
 }
 
-fn timed(command: &mut Command) -> Result<Duration> {
+pub(super) fn timed(command: &mut Command) -> Result<Duration> {
     let begun = Instant::now();
     let output = command.output().context("docker")?;
     let took = begun.elapsed();

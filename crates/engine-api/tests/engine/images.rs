@@ -80,10 +80,9 @@ fn an_import_from_an_address() {
         .spawn()
         .unwrap();
     // It says nowhere that it listens but by listening.
-    let connects =
-        || engine.inside("busybox").args(["nc", "-z", "127.0.0.1", "8000"]).status().unwrap().success();
+    let probe = ["busybox", "wget", "-qO", "/dev/null", "http://127.0.0.1:8000/root.tar"];
     for _ in 0..200 {
-        if connects() {
+        if engine.beside(&probe).is_empty() {
             break;
         }
         std::thread::sleep(Duration::from_millis(10));
@@ -171,13 +170,16 @@ fn a_daemon_that_is_killed_while_it_builds() {
         assert_eq!(wrong, Vec::<String>::new(), "round {round}");
     }
     assert!(!known.is_empty(), "nothing was ever built");
-    // Nothing of a step that was cut off runs on or lies about.
+    // Nothing of a step that was cut off runs on or lies about, once the daemon answers.
+    assert_eq!(engine.get("/_ping").status, 200);
     let left: Vec<_> = std::fs::read_dir(engine.path().join("data/build"))
         .unwrap()
         .map(|e| e.unwrap().file_name().into_string().unwrap())
         .filter(|n| !n.starts_with("cache"))
         .collect();
     assert!(left.is_empty(), "{left:?}");
+    let snapshots = std::fs::read_dir(engine.path().join("data/images/snapshots")).unwrap().count();
+    assert_eq!(snapshots, 0, "snapshots of builds");
     let tag = known.keys().next().unwrap();
     let id = engine.create(
         "last",

@@ -45,6 +45,9 @@ impl Snapshot {
     }
 }
 
+/// Stands for the image of a snapshot on layers alone.
+const NO_IMAGE: &str = "-";
+
 /// What is kept in memory of a snapshot.
 #[derive(Debug)]
 pub(super) struct Record {
@@ -64,7 +67,8 @@ pub(super) fn scan(root: &Path) -> Result<HashMap<String, Arc<Record>>> {
         // One whose files have become a layer was about to go.
         let whole = !key.starts_with(".tmp-") && entry.path().join("fs").is_dir();
         match (whole, link("image"), link("lower")) {
-            (true, Ok(image), Ok(lower)) => {
+            // What stands on layers alone was a build's, which ended with the process before.
+            (true, Ok(image), Ok(lower)) if image != NO_IMAGE => {
                 let lower = lower.split(':').filter(|l| *l != ".").map(Into::into).collect();
                 found.insert(key, Arc::new(Record { image, lower }));
             }
@@ -152,7 +156,7 @@ impl ImageStore {
             }
             let targets = if lower.is_empty() { ".".to_string() } else { lower.join(":") };
             symlink(targets, temporary.join("lower"))?;
-            symlink(if image.is_empty() { "-" } else { image }, temporary.join("image"))?;
+            symlink(if image.is_empty() { NO_IMAGE } else { image }, temporary.join("image"))?;
             rustix::fs::renameat_with(
                 rustix::fs::CWD,
                 &temporary,
