@@ -18,7 +18,7 @@ fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
     for (path, content) in files {
         let mut e = Entry::new(*path, Kind::File);
         e.size = content.len() as u64;
-        tar::write_entry(&mut out, &e, *content).unwrap();
+        tar::write_entry(&mut out, &e, content).unwrap();
     }
     out.extend_from_slice(&tar::END);
     out
@@ -85,7 +85,6 @@ fn an_import_from_an_address() {
         if engine.beside(&probe).is_empty() {
             break;
         }
-        std::thread::sleep(Duration::from_millis(10));
     }
     let path = "/images/create?fromSrc=http://127.0.0.1:8000/root.tar&repo=web&changes=CMD%20x";
     let answer = engine.call("POST", path, "text/plain", b"");
@@ -154,7 +153,8 @@ fn a_daemon_that_is_killed_while_it_builds() {
                 std::thread::spawn(move || builds(&socket, name, round * 1000))
             })
             .into();
-        std::thread::sleep(Duration::from_millis(50 + base::rng::below(1500)));
+        let moment = Duration::from_millis(50 + base::rng::below(1500));
+        runtime.block_on(async { tokio::time::sleep(moment).await });
         engine.kill();
         for one in building {
             known.extend(one.join().unwrap().into_iter().map(|tag| (tag, round)));
