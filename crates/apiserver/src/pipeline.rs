@@ -167,7 +167,7 @@ impl ApiServer {
         let token = given.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         let token = match token {
             Some((_, token)) => Some(token.trim().to_owned()),
-            None => websocket_token(headers),
+            None => remotecommand::negotiate::bearer_token(headers),
         };
         match token {
             Some(token) if !token.is_empty() => match self.authenticator.token(&token, &[]) {
@@ -259,17 +259,6 @@ impl ApiServer {
             }
         }
     }
-}
-
-/// A browser's WebSocket cannot send headers; its token comes as a subprotocol.
-fn websocket_token(headers: &HeaderMap) -> Option<String> {
-    use base64::Engine;
-    let protocols = text(headers, "sec-websocket-protocol");
-    let encoded =
-        protocols.split(',').find_map(|p| p.trim().strip_prefix("base64url.bearer.authorization.k8s.io."))?;
-    let bytes =
-        base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded.trim_end_matches('=')).ok()?;
-    String::from_utf8(bytes).ok()
 }
 
 /// Adds warnings to an answer, as upstream: code 299, no agent.

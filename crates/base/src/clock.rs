@@ -29,11 +29,6 @@ pub fn rfc3339(t: Timestamp) -> String {
     t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// `2026-01-02T03:04:05.123456Z`: Kubernetes' metav1.MicroTime.
-pub fn rfc3339_micro(t: Timestamp) -> String {
-    t.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
-}
-
 /// `2026-01-02T03:04:05.123456789Z`: what Docker writes in logs and inspect documents (trailing zeros dropped, as Go does).
 pub fn rfc3339_nano(t: Timestamp) -> String {
     let full = t.strftime("%Y-%m-%dT%H:%M:%S.%9f").to_string();
@@ -73,7 +68,6 @@ mod tests {
     fn formats() {
         let t: Timestamp = "2026-01-02T03:04:05.120000000Z".parse().unwrap();
         assert_eq!(rfc3339(t), "2026-01-02T03:04:05Z");
-        assert_eq!(rfc3339_micro(t), "2026-01-02T03:04:05.120000Z");
         assert_eq!(rfc3339_nano(t), "2026-01-02T03:04:05.12Z");
         let whole: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
         assert_eq!(rfc3339_nano(whole), "2026-01-02T03:04:05Z");
