@@ -121,10 +121,14 @@ pub(super) fn to_tokio(socket: std::os::unix::net::UnixStream) -> io::Result<Uni
     UnixStream::from_std(socket)
 }
 
-/// Reads the first frame of a fresh connection by blocking: for start-up, where shims answer at once or are broken.
+/// How long a shim may take to answer. It answers at once but while it writes an exit to a disk that is busy; taken for
+/// dead then, its container's exit status would be lost. The connection of one that is dead ends by itself.
+const ANSWER: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Reads the first frame of a fresh connection by blocking: for start-up.
 pub(super) fn read_hello(socket: &std::os::unix::net::UnixStream) -> io::Result<protocol::Event> {
     use std::io::Read;
-    socket.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
+    socket.set_read_timeout(Some(ANSWER))?;
     let mut header = [0u8; HEADER];
     (&*socket).read_exact(&mut header)?;
     let (kind, length) = protocol::header(&header).ok_or(io::ErrorKind::UnexpectedEof)?;
