@@ -61,6 +61,8 @@ const BRIDGES: [&str; 2] = ["172.17.0.1/16", "172.18.0.1/16"];
 const ENGINE_START: &str = "engine-start: tug engine -> answers";
 const ENGINE_MEMORY: [&str; 3] =
     ["engine-memory: daemon, PSS, idle", "engine-memory: with 50 containers", "engine-memory: of one shim"];
+/// How long an engine has had nothing to do when its memory is read: longer than idle threads live.
+const REST: Duration = Duration::from_secs(15);
 const BURSTS: [(&str, f64, usize); 2] =
     [("burst: 100 x run -d, one by one", 4000.0, 1), ("burst-20: the same, 20 at once", 2000.0, 20)];
 const START: &str = "start: up -> node Ready";
@@ -151,9 +153,11 @@ impl Bench<'_> {
             engine.import_image().context("importing the benchmark's image")?;
         }
         if ENGINE_MEMORY.into_iter().any(|n| self.wanted(n)) {
+            pause(REST)?;
             let idle = instance.daemon_pss_mib()?;
             self.row(ENGINE_MEMORY[0], "MiB", 15.0, vec![idle], vec![]);
             let ids = engines[0].populate(50, 4, &["run", "-d", engine::IMAGE])?;
+            pause(REST)?;
             let busy = instance.daemon_pss_mib()?;
             self.row(ENGINE_MEMORY[1], "MiB", 20.0, vec![busy], vec![]);
             let shims = instance.shims_pss_mib()?;

@@ -4,6 +4,7 @@
 //! more than 4096 events behind loses the oldest ones.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
@@ -61,9 +62,10 @@ pub struct Actor {
 /// The bus itself.
 #[derive(Debug)]
 pub struct Bus {
-    history: Mutex<VecDeque<Event>>,
+    history: Mutex<VecDeque<Arc<Event>>>,
     count: AtomicU64,
-    live: broadcast::Sender<Event>,
+    /// Holds its 4096 places from the start: a place is a pointer, so that they cost little while they are empty.
+    live: broadcast::Sender<Arc<Event>>,
 }
 
 impl Default for Bus {
@@ -79,7 +81,7 @@ impl Bus {
         let now = base::clock::now();
         let action = action.into();
         let legacy = matches!(kind, "container" | "image");
-        let event = Event {
+        let event = Arc::new(Event {
             status: if legacy { action.clone() } else { String::new() },
             id: if legacy { id.to_owned() } else { String::new() },
             from: if kind == "container" {
@@ -93,7 +95,7 @@ impl Bus {
             scope: "local",
             time: now.as_second(),
             time_nano: i64::try_from(now.as_nanosecond()).unwrap_or(i64::MAX),
-        };
+        });
         // Under the lock, so that a subscriber sees each event once: in the history or live.
         let mut history = self.history.lock();
         if history.len() == HISTORY {
@@ -114,7 +116,7 @@ impl Bus {
     }
 
     /// What happened since `since` (nothing without it), and a receiver of what happens from now on.
-    pub fn subscribe(&self, since: Option<Timestamp>) -> (Vec<Event>, broadcast::Receiver<Event>) {
+    pub fn subscribe(&self, since: Option<Timestamp>) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
         let history = self.history.lock();
         let past = since.map_or(Vec::new(), |since| {
             history.iter().filter(|e| i128::from(e.time_nano) >= since.as_nanosecond()).cloned().collect()

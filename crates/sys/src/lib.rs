@@ -3,6 +3,7 @@
 
 pub mod caps;
 pub mod cgroup;
+pub mod memory;
 pub mod mount;
 pub mod netns;
 pub mod process;

@@ -147,26 +147,6 @@ pub fn new_session_keyring() -> io::Result<()> {
     if r >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Lets the allocator give unused memory back to the kernel: a shim waits for hours after its one busy moment.
-pub fn trim_heap() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: malloc_trim only releases free memory; it has no other effect.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
-/// Keeps the C library's allocator small in a process that forks once and then waits: one arena, small thresholds.
-pub fn frugal_heap() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: mallopt only sets parameters of the allocator.
-    unsafe {
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 32 * 1024);
-        libc::mallopt(libc::M_TOP_PAD, 4 * 1024);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 32 * 1024);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,7 @@ mod df;
 mod dockerd;
 mod doctor;
 mod down;
+mod memory;
 mod options;
 mod registry;
 mod server;
@@ -22,7 +23,8 @@ use clap::{Parser, Subcommand};
 use options::Place;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: sys::memory::SmallAs<mimalloc::MiMalloc> =
+    sys::memory::SmallAs::new("shim", mimalloc::MiMalloc);
 
 /// Docker and Kubernetes in one small binary.
 #[derive(Debug, Parser)]

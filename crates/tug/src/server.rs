@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use crate::cluster::Component;
 use crate::daemon;
 use crate::doctor::who_listens;
+use crate::memory;
 use crate::options::{Place, write_record};
 
 /// The version of the data folder's layout; a server refuses a folder of any other.
@@ -53,7 +54,12 @@ pub fn run(place: &Place, roles: Roles) -> Result<ExitCode> {
     let _lock = prepare(&made)?;
     daemon::prepare(&settings)?;
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    // Memory that is little used comes in huge pages otherwise, where the machine gives them to everybody. A shim takes
+    // it back, so that containers have what the machine would give them.
+    let _ = nix::sys::prctl::set_thp_disable(true);
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    memory::release_when_idle(&mut builder)?;
+    let runtime = builder.worker_threads(threads).enable_all().build()?;
     runtime.block_on(Box::pin(serve(place, made, roles, settings, verbosity)))?;
     // Blocking reads of files may still be under way; nothing they could do is worth waiting for.
     runtime.shutdown_background();

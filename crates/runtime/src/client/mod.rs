@@ -40,8 +40,8 @@ pub struct ShimCommand {
     pub args: Option<Vec<String>>,
 }
 
-/// Events that a slow subscriber may be behind before it loses some.
-const EVENTS: usize = 4096;
+/// Events that a slow subscriber may be behind before it loses some, and is told to look at everything anew.
+const EVENTS: usize = 1024;
 /// How long killed processes may take to go: the kernel may hold one in a system call on a dead disk for ever.
 const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -28,7 +28,7 @@ const CLOSING: Duration = Duration::from_secs(10);
 
 /// Runs it.
 pub(crate) fn main() -> io::Result<()> {
-    sys::process::frugal_heap();
+    sys::memory::frugal_heap();
     let _ = nix::sys::prctl::set_name(c"tug-log");
     let config: ShimConfig = serde_json::from_slice(&std::fs::read("shim.json")?)?;
     let ShimKind::Container(config) = config.kind else {

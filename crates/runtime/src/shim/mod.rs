@@ -49,7 +49,7 @@ pub fn main(args: Vec<OsString>) -> ! {
 }
 
 fn run(bundle: &Path) -> i32 {
-    sys::process::frugal_heap();
+    sys::memory::frugal_heap();
     let daemon = match detach(bundle) {
         Ok(daemon) => daemon,
         Err(failure) => {
@@ -96,5 +96,7 @@ fn detach(bundle: &Path) -> Result<OwnedFd, Failure> {
     // Whatever outlives its parent in a pid namespace that is not the container's own comes to the shim.
     nix::sys::prctl::set_child_subreaper(true).step(|| "become a subreaper".into())?;
     let _ = nix::sys::prctl::set_name(c"tug-shim");
+    // What the daemon does without is not taken from the container. A kernel without huge pages refuses both.
+    let _ = nix::sys::prctl::set_thp_disable(false);
     Ok(daemon)
 }

@@ -73,7 +73,8 @@ impl Sandbox {
             }
         };
         connect(daemon, &mut connections);
-        sys::process::trim_heap();
+        sys::memory::trim_heap();
+        sys::memory::unmap_program();
         let mut buffer = [0u8; 4096];
         loop {
             let (accept, signal) = {

@@ -53,6 +53,8 @@ pub(super) struct Server {
     buffer: Vec<u8>,
     /// Set when the end of the first process has been told.
     ended: bool,
+    /// Set when a process has been made.
+    was_busy: bool,
 }
 
 /// What poll said about one descriptor.
@@ -109,6 +111,7 @@ impl Server {
                 next_key: FIRST + 1,
                 buffer: Vec::new(),
                 ended: false,
+                was_busy: true,
             }),
             Err(failure) => {
                 if let Some(cgroup) = &cgroup {
@@ -126,12 +129,16 @@ impl Server {
     pub(super) fn run(mut self: Box<Self>, daemon: OwnedFd) -> i32 {
         self.buffer = vec![0; 32 * 1024];
         self.connect(daemon);
-        sys::process::trim_heap();
         while !(self.ended && self.connections.iter().all(|(_, c)| !c.has_output())) {
             for (source, flags) in self.wait() {
                 self.handle(source, flags);
             }
             self.connections.retain(|(_, c)| !(c.dead || c.closing && !c.has_output()));
+            if std::mem::take(&mut self.was_busy) {
+                // What made a process is not needed again for long, and a shim may wait for months.
+                sys::memory::trim_heap();
+                sys::memory::unmap_program();
+            }
         }
         if let Some(cgroup) = &self.cgroup {
             // The daemon does it again when it deletes the container; done here, a stopped one costs nothing.
@@ -520,6 +527,7 @@ impl Server {
         let Some((connection, seq)) = p.starter.take() else { return };
         let pid = p.pid as u32;
         let is_first = key == FIRST;
+        self.was_busy = true;
         if is_first {
             self.started_at = Some(now);
         } else if let Some((_, c)) = self.connections.iter_mut().find(|(k, _)| *k == connection) {
