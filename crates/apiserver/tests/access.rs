@@ -232,7 +232,7 @@ async fn impersonation_asks_leave_for_each_part() {
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "actor"},
             "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "ann"}]})).await;
     let ann = c.as_user(UserInfo::new("ann", &[]));
-    for version in ["v1"] {
+    for version in ["v1", "v1beta1", "v1alpha1"] {
         let path = format!("/apis/authentication.k8s.io/{version}/selfsubjectreviews");
         let body =
             json!({"apiVersion": format!("authentication.k8s.io/{version}"), "kind": "SelfSubjectReview"})

@@ -144,3 +144,11 @@ async fn every_watcher_sees_every_change() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_watch_may_be_asked_for_for_ever() {
+    let c = Cluster::start().await;
+    c.post(MAPS, map("a", "1")).await;
+    let mut lines = Lines::open(&c, "timeoutSeconds=9223372036854775807&allowWatchBookmarks=true").await;
+    assert_eq!(lines.brief().await, "ADDED a");
+}

@@ -90,6 +90,13 @@ fn subjects_from_storage(obj: &mut Value) {
 }
 
 pub(super) const DECLS: &[Decl] = &[
+    Decl {
+        group: "authentication.k8s.io",
+        resource: "selfsubjectreviews",
+        // Asked for by `kubectl auth whoami` up to 1.27.
+        older: &["v1beta1", "v1alpha1"],
+        ..PLAIN
+    },
     Decl { resource: "roles", ..ROLE },
     Decl { resource: "clusterroles", ..ROLE },
     Decl { resource: "rolebindings", ..BINDING },

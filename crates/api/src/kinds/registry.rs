@@ -31,6 +31,8 @@ pub(super) struct Decl {
     pub also: &'static [&'static str],
     /// Versions whose shape differs from the storage version's.
     pub conversions: &'static [(&'static str, &'static str, Conversion)],
+    /// Versions of the past that have the shape of the storage version and are still asked for by older clients.
+    pub older: &'static [&'static str],
     /// Where the template of the pods is that its objects make, as a JSON pointer; pods are judged by it.
     pub template: Option<&'static str>,
 }
@@ -46,6 +48,7 @@ pub(super) const PLAIN: Decl = Decl {
     strategy: || Arc::new(Generic),
     also: &[],
     conversions: &[],
+    older: &[],
     template: None,
 };
 
@@ -147,6 +150,17 @@ fn build() -> Registry {
                 deprecation: deprecation(group, row.version, first.kind),
             })
             .collect();
+        list.extend(decl.older.iter().map(|version| Version {
+            group: (*group).to_owned(),
+            version: (*version).to_owned(),
+            served: true,
+            schema:
+                TypeId::of_gvk(group, storage, first.kind).map_or(VersionSchema::Any, VersionSchema::Table),
+            verbs: first.verbs.clone(),
+            subresources: first.subresources.clone(),
+            conversion: Conversion::Identity,
+            deprecation: deprecation(group, version, first.kind),
+        }));
         list.sort_by_key(|v| std::cmp::Reverse((v.group == *group, version_rank(&v.version))));
         let at = registry.kinds.len();
         for v in &list {

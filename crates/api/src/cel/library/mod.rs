@@ -1,43 +1,42 @@
 //! The functions that expressions may call: CEL's own, its string, math and set extensions as far as Kubernetes turns them
 //! on, and Kubernetes' libraries (lists, regular expressions, URLs, quantities, addresses, formats, versions).
 
-use std::borrow::Cow;
-use std::cell::RefCell;
+mod kubernetes;
+mod text;
+mod time;
+
 use std::cmp::Ordering;
-use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::rc::Rc;
 
 use cel::common::ast::operators as op;
 use ipnet::IpNet;
-use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use regex::Regex;
 
 use super::authorizer;
 use super::value::{Val, duration, no_overload};
-use crate::quantity::{Format, Quantity};
-use crate::validate as check;
+use crate::quantity::Quantity;
+use kubernetes::{
+    FORMATS, address, network, parse_ip, parse_url, parse_version, quantity, url, validate, version,
+};
+use text::{regex, text};
+use time::{span, time};
 
 type Answer<'a> = Result<Val<'a>, String>;
 
-/// The largest compiled regular expression: bounds what a pattern out of an object can take.
-const MAX_REGEX: usize = 1 << 20;
-
 /// A name that stands for a type.
-pub(super) fn type_named(name: &str) -> Option<&'static str> {
+pub(in crate::cel) fn type_named(name: &str) -> Option<&'static str> {
     const TYPES: [&str; 10] =
         ["bool", "int", "uint", "double", "string", "bytes", "list", "map", "null_type", "type"];
     TYPES.into_iter().find(|t| *t == name)
 }
 
 /// The first part of functions whose names have two.
-pub(super) fn is_namespace(name: &str) -> bool {
+pub(in crate::cel) fn is_namespace(name: &str) -> bool {
     matches!(name, "optional" | "math" | "sets" | "ip" | "cidr" | "format" | "strings" | "base64" | "semver")
 }
 
 /// Every function there is.
-pub(super) fn exists(name: &str) -> bool {
+pub(in crate::cel) fn exists(name: &str) -> bool {
     const NAMES: &[&str] = &[
         op::ADD,
         op::SUBSTRACT,
@@ -178,7 +177,7 @@ pub(super) fn exists(name: &str) -> bool {
 }
 
 /// What a call costs beside what its arguments cost.
-pub(super) fn cost(name: &str, target: Option<&Val<'_>>, args: &[Val<'_>]) -> u64 {
+pub(in crate::cel) fn cost(name: &str, target: Option<&Val<'_>>, args: &[Val<'_>]) -> u64 {
     let size = |v: Option<&Val<'_>>| v.map_or(0, |v| v.len() as u64);
     let first = || size(target.or(args.first()));
     let traversed = |n: u64| n.div_ceil(10);
@@ -233,7 +232,7 @@ fn overload<'a>(name: &str) -> Answer<'a> {
 }
 
 /// Calls a function.
-pub(super) fn call<'a>(name: &str, target: Option<Val<'a>>, args: Vec<Val<'a>>) -> Answer<'a> {
+pub(in crate::cel) fn call<'a>(name: &str, target: Option<Val<'a>>, args: Vec<Val<'a>>) -> Answer<'a> {
     match (name, target, args.as_slice()) {
         (op::ADD | op::SUBSTRACT | op::MULTIPLY | op::DIVIDE | op::MODULO, None, [a, b]) => {
             arithmetic(name, a, b)
@@ -419,167 +418,6 @@ fn convert<'a>(name: &str, v: &Val<'a>) -> Answer<'a> {
     }
 }
 
-/// A compiled pattern. The last few are kept, because a rule asks for the same one again and again.
-fn regex(pattern: &str) -> Result<Regex, String> {
-    const KEPT: usize = 16;
-    thread_local!(static RECENT: RefCell<VecDeque<Regex>> = const { RefCell::new(VecDeque::new()) });
-    RECENT.with_borrow_mut(|recent| {
-        if let Some(found) = recent.iter().find(|r| r.as_str() == pattern) {
-            return Ok(found.clone());
-        }
-        let built = regex::RegexBuilder::new(pattern).size_limit(MAX_REGEX).dfa_size_limit(MAX_REGEX).build();
-        let built = built.map_err(|e| format!("error parsing regexp: {e}"))?;
-        recent.truncate(KEPT - 1);
-        recent.push_front(built.clone());
-        Ok(built)
-    })
-}
-
-/// The byte offset of a character.
-fn offset(s: &str, at: i64) -> Option<usize> {
-    let at = usize::try_from(at).ok()?;
-    s.char_indices().map(|(i, _)| i).chain([s.len()]).nth(at)
-}
-
-fn characters(s: &str, bytes: Option<usize>) -> i64 {
-    bytes.map_or(-1, |b| i64::try_from(s[..b].chars().count()).unwrap_or(-1))
-}
-
-fn out_of_range(at: i64) -> String {
-    format!("index out of range: {at}")
-}
-
-fn text<'a>(name: &str, s: &str, args: &[Val<'a>]) -> Answer<'a> {
-    Ok(match (name, args) {
-        ("contains", [Val::Text(x)]) => Val::Bool(s.contains(x.as_ref())),
-        ("startsWith", [Val::Text(x)]) => Val::Bool(s.starts_with(x.as_ref())),
-        ("endsWith", [Val::Text(x)]) => Val::Bool(s.ends_with(x.as_ref())),
-        ("matches", [Val::Text(x)]) => Val::Bool(regex(x)?.is_match(s)),
-        ("charAt", [Val::Int(at)]) => {
-            let from = offset(s, *at).ok_or_else(|| out_of_range(*at))?;
-            Val::text(s[from..].chars().next().map(String::from).unwrap_or_default())
-        }
-        ("indexOf", [Val::Text(x)]) => Val::Int(characters(s, s.find(x.as_ref()))),
-        ("indexOf", [Val::Text(x), Val::Int(at)]) => {
-            let from = offset(s, *at).ok_or_else(|| out_of_range(*at))?;
-            Val::Int(characters(s, s[from..].find(x.as_ref()).map(|i| i + from)))
-        }
-        ("lastIndexOf", [Val::Text(x)]) => Val::Int(characters(s, s.rfind(x.as_ref()))),
-        ("lastIndexOf", [Val::Text(x), Val::Int(at)]) => {
-            let from = offset(s, *at).ok_or_else(|| out_of_range(*at))?;
-            let found = s.match_indices(x.as_ref()).map(|(i, _)| i).take_while(|i| *i <= from).last();
-            Val::Int(characters(s, found))
-        }
-        ("lowerAscii", []) => Val::text(s.to_ascii_lowercase()),
-        ("upperAscii", []) => Val::text(s.to_ascii_uppercase()),
-        ("trim", []) => Val::text(s.trim()),
-        ("reverse", []) => Val::text(s.chars().rev().collect::<String>()),
-        ("replace", [Val::Text(from), Val::Text(to)]) => replaced(s, from, to, usize::MAX)?,
-        ("replace", [Val::Text(from), Val::Text(to), Val::Int(n)]) => {
-            replaced(s, from, to, usize::try_from(*n).unwrap_or(usize::MAX))?
-        }
-        ("split", [Val::Text(by)]) => Val::list(split(s, by).map(Val::text).collect()),
-        ("split", [Val::Text(by), Val::Int(n)]) => match *n {
-            0 => Val::list(Vec::new()),
-            n => {
-                let n = usize::try_from(n).unwrap_or(usize::MAX);
-                let parts: Vec<&str> = if by.is_empty() {
-                    split(s, by).take(n).collect()
-                } else {
-                    s.splitn(n, by.as_ref()).collect()
-                };
-                Val::list(parts.into_iter().map(Val::text).collect())
-            }
-        },
-        ("substring", [Val::Int(from)]) => {
-            let from = offset(s, *from).ok_or_else(|| out_of_range(*from))?;
-            Val::text(&s[from..])
-        }
-        ("substring", [Val::Int(from), Val::Int(to)]) => {
-            let start = offset(s, *from).ok_or_else(|| out_of_range(*from))?;
-            let end = offset(s, *to).ok_or_else(|| out_of_range(*to))?;
-            if start > end {
-                return Err(format!("invalid substring range. start: {from}, end: {to}"));
-            }
-            Val::text(&s[start..end])
-        }
-        ("find", [Val::Text(x)]) => Val::text(regex(x)?.find(s).map_or("", |m| m.as_str())),
-        ("findAll", [Val::Text(x)]) => {
-            Val::list(regex(x)?.find_iter(s).map(|m| Val::text(m.as_str())).collect())
-        }
-        ("findAll", [Val::Text(x), Val::Int(n)]) => {
-            let n = usize::try_from(*n).unwrap_or(usize::MAX);
-            Val::list(regex(x)?.find_iter(s).take(n).map(|m| Val::text(m.as_str())).collect())
-        }
-        _ => return overload(name),
-    })
-}
-
-fn split<'s>(s: &'s str, by: &'s str) -> Box<dyn Iterator<Item = &'s str> + 's> {
-    if by.is_empty() {
-        return Box::new(s.char_indices().map(|(i, c)| &s[i..i + c.len_utf8()]));
-    }
-    Box::new(s.split(by))
-}
-
-/// A replacement may be much longer than what it was made from.
-fn replaced<'a>(s: &str, from: &str, to: &str, n: usize) -> Answer<'a> {
-    let times = if from.is_empty() { s.chars().count() + 1 } else { s.matches(from).count() }.min(n);
-    if times.saturating_mul(to.len()).saturating_add(s.len()) > 4 << 20 {
-        return Err("the result of replace is too long".into());
-    }
-    Ok(Val::text(s.replacen(from, to, n)))
-}
-
-fn time<'a>(name: &str, t: Timestamp, args: &[Val<'a>]) -> Answer<'a> {
-    let zone = match args {
-        [] => TimeZone::UTC,
-        [Val::Text(name)] => match zone(name) {
-            Some(zone) => zone,
-            None => return Err(format!("unknown time zone {name}")),
-        },
-        _ => return overload(name),
-    };
-    let z = t.to_zoned(zone);
-    Ok(Val::Int(match name {
-        "getFullYear" => z.year().into(),
-        "getMonth" => i64::from(z.month()) - 1,
-        "getDate" => z.day().into(),
-        "getDayOfMonth" => i64::from(z.day()) - 1,
-        "getDayOfWeek" => z.weekday().to_sunday_zero_offset().into(),
-        "getDayOfYear" => i64::from(z.day_of_year()) - 1,
-        "getHours" => z.hour().into(),
-        "getMinutes" => z.minute().into(),
-        "getSeconds" => z.second().into(),
-        "getMilliseconds" => z.millisecond().into(),
-        _ => return overload(name),
-    }))
-}
-
-/// A fixed offset or UTC: names of places would need a data base of the machine's.
-fn zone(name: &str) -> Option<TimeZone> {
-    if matches!(name, "UTC" | "Z" | "") {
-        return Some(TimeZone::UTC);
-    }
-    let (sign, rest) = match name.strip_prefix('-') {
-        Some(rest) => (-1, rest),
-        None => (1, name.strip_prefix('+').unwrap_or(name)),
-    };
-    let (hours, minutes) = rest.split_once(':')?;
-    let seconds = hours.parse::<i32>().ok()? * 3600 + minutes.parse::<i32>().ok()? * 60;
-    jiff::tz::Offset::from_seconds(sign * seconds).ok().map(TimeZone::fixed)
-}
-
-fn span<'a>(name: &str, d: SignedDuration) -> Answer<'a> {
-    Ok(Val::Int(match name {
-        "getHours" => d.as_hours(),
-        "getMinutes" => d.as_mins(),
-        "getSeconds" => d.as_secs(),
-        "getMilliseconds" => i64::try_from(d.as_millis()).unwrap_or(i64::MAX),
-        _ => return overload(name),
-    }))
-}
-
 fn lists<'a>(name: &str, list: &Val<'a>, args: &[Val<'a>]) -> Answer<'a> {
     let Some(items) = list.items() else { return overload(name) };
     let index = |i: Option<usize>| Val::Int(i.and_then(|i| i64::try_from(i).ok()).unwrap_or(-1));
@@ -640,194 +478,6 @@ fn optional<'a>(name: &str, v: Option<Rc<Val<'a>>>, args: &[Val<'a>]) -> Answer<
         ("or", [other @ Val::Optional(_)]) => v.map_or_else(|| other.clone(), |v| Val::Optional(Some(v))),
         _ => return overload(name),
     })
-}
-
-fn quantity<'a>(name: &str, q: Quantity, args: &[Val<'a>]) -> Answer<'a> {
-    let other = |v: &Val<'a>| match v {
-        Val::Quantity(q) => Some(*q),
-        Val::Int(i) => Some(Quantity::of(*i, Format::Decimal)),
-        _ => None,
-    };
-    let whole = q.nanos() % 1_000_000_000 == 0 && i64::try_from(q.nanos() / 1_000_000_000).is_ok();
-    Ok(match (name, args) {
-        ("sign", []) => Val::Int(q.signum().into()),
-        ("isInteger", []) => Val::Bool(whole),
-        ("asInteger", []) if whole => Val::Int(q.value()),
-        ("asInteger", []) => return Err("cannot convert value to integer".into()),
-        ("asApproximateFloat", []) => Val::Double(q.as_f64()),
-        ("isGreaterThan", [Val::Quantity(o)]) => Val::Bool(q > *o),
-        ("isLessThan", [Val::Quantity(o)]) => Val::Bool(q < *o),
-        ("compareTo", [Val::Quantity(o)]) => Val::Int(order(q.cmp(o))),
-        ("add", [o]) => Val::Quantity(q.plus(other(o).ok_or_else(|| no_overload(name))?)),
-        ("sub", [o]) => Val::Quantity(q.minus(other(o).ok_or_else(|| no_overload(name))?)),
-        _ => return overload(name),
-    })
-}
-
-fn order(order: Ordering) -> i64 {
-    match order {
-        Ordering::Less => -1,
-        Ordering::Equal => 0,
-        Ordering::Greater => 1,
-    }
-}
-
-fn parse_url(s: &str) -> Option<url::Url> {
-    // As Go's url.ParseRequestURI: an absolute URL or an absolute path.
-    if s.starts_with('/') {
-        let base = url::Url::parse("path://").ok()?;
-        return base.join(s).ok();
-    }
-    url::Url::parse(s).ok().filter(|u| s.len() > u.scheme().len() + 1)
-}
-
-fn url<'a>(name: &str, u: &url::Url) -> Answer<'a> {
-    let only_a_path = u.scheme() == "path";
-    let host = u.host_str().unwrap_or("");
-    let port = u.port().map(|p| p.to_string()).unwrap_or_default();
-    Ok(match name {
-        "getScheme" => Val::text(if only_a_path { "" } else { u.scheme() }),
-        "getHost" => Val::text(if port.is_empty() { host.to_owned() } else { format!("{host}:{port}") }),
-        "getHostname" => Val::text(host.trim_start_matches('[').trim_end_matches(']')),
-        "getPort" => Val::text(port),
-        "getEscapedPath" => Val::text(u.path()),
-        "getQuery" => {
-            let mut out: indexmap::IndexMap<super::value::Key<'a>, Val<'a>> = indexmap::IndexMap::new();
-            for (k, v) in u.query_pairs() {
-                let slot = out
-                    .entry(super::value::Key::Text(Cow::Owned(k.into_owned())))
-                    .or_insert_with(|| Val::list(Vec::new()));
-                if let Val::List(list) = slot {
-                    Rc::make_mut(list).push(Val::text(v.into_owned()));
-                }
-            }
-            Val::Map(Rc::new(out))
-        }
-        _ => return overload(name),
-    })
-}
-
-/// As Go's netip takes an address: no zone, no leading zeros, no IPv4 inside IPv6.
-fn parse_ip(s: &str) -> Option<IpAddr> {
-    let ip: IpAddr = s.parse().ok()?;
-    match ip {
-        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => None,
-        ip => Some(ip),
-    }
-}
-
-fn address<'a>(name: &str, ip: IpAddr) -> Answer<'a> {
-    let link_local = match ip {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.segments()[0] & 0xffc0 == 0xfe80,
-    };
-    let link_multicast = match ip {
-        IpAddr::V4(v4) => v4.octets()[..3] == [224, 0, 0],
-        IpAddr::V6(v6) => v6.segments()[0] & 0xff0f == 0xff02,
-    };
-    let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-    Ok(match name {
-        "family" => Val::Int(if ip.is_ipv4() { 4 } else { 6 }),
-        "isUnspecified" => Val::Bool(ip.is_unspecified()),
-        "isLoopback" => Val::Bool(ip.is_loopback()),
-        "isLinkLocalMulticast" => Val::Bool(link_multicast),
-        "isLinkLocalUnicast" => Val::Bool(link_local),
-        "isGlobalUnicast" => Val::Bool(
-            !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || link_local || broadcast),
-        ),
-        _ => return overload(name),
-    })
-}
-
-fn network<'a>(name: &str, net: IpNet, args: &[Val<'a>]) -> Answer<'a> {
-    let parse = |s: &str| {
-        parse_ip(s).ok_or_else(|| format!("IP Address \"{s}\" parse error during conversion from string"))
-    };
-    let parse_net = |s: &str| {
-        s.parse::<IpNet>()
-            .map_err(|e| format!("network address parse error during conversion from string: {e}"))
-    };
-    Ok(match (name, args) {
-        ("containsIP", [Val::Ip(ip)]) => Val::Bool(net.contains(ip)),
-        ("containsIP", [Val::Text(s)]) => Val::Bool(net.contains(&parse(s)?)),
-        ("containsCIDR", [Val::Cidr(other)]) => Val::Bool(net.contains(other)),
-        ("containsCIDR", [Val::Text(s)]) => Val::Bool(net.contains(&parse_net(s)?)),
-        ("ip", []) => Val::Ip(net.addr()),
-        ("masked", []) => Val::Cidr(net.trunc()),
-        ("prefixLength", []) => Val::Int(net.prefix_len().into()),
-        _ => return overload(name),
-    })
-}
-
-fn version<'a>(name: &str, v: &semver::Version, args: &[Val<'a>]) -> Answer<'a> {
-    let number = |n: u64| Val::Int(i64::try_from(n).unwrap_or(i64::MAX));
-    Ok(match (name, args) {
-        ("major", []) => number(v.major),
-        ("minor", []) => number(v.minor),
-        ("patch", []) => number(v.patch),
-        ("isLessThan", [Val::Semver(o)]) => Val::Bool(v.cmp_precedence(o) == Ordering::Less),
-        ("isGreaterThan", [Val::Semver(o)]) => Val::Bool(v.cmp_precedence(o) == Ordering::Greater),
-        ("compareTo", [Val::Semver(o)]) => Val::Int(order(v.cmp_precedence(o))),
-        _ => return overload(name),
-    })
-}
-
-/// A version, and leniently what is nearly one: `v1.2`, `1`.
-fn parse_version(s: &str, lenient: bool) -> Option<semver::Version> {
-    if !lenient {
-        return semver::Version::parse(s).ok();
-    }
-    let s = s.trim_start_matches('v');
-    let end = s.find(['-', '+']).unwrap_or(s.len());
-    let (numbers, rest) = s.split_at(end);
-    let mut parts: Vec<String> = numbers.split('.').map(|p| p.trim_start_matches('0').to_owned()).collect();
-    parts.resize(3, String::new());
-    let parts: Vec<&str> = parts.iter().map(|p| if p.is_empty() { "0" } else { p.as_str() }).collect();
-    semver::Version::parse(&format!("{}{rest}", parts.join("."))).ok()
-}
-
-const FORMATS: [(&str, &str); 11] = [
-    ("dns1123Label", "dns1123Label"),
-    ("dns1123Subdomain", "dns1123Subdomain"),
-    ("dns1035Label", "dns1035Label"),
-    ("qualifiedName", "qualifiedName"),
-    ("labelValue", "labelValue"),
-    ("uri", "uri"),
-    ("uuid", "uuid"),
-    ("byte", "byte"),
-    ("date", "date"),
-    ("datetime", "datetime"),
-    ("dns1123LabelPrefix", "dns1123LabelPrefix"),
-];
-
-/// Nothing if the text is of the format, else what is wrong with it.
-fn validate<'a>(format: &str, s: &str) -> Val<'a> {
-    let faults = match format {
-        "dns1123Label" => check::dns_label(s),
-        "dns1123LabelPrefix" => check::dns_label(s.strip_suffix('-').unwrap_or(s)),
-        "dns1123Subdomain" => check::dns_subdomain(s),
-        "dns1035Label" => check::dns_1035_label(s),
-        "qualifiedName" => check::qualified_name(s),
-        "labelValue" => check::label_value(s),
-        _ => {
-            let good = match format {
-                "uri" => parse_url(s).is_some(),
-                "uuid" => {
-                    let hex = |part: &str| part.bytes().all(|b| b.is_ascii_hexdigit());
-                    let lengths: Vec<usize> = s.split('-').map(str::len).collect();
-                    lengths == [8, 4, 4, 4, 12] && s.split('-').all(hex)
-                }
-                "byte" => base64::Engine::decode(&base64::engine::general_purpose::STANDARD, s).is_ok(),
-                "date" => s.parse::<jiff::civil::Date>().is_ok(),
-                _ => s.parse::<Timestamp>().is_ok(),
-            };
-            if good { Vec::new() } else { vec![format!("{s:?} is not a valid {format}")] }
-        }
-    };
-    if faults.is_empty() {
-        return Val::Optional(None);
-    }
-    Val::some(Val::list(faults.into_iter().map(Val::text).collect()))
 }
 
 fn global<'a>(name: &str, args: &[Val<'a>]) -> Answer<'a> {

@@ -1,0 +1,124 @@
+//! Functions on texts, and regular expressions.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+use regex::Regex;
+
+use super::super::value::Val;
+use super::{Answer, overload};
+
+/// The largest compiled regular expression: bounds what a pattern out of an object can take.
+const MAX_REGEX: usize = 1 << 20;
+
+/// A compiled pattern. The last few are kept, because a rule asks for the same one again and again.
+pub(super) fn regex(pattern: &str) -> Result<Regex, String> {
+    const KEPT: usize = 16;
+    thread_local!(static RECENT: RefCell<VecDeque<Regex>> = const { RefCell::new(VecDeque::new()) });
+    RECENT.with_borrow_mut(|recent| {
+        if let Some(found) = recent.iter().find(|r| r.as_str() == pattern) {
+            return Ok(found.clone());
+        }
+        let built = regex::RegexBuilder::new(pattern).size_limit(MAX_REGEX).dfa_size_limit(MAX_REGEX).build();
+        let built = built.map_err(|e| format!("error parsing regexp: {e}"))?;
+        recent.truncate(KEPT - 1);
+        recent.push_front(built.clone());
+        Ok(built)
+    })
+}
+
+/// The byte offset of a character.
+pub(super) fn offset(s: &str, at: i64) -> Option<usize> {
+    let at = usize::try_from(at).ok()?;
+    s.char_indices().map(|(i, _)| i).chain([s.len()]).nth(at)
+}
+
+pub(super) fn characters(s: &str, bytes: Option<usize>) -> i64 {
+    bytes.map_or(-1, |b| i64::try_from(s[..b].chars().count()).unwrap_or(-1))
+}
+
+pub(super) fn out_of_range(at: i64) -> String {
+    format!("index out of range: {at}")
+}
+
+pub(super) fn text<'a>(name: &str, s: &str, args: &[Val<'a>]) -> Answer<'a> {
+    Ok(match (name, args) {
+        ("contains", [Val::Text(x)]) => Val::Bool(s.contains(x.as_ref())),
+        ("startsWith", [Val::Text(x)]) => Val::Bool(s.starts_with(x.as_ref())),
+        ("endsWith", [Val::Text(x)]) => Val::Bool(s.ends_with(x.as_ref())),
+        ("matches", [Val::Text(x)]) => Val::Bool(regex(x)?.is_match(s)),
+        ("charAt", [Val::Int(at)]) => {
+            let from = offset(s, *at).ok_or_else(|| out_of_range(*at))?;
+            Val::text(s[from..].chars().next().map(String::from).unwrap_or_default())
+        }
+        ("indexOf", [Val::Text(x)]) => Val::Int(characters(s, s.find(x.as_ref()))),
+        ("indexOf", [Val::Text(x), Val::Int(at)]) => {
+            let from = offset(s, *at).ok_or_else(|| out_of_range(*at))?;
+            Val::Int(characters(s, s[from..].find(x.as_ref()).map(|i| i + from)))
+        }
+        ("lastIndexOf", [Val::Text(x)]) => Val::Int(characters(s, s.rfind(x.as_ref()))),
+        ("lastIndexOf", [Val::Text(x), Val::Int(at)]) => {
+            let from = offset(s, *at).ok_or_else(|| out_of_range(*at))?;
+            let found = s.match_indices(x.as_ref()).map(|(i, _)| i).take_while(|i| *i <= from).last();
+            Val::Int(characters(s, found))
+        }
+        ("lowerAscii", []) => Val::text(s.to_ascii_lowercase()),
+        ("upperAscii", []) => Val::text(s.to_ascii_uppercase()),
+        ("trim", []) => Val::text(s.trim()),
+        ("reverse", []) => Val::text(s.chars().rev().collect::<String>()),
+        ("replace", [Val::Text(from), Val::Text(to)]) => replaced(s, from, to, usize::MAX)?,
+        ("replace", [Val::Text(from), Val::Text(to), Val::Int(n)]) => {
+            replaced(s, from, to, usize::try_from(*n).unwrap_or(usize::MAX))?
+        }
+        ("split", [Val::Text(by)]) => Val::list(split(s, by).map(Val::text).collect()),
+        ("split", [Val::Text(by), Val::Int(n)]) => match *n {
+            0 => Val::list(Vec::new()),
+            n => {
+                let n = usize::try_from(n).unwrap_or(usize::MAX);
+                let parts: Vec<&str> = if by.is_empty() {
+                    split(s, by).take(n).collect()
+                } else {
+                    s.splitn(n, by.as_ref()).collect()
+                };
+                Val::list(parts.into_iter().map(Val::text).collect())
+            }
+        },
+        ("substring", [Val::Int(from)]) => {
+            let from = offset(s, *from).ok_or_else(|| out_of_range(*from))?;
+            Val::text(&s[from..])
+        }
+        ("substring", [Val::Int(from), Val::Int(to)]) => {
+            let start = offset(s, *from).ok_or_else(|| out_of_range(*from))?;
+            let end = offset(s, *to).ok_or_else(|| out_of_range(*to))?;
+            if start > end {
+                return Err(format!("invalid substring range. start: {from}, end: {to}"));
+            }
+            Val::text(&s[start..end])
+        }
+        ("find", [Val::Text(x)]) => Val::text(regex(x)?.find(s).map_or("", |m| m.as_str())),
+        ("findAll", [Val::Text(x)]) => {
+            Val::list(regex(x)?.find_iter(s).map(|m| Val::text(m.as_str())).collect())
+        }
+        ("findAll", [Val::Text(x), Val::Int(n)]) => {
+            let n = usize::try_from(*n).unwrap_or(usize::MAX);
+            Val::list(regex(x)?.find_iter(s).take(n).map(|m| Val::text(m.as_str())).collect())
+        }
+        _ => return overload(name),
+    })
+}
+
+pub(super) fn split<'s>(s: &'s str, by: &'s str) -> Box<dyn Iterator<Item = &'s str> + 's> {
+    if by.is_empty() {
+        return Box::new(s.char_indices().map(|(i, c)| &s[i..i + c.len_utf8()]));
+    }
+    Box::new(s.split(by))
+}
+
+/// A replacement may be much longer than what it was made from.
+pub(super) fn replaced<'a>(s: &str, from: &str, to: &str, n: usize) -> Answer<'a> {
+    let times = if from.is_empty() { s.chars().count() + 1 } else { s.matches(from).count() }.min(n);
+    if times.saturating_mul(to.len()).saturating_add(s.len()) > 4 << 20 {
+        return Err("the result of replace is too long".into());
+    }
+    Ok(Val::text(s.replacen(from, to, n)))
+}

@@ -1,0 +1,56 @@
+//! Functions on times and durations.
+
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+
+use super::super::value::Val;
+use super::{Answer, overload};
+
+pub(super) fn time<'a>(name: &str, t: Timestamp, args: &[Val<'a>]) -> Answer<'a> {
+    let zone = match args {
+        [] => TimeZone::UTC,
+        [Val::Text(name)] => match zone(name) {
+            Some(zone) => zone,
+            None => return Err(format!("unknown time zone {name}")),
+        },
+        _ => return overload(name),
+    };
+    let z = t.to_zoned(zone);
+    Ok(Val::Int(match name {
+        "getFullYear" => z.year().into(),
+        "getMonth" => i64::from(z.month()) - 1,
+        "getDate" => z.day().into(),
+        "getDayOfMonth" => i64::from(z.day()) - 1,
+        "getDayOfWeek" => z.weekday().to_sunday_zero_offset().into(),
+        "getDayOfYear" => i64::from(z.day_of_year()) - 1,
+        "getHours" => z.hour().into(),
+        "getMinutes" => z.minute().into(),
+        "getSeconds" => z.second().into(),
+        "getMilliseconds" => z.millisecond().into(),
+        _ => return overload(name),
+    }))
+}
+
+/// A fixed offset or UTC: names of places would need a data base of the machine's.
+pub(super) fn zone(name: &str) -> Option<TimeZone> {
+    if matches!(name, "UTC" | "Z" | "") {
+        return Some(TimeZone::UTC);
+    }
+    let (sign, rest) = match name.strip_prefix('-') {
+        Some(rest) => (-1, rest),
+        None => (1, name.strip_prefix('+').unwrap_or(name)),
+    };
+    let (hours, minutes) = rest.split_once(':')?;
+    let seconds = hours.parse::<i32>().ok()? * 3600 + minutes.parse::<i32>().ok()? * 60;
+    jiff::tz::Offset::from_seconds(sign * seconds).ok().map(TimeZone::fixed)
+}
+
+pub(super) fn span<'a>(name: &str, d: SignedDuration) -> Answer<'a> {
+    Ok(Val::Int(match name {
+        "getHours" => d.as_hours(),
+        "getMinutes" => d.as_mins(),
+        "getSeconds" => d.as_secs(),
+        "getMilliseconds" => i64::try_from(d.as_millis()).unwrap_or(i64::MAX),
+        _ => return overload(name),
+    }))
+}

@@ -1,0 +1,296 @@
+//! What a compiled schema says of objects: what is left out is filled in, and what is wrong is named, by the schema and by its
+//! rules.
+
+use serde_json::Value;
+
+use super::{Structural, flag, text};
+use crate::cel;
+use crate::field::{ErrorList, ErrorType, Path, show};
+use crate::schema::ListType;
+
+impl Structural {
+    /// Fills in what was left out.
+    pub fn fill_in(&self, value: &mut Value) {
+        if !self.has_defaults {
+            return;
+        }
+        match value {
+            Value::Object(map) => {
+                for (name, schema) in &self.properties {
+                    // A null where none may be is as if nothing were there.
+                    let missing = map.get(name).is_none_or(|v| v.is_null() && !schema.nullable);
+                    if let Some(default) = schema.raw.get("default").filter(|_| missing) {
+                        map.insert(name.clone(), default.clone());
+                    }
+                    if let Some(v) = map.get_mut(name) {
+                        schema.fill_in(v);
+                    }
+                }
+                if let Some(values) = &self.additional {
+                    for (name, v) in map.iter_mut() {
+                        if !self.properties.contains_key(name) {
+                            values.fill_in(v);
+                        }
+                    }
+                }
+            }
+            Value::Array(list) => {
+                if let Some(items) = &self.items {
+                    for v in list {
+                        items.fill_in(v);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What is wrong with an object.
+    pub fn validate(&self, value: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        self.check(value, &Path::root(), &mut errors);
+        errors
+    }
+
+    pub(super) fn check(&self, value: &Value, path: &Path, errors: &mut ErrorList) {
+        let say = |errors: &mut ErrorList, value: &Value, why: String| {
+            let shown = show(value);
+            errors.push(ErrorType::Invalid, path, Some(shown), format!("{} in body {why}", path.as_str()));
+        };
+        if value.is_null() {
+            if !self.nullable && !self.kind.is_empty() {
+                say(errors, value, format!("must be of type {}: \"null\"", self.kind));
+            }
+            return;
+        }
+        if !self.is_of_type(value) {
+            let is = match value {
+                Value::Object(_) => "object",
+                Value::Array(_) => "array",
+                Value::String(_) => "string",
+                Value::Bool(_) => "boolean",
+                Value::Number(n) if n.is_f64() => "number",
+                Value::Number(_) => "integer",
+                Value::Null => "null",
+            };
+            let shown = Value::String(is.to_owned());
+            say(errors, &shown, format!("must be of type {}: \"{is}\"", self.kind));
+            return;
+        }
+        if let Some(allowed) = self.raw.get("enum").and_then(Value::as_array)
+            && !allowed.contains(value)
+        {
+            let texts: Vec<String> =
+                allowed.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect();
+            errors.not_supported(path, value, &texts.iter().map(String::as_str).collect::<Vec<_>>());
+        }
+        match value {
+            Value::String(s) => self.check_text(s, value, path, errors),
+            Value::Number(_) => self.check_number(value, path, errors),
+            Value::Array(list) => self.check_list(list, value, path, errors),
+            Value::Object(map) => self.check_object(map, value, path, errors),
+            _ => {}
+        }
+        for schema in &self.all {
+            schema.check(value, path, errors);
+        }
+        let fits = |s: &&Structural| {
+            let mut errors = ErrorList::new();
+            s.check(value, path, &mut errors);
+            errors.is_empty()
+        };
+        if !self.any.is_empty() && !self.any.iter().any(|s| fits(&s)) {
+            say(errors, value, "must validate at least one schema (anyOf)".into());
+        }
+        if !self.one.is_empty() && self.one.iter().filter(fits).count() != 1 {
+            say(errors, value, "must validate one and only one schema (oneOf)".into());
+        }
+        if self.not.as_deref().is_some_and(|s| fits(&s)) {
+            say(errors, value, "must not validate the schema (not)".into());
+        }
+    }
+
+    fn is_of_type(&self, value: &Value) -> bool {
+        if self.int_or_string {
+            return value.is_string() || value.is_i64() || value.is_u64();
+        }
+        match self.kind.as_str() {
+            "object" => value.is_object(),
+            "array" => value.is_array(),
+            "string" => value.is_string(),
+            "boolean" => value.is_boolean(),
+            "number" => value.is_number(),
+            "integer" => value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|f| f.fract() == 0.0),
+            _ => true,
+        }
+    }
+
+    fn limit(&self, field: &str) -> Option<usize> {
+        self.raw.get(field).and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok())
+    }
+
+    fn check_text(&self, s: &str, value: &Value, path: &Path, errors: &mut ErrorList) {
+        let say = |errors: &mut ErrorList, why: String| {
+            errors.invalid(path, value, format!("{} in body {why}", path.as_str()));
+        };
+        let length = s.chars().count();
+        if let Some(max) = self.limit("maxLength").filter(|max| length > *max) {
+            errors.too_long(path, max);
+        }
+        if let Some(min) = self.limit("minLength").filter(|min| length < *min) {
+            say(errors, format!("should be at least {min} chars long"));
+        }
+        if let Some(pattern) = self.pattern.as_ref().filter(|p| !p.is_match(s)) {
+            say(errors, format!("should match '{pattern}'"));
+        }
+        let format = text(&self.raw, "format");
+        let good = match format {
+            "date-time" => s.parse::<jiff::Timestamp>().is_ok(),
+            "date" => s.parse::<jiff::civil::Date>().is_ok(),
+            "ipv4" => s.parse::<std::net::Ipv4Addr>().is_ok(),
+            "ipv6" => s.parse::<std::net::Ipv6Addr>().is_ok(),
+            "cidr" => s.parse::<ipnet::IpNet>().is_ok(),
+            "uuid" => s.len() == 36 && s.split('-').count() == 5,
+            "byte" => base64::Engine::decode(&base64::engine::general_purpose::STANDARD, s).is_ok(),
+            // Unknown formats mean nothing, as upstream has it.
+            _ => true,
+        };
+        if !good {
+            say(errors, format!("must be of type {format}: {}", show(value)));
+        }
+    }
+
+    fn check_number(&self, value: &Value, path: &Path, errors: &mut ErrorList) {
+        let Some(n) = value.as_f64() else { return };
+        let bound = |field: &str| self.raw.get(field).and_then(Value::as_f64);
+        let mut say = |why: String| errors.invalid(path, value, format!("{} in body {why}", path.as_str()));
+        if let Some(min) = bound("minimum") {
+            let exclusive = flag(&self.raw, "exclusiveMinimum");
+            if n < min || exclusive && n <= min {
+                let or = if exclusive { "" } else { " or equal to" };
+                say(format!("should be greater than{or} {min}"));
+            }
+        }
+        if let Some(max) = bound("maximum") {
+            let exclusive = flag(&self.raw, "exclusiveMaximum");
+            if n > max || exclusive && n >= max {
+                let or = if exclusive { "" } else { " or equal to" };
+                say(format!("should be less than{or} {max}"));
+            }
+        }
+        if let Some(step) = bound("multipleOf").filter(|s| *s != 0.0)
+            && (n / step).fract() != 0.0
+        {
+            say(format!("should be a multiple of {step}"));
+        }
+    }
+
+    fn check_list(&self, list: &[Value], value: &Value, path: &Path, errors: &mut ErrorList) {
+        if let Some(max) = self.limit("maxItems").filter(|max| list.len() > *max) {
+            errors.too_many(path, list.len(), max);
+        }
+        if let Some(min) = self.limit("minItems").filter(|min| list.len() < *min) {
+            errors.invalid(
+                path,
+                value,
+                format!("{} in body should have at least {min} items", path.as_str()),
+            );
+        }
+        let keys = self.list_keys();
+        let mut seen: Vec<Vec<&Value>> = Vec::new();
+        for (i, item) in list.iter().enumerate() {
+            let at = path.index(i);
+            let key = match self.list_type() {
+                ListType::Map => keys.iter().map(|k| item.get(k).unwrap_or(&Value::Null)).collect(),
+                ListType::Set => vec![item],
+                ListType::Atomic => Vec::new(),
+            };
+            if !key.is_empty() {
+                if seen.contains(&key) {
+                    errors.duplicate(&at, item);
+                }
+                seen.push(key);
+            }
+            if let Some(items) = &self.items {
+                items.check(item, &at, errors);
+            }
+        }
+    }
+
+    fn check_object(&self, map: &crate::Map, value: &Value, path: &Path, errors: &mut ErrorList) {
+        for name in self.raw.get("required").and_then(Value::as_array).into_iter().flatten() {
+            let name = name.as_str().unwrap_or_default();
+            if !map.contains_key(name) {
+                errors.required(&path.child(name), "");
+            }
+        }
+        if let Some(max) = self.limit("maxProperties").filter(|max| map.len() > *max) {
+            errors.too_many(path, map.len(), max);
+        }
+        if let Some(min) = self.limit("minProperties").filter(|min| map.len() < *min) {
+            let why = format!("{} in body should have at least {min} properties", path.as_str());
+            errors.invalid(path, value, why);
+        }
+        for (name, item) in map {
+            if self.object && matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
+                continue;
+            }
+            match (self.properties.get(name), &self.additional) {
+                (Some(schema), _) => schema.check(item, &path.child(name), errors),
+                (None, Some(schema)) => schema.check(item, &path.child(name), errors),
+                (None, None) => {}
+            }
+        }
+    }
+
+    /// What rules say of an object; `old` is its earlier state. Rules judge only what the schema itself takes.
+    pub fn validate_rules(&self, value: &Value, old: Option<&Value>) -> ErrorList {
+        let mut errors = ErrorList::new();
+        if !self.has_rules {
+            return errors;
+        }
+        if !self.validate(value).is_empty() {
+            errors.push(
+                ErrorType::Invalid,
+                &Path::root(),
+                Some("null".into()),
+                "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation",
+            );
+            return errors;
+        }
+        let mut run = cel::Run { budget: cel::OBJECT_BUDGET, errors: &mut errors, over: false };
+        self.judge(value, old, &Path::root(), &mut run);
+        errors
+    }
+
+    fn judge(&self, value: &Value, old: Option<&Value>, path: &Path, run: &mut cel::Run<'_>) {
+        if !self.has_rules || value.is_null() {
+            return;
+        }
+        for rule in &self.rules {
+            rule.run(self, value, old, path, run);
+        }
+        match value {
+            Value::Object(map) => {
+                for (name, item) in map {
+                    let Some(schema) = self.value_schema(name) else { continue };
+                    let old = old.and_then(|o| o.get(name));
+                    // A property is spelled with a dot, an entry of a map with its key in brackets.
+                    let path = if self.is_map() { path.key(name) } else { path.child(name) };
+                    schema.judge(item, old, &path, run);
+                }
+            }
+            Value::Array(list) => {
+                let Some(items) = &self.items else { return };
+                let keys = if self.list_type() == ListType::Map { self.list_keys() } else { Vec::new() };
+                let before = old.and_then(Value::as_array).filter(|_| !keys.is_empty());
+                for (i, item) in list.iter().enumerate() {
+                    let same = |o: &&Value| keys.iter().all(|k| o.get(k) == item.get(k));
+                    let old = before.and_then(|b| b.iter().find(same));
+                    items.judge(item, old, &path.index(i), run);
+                }
+            }
+            _ => {}
+        }
+    }
+}
