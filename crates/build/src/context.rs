@@ -11,11 +11,11 @@ use image::archive::{ExtractOptions, extract_into, root};
 use rustix::fs::OFlags;
 use tokio::io::AsyncRead;
 
-use crate::blocking;
 use crate::error::{Error, Result};
 use crate::parse;
 use crate::pattern::Ignore;
 use crate::state::State;
+use crate::{blocking, blocking_on_stream};
 
 /// Where the files of a build come from.
 pub enum Context {
@@ -125,7 +125,7 @@ pub(crate) async fn receive(context: Context, scratch: &Path, dockerfile: &str) 
         },
         Context::Tar(reader) => {
             let (source, scratch) = (Bridge::new(reader), scratch.to_path_buf());
-            blocking(move || unpack(source, &scratch)).await?
+            blocking_on_stream(move || unpack(source, &scratch)).await?
         }
     };
     blocking(move || {

@@ -46,3 +46,10 @@ pub(crate) async fn blocking<T: Send + 'static>(
 ) -> Result<T> {
     image::blocking(work).await
 }
+
+/// As [`blocking`], for work that waits for a stream.
+pub(crate) async fn blocking_on_stream<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    image::blocking_on_stream(work).await
+}

@@ -32,6 +32,31 @@ pub use registry::{Auth, Found, Registry, RegistryConfig};
 pub use store::{Finished, ImageStore, Import, OnDisk, Snapshot, Thresholds, on_disk};
 pub use types::*;
 
+/// As [`blocking`], for work that waits for a stream: on a thread of its own, because those for blocking work are few
+/// and serve all of the process, and nobody knows how long the other side takes.
+pub async fn blocking_on_stream<T, E>(
+    work: impl FnOnce() -> std::result::Result<T, E> + Send + 'static,
+) -> std::result::Result<T, E>
+where
+    T: Send + 'static,
+    E: From<Error> + Send + 'static,
+{
+    let handle = tokio::runtime::Handle::current();
+    let (done, result) = tokio::sync::oneshot::channel();
+    let run = move || {
+        let _runtime = handle.enter();
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        // Whoever waited may have gone away.
+        let _ = done.send(result);
+    };
+    std::thread::Builder::new().name("image-stream".into()).spawn(run).map_err(|e| E::from(Error::Io(e)))?;
+    match result.await {
+        Ok(Ok(result)) => result,
+        Ok(Err(panic)) => std::panic::resume_unwind(panic),
+        Err(_) => Err(Error::Cancelled("work on an image".into()).into()),
+    }
+}
+
 /// Runs blocking work off the async threads.
 pub async fn blocking<T, E>(
     work: impl FnOnce() -> std::result::Result<T, E> + Send + 'static,

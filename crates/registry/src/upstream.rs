@@ -159,7 +159,7 @@ impl Upstream {
             other => other?,
         };
         let (storage, repository, digest) = (self.storage.clone(), name.to_string(), digest.clone());
-        blocking(move || {
+        image::blocking_on_stream(move || {
             let hasher = if digest.as_str().starts_with("sha512:") {
                 Hasher::named("sha512")?
             } else {
@@ -174,11 +174,9 @@ impl Upstream {
                 }
                 storage.finish(&id, &mut upload, &digest)
             };
-            let taken = take();
-            drop(upload);
-            if let Err(e) = taken {
+            if let Err(e) = take() {
                 // Already gone if it was the digest that was wrong.
-                let _ = storage.cancel(&id);
+                let _ = storage.cancel(&id, &mut upload);
                 return Err(e);
             }
             storage.blob(&repository, &digest)

@@ -277,3 +277,40 @@ async fn all_tags_search_and_distribution() {
     let warned = told.iter().any(|p| p.status.contains("wanted linux/s390x, actual: linux/"));
     assert!(warned, "{told:?}");
 }
+
+/// Uploads that have begun and bring nothing cost nobody else a thread.
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_that_send_nothing_stop_nobody() {
+    use tokio::io::AsyncWriteExt;
+    let dir = tempfile::tempdir().unwrap();
+    let (address, _) = registry(dir.path()).await;
+    let v2 = format!("http://{address}/v2");
+    let mut idle = Vec::new();
+    // More than the process has threads for blocking work.
+    for n in 0..600 {
+        let (status, headers, _) = ask("POST", &format!("{v2}/a{n}/blobs/uploads/"), &[], b"").await;
+        assert_eq!(status, 202);
+        let path = headers["location"].to_str().unwrap().to_string();
+        let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+        let head = format!("PATCH {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nabc");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        idle.push((stream, path));
+    }
+    let digest = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+    let url = format!("{v2}/well/blobs/uploads/?digest={digest}");
+    let one = ask("POST", &url, &[], b"hello");
+    let (status, ..) = tokio::time::timeout(std::time::Duration::from_secs(20), one).await.unwrap();
+    assert_eq!(status, 201);
+    // What broke off has added nothing.
+    let (stream, path) = idle.pop().unwrap();
+    drop(stream);
+    let state = async {
+        loop {
+            let (status, headers, _) = ask("GET", &format!("http://{address}{path}"), &[], b"").await;
+            if (status, headers["range"].to_str().unwrap()) == (204, "0-0") {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), state).await.unwrap();
+}

@@ -20,7 +20,7 @@ use super::progress::Log;
 use super::proto::CacheOptionsEntry;
 use super::rpc::{self, INVALID, Status};
 use super::session::{Held, Session};
-use crate::blocking;
+use crate::blocking_on_stream;
 use crate::builder::Builder;
 use crate::cache::Made;
 use crate::error::{Error, Result};
@@ -184,7 +184,7 @@ async fn to_client(
     for layer in &image.layers {
         let (tar, size) = builder.images.read_layer(layer)?;
         let (near, far) = tokio::io::duplex(1 << 18);
-        let copy = blocking(move || {
+        let copy = blocking_on_stream(move || {
             let (mut tar, mut out) = (tar, image::Bridge::new(near));
             std::io::copy(&mut tar, &mut out)?;
             Ok(out.shutdown()?)

@@ -17,11 +17,11 @@ use super::progress::{Line, Log};
 use super::proto::{Exporter, Stat};
 use super::rpc::{self, INVALID, NOT_FOUND, Status};
 use super::session::Held;
-use crate::blocking;
 use crate::builder::Builder;
 use crate::error::{Error, Result};
 use crate::mounts::Holder;
 use crate::state::{Part, State};
+use crate::{blocking, blocking_on_stream};
 
 fn root_of(builder: &Arc<Builder>, state: &State) -> Result<OwnedFd> {
     Ok(builder.images.mount_layers(&state.diff_ids())?)
@@ -234,7 +234,7 @@ async fn to_files(
         return Ok(HashMap::new());
     }
     let (near, far) = tokio::io::duplex(1 << 18);
-    let pack = blocking(move || {
+    let pack = blocking_on_stream(move || {
         let mut out = image::Bridge::new(near);
         let last = roots.len().saturating_sub(1);
         for (n, (name, root)) in roots.into_iter().enumerate() {

@@ -94,14 +94,14 @@ impl World {
     }
 
     pub fn read(&self, image: &str, path: &str) -> Option<String> {
-        let root = self.images.mount_image(&self.images.get(image).unwrap()).unwrap();
+        let root = self.images.mount_layers(self.images.get(image).unwrap().diff_ids()).unwrap();
         let fd =
             image::archive::root::open(root.as_fd(), Path::new(path), rustix::fs::OFlags::RDONLY).ok()?;
         std::io::read_to_string(fs::File::from(fd)).ok()
     }
 
     pub fn owner(&self, image: &str, path: &str) -> (u32, u32, u32) {
-        let root = self.images.mount_image(&self.images.get(image).unwrap()).unwrap();
+        let root = self.images.mount_layers(self.images.get(image).unwrap().diff_ids()).unwrap();
         let fd =
             image::archive::root::open(root.as_fd(), Path::new(path), rustix::fs::OFlags::RDONLY).unwrap();
         let m = fs::File::from(fd).metadata().unwrap();

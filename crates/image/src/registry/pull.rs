@@ -299,7 +299,9 @@ impl ImageStore {
             teller: progress.clone(),
         };
         let (want, like) = (descriptor.digest.clone(), diff_id.to_string());
-        let layer = blocking(move || unpack_download(&store, download, pieces, &want, &like)).await?;
+        let layer =
+            crate::blocking_on_stream(move || unpack_download(&store, download, pieces, &want, &like))
+                .await?;
         if layer.diff_id != diff_id {
             return Err(Error::Corrupt(format!(
                 "layer {} unpacks to {}, but the image's configuration says {diff_id}",

@@ -282,7 +282,7 @@ impl ImageStore {
         let (tx, rx) = mpsc::channel(4);
         let (digest_tx, digest_rx) = oneshot::channel();
         let (teller, shown, digest) = (progress.clone(), id.to_string(), blob.digest.clone());
-        let reading = blocking(move || {
+        let reading = crate::blocking_on_stream(move || {
             let mut sink = Digesting::like(Pieces { out: tx, buf: Vec::with_capacity(PIECE) }, &digest);
             let mut file = Told { inner: file, done: 0, told: 0, total, id: shown, teller };
             io::copy(&mut file, &mut sink)?;
@@ -315,7 +315,7 @@ impl ImageStore {
         let (tx, rx) = mpsc::channel(4);
         let (digest_tx, digest_rx) = oneshot::channel();
         let (store, d, teller, shown) = (self.clone(), diff_id.to_string(), progress.clone(), id.to_string());
-        let compressing = blocking(move || {
+        let compressing = crate::blocking_on_stream(move || {
             let result = store.compress_layer(&d, tx.clone(), &teller, &shown);
             match result {
                 Ok((digest, size)) => {

@@ -198,7 +198,7 @@ impl ImageStore {
     ) -> Result<Layer> {
         let store = self.clone();
         let bridge = Bridge::new(tar);
-        blocking(move || {
+        crate::blocking_on_stream(move || {
             let (_, stream) = compress::decoder(bridge)?;
             store.unpack(stream, "")
         })

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use serde::Deserialize;
 use tokio::io::AsyncRead;
 
-use super::{ImageStore, blocking, db};
+use super::{ImageStore, db};
 use crate::archive::compress::{self, Compression, Digesting, digest_of};
 use crate::archive::tar::{Kind, Reader};
+use crate::blocking_on_stream;
 use crate::bridge::Bridge;
 use crate::config::ImageConfig;
 use crate::error::{Error, Result};
@@ -68,7 +69,7 @@ impl ImageStore {
     {
         let store = self.clone();
         let bridge = Bridge::new(tar);
-        let loaded = blocking(move || {
+        let loaded = blocking_on_stream(move || {
             let mut found = store.read_archive(bridge, progress.as_ref())?;
             let wanted = found.images()?;
             let mut all = Vec::with_capacity(wanted.len());

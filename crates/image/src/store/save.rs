@@ -7,9 +7,10 @@ use std::sync::Arc;
 use serde_json::json;
 use tokio::io::AsyncWrite;
 
-use super::{ImageStore, blocking};
+use super::ImageStore;
 use crate::archive::compress::{self, digest_of};
 use crate::archive::tar::{self, Entry, Kind};
+use crate::blocking_on_stream;
 use crate::bridge::Bridge;
 use crate::error::{Error, Result};
 use crate::reference::{self, Reference};
@@ -25,7 +26,7 @@ impl ImageStore {
         let chosen = self.chosen(names)?;
         let store = self.clone();
         let bridge = Bridge::new(out);
-        blocking(move || {
+        blocking_on_stream(move || {
             let mut out = BufWriter::with_capacity(256 * 1024, bridge);
             store.write_archive(&chosen, &mut out)?;
             let mut bridge = out.into_inner().map_err(io::IntoInnerError::into_error)?;

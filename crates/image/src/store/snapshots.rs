@@ -209,12 +209,7 @@ impl ImageStore {
         record.map(|r| self.describe(key, &r)).ok_or_else(|| Error::NotFound(format!("no snapshot {key}")))
     }
 
-    /// The files of an image, read-only, as a root that no path leads to. Blocking.
-    pub fn mount_image(self: &Arc<Self>, image: &Image) -> Result<OwnedFd> {
-        self.mount_layers(image.diff_ids())
-    }
-
-    /// As `mount_image`, of layers that need not belong to an image, lowest first. Blocking.
+    /// The files of layers, lowest first, read-only, as a root that no path leads to. Blocking.
     pub fn mount_layers(self: &Arc<Self>, diff_ids: &[String]) -> Result<OwnedFd> {
         let mut lower = self.folders_of(diff_ids)?;
         // A read-only overlay needs two folders.

@@ -1,15 +1,14 @@
 //! Blobs: whole, in part, and their removal.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 
 use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
-use tokio::sync::mpsc;
 
-use super::{AHEAD, Answer, Body, Call, PIECE, blocking, body, builder, made};
+use super::{Answer, Body, Call, PIECE, blocking, body, builder, made};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 
@@ -73,28 +72,24 @@ fn parse_range(text: &str, length: u64) -> Result<Option<(u64, u64)>> {
     Err(Error::range_invalid(format!("range {text:?} cannot be had of {length} bytes")))
 }
 
-fn stream_file(mut file: File, from: u64, length: u64) -> Body {
-    let (tx, rx) = mpsc::channel::<std::io::Result<Frame<Bytes>>>(AHEAD);
-    tokio::task::spawn_blocking(move || {
-        let mut send = || -> std::io::Result<()> {
-            file.seek(SeekFrom::Start(from))?;
-            let mut left = length;
-            while left > 0 {
-                let mut buf = vec![0u8; PIECE.min(usize::try_from(left).unwrap_or(PIECE))];
-                file.read_exact(&mut buf)?;
-                left -= buf.len() as u64;
-                if tx.blocking_send(Ok(Frame::data(buf.into()))).is_err() {
-                    return Ok(());
-                }
+/// A part of a file as a body. Each piece is read when the one before it is on its way, so that a client that reads
+/// slowly occupies no thread.
+fn stream_file(file: File, from: u64, length: u64) -> Body {
+    let stream = futures::stream::unfold(Some((file, from, length)), |state| async move {
+        let (file, at, left) = state.filter(|(.., left)| *left > 0)?;
+        let n = PIECE.min(usize::try_from(left).unwrap_or(PIECE));
+        let read = tokio::task::spawn_blocking(move || {
+            let mut buf = vec![0u8; n];
+            file.read_exact_at(&mut buf, at).map(|()| (buf, file))
+        });
+        // An error breaks the connection off, which tells the client that the body is not whole.
+        Some(match read.await.map_err(std::io::Error::other).and_then(|read| read) {
+            Ok((buf, file)) => {
+                (Ok(Frame::data(Bytes::from(buf))), Some((file, at + n as u64, left - n as u64)))
             }
-            Ok(())
-        };
-        if let Err(e) = send() {
-            // The connection breaks off, which tells the client that the body is not whole.
-            let _ = tx.blocking_send(Err(e));
-        }
+            Err(e) => (Err(e), None),
+        })
     });
-    let stream = futures::stream::unfold(rx, |mut rx| async move { Some((rx.recv().await?, rx)) });
     StreamBody::new(stream).boxed_unsync()
 }
 

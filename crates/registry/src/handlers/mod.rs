@@ -23,8 +23,6 @@ use crate::storage::Storage;
 use crate::upstream::Upstream;
 
 const PIECE: usize = 256 * 1024;
-/// Pieces that may wait between the network and the disk.
-const AHEAD: usize = 4;
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 type Answer = Response<Body>;

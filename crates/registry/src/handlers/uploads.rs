@@ -1,18 +1,24 @@
 //! Uploads: in one piece, in a stream, in chunks, or by a mount.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::sync::mpsc;
+use tokio::sync::OwnedMutexGuard;
 
-use super::{AHEAD, Answer, Call, blocking, body, builder, created, made};
+use super::{Answer, Call, blocking, body, builder, created, made};
 use crate::access::Action;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::storage::Upload;
+
+/// Bytes of a body that are written at once.
+const BATCH: usize = 1 << 20;
+/// How long a client may send nothing of a body that it has begun.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// `POST .../blobs/uploads/`: a mount, a whole blob, or the start of an upload.
 pub(super) async fn begin(call: &Call, name: &str, incoming: Incoming) -> Result<Answer> {
@@ -42,8 +48,7 @@ pub(super) async fn begin(call: &Call, name: &str, incoming: Incoming) -> Result
     let Some(digest) = whole else { return accepted(name, &id, 0, StatusCode::ACCEPTED) };
     if let Err(e) = receive(call, &id, incoming).await {
         // Nobody knows of this upload, so nobody could go on with it.
-        let storage = call.storage();
-        let _ = blocking(move || storage.cancel(&id)).await;
+        let _ = cancel(call, &id).await;
         return Err(e);
     }
     finish(call, name, &id, digest).await
@@ -85,12 +90,18 @@ pub(super) async fn upload(call: &Call, name: &str, id: &str, incoming: Incoming
             finish(call, name, id, digest).await
         }
         Method::DELETE => {
-            let (storage, id) = (call.storage(), id.to_string());
-            blocking(move || storage.cancel(&id)).await?;
+            cancel(call, id).await?;
             made(builder(StatusCode::NO_CONTENT), body(""))
         }
         _ => Err(call.wrong_method()),
     }
+}
+
+/// Forgets an upload; whoever is adding to it ends first.
+async fn cancel(call: &Call, id: &str) -> Result<()> {
+    let (storage, id) = (call.storage(), id.to_string());
+    let mut upload = storage.upload(&id)?.lock_owned().await;
+    blocking(move || storage.cancel(&id, &mut upload)).await
 }
 
 /// A chunk that says where it belongs must belong at the end of what is there.
@@ -112,54 +123,64 @@ async fn check_position(call: &Call, upload: &Arc<tokio::sync::Mutex<Upload>>) -
     Ok(())
 }
 
-/// Appends the request's body to an upload; returns the upload's length. A body that breaks off appends nothing.
+/// An upload while a body is added to it: what has come is taken back unless it comes to its end. Wherever this is when
+/// the request breaks off, it does so.
+struct Adding {
+    upload: OwnedMutexGuard<Upload>,
+    start: u64,
+    hash: Hasher,
+    whole: bool,
+}
+
+impl Drop for Adding {
+    fn drop(&mut self) {
+        if !self.whole
+            && let Err(error) = self.upload.rewind(self.start, self.hash.clone())
+        {
+            tracing::warn!(%error, "a part of an upload that broke off stays in it");
+        }
+    }
+}
+
+/// Appends the request's body to an upload; returns the upload's length. A body that breaks off appends nothing. Only
+/// what has come occupies a thread, never the wait for more.
 async fn receive(call: &Call, id: &str, mut incoming: Incoming) -> Result<u64> {
-    let upload = call.shared.storage.upload(id)?;
-    let (tx, mut rx) = mpsc::channel::<Bytes>(AHEAD * 4);
-    let (whole_tx, whole_rx) = tokio::sync::oneshot::channel::<()>();
-    let writing = blocking(move || {
-        let mut upload = upload.blocking_lock();
-        upload.check()?;
-        let (start, hash) = (upload.length, upload.hash());
-        let mut written = Ok(());
-        while let Some(data) = rx.blocking_recv() {
-            written = upload.append(&data);
-            if written.is_err() {
-                break;
-            }
+    let upload = call.shared.storage.upload(id)?.lock_owned().await;
+    upload.check()?;
+    let mut adding = Adding { start: upload.length, hash: upload.hash(), upload, whole: false };
+    let mut pieces: Vec<Bytes> = Vec::new();
+    let mut waiting = 0;
+    loop {
+        // A client that is gone says nothing, not even that: only time tells.
+        let frame = match tokio::time::timeout(PATIENCE, incoming.frame()).await {
+            Ok(Some(Ok(frame))) => Some(frame),
+            Ok(None) => None,
+            Ok(Some(Err(_))) | Err(_) => return Err(Error::upload_invalid("the upload broke off")),
+        };
+        let ended = frame.is_none();
+        if let Some(Ok(data)) = frame.map(hyper::body::Frame::into_data) {
+            waiting += data.len();
+            pieces.push(data);
         }
-        drop(rx);
-        // Only a body that came to its end counts.
-        if written.is_err() || whole_rx.blocking_recv().is_err() {
-            upload.rewind(start, hash)?;
-            written?;
-            return Err(Error::upload_invalid("the upload broke off"));
+        if waiting >= BATCH || (ended && waiting > 0) {
+            let batch = std::mem::take(&mut pieces);
+            waiting = 0;
+            adding = blocking(move || {
+                batch.iter().try_for_each(|piece| adding.upload.append(piece))?;
+                Ok(adding)
+            })
+            .await?;
         }
-        Ok(upload.length)
-    });
-    let reading = async move {
-        while let Some(frame) = incoming.frame().await {
-            let Ok(frame) = frame else { return };
-            if let Ok(data) = frame.into_data()
-                && tx.send(data).await.is_err()
-            {
-                return;
-            }
+        if ended {
+            adding.whole = true;
+            return Ok(adding.upload.length);
         }
-        // The writer is gone only if it failed, and says so itself.
-        let _ = whole_tx.send(());
-    };
-    let (length, ()) = tokio::join!(writing, reading);
-    length
+    }
 }
 
 async fn finish(call: &Call, name: &str, id: &str, digest: Digest) -> Result<Answer> {
     let (storage, id, d) = (call.storage(), id.to_string(), digest.clone());
-    let upload = storage.upload(&id)?;
-    blocking(move || {
-        let mut upload = upload.blocking_lock();
-        storage.finish(&id, &mut upload, &d)
-    })
-    .await?;
+    let mut upload = storage.upload(&id)?.lock_owned().await;
+    blocking(move || storage.finish(&id, &mut upload, &d)).await?;
     created(name, "blobs", &digest, &[])
 }

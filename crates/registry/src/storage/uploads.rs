@@ -90,10 +90,9 @@ impl Storage {
         self.uploads.lock().get(id).cloned().ok_or_else(|| unknown(id))
     }
 
-    /// Forgets an upload. Blocking: whoever is writing to it ends first.
-    pub fn cancel(&self, id: &str) -> Result<()> {
-        let upload = self.uploads.lock().remove(id).ok_or_else(|| unknown(id))?;
-        let mut upload = upload.blocking_lock();
+    /// Forgets an upload. Blocking.
+    pub fn cancel(&self, id: &str, upload: &mut Upload) -> Result<()> {
+        self.uploads.lock().remove(id).ok_or_else(|| unknown(id))?;
         upload.ended = true;
         Ok(fs::remove_file(&upload.path)?)
     }
@@ -151,9 +150,10 @@ impl Storage {
         let all: Vec<_> = self.uploads.lock().iter().map(|(id, u)| (id.clone(), u.clone())).collect();
         for (id, upload) in all {
             // One that is locked is being written to.
-            let idle = upload.try_lock().is_ok_and(|u| u.touched.elapsed() > IDLE);
-            if idle {
-                self.cancel(&id)?;
+            if let Ok(mut upload) = upload.try_lock()
+                && upload.touched.elapsed() > IDLE
+            {
+                self.cancel(&id, &mut upload)?;
             }
         }
         Ok(())
