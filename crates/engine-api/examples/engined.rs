@@ -28,6 +28,7 @@ fn main() {
 }
 
 async fn serve(data: &Path, run: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    engine_api::make_room();
     std::fs::create_dir_all(data)?;
     std::fs::create_dir_all(run)?;
     let mut instance = base::Instance::new(data, run, "node", [127, 0, 0, 1].into());

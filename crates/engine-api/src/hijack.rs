@@ -60,8 +60,9 @@ const RESERVED: u64 = 2048;
 /// Descriptors that one stream takes: the client's connection and the shim's.
 const PER_STREAM: u64 = 2;
 
-/// Takes as many open files as this process may have.
-pub(crate) fn make_room() {
+/// Takes as many open files as this process may have. Before anything is opened: each running container takes one
+/// descriptor when the daemon finds it again.
+pub fn make_room() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < hard

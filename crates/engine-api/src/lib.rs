@@ -31,6 +31,7 @@ mod handlers {
 }
 
 pub use error::{Error, Result};
+pub use hijack::make_room;
 pub use listen::{Listener, TlsFiles};
 pub use metrics::serve as serve_metrics;
 pub use server::serve;

@@ -15,7 +15,7 @@ use crate::body::Answer;
 use crate::call::Call;
 use crate::listen::{Accepted, Listener};
 use crate::query::Query;
-use crate::{Error, Result, hijack, routes};
+use crate::{Error, Result, routes};
 
 /// What every connection shares.
 #[derive(Clone)]
@@ -30,7 +30,6 @@ pub async fn serve(engine: Arc<Engine>, listeners: Vec<Listener>, shutdown: Canc
     let builder = build::Builder::open(engine.images().clone(), steps, &engine.instance().data_dir).await?;
     builder.set_policy(policy(&engine.settings()));
     let shared = Shared { engine, builder };
-    hijack::make_room();
     let accepting = listeners.into_iter().map(|listener| accept(shared.clone(), listener, shutdown.clone()));
     futures::future::join_all(accepting).await;
     Ok(())

@@ -31,7 +31,7 @@ impl Engine {
     /// Attaches. To a container that does not run: when it is started next.
     pub async fn attach(self: &Arc<Self>, reference: &str) -> Result<Attachment> {
         let (sender, stream) = oneshot::channel();
-        if let Some(id) = self.foreign.find(reference) {
+        if let Some(id) = self.pod(reference)? {
             let tty = self.foreign.get(&id).is_some_and(|s| s.spec.io.tty);
             let _ = sender.send(self.runtime.attach(&id).await.map_err(Error::from));
             return Ok(Attachment { tty, stream });
@@ -82,7 +82,7 @@ impl Engine {
 
     /// Whether a container has a terminal.
     pub fn has_tty(&self, reference: &str) -> Result<bool> {
-        if let Some(id) = self.foreign.find(reference) {
+        if let Some(id) = self.pod(reference)? {
             return Ok(self.foreign.get(&id).is_some_and(|s| s.spec.io.tty));
         }
         Ok(self.find(reference)?.lock().asked.config.tty)

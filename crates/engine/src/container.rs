@@ -158,6 +158,8 @@ impl Attached {
 pub(crate) struct Inner {
     pub asked: Asked,
     pub life: Life,
+    /// Whether it stays when its process ends, although it was started with `--rm`: see [`Container::keep`].
+    pub kept: bool,
 }
 
 /// What waiters see.
@@ -199,6 +201,15 @@ pub(crate) struct Container {
     pub resolver: Mutex<Option<crate::resolver::Guard>>,
 }
 
+/// See [`Container::keep`].
+pub(crate) struct Keep<'a>(&'a Container);
+
+impl Drop for Keep<'_> {
+    fn drop(&mut self) {
+        self.0.lock().kept = false;
+    }
+}
+
 impl Container {
     pub(crate) fn new(id: String, dir: PathBuf, asked: Asked, life: Life) -> Arc<Container> {
         let up = life.phase.alive() || life.phase == Phase::Restarting;
@@ -207,7 +218,7 @@ impl Container {
             id,
             dir,
             op: tokio::sync::Mutex::new(()),
-            inner: Mutex::new(Inner { asked, life }),
+            inner: Mutex::new(Inner { asked, life, kept: false }),
             mark: watch::Sender::new(mark),
             waiting: Mutex::default(),
             restart: Mutex::default(),
@@ -218,6 +229,13 @@ impl Container {
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock()
+    }
+
+    /// While the guard lives, the end of its process does not remove it: whoever holds the guard decides what becomes of
+    /// it.
+    pub(crate) fn keep(&self) -> Keep<'_> {
+        self.lock().kept = true;
+        Keep(self)
     }
 
     pub(crate) fn phase(&self) -> Phase {

@@ -209,14 +209,21 @@ impl Engine {
                     // Creation writes config.json last, removal deletes it first.
                     tracing::info!(container = %id, "removing a half-made container");
                     let _ = std::fs::remove_dir_all(&path);
-                    self.images.discard(&id).await?;
+                    self.discard_leftover(&id).await;
                 }
                 Err(error) => tracing::error!(%error, "a container cannot be read and is left alone"),
             }
         }
         for container in &found {
-            self.names.lock().claim(&container.name(), &container.id)?;
             self.insert(container.clone());
+            let claimed = self.names.lock().claim(&container.name(), &container.id);
+            if let Err(error) = claimed {
+                // A power cut can have undone a renaming.
+                let name = self.names.lock().generate(&container.id);
+                tracing::warn!(container = %container.short(), %error, "it is called {name} from now on");
+                container.lock().asked.name = name;
+                container.save_asked()?;
+            }
         }
         let states = self.runtime.list().await?;
         let mut running: HashMap<String, runtime::State> = HashMap::new();
@@ -227,8 +234,13 @@ impl Engine {
                 }
                 Some("engine" | "build") => {
                     tracing::info!(container = %state.id, "removing a container that nobody knows");
-                    self.runtime.delete(&state.id, true).await?;
-                    self.images.discard(&state.id).await?;
+                    // What hangs in the kernel is tried again at the next start.
+                    match self.runtime.delete(&state.id, true).await {
+                        Ok(()) => self.discard_leftover(&state.id).await,
+                        Err(error) => {
+                            tracing::error!(container = %state.id, %error, "it could not be removed");
+                        }
+                    }
                 }
                 _ => self.foreign.insert(state),
             }
@@ -248,20 +260,41 @@ impl Engine {
         }
         // The pods' bridge is the kubelet's.
         let pods = self.instance.link("p");
-        self.network.retain_bridges(|name| name == pods || keep.iter().any(|k| k == name)).await?;
+        let kept = self.network.retain_bridges(|name| name == pods || keep.iter().any(|k| k == name)).await;
+        if let Err(error) = kept {
+            tracing::error!(%error, "bridges that nobody needs could not be removed");
+        }
         self.watch_foreign();
         let mut alive = Vec::new();
+        let unreached = self.runtime.unreached();
         for container in found {
+            if unreached.contains(&container.id) {
+                // It may well run: what is known of it stays, and the next start asks again.
+                tracing::error!(container = %container.short(), "its shim could not be asked: it is left alone");
+                alive.push(container.id.clone());
+                continue;
+            }
             let state = running.remove(&container.id);
             if state.as_ref().is_some_and(|s| s.pid.is_some() && s.started_at.is_some()) {
                 alive.push(container.id.clone());
             }
             self.resume(container, state).await;
         }
-        self.network
+        let kept = self
+            .network
             .ports()
-            .retain(|owner| owner.starts_with("pod:") || alive.iter().any(|id| id == owner))?;
+            .retain(|owner| owner.starts_with("pod:") || alive.iter().any(|id| id == owner));
+        if let Err(error) = kept {
+            tracing::error!(%error, "ports that nobody publishes any more could not be freed");
+        }
         Ok(())
+    }
+
+    /// Removes the layer of a container that is gone; if it cannot be, the next start tries again.
+    async fn discard_leftover(&self, id: &str) {
+        if let Err(error) = self.images.discard(id).await {
+            tracing::error!(container = %id, %error, "its layer could not be removed");
+        }
     }
 
     /// Takes one container over from the daemon before.

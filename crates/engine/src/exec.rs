@@ -51,7 +51,7 @@ pub struct ExecStart {
 impl Engine {
     /// Prepares an exec; its id.
     pub fn exec_create(&self, reference: &str, config: ExecConfig) -> Result<String> {
-        let (id, foreign) = match self.foreign.find(reference) {
+        let (id, foreign) = match self.pod(reference)? {
             Some(id) => (id, true),
             None => (self.runnable(reference)?.id.clone(), false),
         };

@@ -105,24 +105,22 @@ impl Foreign {
         self.0.lock().get(id).map(|e| e.mark.subscribe())
     }
 
-    /// The id that a reference means: a name, an id, a unique prefix.
-    pub(crate) fn find(&self, reference: &str) -> Option<String> {
+    /// The id that a reference is, or is the name of.
+    fn exact(&self, reference: &str) -> Option<String> {
         let bare = reference.strip_prefix('/').unwrap_or(reference);
         let all = self.0.lock();
-        if bare.is_empty() || all.is_empty() {
-            return None;
-        }
         if all.contains_key(bare) {
             return Some(bare.to_owned());
         }
-        if let Some(entry) = all.values().find(|e| name(&e.state) == bare) {
-            return Some(entry.state.id.clone());
+        all.values().find(|e| name(&e.state) == bare).map(|e| e.state.id.clone())
+    }
+
+    /// The ids that begin so.
+    fn beginning(&self, prefix: &str) -> Vec<String> {
+        if prefix.is_empty() {
+            return Vec::new();
         }
-        let mut found = all.keys().filter(|id| id.starts_with(bare));
-        match (found.next(), found.next()) {
-            (Some(id), None) => Some(id.clone()),
-            _ => None,
-        }
+        self.0.lock().keys().filter(|id| id.starts_with(prefix)).cloned().collect()
     }
 
     pub(crate) fn list(&self) -> Vec<State> {
@@ -131,6 +129,24 @@ impl Foreign {
 }
 
 impl Engine {
+    /// The id of the pod's container that a reference means, if it means one. Whole names and ids come before prefixes,
+    /// the engine's own names before those of pods, and a prefix of several ids of both kinds is refused.
+    pub(crate) fn pod(&self, reference: &str) -> Result<Option<String>> {
+        let names = self.names.lock();
+        if names.exact(reference).is_some() {
+            return Ok(None);
+        }
+        if let Some(id) = self.foreign.exact(reference) {
+            return Ok(Some(id));
+        }
+        let mut pods = self.foreign.beginning(reference);
+        let Some(pod) = pods.pop() else { return Ok(None) };
+        if !pods.is_empty() || names.beginning(reference).next().is_some() {
+            return Err(crate::names::ambiguous(reference));
+        }
+        Ok(Some(pod))
+    }
+
     /// Follows the runtime's events about containers that are not the engine's.
     pub(crate) fn watch_foreign(self: &Arc<Self>) {
         let mut events = self.runtime.events();
@@ -190,14 +206,14 @@ impl Engine {
         self.events.publish("container", action, &state.id, attributes);
     }
 
-    pub(crate) fn foreign_wait(&self, reference: &str) -> Option<Waiter> {
-        let id = self.foreign.find(reference)?;
-        Some(Waiter::new(self.foreign.mark(&id)?, WaitCondition::NotRunning))
+    pub(crate) fn foreign_wait(&self, reference: &str) -> Result<Option<Waiter>> {
+        let Some(mark) = self.pod(reference)?.and_then(|id| self.foreign.mark(&id)) else { return Ok(None) };
+        Ok(Some(Waiter::new(mark, WaitCondition::NotRunning)))
     }
 
     /// True if the reference is a pod's container; the signal is sent then.
     pub(crate) async fn foreign_kill(&self, reference: &str, signal: i32) -> Result<bool> {
-        let Some(id) = self.foreign.find(reference) else { return Ok(false) };
+        let Some(id) = self.pod(reference)? else { return Ok(false) };
         self.runtime.signal(&id, signal, false).await?;
         Ok(true)
     }
@@ -209,7 +225,7 @@ impl Engine {
         signal: Option<&str>,
         timeout: Option<i64>,
     ) -> Result<bool> {
-        let Some(id) = self.foreign.find(reference) else { return Ok(false) };
+        let Some(id) = self.pod(reference)? else { return Ok(false) };
         let Some(mut mark) = self.foreign.mark(&id) else { return Ok(true) };
         let number = crate::validate::parse_signal(signal.filter(|s| !s.is_empty()).unwrap_or("TERM"))?;
         self.runtime.signal(&id, number, false).await?;

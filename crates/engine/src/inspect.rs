@@ -96,7 +96,7 @@ impl Engine {
 
     /// Everything about one container.
     pub async fn inspect(&self, reference: &str, size: bool) -> Result<Value> {
-        if let Some(id) = self.foreign.find(reference)
+        if let Some(id) = self.pod(reference)?
             && let Some(state) = self.foreign.get(&id)
         {
             return Ok(crate::foreign::document(&state));

@@ -61,7 +61,7 @@ impl Waiter {
 impl Engine {
     /// Registers a wait: what happens after this call is not missed.
     pub fn wait(&self, reference: &str, condition: WaitCondition) -> Result<Waiter> {
-        if let Some(waiter) = self.foreign_wait(reference) {
+        if let Some(waiter) = self.foreign_wait(reference)? {
             return Ok(waiter);
         }
         let container = self.find(reference)?;
@@ -110,9 +110,7 @@ impl Engine {
         let mut mark = container.mark.subscribe();
         self.send(container, number).await?;
         if phase == Phase::Paused {
-            // A frozen process sees the signal when it thaws.
-            self.runtime.resume(&container.id).await?;
-            container.lock().life.phase = Phase::Running;
+            self.thaw(container).await?;
         }
         let ended = {
             let gone = mark.wait_for(|m| !m.process);
@@ -127,6 +125,16 @@ impl Engine {
             let _ = mark.wait_for(|m| !m.process).await;
         }
         self.container_event(container, "stop", &[]);
+        Ok(())
+    }
+
+    /// Lets a frozen container go on after a signal, which it sees only then. After SIGKILL the runtime has done so.
+    async fn thaw(&self, container: &Container) -> Result<()> {
+        match self.runtime.resume(&container.id).await {
+            Ok(()) | Err(runtime::Error::NotFound { .. } | runtime::Error::InvalidState { .. }) => {}
+            Err(e) => return Err(e.into()),
+        }
+        turn(container, Phase::Paused, Phase::Running);
         Ok(())
     }
 
@@ -198,8 +206,7 @@ impl Engine {
         let exits = mark.borrow().exits;
         self.send(&container, number).await?;
         if phase == Phase::Paused {
-            self.runtime.resume(&container.id).await?;
-            container.lock().life.phase = Phase::Running;
+            self.thaw(&container).await?;
         }
         if number == SIGKILL {
             let _ = mark.wait_for(|m| m.exits > exits || m.removed).await;
@@ -217,10 +224,11 @@ impl Engine {
         let container = self.find(reference)?;
         let _op = container.op.lock().await;
         validate::not_going(container.phase(), "restarted")?;
-        // A container with --rm is not removed in between.
-        let auto_remove = std::mem::replace(&mut container.lock().asked.host.auto_remove, false);
-        let stopped = self.stop_held(&container, signal, timeout).await;
-        container.lock().asked.host.auto_remove = auto_remove;
+        let stopped = {
+            // A container with --rm is not removed in between.
+            let _kept = container.keep();
+            self.stop_held(&container, signal, timeout).await
+        };
         match stopped {
             Ok(()) | Err(Error::NotModified(_)) => {}
             Err(e) => return Err(e),
@@ -251,7 +259,7 @@ impl Engine {
             _ => return Err(conflict(format!("Container {} is not running", container.id))),
         }
         self.runtime.pause(&container.id).await?;
-        container.lock().life.phase = Phase::Paused;
+        turn(&container, Phase::Running, Phase::Paused);
         container.announce(|_| {});
         container.save_life();
         self.container_event(&container, "pause", &[]);
@@ -266,7 +274,7 @@ impl Engine {
             return Err(conflict(format!("Container {} is not paused", container.id)));
         }
         self.runtime.resume(&container.id).await?;
-        container.lock().life.phase = Phase::Running;
+        turn(&container, Phase::Paused, Phase::Running);
         container.announce(|_| {});
         container.save_life();
         self.container_event(&container, "unpause", &[]);
@@ -384,15 +392,12 @@ impl Engine {
             Phase::Restarting => self.give_up_restart(&container),
             Phase::Running | Phase::Paused => {
                 let mut mark = container.mark.subscribe();
-                {
-                    let mut inner = container.lock();
-                    inner.life.by_hand = true;
-                    // Whoever removes it here removes it, not the watcher of its process.
-                    inner.asked.host.auto_remove = false;
-                }
+                container.lock().life.by_hand = true;
+                // Whoever removes it here removes it, not the watcher of its process.
+                let _kept = container.keep();
                 self.send(&container, SIGKILL).await?;
                 if phase == Phase::Paused {
-                    self.runtime.resume(&container.id).await?;
+                    self.thaw(&container).await?;
                 }
                 let _ = mark.wait_for(|m| !m.process).await;
             }
@@ -499,7 +504,7 @@ impl Engine {
 
     /// Sets the size of its terminal.
     pub async fn resize(&self, reference: &str, rows: u16, columns: u16) -> Result<()> {
-        if let Some(id) = self.foreign.find(reference) {
+        if let Some(id) = self.pod(reference)? {
             return Ok(self.runtime.resize(&id, None, rows, columns).await?);
         }
         let container = self.find(reference)?;
@@ -614,6 +619,14 @@ fn apply(host: &mut HostConfig, update: &HostConfig) -> Result<()> {
         host.restart_policy = update.restart_policy.clone();
     }
     Ok(())
+}
+
+/// Changes the phase, unless it has become another meanwhile: its process may have ended.
+fn turn(container: &Container, from: Phase, to: Phase) {
+    let mut inner = container.lock();
+    if inner.life.phase == from {
+        inner.life.phase = to;
+    }
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ impl Engine {
         reference: &str,
         options: LogOptions,
     ) -> Result<impl Stream<Item = runtime::Result<LogLine>> + Send + 'static + use<>> {
-        let (log, mut mark) = if let Some(id) = self.foreign.find(reference) {
+        let (log, mut mark) = if let Some(id) = self.pod(reference)? {
             let log = self.foreign.get(&id).map(|s| s.spec.io.log.clone()).unwrap_or_default();
             (log, self.foreign.mark(&id))
         } else {

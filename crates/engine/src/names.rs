@@ -161,26 +161,37 @@ impl Names {
         self.ids.remove(id);
     }
 
+    /// The id that `reference` is, or is the name of (with or without slash).
+    pub(crate) fn exact(&self, reference: &str) -> Option<&String> {
+        let name = reference.strip_prefix('/').unwrap_or(reference);
+        self.ids.get(reference).or_else(|| self.by_name.get(name))
+    }
+
+    /// The ids that begin so.
+    pub(crate) fn beginning(&self, prefix: &str) -> impl Iterator<Item = &String> {
+        self.ids.range(prefix.to_owned()..).take_while(move |id| id.starts_with(prefix))
+    }
+
     /// The id that `reference` means: an id, a name (with or without slash), or a unique prefix of an id.
     pub(crate) fn resolve(&self, reference: &str) -> Result<String> {
-        if self.ids.contains(reference) {
-            return Ok(reference.to_owned());
-        }
-        if let Some(id) = self.by_name.get(reference.strip_prefix('/').unwrap_or(reference)) {
+        if let Some(id) = self.exact(reference) {
             return Ok(id.clone());
         }
         if reference.is_empty() {
             return Err(invalid("container name or ID must not be empty"));
         }
-        let mut found = self.ids.range(reference.to_owned()..).take_while(|id| id.starts_with(reference));
+        let mut found = self.beginning(reference);
         match (found.next(), found.next()) {
             (Some(id), None) => Ok(id.clone()),
-            (Some(_), Some(_)) => {
-                Err(invalid(format!("Multiple IDs found with provided prefix: {reference}")))
-            }
+            (Some(_), Some(_)) => Err(ambiguous(reference)),
             (None, _) => Err(Error::no_container(reference)),
         }
     }
+}
+
+/// The error for a prefix of several ids.
+pub(crate) fn ambiguous(prefix: &str) -> Error {
+    invalid(format!("Multiple IDs found with provided prefix: {prefix}"))
 }
 
 #[cfg(test)]

@@ -237,7 +237,7 @@ impl Engine {
                 last_delay: inner.life.last_delay,
             };
             let delay = restart::decide(&inner.asked.host.restart_policy, ended);
-            (delay, delay.is_none() && inner.asked.host.auto_remove)
+            (delay, delay.is_none() && inner.asked.host.auto_remove && !inner.kept)
         };
         if let Err(error) = self.runtime.delete(&container.id, true).await {
             tracing::warn!(container = %container.short(), %error, "its leftovers could not be removed");

@@ -16,7 +16,7 @@ pub struct Sample {
 impl Engine {
     /// One document of `docker stats`; `previous` becomes this reading. `None` if the container is gone.
     pub async fn stats(&self, reference: &str, previous: &mut Sample) -> Result<Option<Value>> {
-        let (id, name, running) = if let Some(id) = self.foreign.find(reference) {
+        let (id, name, running) = if let Some(id) = self.pod(reference)? {
             let name = self.foreign.get(&id).map(|s| crate::foreign::summary(&s)["Names"][0].clone());
             (id, name.and_then(|n| n.as_str().map(str::to_owned)).unwrap_or_default(), true)
         } else {
@@ -111,7 +111,7 @@ impl Engine {
 
     /// The container's processes, by ps(1) with the given arguments.
     pub async fn top(&self, reference: &str, arguments: &str) -> Result<Value> {
-        let id = match self.foreign.find(reference) {
+        let id = match self.pod(reference)? {
             Some(id) => id,
             None => {
                 let container = self.find(reference)?;

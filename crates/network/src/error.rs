@@ -93,6 +93,13 @@ impl Error {
         }
     }
 
+    /// Whether the kernel says that what is there has another shape than what was to be made.
+    pub(crate) fn other_shape(&self) -> bool {
+        use nix::errno::Errno;
+        let shape = [Errno::EEXIST, Errno::EINVAL, Errno::EOPNOTSUPP].map(|e| Some(e as i32));
+        matches!(self, Self::Kernel { .. }) && shape.contains(&self.errno())
+    }
+
     pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
         Self::Io { what: what.into(), source }
     }

@@ -157,11 +157,16 @@ impl Network {
     /// The network on the given kernel, or on fakes. Makes our table, or brings its static part up to date and takes
     /// over what the daemon before left in it.
     pub fn open(instance: &Instance, link: Arc<dyn Link>, firewall: Arc<dyn Firewall>) -> Result<Arc<Self>> {
-        if let Err(e) = firewall.apply(rules::base()) {
-            // A table of another version whose sets have another shape: it is replaced as a whole.
-            tracing::warn!("{e}: making the table anew");
-            firewall.remove_table()?;
-            firewall.apply(rules::base())?;
+        match firewall.apply(rules::base()) {
+            Ok(()) => {}
+            // A table of another version whose sets have another shape: it is replaced as a whole. Any other error may
+            // pass, and the ports of what runs are in the table.
+            Err(e) if e.other_shape() => {
+                tracing::warn!("{e}: making the table anew");
+                firewall.remove_table()?;
+                firewall.apply(rules::base())?;
+            }
+            Err(e) => return Err(e),
         }
         let ports = PortMapper::open(firewall.clone())?;
         Ok(Arc::new(Self { instance: instance.clone(), link, firewall, ports, bridges: Mutex::default() }))

@@ -176,6 +176,10 @@ pub trait Runtime: Send + Sync + 'static {
     async fn state(&self, id: &str) -> Result<State>;
     /// What is known of every container that was created and not deleted since the machine's start.
     async fn list(&self) -> Result<Vec<State>>;
+    /// The ids of containers whose state could not be asked for when the daemon started; nothing else is known of them.
+    fn unreached(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// Removes a container that has ended (any, with `force`): processes, cgroup, bundle. Idempotent.
     async fn delete(&self, id: &str, force: bool) -> Result<()>;
     /// What happens from now on.

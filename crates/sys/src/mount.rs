@@ -6,7 +6,6 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
@@ -313,10 +312,4 @@ pub fn read_only_executable(path: &Path) -> io::Result<OwnedFd> {
     let tree = clone_tree(path, false)?;
     set_attributes(tree.as_fd(), attr::RDONLY | attr::NODEV, 0, Some(Propagation::Private), false)?;
     Ok(tree)
-}
-
-/// The path as the kernel takes it.
-pub fn cstring(path: &Path) -> io::Result<CString> {
-    CString::new(path.as_os_str().as_bytes())
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("path {path:?} holds a zero byte")))
 }

@@ -53,6 +53,7 @@ pub fn run(place: &Place, roles: Roles) -> Result<ExitCode> {
     verbosity.set(&settings);
     let _lock = prepare(&made)?;
     daemon::prepare(&settings)?;
+    engine_api::make_room();
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
     // Memory that is little used comes in huge pages otherwise, where the machine gives them to everybody. A shim takes
     // it back, so that containers have what the machine would give them.

@@ -190,3 +190,40 @@ fn restart_policies_after_a_reboot() {
     assert_eq!((no["Status"].as_str(), no["ExitCode"].as_i64()), (Some("exited"), Some(255)));
     until("--rm holds also after a reboot", || engine.get("/containers/passing/json").status == 404);
 }
+
+/// Whatever ends a container ends a frozen one, too, and at once.
+#[test]
+fn frozen_containers_end() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    for name in ["killed", "stopped", "restarted", "removed"] {
+        run(&engine, name, "sleep 1000", json!({}));
+    }
+    for name in ["killed-passing", "removed-passing"] {
+        run(&engine, name, "sleep 1000", json!({"HostConfig": {"AutoRemove": true}}));
+    }
+    for name in ["killed", "stopped", "restarted", "removed", "killed-passing", "removed-passing"] {
+        let paused = engine.post(&format!("/containers/{name}/pause"), &Value::Null);
+        assert_eq!(paused.status, 204, "{name}: {paused:?}");
+    }
+    for (path, name) in [
+        ("killed/kill", "killed"),
+        ("stopped/stop?t=0", "stopped"),
+        ("restarted/restart?t=0", "restarted"),
+        ("killed-passing/kill", "killed-passing"),
+    ] {
+        let answer = engine.post(&format!("/containers/{path}"), &Value::Null);
+        assert_eq!(answer.status, 204, "{name}: {answer:?}");
+    }
+    for name in ["killed", "stopped"] {
+        let state = state(&engine, name);
+        assert_eq!((&state["Status"], &state["ExitCode"]), (&json!("exited"), &json!(137)), "{name}");
+    }
+    assert_eq!(state(&engine, "restarted")["Status"], "running");
+    for name in ["removed", "removed-passing"] {
+        let answer = engine.delete(&format!("/containers/{name}?force=1"));
+        assert_eq!(answer.status, 204, "{name}: {answer:?}");
+        assert_eq!(engine.get(&format!("/containers/{name}/json")).status, 404, "{name}");
+    }
+    until("--rm holds for a frozen one", || engine.get("/containers/killed-passing/json").status == 404);
+}

@@ -221,6 +221,16 @@ pub(super) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> 
     crate::protocol::write_private(path, &serde_json::to_vec(value)?)
 }
 
+/// What the shim of a bundle was given; none if it never had one.
+pub(super) fn config(path: &Path) -> Result<Option<ShimConfig>> {
+    let failed = |e: io::Error| Error::io(format!("{}", path.display()))(e);
+    match std::fs::read(path.join("shim.json")) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).map_err(|e| failed(e.into()))?)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(failed(e)),
+    }
+}
+
 /// Removes a bundle; nothing to do if it is not there.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_dir_all(path) {

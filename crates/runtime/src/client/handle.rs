@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -14,7 +14,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 use super::bundle::{self, Prepared};
 use super::link::{self, Link, read_frame};
 use super::{PATIENCE, ShimRuntime, remove_cgroup};
-use crate::protocol::{self, ExitRecord, Failure, FailureKind, Op, Reply, ShimConfig};
+use crate::protocol::{self, ExitRecord, Failure, FailureKind, Op, Reply};
 use crate::{ContainerSpec, Error, Event, EventKind, Exit, Result, State, Status};
 
 /// A container.
@@ -28,7 +28,7 @@ pub(super) struct Handle {
     created_at: Timestamp,
     live: Mutex<Live>,
     ended: watch::Sender<Option<Exit>>,
-    link: OnceLock<Link>,
+    link: Mutex<Option<Arc<Link>>>,
     events: broadcast::Sender<Event>,
 }
 
@@ -71,9 +71,9 @@ impl Handle {
         let _ = self.ended.subscribe().wait_for(Option::is_some).await;
     }
 
-    pub(super) fn link(&self) -> Result<&Link> {
-        match self.link.get() {
-            Some(link) if !link.closed() => Ok(link),
+    pub(super) fn link(&self) -> Result<Arc<Link>> {
+        match &*self.link.lock() {
+            Some(link) if !link.closed() => Ok(link.clone()),
             _ => Err(self.invalid_state(Status::Stopped, "reach")),
         }
     }
@@ -188,7 +188,8 @@ impl Handle {
         match kind {
             protocol::REPLY => {
                 let reply: Reply = serde_json::from_slice(content)?;
-                if let Some(link) = self.link.get() {
+                let link = self.link.lock().clone();
+                if let Some(link) = link {
                     link.deliver(reply, |answer| {
                         {
                             let mut live = self.live.lock();
@@ -211,11 +212,30 @@ impl Handle {
         Ok(())
     }
 
-    /// The control connection is gone: the container has ended, or its shim was killed.
-    async fn lost(&self) {
-        if let Some(link) = self.link.get() {
+    /// The control connection is gone. A new one, if the shim is still there: one broken frame is no reason to end a
+    /// container.
+    async fn regained(&self) -> Option<OwnedReadHalf> {
+        let old = self.link.lock().take();
+        if let Some(link) = old {
             link.close();
         }
+        if self.ended.borrow().is_some() || read_record(&self.record).is_some() {
+            return None;
+        }
+        let (mut reader, writer) = self.connect().await.ok()?.into_split();
+        // Time alone can tell a shim that hangs.
+        let hello = tokio::time::timeout(PATIENCE, read_frame(&mut reader)).await.ok()?.ok()??;
+        match serde_json::from_slice(&hello.1).ok()? {
+            protocol::Event::Hello { pid, .. } if pid == self.live.lock().pid => {}
+            _ => return None,
+        }
+        tracing::warn!("the connection to the shim of {} was lost and is there again", self.id);
+        *self.link.lock() = Some(Arc::new(Link::new(&self.id, writer)));
+        Some(reader)
+    }
+
+    /// There is no shim any more: the container has ended, or its shim was killed.
+    async fn lost(&self) {
         if self.ended.borrow().is_some() {
             return;
         }
@@ -257,20 +277,24 @@ async fn orphaned(id: &str, cgroup: Option<&Cgroup>, record: &Path, started_at: 
 }
 
 /// Listens to a shim until it ends.
-async fn listen(handle: Arc<Handle>, mut reader: OwnedReadHalf, child: Option<std::process::Child>) {
-    loop {
-        match read_frame(&mut reader).await {
-            Ok(Some((kind, content))) => {
-                if let Err(e) = handle.hear(kind, &content) {
+async fn listen(handle: Arc<Handle>, reader: OwnedReadHalf, child: Option<std::process::Child>) {
+    let mut connection = Some(reader);
+    while let Some(mut reader) = connection {
+        loop {
+            match read_frame(&mut reader).await {
+                Ok(Some((kind, content))) => {
+                    if let Err(e) = handle.hear(kind, &content) {
+                        tracing::error!("shim of {}: {e}", handle.id);
+                    }
+                }
+                Ok(None) => break,
+                Err(e) => {
                     tracing::error!("shim of {}: {e}", handle.id);
+                    break;
                 }
             }
-            Ok(None) => break,
-            Err(e) => {
-                tracing::error!("shim of {}: {e}", handle.id);
-                break;
-            }
         }
+        connection = handle.regained().await;
     }
     handle.lost().await;
     if let Some(child) = child {
@@ -341,7 +365,7 @@ pub(super) async fn spawn(
         created_at,
         live: Mutex::new(Live { pid, status: Status::Created, started_at: None }),
         ended: watch::Sender::new(None),
-        link: OnceLock::from(Link::new(&id, writer)),
+        link: Mutex::new(Some(Arc::new(Link::new(&id, writer)))),
         events: runtime.events.clone(),
     });
     tokio::spawn(listen(handle.clone(), reader, Some(child)));
@@ -350,9 +374,8 @@ pub(super) async fn spawn(
 
 /// Finds a container again; none if it was never made.
 pub(super) fn reopen(runtime: &ShimRuntime, path: &Path) -> Result<Option<Arc<Handle>>> {
-    let Ok(config) = std::fs::read(path.join("shim.json")) else { return Ok(None) };
+    let Some(config) = bundle::config(path)? else { return Ok(None) };
     let broken = |e: serde_json::Error| Error::io(format!("{}", path.display()))(e.into());
-    let config: ShimConfig = serde_json::from_slice(&config).map_err(broken)?;
     let spec =
         std::fs::read(path.join("container.json")).map_err(Error::io(format!("{}", path.display())))?;
     let spec: ContainerSpec = serde_json::from_slice(&spec).map_err(broken)?;
@@ -361,9 +384,11 @@ pub(super) fn reopen(runtime: &ShimRuntime, path: &Path) -> Result<Option<Arc<Ha
     let mut live = Live { pid: 0, status: Status::Stopped, started_at: None };
     let mut connection = None;
     // If it ends while it is asked, its record is there.
-    if let Ok(socket) = link::connect(path)
-        && let Ok(protocol::Event::Hello { pid, started_at }) = link::read_hello(&socket)
-    {
+    let greeted = link::greet(path).map_err(Error::io(format!("ask the shim of {}", config.id)))?;
+    if let Some((event, socket)) = greeted {
+        let protocol::Event::Hello { pid, started_at } = event else {
+            return Err(Error::Shim { id: config.id, message: "it does not greet as one".into() });
+        };
         let frozen = cgroup.as_ref().is_some_and(Cgroup::frozen);
         let status = match (started_at, frozen) {
             (None, _) => Status::Created,
@@ -382,14 +407,14 @@ pub(super) fn reopen(runtime: &ShimRuntime, path: &Path) -> Result<Option<Arc<Ha
         created_at: config.created_at,
         live: Mutex::new(live),
         ended: watch::Sender::new(None),
-        link: OnceLock::new(),
+        link: Mutex::default(),
         events: runtime.events.clone(),
     });
     match connection {
         Some(socket) => {
             let socket = link::to_tokio(socket).map_err(Error::io("the shim's socket"))?;
             let (reader, writer) = socket.into_split();
-            let _ = handle.link.set(Link::new(&config.id, writer));
+            *handle.link.lock() = Some(Arc::new(Link::new(&config.id, writer)));
             tokio::spawn(listen(handle.clone(), reader, None));
         }
         None => match read_record(&handle.record) {

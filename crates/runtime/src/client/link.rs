@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::protocol::{self, Answer, Failure, HEADER, MAX_FRAME, Op, Reply, Request};
 use crate::{Error, Result};
@@ -19,7 +19,8 @@ type Outcome = std::result::Result<Answer, Failure>;
 #[derive(Debug)]
 pub(super) struct Link {
     id: String,
-    writer: tokio::sync::Mutex<OwnedWriteHalf>,
+    /// To the task that writes: a caller that is given up while it waits must not leave half a frame behind.
+    requests: mpsc::UnboundedSender<Vec<u8>>,
     next: AtomicU64,
     /// None once the connection has ended.
     waiting: Mutex<Option<HashMap<u64, Waiting>>>,
@@ -32,13 +33,16 @@ struct Waiting {
 }
 
 impl Link {
-    pub(super) fn new(id: &str, writer: OwnedWriteHalf) -> Self {
-        Self {
-            id: id.into(),
-            writer: tokio::sync::Mutex::new(writer),
-            next: AtomicU64::new(1),
-            waiting: Mutex::new(Some(HashMap::new())),
-        }
+    pub(super) fn new(id: &str, mut writer: OwnedWriteHalf) -> Self {
+        let (requests, mut queue) = mpsc::unbounded_channel::<Vec<u8>>();
+        tokio::spawn(async move {
+            while let Some(frame) = queue.recv().await {
+                if writer.write_all(&frame).await.is_err() {
+                    return; // whoever reads sees the end, too, and tells those who wait
+                }
+            }
+        });
+        Self { id: id.into(), requests, next: AtomicU64::new(1), waiting: Mutex::new(Some(HashMap::new())) }
     }
 
     fn gone(&self) -> Error {
@@ -56,7 +60,7 @@ impl Link {
         };
         let mut out = Vec::new();
         protocol::json_frame(&mut out, protocol::REQUEST, &Request { seq, op });
-        self.writer.lock().await.write_all(&out).await.map_err(|_| self.gone())?;
+        self.requests.send(out).map_err(|_| self.gone())?;
         wait.await.map_err(|_| self.gone())
     }
 
@@ -115,6 +119,23 @@ pub(super) fn connect(bundle: &std::path::Path) -> io::Result<std::os::unix::net
     std::os::unix::net::UnixStream::connect(format!("/proc/self/fd/{}/sock", dir.as_raw_fd()))
 }
 
+/// Asks a shim who it is, by blocking: for start-up. None if it has ended, which only the kernel's word for that says:
+/// no descriptor left, or no answer in time, is no sign of an end.
+pub(super) fn greet(
+    bundle: &std::path::Path,
+) -> io::Result<Option<(protocol::Event, std::os::unix::net::UnixStream)>> {
+    use io::ErrorKind as K;
+    match connect(bundle).and_then(|socket| Ok((read_hello(&socket)?, socket))) {
+        Ok(answer) => Ok(Some(answer)),
+        Err(e) => match e.kind() {
+            K::NotFound | K::ConnectionRefused | K::ConnectionReset | K::BrokenPipe | K::UnexpectedEof => {
+                Ok(None)
+            }
+            _ => Err(e),
+        },
+    }
+}
+
 /// For tokio.
 pub(super) fn to_tokio(socket: std::os::unix::net::UnixStream) -> io::Result<UnixStream> {
     socket.set_nonblocking(true)?;
@@ -126,7 +147,7 @@ pub(super) fn to_tokio(socket: std::os::unix::net::UnixStream) -> io::Result<Uni
 const ANSWER: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Reads the first frame of a fresh connection by blocking: for start-up.
-pub(super) fn read_hello(socket: &std::os::unix::net::UnixStream) -> io::Result<protocol::Event> {
+fn read_hello(socket: &std::os::unix::net::UnixStream) -> io::Result<protocol::Event> {
     use std::io::Read;
     socket.set_read_timeout(Some(ANSWER))?;
     let mut header = [0u8; HEADER];

@@ -54,6 +54,8 @@ pub struct ShimRuntime {
     args: Vec<String>,
     pub(crate) hierarchies: Hierarchies,
     containers: Mutex<HashMap<String, Arc<Handle>>>,
+    /// Ids of bundles that could not be understood, or whose shim could not be asked.
+    unreached: Mutex<Vec<String>>,
     sandboxes: Mutex<HashMap<String, Arc<sandbox::SandboxHandle>>>,
     pub(crate) events: broadcast::Sender<Event>,
     filters: crate::seccomp::Cache,
@@ -100,6 +102,7 @@ impl ShimRuntime {
             args: shim.args.unwrap_or_else(|| vec!["shim".into()]),
             hierarchies: Hierarchies::find().map_err(Error::io("find the cgroup hierarchies"))?,
             containers: Mutex::default(),
+            unreached: Mutex::default(),
             sandboxes: Mutex::default(),
             events: broadcast::Sender::new(EVENTS),
             filters: crate::seccomp::Cache::new(run_dir.join("seccomp")),
@@ -141,10 +144,14 @@ impl ShimRuntime {
                 }
                 Ok(None) => {
                     tracing::info!("removing the half-made container {}", bundle.display());
-                    bundle::remove(&bundle).map_err(Error::io(format!("remove {}", bundle.display())))?;
+                    remove_leftover(&bundle);
                 }
                 // One that cannot be understood (of another version, say) must not keep the others from being found.
-                Err(e) => tracing::error!("container {}: {e}", bundle.display()),
+                Err(e) => {
+                    tracing::error!("container {}: {e}", bundle.display());
+                    let id = bundle.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                    self.unreached.lock().push(id);
+                }
             }
         }
         Ok(())
@@ -158,9 +165,7 @@ impl ShimRuntime {
                 Ok(Some(handle)) => {
                     self.sandboxes.lock().insert(handle.spec.id.clone(), handle);
                 }
-                Ok(None) => {
-                    bundle::remove(&bundle).map_err(Error::io(format!("remove {}", bundle.display())))?
-                }
+                Ok(None) => remove_leftover(&bundle),
                 Err(e) => tracing::error!("sandbox {}: {e}", bundle.display()),
             }
         }
@@ -177,6 +182,13 @@ impl ShimRuntime {
     fn tell(&self, id: &str, kind: EventKind) {
         // Nobody listening is no error.
         let _ = self.events.send(Event { id: id.into(), kind });
+    }
+}
+
+/// Removes a bundle that belongs to nobody; if it cannot be, the next start tries again.
+fn remove_leftover(bundle: &Path) {
+    if let Err(e) = bundle::remove(bundle) {
+        tracing::error!("{} could not be removed: {e}", bundle.display());
     }
 }
 
@@ -365,6 +377,10 @@ impl Runtime for ShimRuntime {
         let mut out: Vec<State> = self.containers.lock().values().map(|h| h.state()).collect();
         out.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
         Ok(out)
+    }
+
+    fn unreached(&self) -> Vec<String> {
+        self.unreached.lock().clone()
     }
 
     async fn delete(&self, id: &str, force: bool) -> Result<()> {

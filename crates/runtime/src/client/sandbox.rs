@@ -107,17 +107,15 @@ async fn listen(handle: Arc<SandboxHandle>, mut reader: OwnedReadHalf, child: Op
 
 /// Finds a sandbox again; none if it is gone.
 pub(super) fn reopen(path: &Path, hierarchies: &Hierarchies) -> Result<Option<Arc<SandboxHandle>>> {
-    let Ok(config) = std::fs::read(path.join("shim.json")) else { return Ok(None) };
-    let config: ShimConfig =
-        serde_json::from_slice(&config).map_err(|e| Error::io(format!("{}", path.display()))(e.into()))?;
+    let Some(config) = bundle::config(path)? else { return Ok(None) };
     let ShimKind::Sandbox(spec) = config.kind else { return Ok(None) };
     let cgroup = match &config.cgroup {
         Some(path) => Some(Cgroup::at(hierarchies, path).map_err(Error::io("the sandbox's cgroup"))?),
         None => None,
     };
-    let hello = link::connect(path).and_then(|socket| Ok((link::read_hello(&socket)?, socket)));
+    let hello = link::greet(path).map_err(Error::io(format!("ask the shim of {}", path.display())))?;
     match hello {
-        Ok((protocol::Event::Hello { pid, .. }, socket)) => {
+        Some((protocol::Event::Hello { pid, .. }, socket)) => {
             let socket = link::to_tokio(socket).map_err(Error::io("the shim's socket"))?;
             let (reader, writer) = socket.into_split();
             let handle = Arc::new(SandboxHandle {
@@ -130,7 +128,8 @@ pub(super) fn reopen(path: &Path, hierarchies: &Hierarchies) -> Result<Option<Ar
             tokio::spawn(listen(handle.clone(), reader, None));
             Ok(Some(handle))
         }
-        _ => {
+        Some(_) => Err(Error::Shim { id: config.id, message: "it does not greet as one".into() }),
+        None => {
             // Its shim was killed; what it held is gone with it.
             if let Some(cgroup) = &cgroup {
                 let _ = cgroup.delete();

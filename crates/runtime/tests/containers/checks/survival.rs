@@ -43,15 +43,71 @@ pub async fn killed_shim(w: &World) {
     let spec = w.sh("sleep 100");
     drop(w.begin(&spec).await);
     let pid = w.runtime.state(&spec.id).await.unwrap().pid.unwrap();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let shim: i32 = status.lines().find_map(|l| l.strip_prefix("PPid:\t")).unwrap().parse().unwrap();
-    sys::process::kill(shim, 9).unwrap();
+    sys::process::kill(shim_of(pid), 9).unwrap();
     let exit = w.runtime.wait(&spec.id).await.unwrap();
     assert_eq!(exit.code, 137);
     eventually("the container ended", || !alive(pid)).await;
     eventually("its end was recorded", || w.dir.path().join(format!("state/{}.json", spec.id)).exists())
         .await;
     assert_eq!(w.reopened().wait(&spec.id).await.unwrap(), exit);
+}
+
+fn shim_of(pid: u32) -> i32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|l| l.strip_prefix("PPid:\t")).unwrap().parse().unwrap()
+}
+
+/// A connection that breaks is made anew: the container knows nothing of it.
+pub async fn broken_connection(w: &World) {
+    let spec = w.sh("sleep 100");
+    drop(w.begin(&spec).await);
+    let pid = w.runtime.state(&spec.id).await.unwrap().pid.unwrap();
+    let (shim, next) = (shim_of(pid), w.reopened());
+    let own =
+        rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty()).unwrap();
+    let mut broken = 0;
+    for entry in std::fs::read_dir("/proc/self/fd").unwrap() {
+        let number = entry.unwrap().file_name().to_str().unwrap().parse().unwrap();
+        let flags = rustix::process::PidfdGetfdFlags::empty();
+        let Ok(fd) = rustix::process::pidfd_getfd(&own, number, flags) else { continue };
+        // That of the second daemon, which has connected to what the shim listens on.
+        if rustix::net::sockopt::socket_peercred(&fd)
+            .is_ok_and(|peer| peer.pid.as_raw_nonzero().get() == shim)
+        {
+            rustix::net::shutdown(&fd, rustix::net::Shutdown::Both).unwrap();
+            broken += 1;
+        }
+    }
+    assert_eq!(broken, 1);
+    let mut answered = false;
+    for _ in 0..500 {
+        answered = next.signal(&spec.id, 18, false).await.is_ok();
+        if answered {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(answered && alive(pid), "it is there, and can be reached");
+    next.signal(&spec.id, 9, false).await.unwrap();
+    assert_eq!(next.wait(&spec.id).await.unwrap().code, 137);
+}
+
+/// A shim that does not answer is not a dead one: its container is left alone, and found when it answers again.
+pub async fn silent_shim(w: &World) {
+    let spec = w.sh("sleep 100");
+    drop(w.begin(&spec).await);
+    let pid = w.runtime.state(&spec.id).await.unwrap().pid.unwrap();
+    let bundle = w.dir.path().join("run/containers").join(&spec.id);
+    std::fs::rename(bundle.join("sock"), bundle.join("sock.real")).unwrap();
+    let deaf = std::os::unix::net::UnixListener::bind(bundle.join("sock")).unwrap();
+    let next = w.reopened();
+    assert_eq!(next.unreached(), [spec.id.clone()]);
+    assert!(next.list().await.unwrap().is_empty() && alive(pid));
+    drop(deaf);
+    std::fs::rename(bundle.join("sock.real"), bundle.join("sock")).unwrap();
+    let again = w.reopened();
+    assert_eq!(again.state(&spec.id).await.unwrap().pid, Some(pid));
+    assert!(again.unreached().is_empty());
 }
 
 pub async fn half_made(w: &World) {
