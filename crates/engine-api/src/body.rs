@@ -113,18 +113,28 @@ pub(crate) fn watched(
     StreamReader::new(pieces.inspect_ok(move |piece: &Bytes| seen(piece.len() as u64)))
 }
 
-/// A request's body as a blocking reader, for a thread of its own.
-pub(crate) fn blocking_reader(body: Incoming) -> BlockingReader {
+/// The pieces of something large that is sent here. Who reads them may stop in the middle; the rest is then read and
+/// thrown away, because a client whose connection is closed while it sends reports that instead of the answer.
+fn upload(body: Incoming) -> mpsc::Receiver<io::Result<Bytes>> {
     let (to, from) = mpsc::channel(4);
     tokio::spawn(async move {
         let mut pieces = BodyDataStream::new(body);
         while let Some(piece) = pieces.next().await {
-            if to.send(piece.map_err(io::Error::other)).await.is_err() {
-                return;
-            }
+            // It ends with the client's connection at the latest.
+            let _ = to.send(piece.map_err(io::Error::other)).await;
         }
     });
-    BlockingReader { from, rest: Bytes::new() }
+    from
+}
+
+/// An archive in a request's body as an asynchronous reader.
+pub(crate) fn upload_reader(body: Incoming) -> impl AsyncRead + Send + Unpin + 'static {
+    StreamReader::new(channel(upload(body)))
+}
+
+/// An archive in a request's body as a blocking reader, for a thread of its own.
+pub(crate) fn blocking_reader(body: Incoming) -> BlockingReader {
+    BlockingReader { from: upload(body), rest: Bytes::new() }
 }
 
 /// See [`blocking_reader`].

@@ -1,6 +1,7 @@
 //! An HTTP client for registries and `ADD http://...`: names by our own resolver (a static binary has no other), TLS by
 //! rustls, proxies as the environment says (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`), redirects by the caller.
 
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,6 +19,7 @@ use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sockets::Resolver;
 use tokio::net::TcpStream;
@@ -62,6 +64,30 @@ pub struct Tls {
     pub insecure: bool,
 }
 
+impl Tls {
+    /// Trusts the authorities in a file, too.
+    pub fn trust_file(&mut self, path: &Path) -> crate::Result<()> {
+        self.authorities.extend(certificates(path)?);
+        Ok(())
+    }
+
+    /// Shows the certificate chain in one file, with its key in another.
+    pub fn identity_files(&mut self, chain: &Path, key: &Path) -> crate::Result<()> {
+        let secret = PrivateKeyDer::from_pem_file(key).map_err(unreadable(key))?;
+        self.identity = Some((certificates(chain)?, secret));
+        Ok(())
+    }
+}
+
+fn unreadable(path: &Path) -> impl FnOnce(rustls::pki_types::pem::Error) -> crate::Error {
+    let path = path.display().to_string();
+    move |e| crate::Error::Invalid(format!("{path}: {e}"))
+}
+
+fn certificates(path: &Path) -> crate::Result<Vec<CertificateDer<'static>>> {
+    CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(unreadable(path))
+}
+
 /// A client with its pool of connections. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
@@ -78,6 +104,11 @@ impl Client {
     /// A client with these ideas of trust, and the proxies of [`set_proxies`] or the environment.
     pub fn with(tls: Tls) -> crate::Result<Self> {
         Self::through(tls, proxies())
+    }
+
+    /// The same without any proxy.
+    pub fn direct(tls: Tls) -> crate::Result<Self> {
+        Self::through(tls, Matcher::builder().build())
     }
 
     fn through(tls: Tls, proxies: Matcher) -> crate::Result<Self> {

@@ -6,7 +6,7 @@ mod support;
 
 use std::io::ErrorKind;
 
-use network::nft::{Base, Batch, Firewall, ForeignPolicy, Hook, Kind, Nft, Op, Policy, Rule};
+use network::nft::{Base, Batch, Firewall, ForeignPolicy, Hook, Kind, Manager, Nft, Op, Policy, Rule};
 use network::{BridgeSpec, Error, Link, Mode, Parent, ParentKind, PortMapping, Proto};
 use support::{Ns, bridge, container, machine};
 
@@ -611,5 +611,17 @@ fn a_foreign_policy_holds() {
         let guard =
             ForeignPolicy { table: "inet tug-test-owner".into(), chain: "guard".into(), hook: Hook::Forward };
         assert_eq!(seen, [guard]);
+        assert_eq!(nft.manager().unwrap(), None);
+        for (table, chain, manager) in [
+            ("filter", "ufw-before-forward", Manager::Ufw),
+            ("firewalld", "filter_FORWARD", Manager::Firewalld),
+        ] {
+            let other = Nft::open(table).unwrap();
+            let mut batch = Batch::new();
+            batch.op(Op::AddTable).op(Op::AddChain { name: chain.into(), base: None });
+            other.apply(batch).unwrap();
+            assert_eq!(nft.manager().unwrap(), Some(manager));
+            other.remove_table().unwrap();
+        }
     });
 }

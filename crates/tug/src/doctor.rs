@@ -1,10 +1,12 @@
 //! `tug doctor`: what this machine has and lacks for running containers, and the remedy.
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use network::nft::{ForeignPolicy, Hook, Manager};
 
 use crate::options::Place;
 use crate::server;
@@ -24,7 +26,7 @@ struct Finding {
     grade: Grade,
     what: &'static str,
     found: String,
-    remedy: &'static str,
+    remedy: Cow<'static, str>,
 }
 
 /// Runs `tug doctor`: exit status 1 if something fatal is lacking.
@@ -36,7 +38,7 @@ pub fn run(place: &Place) -> Result<ExitCode> {
         findings.push(port(place.kubelet_port, "kubelet port", "stop it or give another --kubelet-port"));
     }
     findings.push(space(&place.data_dir));
-    findings.push(forward_policy());
+    findings.push(firewall(&place.instance()?.link("0")));
     for finding in &findings {
         let mark = match finding.grade {
             Grade::Fine => "ok   ",
@@ -52,8 +54,13 @@ pub fn run(place: &Place) -> Result<ExitCode> {
     Ok(if fatal { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn finding(what: &'static str, grade: Grade, found: impl Into<String>, remedy: &'static str) -> Finding {
-    Finding { grade, what, found: found.into(), remedy }
+fn finding(
+    what: &'static str,
+    grade: Grade,
+    found: impl Into<String>,
+    remedy: impl Into<Cow<'static, str>>,
+) -> Finding {
+    Finding { grade, what, found: found.into(), remedy: remedy.into() }
 }
 
 fn root() -> Finding {
@@ -192,19 +199,66 @@ fn space(data_dir: &Path) -> Finding {
     }
 }
 
-fn forward_policy() -> Finding {
-    let what = "host firewall";
-    let remedy = "published ports and services do not bypass it: accept the tug* interfaces in that chain";
-    match network::nft::Nft::open("tug-doctor").and_then(|nft| nft.foreign_policies()) {
-        Ok(chains) if chains.is_empty() => {
-            finding(what, Grade::Fine, "no other table drops what is forwarded", "")
-        }
-        Ok(chains) => {
-            let names: Vec<String> = chains.iter().map(|c| format!("{} {}", c.table, c.chain)).collect();
-            finding(what, Grade::Lacking, format!("dropped by policy in {}", names.join(", ")), remedy)
-        }
-        Err(e) => finding(what, Grade::Lacking, format!("unknown: {e}"), "run tug doctor as root"),
+/// What the machine's own firewall does with published ports.
+fn firewall(bridge: &str) -> Finding {
+    let asked =
+        network::nft::Nft::open("tug-doctor").and_then(|nft| Ok((nft.foreign_policies()?, nft.manager()?)));
+    match asked {
+        Ok((policies, manager)) => judge(&policies, manager, bridge),
+        Err(e) => finding("host firewall", Grade::Lacking, format!("unknown: {e}"), "run tug doctor as root"),
     }
+}
+
+/// A packet passes only if every table lets it pass, so nothing of ours overrules the machine's firewall. Published ports
+/// are forwarded: what filters packets for the machine itself (input) does not see them.
+fn judge(policies: &[ForeignPolicy], manager: Option<Manager>, bridge: &str) -> Finding {
+    let what = "host firewall";
+    let names = |hook: Hook| -> Vec<String> {
+        policies.iter().filter(|p| p.hook == hook).map(|p| format!("{} {}", p.table, p.chain)).collect()
+    };
+    let (forward, input) = (names(Hook::Forward), names(Hook::Input));
+    let closed =
+        "published ports are closed to others, and containers cannot reach out, until it allows that";
+    match manager {
+        Some(Manager::Firewalld) => {
+            let remedy = format!(
+                "firewall-cmd --permanent --zone=trusted --add-interface={bridge} (and br-… of networks of your own), then firewall-cmd --reload"
+            );
+            return finding(
+                what,
+                Grade::Lacking,
+                format!("firewalld decides what is forwarded: {closed}"),
+                remedy,
+            );
+        }
+        Some(Manager::Ufw) if !forward.is_empty() => {
+            let remedy = format!(
+                "ufw route allow in on {bridge}; and for each published port: ufw route allow proto tcp to CONTAINER-ADDRESS port CONTAINER-PORT"
+            );
+            return finding(what, Grade::Lacking, format!("ufw drops what is forwarded: {closed}"), remedy);
+        }
+        _ => {}
+    }
+    if let Some(chain) = forward.first() {
+        let found = format!("dropped by policy in {}: {closed}", forward.join(", "));
+        let remedy = format!(
+            "nft insert rule {chain} ct state established,related accept; nft insert rule {chain} iifname {bridge} accept; and for published ports: nft insert rule {chain} ct status dnat oifname {bridge} accept"
+        );
+        return finding(what, Grade::Lacking, found, remedy);
+    }
+    if !input.is_empty() {
+        let found = format!(
+            "{} drops what comes to this machine, nothing drops what is forwarded: published ports are open to whoever reaches the machine",
+            input.join(", ")
+        );
+        return finding(
+            what,
+            Grade::Lacking,
+            found,
+            "publish at the loopback (-p 127.0.0.1:80:80, or \"ip\": \"127.0.0.1\" in daemon.json), or drop by policy in a chain of the hook forward, which published ports do not bypass",
+        );
+    }
+    finding(what, Grade::Fine, "no other table drops what is forwarded", "")
 }
 
 fn grade(has: bool, without: Grade) -> Grade {
@@ -257,6 +311,27 @@ mod tests {
             1: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 222 1\n";
         assert_eq!(listening_inode(table, 8080), Some(222));
         assert_eq!(listening_inode(table, 80), None);
+    }
+
+    #[test]
+    fn firewalls_and_their_remedies() {
+        let policy = |hook| ForeignPolicy { table: "ip filter".into(), chain: "FORWARD".into(), hook };
+        let told = |policies: &[ForeignPolicy], manager| {
+            let finding = judge(policies, manager, "tug0");
+            (finding.grade, format!("{} | {}", finding.found, finding.remedy))
+        };
+        assert_eq!(told(&[], None).0, Grade::Fine);
+        assert_eq!(told(&[], Some(Manager::Ufw)).0, Grade::Fine, "it lets everything through");
+        for (policies, manager, words) in [
+            (&[policy(Hook::Forward)][..], None, "nft insert rule ip filter FORWARD iifname tug0 accept"),
+            (&[policy(Hook::Forward), policy(Hook::Input)], Some(Manager::Ufw), "ufw route allow in on tug0"),
+            (&[], Some(Manager::Firewalld), "--add-interface=tug0"),
+            (&[policy(Hook::Input)], None, "open to whoever reaches the machine"),
+            (&[policy(Hook::Input)], None, "127.0.0.1:80:80"),
+        ] {
+            let (grade, text) = told(policies, manager);
+            assert!(grade == Grade::Lacking && text.contains(words), "{text}");
+        }
     }
 
     #[test]

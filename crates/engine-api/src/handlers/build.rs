@@ -89,7 +89,7 @@ pub(crate) async fn build(call: Call) -> Result<Answer> {
     let builder = call.builder.clone();
     let context = match call.query.text("remote") {
         Some(address) => Context::Remote(address.to_owned()),
-        None => Context::Tar(Box::new(body::reader(call.request.into_body()))),
+        None => Context::Tar(Box::new(body::upload_reader(call.request.into_body()))),
     };
     progress::lines(event_line, move |to| async move {
         let cancel = Cancel(CancellationToken::new());

@@ -163,7 +163,7 @@ async fn import(call: Call) -> Result<Answer> {
         })
         .await;
     }
-    let image = engine.image_import(body::reader(call.request.into_body()), import).await?;
+    let image = engine.image_import(body::upload_reader(call.request.into_body()), import).await?;
     Ok(body::stream(
         "application/json",
         futures::stream::iter([Ok(body::line(&json!({"status": image.id})))]),
@@ -199,7 +199,7 @@ async fn downloaded(
 pub(crate) async fn load(call: Call) -> Result<Answer> {
     let engine = call.engine.clone();
     let quiet = call.query.flag("quiet");
-    let tar = body::reader(call.request.into_body());
+    let tar = body::upload_reader(call.request.into_body());
     progress::lines(progress_line, move |progress| async move {
         // A broken archive is told in the stream: the client has sent all of it by then.
         let loaded = match engine.image_load(tar, (!quiet).then_some(progress)).await {

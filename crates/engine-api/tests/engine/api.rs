@@ -240,3 +240,28 @@ fn volumes_and_networks() {
     assert_eq!(engine.delete(&format!("/containers/{id}?force=1")).status, 204);
     assert_eq!(engine.delete("/networks/n1").status, 204);
 }
+
+/// Whoever sends much that is refused at its beginning gets the answer, not a broken connection.
+#[test]
+fn refused_uploads_are_answered() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    engine.create("plain", &json!({"Image": "busybox:test"}));
+    engine.create("fixed", &json!({"Image": "busybox:test", "HostConfig": {"ReadonlyRootfs": true}}));
+    let garbage = vec![b'x'; 8 << 20];
+    for (method, path, status) in [
+        ("PUT", "/containers/plain/archive?path=/tmp", 400),
+        ("PUT", "/containers/fixed/archive?path=/tmp", 403),
+        ("PUT", "/containers/nobody/archive?path=/tmp", 404),
+        ("POST", "/images/create?fromSrc=-&repo=x", 400),
+        ("POST", "/images/load", 200),
+        ("POST", "/build?t=x", 500),
+    ] {
+        let answer = engine.call(method, path, "application/x-tar", &garbage);
+        assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
+        assert!(
+            String::from_utf8_lossy(&answer.body).contains("\"message\":\""),
+            "{method} {path}: {answer:?}"
+        );
+    }
+}

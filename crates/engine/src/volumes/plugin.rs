@@ -67,6 +67,36 @@ enum Address {
     Unix(PathBuf),
     /// A host and a port.
     Tcp(String, u16),
+    /// A host and a port where TLS is spoken, and what the specification says of it.
+    Tls(String, u16, Box<TlsConfig>),
+}
+
+/// `TLSConfig` of a plugin's specification.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+struct TlsConfig {
+    #[serde(rename = "InsecureSkipVerify")]
+    insecure: bool,
+    #[serde(rename = "CAFile")]
+    authorities: PathBuf,
+    #[serde(rename = "CertFile")]
+    certificate: PathBuf,
+    #[serde(rename = "KeyFile")]
+    key: PathBuf,
+}
+
+impl TlsConfig {
+    /// A client that is and trusts whom the files say; they are read anew each time, since certificates are renewed.
+    fn client(&self) -> image::Result<image::http::Client> {
+        let mut tls = image::http::Tls { insecure: self.insecure, ..Default::default() };
+        if !self.authorities.as_os_str().is_empty() {
+            tls.trust_file(&self.authorities)?;
+        }
+        if !self.certificate.as_os_str().is_empty() {
+            tls.identity_files(&self.certificate, &self.key)?;
+        }
+        image::http::Client::direct(tls)
+    }
 }
 
 impl Registry {
@@ -161,28 +191,33 @@ impl Registry {
             let address = if path.extension().is_some_and(|e| e == "json") {
                 let spec: Value =
                     serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
-                if !spec["TLSConfig"].is_null() {
-                    return Err(format!("{}: TLSConfig is not supported: use a Unix socket", path.display()));
-                }
-                spec["Addr"].as_str().unwrap_or_default().to_owned()
+                let config: Option<TlsConfig> = serde_json::from_value(spec["TLSConfig"].clone())
+                    .map_err(|e| format!("{}: TLSConfig: {e}", path.display()))?;
+                (spec["Addr"].as_str().unwrap_or_default().to_owned(), config)
             } else {
-                text.trim().to_owned()
+                (text.trim().to_owned(), None)
             };
+            let (address, tls) = address;
             let unknown = || format!("{}: Unknown protocol: {address}", path.display());
-            return parse(&address).map(Some).ok_or_else(unknown);
+            return parse(&address, tls).map(Some).ok_or_else(unknown);
         }
         Ok(None)
     }
 }
 
-/// `unix:///run/x.sock`, `tcp://host:port`, `http://host:port`
-fn parse(text: &str) -> Option<Address> {
+/// `unix:///run/x.sock`, `tcp://host:port`, `http://host:port`, `https://host:port`; TLS is spoken where it is
+/// configured or where the URL says so.
+fn parse(text: &str, tls: Option<TlsConfig>) -> Option<Address> {
     if let Some(path) = text.strip_prefix("unix://") {
         return Some(Address::Unix(path.into()));
     }
-    let rest = text.strip_prefix("tcp://").or_else(|| text.strip_prefix("http://"))?;
+    let (scheme, rest) = text.split_once("://").filter(|(s, _)| matches!(*s, "tcp" | "http" | "https"))?;
     let (host, port) = rest.trim_end_matches('/').rsplit_once(':')?;
-    Some(Address::Tcp(host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?))
+    let (host, port) = (host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?);
+    Some(match tls.or((scheme == "https").then(TlsConfig::default)) {
+        Some(tls) => Address::Tls(host, port, Box::new(tls)),
+        None => Address::Tcp(host, port),
+    })
 }
 
 impl Plugin {
@@ -258,6 +293,21 @@ impl Plugin {
                     let stream = stream.map_err(|e| unreachable(format!("{host}:{port}: {e}")))?;
                     exchange(stream, method, body).await.map_err(unreachable)
                 }
+                Address::Tls(host, port, tls) => {
+                    let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+                    let failed = |e: image::Error| unreachable(e.to_string());
+                    let body = image::http::full(encode(body));
+                    let request = hyper::Request::post(format!("https://{host}:{port}/{method}"))
+                        .header("Accept", KIND)
+                        .header("Content-Type", KIND)
+                        .body(body)
+                        .map_err(|e| unreachable(e.to_string()))?;
+                    let answer = tls.client().map_err(failed)?.send(request).await.map_err(failed)?;
+                    let status = answer.status().as_u16();
+                    let content =
+                        answer.into_body().collect().await.map_err(|e| unreachable(e.to_string()))?;
+                    Ok((status, content.to_bytes()))
+                }
             }
         };
         let (status, bytes) = tokio::time::timeout(patience, exchange)
@@ -273,6 +323,11 @@ impl Plugin {
     }
 }
 
+/// A request's body; none for a call without parameters.
+fn encode(body: &Value) -> String {
+    if body.is_null() { String::new() } else { body.to_string() }
+}
+
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     method: &str,
@@ -281,7 +336,7 @@ async fn exchange(
     let say = |e: hyper::Error| e.to_string();
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(say)?;
-    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let body = encode(body);
     let request = hyper::Request::post(format!("/{method}"))
         .header("Host", "plugin.moby.localhost")
         .header("Accept", KIND)
@@ -322,7 +377,8 @@ mod tests {
         std::fs::write(specs.join("far.spec"), "tcp://10.0.0.1:8080\n").unwrap();
         std::fs::write(specs.join("file.json"), r#"{"Name":"file","Addr":"unix:///run/x.sock"}"#).unwrap();
         std::fs::write(specs.join("bad.spec"), "gopher://x").unwrap();
-        std::fs::write(specs.join("safe.json"), r#"{"Addr":"https://x:1","TLSConfig":{}}"#).unwrap();
+        let safe = r#"{"Addr":"https://x:1","TLSConfig":{"CAFile":"/ca.pem","InsecureSkipVerify":true}}"#;
+        std::fs::write(specs.join("safe.json"), safe).unwrap();
         let registry = Registry::at(sockets.clone(), vec![specs]);
         assert_eq!(registry.names(), ["bad", "deep", "far", "file", "flat", "safe"]);
         let find = |name: &str| registry.find(name).unwrap();
@@ -333,6 +389,8 @@ mod tests {
         assert_eq!(find("none"), None);
         assert_eq!(find("../etc/far"), None);
         assert!(registry.find("bad").unwrap_err().contains("Unknown protocol"));
-        assert!(registry.find("safe").unwrap_err().contains("TLSConfig"));
+        let tls = TlsConfig { insecure: true, authorities: "/ca.pem".into(), ..TlsConfig::default() };
+        assert_eq!(find("safe"), Some(Address::Tls("x".into(), 1, Box::new(tls.clone()))));
+        assert!(tls.client().err().unwrap().to_string().contains("/ca.pem"));
     }
 }

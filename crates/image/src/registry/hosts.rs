@@ -1,12 +1,10 @@
 //! Where a repository can be had: the registry itself, its mirrors, over TLS or without, and whom to trust there.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::error::{Error, Result};
 use crate::http::{Client, Tls};
@@ -105,20 +103,10 @@ fn trust(host: &str, insecure: bool, config: &RegistryConfig) -> Result<Tls> {
         Err(_) => return Ok(tls),
     };
     files.sort();
-    let failed = |path: &Path, e: &dyn std::fmt::Display| Error::Invalid(format!("{}: {e}", path.display()));
-    let chain = |path: &Path| -> Result<Vec<CertificateDer<'static>>> {
-        CertificateDer::pem_file_iter(path)
-            .and_then(Iterator::collect)
-            .map_err(|e: rustls::pki_types::pem::Error| failed(path, &e))
-    };
     for path in files {
         match path.extension().and_then(|e| e.to_str()) {
-            Some("crt") => tls.authorities.extend(chain(&path)?),
-            Some("cert") => {
-                let key = path.with_extension("key");
-                let key = PrivateKeyDer::from_pem_file(&key).map_err(|e| failed(&key, &e))?;
-                tls.identity = Some((chain(&path)?, key));
-            }
+            Some("crt") => tls.trust_file(&path)?,
+            Some("cert") => tls.identity_files(&path, &path.with_extension("key"))?,
             _ => {}
         }
     }

@@ -102,6 +102,39 @@ impl Nft {
     }
 }
 
+/// A program that makes the machine's firewall out of its own settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manager {
+    /// It rejects by a rule at the end of its chains, not by policy.
+    Firewalld,
+    /// Its chains are named after it.
+    Ufw,
+}
+
+impl Nft {
+    /// What manages the firewall of this machine, as far as its tables and chains say.
+    pub fn manager(&self) -> Result<Option<Manager>> {
+        for number in [encode::NFPROTO_INET, 2, 10] {
+            let messages = self.channel.lock().dump("list the chains of all nftables tables", |w, seq| {
+                w.begin(encode::GETCHAIN, NLM_F_DUMP, seq, &encode::header(number, 0));
+                w.end();
+            })?;
+            for payload in messages.iter().map(|m| &m.payload) {
+                let table =
+                    payload.get(4..).and_then(|b| crate::wire::attribute(b, 1)).map(crate::wire::text);
+                let chain = encode::decode_chain(payload).unwrap_or_default();
+                if table.is_some_and(|t| t == "firewalld") {
+                    return Ok(Some(Manager::Firewalld));
+                }
+                if chain.starts_with("ufw-") || chain.starts_with("ufw6-") {
+                    return Ok(Some(Manager::Ufw));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
 fn elements(op: &Op) -> usize {
     match op {
         Op::AddElements(_, e) | Op::DeleteElements(_, e) => e.len(),

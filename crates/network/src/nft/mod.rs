@@ -14,7 +14,7 @@ mod recording;
 pub use batch::{Base, Batch, Data, Element, Field, Hook, Kind, Op, Policy, SetSpec, field, key};
 pub use conntrack::Flow;
 pub use expr::{CmpOp, CtKey, DynsetOp, Expr, Family, MetaKey, Reg, Rule, Verdict, state};
-pub use kernel::{ForeignPolicy, Nft};
+pub use kernel::{ForeignPolicy, Manager, Nft};
 pub use recording::{RecordingFirewall, State as RecordedState};
 
 use crate::error::Result;

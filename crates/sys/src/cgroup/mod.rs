@@ -359,6 +359,13 @@ impl Cgroup {
     pub fn freeze(&self, frozen: bool) -> io::Result<()> {
         match self.set_frozen(frozen) {
             Err(e) if !frozen && gone(&e) => Ok(()),
+            Err(e) if gone(&e) => Err(io::Error::new(
+                e.kind(),
+                format!(
+                    "{e}: the group that its processes were in is gone from the freezer: somebody else has removed it; \
+                     stop and start the container"
+                ),
+            )),
             result => result,
         }
     }
@@ -380,7 +387,12 @@ impl Cgroup {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the freezer did not stop every process"));
         }
         let Some(dir) = self.v2_dir() else {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "this machine has no freezer cgroup"));
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "this machine has no freezer: of cgroup version 1 the controller \"freezer\" is not mounted below \
+                 /sys/fs/cgroup, nor is version 2: mount one of them (mount -t cgroup -o freezer freezer \
+                 /sys/fs/cgroup/freezer) and restart the engine",
+            ));
         };
         write(&dir.join("cgroup.freeze"), if frozen { "1" } else { "0" }).map_err(context("freeze", &dir))?;
         let events = fs::File::open(dir.join("cgroup.events"))?;

@@ -234,32 +234,36 @@ mod tests {
     #[test]
     fn refusals_are_dockers() {
         let refused = |name: &str, text: &str| validate(name, &options(text)).unwrap_err();
-        assert_eq!(refused("splunk", ""), "logger: no log driver named 'splunk' is registered");
-        assert_eq!(refused("json-file", "x=1"), "unknown log opt 'x' for json-file log driver");
-        assert_eq!(refused("syslog", "max-size=1m"), "unknown log opt 'max-size' for syslog log driver");
-        assert_eq!(refused("local", "mode=fast"), "logger: logging mode not supported: fast");
-        assert_eq!(
-            refused("json-file", "max-buffer-size=1m"),
-            "logger: max-buffer-size option is only supported with 'mode=non-blocking'"
-        );
-        assert_eq!(refused("json-file", "max-file=0 max-size=1m"), "max-file cannot be less than 1");
-        assert_eq!(refused("json-file", "max-size=0"), "max-size must be a positive number");
-        assert_eq!(
-            refused("json-file", "compress=true max-size=1m"),
-            "compress cannot be true when max-file is less than 2 or max-size is not set"
-        );
-        assert_eq!(refused("syslog", "syslog-address=http://x"), "unsupported scheme: 'http'");
-        assert_eq!(refused("syslog", "syslog-facility=24"), "invalid syslog facility");
-        assert_eq!(refused("syslog", "syslog-format=x"), "Invalid syslog format");
-        assert_eq!(refused("gelf", ""), "gelf-address is a required parameter");
-        assert_eq!(
-            refused("gelf", "gelf-address=udp://h"),
-            "gelf: please provide gelf-address as proto://host:port"
-        );
-        assert_eq!(
-            refused("gelf", "gelf-address=tcp://h:1 gelf-compression-type=gzip"),
-            "compression is only supported on UDP"
-        );
+        for (name, text, why) in [
+            ("splunk", "", "logger: no log driver named 'splunk' is registered"),
+            ("json-file", "x=1", "unknown log opt 'x' for json-file log driver"),
+            ("syslog", "max-size=1m", "unknown log opt 'max-size' for syslog log driver"),
+            ("local", "mode=fast", "logger: logging mode not supported: fast"),
+            (
+                "json-file",
+                "max-buffer-size=1m",
+                "logger: max-buffer-size option is only supported with 'mode=non-blocking'",
+            ),
+            ("json-file", "max-file=0 max-size=1m", "max-file cannot be less than 1"),
+            ("json-file", "max-size=0", "max-size must be a positive number"),
+            (
+                "json-file",
+                "compress=true max-size=1m",
+                "compress cannot be true when max-file is less than 2 or max-size is not set",
+            ),
+            ("syslog", "syslog-address=http://x", "unsupported scheme: 'http'"),
+            ("syslog", "syslog-facility=24", "invalid syslog facility"),
+            ("syslog", "syslog-format=x", "Invalid syslog format"),
+            ("gelf", "", "gelf-address is a required parameter"),
+            ("gelf", "gelf-address=udp://h", "gelf: please provide gelf-address as proto://host:port"),
+            (
+                "gelf",
+                "gelf-address=tcp://h:1 gelf-compression-type=gzip",
+                "compression is only supported on UDP",
+            ),
+        ] {
+            assert_eq!(refused(name, text), why);
+        }
         assert!(refused("fluentd", "fluentd-address=unix://").contains("path is empty"));
         assert!(
             refused("fluentd", "fluentd-async-reconnect-interval=1ms")

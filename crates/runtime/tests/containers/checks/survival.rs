@@ -101,7 +101,7 @@ pub async fn silent_shim(w: &World) {
     std::fs::rename(bundle.join("sock"), bundle.join("sock.real")).unwrap();
     let deaf = std::os::unix::net::UnixListener::bind(bundle.join("sock")).unwrap();
     let next = w.reopened();
-    assert_eq!(next.unreached(), [spec.id.clone()]);
+    assert_eq!(next.unreached(), std::slice::from_ref(&spec.id));
     assert!(next.list().await.unwrap().is_empty() && alive(pid));
     drop(deaf);
     std::fs::rename(bundle.join("sock.real"), bundle.join("sock")).unwrap();
