@@ -74,6 +74,10 @@ pub(super) fn prepare(runtime: &ShimRuntime, spec: &ContainerSpec) -> Result<Pre
             }
         }
     }
+    if user {
+        // Made by the first process once it is root of its user namespace: what is in it then belongs to that root.
+        namespaces &= !(LinuxNamespaceType::Ipc as u64);
+    }
     let maps = |maps: &Option<Vec<LinuxIdMapping>>| -> Vec<(u32, u32, u32)> {
         let entry = |m: &LinuxIdMapping| (m.container_id(), m.host_id(), m.size());
         maps.iter().flatten().filter(|_| user).map(entry).collect()

@@ -186,6 +186,9 @@ fn build(
         let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).step(what)?;
         setns(&fd, flag).step(what)?;
     }
+    if user_namespace && own(LinuxNamespaceType::Ipc) {
+        nix::sched::unshare(CloneFlags::CLONE_NEWIPC).step(|| "unshare the IPC namespace".into())?;
+    }
     let cgroup_namespace = own(LinuxNamespaceType::Cgroup);
     if cgroup_namespace {
         // Its root is the group that the process is in at this moment.

@@ -174,7 +174,7 @@ pub async fn executable_is_safe(w: &World) {
 const FIRST: u32 = 200_000;
 
 /// Gives a container a user namespace: one of its own, or that of a process.
-fn mapped(spec: &mut ContainerSpec, of: Option<u32>) {
+pub(super) fn mapped(spec: &mut ContainerSpec, of: Option<u32>) {
     let map = oci_spec::runtime::LinuxIdMappingBuilder::default()
         .container_id(0u32)
         .host_id(FIRST)

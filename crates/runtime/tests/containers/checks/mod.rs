@@ -44,7 +44,7 @@ checks! {
     hooks: hooks_in_order, failing_hooks, impossible_hooks;
     survival: restart_finds_everything, killed_shim, broken_connection, silent_shim, half_made, events, delete, shim_is_small;
     sandbox: sandbox, sandbox_with_shared_pids;
-    others: other_runtimes;
+    others: other_runtimes, the_same_by_other_runtimes;
 }
 
 fn process_of(spec: &mut ContainerSpec) -> &mut Process {
