@@ -21,7 +21,7 @@ pub fn write_volatile(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 }
 
 fn stage(path: &Path, bytes: &[u8], mode: u32, sync: bool) -> io::Result<std::path::PathBuf> {
-    let temporary = parent(path).join(format!(".tmp-{}", crate::rng::hex(8)));
+    let temporary = parent(path).join(format!(".tmp-{}-{}", std::process::id(), crate::rng::hex(8)));
     let write = || {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         file.write_all(bytes)?;
@@ -38,12 +38,20 @@ pub fn fsync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Removes what an interrupted `write_atomic` left in `dir`.
+/// Removes what an interrupted `write_atomic` left in `dir`, but not what another process is writing at this moment.
 pub fn remove_leftovers(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        if entry.file_name().as_encoded_bytes().starts_with(b".tmp-") {
-            fs::remove_file(entry.path())?;
+        let name = entry.file_name();
+        let Some(rest) = name.to_str().and_then(|n| n.strip_prefix(".tmp-")) else { continue };
+        let writer: Option<u32> = rest.split('-').next().and_then(|pid| pid.parse().ok());
+        let writes = |pid: u32| pid != std::process::id() && Path::new(&format!("/proc/{pid}")).exists();
+        if writer.is_some_and(writes) {
+            continue;
+        }
+        match fs::remove_file(entry.path()) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
         }
     }
     Ok(())
@@ -68,7 +76,11 @@ mod tests {
         write_atomic(&file, b"two", 0o600).unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"two");
         fs::write(dir.path().join(".tmp-x"), b"half").unwrap();
+        fs::write(dir.path().join(format!(".tmp-{}-x", std::process::id())), b"half").unwrap();
+        let others = dir.path().join(".tmp-1-x");
+        fs::write(&others, b"being written").unwrap();
         remove_leftovers(dir.path()).unwrap();
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+        assert!(others.exists());
     }
 }

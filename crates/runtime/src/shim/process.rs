@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use oci_spec::runtime::{Capabilities, PosixRlimitType, Process};
+use oci_spec::runtime::{Capabilities, PosixRlimit, PosixRlimitType, Process};
 use rustix::io::Errno;
 use sys::caps::{Set, Sets};
 use sys::seccomp::Program;
@@ -31,9 +31,19 @@ pub(super) fn prepare(process: &Process) -> Result<(), Failure> {
         set_oom_score(score)?;
     }
     for limit in process.rlimits().iter().flatten() {
-        set_rlimit(limit.typ(), limit.soft(), limit.hard())?;
+        // What is more than there is can be had only now, what is less than is needed only at the end.
+        let least = if comes_last(limit) { NEEDED } else { 0 };
+        set_rlimit(limit.typ(), limit.soft().max(least), limit.hard().max(least))?;
     }
     Ok(())
+}
+
+/// Open files that making a container may take.
+const NEEDED: u64 = 256;
+
+/// Whether a limit would keep the container from being made.
+fn comes_last(limit: &PosixRlimit) -> bool {
+    limit.typ() == PosixRlimitType::RlimitNofile && limit.soft() < NEEDED
 }
 
 fn set_oom_score(score: i32) -> Result<(), Failure> {
@@ -111,6 +121,7 @@ pub(super) struct Ready {
     args: Vec<CString>,
     env: Vec<CString>,
     late_filter: Option<(Program, u32)>,
+    late_limits: Vec<PosixRlimit>,
 }
 
 fn other(message: String) -> Failure {
@@ -193,6 +204,7 @@ pub(super) fn become_user(process: &Process, extras: Extras<'_>) -> Result<Ready
         args: args.iter().map(text).collect::<Result<_, _>>()?,
         env: env.iter().map(text).collect::<Result<_, _>>()?,
         late_filter,
+        late_limits: process.rlimits().iter().flatten().filter(|l| comes_last(l)).cloned().collect(),
     })
 }
 
@@ -209,6 +221,11 @@ impl Ready {
         sys::process::default_signals();
         if let Err(e) = sys::process::cloexec_from(3).step(|| "close descriptors".into()) {
             return e;
+        }
+        for limit in &self.late_limits {
+            if let Err(e) = set_rlimit(limit.typ(), limit.soft(), limit.hard()) {
+                return e;
+            }
         }
         if let Some((program, flags)) = self.late_filter
             && let Err(e) = program.load(flags).step(|| "load the seccomp filter".into())

@@ -123,6 +123,11 @@ pub async fn rlimits(w: &World) {
     let core = limit(PosixRlimitType::RlimitCore, 0, 0);
     process_of(&mut spec).set_rlimits(Some(vec![files, core]));
     assert_eq!(w.output_of(&spec).await, "100\n200\n0\n");
+    // Fewer files than it takes to make a container.
+    process_of(&mut spec).set_args(Some(vec!["sh".into(), "-c".into(), "ulimit -Sn; ulimit -Hn".into()]));
+    process_of(&mut spec).set_rlimits(Some(vec![limit(PosixRlimitType::RlimitNofile, 4, 10)]));
+    spec.id = "few".into();
+    assert_eq!(w.output_of(&spec).await, "4\n10\n");
     // More than this machine can give: what there is.
     let mut spec = w.sh("ulimit -Hn");
     let files = limit(PosixRlimitType::RlimitNofile, 1 << 30, 1 << 30);
