@@ -42,7 +42,7 @@ checks! {
     filesystem: read_only_root, hidden_paths, devices, mounts, shared_mounts, many_layers;
     confinement: capabilities, privileged, seccomp, no_new_privileges, links_cannot_lead_out, parts_of_volumes, nothing_leaks_in, executable_is_safe, user_namespace, user_namespace_joined;
     hooks: hooks_in_order, failing_hooks, impossible_hooks;
-    survival: restart_finds_everything, killed_shim, broken_connection, silent_shim, half_made, events, delete, shim_is_small;
+    survival: restart_finds_everything, killed_shim, broken_connection, strange_shim, half_made, events, delete, shim_is_small;
     sandbox: sandbox, sandbox_with_shared_pids;
     others: other_runtimes, the_same_by_other_runtimes;
 }

@@ -1,5 +1,6 @@
 //! Daemons and shims that come and go; what is told of containers, and what is left of them.
 
+use std::io::Write;
 use std::time::Duration;
 
 use runtime::{Error, EventKind, Runtime, Status};
@@ -92,18 +93,19 @@ pub async fn broken_connection(w: &World) {
     assert_eq!(next.wait(&spec.id).await.unwrap().code, 137);
 }
 
-/// A shim that does not answer is not a dead one: its container is left alone, and found when it answers again.
-pub async fn silent_shim(w: &World) {
+/// A shim that cannot be understood is not a dead one: its container is left alone, and found when it answers again.
+pub async fn strange_shim(w: &World) {
     let spec = w.sh("sleep 100");
     drop(w.begin(&spec).await);
     let pid = w.runtime.state(&spec.id).await.unwrap().pid.unwrap();
     let bundle = w.dir.path().join("run/containers").join(&spec.id);
     std::fs::rename(bundle.join("sock"), bundle.join("sock.real")).unwrap();
-    let deaf = std::os::unix::net::UnixListener::bind(bundle.join("sock")).unwrap();
+    let other = std::os::unix::net::UnixListener::bind(bundle.join("sock")).unwrap();
+    let talk = std::thread::spawn(move || other.accept().unwrap().0.write_all(b"220 ready\r\n").unwrap());
     let next = w.reopened();
+    talk.join().unwrap();
     assert_eq!(next.unreached(), std::slice::from_ref(&spec.id));
     assert!(next.list().await.unwrap().is_empty() && alive(pid));
-    drop(deaf);
     std::fs::rename(bundle.join("sock.real"), bundle.join("sock")).unwrap();
     let again = w.reopened();
     assert_eq!(again.state(&spec.id).await.unwrap().pid, Some(pid));
