@@ -133,7 +133,9 @@ async fn a_slow_webhook_holds_up_its_own_service_alone() {
     let c = Cluster::start().await;
     let (release, released) = std::sync::mpsc::channel::<()>();
     let released = Mutex::new(released);
+    let (judging, mut judged) = tokio::sync::mpsc::unbounded_channel();
     let hook = Hook::start(&c.pki, move |r| {
+        let _ = judging.send(());
         let _ = released.lock().unwrap().recv_timeout(Duration::from_secs(20));
         reviewed(r, json!({}))
     })
@@ -147,18 +149,11 @@ async fn a_slow_webhook_holds_up_its_own_service_alone() {
     let admin = c.admin.transport().clone();
     let body = service("slow", "true").to_string();
     let slow = tokio::spawn(async move { call(&admin, Method::POST, SERVICES, JSON, body).await });
-    // Until it is being judged: it has its port by then.
-    let taken = async {
-        loop {
-            let answer = c.post(SERVICES, service("same", "false")).await;
-            if answer.code == 422 {
-                return answer;
-            }
-            assert_eq!(c.delete(&format!("{SERVICES}/same")).await.code, 200);
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
+    // It is being judged, and has its port by then.
+    judged.recv().await.unwrap();
+    let taken = c.post(SERVICES, service("same", "false"));
     let refused = tokio::time::timeout(Duration::from_secs(10), taken).await.expect("others are not held up");
+    assert_eq!(refused.code, 422, "{}", refused.value);
     assert!(refused.message().contains("provided port is already allocated"), "{}", refused.message());
     let mut other = service("other", "false");
     other["spec"]["ports"][0]["nodePort"] = json!(30081);

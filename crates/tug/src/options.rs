@@ -322,6 +322,7 @@ mod tests {
         p.node_name = Some("n1".into());
         p.node_ip = Some([192, 0, 2, 7].into());
         p.cluster.emulated_version = api::Release::OLDEST;
+        p.cluster.anonymous_auth = false;
         p.cluster.disable = vec![Component::Scheduler, Component::ControllerManager];
         p.bip = Some("10.1.0.1/24".parse().unwrap());
         p.engine.tls = Some(false);
@@ -331,6 +332,7 @@ mod tests {
         assert_eq!(p.instance().unwrap(), again.instance().unwrap());
         assert_eq!(again.registry_mirror, ["https://m"]);
         assert_eq!(again.cluster.emulated_version, p.cluster.emulated_version);
+        assert!(!again.cluster.anonymous_auth);
         assert!(!again.cluster.has(Component::Scheduler) && again.cluster.has(Component::Kubelet));
         assert_eq!((p.engine.tls, p.engine.host), (again.engine.tls, again.engine.host));
     }

@@ -349,6 +349,7 @@ async fn start(place: &Place, made: &Instance, parts: &Parts, engine: EngineStar
     options.shared_store = shared;
     options.docs = Some(Arc::new(api_docs::Descriptions));
     options.release = place.cluster.emulated_version;
+    options.anonymous = place.cluster.anonymous_auth;
     options.components =
         [(Component::Scheduler, "scheduler"), (Component::ControllerManager, "controller-manager")]
             .into_iter()

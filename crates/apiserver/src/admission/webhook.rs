@@ -9,6 +9,7 @@ use api::{Status, Value};
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use futures::future::join_all;
 use serde_json::json;
 
 use super::matching::{GROUP, Wanted, wanted};
@@ -380,8 +381,12 @@ impl Plugin for Webhooks {
 
     async fn validate(&self, r: &mut Review<'_>) -> Result<(), Status> {
         let form = Form::of(r);
-        for wanted in wanted(r, VALIDATING)? {
-            if let Some(response) = ask(r, &wanted, form).await? {
+        let hooks = wanted(r, VALIDATING)?;
+        // None of them changes anything, so they are asked at once; the first in their order that refuses is heard.
+        let asked = &*r;
+        let answers = join_all(hooks.iter().map(|wanted| ask(asked, wanted, form))).await;
+        for (wanted, answer) in hooks.iter().zip(answers) {
+            if let Some(response) = answer? {
                 judge(r, &wanted.hook, &response)?;
             }
         }
