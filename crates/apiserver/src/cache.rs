@@ -30,6 +30,9 @@ const FOREIGN: Duration = Duration::from_millis(50);
 const RING_EVENTS: usize = 4096;
 /// How many bytes of objects they may be at most.
 const RING_BYTES: usize = 16 << 20;
+/// How many of the newest events hold the states that they ended decoded, for those in this process who follow. Older ones
+/// are for watchers that come back; decoded states would make the ring ten times as large.
+const DECODED_EVENTS: usize = 64;
 
 /// What happened to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +86,13 @@ impl CacheEvent {
     /// A change at `revision`.
     pub fn new(change: Change, object: Arc<Object>, previous: Option<Arc<Object>>, revision: u64) -> Self {
         Self { change, object, previous, revision, frames: Default::default(), gone: OnceLock::new() }
+    }
+
+    /// The same event with other forms of the same objects.
+    fn holding(&self, object: Arc<Object>, previous: Option<Arc<Object>>) -> Self {
+        let frames =
+            self.frames.each_ref().map(|f| f.get().cloned().map_or_else(OnceLock::new, OnceLock::from));
+        Self { frames, ..Self::new(self.change, object, previous, self.revision) }
     }
 
     /// What a watcher sees that only sees objects for which `matches` is true: a change into its view is an addition, a
@@ -269,6 +279,28 @@ impl State {
         };
         self.ring_bytes += previous.as_ref().map_or(object.json().len(), |p| p.json().len());
         self.ring.push_back(Arc::new(CacheEvent::new(change, object, previous, revision)));
+        if let Some(at) = self.ring.len().checked_sub(DECODED_EVENTS + 1) {
+            self.keep_encoded(at);
+        }
+    }
+
+    /// Lets go of the decoded form of the states that the event at this place in the ring has ended. States that are
+    /// current stay as they are, shared with everyone in the process.
+    fn keep_encoded(&mut self, at: usize) {
+        let Some(event) = self.ring.get(at).cloned() else { return };
+        let previous = event.previous.as_ref().map(|p| p.encoded_only());
+        if let (Some(ended), Some(encoded)) = (&event.previous, &previous) {
+            // The event that brought it holds it as well.
+            let from = self.ring.partition_point(|e| e.revision < ended.revision());
+            if let Some(brought) = self.ring.get_mut(from).filter(|e| Arc::ptr_eq(&e.object, ended)) {
+                *brought = Arc::new(brought.holding(encoded.clone(), brought.previous.clone()));
+            }
+        }
+        let object = match event.change {
+            Change::Deleted => event.object.encoded_only(),
+            _ => event.object.clone(),
+        };
+        self.ring[at] = Arc::new(event.holding(object, previous));
     }
 
     fn trim(&mut self) {
@@ -714,6 +746,44 @@ mod tests {
         let done = cache.store.txn(Txn { key: key.into(), expect: Expect::Any, op }).await.unwrap();
         announced.settled(Some(done.revision)).unwrap();
         done.revision
+    }
+
+    #[tokio::test]
+    async fn states_that_have_ended_are_kept_encoded() {
+        let shutdown = CancellationToken::new();
+        let cache = Cache::start(store::memory(), false, shutdown.clone()).await.unwrap();
+        let pods = cache.kind("", "pods");
+        let mut watcher = cache.list_and_watch(pods.clone(), "").1;
+        let mut followed = async || {
+            cache.caught_up().await.unwrap();
+            watcher.next().await.unwrap().last().unwrap().object.clone()
+        };
+        put(&cache, "/registry/core/pods/a/x", pod("x", "1")).await;
+        let first = Arc::downgrade(&followed().await);
+        put(&cache, "/registry/core/pods/a/y", pod("y", "1")).await;
+        let current = followed().await;
+        put(&cache, "/registry/core/pods/a/x", pod("x", "2")).await;
+        let second = Arc::downgrade(&followed().await);
+        let delete = Txn { key: "/registry/core/pods/a/x".into(), expect: Expect::Any, op: Op::Delete };
+        cache.deleted(cache.store.txn(delete).await.unwrap().revision);
+        let deleted = Arc::downgrade(&followed().await);
+        let ended = || [&first, &second, &deleted].map(|state| state.upgrade().is_some());
+        assert_eq!(ended(), [true; 3], "the newest events are as they came");
+        for i in 0..DECODED_EVENTS {
+            put(&cache, "/registry/core/pods/a/z", pod("z", &i.to_string())).await;
+        }
+        followed().await;
+        assert_eq!(ended(), [false; 3]);
+        assert!(Arc::ptr_eq(&pods.get("a/y").unwrap(), &current), "what is current is shared");
+        // Whoever comes back is told the same.
+        let events = cache.watch(pods.clone(), current.revision()).unwrap().next().await.unwrap();
+        let told: Vec<_> =
+            events.iter().take(2).map(|e| (e.change, e.object.name(), e.object.labels().get("l"))).collect();
+        assert_eq!(told, [(Change::Modified, "x", Some("2")), (Change::Deleted, "x", Some("2"))]);
+        let state = pods.state.read();
+        assert!(state.ring.iter().any(|e| Arc::ptr_eq(&e.object, &current)));
+        drop(state);
+        shutdown.cancel();
     }
 
     fn pod(name: &str, label: &str) -> Value {
