@@ -80,7 +80,11 @@ pub struct Size {
 pub struct Reader(ReaderKind);
 
 enum ReaderKind {
-    Spdy(spdy::Reader),
+    /// With the half that nothing is sent on: kubectl sends no more input once that has ended.
+    Spdy {
+        reader: spdy::Reader,
+        _writer: spdy::Writer,
+    },
     WebSocket(mpsc::Receiver<Bytes>),
 }
 
@@ -88,7 +92,7 @@ impl Reader {
     /// The next bytes; None when the client has finished or is gone.
     pub async fn recv(&mut self) -> Option<Bytes> {
         match &mut self.0 {
-            ReaderKind::Spdy(reader) => reader.recv().await,
+            ReaderKind::Spdy { reader, .. } => reader.recv().await,
             ReaderKind::WebSocket(reader) => reader.recv().await,
         }
     }
@@ -201,8 +205,10 @@ where
             "error" => error = writer(stream),
             "stdout" => stdout = writer(stream),
             "stderr" => stderr = writer(stream),
-            // Its other half is dropped: nothing will be sent on it.
-            "stdin" => stdin = Some(Reader(ReaderKind::Spdy(stream.reader))),
+            "stdin" => {
+                let spdy::Stream { reader, writer, .. } = stream;
+                stdin = Some(Reader(ReaderKind::Spdy { reader, _writer: writer }));
+            }
             "resize" => {
                 let mut reader = stream.reader;
                 let (tx, rx) = mpsc::channel(4);
@@ -401,8 +407,10 @@ mod tests {
                 .put(&Frame::SynStream { id, fin: false, unidirectional: false, headers }, &mut out)
                 .unwrap();
         }
-        encoder.put(&Frame::Data { id: 3, fin: true, data: Bytes::from_static(b"hello") }, &mut out).unwrap();
-        client.write_all(&out).await.unwrap();
+        encoder
+            .put(&Frame::Data { id: 3, fin: false, data: Bytes::from_static(b"hello") }, &mut out)
+            .unwrap();
+        client.write_all(&out.split()).await.unwrap();
         let mut got: HashMap<u32, (Vec<u8>, bool)> = HashMap::new();
         let mut buffer = [0u8; 4096];
         'wire: loop {
@@ -412,6 +420,13 @@ mod tests {
                         let entry = got.entry(id).or_default();
                         entry.0.extend_from_slice(&data);
                         entry.1 |= fin;
+                        if id == 5 && !fin {
+                            // kubectl sends no more input once its stream has been ended from here.
+                            assert!(!got.contains_key(&3), "the input was ended before it was sent");
+                            let end = Frame::Data { id: 3, fin: true, data: Bytes::new() };
+                            encoder.put(&end, &mut out).unwrap();
+                            client.write_all(&out.split()).await.unwrap();
+                        }
                     }
                     Frame::GoAway { .. } => break 'wire,
                     _ => {}
