@@ -56,13 +56,25 @@ impl Controller for Quotas {
     }
 
     fn sources(&self) -> Vec<Source> {
-        let mut sources = vec![Source::own(&self.quotas)];
+        // What admission has charged is not counted anew: of its objects some are not here yet, and the count would give
+        // back what they have taken.
+        let quotas = Source::with(&self.quotas, |c| {
+            let same = match (&c.old, &c.new) {
+                (Some(old), Some(new)) => {
+                    old.spec() == new.spec() && new.status()["hard"] == new.spec()["hard"]
+                }
+                _ => false,
+            };
+            if same { Vec::new() } else { vec![c.object().key()] }
+        });
+        let mut sources = vec![quotas];
         for informer in self.counted.iter().filter(|i| *i.gvr() != gvr::RESOURCE_QUOTAS) {
             let quotas = self.quotas.clone();
             let pods = *informer.gvr() == gvr::PODS;
             sources.push(Source::with(informer, move |c| {
-                // Only what comes, goes or changes what it uses.
+                // Only what goes or changes what it uses: what comes has been charged.
                 let same = match (&c.old, &c.new) {
+                    (None, _) => true,
                     (Some(old), Some(new)) if pods && view::is_terminal(old) != view::is_terminal(new) => {
                         false
                     }
@@ -141,25 +153,31 @@ mod tests {
     async fn counts_what_is_there() {
         let world = World::new();
         world.machine.start(Quotas::new(&world.machine));
-        world.fake.put(
-            &gvr::RESOURCE_QUOTAS,
-            json!({"metadata": {"name": "q", "namespace": "ns"},
-            "spec": {"hard": {"pods": "5", "requests.cpu": "1", "configmaps": "1"}}}),
-        );
         let pod = |name: &str, phase: &str| {
             json!({"metadata": {"name": name, "namespace": "ns"}, "status": {"phase": phase},
             "spec": {"containers": [{"resources": {"requests": {"cpu": "100m"}}}]}})
         };
         world.fake.put(&gvr::PODS, pod("a", "Running"));
         world.fake.put(&gvr::PODS, pod("b", "Running"));
+        world.settle().await;
+        let spec = json!({"hard": {"pods": "5", "requests.cpu": "1", "configmaps": "1"}});
+        let quota = json!({"metadata": {"name": "q", "namespace": "ns"}, "spec": spec});
+        world.fake.put(&gvr::RESOURCE_QUOTAS, quota);
         let used = || world.fake.get(&gvr::RESOURCE_QUOTAS, "ns", "q").unwrap().status()["used"].clone();
         world.settle().await;
         assert_eq!(used(), json!({"configmaps": "0", "pods": "2", "requests.cpu": "200m"}));
         world.fake.put(&gvr::PODS, pod("a", "Succeeded"));
         world.settle().await;
         assert_eq!(used(), json!({"configmaps": "0", "pods": "1", "requests.cpu": "100m"}));
+        // Admission has charged a pod that is not there yet.
+        let mut charged = world.fake.get(&gvr::RESOURCE_QUOTAS, "ns", "q").unwrap().value().clone();
+        charged["status"]["used"]["pods"] = "2".into();
+        world.fake.put(&gvr::RESOURCE_QUOTAS, charged);
+        world.settle().await;
+        assert_eq!(used()["pods"], "2");
+        world.fake.put(&gvr::PODS, pod("c", "Running"));
         world.fake.remove(&gvr::PODS, "ns", "b");
         world.settle().await;
-        assert_eq!(used()["pods"], "0");
+        assert_eq!(used()["pods"], "1");
     }
 }
