@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use api::quantity::Quantity;
-use api::selector::Label;
 use api::{Key, Object, Value, meta};
 use async_trait::async_trait;
 use client::{Informer, Result, gvr};
+use scheduler::NodeView;
+use scheduler::claims::{capacity, class, reaches, suits};
 use serde_json::json;
 
 use crate::{Action, Controller, Decision, Machine, Source, view};
@@ -19,20 +19,10 @@ const BOUND_BY_US: &str = "pv.kubernetes.io/bound-by-controller";
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
 const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
-/// Older spelling of a storage class.
-const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 /// Keeps a claim while a pod uses it.
 const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
 /// Keeps a volume while a claim has it.
 const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
-
-fn class(object: &Object) -> &str {
-    object.annotation(CLASS).unwrap_or_else(|| view::text(object, &["spec", "storageClassName"]))
-}
-
-fn storage(value: &Value) -> i128 {
-    Quantity::of_value(value).map(Quantity::nanos).unwrap_or(0)
-}
 
 /// Whose a volume is, or is meant to be.
 fn holder(volume: &Object) -> Option<(Key, &str)> {
@@ -47,6 +37,7 @@ pub(crate) struct Claims {
     volumes: Arc<Informer>,
     classes: Arc<Informer>,
     pods: Arc<Informer>,
+    nodes: Arc<Informer>,
 }
 
 impl Claims {
@@ -56,6 +47,7 @@ impl Claims {
             volumes: machine.informer(&gvr::PERSISTENT_VOLUMES),
             classes: machine.informer(&gvr::STORAGE_CLASSES),
             pods: machine.informer(&gvr::PODS),
+            nodes: machine.informer(&gvr::NODES),
         }
     }
 }
@@ -111,7 +103,11 @@ impl Controller for Claims {
         }
         let class = self.classes.get("", class(&claim));
         let volumes = self.volumes.list("");
-        Ok(decide_claim(&Claim { claim: &claim, class: class.as_deref(), volumes: &volumes, used }).into())
+        let node = claim.annotation(SELECTED_NODE).and_then(|n| self.nodes.get("", n));
+        let node = node.map(|n| NodeView::new(&n));
+        let observed =
+            Claim { claim: &claim, class: class.as_deref(), volumes: &volumes, used, node: node.as_ref() };
+        Ok(decide_claim(&observed).into())
     }
 }
 
@@ -121,6 +117,8 @@ struct Claim<'a> {
     volumes: &'a [Arc<Object>],
     /// Whether a pod uses it.
     used: bool,
+    /// The node that was chosen for its pod.
+    node: Option<&'a NodeView>,
 }
 
 fn finalizers(object: &Object, gvr: &api::Gvr, change: impl Fn(&mut Vec<String>)) -> Option<Action> {
@@ -159,11 +157,11 @@ fn decide_claim(o: &Claim<'_>) -> Vec<Action> {
         holder(v).is_some_and(|(k, uid)| k == claim.key() && (uid.is_empty() || uid == claim.uid()))
     };
     let reserved = o.volumes.iter().find(ours);
-    if waits && claim.annotation(SELECTED_NODE).is_none() && reserved.is_none() {
+    if waits && o.node.is_none() && reserved.is_none() {
         let text = "waiting for first consumer to be created before binding";
         return pending(claim, "Normal", "WaitForFirstConsumer", text.into());
     }
-    if let Some(volume) = reserved.or_else(|| best(claim, o.volumes)) {
+    if let Some(volume) = reserved.or_else(|| best(o, waits)) {
         return bind(claim, volume);
     }
     let class_name = class(claim);
@@ -211,29 +209,11 @@ fn pending(claim: &Arc<Object>, kind: &'static str, reason: &'static str, text: 
     actions
 }
 
-/// The smallest free volume that does.
-fn best<'a>(claim: &Object, volumes: &'a [Arc<Object>]) -> Option<&'a Arc<Object>> {
-    let mode = |o: &Object| match view::text(o, &["spec", "volumeMode"]) {
-        "" => "Filesystem".to_owned(),
-        m => m.to_owned(),
-    };
-    let selector = match claim.at(&["spec", "selector"]) {
-        Value::Null => Label::everything(),
-        s => Label::from_selector(s).unwrap_or_else(|_| Label::nothing()),
-    };
-    let asked = storage(claim.at(&["spec", "resources", "requests", "storage"]));
-    let modes = view::list(claim, &["spec", "accessModes"]);
-    let does = |v: &&Arc<Object>| {
-        holder(v).is_none()
-            && !v.is_deleting()
-            && view::phase(v) != "Failed"
-            && class(v) == class(claim)
-            && mode(v) == mode(claim)
-            && storage(v.at(&["spec", "capacity", "storage"])) >= asked
-            && modes.iter().all(|m| view::list(v, &["spec", "accessModes"]).contains(m))
-            && selector.matches(v.labels())
-    };
-    volumes.iter().filter(does).min_by_key(|v| storage(v.at(&["spec", "capacity", "storage"])))
+/// The smallest free volume that does; where the claim waited for its pod, one that its node can reach.
+fn best<'a>(o: &Claim<'a>, waits: bool) -> Option<&'a Arc<Object>> {
+    let near = |v: &&Arc<Object>| !waits || o.node.is_some_and(|n| reaches(v, n));
+    let does = |v: &&Arc<Object>| suits(o.claim, v) && near(v);
+    o.volumes.iter().filter(does).min_by_key(|v| capacity(v))
 }
 
 /// Writes the binding on the volume, then on the claim.
@@ -518,6 +498,20 @@ mod tests {
         play.volume(volume("v", "1Gi", |_| {}));
         play.claim(claim("pvc", "1Gi", |_| {}));
         assert_eq!(play.state("pvc").await, "Pending ");
+        play.volume(volume("elsewhere", "500Mi", |v| {
+            v["spec"]["nodeAffinity"] = json!({"required": {"nodeSelectorTerms":
+            [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["m"]}]}]}})
+        }));
+        let mut small = claim("pvc", "100Mi", |_| {});
+        small["metadata"]["annotations"] = json!({SELECTED_NODE: "gone"});
+        play.claim(small);
+        assert_eq!(play.state("pvc").await, "Pending ", "there is no such node");
+        for name in ["n", "m"] {
+            play.world.fake.put(
+                &gvr::NODES,
+                json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}}),
+            );
+        }
         let mut c = play.world.fake.get(&gvr::PERSISTENT_VOLUME_CLAIMS, "ns", "pvc").unwrap().value().clone();
         c["metadata"]["annotations"][SELECTED_NODE] = "n".into();
         play.claim(c);

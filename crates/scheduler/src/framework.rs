@@ -1,59 +1,48 @@
-//! What a plugin is: a [`Filter`] says where a pod cannot be, a [`Score`] where it would better be.
+//! What a plugin is: it looks at a pod once, and then has a [`Filter`] that says where the pod cannot be, a [`Score`] that says
+//! where it would better be, or both. What it counts for the pod is its own.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::plugins::affinity::Affinity;
-use crate::plugins::spread::Spreading;
 use crate::snapshot::{NodeInfo, Snapshot};
 use crate::view::{NodeView, PodView};
 
 /// Why a pod cannot be on a node, as people read it.
 pub type Reason = Cow<'static, str>;
 
-/// What plugins know while one pod is scheduled.
-pub struct Cycle<'a> {
-    /// The pod.
-    pub pod: &'a PodView,
-    /// The cluster.
-    pub snapshot: &'a Snapshot,
-    pub(crate) affinity: Affinity,
-    pub(crate) spreading: Spreading,
-}
-
-impl<'a> Cycle<'a> {
-    /// Counts once what the plugins would otherwise count for each node.
-    pub fn new(pod: &'a PodView, snapshot: &'a Snapshot) -> Self {
-        Self {
-            pod,
-            snapshot,
-            affinity: Affinity::count(pod, snapshot),
-            spreading: Spreading::count(pod, snapshot),
-        }
+/// One reason to put a pod here and not there. The list of them is [`PLUGINS`](crate::plugins::PLUGINS).
+pub trait Plugin: Sync {
+    /// Its name, as upstream's.
+    fn name(&self) -> &'static str;
+    /// What keeps this pod off nodes; nothing if no node is refused.
+    fn filter<'a>(&self, _pod: &'a PodView, _snapshot: &'a Snapshot) -> Option<Box<dyn Filter + 'a>> {
+        None
+    }
+    /// What draws this pod to nodes; nothing if all are alike. Asked for only when several nodes are left.
+    fn score<'a>(&self, _pod: &'a PodView, _snapshot: &'a Snapshot) -> Option<Box<dyn Score + 'a>> {
+        None
     }
 }
 
-/// Says where a pod cannot be.
-pub trait Filter: Send + Sync {
-    /// Its name, as upstream's.
-    fn name(&self) -> &'static str;
+/// Says where one pod cannot be.
+pub trait Filter {
     /// Nothing if the pod can be on the node, else why not.
-    fn filter(&self, cycle: &Cycle<'_>, node: &NodeView, info: &NodeInfo) -> Vec<Reason>;
+    fn refusals(&self, node: &NodeView, info: &NodeInfo) -> Vec<Reason>;
     /// Whether the pod might fit if other pods left the node.
     fn helped_by_eviction(&self) -> bool {
         false
     }
 }
 
-/// Says where a pod would better be.
-pub trait Score: Send + Sync {
-    /// Its name, as upstream's.
-    fn name(&self) -> &'static str;
+/// Says where one pod would better be.
+pub trait Score {
     /// How much it counts.
-    fn weight(&self) -> i64;
+    fn weight(&self) -> i64 {
+        1
+    }
     /// A number for each node; only their order and proportion matter until `normalize`.
-    fn score(&self, cycle: &Cycle<'_>, node: &NodeView, info: &NodeInfo) -> i64;
-    /// Brings the numbers between 0 and 100.
+    fn score(&self, node: &NodeView, info: &NodeInfo) -> i64;
+    /// Brings the numbers between 0 and [`MAX_SCORE`].
     fn normalize(&self, _scores: &mut [i64]) {}
 }
 

@@ -1,14 +1,16 @@
 //! Which pod runs where.
 //!
 //! One task holds a snapshot of the cluster, kept up to date change by change, in views cut to what scheduling looks at.
-//! A pod goes through every [`Filter`] for each node, the nodes that remain through every [`Score`]; the best one gets it,
+//! Each [`Plugin`] looks at the pod; a node goes through every [`Filter`], those that remain through every [`Score`]; the best one gets it,
 //! by a binding through the API that nobody waits for: until the cache shows it, the snapshot assumes it.
 //!
 //! A pod that fits nowhere waits for a change that may help it, not for a timer; only a pod that has failed often waits
 //! some seconds even then, so that it does not starve the others.
 
+pub mod claims;
 mod cycle;
 mod framework;
+mod nominations;
 mod plugins;
 mod preemption;
 mod queue;
@@ -17,7 +19,7 @@ mod snapshot;
 mod view;
 mod volumes;
 
-pub use framework::{Cycle, Filter, Reason, Score};
+pub use framework::{Filter, Plugin, Reason, Score};
 pub use run::run;
 pub use snapshot::{NodeInfo, Snapshot};
 pub use view::{NodeView, PodView, Resources};

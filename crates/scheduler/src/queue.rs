@@ -118,6 +118,17 @@ impl Queue {
         self.retry(uid);
     }
 
+    /// A pod waits for a change that is under way, which is no failure.
+    pub(crate) fn wait(&mut self, uid: &str) {
+        let changes = self.changes;
+        let Some(w) = self.pods.get_mut(uid) else { return };
+        w.not_before = Instant::now();
+        w.parked = w.seen == changes;
+        if !w.parked {
+            self.enqueue(uid);
+        }
+    }
+
     fn fail(&mut self, uid: &str, park: bool) {
         let changes = self.changes;
         let Some(w) = self.pods.get_mut(uid) else { return };

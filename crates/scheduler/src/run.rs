@@ -10,9 +10,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::Options;
-use crate::cycle::{self, Unfit};
-use crate::framework::Reason;
-use crate::preemption;
+use crate::cycle::{self, Unfit, World};
+use crate::nominations::{self, Nominations};
+use crate::preemption::{self, Budget, Eviction};
 use crate::queue::Queue;
 use crate::snapshot::Snapshot;
 use crate::view::{NodeView, PodView, takes_room};
@@ -36,7 +36,9 @@ pub async fn run(
         name: options.name,
         client,
         pods: watched.pods.clone(),
+        budgets: watched.budgets.clone(),
         snapshot: Snapshot::default(),
+        nominations: Nominations::default(),
         queue: Queue::default(),
         volumes: Volumes::new(&informers),
         binding: HashSet::new(),
@@ -59,8 +61,8 @@ pub async fn run(
         while let Ok(c) = pods.try_recv() {
             scheduler.pod_changed(&c);
         }
-        while let Ok((uid, error)) = reports.try_recv() {
-            scheduler.binding_failed(&uid, &error);
+        while let Ok(report) = reports.try_recv() {
+            scheduler.reported(&report);
         }
         if let Some(pod) = scheduler.queue.next() {
             scheduler.schedule(&pod);
@@ -84,7 +86,7 @@ pub async fn run(
             Some(c) = pods.recv() => scheduler.pod_changed(&c),
             Some(c) = nodes.recv() => scheduler.node_changed(&c),
             Some(c) = namespaces.recv() => scheduler.namespace_changed(c),
-            Some((uid, error)) = reports.recv() => scheduler.binding_failed(&uid, &error),
+            Some(report) = reports.recv() => scheduler.reported(&report),
             Some(_) = claims.recv() => scheduler.queue.wake(),
             Some(_) = volumes.recv() => scheduler.queue.wake(),
             Some(_) = classes.recv() => scheduler.queue.wake(),
@@ -97,6 +99,7 @@ struct Watched {
     pods: Arc<Informer>,
     nodes: Arc<Informer>,
     namespaces: Arc<Informer>,
+    budgets: Arc<Informer>,
     volumes: Volumes,
 }
 
@@ -106,13 +109,16 @@ impl Watched {
             pods: informers.of(&gvr::PODS),
             nodes: informers.of(&gvr::NODES),
             namespaces: informers.of(&gvr::NAMESPACES),
+            budgets: informers.of(&gvr::POD_DISRUPTION_BUDGETS),
             volumes: Volumes::new(informers),
         }
     }
 
     async fn synced(&self) {
         let v = &self.volumes;
-        for informer in [&self.pods, &self.nodes, &self.namespaces, &v.claims, &v.volumes, &v.classes] {
+        let (own, storage) =
+            ([&self.pods, &self.nodes, &self.namespaces, &self.budgets], [&v.claims, &v.volumes, &v.classes]);
+        for informer in own.into_iter().chain(storage) {
             informer.synced().await;
         }
     }
@@ -123,13 +129,23 @@ struct Scheduler {
     client: Client,
     recorder: Recorder,
     pods: Arc<Informer>,
+    budgets: Arc<Informer>,
     snapshot: Snapshot,
+    nominations: Nominations,
     queue: Queue,
     volumes: Volumes,
     /// Pods whose binding is on its way, by UID; the snapshot has them on their nodes already.
     binding: HashSet<String>,
-    /// Bindings that failed.
-    report: mpsc::UnboundedSender<(String, Error)>,
+    /// What was begun and failed.
+    report: mpsc::UnboundedSender<Report>,
+}
+
+/// What was begun for a pod (by UID) and failed.
+enum Report {
+    /// It was not bound.
+    Unbound(String, Error),
+    /// Not all of those left that should have made room for it.
+    Spared(String),
 }
 
 fn assigned(pod: &Object) -> bool {
@@ -143,6 +159,7 @@ impl Scheduler {
         {
             self.queue.remove(old.uid());
             self.binding.remove(old.uid());
+            self.nominations.remove(old.uid());
             if self.snapshot.remove_pod(old.uid()) {
                 self.queue.wake();
             }
@@ -150,6 +167,7 @@ impl Scheduler {
         let Some(new) = change.new.as_ref().filter(|n| takes_room(n)) else { return };
         if assigned(new) {
             self.queue.remove(new.uid());
+            self.nominations.remove(new.uid());
             let confirmed = self.binding.remove(new.uid());
             let same = |o: &Arc<Object>| {
                 assigned(o)
@@ -171,9 +189,17 @@ impl Scheduler {
         let view = PodView::new(new);
         if view.scheduler != self.name || view.gated || new.is_deleting() {
             self.queue.remove(new.uid());
-        } else {
-            self.queue.set(Arc::new(view));
+            self.nominations.remove(new.uid());
+            return;
         }
+        let was = change.old.as_deref().map(nominations::nominated).unwrap_or_default();
+        match nominations::nominated(new) {
+            // One that is not written yet is not in any state either.
+            "" if was.is_empty() => {}
+            "" => self.nominations.remove(new.uid()),
+            node => self.nominations.set(&view, node, None),
+        }
+        self.queue.set(Arc::new(view));
     }
 
     fn node_changed(&mut self, change: &Change) {
@@ -181,12 +207,7 @@ impl Scheduler {
         let view = change.new.as_ref().map(|n| Arc::new(NodeView::new(n)));
         let known = self.snapshot.nodes.get(&name).and_then(|i| i.node.as_ref());
         // Heartbeats change nothing that a pod could wait for.
-        let same = known.zip(view.as_ref()).is_some_and(|(a, b)| {
-            a.allocatable == b.allocatable
-                && a.taints == b.taints
-                && a.unschedulable == b.unschedulable
-                && a.object.labels() == b.object.labels()
-        });
+        let same = known.zip(view.as_ref()).is_some_and(|(a, b)| a == b);
         self.snapshot.set_node(&name, view);
         if !same {
             self.queue.wake();
@@ -195,10 +216,15 @@ impl Scheduler {
 
     fn namespace_changed(&mut self, change: Change) {
         let name = change.object().name().to_owned();
+        let labels = change.new.as_ref().map(|n| n.labels());
+        let same = self.snapshot.namespaces.get(&name).map(|n| n.labels()) == labels;
         match change.new {
             Some(new) => self.snapshot.namespaces.insert(name, new),
             None => self.snapshot.namespaces.remove(&name),
         };
+        if !same {
+            self.queue.wake(); // terms of affinity select namespaces by their labels
+        }
     }
 
     fn schedule(&mut self, pod: &Arc<PodView>) {
@@ -213,11 +239,13 @@ impl Scheduler {
                 return self.unschedulable(pod, text);
             }
         };
-        let result = cycle::schedule(pod, &self.snapshot, &|c| -> Option<Reason> { claims.refusal(c) });
-        match result {
+        let crowded = self.nominations.crowd(pod, &self.snapshot);
+        let world = World { snapshot: &self.snapshot, crowded: crowded.as_ref() };
+        let wanted = claims.selected().or_else(|| self.nominations.node(&pod.uid));
+        match cycle::schedule(pod, &world, wanted, &|c| claims.refusal(c)) {
             Ok(node) if claims.wait() => self.wait_for_claims(pod, claims, node),
             Ok(node) => self.bind(pod, node),
-            Err(unfit) => self.make_room(pod, &unfit),
+            Err(unfit) => self.make_room(pod, &unfit, crowded.as_ref()),
         }
     }
 
@@ -226,6 +254,7 @@ impl Scheduler {
         assumed.node.clone_from(&node);
         self.snapshot.set_pod(Arc::new(assumed));
         self.queue.remove(&pod.uid);
+        self.nominations.remove(&pod.uid);
         self.binding.insert(pod.uid.clone());
         let (client, recorder, report, pod) =
             (self.client.clone(), self.recorder.clone(), self.report.clone(), pod.clone());
@@ -244,10 +273,20 @@ impl Scheduler {
                         let text = format!("binding rejected: {e}");
                         recorder.event(&pod.object, "Warning", "FailedScheduling", text);
                     }
-                    let _ = report.send((pod.uid.clone(), e)); // nobody listens after shutdown
+                    let _ = report.send(Report::Unbound(pod.uid.clone(), e)); // nobody listens after shutdown
                 }
             }
         });
+    }
+
+    fn reported(&mut self, report: &Report) {
+        match report {
+            Report::Unbound(uid, error) => self.binding_failed(uid, error),
+            Report::Spared(uid) => {
+                self.nominations.remove(uid);
+                self.queue.wake();
+            }
+        }
     }
 
     fn binding_failed(&mut self, uid: &str, error: &Error) {
@@ -274,33 +313,71 @@ impl Scheduler {
         });
     }
 
-    fn make_room(&mut self, pod: &Arc<PodView>, unfit: &Unfit) {
+    fn make_room(&mut self, pod: &Arc<PodView>, unfit: &Unfit, crowded: Option<&Snapshot>) {
         if unfit.nodes == 0 {
             return self.unschedulable(pod, unfit.message(""));
         }
-        let nominated = pod.object.at(&["status", "nominatedNodeName"]).as_str().unwrap_or_default();
-        let ending =
-            self.snapshot.nodes.get(nominated).is_some_and(|i| {
-                i.pods.values().any(|p| p.object.is_deleting() && p.priority < pod.priority)
-            });
-        if ending {
+        if self.nominations.waits(&pod.uid, &self.snapshot) {
             let why = "preemption: not eligible due to a terminating pod on the nominated node.";
-            return self.unschedulable(pod, unfit.message(why));
+            self.queue.wait(&pod.uid);
+            return self.tell(pod, unfit.message(why));
         }
-        match preemption::find(pod, &self.snapshot, unfit) {
-            Err(why) => self.unschedulable(pod, unfit.message(&why)),
+        let budgets: Vec<Budget> = self.budgets.list("").iter().filter_map(|b| Budget::new(b)).collect();
+        let world = World { snapshot: &self.snapshot, crowded };
+        match preemption::find(pod, &world, unfit, &budgets) {
+            Err(why) => {
+                if self.nominations.node(&pod.uid).is_some() {
+                    self.nominations.remove(&pod.uid);
+                    self.queue.wake(); // the room that was kept for it
+                    self.nominate(pod, None);
+                }
+                self.unschedulable(pod, unfit.message(&why));
+            }
             Ok(eviction) => {
-                self.unschedulable(pod, unfit.message(""));
-                let (client, recorder, pod) = (self.client.clone(), self.recorder.clone(), pod.clone());
-                let name = self.name.clone();
-                tokio::spawn(async move { evict(&client, &recorder, &name, &pod, eviction).await });
+                // Who was to have the node before and is less important looks again for one.
+                for other in self.nominations.below(pod, &eviction.node) {
+                    self.nominations.remove(&other.uid);
+                    self.nominate(&other, None);
+                }
+                self.nominations.set(pod, &eviction.node, Some(&eviction.victims));
+                self.queue.wait(&pod.uid);
+                self.tell(pod, unfit.message(""));
+                self.nominate(pod, Some(&eviction.node));
+                self.evict(pod, eviction);
             }
         }
     }
 
-    /// Says why a pod waits, in its condition and in an event.
+    fn evict(&self, pod: &Arc<PodView>, eviction: Eviction) {
+        let (client, recorder, report) = (self.client.clone(), self.recorder.clone(), self.report.clone());
+        let (name, pod) = (self.name.clone(), pod.clone());
+        tokio::spawn(async move {
+            if !evict(&client, &recorder, &name, &pod, eviction).await {
+                let _ = report.send(Report::Spared(pod.uid.clone())); // nobody listens after shutdown
+            }
+        });
+    }
+
+    /// Writes down which node a pod is meant to have.
+    fn nominate(&self, pod: &PodView, node: Option<&str>) {
+        let (client, key, patch) = (self.client.clone(), pod.key.clone(), nominations::nomination(pod, node));
+        tokio::spawn(async move {
+            let (ns, name) = (&key.namespace, &key.name);
+            let done = client.patch_sub(&gvr::PODS, ns, name, "status", PatchType::Merge, &patch).await;
+            if let Err(e) = done {
+                tracing::debug!(pod = %key, error = %e, "the nominated node was not written");
+            }
+        });
+    }
+
+    /// A pod waits for a change, and says why.
     fn unschedulable(&mut self, pod: &Arc<PodView>, message: String) {
         self.queue.park(&pod.uid);
+        self.tell(pod, message);
+    }
+
+    /// Says why a pod waits, in its condition and in an event.
+    fn tell(&self, pod: &Arc<PodView>, message: String) {
         self.recorder.event(&pod.object, "Warning", "FailedScheduling", message.clone());
         let current = self.pods.get(&pod.key.namespace, &pod.key.name).unwrap_or_else(|| pod.object.clone());
         let conditions = current.at(&["status", "conditions"]).as_array();
@@ -325,13 +402,15 @@ impl Scheduler {
     }
 }
 
+/// Deletes the victims; gives whether all are gone or going.
 async fn evict(
     client: &Client,
     recorder: &Recorder,
     scheduler: &str,
     pod: &PodView,
-    eviction: preemption::Eviction,
-) {
+    eviction: Eviction,
+) -> bool {
+    let mut all = true;
     for victim in eviction.victims {
         let text = format!("Preempted by pod {} on node {}", pod.uid, eviction.node);
         let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
@@ -348,14 +427,13 @@ async fn evict(
             Ok(()) => recorder.event(&victim.object, "Normal", "Preempted", text),
             // Another pod of that name, or none.
             Err(e) if e.is_not_found() || e.is_conflict() => {}
-            Err(e) => tracing::warn!(pod = %victim.key, error = %e, "a pod could not be preempted"),
+            Err(e) => {
+                tracing::warn!(pod = %victim.key, error = %e, "a pod could not be preempted");
+                all = false;
+            }
         }
     }
-    let patch = json!({"metadata": {"uid": pod.uid}, "status": {"nominatedNodeName": eviction.node}});
-    let (ns, name) = (&pod.key.namespace, &pod.key.name);
-    if let Err(e) = client.patch_sub(&gvr::PODS, ns, name, "status", PatchType::Merge, &patch).await {
-        tracing::debug!(pod = %pod.key, error = %e, "the nominated node was not written");
-    }
+    all
 }
 
 #[cfg(test)]

@@ -489,6 +489,19 @@ pub struct NodeView {
     pub images: BTreeMap<String, i64>,
 }
 
+/// Whether they are alike in all that a pod could wait for.
+impl PartialEq for NodeView {
+    fn eq(&self, other: &Self) -> bool {
+        // Named one by one, so that a new field is thought about here. Images only make a node better, never fit.
+        let NodeView { name, object, allocatable, taints, unschedulable, images: _ } = self;
+        *name == other.name
+            && object.labels() == other.object.labels()
+            && *allocatable == other.allocatable
+            && *taints == other.taints
+            && *unschedulable == other.unschedulable
+    }
+}
+
 impl NodeView {
     /// The view of a node.
     pub fn new(object: &std::sync::Arc<Object>) -> NodeView {

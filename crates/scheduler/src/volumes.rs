@@ -6,8 +6,9 @@ use api::{Object, Value};
 use client::{Client, Informer, Informers, PatchType, Result, gvr};
 use serde_json::json;
 
+use crate::claims;
 use crate::framework::{Candidate, Reason};
-use crate::view::{NodeTerm, PodView};
+use crate::view::PodView;
 
 /// The node that a claim waits for its pod to choose, as the volume controller reads it.
 const SELECTED: &str = "volume.kubernetes.io/selected-node";
@@ -21,10 +22,29 @@ pub(crate) struct Volumes {
 
 /// What a pod's claims say.
 pub(crate) struct Claims {
-    /// Where bound volumes can be reached.
-    places: Vec<Vec<NodeTerm>>,
-    /// Claims that are bound only when the pod has a node.
-    waiting: Vec<Arc<Object>>,
+    /// Bound volumes.
+    bound: Vec<Arc<Object>>,
+    /// Claims that are bound only when the pod has a node, those that ask for least first.
+    waiting: Vec<Waiting>,
+}
+
+/// A claim that waits for its pod's node.
+struct Waiting {
+    claim: Arc<Object>,
+    class: Arc<Object>,
+    /// Free volumes that it could have, the smallest first.
+    free: Vec<Arc<Object>>,
+}
+
+impl Waiting {
+    /// Whether somebody else is to make its volume.
+    fn provisioned(&self) -> bool {
+        self.class.value()["provisioner"] != "kubernetes.io/no-provisioner"
+    }
+
+    fn selected(&self) -> Option<&str> {
+        self.claim.annotation(SELECTED).filter(|n| !n.is_empty())
+    }
 }
 
 impl Volumes {
@@ -38,7 +58,7 @@ impl Volumes {
 
     /// The pod's claims; or why it can be nowhere.
     pub(crate) fn of(&self, pod: &PodView) -> std::result::Result<Claims, String> {
-        let mut out = Claims { places: Vec::new(), waiting: Vec::new() };
+        let mut out = Claims { bound: Vec::new(), waiting: Vec::new() };
         for name in &pod.claims {
             let Some(claim) = self.claims.get(&pod.key.namespace, name) else {
                 return Err(format!("persistentvolumeclaim \"{name}\" not found"));
@@ -53,36 +73,50 @@ impl Volumes {
                 let Some(volume) = self.volumes.get("", volume) else {
                     return Err(format!("persistentvolume \"{volume}\" not found"));
                 };
-                out.places.extend(NodeTerm::list(volume.at(&[
-                    "spec",
-                    "nodeAffinity",
-                    "required",
-                    "nodeSelectorTerms",
-                ])));
+                out.bound.push(volume);
                 continue;
             }
-            let class = claim.at(&["spec", "storageClassName"]).as_str().unwrap_or_default();
-            let waits = self
-                .classes
-                .get("", class)
-                .is_some_and(|c| c.value()["volumeBindingMode"] == "WaitForFirstConsumer");
-            if !waits {
+            let class = self.classes.get("", claims::class(&claim));
+            let waits = |c: &Arc<Object>| c.value()["volumeBindingMode"] == "WaitForFirstConsumer";
+            let Some(class) = class.filter(waits) else {
                 return Err("pod has unbound immediate PersistentVolumeClaims".into());
-            }
-            out.waiting.push(claim);
+            };
+            let mut free: Vec<_> =
+                self.volumes.list("").into_iter().filter(|v| claims::suits(&claim, v)).collect();
+            free.sort_by_key(|v| claims::capacity(v));
+            out.waiting.push(Waiting { claim, class, free });
         }
+        // Who asks for less takes the smaller volume, so that the larger is left for the others.
+        out.waiting.sort_by_key(|w| w.free.first().map(|v| claims::capacity(v)));
         Ok(out)
     }
 }
 
 impl Claims {
     /// Why not this node.
-    pub(crate) fn refusal(&self, candidate: &Candidate<'_>) -> Option<Reason> {
-        let reachable = |terms: &Vec<NodeTerm>| terms.iter().any(|t| t.matches(candidate.0));
-        if self.places.iter().all(reachable) {
-            return None;
+    pub(crate) fn refusal(&self, (node, _): &Candidate<'_>) -> Option<Reason> {
+        if !self.bound.iter().all(|v| claims::reaches(v, node)) {
+            return Some("node(s) had volume node affinity conflict".into());
         }
-        Some("node(s) had volume node affinity conflict".into())
+        let mut taken: Vec<&str> = Vec::new();
+        for w in &self.waiting {
+            let usable = |v: &&Arc<Object>| !taken.contains(&v.name()) && claims::reaches(v, node);
+            if let Some(volume) = w.free.iter().find(usable) {
+                taken.push(volume.name());
+                continue;
+            }
+            // A volume that is being made is being made for one node.
+            let elsewhere = w.provisioned() && w.selected().is_some_and(|n| n != node.name);
+            if elsewhere || !claims::provides(&w.class, node) {
+                return Some("node(s) didn't find available persistent volumes to bind".into());
+            }
+        }
+        None
+    }
+
+    /// The node that was chosen before, which the volume controller or a provisioner may be at work for.
+    pub(crate) fn selected(&self) -> Option<&str> {
+        self.waiting.iter().find_map(Waiting::selected)
     }
 
     /// Whether claims wait for the pod's node.
@@ -92,7 +126,7 @@ impl Claims {
 
     /// Tells the volume controller which node it is.
     pub(crate) async fn select(&self, client: &Client, node: &str) -> Result<()> {
-        for claim in self.waiting.iter().filter(|c| c.annotation(SELECTED) != Some(node)) {
+        for Waiting { claim, .. } in self.waiting.iter().filter(|w| w.selected() != Some(node)) {
             let patch = json!({"metadata": {"annotations": {SELECTED: node}}});
             client
                 .patch(

@@ -1,30 +1,21 @@
-//! The plugins, in the order in which filters run: the cheap ones first.
+//! The plugins, in the order in which their filters run: the cheap ones first.
 
-pub(crate) mod affinity;
+mod affinity;
 mod node;
 mod resources;
-pub(crate) mod spread;
+mod spread;
 
-use crate::framework::{Filter, Score};
+use crate::framework::Plugin;
 
-/// Every filter.
-pub(crate) const FILTERS: &[&dyn Filter] = &[
+/// Every plugin.
+pub(crate) const PLUGINS: &[&dyn Plugin] = &[
     &node::NodeUnschedulable,
     &node::NodeName,
     &node::TaintToleration,
     &node::NodeAffinity,
     &resources::NodePorts,
     &resources::NodeResourcesFit,
-    &spread::PodTopologySpread,
-    &affinity::InterPodAffinity,
-];
-
-/// Every score.
-pub(crate) const SCORES: &[&dyn Score] = &[
-    &node::TaintToleration,
-    &node::NodeAffinity,
-    &resources::LeastAllocated,
-    &resources::BalancedAllocation,
+    &resources::NodeResourcesBalancedAllocation,
     &resources::ImageLocality,
     &spread::PodTopologySpread,
     &affinity::InterPodAffinity,

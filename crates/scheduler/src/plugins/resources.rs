@@ -1,19 +1,31 @@
 //! What a node has: processor, memory, ports, images.
 
-use crate::framework::{Cycle, Filter, MAX_SCORE, Reason, Score};
-use crate::snapshot::NodeInfo;
-use crate::view::NodeView;
+use crate::framework::{Filter, MAX_SCORE, Plugin, Reason, Score};
+use crate::snapshot::{NodeInfo, Snapshot};
+use crate::view::{HostPort, NodeView, PodView};
 
-/// Keeps a pod off nodes that have not got what it asks for.
+/// Keeps a pod off nodes that have not got what it asks for, and prefers nodes with more left over.
 pub(crate) struct NodeResourcesFit;
 
-impl Filter for NodeResourcesFit {
+impl Plugin for NodeResourcesFit {
     fn name(&self) -> &'static str {
         "NodeResourcesFit"
     }
 
-    fn filter(&self, cycle: &Cycle<'_>, node: &NodeView, info: &NodeInfo) -> Vec<Reason> {
-        let (want, have, used) = (&cycle.pod.requests, &node.allocatable, &info.requested);
+    fn filter<'a>(&self, pod: &'a PodView, _: &'a Snapshot) -> Option<Box<dyn Filter + 'a>> {
+        Some(Box::new(Fit(pod)))
+    }
+
+    fn score<'a>(&self, pod: &'a PodView, _: &'a Snapshot) -> Option<Box<dyn Score + 'a>> {
+        Some(Box::new(Fit(pod)))
+    }
+}
+
+struct Fit<'a>(&'a PodView);
+
+impl Filter for Fit<'_> {
+    fn refusals(&self, node: &NodeView, info: &NodeInfo) -> Vec<Reason> {
+        let (want, have, used) = (&self.0.requests, &node.allocatable, &info.requested);
         let mut reasons: Vec<Reason> = Vec::new();
         if used.pods + 1 > have.pods {
             reasons.push("Too many pods".into());
@@ -41,22 +53,36 @@ impl Filter for NodeResourcesFit {
     }
 }
 
+impl Score for Fit<'_> {
+    fn score(&self, node: &NodeView, info: &NodeInfo) -> i64 {
+        let part = |want: i64, used: i64, have: i64| {
+            let after = want + used;
+            if have == 0 || after > have { 0 } else { (have - after) * MAX_SCORE / have }
+        };
+        let (want, have) = (self.0.nonzero, &node.allocatable);
+        (part(want.0, info.nonzero.0, have.cpu) + part(want.1, info.nonzero.1, have.memory)) / 2
+    }
+}
+
 /// Keeps a pod off nodes whose ports it wants and others have.
 pub(crate) struct NodePorts;
 
-impl Filter for NodePorts {
+impl Plugin for NodePorts {
     fn name(&self) -> &'static str {
         "NodePorts"
     }
 
-    fn filter(&self, cycle: &Cycle<'_>, _: &NodeView, info: &NodeInfo) -> Vec<Reason> {
-        let wanted = &cycle.pod.ports;
-        if !wanted.is_empty()
-            && info
-                .pods
-                .values()
-                .any(|p| p.ports.iter().any(|taken| wanted.iter().any(|w| w.conflicts(taken))))
-        {
+    fn filter<'a>(&self, pod: &'a PodView, _: &'a Snapshot) -> Option<Box<dyn Filter + 'a>> {
+        (!pod.ports.is_empty()).then(|| Box::new(Ports(&pod.ports)) as _)
+    }
+}
+
+struct Ports<'a>(&'a [HostPort]);
+
+impl Filter for Ports<'_> {
+    fn refusals(&self, _: &NodeView, info: &NodeInfo) -> Vec<Reason> {
+        let mut taken = info.pods.values().flat_map(|p| &p.ports);
+        if taken.any(|t| self.0.iter().any(|w| w.conflicts(t))) {
             return vec!["node(s) didn't have free ports for the requested pod ports".into()];
         }
         Vec::new()
@@ -67,45 +93,27 @@ impl Filter for NodePorts {
     }
 }
 
-/// Prefers nodes with more left over.
-pub(crate) struct LeastAllocated;
-
-impl Score for LeastAllocated {
-    fn name(&self) -> &'static str {
-        "NodeResourcesFit"
-    }
-
-    fn weight(&self) -> i64 {
-        1
-    }
-
-    fn score(&self, cycle: &Cycle<'_>, node: &NodeView, info: &NodeInfo) -> i64 {
-        let part = |want: i64, used: i64, have: i64| {
-            let after = want + used;
-            if have == 0 || after > have { 0 } else { (have - after) * MAX_SCORE / have }
-        };
-        let (pod, have) = (cycle.pod, &node.allocatable);
-        (part(pod.nonzero.0, info.nonzero.0, have.cpu) + part(pod.nonzero.1, info.nonzero.1, have.memory)) / 2
-    }
-}
-
 /// Prefers nodes whose processor and memory would be used to the same part.
-pub(crate) struct BalancedAllocation;
+pub(crate) struct NodeResourcesBalancedAllocation;
 
-impl Score for BalancedAllocation {
+impl Plugin for NodeResourcesBalancedAllocation {
     fn name(&self) -> &'static str {
         "NodeResourcesBalancedAllocation"
     }
 
-    fn weight(&self) -> i64 {
-        1
+    fn score<'a>(&self, pod: &'a PodView, _: &'a Snapshot) -> Option<Box<dyn Score + 'a>> {
+        Some(Box::new(Balance(pod)))
     }
+}
 
-    fn score(&self, cycle: &Cycle<'_>, node: &NodeView, info: &NodeInfo) -> i64 {
+struct Balance<'a>(&'a PodView);
+
+impl Score for Balance<'_> {
+    fn score(&self, node: &NodeView, info: &NodeInfo) -> i64 {
         let part = |want: i64, used: i64, have: i64| {
             if have == 0 { 1.0 } else { ((want + used) as f64 / have as f64).min(1.0) }
         };
-        let (want, used, have) = (&cycle.pod.requests, &info.requested, &node.allocatable);
+        let (want, used, have) = (&self.0.requests, &info.requested, &node.allocatable);
         // The deviation of two numbers is half their distance.
         let apart =
             (part(want.cpu, used.cpu, have.cpu) - part(want.memory, used.memory, have.memory)).abs() / 2.0;
@@ -121,30 +129,41 @@ const SMALL: i64 = 23 << 20;
 /// Above this, for each container, more says nothing.
 const LARGE: i64 = 1000 << 20;
 
-impl Score for ImageLocality {
+impl Plugin for ImageLocality {
     fn name(&self) -> &'static str {
         "ImageLocality"
     }
 
-    fn weight(&self) -> i64 {
-        1
+    fn score<'a>(&self, pod: &'a PodView, snapshot: &'a Snapshot) -> Option<Box<dyn Score + 'a>> {
+        let total = snapshot.nodes.len().max(1) as i64;
+        let have = |image: &str| snapshot.present().filter(|(n, _)| size(n, image).is_some()).count() as i64;
+        // What only few nodes have would draw everything to them.
+        let images: Vec<Image<'a>> =
+            pod.images.iter().map(|name| Image { name, nodes: have(name), total }).collect();
+        images.iter().any(|i| i.nodes > 0).then(|| Box::new(Images(images)) as _)
     }
+}
 
-    fn score(&self, cycle: &Cycle<'_>, node: &NodeView, _: &NodeInfo) -> i64 {
-        let total = cycle.snapshot.nodes.len().max(1) as i64;
-        let size = |image: &String| {
-            let size = lookup(node, image)?;
-            // What only few nodes have would draw everything to them.
-            let nodes = cycle.snapshot.present().filter(|(n, _)| lookup(n, image).is_some()).count() as i64;
-            Some(size * nodes / total)
-        };
-        let sum: i64 = cycle.pod.images.iter().filter_map(size).sum();
-        let large = LARGE * cycle.pod.images.len().max(1) as i64;
+/// An image that the pod wants.
+struct Image<'a> {
+    name: &'a str,
+    /// How many nodes have it.
+    nodes: i64,
+    /// Of how many.
+    total: i64,
+}
+
+struct Images<'a>(Vec<Image<'a>>);
+
+impl Score for Images<'_> {
+    fn score(&self, node: &NodeView, _: &NodeInfo) -> i64 {
+        let sum: i64 = self.0.iter().filter_map(|i| Some(size(node, i.name)? * i.nodes / i.total)).sum();
+        let large = LARGE * self.0.len().max(1) as i64;
         (sum.clamp(SMALL, large) - SMALL) * MAX_SCORE / (large - SMALL)
     }
 }
 
-fn lookup(node: &NodeView, image: &str) -> Option<i64> {
+fn size(node: &NodeView, image: &str) -> Option<i64> {
     let known = node.images.get(image).copied();
     known.or_else(|| {
         if image.contains(':') { None } else { node.images.get(&format!("{image}:latest")).copied() }

@@ -2,17 +2,38 @@
 
 use std::collections::HashMap;
 
-use crate::framework::{Cycle, Filter, MAX_SCORE, Reason, Score};
+use crate::framework::{Filter, MAX_SCORE, Plugin, Reason, Score};
 use crate::snapshot::{NodeInfo, Snapshot};
 use crate::view::{NodeView, PodView, Spread};
 
-/// How many matching pods there are in each place, for each constraint.
-#[derive(Default)]
-pub(crate) struct Spreading(Vec<HashMap<String, i64>>);
+/// The plugin.
+pub(crate) struct PodTopologySpread;
 
-impl Spreading {
-    pub(crate) fn count(pod: &PodView, snapshot: &Snapshot) -> Self {
-        Self(pod.spread.iter().map(|c| places(c, pod, snapshot)).collect())
+impl Plugin for PodTopologySpread {
+    fn name(&self) -> &'static str {
+        "PodTopologySpread"
+    }
+
+    fn filter<'a>(&self, pod: &'a PodView, snapshot: &'a Snapshot) -> Option<Box<dyn Filter + 'a>> {
+        Spreading::count(pod, snapshot, true).map(|s| Box::new(s) as _)
+    }
+
+    fn score<'a>(&self, pod: &'a PodView, snapshot: &'a Snapshot) -> Option<Box<dyn Score + 'a>> {
+        Spreading::count(pod, snapshot, false).map(|s| Box::new(s) as _)
+    }
+}
+
+/// The constraints that must hold, or those that should, each with how many matching pods there are in each place.
+struct Spreading<'a> {
+    pod: &'a PodView,
+    constraints: Vec<(&'a Spread, HashMap<String, i64>)>,
+}
+
+impl<'a> Spreading<'a> {
+    fn count(pod: &'a PodView, snapshot: &Snapshot, hard: bool) -> Option<Self> {
+        let constraints: Vec<_> =
+            pod.spread.iter().filter(|c| c.hard == hard).map(|c| (c, places(c, pod, snapshot))).collect();
+        (!constraints.is_empty()).then_some(Self { pod, constraints })
     }
 }
 
@@ -34,22 +55,15 @@ fn places(c: &Spread, pod: &PodView, snapshot: &Snapshot) -> HashMap<String, i64
     counts
 }
 
-/// The plugin.
-pub(crate) struct PodTopologySpread;
-
-impl Filter for PodTopologySpread {
-    fn name(&self) -> &'static str {
-        "PodTopologySpread"
-    }
-
-    fn filter(&self, cycle: &Cycle<'_>, node: &NodeView, _: &NodeInfo) -> Vec<Reason> {
-        for (c, counts) in cycle.pod.spread.iter().zip(&cycle.spreading.0).filter(|(c, _)| c.hard) {
+impl Filter for Spreading<'_> {
+    fn refusals(&self, node: &NodeView, _: &NodeInfo) -> Vec<Reason> {
+        for (c, counts) in &self.constraints {
             let Some(place) = node.label(&c.topology) else {
                 return vec![
                     "node(s) didn't match pod topology spread constraints (missing required label)".into(),
                 ];
             };
-            let itself = i64::from(c.selector.matches(cycle.pod.object.labels()));
+            let itself = i64::from(c.selector.matches(self.pod.object.labels()));
             let here = counts.get(place).copied().unwrap_or(0);
             let enough = counts.len() as i64 >= c.min_domains;
             let least = if enough { counts.values().copied().min().unwrap_or(0) } else { 0 };
@@ -65,19 +79,14 @@ impl Filter for PodTopologySpread {
     }
 }
 
-impl Score for PodTopologySpread {
-    fn name(&self) -> &'static str {
-        "PodTopologySpread"
-    }
-
+impl Score for Spreading<'_> {
     fn weight(&self) -> i64 {
         2
     }
 
     /// How crowded the node's places are.
-    fn score(&self, cycle: &Cycle<'_>, node: &NodeView, _: &NodeInfo) -> i64 {
-        let soft = cycle.pod.spread.iter().zip(&cycle.spreading.0).filter(|(c, _)| !c.hard);
-        let crowd = soft.map(|(c, counts)| {
+    fn score(&self, node: &NodeView, _: &NodeInfo) -> i64 {
+        let crowd = self.constraints.iter().map(|(c, counts)| {
             let here = node.label(&c.topology).and_then(|p| counts.get(p)).copied();
             // A node without the label is the worst place of all.
             let here = here.unwrap_or_else(|| counts.values().copied().max().unwrap_or(0) + 1);

@@ -208,3 +208,147 @@ async fn others_pods_and_gated_ones_are_left_alone() {
     w.pod("gated", |p| p["spec"]["schedulingGates"] = json!([{"name": "g"}]));
     assert_eq!((w.place("other").await, w.place("gated").await), (String::new(), String::new()));
 }
+
+fn important(amount: &'static str, priority: i64) -> impl Fn(&mut Value) {
+    move |p| {
+        cpu(amount)(p);
+        p["spec"]["priority"] = priority.into();
+    }
+}
+
+/// Room that was made for a pod is not taken by those that its victims are replaced with, and it waits for no more than their end.
+#[tokio::test(start_paused = true)]
+async fn room_that_was_made_is_kept() {
+    let w = World::new();
+    w.node("n", "1", |_| {});
+    w.pod("low", |p| {
+        cpu("800m")(p);
+        p["metadata"]["finalizers"] = json!(["test/slow"]); // takes its time to end
+    });
+    assert_eq!(w.place("low").await, "n");
+    w.pod("high", important("800m", 1000));
+    w.place("high").await;
+    assert!(w.fake.get(&gvr::PODS, "ns", "low").unwrap().is_deleting());
+    w.pod("replacement", cpu("800m"));
+    assert!(w.place("replacement").await.contains("Insufficient cpu"));
+    // The victim ends; the replacement came first to know, but the room is not its.
+    w.fake.remove(&gvr::PODS, "ns", "low");
+    tokio::time::sleep(Duration::from_millis(100)).await; // virtual; a failed pod would wait a second at least
+    let high = w.fake.get(&gvr::PODS, "ns", "high").unwrap();
+    assert_eq!(high.at(&["spec", "nodeName"]), "n");
+    assert!(w.place("replacement").await.contains("Insufficient cpu"));
+    let preempted = w.fake.all(&gvr::EVENTS).iter().filter(|e| e.value()["reason"] == "Preempted").count();
+    assert_eq!(preempted, 1, "one victim, told once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_nomination_that_others_overtake_is_taken_back() {
+    let w = World::new();
+    w.node("n", "1", |_| {});
+    w.pod("low", |p| {
+        cpu("800m")(p);
+        p["metadata"]["finalizers"] = json!(["test/slow"]);
+    });
+    assert_eq!(w.place("low").await, "n");
+    w.pod("middle", important("800m", 10));
+    w.place("middle").await;
+    let nominated = |name: &str| {
+        let pod = w.fake.get(&gvr::PODS, "ns", name).unwrap();
+        pod.status()["nominatedNodeName"].as_str().unwrap_or_default().to_owned()
+    };
+    assert_eq!(nominated("middle"), "n");
+    w.pod("high", important("800m", 1000));
+    w.place("high").await;
+    assert_eq!((nominated("middle").as_str(), nominated("high").as_str()), ("", "n"));
+    w.fake.remove(&gvr::PODS, "ns", "low");
+    assert_eq!(w.place("high").await, "n");
+    assert!(w.place("middle").await.contains("Insufficient cpu"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_not_to_be_disrupted_is_pushed_out_last() {
+    let w = World::new();
+    w.node("a", "1", |n| n["metadata"]["labels"]["keep"] = "yes".into());
+    w.node("b", "1", |_| {});
+    let on = |node: &'static str, app: &'static str, priority: i64| {
+        move |p: &mut Value| {
+            important("800m", priority)(p);
+            p["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": node});
+            p["metadata"]["labels"]["app"] = app.into();
+        }
+    };
+    // The less important one is the one that a budget keeps.
+    w.pod("kept", on("a", "kept", 1));
+    w.pod("free", on("b", "free", 2));
+    assert_eq!((w.place("kept").await.as_str(), w.place("free").await.as_str()), ("a", "b"));
+    w.fake.put(&gvr::POD_DISRUPTION_BUDGETS, json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+        "metadata": {"name": "keep", "namespace": "ns"}, "spec": {"selector": {"matchLabels": {"app": "kept"}}},
+        "status": {"disruptionsAllowed": 0}}));
+    w.pod("high", important("800m", 1000));
+    w.place("high").await;
+    assert!(!w.fake.get(&gvr::PODS, "ns", "kept").unwrap().is_deleting());
+    w.fake.remove(&gvr::PODS, "ns", "free");
+    assert_eq!(w.place("high").await, "b");
+}
+
+#[tokio::test(start_paused = true)]
+async fn labels_of_a_namespace_may_be_what_a_pod_waits_for() {
+    let w = World::new();
+    w.node("n", "1", |_| {});
+    w.pod("there", |_| {});
+    assert_eq!(w.place("there").await, "n");
+    w.pod("near", |p| {
+        p["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] = json!([{
+            "topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "there"}},
+            "namespaceSelector": {"matchLabels": {"team": "a"}}}]);
+    });
+    assert!(w.place("near").await.contains("didn't match pod affinity rules"));
+    w.fake.put(&gvr::NAMESPACES, json!({"metadata": {"name": "ns", "labels": {"team": "a"}}}));
+    assert_eq!(w.place("near").await, "n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_waits_is_told_a_node_that_its_volumes_reach() {
+    let w = World::new();
+    for name in ["a", "b", "c"] {
+        w.node(name, "8", |_| {});
+    }
+    w.fake.put(
+        &gvr::STORAGE_CLASSES,
+        json!({"metadata": {"name": "local"}, "provisioner": "kubernetes.io/no-provisioner",
+        "volumeBindingMode": "WaitForFirstConsumer"}),
+    );
+    let volume = |name: &str, node: &str, size: &str| {
+        w.fake.put(&gvr::PERSISTENT_VOLUMES, json!({"metadata": {"name": name}, "spec": {"storageClassName": "local",
+            "capacity": {"storage": size}, "accessModes": ["ReadWriteOnce"], "nodeAffinity": {"required": {"nodeSelectorTerms": [
+                {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}]}}}}));
+    };
+    let claim = |name: &str| {
+        w.fake.put(&gvr::PERSISTENT_VOLUME_CLAIMS, json!({"metadata": {"name": name, "namespace": "ns"},
+            "spec": {"storageClassName": "local", "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}));
+    };
+    claim("one");
+    claim("two");
+    w.pod("p", |p| {
+        p["spec"]["volumes"] = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "one"}},
+            {"name": "w", "persistentVolumeClaim": {"claimName": "two"}}]);
+    });
+    volume("a1", "a", "1Gi");
+    volume("b1", "b", "1Gi");
+    assert!(
+        w.place("p").await.contains("3 node(s) didn't find available persistent volumes to bind"),
+        "each has one at most"
+    );
+    volume("b2", "b", "2Gi");
+    w.place("p").await;
+    for name in ["one", "two"] {
+        let claim = w.fake.get(&gvr::PERSISTENT_VOLUME_CLAIMS, "ns", name).unwrap();
+        assert_eq!(claim.annotation("volume.kubernetes.io/selected-node"), Some("b"), "{name}");
+    }
+    // The choice stays while it is being carried out, though others would do as well now.
+    volume("c1", "c", "1Gi");
+    volume("c2", "c", "1Gi");
+    w.place("p").await;
+    let claim = w.fake.get(&gvr::PERSISTENT_VOLUME_CLAIMS, "ns", "one").unwrap();
+    assert_eq!(claim.annotation("volume.kubernetes.io/selected-node"), Some("b"));
+}
