@@ -172,6 +172,7 @@ impl Builder {
         for tag in &tags {
             self.images.tag(&id, &tag.to_string()).await?;
         }
+        self.runner.made(&id, &tags.iter().map(reference::Reference::familiar).collect::<Vec<_>>());
         if quiet {
             send(&out, Event::Stream(format!("{id}\n"))).await?;
             return Ok(id);

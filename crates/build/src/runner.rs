@@ -62,6 +62,9 @@ pub trait StepRunner: Send + Sync {
     fn host_gateway(&self) -> Option<String> {
         None
     }
+
+    /// Told when a build has made an image, and what it was called.
+    fn made(&self, _image: &str, _names: &[String]) {}
 }
 
 /// Runs steps in the engine: a `RUN` is a container of its own for as long as it takes.
@@ -112,5 +115,9 @@ impl StepRunner for EngineRunner {
 
     fn host_gateway(&self) -> Option<String> {
         self.0.host_gateway()
+    }
+
+    fn made(&self, image: &str, names: &[String]) {
+        self.0.image_built(image, names);
     }
 }

@@ -16,7 +16,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use runtime::{IoStream, StdinWriter, Stream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::body::{self, Answer};
@@ -51,7 +51,17 @@ pub(crate) async fn taken(upgrade: OnUpgrade) -> Option<(Raw, Hangup)> {
             let (reader, writer) = stream.into_split();
             Some((Box::new(tokio::io::join(early.chain(reader), writer)), hangup))
         }
-        Err(upgraded) => Some((Box::new(TokioIo::new(upgraded)), Hangup::never())),
+        Err(upgraded) => match upgraded.downcast::<TokioIo<TcpStream>>() {
+            Ok(parts) => {
+                let stream = parts.io.into_inner();
+                let early = std::io::Cursor::new(parts.read_buf);
+                let hangup = Hangup::of(&stream);
+                let (reader, writer) = stream.into_split();
+                Some((Box::new(tokio::io::join(early.chain(reader), writer)), hangup))
+            }
+            // Over TLS: what the peer has done with its socket is not seen through it.
+            Err(upgraded) => Some((Box::new(TokioIo::new(upgraded)), Hangup::never())),
+        },
     }
 }
 

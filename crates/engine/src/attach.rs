@@ -67,7 +67,12 @@ impl Engine {
             Phase::Removing | Phase::Dead => {
                 return Err(conflict(format!("container {} is being removed", container.id)));
             }
-            Phase::Created | Phase::Exited => container.waiting.lock().push(sender),
+            Phase::Created | Phase::Exited => {
+                let mut waiting = container.waiting.lock();
+                // Those whose clients have gone make room.
+                waiting.retain(|one| !one.is_closed());
+                waiting.push(sender);
+            }
         }
         self.container_event(&container, "attach", &[]);
         Ok(Attachment { tty, stream })

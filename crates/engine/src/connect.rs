@@ -1,28 +1,24 @@
 //! Connecting containers to networks: addresses, interfaces, names, published ports; at start, and live.
 
+mod links;
+mod live;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use indexmap::IndexMap;
 use ipnet::IpNet;
 use network::{PortRequest, RouteSpec};
 
-use crate::container::{Attached, Container, Phase};
-use crate::error::{Error, Result, forbidden, invalid, not_found, system};
-use crate::files::Line;
-use crate::model::{EndpointSettings, NetworkConnect};
+use crate::container::{Attached, Container};
+use crate::error::{Error, Result, forbidden, invalid, system};
+use crate::model::EndpointSettings;
 use crate::networks::{Driver, GatewayMode, Net, user_defined};
 use crate::ports::{self, Published};
-use crate::{Engine, create, networks, resolver, validate};
+use crate::{Engine, networks, resolver};
 
-/// What links and extra hosts give a container.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Links {
-    /// Lines of /etc/hosts.
-    pub extra: Vec<Line>,
-    /// `DB_PORT_5432_TCP_ADDR=...`
-    pub variables: Vec<String>,
-}
+pub(crate) use links::Links;
 
 pub(crate) fn netns(pid: u32) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/ns/net"))
@@ -41,7 +37,7 @@ fn networking(error: Error) -> Error {
 impl Engine {
     /// Takes addresses on every network of the container, and resolves its links.
     pub(crate) async fn prepare_endpoints(self: &Arc<Self>, container: &Arc<Container>) -> Result<Links> {
-        let asked = container.lock().asked.endpoints.clone();
+        let asked = self.wanted_endpoints(container);
         let last = std::mem::take(&mut container.lock().life.attached);
         for (name, settings) in &asked {
             let one = async {
@@ -57,6 +53,15 @@ impl Engine {
             }
         }
         self.links(container)
+    }
+
+    /// The networks that a container is on when it runs: those that it asks for, but the default one where there is none.
+    fn wanted_endpoints(&self, container: &Container) -> IndexMap<String, EndpointSettings> {
+        let mut asked = container.lock().asked.endpoints.clone();
+        if self.settings().without_bridge() {
+            asked.shift_remove("bridge");
+        }
+        asked
     }
 
     /// Takes addresses for one connection. Takes none if it fails.
@@ -134,10 +139,8 @@ impl Engine {
 
     /// Makes the interfaces, enters the names, publishes the ports.
     async fn connect_all(self: &Arc<Self>, container: &Arc<Container>, pid: u32) -> Result<()> {
-        let (asked, mode) = {
-            let inner = container.lock();
-            (inner.asked.endpoints.clone(), inner.asked.host.network_mode.clone())
-        };
+        let asked = self.wanted_endpoints(container);
+        let mode = container.lock().asked.host.network_mode.clone();
         if mode == "host" || mode.starts_with("container:") {
             return Ok(());
         }
@@ -364,13 +367,9 @@ impl Engine {
         }
     }
 
-    /// After a restart of the daemon: what a running container has is entered again.
-    pub(crate) async fn rejoin(self: &Arc<Self>, container: &Arc<Container>) {
-        let (attached, asked, pid, published) = {
-            let inner = container.lock();
-            let life = &inner.life;
-            (life.attached.clone(), inner.asked.endpoints.clone(), life.pid, life.ports.clone())
-        };
+    /// After a restart of the daemon: the addresses that a container has are its own.
+    pub(crate) fn claim_addresses(&self, container: &Container) {
+        let attached = container.lock().life.attached.clone();
         for (name, one) in &attached {
             let Ok(net) = self.networks.get(name) else { continue };
             for address in one.addresses() {
@@ -380,6 +379,18 @@ impl Engine {
                     tracing::error!(container = %container.short(), %error, "its address is not its own any more");
                 }
             }
+        }
+    }
+
+    /// After a restart of the daemon: what a running container has is entered again.
+    pub(crate) async fn rejoin(self: &Arc<Self>, container: &Arc<Container>) {
+        let (attached, asked, pid, published) = {
+            let inner = container.lock();
+            let life = &inner.life;
+            (life.attached.clone(), inner.asked.endpoints.clone(), life.pid, life.ports.clone())
+        };
+        for name in attached.keys() {
+            let Ok(net) = self.networks.get(name) else { continue };
             if let Err(error) = self.link_up(&net).await {
                 tracing::error!(network = %name, %error, "the network's link is not as it should be");
             }
@@ -442,310 +453,6 @@ impl Engine {
             self.tasks.spawn(detach);
         }
     }
-
-    /// The address at which containers of the default network reach this machine.
-    pub fn host_gateway(&self) -> Option<String> {
-        self.host_gateways().into_iter().next()
-    }
-
-    /// The same of both families: what `host-gateway` stands for.
-    fn host_gateways(&self) -> Vec<String> {
-        let settings = self.settings();
-        let told: Vec<String> = [false, true]
-            .into_iter()
-            .filter_map(|v6| settings.host_gateway(v6))
-            .map(|a| a.to_string())
-            .collect();
-        if !told.is_empty() {
-            return told;
-        }
-        let Ok(bridge) = self.networks.get("bridge") else { return Vec::new() };
-        let of = |v6| bridge.family(v6).find_map(|p| p.own).map(|g| g.to_string());
-        [false, true].into_iter().filter_map(of).collect()
-    }
-
-    /// Hosts and variables of links, and extra hosts.
-    fn links(&self, container: &Container) -> Result<Links> {
-        let (host, name) = {
-            let inner = container.lock();
-            (inner.asked.host.clone(), inner.asked.name.clone())
-        };
-        let mut out = Links::default();
-        for entry in &host.extra_hosts {
-            let (host_name, address) = validate::extra_host(entry)?;
-            let addresses = match address {
-                "host-gateway" => self.host_gateways(),
-                address => vec![address.to_owned()],
-            };
-            out.extra.extend(addresses.into_iter().map(|a| (a, vec![host_name.to_owned()])));
-        }
-        // On a network of their own containers find each other by name; there a link is an alias.
-        for link in host.links.iter().filter(|_| !user_defined(&host.network_mode)) {
-            let (target, alias) = create::parse_link(link)?;
-            let other = self.find(target)?;
-            let inner = other.lock();
-            if !inner.life.phase.alive() {
-                return Err(system(format!(
-                    "Cannot link to a non running container: /{} AS /{name}/{alias}",
-                    inner.asked.name
-                )));
-            }
-            let Some(attached) = inner.life.attached.get("bridge") else {
-                return Err(system(format!(
-                    "Cannot link to /{}, as it does not belong to the default network",
-                    inner.asked.name
-                )));
-            };
-            let mut names = vec![alias.to_owned(), inner.asked.config.hostname.clone()];
-            if alias != inner.asked.name {
-                names.push(inner.asked.name.clone());
-            }
-            names.retain(|n| !n.is_empty());
-            out.extra.extend(attached.addresses().map(|a| (a.addr().to_string(), names.clone())));
-            let address = attached.address.addr().to_string();
-            let prefix = alias.replace('-', "_").to_ascii_uppercase();
-            let exposed = ports::exposed(&inner.asked.config, &inner.asked.host)?;
-            if let Some(first) = exposed.first() {
-                out.variables.push(format!(
-                    "{prefix}_PORT={}://{address}:{}",
-                    first.proto.name(),
-                    first.number
-                ));
-            }
-            for port in &exposed {
-                let (kind, n) = (port.proto.name(), port.number);
-                let stem = format!("{prefix}_PORT_{n}_{}", kind.to_ascii_uppercase());
-                out.variables.push(format!("{stem}={kind}://{address}:{n}"));
-                out.variables.push(format!("{stem}_ADDR={address}"));
-                out.variables.push(format!("{stem}_PORT={n}"));
-                out.variables.push(format!("{stem}_PROTO={kind}"));
-            }
-            out.variables.push(format!("{prefix}_NAME=/{name}/{alias}"));
-            for variable in &inner.asked.config.env {
-                if !variable.starts_with("PATH=") && !variable.starts_with("HOME=") {
-                    out.variables.push(format!("{prefix}_ENV_{variable}"));
-                }
-            }
-        }
-        Ok(out)
-    }
-
-    /// `docker network connect`.
-    pub async fn network_connect(self: &Arc<Self>, reference: &str, request: NetworkConnect) -> Result<()> {
-        let container = self.find(&request.container)?;
-        let _op = container.op.lock().await;
-        let net = self.networks.get(reference)?;
-        let settings = request.endpoint_config;
-        let name = net.record.name.clone();
-        let (mode, phase, asked) = {
-            let inner = container.lock();
-            let asked: Vec<String> = inner.asked.endpoints.keys().cloned().collect();
-            (inner.asked.host.network_mode.clone(), inner.life.phase, asked)
-        };
-        not_removed(&container, phase)?;
-        if mode.starts_with("container:") {
-            return Err(invalid(SHARED));
-        }
-        networks::check_endpoint(&name, Some(&net), &settings)?;
-        if net.record.config_only {
-            return Err(forbidden(format!("cannot connect container to configuration network {name}")));
-        }
-        if mode != "host" && name == "host" {
-            return Err(invalid(
-                "cannot connect container to host network - container must be created in host network mode",
-            ));
-        }
-        if asked.contains(&name) {
-            if !phase.alive() {
-                return Ok(());
-            }
-            return Err(forbidden(format!(
-                "endpoint with name {} already exists in network {name}",
-                container.name()
-            )));
-        }
-        if mode == "host" || name == "host" {
-            return Err(invalid(SHARED));
-        }
-        if !asked.is_empty() && (name == "none" || asked.iter().any(|n| n == "none")) {
-            return Err(invalid(
-                "container cannot be connected to multiple networks with one of the networks in private (none) mode",
-            ));
-        }
-        // The default routes may lead elsewhere with it, which depends on what is asked of it.
-        container.lock().asked.endpoints.insert(name.clone(), settings.clone());
-        if phase.alive() {
-            if let Err(error) = self.connect_live(&container, &net, &settings).await {
-                container.lock().asked.endpoints.shift_remove(&name);
-                return Err(error);
-            }
-        } else {
-            self.network_event(&net, "connect", &[("container", container.id.clone())]);
-            let mut inner = container.lock();
-            if inner.asked.endpoints.len() == 1 {
-                inner.asked.host.network_mode.clone_from(&name);
-            }
-        }
-        container.save_life();
-        container.save_asked()
-    }
-
-    async fn connect_live(
-        self: &Arc<Self>,
-        container: &Arc<Container>,
-        net: &Arc<Net>,
-        settings: &EndpointSettings,
-    ) -> Result<()> {
-        let name = &net.record.name;
-        let attached = self.allocate(container, net, settings, None)?;
-        let pid = {
-            let mut inner = container.lock();
-            inner.life.attached.insert(name.clone(), attached.clone());
-            inner.life.pid
-        };
-        let made = match self.plug(container, net, settings, pid, [false; 2]).await {
-            Ok(()) => self.reroute(container).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = made {
-            let made = container.lock().life.attached.shift_remove(name);
-            net.leave(&container.id);
-            if let Some(made) = made.filter(|a| !a.mac.is_empty()) {
-                self.unplug(net, &made, pid).await?;
-                self.reroute(container).await?;
-            }
-            net.release(&owner(container, &attached.endpoint_id));
-            return Err(error);
-        }
-        if net.user_defined() && container.resolver.lock().is_none() {
-            // Its resolv.conf is the file that it has mounted: written in place it is seen at once.
-            let asked = container.lock().asked.clone();
-            let text = crate::files::resolv(&asked.host, true);
-            crate::files::write(&container.dir, "resolv.conf", &text, asked.ids.as_ref())?;
-            self.serve_names(container, pid).await;
-        }
-        self.own_hosts(container, &attached, true)
-    }
-
-    /// Removes one interface of a running container.
-    async fn unplug(&self, net: &Net, attached: &Attached, pid: u32) -> Result<()> {
-        if matches!(net.driver, Driver::Vlan(_)) {
-            return Ok(self.network.detach_in(&netns(pid), &attached.ifname).await?);
-        }
-        Ok(self.network.detach(&attached.host_ifname).await?)
-    }
-
-    /// Leads the default routes of a running container, and its published ports, where they belong by now.
-    async fn reroute(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
-        let new = self.gateways(container);
-        let (old, pid, attached) = {
-            let mut inner = container.lock();
-            let old = std::mem::replace(&mut inner.life.gateways, new.clone());
-            (old, inner.life.pid, inner.life.attached.clone())
-        };
-        if new == old {
-            return Ok(());
-        }
-        for v6 in [0, 1] {
-            let Some(name) = new[v6].as_ref().filter(|_| new[v6] != old[v6]) else { continue };
-            let Some(one) = attached.get(name) else { continue };
-            let via = if v6 == 1 { one.gateway6 } else { one.gateway };
-            let itself = matches!(&self.networks.get(name)?.driver, Driver::Vlan(o) if o.routes_itself());
-            if via.is_some() || itself {
-                let destination =
-                    if v6 == 1 { IpNet::V6(Default::default()) } else { IpNet::V4(Default::default()) };
-                let route = network::link::Route { destination, via, source: None };
-                self.network.link().ensure_route_in(&netns(pid), &one.ifname, &route).await?;
-            }
-        }
-        self.network.ports().unpublish(&container.id)?;
-        container.lock().life.ports.clear();
-        self.publish(container)
-    }
-
-    /// The container's own names in its hosts file, for one connection.
-    fn own_hosts(&self, container: &Container, attached: &Attached, add: bool) -> Result<()> {
-        let path = container.dir.join("hosts");
-        let text = std::fs::read_to_string(&path).map_err(Error::io(path.display()))?;
-        let own: Vec<String> = attached.addresses().map(|a| a.addr().to_string()).collect();
-        let of = |line: &str| own.iter().any(|a| line.split_whitespace().next() == Some(a));
-        let mut new: String = text.lines().filter(|l| !of(l)).map(|l| format!("{l}\n")).collect();
-        if add {
-            let names = crate::files::own_names(&container.lock().asked.config);
-            for address in own {
-                new.push_str(&format!("{address}\t{}\n", names.join(" ")));
-            }
-        }
-        let ids = container.lock().asked.ids.clone();
-        crate::files::write(&container.dir, "hosts", &new, ids.as_ref())
-    }
-
-    /// `docker network disconnect`.
-    pub async fn network_disconnect(
-        self: &Arc<Self>,
-        reference: &str,
-        container: &str,
-        force: bool,
-    ) -> Result<()> {
-        let container = match self.find(container) {
-            Err(Error::NotFound(_)) if force => {
-                self.networks.get(reference)?;
-                return Err(not_found(format!("endpoint {container} not found")));
-            }
-            other => other?,
-        };
-        let _op = container.op.lock().await;
-        let net = self.networks.get(reference);
-        let phase = container.phase();
-        not_removed(&container, phase)?;
-        let name = match &net {
-            Ok(net) => net.record.name.clone(),
-            // What is gone can still be taken off the list.
-            Err(_) if force || !phase.alive() => reference.to_owned(),
-            Err(error) => return Err(error.clone()),
-        };
-        if phase.alive() && container.lock().asked.host.network_mode == "host" && name == "host" {
-            return Err(invalid(
-                "cannot disconnect container from host network - container was created in host network mode",
-            ));
-        }
-        let (known, attached, pid) = {
-            let mut inner = container.lock();
-            let known = inner.asked.endpoints.shift_remove(&name).is_some();
-            (known, inner.life.attached.shift_remove(&name), inner.life.pid)
-        };
-        if !known {
-            let article = if phase.alive() { "" } else { "the " };
-            return Err(system(format!(
-                "container {} is not connected to {article}network {name}",
-                container.id
-            )));
-        }
-        if let (Some(one), Ok(net)) = (attached, &net) {
-            net.leave(&container.id);
-            self.unplug(net, &one, pid).await?;
-            net.release(&owner(&container, &one.endpoint_id));
-            self.own_hosts(&container, &one, false)?;
-            self.reroute(&container).await?;
-        }
-        if let Ok(net) = &net {
-            self.network_event(net, "disconnect", &[("container", container.id.clone())]);
-        }
-        container.save_life();
-        container.save_asked()
-    }
-}
-
-const SHARED: &str = "container sharing network namespace with another container or host cannot be connected to any other network";
-
-fn not_removed(container: &Container, phase: Phase) -> Result<()> {
-    if matches!(phase, Phase::Removing | Phase::Dead) {
-        return Err(system(format!(
-            "Container {} is marked for removal and cannot be connected or disconnected to the network",
-            container.id
-        )));
-    }
-    Ok(())
 }
 
 /// The link-local addresses that are asked for, with the sizes that their kinds have.

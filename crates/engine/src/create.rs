@@ -5,14 +5,14 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use image::Image;
+use image::{Image, Platform};
 use indexmap::IndexMap;
 
 use crate::container::{Asked, Container, Life};
-use crate::error::{Error, Result, invalid, not_found};
+use crate::error::{Error, Result, invalid, not_found, system};
 use crate::model::{Config, CreateBody, EndpointSettings, HealthConfig, HostConfig, VolumeCreate, Words};
 use crate::mounts::MountPoint;
-use crate::volumes::blocking;
+use crate::volumes::{Reserved, blocking};
 use crate::{Engine, mounts, names, networks, validate};
 
 /// The answer to a creation.
@@ -84,9 +84,32 @@ pub(crate) fn merge(config: &mut Config, image: &image::Config) {
     }
 }
 
+/// Refuses an image that is for another platform.
+fn of_platform(image: Arc<Image>, name: &str, wanted: &Platform) -> Result<Arc<Image>> {
+    let config = &image.config;
+    if wanted.accepts(&config.os, &config.architecture, &config.variant) {
+        return Ok(image);
+    }
+    let has = Platform {
+        os: config.os.clone(),
+        architecture: config.architecture.clone(),
+        variant: config.variant.clone(),
+    };
+    Err(not_found(format!(
+        "image with reference {name} was found but its platform ({has}) does not match the specified platform ({wanted})"
+    )))
+}
+
 impl Engine {
     /// Makes a container; it is not started.
-    pub async fn create(self: &Arc<Self>, name: Option<&str>, body: CreateBody) -> Result<Created> {
+    ///
+    /// With a `platform` the image must be for that: what a client gets to know as missing, it pulls.
+    pub async fn create(
+        self: &Arc<Self>,
+        name: Option<&str>,
+        body: CreateBody,
+        platform: Option<Platform>,
+    ) -> Result<Created> {
         let CreateBody { mut config, mut host_config, runtime, networking_config, read_only_top } = body;
         if host_config.runtime.is_empty() {
             host_config.runtime = runtime;
@@ -96,7 +119,12 @@ impl Engine {
         if config.image.is_empty() {
             return Err(invalid("no image specified: Image must not be empty"));
         }
-        let image = self.images.get(&config.image)?;
+        let image = match &platform {
+            None => self.images.get(&config.image)?,
+            Some(platform) => {
+                of_platform(self.images.get_for(&config.image, platform)?, &config.image, platform)?
+            }
+        };
         merge(&mut config, image.run_config());
         validate::config(&config)?;
         self.settings().fill(&mut host_config)?;
@@ -153,9 +181,11 @@ impl Engine {
         };
         let dir = self.containers_dir().join(&id);
         let container = Container::new(id.clone(), dir, asked, Life::default());
-        match self.make(&container, &image).await {
+        let reserved = self.volumes.reserve();
+        match self.make(&container, &image, &reserved).await {
             Ok(()) => {
                 self.insert(container.clone());
+                drop(reserved);
                 self.container_event(&container, "create", &[]);
                 Ok(Created { id, warnings })
             }
@@ -177,19 +207,42 @@ impl Engine {
         }
     }
 
+    /// How much a container's layer may take; refused where the file system cannot tell.
+    fn layer_size(&self, host: &HostConfig) -> Result<Option<u64>> {
+        let default = crate::quota::default_size(&self.settings().storage_opts).map_err(invalid)?;
+        let size = crate::quota::layer_size(&host.storage_opt, default)?;
+        let asked = size.is_some() || !host.storage_opt.is_empty();
+        if asked && !(self.on_xfs() && self.layer_quotas.supported()?) {
+            return Err(system(
+                "--storage-opt is supported only for overlay over xfs with 'pquota' mount option",
+            ));
+        }
+        Ok(size)
+    }
+
     /// What takes place on disk: the folder, the writable layer, volumes; last the file that makes it a container.
-    async fn make(&self, container: &Container, image: &Image) -> Result<()> {
+    async fn make(&self, container: &Container, image: &Image, reserved: &Reserved) -> Result<()> {
         std::fs::create_dir(&container.dir).map_err(Error::io(container.dir.display()))?;
-        self.images.prepare(&container.id, image).await?;
+        let snapshot = self.images.prepare(&container.id, image).await?;
+        let host = container.lock().asked.host.clone();
+        if let Some(bytes) = self.layer_size(&host)? {
+            let set = self.layer_quotas.set(&snapshot.upper, &[&snapshot.work], bytes);
+            set.map_err(|e| e.map(|text| format!("limiting the container's layer: {text}")))?;
+        }
         let mut points = container.lock().asked.mounts.clone();
         for point in &mut points {
-            self.make_mount(container, point).await?;
+            self.make_mount(container, point, reserved).await?;
         }
         container.lock().asked.mounts = points;
         container.save_asked()
     }
 
-    async fn make_mount(&self, container: &Container, point: &mut MountPoint) -> Result<()> {
+    async fn make_mount(
+        &self,
+        container: &Container,
+        point: &mut MountPoint,
+        reserved: &Reserved,
+    ) -> Result<()> {
         match point.kind.as_str() {
             "volume" => {
                 let request = VolumeCreate {
@@ -198,7 +251,7 @@ impl Engine {
                     driver_opts: point.options.clone(),
                     labels: point.labels.clone(),
                 };
-                let volume = self.make_volume(request).await?;
+                let volume = self.make_volume(request, Some(reserved)).await?;
                 point.name.clone_from(&volume.name);
                 point.driver.clone_from(&volume.driver);
                 if volume.driver == "local" && point.mode.is_empty() {

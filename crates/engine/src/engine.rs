@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use image::ImageStore;
+use ipnet::{IpNet, Ipv4Net};
 use network::Network;
 use parking_lot::{Mutex, RwLock};
 use runtime::Runtime;
@@ -12,12 +13,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::container::{Container, Phase};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, system};
 use crate::events::Bus;
 use crate::exec::Exec;
 use crate::metrics::Metrics;
 use crate::names::Names;
 use crate::networks::{AddressPools, Networks};
+use crate::quota::Quotas;
 use crate::settings::Settings;
 use crate::volumes::Volumes;
 
@@ -46,7 +48,9 @@ pub struct Engine {
     pub(crate) metrics: Metrics,
     containers: RwLock<HashMap<String, Arc<Container>>>,
     pub(crate) names: Mutex<Names>,
-    pub(crate) volumes: Volumes,
+    pub(crate) volumes: Arc<Volumes>,
+    /// What containers' layers may take.
+    pub(crate) layer_quotas: Quotas,
     pub(crate) networks: Networks,
     /// The name servers of this machine.
     pub(crate) upstreams: network::dns::Upstreams,
@@ -81,10 +85,23 @@ impl Engine {
         let pools = pools.with_local6(&id);
         let remap = settings.userns_remap.clone();
         let ids = crate::volumes::blocking(move || crate::userns::resolve(&remap)).await?;
+        if crate::quota::default_size(&settings.storage_opts).is_ok_and(|s| s.is_some()) {
+            match crate::system::backing(&instance.data_dir) {
+                "xfs" => {}
+                other => {
+                    return Err(system(format!(
+                        "Storage Option overlay2.size only supported for backingFS XFS. Found {other}"
+                    )));
+                }
+            }
+        }
+        let own = own_bridge(&network, &settings).await?;
+        network.set_forwarding(settings.ip_forward);
         let engine = Arc::new(Engine {
             ids,
-            volumes: Volumes::open(instance.data_dir.join("volumes"))?,
-            networks: Networks::open(root.join("networks"), &instance, pools, &settings)?,
+            layer_quotas: Quotas::new(instance.data_dir.join("snapshots"), "fs"),
+            volumes: Arc::new(Volumes::open(instance.data_dir.join("volumes"))?),
+            networks: Networks::open(root.join("networks"), &instance, pools, &settings, own)?,
             upstreams: network::dns::Upstreams::system(vec![crate::resolver::OWN.into()]),
             id,
             instance,
@@ -211,6 +228,12 @@ impl Engine {
                     let _ = std::fs::remove_dir_all(&path);
                     self.discard_leftover(&id).await;
                 }
+                Err(error) if torn(&path) => {
+                    // Of a container with --rm nothing is flushed; after a power cut it would have been removed anyway.
+                    tracing::info!(container = %id, %error, "removing a container that a power cut has torn");
+                    let _ = std::fs::remove_dir_all(&path);
+                    self.discard_leftover(&id).await;
+                }
                 Err(error) => tracing::error!(%error, "a container cannot be read and is left alone"),
             }
         }
@@ -246,13 +269,13 @@ impl Engine {
             }
         }
         let mut keep: Vec<String> = Vec::new();
-        let bridge = self.networks.get("bridge")?;
+        let bridge = self.networks.get("bridge").map(|net| net.record.id.clone()).unwrap_or_default();
         for net in self.networks.list() {
             if !net.record.bridge.is_empty() {
                 keep.push(net.record.bridge.clone());
             }
             // The default bridge is made when the first container needs it, the others stand.
-            if net.record.id != bridge.record.id
+            if net.record.id != bridge
                 && let Err(error) = self.link_up(&net).await
             {
                 tracing::error!(network = %net.record.name, %error, "the network's link could not be made");
@@ -265,8 +288,15 @@ impl Engine {
             tracing::error!(%error, "bridges that nobody needs could not be removed");
         }
         self.watch_foreign();
-        let mut alive = Vec::new();
         let unreached = self.runtime.unreached();
+        // Before anything is started again, or it would be given what those have that are found later.
+        for container in &found {
+            let runs = running.get(&container.id).is_some_and(|s| s.pid.is_some());
+            if runs || unreached.contains(&container.id) {
+                self.claim_addresses(container);
+            }
+        }
+        let mut alive = Vec::new();
         for container in found {
             if unreached.contains(&container.id) {
                 // It may well run: what is known of it stays, and the next start asks again.
@@ -334,9 +364,20 @@ impl Engine {
 
     /// A container without any trace in the runtime: the machine was restarted, or it had ended before.
     async fn resume_dead(self: &Arc<Self>, container: Arc<Container>) {
+        if container.phase() == Phase::Restarting {
+            // It had ended, and what becomes of it was decided: only the wait is gone. It begins anew.
+            let delay = container.lock().life.last_delay;
+            self.release_volumes(&container, true).await;
+            container.announce(|_| {});
+            let given_up = tokio_util::sync::CancellationToken::new();
+            *container.restart.lock() = given_up.clone();
+            let engine = self.clone();
+            self.spawn(async move { engine.restart_after(&container, delay, given_up).await });
+            return;
+        }
         let (again, remove) = {
             let mut inner = container.lock();
-            let was_running = inner.life.phase.alive() || inner.life.phase == Phase::Restarting;
+            let was_running = inner.life.phase.alive();
             if was_running {
                 inner.life.phase = Phase::Exited;
                 inner.life.pid = 0;
@@ -372,12 +413,38 @@ impl Engine {
     }
 }
 
+/// The address of the bridge that somebody else has made for the default network; `None` if it has none, or if the bridge
+/// is ours.
+async fn own_bridge(network: &Network, settings: &Settings) -> Result<Option<Ipv4Net>> {
+    let Ok(Some(name)) = settings.own_bridge() else { return Ok(None) };
+    if !network.link().list().await?.iter().any(|l| l.name == name && l.kind == "bridge") {
+        return Err(system(format!("bridge device with non default name {name} must be created manually")));
+    }
+    let addresses = network.link().addresses(name).await?;
+    Ok(addresses.iter().find_map(|a| match a {
+        IpNet::V4(net) => Some(*net),
+        IpNet::V6(_) => None,
+    }))
+}
+
+/// Whether the file of a container ends before its content does, as one that was never flushed can after a power cut. What
+/// is flushed is there whole.
+fn torn(dir: &std::path::Path) -> bool {
+    let Ok(bytes) = std::fs::read(dir.join("config.json")) else { return false };
+    bytes.iter().all(|b| *b == 0)
+        || serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_err_and(|e| e.is_eof())
+}
+
 /// Tells the images what the settings say of registries.
 fn configure_registries(images: &ImageStore, settings: &Settings) {
-    let mut config = images.registry_config();
-    config.insecure.clone_from(&settings.insecure_registries);
-    config.mirrors.clone_from(&settings.registry_mirrors);
-    images.configure_registries(config);
+    let before = images.registry_config();
+    images.configure_registries(image::RegistryConfig {
+        insecure: settings.insecure_registries.clone(),
+        mirrors: settings.registry_mirrors.clone(),
+        certificates: before.certificates,
+        patience: before.patience,
+        ..settings.transfers()
+    });
 }
 
 /// The engine's id: made once, kept.

@@ -18,6 +18,8 @@ use crate::{Engine, spec};
 const READY: Duration = Duration::from_secs(10);
 /// How many ended execs of one container are remembered.
 const REMEMBERED: usize = 64;
+/// How many execs of one container may be there that nobody has started: one more, and the oldest is forgotten.
+const PREPARED: usize = 1024;
 
 /// One exec.
 #[derive(Debug)]
@@ -25,6 +27,7 @@ pub(crate) struct Exec {
     pub id: String,
     pub container: String,
     pub config: ExecConfig,
+    created: jiff::Timestamp,
     state: Mutex<ExecState>,
     /// True once its process runs or could not be started.
     begun: watch::Sender<bool>,
@@ -63,6 +66,7 @@ impl Engine {
             id: base::rng::hex(32),
             container: id.clone(),
             config,
+            created: base::clock::now(),
             state: Mutex::default(),
             begun: watch::Sender::new(false),
         });
@@ -77,17 +81,19 @@ impl Engine {
             ended.truncate(REMEMBERED / 2);
             all.retain(|id, _| !ended.contains(id));
         }
+        let prepared = all.values().filter(|e| e.container == id && !e.state.lock().started);
+        if prepared.clone().count() >= PREPARED
+            && let Some(oldest) = prepared.min_by_key(|e| e.created).map(|e| e.id.clone())
+        {
+            all.remove(&oldest);
+        }
         all.insert(exec.id.clone(), exec.clone());
         drop(all);
         if !foreign {
             let container = self.find(&id)?;
             container.lock().life.execs.push(exec.id.clone());
-            let command = exec.config.cmd.join(" ");
-            self.container_event(
-                &container,
-                &format!("exec_create: {command}"),
-                &[("execID", exec.id.clone())],
-            );
+            let action = format!("exec_create: {}", line(&exec.config.cmd));
+            self.container_event(&container, &action, &[("execID", exec.id.clone())]);
         }
         Ok(exec.id.clone())
     }
@@ -141,14 +147,24 @@ impl Engine {
             }
         }
         let config = &exec.config;
-        let (base, container) = match self.foreign.get(&exec.container) {
-            Some(state) => (state.spec.oci.process().clone().unwrap_or_default(), None),
-            None => {
-                let container = self.runnable(&exec.container)?;
-                (self.exec_base(&container).await?, Some(container))
+        let prepared = async {
+            let (base, container) = match self.foreign.get(&exec.container) {
+                Some(state) => (state.spec.oci.process().clone().unwrap_or_default(), None),
+                None => {
+                    let container = self.runnable(&exec.container)?;
+                    (self.exec_base(&container).await?, Some(container))
+                }
+            };
+            Ok::<_, Error>((exec_process(base, config)?, container))
+        };
+        let (process, container) = match prepared.await {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                exec.state.lock().exit_code = Some(126);
+                exec.begun.send_replace(true);
+                return Err(error);
             }
         };
-        let process = exec_process(base, config)?;
         let spec = ExecSpec {
             exec_id: exec.id.clone(),
             process,
@@ -160,6 +176,10 @@ impl Engine {
                 .filter(|(r, c)| *r > 0 && *c > 0),
             unconfined: config.privileged,
         };
+        if let Some(container) = &container {
+            let action = format!("exec_start: {}", line(&config.cmd));
+            self.container_event(container, &action, &[("execID", exec.id.clone())]);
+        }
         let started = match self.runtime.exec(&exec.container, &spec).await {
             Ok(started) => started,
             Err(error) => {
@@ -186,14 +206,6 @@ impl Engine {
             state.pid = started.pid;
         }
         exec.begun.send_replace(true);
-        if let Some(container) = &container {
-            let command = config.cmd.join(" ");
-            self.container_event(
-                container,
-                &format!("exec_start: {command}"),
-                &[("execID", exec.id.clone())],
-            );
-        }
         let mut io = started.io;
         let (sender, receiver) = tokio::sync::oneshot::channel();
         if let Some(exit) = io.exit.replace(receiver) {
@@ -277,11 +289,19 @@ impl Engine {
     /// The execs of a container go with its process.
     pub(crate) fn forget_execs(&self, container: &Container) {
         container.lock().life.execs.clear();
-        let mut all = self.execs.lock();
         if self.by_id(&container.id).is_none() {
-            all.retain(|_, e| e.container != container.id);
+            self.forget_execs_of(&container.id);
         }
     }
+
+    pub(crate) fn forget_execs_of(&self, container: &str) {
+        self.execs.lock().retain(|_, e| e.container != container);
+    }
+}
+
+/// A command as events show it: the program, a space, and its arguments.
+fn line(command: &[String]) -> String {
+    command.split_first().map_or_else(String::new, |(program, rest)| format!("{program} {}", rest.join(" ")))
 }
 
 fn exec_process(mut process: Process, config: &ExecConfig) -> Result<Process> {
@@ -326,7 +346,7 @@ pub(crate) async fn probe(
         attributes.extend_from_slice(more);
         engine.container_event(container, what, &attributes);
     };
-    let line = command.join(" ");
+    let line = line(command);
     tell(&format!("exec_create: {line}"), &[]);
     let pid = std::sync::atomic::AtomicI32::new(0);
     let output = Mutex::new(Vec::new());

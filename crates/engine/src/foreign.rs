@@ -160,6 +160,7 @@ impl Engine {
                         let known: Vec<String> = engine.foreign.list().into_iter().map(|s| s.id).collect();
                         for id in known.iter().filter(|id| !states.iter().any(|s| s.id == **id)) {
                             engine.foreign.remove(id);
+                            engine.forget_execs_of(id);
                         }
                         states.into_iter().for_each(|s| engine.foreign.insert(s));
                     }
@@ -179,6 +180,7 @@ impl Engine {
                     self.foreign_event(&state, "destroy", &[]);
                 }
                 self.foreign.remove(id);
+                self.forget_execs_of(id);
                 return;
             }
             EventKind::Created => "create",

@@ -216,6 +216,8 @@ impl Engine {
         no_overwrite: bool,
     ) -> Result<()> {
         let container = self.find(reference)?;
+        // A start in between would lay a second writable root on the same layer.
+        let _op = container.op.lock().await;
         let Root { fd, inside, ids } = self.root(&container, path, true).await?;
         let folder = format!("{}/", path.trim_end_matches('/'));
         let stat = root::stat(fd.as_fd(), &inside, true).map_err(|e| match e.kind() {

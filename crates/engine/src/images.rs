@@ -128,11 +128,35 @@ fn created(image: &Image) -> i64 {
 }
 
 impl Engine {
+    /// `id` is what the event is about: an image's id, or a reference where a registry is concerned.
     fn image_event(&self, id: &str, action: &str, name: &str) {
-        let mut attributes =
-            self.images.get(id).map_or_else(|_| Map::new(), |i| i.run_config().labels.clone());
+        let labels = self.images.get(id).map_or_else(|_| Map::new(), |i| i.run_config().labels.clone());
+        self.image_event_with(id, action, name, labels);
+    }
+
+    fn image_event_with(&self, id: &str, action: &str, name: &str, labels: Map) {
+        let mut attributes = labels;
         attributes.insert("name".into(), name.to_owned());
         self.events.publish("image", action, id, attributes);
+    }
+
+    /// As the original names what went to a registry or came from there: by the reference, and by the repository.
+    fn transfer_event(&self, action: &str, reference: &image::Reference) {
+        self.image_event(&reference.familiar(), action, &reference.familiar_name());
+    }
+
+    /// Tells that a build has made an image, and what it is called.
+    pub fn image_built(&self, id: &str, names: &[String]) {
+        self.image_event(id, "create", id);
+        for name in names {
+            self.image_event(id, "tag", name);
+        }
+    }
+
+    /// Tells that the build cache was pruned.
+    pub fn builder_pruned(&self, bytes: u64) {
+        let reclaimed = Map::from([("reclaimed".to_owned(), bytes.to_string())]);
+        self.events.publish("builder", "prune", "", reclaimed);
     }
 
     /// The images that the filters let pass, newest first.
@@ -316,12 +340,15 @@ impl Engine {
 
     /// Removes an image or one of its references.
     pub async fn image_remove(&self, reference: &str, force: bool, no_prune: bool) -> Result<Value> {
-        let id = self.images.get(reference)?.id.clone();
+        let image = self.images.get(reference)?;
         let users = self.image_users();
         let deleted = self.images.remove(reference, force, !no_prune, &users).await?;
         for one in &deleted {
             match one {
-                Deleted::Untagged(name) => self.image_event(&id, "untag", name),
+                Deleted::Untagged(_) => {
+                    let labels = image.run_config().labels.clone();
+                    self.image_event_with(&image.id, "untag", &image.id, labels);
+                }
                 Deleted::Deleted(gone) => self.image_event(gone, "delete", gone),
             }
         }
@@ -340,6 +367,20 @@ impl Engine {
         };
         let users = self.image_users();
         let freed = self.images.prune(all, &wanted, &users).await?;
+        for (at, one) in freed.images.iter().enumerate() {
+            match one {
+                Deleted::Deleted(gone) => self.image_event(gone, "delete", gone),
+                // What lost its names is the image that went then.
+                Deleted::Untagged(name) => {
+                    let gone = freed.images[at..].iter().find_map(|d| match d {
+                        Deleted::Deleted(id) => Some(id),
+                        Deleted::Untagged(_) => None,
+                    });
+                    let id = gone.unwrap_or(name);
+                    self.image_event(id, "untag", id);
+                }
+            }
+        }
         let reclaimed = Map::from([("reclaimed".to_owned(), freed.bytes.to_string())]);
         self.events.publish("image", "prune", "", reclaimed);
         Ok(json!({"ImagesDeleted": self.deleted(&freed.images), "SpaceReclaimed": freed.bytes}))
@@ -352,8 +393,7 @@ impl Engine {
     {
         let loaded = self.images.load(tar, progress).await?;
         for one in &loaded {
-            let name = one.references.first().unwrap_or(&one.image.id);
-            self.image_event(&one.image.id, "load", name);
+            self.image_event(&one.image.id, "load", &one.image.id);
         }
         Ok(loaded)
     }
@@ -366,7 +406,7 @@ impl Engine {
         self.images.save(names, out).await?;
         for name in names {
             if let Ok(image) = self.images.get(name) {
-                self.image_event(&image.id, "save", name);
+                self.image_event(&image.id, "save", &image.id);
             }
         }
         Ok(())
@@ -377,8 +417,12 @@ impl Engine {
     where
         R: AsyncRead + Send + Unpin + 'static,
     {
+        let name = import.reference.clone();
         let image = self.images.import(tar, import).await?;
         self.image_event(&image.id, "import", &image.id);
+        if let Some(name) = name.and_then(|n| image::reference::parse_tagged(&n).ok()) {
+            self.image_event(&image.id, "tag", &name.familiar());
+        }
         Ok(image)
     }
 
@@ -391,7 +435,7 @@ impl Engine {
         progress: ProgressSender,
     ) -> Result<Arc<Image>> {
         let image = self.images.pull(reference, auth, platform, progress).await?;
-        self.image_event(&image.id, "pull", reference);
+        self.transfer_event("pull", &image::reference::parse_tagged(reference)?);
         Ok(image)
     }
 
@@ -403,9 +447,8 @@ impl Engine {
         platform: Option<Platform>,
         progress: ProgressSender,
     ) -> Result<()> {
-        for image in self.images.pull_all(repository, auth, platform, progress).await? {
-            self.image_event(&image.id, "pull", repository);
-        }
+        self.images.pull_all(repository, auth, platform, progress).await?;
+        self.transfer_event("pull", &image::reference::parse(repository)?);
         Ok(())
     }
 
@@ -466,10 +509,7 @@ impl Engine {
         progress: ProgressSender,
     ) -> Result<()> {
         self.images.push(reference, auth, progress).await?;
-        // Without a tag every image of the repository went.
-        if let Ok(image) = self.images.get(reference) {
-            self.image_event(&image.id, "push", reference);
-        }
+        self.transfer_event("push", &image::reference::parse(reference)?);
         Ok(())
     }
 
@@ -498,15 +538,23 @@ impl Engine {
         let mut frozen = false;
         if request.pause && phase == Phase::Running {
             match self.runtime.pause(&container.id).await {
-                Ok(()) => frozen = true,
+                Ok(()) => {
+                    frozen = true;
+                    self.container_event(&container, "pause", &[]);
+                }
                 Err(error) => {
                     tracing::debug!(container = %container.short(), %error, "committed without freezing")
                 }
             }
         }
         let layer = self.images.commit_snapshot(&container.id).await;
-        if frozen && let Err(error) = self.runtime.resume(&container.id).await {
-            tracing::warn!(container = %container.short(), %error, "it stays frozen after a commit");
+        if frozen {
+            match self.runtime.resume(&container.id).await {
+                Ok(()) => self.container_event(&container, "unpause", &[]),
+                Err(error) => {
+                    tracing::warn!(container = %container.short(), %error, "it stays frozen after a commit");
+                }
+            }
         }
         let layer: Layer = layer?;
         let (parent, command) = {
@@ -532,11 +580,13 @@ impl Engine {
                 keep_parent: true,
             })
             .await?;
-        let mut more = vec![("comment", request.comment), ("imageID", image.id.clone())];
+        self.image_event(&image.id, "create", &image.id);
+        let mut called = String::new();
         if let Some(target) = request.reference {
             self.image_tag(&image.id, &target).await?;
-            more.push(("imageRef", target));
+            called = image::reference::parse_tagged(&target)?.familiar();
         }
+        let more = [("comment", request.comment), ("imageID", image.id.clone()), ("imageRef", called)];
         self.container_event(&container, "commit", &more);
         Ok(image.id.clone())
     }

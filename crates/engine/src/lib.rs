@@ -37,6 +37,7 @@ mod mounts;
 mod names;
 mod networks;
 mod ports;
+mod quota;
 mod resolver;
 mod restart;
 mod runtimes;

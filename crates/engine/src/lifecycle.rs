@@ -94,6 +94,7 @@ impl Engine {
             let config = &inner.asked.config;
             (inner.life.phase, config.stop_signal.clone(), config.stop_timeout)
         };
+        self.reachable(container)?;
         match phase {
             Phase::Running | Phase::Paused => self.by_hand(container),
             Phase::Restarting => {
@@ -124,7 +125,22 @@ impl Engine {
             self.send(container, SIGKILL).await?;
             let _ = mark.wait_for(|m| !m.process).await;
         }
+        // It may have ended by itself, and its policy had the last word before this did.
+        if container.phase() == Phase::Restarting {
+            self.give_up_restart(container);
+        }
         self.container_event(container, "stop", &[]);
+        Ok(())
+    }
+
+    /// Refuses to end what nobody would hear the end of.
+    fn reachable(&self, container: &Container) -> Result<()> {
+        if container.phase().alive() && self.runtime.unreached().contains(&container.id) {
+            return Err(system(format!(
+                "container {} is left alone: its shim could not be asked when the engine started, so whether it runs is not known. Start the engine again to have it asked again",
+                container.id
+            )));
+        }
         Ok(())
     }
 
@@ -199,17 +215,24 @@ impl Engine {
                 container.id
             )));
         }
+        self.reachable(&container)?;
         if stops {
             self.by_hand(&container);
         }
         let mut mark = container.mark.subscribe();
         let exits = mark.borrow().exits;
         self.send(&container, number).await?;
-        if phase == Phase::Paused {
+        if phase == Phase::Paused && stops {
             self.thaw(&container).await?;
         }
         if number == SIGKILL {
             let _ = mark.wait_for(|m| m.exits > exits || m.removed).await;
+            if container.phase() == Phase::Restarting {
+                let _op = container.op.lock().await;
+                if container.phase() == Phase::Restarting {
+                    self.give_up_restart(&container);
+                }
+            }
         }
         Ok(())
     }
@@ -361,6 +384,7 @@ impl Engine {
             Err(_) => {
                 // A stop may be waiting for a long time until the process has ended; force does not wait for that.
                 if force && container.phase().alive() {
+                    self.reachable(&container)?;
                     self.by_hand(&container);
                     self.send(&container, SIGKILL).await?;
                 }
@@ -373,6 +397,9 @@ impl Engine {
         };
         if self.by_id(&container.id).is_none() {
             return Err(Error::no_container(reference));
+        }
+        if force {
+            self.reachable(&container)?;
         }
         match phase {
             Phase::Removing => {
@@ -442,7 +469,12 @@ impl Engine {
             }
             _ => {}
         }
+        let limited = !container.lock().asked.host.storage_opt.is_empty();
+        let layer = self.images.snapshot(&container.id).ok().filter(|_| limited);
         self.images.discard(&container.id).await.map_err(|e| fail(e.into()))?;
+        if let Some(layer) = layer {
+            self.layer_quotas.forget(&layer.upper);
+        }
         self.discard_image_mounts(container).await.map_err(fail)?;
         // Nobody needs to wait for the rest of its folder.
         let gone = container.clone();

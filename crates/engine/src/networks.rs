@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
@@ -175,17 +175,20 @@ pub(crate) struct Networks {
 }
 
 impl Networks {
-    /// Reads the networks of `dir` and makes the predefined ones that are missing.
+    /// Reads the networks of `dir` and makes the predefined ones that are missing. `own` is the address of the bridge that
+    /// somebody else has made for the default network, if it has one.
     pub(crate) fn open(
         dir: PathBuf,
         instance: &base::Instance,
         pools: AddressPools,
         settings: &Settings,
+        own: Option<Ipv4Net>,
     ) -> Result<Networks> {
         std::fs::create_dir_all(&dir).map_err(Error::io(dir.display()))?;
         base::fsx::remove_leftovers(&dir).map_err(Error::io(dir.display()))?;
         let networks = Networks { dir: dir.clone(), pools, all: RwLock::default() };
-        let addresses = DefaultBridge::of(settings, instance.bridge_ip);
+        let address = own.or(settings.bridge_address()).unwrap_or(instance.bridge_ip);
+        let addresses = DefaultBridge::of(settings, address);
         let mut bridge = None;
         for entry in std::fs::read_dir(&dir).map_err(Error::io(dir.display()))? {
             let path = entry.map_err(Error::io(dir.display()))?.path();
@@ -210,7 +213,8 @@ impl Networks {
         }
         // Its addresses are those of the settings, which may have been given anew.
         let mut record = bridge.unwrap_or_else(|| predefined("bridge"));
-        record.bridge = instance.link("0");
+        record.bridge =
+            settings.own_bridge().ok().flatten().map_or_else(|| instance.link("0"), str::to_owned);
         record.enable_ipv6 = addresses.ipv6();
         record.ipam = addresses.ipam(&record.ipam, || {
             let taken: Vec<IpNet> =
@@ -223,9 +227,13 @@ impl Networks {
         ];
         let options = options.into_iter().chain(settings.bridge_options());
         record.options.extend(options.map(|(k, v)| (k.to_owned(), v)));
-        networks.save(record)?;
+        let net = networks.save(record)?;
+        if settings.without_bridge() {
+            // What is kept of it stays, for the day when there is one again.
+            networks.all.write().remove(&net.record.id);
+        }
         for name in PREDEFINED {
-            if networks.by_name(name).is_none() {
+            if name != "bridge" && networks.by_name(name).is_none() {
                 networks.save(predefined(name))?;
             }
         }
@@ -312,7 +320,7 @@ mod tests {
         let open = |settings: &str| {
             let pools = AddressPools::standard().with_local6("id");
             let settings = Settings::parse(settings).unwrap();
-            Networks::open(dir.path().join("n"), &instance, pools, &settings).unwrap()
+            Networks::open(dir.path().join("n"), &instance, pools, &settings, None).unwrap()
         };
         let networks = open("{}");
         let bridge = networks.get("bridge").unwrap();
@@ -326,6 +334,11 @@ mod tests {
         assert_eq!(six.record.id, bridge.record.id, "the network stays, whatever its addresses");
         assert_eq!(six.family(false).next().unwrap().subnet.to_string(), "10.3.0.0/24");
         assert!(six.family(true).next().unwrap().subnet.to_string().starts_with("fd"));
+        let none = open(r#"{"bridge": "none"}"#);
+        assert!(matches!(none.get("bridge"), Err(Error::NotFound(_))));
+        assert_eq!(none.list().len(), 2);
+        let own = open(r#"{"bridge": "br7"}"#).get("bridge").unwrap();
+        assert_eq!((own.record.bridge.as_str(), &own.record.id), ("br7", &bridge.record.id));
     }
 
     #[test]

@@ -21,13 +21,20 @@ use crate::AddressPools;
 use crate::model::{HostConfig, Map, Ulimit};
 
 mod bridge;
+mod check;
 mod keys;
+mod reload;
 
 /// The settings. [`Settings::default`] is what holds without a file.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 #[allow(missing_docs)] // Each is the key of the same name in Docker's documentation.
 pub struct Settings {
+    pub allow_direct_routing: bool,
+    /// A bridge of somebody else's for the default network, or `none`.
+    pub bridge: String,
+    /// `MARK` or `MARK/MASK`
+    pub bridge_accept_fwmark: String,
     pub bip: Option<Ipv4Net>,
     pub bip6: Option<Ipv6Net>,
     pub cdi_spec_dirs: Option<Vec<PathBuf>>,
@@ -53,6 +60,7 @@ pub struct Settings {
     pub dns_opts: Vec<String>,
     pub dns_search: Vec<String>,
     pub exec_opts: Vec<String>,
+    pub features: BTreeMap<String, bool>,
     pub fixed_cidr: Option<Ipv4Net>,
     pub fixed_cidr_v6: Option<Ipv6Net>,
     pub group: String,
@@ -65,15 +73,20 @@ pub struct Settings {
     pub init: bool,
     pub insecure_registries: Vec<String>,
     pub ip: IpAddr,
+    pub ip_forward: bool,
     pub ip_masq: bool,
     pub ipv6: bool,
     pub labels: Vec<String>,
     pub log_driver: String,
+    pub log_format: String,
     pub log_level: String,
     pub log_opts: Map,
+    pub max_concurrent_downloads: i64,
+    pub max_concurrent_uploads: i64,
+    pub max_download_attempts: i64,
     pub metrics_addr: String,
     pub min_api_version: String,
-    pub mtu: u32,
+    pub mtu: i64,
     pub no_new_privileges: bool,
     pub no_proxy: String,
     pub oom_score_adjust: i32,
@@ -82,7 +95,9 @@ pub struct Settings {
     pub registry_mirrors: Vec<String>,
     pub runtimes: BTreeMap<String, OtherRuntime>,
     pub seccomp_profile: String,
+    pub shutdown_timeout: i64,
     pub storage_driver: String,
+    pub storage_opts: Vec<String>,
     pub tls: Option<bool>,
     pub tlscacert: String,
     pub tlscert: String,
@@ -129,6 +144,9 @@ pub struct OtherRuntime {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            allow_direct_routing: false,
+            bridge: String::new(),
+            bridge_accept_fwmark: String::new(),
             bip: None,
             bip6: None,
             cdi_spec_dirs: None,
@@ -150,6 +168,7 @@ impl Default for Settings {
             dns_opts: Vec::new(),
             dns_search: Vec::new(),
             exec_opts: Vec::new(),
+            features: BTreeMap::new(),
             fixed_cidr: None,
             fixed_cidr_v6: None,
             group: "docker".into(),
@@ -162,12 +181,17 @@ impl Default for Settings {
             init: false,
             insecure_registries: Vec::new(),
             ip: IpAddr::from([0, 0, 0, 0]),
+            ip_forward: true,
             ip_masq: true,
             ipv6: false,
             labels: Vec::new(),
             log_driver: "json-file".into(),
+            log_format: String::new(),
             log_level: String::new(),
             log_opts: Map::new(),
+            max_concurrent_downloads: 0,
+            max_concurrent_uploads: 0,
+            max_download_attempts: 0,
             metrics_addr: String::new(),
             min_api_version: String::new(),
             mtu: 1500,
@@ -179,7 +203,9 @@ impl Default for Settings {
             registry_mirrors: Vec::new(),
             runtimes: BTreeMap::new(),
             seccomp_profile: String::new(),
+            shutdown_timeout: 15,
             storage_driver: String::new(),
+            storage_opts: Vec::new(),
             tls: None,
             tlscacert: String::new(),
             tlscert: String::new(),
@@ -282,124 +308,6 @@ impl Settings {
         Ok(settings)
     }
 
-    fn check(&self) -> Result<(), String> {
-        DefaultBridge::of(self, crate::settings::bridge::STANDARD).check()?;
-        if !self.min_api_version.is_empty() {
-            let version = api_version(&self.min_api_version)
-                .ok_or_else(|| format!("invalid API version: {}", self.min_api_version))?;
-            if !(crate::MIN_API_VERSION..=crate::API_VERSION).contains(&version) {
-                let text = |v: (u32, u32)| format!("{}.{}", v.0, v.1);
-                return Err(format!(
-                    "min-api-version {}: this engine speaks the versions {} to {}",
-                    self.min_api_version,
-                    text(crate::MIN_API_VERSION),
-                    text(crate::API_VERSION)
-                ));
-            }
-        }
-        if !(-1000..=1000).contains(&self.oom_score_adjust) {
-            return Err(format!("oom-score-adjust {}: it is -1000 to 1000", self.oom_score_adjust));
-        }
-        if self.host_gateway_ips.len() > 2
-            || self.host_gateway_ips.iter().filter(|a| a.is_ipv4()).count() > 1
-            || self.host_gateway_ips.iter().filter(|a| a.is_ipv6()).count() > 1
-        {
-            return Err("host-gateway-ips: only one IPv4 and one IPv6 address can be specified".into());
-        }
-        for (name, proxy) in
-            [("http-proxy", self.proxies().http_proxy), ("https-proxy", self.proxies().https_proxy)]
-        {
-            let known = ["http://", "https://", "socks5://", "socks5h://"];
-            if proxy.contains("://") && !known.iter().any(|k| proxy.starts_with(k)) {
-                return Err(format!("invalid {name}: unsupported scheme: it is http://HOST:PORT"));
-            }
-        }
-        for label in &self.labels {
-            let mut same = self
-                .labels
-                .iter()
-                .filter_map(|l| l.split_once('='))
-                .filter(|(k, _)| label.starts_with(&format!("{k}=")));
-            match label.split_once('=') {
-                None | Some(("", _)) => return Err(format!("bad attribute format: {label}")),
-                Some((key, value)) if same.any(|(_, other)| other != value) => {
-                    return Err(format!("conflict labels for {key}={value}"));
-                }
-                Some(_) => {}
-            }
-        }
-        self.address_pools().map_err(|e| e.to_string())?;
-        self.builder.gc.check()?;
-        for (name, runtime) in &self.runtimes {
-            if ["tug", "runc", "io.containerd.runc.v2"].contains(&name.as_str()) {
-                return Err(format!("runtime name '{name}' is reserved"));
-            }
-            if !runtime.runtime_type.is_empty() || runtime.path.is_empty() {
-                return Err(format!("runtimes: {name}: give the path of an OCI runtime's binary"));
-            }
-            if !runtime.runtime_args.is_empty() {
-                return Err(format!(
-                    "runtimes: {name}: runtimeArgs are not supported: name a script that adds them"
-                ));
-            }
-        }
-        let known = ["", "tug", "runc", "io.containerd.runc.v2"];
-        if !known.contains(&self.default_runtime.as_str())
-            && !self.runtimes.contains_key(&self.default_runtime)
-        {
-            return Err(format!("specified default runtime '{}' does not exist", self.default_runtime));
-        }
-        for option in &self.exec_opts {
-            match option.split_once('=').map(|(k, v)| (k.trim(), v.trim())) {
-                Some(("native.cgroupdriver", "cgroupfs" | "")) => {}
-                Some(("native.cgroupdriver", "systemd")) => {
-                    return Err(
-                        "exec-opts: cgroups are made directly: native.cgroupdriver must be cgroupfs".into()
-                    );
-                }
-                Some(("native.cgroupdriver", other)) => {
-                    return Err(format!(
-                        "invalid cgroup driver: {other}. supported cgroup drivers: cgroupfs"
-                    ));
-                }
-                Some((key, _)) => return Err(format!("invalid exec-opt {option}: unknown option {key}")),
-                None => return Err(format!("unable to parse key/value option {option}")),
-            }
-        }
-        if !matches!(self.storage_driver.as_str(), "" | "overlay2" | "overlayfs") {
-            return Err(format!(
-                "storage-driver: {}: layers are overlay mounts: use overlay2",
-                self.storage_driver
-            ));
-        }
-        if !matches!(self.default_ipc_mode.as_str(), "" | "private" | "shareable") {
-            return Err(format!("IPC mode setting '{}' is invalid", self.default_ipc_mode));
-        }
-        if !matches!(self.default_cgroupns_mode.as_str(), "" | "private" | "host") {
-            return Err(format!("default cgroup namespace mode ({}) is invalid", self.default_cgroupns_mode));
-        }
-        if !matches!(self.log_level.as_str(), "" | "debug" | "info" | "warn" | "error" | "fatal") {
-            return Err(format!("invalid logging level: {}", self.log_level));
-        }
-        if !matches!(self.seccomp_profile.as_str(), "" | "builtin" | "unconfined") {
-            std::fs::read_to_string(&self.seccomp_profile)
-                .map_err(|e| format!("opening seccomp profile ({}) failed: {e}", self.seccomp_profile))?;
-        }
-        for mirror in &self.registry_mirrors {
-            let plain = mirror.strip_prefix("https://").or_else(|| mirror.strip_prefix("http://"));
-            let host = plain.map(|p| p.trim_end_matches('/')).filter(|h| !h.is_empty());
-            if host.is_none_or(|h| h.contains(['/', '?', '#', '@'])) {
-                return Err(format!("invalid mirror: {mirror:?}: it is http:// or https:// and a host"));
-            }
-        }
-        for registry in &self.insecure_registries {
-            if registry.contains("://") {
-                return Err(format!("insecure registry {registry} should not contain '://'"));
-            }
-        }
-        runtime::logs::drivers::validate(&self.log_driver, &self.log_opts)
-    }
-
     /// Says in Docker's words that something is given both in the file and by flags: (key, flag's value, file's value).
     pub fn conflict(both: &[(&str, String, String)]) -> String {
         let list: Vec<String> = both
@@ -412,36 +320,62 @@ impl Settings {
         )
     }
 
-    /// Takes the keys over that a running engine can change.
-    pub fn reloaded(&self, new: &Settings) -> Settings {
-        Settings {
-            debug: new.debug,
-            default_runtime: new.default_runtime.clone(),
-            insecure_registries: new.insecure_registries.clone(),
-            labels: new.labels.clone(),
-            registry_mirrors: new.registry_mirrors.clone(),
-            runtimes: new.runtimes.clone(),
-            ..self.clone()
+    /// How much goes to registries and comes from them at once; zero is the default.
+    pub(crate) fn transfers(&self) -> image::RegistryConfig {
+        let default = image::RegistryConfig::default();
+        let or = |own: i64, default: usize| usize::try_from(own).ok().filter(|n| *n > 0).unwrap_or(default);
+        image::RegistryConfig {
+            downloads: or(self.max_concurrent_downloads, default.downloads),
+            uploads: or(self.max_concurrent_uploads, default.uploads),
+            attempts: u32::try_from(self.max_download_attempts)
+                .ok()
+                .filter(|n| *n > 0)
+                .unwrap_or(default.attempts),
+            ..default
         }
     }
 
-    /// What the event of a reload tells.
-    pub(crate) fn reload_attributes(&self) -> Map {
-        Map::from(
-            [
-                ("name", crate::system::hostname()),
-                ("debug", self.debug.to_string()),
-                ("default-runtime", self.default_runtime().to_owned()),
-                ("default-shm-size", self.default_shm_size.to_string()),
-                ("default-ipc-mode", self.default_ipc_mode.clone()),
-                ("insecure-registries", json(&self.insecure_registries)),
-                ("labels", json(&self.labels)),
-                ("live-restore", "true".to_owned()),
-                ("registry-mirrors", json(&self.registry_mirrors)),
-                ("runtimes", json(&self.runtimes.keys().collect::<Vec<_>>())),
-            ]
-            .map(|(k, v)| (k.to_owned(), v)),
-        )
+    /// The packets that enter bridges by their mark: (value, mask).
+    pub(crate) fn admitted(&self) -> Option<(u32, u32)> {
+        let number = |text: &str| match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+            Some(hex) => u32::from_str_radix(hex, 16).ok(),
+            None => text.parse().ok(),
+        };
+        match self.bridge_accept_fwmark.split_once('/') {
+            Some((value, mask)) => Some((number(value)?, number(mask)?)),
+            None => Some((number(&self.bridge_accept_fwmark)?, u32::MAX)),
+        }
+    }
+
+    /// Whether there is no default network (`bridge: none`).
+    pub(crate) fn without_bridge(&self) -> bool {
+        self.bridge == "none"
+    }
+
+    /// The bridge that the default network is on, if it is not one of the engine's own; an error is the option that must
+    /// not be given with it.
+    pub(crate) fn own_bridge(&self) -> Result<Option<&str>, &'static str> {
+        match self.bridge.as_str() {
+            "" => Ok(None),
+            _ if self.bip.is_some() => Err("bip"),
+            _ if self.bip6.is_some() => Err("bip6"),
+            "none" => Ok(None),
+            name => Ok(Some(name)),
+        }
+    }
+
+    /// Whether a build is BuildKit's unless its client says otherwise.
+    pub fn prefers_buildkit(&self) -> bool {
+        self.features.get("buildkit").copied().unwrap_or(true)
+    }
+
+    /// The binary of a runtime by its name and the arguments that it gets first; `None` is the built-in one.
+    pub(crate) fn runtime(&self, name: &str) -> crate::Result<Option<(PathBuf, Vec<String>)>> {
+        let (path, args) = match self.runtimes.get(name) {
+            Some(named) => (named.path.as_str(), named.runtime_args.clone()),
+            None => (name, Vec::new()),
+        };
+        Ok(crate::runtimes::find(path)?.map(|binary| (binary, args)))
     }
 
     /// How registries are reached: as `proxies` says, or the keys and flags of the single ones.
@@ -512,9 +446,8 @@ impl Settings {
         text(&mut host.cgroupns_mode, &self.default_cgroupns_mode);
         text(&mut host.cgroup_parent, &self.cgroup_parent);
         text(&mut host.runtime, self.default_runtime());
-        if let Some(named) = self.runtimes.get(&host.runtime) {
-            host.runtime.clone_from(&named.path);
-        }
+        // Before anything else is made of it: a name that nobody knows is refused.
+        self.runtime(&host.runtime)?;
         if !host.network_mode.starts_with("container:") {
             if host.dns.is_empty() {
                 host.dns = self.dns.iter().map(ToString::to_string).collect();
@@ -600,11 +533,6 @@ fn plain(value: &Value) -> String {
 fn api_version(text: &str) -> Option<(u32, u32)> {
     let (major, minor) = text.split_once('.')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
-}
-
-/// Lists and maps as the events' attributes have them.
-fn json(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_default()
 }
 
 #[cfg(test)]

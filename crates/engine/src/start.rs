@@ -71,7 +71,7 @@ impl Engine {
         // Saved before the process runs: a daemon that comes back finds the addresses of what it finds running.
         container.save_life();
         let waiting = std::mem::take(&mut *container.waiting.lock());
-        for one in waiting {
+        for one in waiting.into_iter().filter(|one| !one.is_closed()) {
             let stream = self.runtime.attach(&container.id).await.map_err(Error::from);
             let _ = one.send(stream); // whoever waited may have gone
         }
@@ -185,6 +185,7 @@ impl Engine {
             cgroup: format!("{parent}/{}", container.id),
             image_mounts,
             cdi_dirs: self.settings().cdi_dirs(),
+            runtime: self.settings().runtime(&asked.host.runtime)?,
         })
     }
 
@@ -226,9 +227,14 @@ impl Engine {
         container.health.lock().cancel();
         container.resolver.lock().take();
         self.forget_execs(container);
+        if let Err(error) = self.runtime.delete(&container.id, true).await {
+            tracing::warn!(container = %container.short(), %error, "its leftovers could not be removed");
+        }
+        self.disconnect_all(container).await;
         let (delay, remove) = {
-            let inner = container.lock();
+            let mut inner = container.lock();
             let started = inner.life.started_at.unwrap_or(exit.at);
+            // Decided where it takes effect: whoever stops it meanwhile finds it running, and must be heard.
             let ended = Ended {
                 exit_code: exit.code,
                 by_hand: inner.life.by_hand || self.shutdown.is_cancelled(),
@@ -237,14 +243,6 @@ impl Engine {
                 last_delay: inner.life.last_delay,
             };
             let delay = restart::decide(&inner.asked.host.restart_policy, ended);
-            (delay, delay.is_none() && inner.asked.host.auto_remove && !inner.kept)
-        };
-        if let Err(error) = self.runtime.delete(&container.id, true).await {
-            tracing::warn!(container = %container.short(), %error, "its leftovers could not be removed");
-        }
-        self.disconnect_all(container).await;
-        {
-            let mut inner = container.lock();
             inner.life.phase = if delay.is_some() { Phase::Restarting } else { Phase::Exited };
             inner.life.pid = 0;
             inner.life.exit_code = exit.code;
@@ -254,7 +252,8 @@ impl Engine {
                 inner.life.restart_count += 1;
                 inner.life.last_delay = delay;
             }
-        }
+            (delay, delay.is_none() && inner.asked.host.auto_remove && !inner.kept)
+        };
         if exit.oom_killed {
             self.container_event(container, "oom", &[]);
         }
@@ -286,7 +285,7 @@ impl Engine {
         }
     }
 
-    async fn restart_after(
+    pub(crate) async fn restart_after(
         self: Arc<Self>,
         container: &Arc<Container>,
         delay: Duration,

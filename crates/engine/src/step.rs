@@ -154,6 +154,7 @@ impl Engine {
             },
             image_mounts: Default::default(),
             cdi_dirs: Vec::new(),
+            runtime: self.settings().runtime(&asked.host.runtime)?,
         })?;
         let mut mounts = spec.oci.mounts().clone().unwrap_or_default();
         mounts.extend(step.mounts.iter().cloned().map(|mut m| {

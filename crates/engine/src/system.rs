@@ -85,10 +85,10 @@ fn without_password(url: &str) -> String {
     }
 }
 
-/// What is told of the storage.
-fn storage(folder: &Path) -> Value {
+/// The name of the file system that a folder is on.
+pub(crate) fn backing(folder: &Path) -> &'static str {
     let kind = rustix::fs::statfs(folder).map_or(0, |s| s.f_type as u64 & 0xffff_ffff);
-    let backing = match kind {
+    match kind {
         0xef53 => "extfs",
         0x5846_5342 => "xfs",
         0x9123_683e => "btrfs",
@@ -97,7 +97,12 @@ fn storage(folder: &Path) -> Value {
         0x2fc1_2fc1 => "zfs",
         0xf2f5_2010 => "f2fs",
         _ => "<unknown>",
-    };
+    }
+}
+
+/// What is told of the storage.
+fn storage(folder: &Path) -> Value {
+    let backing = backing(folder);
     // The kind of a file must be told with its name, or whiteouts cannot be.
     let d_type = || -> rustix::io::Result<bool> {
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
@@ -117,6 +122,11 @@ fn storage(folder: &Path) -> Value {
 }
 
 impl Engine {
+    /// Whether images and layers lie on XFS, the only file system on which layers have a quota.
+    pub(crate) fn on_xfs(&self) -> bool {
+        backing(&self.instance().data_dir) == "xfs"
+    }
+
     /// The time, memory and processors of this machine, for measurements.
     pub(crate) fn machine_size() -> (usize, u64, String) {
         (spec::cpus(), machine().total_memory, machine().operating_system.clone())

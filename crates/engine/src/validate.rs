@@ -5,7 +5,7 @@ use crate::limits;
 use crate::model::{Config, HostConfig, RestartPolicy};
 
 /// /dev/shm unless told otherwise: 64 MiB.
-const SHM_SIZE: i64 = 64 * 1024 * 1024;
+pub(crate) const SHM_SIZE: i64 = 64 * 1024 * 1024;
 
 /// Checks a container's own configuration.
 pub(crate) fn config(config: &Config) -> Result<()> {
@@ -185,7 +185,6 @@ pub(crate) fn host(host: &mut HostConfig) -> Result<Vec<String>> {
     if container_net && !host.extra_hosts.is_empty() {
         return Err(invalid("conflicting options: custom host-to-IP mapping and the network mode"));
     }
-    crate::runtimes::find(&host.runtime)?;
     if host.runtime.is_empty() {
         host.runtime = "tug".into();
     }

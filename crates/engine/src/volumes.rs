@@ -25,6 +25,7 @@ use crate::error::{Error, Result, conflict, not_found, system};
 use crate::filters::Filters;
 use crate::model::{Map, VolumeCreate};
 use crate::mounts::MountPoint;
+use crate::quota::Quotas;
 
 /// The label of a volume that nobody named.
 const ANONYMOUS: &str = "com.docker.volume.anonymous";
@@ -64,6 +65,9 @@ pub(crate) struct Volumes {
     root: PathBuf,
     all: Mutex<BTreeMap<String, Arc<Volume>>>,
     plugins: plugin::Registry,
+    pub(crate) quotas: Quotas,
+    /// How many containers are being created with each volume: nothing else says yet that it is in use.
+    reserved: Mutex<BTreeMap<String, usize>>,
     /// Held while one is made or removed.
     changes: tokio::sync::Mutex<()>,
     /// Held while one is mounted or unmounted.
@@ -100,13 +104,20 @@ impl Volumes {
             keep(&mut all, &file, std::fs::read(&file));
         }
         Ok(Volumes {
+            quotas: Quotas::new(root.clone(), "_data"),
             root,
             all: Mutex::new(all),
             plugins: plugin::Registry::default(),
+            reserved: Mutex::default(),
             changes: tokio::sync::Mutex::default(),
             mounting: tokio::sync::Mutex::default(),
             pruning: AtomicBool::new(false),
         })
+    }
+
+    /// Keeps the volumes of a container that is being created.
+    pub(crate) fn reserve(self: &Arc<Self>) -> Reserved {
+        Reserved { volumes: self.clone(), names: Mutex::default() }
     }
 
     /// What is kept of a volume; plugins may know more.
@@ -173,9 +184,40 @@ impl Volumes {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(what())(e)),
                 _ => {}
             }
+            if local::quota(&volume.options).is_some() {
+                self.quotas.forget(&self.data(&volume.name));
+            }
         }
         self.all.lock().remove(&volume.name);
         Ok(())
+    }
+}
+
+/// The volumes of a container that is being created: nobody removes them as long as this is held.
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    volumes: Arc<Volumes>,
+    names: Mutex<Vec<String>>,
+}
+
+impl Reserved {
+    fn add(&self, name: &str) {
+        *self.volumes.reserved.lock().entry(name.to_owned()).or_default() += 1;
+        self.names.lock().push(name.to_owned());
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        let mut all = self.volumes.reserved.lock();
+        for name in self.names.get_mut().drain(..) {
+            if let Some(count) = all.get_mut(&name) {
+                *count -= 1;
+                if *count == 0 {
+                    all.remove(&name);
+                }
+            }
+        }
     }
 }
 
@@ -193,12 +235,17 @@ fn keep(all: &mut BTreeMap<String, Arc<Volume>>, file: &Path, read: std::io::Res
 impl Engine {
     /// Makes a volume.
     pub async fn volume_create(&self, request: VolumeCreate) -> Result<Value> {
-        let volume = self.make_volume(request).await?;
+        let volume = self.make_volume(request, None).await?;
         Ok(self.volume_json(&volume, None))
     }
 
-    /// Makes a volume, or finds the one of that name. One that nobody named gets a name.
-    pub(crate) async fn make_volume(&self, request: VolumeCreate) -> Result<Arc<Volume>> {
+    /// Makes a volume, or finds the one of that name. One that nobody named gets a name. It is reserved before anybody
+    /// else can remove it.
+    pub(crate) async fn make_volume(
+        &self,
+        request: VolumeCreate,
+        reserved: Option<&Reserved>,
+    ) -> Result<Arc<Volume>> {
         let VolumeCreate { mut name, driver, driver_opts, mut labels } = request;
         let named = !name.is_empty();
         if !named {
@@ -206,6 +253,9 @@ impl Engine {
             labels.insert(ANONYMOUS.into(), String::new());
         }
         let _one = self.volumes.changes.lock().await;
+        if let Some(reserved) = reserved {
+            reserved.add(&name);
+        }
         if let Some(existing) = self.volumes.known(&name) {
             if !driver.is_empty() && driver != existing.driver {
                 return Err(conflict(format!(
@@ -218,7 +268,7 @@ impl Engine {
             {
                 return Ok(existing);
             }
-            if self.volumes_in_use().contains_key(&name) {
+            if self.users_of(&name).next().is_some() {
                 return Err(conflict(format!(
                     "create {name}: found references to volume '{name}' in driver '{}' but the volume was not found in the driver -- you may need to remove containers referencing this volume or force remove the volume to re-create it: volume name must be unique",
                     existing.driver
@@ -237,7 +287,7 @@ impl Engine {
         let volume = Volume { name, created: base::clock::now(), driver, labels, options: driver_opts };
         let volume = if volume.local() {
             local::check_name(&volume.name)?;
-            local::check_options(&volume.name, &volume.options)?;
+            local::check_options(&volume.name, &volume.options, || self.volumes.quotas.supported())?;
             self.volumes.make_local(volume, self.ids.as_ref())?
         } else {
             let failed = |e: Error| e.map(|text| format!("create {}: {text}", volume.name));
@@ -389,6 +439,11 @@ impl Engine {
         used
     }
 
+    /// The containers that use a volume.
+    fn users_of(&self, name: &str) -> impl Iterator<Item = String> {
+        self.volumes_in_use().remove(name).unwrap_or_default().into_iter()
+    }
+
     /// Removes a volume; with `force` a missing one is no error, nor is a plugin that fails.
     pub async fn volume_remove(&self, name: &str, force: bool) -> Result<()> {
         let _one = self.volumes.changes.lock().await;
@@ -402,8 +457,14 @@ impl Engine {
             }
             Err(error) => return Err(error),
         };
-        if let Some(users) = self.volumes_in_use().get(name) {
+        let users: Vec<String> = self.users_of(name).collect();
+        if !users.is_empty() {
             return Err(conflict(format!("remove {name}: volume is in use - [{}]", users.join(", "))));
+        }
+        if self.volumes.reserved.lock().contains_key(name) {
+            return Err(conflict(format!(
+                "remove {name}: volume is in use - a container is being created with it"
+            )));
         }
         if volume.local() {
             // What is mounted there is not ours to delete.
@@ -414,7 +475,8 @@ impl Engine {
             }
             tracing::warn!(volume = %name, %error, "forgotten, though its plugin could not remove it");
         }
-        self.volumes.forget(&volume)?;
+        let (volumes, gone) = (self.volumes.clone(), volume.clone());
+        blocking(move || volumes.forget(&gone)).await?;
         self.volume_event(name, "destroy", &[("driver", volume.driver.clone())]);
         Ok(())
     }
@@ -439,7 +501,8 @@ impl Engine {
         for volume in self.volumes.list() {
             let candidate =
                 (all || volume.labels.contains_key(ANONYMOUS)) && volume.local() && volume.options.is_empty();
-            if !candidate || used.contains_key(&volume.name) || !filters.labels(&volume.labels) {
+            let reserved = self.volumes.reserved.lock().contains_key(&volume.name);
+            if !candidate || reserved || used.contains_key(&volume.name) || !filters.labels(&volume.labels) {
                 continue;
             }
             let data = self.volumes.data(&volume.name);
@@ -517,6 +580,11 @@ impl Engine {
             }
         } else {
             hold();
+        }
+        if let Some(bytes) = local::quota(&volume.options) {
+            self.volumes.quotas.set(&data, &[], bytes).map_err(|e| {
+                e.map(|text| format!("error while mounting volume '{}': {text}", data.display()))
+            })?;
         }
         Ok(data)
     }

@@ -198,6 +198,12 @@ pub async fn leftovers(context: &Context) -> Result<Leftovers> {
         (found.namespace, found.name) = (of(label::NAMESPACE), of(label::POD));
         found.state.sandbox = SandboxState::Ready(ReadySandbox { id: sandbox.id, pid: sandbox.pid, ips });
     }
+    // Its pod gets another one; but whoever got its address too would not be reached.
+    for spec in runtime.unreached_sandboxes().iter().filter(|s| !s.host_network) {
+        let ips = spec.annotations.get(annotation::IPS).map_or("", String::as_str);
+        let owner = format!("sandbox {}", spec.id);
+        left.addresses.extend(ips.split(',').filter_map(|ip| Some((owner.clone(), ip.parse().ok()?))));
+    }
     let mut runs: BTreeMap<(String, String), Vec<Run>> = BTreeMap::new();
     for state in runtime.list().await? {
         let of = |key: &str| state.spec.labels.get(key).cloned().unwrap_or_default();

@@ -209,6 +209,7 @@ pub fn container(input: Input<'_>) -> Result<ContainerSpec, String> {
             size: None,
         },
         runtime: None,
+        runtime_args: Vec::new(),
         init: false,
         seccomp: seccomp(pod, container, input.seccomp_root)?,
         annotations: [

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use base::Instance;
 use ipnet::IpNet;
@@ -68,6 +69,10 @@ pub struct BridgeSpec {
     pub internal: bool,
     /// Links of this machine from which published ports may be reached at the containers' own addresses too.
     pub trusted: Vec<String>,
+    /// They may be reached so from everywhere.
+    pub direct: bool,
+    /// Packets whose mark, as far as the second number has bits, is the first one enter whatever they are for.
+    pub admitted: Option<(u32, u32)>,
 }
 
 impl BridgeSpec {
@@ -83,6 +88,8 @@ impl BridgeSpec {
             isolated: true,
             internal: false,
             trusted: Vec::new(),
+            direct: false,
+            admitted: None,
         }
     }
 
@@ -146,6 +153,8 @@ pub struct Network {
     firewall: Arc<dyn Firewall>,
     ports: PortMapper,
     bridges: Mutex<BTreeMap<String, BridgeState>>,
+    /// The machine is made to pass packets on.
+    forwarding: AtomicBool,
 }
 
 #[derive(Debug, Clone)]
@@ -169,7 +178,14 @@ impl Network {
             Err(e) => return Err(e),
         }
         let ports = PortMapper::open(firewall.clone())?;
-        Ok(Arc::new(Self { instance: instance.clone(), link, firewall, ports, bridges: Mutex::default() }))
+        Ok(Arc::new(Self {
+            instance: instance.clone(),
+            link,
+            firewall,
+            ports,
+            bridges: Mutex::default(),
+            forwarding: AtomicBool::new(true),
+        }))
     }
 
     /// The network of this machine (of the network namespace that the calling thread is in).
@@ -192,6 +208,12 @@ impl Network {
         &self.instance
     }
 
+    /// Whether the machine is made to pass packets on between its links when a bridge needs it (at first it is). Without,
+    /// whoever looks after the machine does that.
+    pub fn set_forwarding(&self, on: bool) {
+        self.forwarding.store(on, Ordering::Relaxed);
+    }
+
     /// Published ports.
     pub fn ports(&self) -> &PortMapper {
         &self.ports
@@ -209,9 +231,11 @@ impl Network {
             Some(mtu) => Some(mtu),
             None => self.link.default_mtu().await?,
         };
-        self.link.sysctl("net.ipv4.ip_forward", "1").await?;
-        if spec.subnets.iter().any(|s| s.gateway.addr().is_ipv6()) {
-            self.link.sysctl("net.ipv6.conf.all.forwarding", "1").await?;
+        if self.forwarding.load(Ordering::Relaxed) {
+            self.link.sysctl("net.ipv4.ip_forward", "1").await?;
+            if spec.subnets.iter().any(|s| s.gateway.addr().is_ipv6()) {
+                self.link.sysctl("net.ipv6.conf.all.forwarding", "1").await?;
+            }
         }
         // Rules first: no packet passes the new bridge before they hold.
         self.firewall.apply(rules::bridge(spec))?;

@@ -205,7 +205,13 @@ pub(crate) fn bridge(spec: &BridgeSpec) -> Batch {
     } else {
         rules.push(Rule::new(&to).iifname(true, name).drop().comment("containers do not talk to each other"));
     }
+    if let Some((value, mask)) = spec.admitted.filter(|_| !spec.internal) {
+        rules.push(Rule::new(&to).mark_is(value, mask).accept().comment("admitted by its mark"));
+    }
     if !spec.internal {
+        for family in [Family::V4, Family::V6].into_iter().filter(|_| spec.direct) {
+            rules.push(opened(Rule::new(&to), family).comment("direct routing"));
+        }
         for link in &spec.trusted {
             for family in [Family::V4, Family::V6] {
                 rules.push(opened(Rule::new(&to).iifname(true, link), family).comment("trusted link"));
@@ -338,6 +344,8 @@ mod tests {
         assert_eq!(comments(&both(Mode::Routed), "masquerade-b0"), 2, "what is routed keeps its address");
         assert_eq!(comments(&both(Mode::Routed), "to-b0"), 4, "ICMP and published ports");
         assert_eq!(comments(&both(Mode::Unprotected), "to-b0"), 3);
+        let direct = BridgeSpec { direct: true, admitted: Some((1, 3)), ..spec("b0") };
+        assert_eq!(comments(&direct, "to-b0"), 5, "one for each family, one for the mark");
         let trusting = BridgeSpec { trusted: vec!["eth0".into()], ..spec("b0") };
         assert_eq!(comments(&trusting, "to-b0"), 4, "one for each family");
     }

@@ -190,6 +190,11 @@ pub trait Runtime: Send + Sync + 'static {
     async fn sandbox_delete(&self, id: &str) -> Result<()>;
     /// Every sandbox that was created and not deleted since the machine's start.
     async fn sandboxes(&self) -> Result<Vec<Sandbox>>;
+    /// The sandboxes that could not be asked when the daemon started. They may well be in use: what was given to them is
+    /// not free.
+    fn unreached_sandboxes(&self) -> Vec<SandboxSpec> {
+        Vec::new()
+    }
     /// What a sandbox was created from.
     async fn sandbox_spec(&self, id: &str) -> Result<SandboxSpec>;
     /// Resolves when the container's first process has ended; at once if it has.

@@ -36,6 +36,9 @@ pub struct ContainerSpec {
     /// Another OCI runtime's binary (`docker run --runtime`); none is the built-in one.
     #[serde(default)]
     pub runtime: Option<PathBuf>,
+    /// What the other runtime is given before its own arguments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runtime_args: Vec<String>,
     /// Free-form; Kubernetes' annotations of a pod's container.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,

@@ -7,6 +7,7 @@ pub mod memory;
 pub mod mount;
 pub mod netns;
 pub mod process;
+pub mod quota;
 pub mod rooted;
 pub mod seccomp;
 pub mod socket;

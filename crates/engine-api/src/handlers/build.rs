@@ -127,6 +127,7 @@ pub(crate) async fn prune(call: Call) -> Result<Answer> {
             fits
         })
         .await?;
+    call.engine.builder_pruned(pruned.bytes);
     let ids: Vec<&str> = pruned.records.iter().map(|r| r.id.as_str()).collect();
     Ok(body::ok(&json!({"CachesDeleted": ids, "SpaceReclaimed": pruned.bytes})))
 }

@@ -32,21 +32,16 @@ pub(crate) async fn list(call: Call) -> Result<Answer> {
 
 pub(crate) async fn create(call: Call) -> Result<Answer> {
     let name = call.query.text("name").map(str::to_owned);
-    if let Some(platform) = call.query.text("platform") {
-        let wanted = image::Platform::parse(platform)?;
-        let host = image::Platform::host();
-        if wanted.os != host.os {
-            return Err(Error::invalid(format!(
-                "platform {platform} cannot run here: this machine is {host}"
-            )));
-        }
-    }
+    let platform = match call.query.text("platform").filter(|_| call.at_least(1, 41)) {
+        Some(platform) => Some(image::Platform::parse(platform)?),
+        None => None,
+    };
     let (engine, version) = (call.engine.clone(), call.version);
     let Some(mut request) = call.document::<CreateBody>().await? else {
         return Err(Error::invalid("invalid JSON: got EOF while reading request body"));
     };
     let warnings = compat::create(version, &mut request)?;
-    let mut created = engine.create(name.as_deref(), request).await?;
+    let mut created = engine.create(name.as_deref(), request, platform).await?;
     created.warnings.extend(warnings);
     Ok(body::json(StatusCode::CREATED, &json!({"Id": created.id, "Warnings": created.warnings})))
 }

@@ -115,8 +115,9 @@ pub(crate) async fn events(call: Call) -> Result<Answer> {
                 + ")",
         ));
     }
-    let (past, mut live) =
-        call.engine.events().subscribe(since.or(until.filter(|u| *u < base::clock::now())));
+    // An end alone asks for all that is remembered until then, too.
+    let from = since.or(until.map(|_| jiff::Timestamp::UNIX_EPOCH));
+    let (past, mut live) = call.engine.events().subscribe(from);
     let (to, pieces) = mpsc::channel::<io::Result<Bytes>>(64);
     tokio::spawn(async move {
         let early = |time_nano: i64| until.is_none_or(|u| i128::from(time_nano) <= u.as_nanosecond());

@@ -16,7 +16,8 @@ pub(crate) async fn ping(call: Call) -> Result<Answer> {
     };
     let headers = answer.headers_mut();
     // Both builders are served; a client without BuildKit's plugin takes the classic one.
-    headers.insert("builder-version", HeaderValue::from_static("2"));
+    let builder = if call.engine.settings().prefers_buildkit() { "2" } else { "1" };
+    headers.insert("builder-version", HeaderValue::from_static(builder));
     headers.insert("swarm", HeaderValue::from_static("inactive"));
     headers.insert("cache-control", HeaderValue::from_static("no-cache, no-store, must-revalidate"));
     headers.insert("pragma", HeaderValue::from_static("no-cache"));

@@ -227,3 +227,35 @@ fn frozen_containers_end() {
     }
     until("--rm holds for a frozen one", || engine.get("/containers/killed-passing/json").status == 404);
 }
+
+/// What a container whose shim does not answer as one has, nobody else gets.
+#[test]
+fn the_address_of_what_cannot_be_asked_is_not_free() {
+    skip_if_lacking!();
+    let mut engine = Engine::start();
+    let on_bridge = json!({"HostConfig": {"NetworkMode": "bridge"}});
+    let id = run(&engine, "first", "sleep 1000", on_bridge.clone());
+    let address = |engine: &Engine, name: &str| {
+        let all = engine.get(&format!("/containers/{name}/json")).json();
+        all["NetworkSettings"]["Networks"]["bridge"]["IPAddress"].as_str().unwrap().to_owned()
+    };
+    let taken = address(&engine, "first");
+    assert_eq!(taken, "172.17.0.2");
+    let bundle = engine.path().join("run/containers").join(&id);
+    engine.kill();
+    std::fs::rename(bundle.join("sock"), bundle.join("sock.real")).unwrap();
+    let other = std::os::unix::net::UnixListener::bind(bundle.join("sock")).unwrap();
+    let talk = std::thread::spawn(move || other.accept().unwrap().0.write_all(b"220 ready\r\n").unwrap());
+    engine.start_again();
+    talk.join().unwrap();
+    run(&engine, "second", "sleep 1000", on_bridge);
+    assert_eq!(address(&engine, "second"), "172.17.0.3");
+    // It cannot be ended either, and says why.
+    let refused = engine.post("/containers/first/kill", &Value::Null);
+    assert!(refused.status == 500 && refused.message().contains("could not be asked"), "{refused:?}");
+    engine.kill();
+    std::fs::remove_file(bundle.join("sock")).unwrap();
+    std::fs::rename(bundle.join("sock.real"), bundle.join("sock")).unwrap();
+    engine.start_again();
+    assert_eq!((address(&engine, "first"), state(&engine, "first")["Running"].clone()), (taken, json!(true)));
+}

@@ -13,6 +13,7 @@ use crate::container::Attached;
 use crate::error::{Error, Result, conflict, forbidden, invalid, not_found, system};
 use crate::filters::Filters;
 use crate::model::{Map, NetworkCreate};
+use crate::settings::Settings;
 
 impl Engine {
     /// Makes a network; the answer's body.
@@ -273,7 +274,8 @@ impl Engine {
             .get_or_try_init(|| async {
                 match &net.driver {
                     Driver::Bridge(options) => {
-                        self.network.ensure_bridge(&bridge_spec(net, options)?).await?
+                        let spec = bridge_spec(net, options, &self.settings())?;
+                        self.network.ensure_bridge(&spec).await?
                     }
                     Driver::Vlan(options) => self.parent_up(net, options).await?,
                     Driver::Host | Driver::Null => {}
@@ -496,7 +498,7 @@ fn no_plugin(name: &str) -> Error {
 }
 
 /// What the kernel is told of a bridge network.
-fn bridge_spec(net: &Net, options: &options::Bridge) -> Result<BridgeSpec> {
+fn bridge_spec(net: &Net, options: &options::Bridge, settings: &Settings) -> Result<BridgeSpec> {
     let r = &net.record;
     let subnet = |pool: &Pool| -> Result<Subnet> {
         let v6 = usize::from(matches!(pool.subnet, IpNet::V6(_)));
@@ -521,5 +523,7 @@ fn bridge_spec(net: &Net, options: &options::Bridge) -> Result<BridgeSpec> {
         isolated: true,
         internal: r.internal,
         trusted: options.trusted.clone(),
+        direct: settings.allow_direct_routing,
+        admitted: settings.admitted(),
     })
 }

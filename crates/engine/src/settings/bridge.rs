@@ -25,9 +25,8 @@ pub(super) fn gateway_of(range: Ipv4Net) -> Option<Ipv4Net> {
 }
 
 impl DefaultBridge {
-    /// From the settings; `address` is the bridge's own where they do not say it.
+    /// From the settings; `address` is the bridge's own.
     pub(crate) fn of(settings: &Settings, address: Ipv4Net) -> DefaultBridge {
-        let address = settings.bridge_address().unwrap_or(address);
         let mut v4 = IpamPool {
             subnet: address.trunc().to_string(),
             gateway: address.addr().to_string(),
@@ -120,7 +119,7 @@ mod tests {
     use super::*;
 
     fn bridge(text: &str) -> Result<DefaultBridge, String> {
-        Settings::parse(text).map(|s| DefaultBridge::of(&s, STANDARD))
+        Settings::parse(text).map(|s| DefaultBridge::of(&s, s.bridge_address().unwrap_or(STANDARD)))
     }
 
     fn pools(text: &str) -> Vec<IpamPool> {

@@ -35,13 +35,19 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
 }
 
 /// Refuses options that mean nothing, or nothing without others.
-pub(super) fn check_options(name: &str, options: &Map) -> Result<()> {
+///
+/// `quotas` says whether the file system can limit sizes.
+pub(super) fn check_options(name: &str, options: &Map, quotas: impl FnOnce() -> Result<bool>) -> Result<()> {
     let bad = |why: String| Err(invalid(format!("create {name}: {why}")));
     if let Some(unknown) = options.keys().find(|k| !matches!(k.as_str(), "type" | "device" | "o" | "size")) {
         return bad(format!("invalid option: \"{unknown}\""));
     }
-    if options.get("size").is_some_and(|s| s != "0" && !s.is_empty()) {
-        return bad("quota size requested but no quota support".into());
+    if let Some(size) = options.get("size") {
+        match crate::quota::size(size) {
+            Err(why) => return bad(why),
+            Ok(Some(_)) if !quotas()? => return bad("quota size requested but no quota support".into()),
+            Ok(_) => {}
+        }
     }
     for (given, needed) in [("device", "type"), ("type", "device"), ("o", "device"), ("o", "type")] {
         if options.contains_key(given) && !options.contains_key(needed) {
@@ -49,6 +55,11 @@ pub(super) fn check_options(name: &str, options: &Map) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// How much the volume may take, in bytes.
+pub(super) fn quota(options: &Map) -> Option<u64> {
+    options.get("size").and_then(|s| crate::quota::size(s).ok().flatten())
 }
 
 /// What the options ask to be mounted; nothing for a plain folder.
@@ -189,13 +200,17 @@ mod tests {
 
     #[test]
     fn options_that_belong_together() {
-        let check = |pairs: &[(&str, &str)]| check_options("v", &map(pairs)).map_err(|e| e.to_string());
+        let check =
+            |pairs: &[(&str, &str)]| check_options("v", &map(pairs), || Ok(false)).map_err(|e| e.to_string());
         assert!(check(&[]).is_ok());
         assert!(check(&[("type", "tmpfs"), ("device", "tmpfs"), ("o", "size=1m")]).is_ok());
         assert_eq!(check(&[("typ", "x")]).unwrap_err(), "create v: invalid option: \"typ\"");
         assert_eq!(check(&[("o", "bind")]).unwrap_err(), "create v: missing required option: \"device\"");
         assert_eq!(check(&[("type", "nfs")]).unwrap_err(), "create v: missing required option: \"device\"");
         assert!(check(&[("size", "1g")]).unwrap_err().contains("no quota support"));
+        assert!(check(&[("size", "much")]).unwrap_err().contains("invalid size"));
+        assert!(check_options("v", &map(&[("size", "1g")]), || Ok(true)).is_ok());
+        assert_eq!(quota(&map(&[("size", "1k")])), Some(1024));
         assert!(spec(&map(&[("size", "0")])).is_none());
     }
 

@@ -7,7 +7,7 @@ use http::{HeaderMap, Method, StatusCode, Uri, header};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use super::client::{ATTEMPTS, Payload, Remote, back_off, is_passing, read_limited, retry_after};
+use super::client::{Payload, Remote, back_off, is_passing, read_limited, retry_after};
 use crate::error::{Error, Result};
 
 impl Remote {
@@ -77,7 +77,7 @@ impl Remote {
             let request = self.request(method.clone(), &uri, &HeaderMap::new(), payload, authorization)?;
             let response = self.ask(request).await?;
             let status = response.status();
-            if is_passing(status) && failures + 1 < ATTEMPTS {
+            if is_passing(status) && failures + 1 < shared.attempts {
                 failures += 1;
                 back_off(failures, retry_after(response.headers())).await;
                 continue;

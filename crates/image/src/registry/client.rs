@@ -26,7 +26,6 @@ use crate::reference::{DEFAULT_DOMAIN, Reference};
 
 /// Manifests and answers other than blobs are at most this long, in bytes.
 const DOCUMENT_LIMIT: usize = 8 << 20;
-pub(super) const ATTEMPTS: u32 = 5;
 const REDIRECTS: u32 = 5;
 /// The most pages of a list that are asked for.
 const PAGES: u32 = 1000;
@@ -50,6 +49,8 @@ pub(super) struct Shared {
     pub tokens: Mutex<HashMap<String, String>>,
     /// How long the registry may say nothing.
     pub patience: Duration,
+    /// How often something is tried.
+    pub attempts: u32,
 }
 
 /// What a request may carry.
@@ -102,6 +103,7 @@ impl Remote {
                     auth: auth.clone().filter(|_| !host.mirror),
                     tokens: Mutex::default(),
                     patience: config.patience,
+                    attempts: config.attempts.max(1),
                     host: host.clone(),
                 }),
             };
@@ -240,7 +242,7 @@ impl Remote {
             let request = self.request(method.clone(), &at, &headers, again, token.as_deref())?;
             let response = match self.ask(request).await {
                 Ok(r) => r,
-                Err(e @ Error::Registry(_)) if failures + 1 < ATTEMPTS => {
+                Err(e @ Error::Registry(_)) if failures + 1 < self.shared.attempts => {
                     failures += 1;
                     tracing::debug!(error = %e, "asking the registry again");
                     back_off(failures, None).await;
@@ -253,7 +255,7 @@ impl Remote {
                     challenged = true;
                     self.authenticate(response.headers(), scope).await?;
                 }
-                s if is_passing(s) && failures + 1 < ATTEMPTS => {
+                s if is_passing(s) && failures + 1 < self.shared.attempts => {
                     failures += 1;
                     back_off(failures, retry_after(response.headers())).await;
                 }

@@ -22,6 +22,12 @@ pub struct RegistryConfig {
     pub certificates: PathBuf,
     /// How long a registry may say nothing before it counts as gone.
     pub patience: Duration,
+    /// Layers that are downloaded at once, by all pulls together.
+    pub downloads: usize,
+    /// Layers that are uploaded at once, by all pushes together.
+    pub uploads: usize,
+    /// How often something is tried before it has failed.
+    pub attempts: u32,
 }
 
 impl Default for RegistryConfig {
@@ -31,6 +37,9 @@ impl Default for RegistryConfig {
             mirrors: Vec::new(),
             certificates: "/etc/docker/certs.d".into(),
             patience: Duration::from_secs(60),
+            downloads: 3,
+            uploads: 5,
+            attempts: 5,
         }
     }
 }

@@ -3,6 +3,7 @@
 mod auth;
 mod client;
 mod hosts;
+pub(crate) mod lanes;
 pub mod manifest;
 mod pull;
 mod push;

@@ -18,8 +18,6 @@ use crate::reference::{self, Reference};
 use crate::store::{Download, ImageStore, blocking, db};
 use crate::types::{Image, Layer, Platform, Progress, ProgressSender, short};
 
-/// Layers that are downloaded at once.
-const PARALLEL: usize = 3;
 /// The largest configuration, in bytes.
 const CONFIG_LIMIT: usize = 8 << 20;
 const INDEX_DEPTH: u32 = 4;
@@ -206,7 +204,9 @@ impl ImageStore {
                 .iter()
                 .map(|(d, diff_id)| self.pull_layer(remote, d, diff_id, progress).boxed())
                 .collect();
-            let mut running = futures::stream::iter(work).buffered(PARALLEL);
+            // Each waits for its lane.
+            let all = work.len().max(1);
+            let mut running = futures::stream::iter(work).buffered(all);
             let mut layers = Vec::new();
             while let Some(layer) = running.next().await {
                 layers.push(layer?);
@@ -272,6 +272,8 @@ impl ImageStore {
             // Another image's pull has brought it.
             return Ok(layer);
         }
+        // After the turn, so that nobody who holds a lane waits for somebody who needs one.
+        let _lane = self.lanes().download().await;
         let (store, digest, total) = (self.clone(), descriptor.digest.clone(), descriptor.size);
         let download = blocking(move || {
             let mut download = store.download(&digest, turn)?;

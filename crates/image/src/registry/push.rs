@@ -9,7 +9,7 @@ use futures::{FutureExt, StreamExt};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
-use super::client::{ATTEMPTS, Remote, back_off};
+use super::client::{Remote, back_off};
 use super::manifest::{Descriptor, Index, media};
 use super::{Auth, Registry};
 use crate::archive::compress::{self, Digesting};
@@ -17,9 +17,6 @@ use crate::error::{Error, Result};
 use crate::reference::{self, Reference};
 use crate::store::{ImageStore, blocking, db};
 use crate::types::{Image, Platform, Progress, ProgressSender, short};
-
-/// Layers that are uploaded at once.
-const PARALLEL: usize = 3;
 
 async fn tell(progress: &ProgressSender, id: &str, status: impl Into<String>) {
     // Whoever went away does not stop a push.
@@ -141,7 +138,9 @@ impl ImageStore {
             // Boxed, because the compiler cannot see that these futures may go to another thread otherwise.
             let work: Vec<BoxFuture<'_, Result<(String, db::LayerBlob)>>> =
                 image.diff_ids().iter().map(|d| self.push_layer(remote, tag, d, progress).boxed()).collect();
-            let mut running = futures::stream::iter(work).buffered(PARALLEL);
+            // Each waits for its lane.
+            let all = work.len().max(1);
+            let mut running = futures::stream::iter(work).buffered(all);
             let mut blobs = Vec::new();
             while let Some(blob) = running.next().await {
                 blobs.push(blob?);
@@ -225,6 +224,8 @@ impl ImageStore {
         progress: &ProgressSender,
     ) -> Result<(String, db::LayerBlob)> {
         let id = short(diff_id).to_string();
+        let _lane = self.lanes().upload().await;
+        let attempts = self.registry_config().attempts.max(1);
         let (store, d) = (self.clone(), diff_id.to_string());
         let known = blocking(move || store.known_blobs(&d)).await?;
         for (blob, _) in &known {
@@ -253,7 +254,7 @@ impl ImageStore {
             };
             match sent {
                 // What was sent is gone with the connection: the layer is sent once more.
-                Err(e @ Error::Registry(_)) if failures + 1 < ATTEMPTS => {
+                Err(e @ Error::Registry(_)) if failures + 1 < attempts => {
                     failures += 1;
                     tracing::debug!(error = %e, layer = id, "pushing it again");
                     tell(progress, &id, format!("Retrying in {failures} second")).await;

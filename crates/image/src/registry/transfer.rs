@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::BlobStream;
-use super::client::{ATTEMPTS, Payload, Remote, back_off, join};
+use super::client::{Payload, Remote, back_off, join};
 use crate::error::{Error, Result};
 
 pub(super) const OCTETS: &str = "application/octet-stream";
@@ -86,7 +86,7 @@ impl Remote {
             };
             failures += 1;
             tracing::debug!(digest, at = done, broken, "resuming a download");
-            let error = if failures >= ATTEMPTS {
+            let error = if failures >= self.shared.attempts {
                 Error::Registry(format!("blob {digest}: {broken}"))
             } else {
                 back_off(failures, None).await;

@@ -35,6 +35,7 @@ pub(crate) use blobs::Download;
 use crate::error::{Error, Result};
 use crate::reference;
 use crate::registry::RegistryConfig;
+use crate::registry::lanes::Lanes;
 use crate::types::{Image, Layer, Platform};
 
 /// All images of one instance.
@@ -49,6 +50,7 @@ pub struct ImageStore {
     /// One pull of a manifest, and one download of a layer, at a time.
     pulls: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     registries: RwLock<RegistryConfig>,
+    lanes: RwLock<Lanes>,
     /// Bytes on the disk of layers' folders, as far as somebody asked.
     measured: Mutex<HashMap<String, u64>>,
     written: Arc<tokio::sync::Notify>,
@@ -141,6 +143,7 @@ impl ImageStore {
             reaper: Arc::default(),
             pulls: Mutex::default(),
             registries: RwLock::default(),
+            lanes: RwLock::new(Lanes::new(&RegistryConfig::default())),
             measured: Mutex::default(),
             written: Arc::default(),
             thresholds: RwLock::default(),
@@ -229,14 +232,20 @@ impl ImageStore {
         Ok(value)
     }
 
-    /// Says which registries are insecure and which mirrors there are.
+    /// Says which registries are insecure, which mirrors there are, and how much is transferred at once.
     pub fn configure_registries(&self, config: RegistryConfig) {
+        self.lanes.write().change(&config);
         *self.registries.write() = config;
     }
 
     /// What `configure_registries` said.
     pub fn registry_config(&self) -> RegistryConfig {
         self.registries.read().clone()
+    }
+
+    /// How many layers may be on the road.
+    pub(crate) fn lanes(&self) -> Lanes {
+        self.lanes.read().clone()
     }
 
     /// The compressed forms known of a layer, each with the repositories that have it.

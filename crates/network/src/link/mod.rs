@@ -155,6 +155,8 @@ pub trait Link: Send + Sync + 'static {
     async fn delete(&self, name: &str) -> Result<()>;
     /// Removes a link inside a namespace; nothing happens if there is none.
     async fn delete_in(&self, netns: &Path, name: &str) -> Result<()>;
+    /// The addresses of a link of this machine that are not the kernel's own link-local ones; none if there is no link.
+    async fn addresses(&self, name: &str) -> Result<Vec<IpNet>>;
     /// Every link of this machine.
     async fn list(&self) -> Result<Vec<LinkInfo>>;
     /// Adds or replaces a route of this machine through `link`.

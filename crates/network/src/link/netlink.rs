@@ -111,6 +111,17 @@ impl Link for NetlinkLink {
         let (netns, name): (PathBuf, String) = (netns.to_owned(), name.to_owned());
         self.blocking(move |_| in_netns(&netns, || delete(&mut Channel::open(NETLINK_ROUTE)?, &name))).await
     }
+    async fn addresses(&self, name: &str) -> Result<Vec<IpNet>> {
+        let name = name.to_owned();
+        self.blocking(move |i| {
+            let mut channel = i.channel.lock();
+            match find(&mut channel, &name)? {
+                Some(link) => addresses(&mut channel, link.index),
+                None => Ok(Vec::new()),
+            }
+        })
+        .await
+    }
     async fn list(&self) -> Result<Vec<LinkInfo>> {
         self.blocking(|i| i.list()).await
     }

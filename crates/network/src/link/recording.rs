@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use async_trait::async_trait;
+use ipnet::IpNet;
 use parking_lot::Mutex;
 
 use super::{BridgeLink, Endpoint, Link, LinkInfo, Parent, ParentKind, Route, Uplink};
@@ -75,6 +76,9 @@ impl Link for RecordingLink {
     async fn delete_in(&self, netns: &Path, name: &str) -> Result<()> {
         self.note(format!("delete {name} in {}", netns.display()));
         Ok(())
+    }
+    async fn addresses(&self, _name: &str) -> Result<Vec<IpNet>> {
+        Ok(Vec::new())
     }
     async fn list(&self) -> Result<Vec<LinkInfo>> {
         Ok(self.links.lock().clone())

@@ -298,6 +298,11 @@ impl Rule {
         self.meta(MetaKey::Mark).any_of(bits)
     }
 
+    /// `meta mark & mask == value`
+    pub fn mark_is(self, value: u32, mask: u32) -> Self {
+        self.meta(MetaKey::Mark).masked(mask).cmp(CmpOp::Eq, value.to_ne_bytes())
+    }
+
     /// Sets `bits` of the mark and keeps the others.
     pub fn set_mark(self, bits: u32) -> Self {
         self.change_mark(!bits, bits)

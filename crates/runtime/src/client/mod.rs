@@ -56,6 +56,7 @@ pub struct ShimRuntime {
     containers: Mutex<HashMap<String, Arc<Handle>>>,
     /// Ids of bundles that could not be understood, or whose shim could not be asked.
     unreached: Mutex<Vec<String>>,
+    unreached_sandboxes: Mutex<Vec<SandboxSpec>>,
     sandboxes: Mutex<HashMap<String, Arc<sandbox::SandboxHandle>>>,
     pub(crate) events: broadcast::Sender<Event>,
     filters: crate::seccomp::Cache,
@@ -103,6 +104,7 @@ impl ShimRuntime {
             hierarchies: Hierarchies::find().map_err(Error::io("find the cgroup hierarchies"))?,
             containers: Mutex::default(),
             unreached: Mutex::default(),
+            unreached_sandboxes: Mutex::default(),
             sandboxes: Mutex::default(),
             events: broadcast::Sender::new(EVENTS),
             filters: crate::seccomp::Cache::new(run_dir.join("seccomp")),
@@ -166,7 +168,10 @@ impl ShimRuntime {
                     self.sandboxes.lock().insert(handle.spec.id.clone(), handle);
                 }
                 Ok(None) => remove_leftover(&bundle),
-                Err(e) => tracing::error!("sandbox {}: {e}", bundle.display()),
+                Err(e) => {
+                    tracing::error!("sandbox {}: {e}", bundle.display());
+                    self.unreached_sandboxes.lock().extend(sandbox::spec(&bundle));
+                }
             }
         }
         Ok(())
@@ -433,6 +438,10 @@ impl Runtime for ShimRuntime {
 
     async fn sandboxes(&self) -> Result<Vec<Sandbox>> {
         Ok(self.sandboxes.lock().values().filter(|s| s.alive()).map(|s| s.describe()).collect())
+    }
+
+    fn unreached_sandboxes(&self) -> Vec<SandboxSpec> {
+        self.unreached_sandboxes.lock().clone()
     }
 
     async fn sandbox_spec(&self, id: &str) -> Result<SandboxSpec> {

@@ -105,6 +105,14 @@ async fn listen(handle: Arc<SandboxHandle>, mut reader: OwnedReadHalf, child: Op
     }
 }
 
+/// What a sandbox was created from, as far as its bundle says it.
+pub(super) fn spec(path: &Path) -> Option<SandboxSpec> {
+    match bundle::config(path).ok()??.kind {
+        ShimKind::Sandbox(spec) => Some(*spec),
+        _ => None,
+    }
+}
+
 /// Finds a sandbox again; none if it is gone.
 pub(super) fn reopen(path: &Path, hierarchies: &Hierarchies) -> Result<Option<Arc<SandboxHandle>>> {
     let Some(config) = bundle::config(path)? else { return Ok(None) };

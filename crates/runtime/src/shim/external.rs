@@ -22,6 +22,8 @@ use crate::{ContainerSpec, ExecErrorKind, ExecSpec};
 /// Another runtime's container.
 pub(super) struct External {
     binary: PathBuf,
+    /// What the configuration gives it before our arguments.
+    args: Vec<String>,
     id: String,
 }
 
@@ -63,7 +65,7 @@ impl External {
         let root = RootBuilder::default().path(here.join("rootfs")).readonly(spec.rootfs.readonly()).build();
         oci.set_root(Some(root.map_err(|e| Failure::setup(e.to_string()))?));
         write("config.json", &oci)?;
-        let this = Self { binary: binary.into(), id: id.into() };
+        let this = Self { binary: binary.into(), args: spec.runtime_args, id: id.into() };
         let made = this.run(&["create", "--bundle", "."], "create", stdio)?;
         Ok((this, made))
     }
@@ -95,6 +97,7 @@ impl External {
     fn command(&self, action: &str) -> Command {
         let mut command = Command::new(&self.binary);
         let _ = std::fs::remove_file("oci.log");
+        command.args(&self.args);
         command.args(["--root", "oci", "--log", "oci.log", "--log-format", "json", action]);
         // Without PATH runc would not find helpers such as newuidmap.
         command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");

@@ -1,5 +1,6 @@
 //! Pods: namespaces that several containers share.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use oci_spec::runtime::LinuxNamespaceType;
@@ -53,6 +54,25 @@ pub async fn sandbox(w: &World) {
     assert!(next.sandboxes().await.unwrap().is_empty());
     eventually("the holder is gone", || !alive(sandbox.pid)).await;
     w.runtime.sandbox_delete("pod").await.unwrap();
+}
+
+/// A sandbox whose shim does not answer as one is left alone, but what it was made from is told.
+pub async fn sandbox_out_of_reach(w: &World) {
+    let sandbox = w.runtime.sandbox_create(&sandbox_spec(w)).await.unwrap();
+    let bundle = w.dir.path().join("run/sandboxes/pod");
+    std::fs::rename(bundle.join("sock"), bundle.join("sock.real")).unwrap();
+    let other = std::os::unix::net::UnixListener::bind(bundle.join("sock")).unwrap();
+    let talk = std::thread::spawn(move || other.accept().unwrap().0.write_all(b"220 ready\r\n").unwrap());
+    let next = w.reopened();
+    talk.join().unwrap();
+    assert_eq!(next.unreached_sandboxes(), [sandbox_spec(w)]);
+    assert!(next.sandboxes().await.unwrap().is_empty() && alive(sandbox.pid));
+    std::fs::remove_file(bundle.join("sock")).unwrap();
+    std::fs::rename(bundle.join("sock.real"), bundle.join("sock")).unwrap();
+    let again = w.reopened();
+    assert_eq!(again.sandboxes().await.unwrap(), [sandbox]);
+    assert!(again.unreached_sandboxes().is_empty());
+    again.sandbox_delete("pod").await.unwrap();
 }
 
 pub async fn sandbox_with_shared_pids(w: &World) {
