@@ -317,7 +317,8 @@ pub(crate) async fn complain(mut io: impl AsyncWrite + Unpin, message: &str, tty
     let text = format!("{message}\r\n");
     let mut bytes = Vec::new();
     if !tty {
-        bytes.extend_from_slice(&frame(Stream::Stderr, text.len()));
+        // As the original: it is what the program would have said.
+        bytes.extend_from_slice(&frame(Stream::Stdout, text.len()));
     }
     bytes.extend_from_slice(text.as_bytes());
     let _ = io.write_all(&bytes).await; // the client may be gone

@@ -84,6 +84,15 @@ pub(crate) fn merge(config: &mut Config, image: &image::Config) {
     }
 }
 
+/// That another container does not exist is the request's fault. Were it said like that an image does not exist, clients
+/// would pull the image.
+fn named_by_request(error: Error) -> Error {
+    match error {
+        Error::NotFound(text) => invalid(text),
+        other => other,
+    }
+}
+
 /// Refuses an image that is for another platform.
 fn of_platform(image: Arc<Image>, name: &str, wanted: &Platform) -> Result<Arc<Image>> {
     let config = &image.config;
@@ -129,7 +138,7 @@ impl Engine {
         validate::config(&config)?;
         self.settings().fill(&mut host_config)?;
         let mut warnings = validate::host(&mut host_config)?;
-        self.share_namespaces(&mut host_config);
+        self.share_namespaces(&mut host_config)?;
         let ids = self.ids.clone().filter(|_| host_config.userns_mode != "host");
         if ids.is_some() {
             crate::userns::check(&host_config)?;
@@ -144,7 +153,7 @@ impl Engine {
         crate::spec::capabilities(&host_config)?;
         let endpoints = self.endpoints(&config, &mut host_config, networking_config.endpoints_config)?;
         let mut points = mounts::collect(&config, &host_config, |other| {
-            Ok(self.find(other)?.lock().asked.mounts.clone())
+            Ok(self.find(other).map_err(named_by_request)?.lock().asked.mounts.clone())
         })?;
         for point in points.iter_mut().filter(|p| p.kind == "bind") {
             point.read_only_top |= read_only_top;
@@ -199,12 +208,13 @@ impl Engine {
     }
 
     /// Containers whose namespaces are to be joined are kept by their id, which a renaming does not change.
-    fn share_namespaces(&self, host: &mut HostConfig) {
+    fn share_namespaces(&self, host: &mut HostConfig) -> Result<()> {
         for mode in [&mut host.ipc_mode, &mut host.pid_mode] {
-            if let Some(other) = mode.strip_prefix("container:").and_then(|r| self.find(r).ok()) {
-                *mode = format!("container:{}", other.id);
+            if let Some(other) = mode.strip_prefix("container:") {
+                *mode = format!("container:{}", self.find(other).map_err(named_by_request)?.id);
             }
         }
+        Ok(())
     }
 
     /// How much a container's layer may take; refused where the file system cannot tell.
@@ -352,8 +362,10 @@ impl Engine {
     ) -> Result<IndexMap<String, EndpointSettings>> {
         let mut out = IndexMap::new();
         if let Some(other) = host.network_mode.strip_prefix("container:") {
-            let other = self.find(other)?;
-            host.network_mode = format!("container:{}", other.id);
+            // One that does not exist is told when it is to be joined.
+            if let Ok(other) = self.find(other) {
+                host.network_mode = format!("container:{}", other.id);
+            }
             return Ok(out);
         }
         if host.network_mode == "host" && !host.links.is_empty() {
@@ -403,7 +415,9 @@ impl Engine {
         }
         for link in &host.links {
             let (target, _) = parse_link(link)?;
-            self.find(target).map_err(|_| not_found(format!("could not get container for {target}")))?;
+            self.find(target)
+                .map_err(named_by_request)
+                .map_err(|e| e.map(|text| format!("could not get container for {target}: {text}")))?;
         }
         Ok(out)
     }

@@ -125,27 +125,9 @@ impl Bus {
     }
 }
 
-/// The filter keys of `docker events`.
-pub const FILTERS: &[&str] = &[
-    "config",
-    "container",
-    "daemon",
-    "event",
-    "image",
-    "label",
-    "network",
-    "node",
-    "plugin",
-    "scope",
-    "secret",
-    "service",
-    "type",
-    "volume",
-];
-
 impl Event {
     /// Whether the filters let it pass, as Docker judges: an object's filter compares with the id and the name of
-    /// whatever the event is about.
+    /// whatever the event is about, and what is no filter of events has no effect.
     pub fn matches(&self, filters: &Filters) -> bool {
         let name = self.actor.attributes.get("name").map_or("", String::as_str);
         let object = |kind: &str| {

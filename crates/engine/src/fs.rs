@@ -161,13 +161,13 @@ impl Engine {
     pub async fn path_stat(&self, reference: &str, path: &str) -> Result<PathStat> {
         let container = self.find(reference)?;
         let Root { fd, inside, .. } = self.root(&container, path, false).await?;
-        self.stat_in(&container, &fd, &inside, path)
+        self.stat_in(reference, &fd, &inside, path)
     }
 
-    fn stat_in(&self, container: &Container, fd: &OwnedFd, inside: &Path, path: &str) -> Result<PathStat> {
+    fn stat_in(&self, container: &str, fd: &OwnedFd, inside: &Path, path: &str) -> Result<PathStat> {
         let missing = |e: std::io::Error| match e.kind() {
             std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
-                not_found(format!("Could not find the file {path} in container {}", container.id))
+                not_found(format!("Could not find the file {path} in container {container}"))
             }
             _ => Error::io(path)(e),
         };
@@ -175,8 +175,7 @@ impl Engine {
         let kind = FileType::from_raw_mode(stat.st_mode);
         if means_folder(path) && kind != FileType::Directory {
             return Err(not_found(format!(
-                "Could not find the file {path} in container {}: not a directory",
-                container.id
+                "Could not find the file {path} in container {container}: not a directory"
             )));
         }
         let mut target = String::new();
@@ -199,7 +198,7 @@ impl Engine {
     pub async fn archive_get(&self, reference: &str, path: &str) -> Result<(PathStat, Pieces)> {
         let container = self.find(reference)?;
         let Root { fd, inside, ids } = self.root(&container, path, false).await?;
-        let stat = self.stat_in(&container, &fd, &inside, path)?;
+        let stat = self.stat_in(reference, &fd, &inside, path)?;
         let name = if stat.name == "/" { ".".to_owned() } else { stat.name.clone() };
         let options =
             TarOptions { name: Some(name), follow: means_folder(path), ids, ..TarOptions::default() };
@@ -222,7 +221,7 @@ impl Engine {
         let folder = format!("{}/", path.trim_end_matches('/'));
         let stat = root::stat(fd.as_fd(), &inside, true).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {
-                not_found(format!("Could not find the file {path} in container {}", container.id))
+                not_found(format!("Could not find the file {path} in container {reference}"))
             }
             _ => Error::io(&folder)(e),
         })?;

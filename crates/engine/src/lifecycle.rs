@@ -54,7 +54,9 @@ impl Waiter {
         };
         let seen = self.receiver.wait_for(met).await.ok().map(|mark| mark.clone());
         let mark = seen.unwrap_or_else(|| self.receiver.borrow().clone()); // the container is gone
-        (mark.exit_code, Some(mark.error).filter(|e| !e.is_empty()))
+        // As Docker: a container that is gone has no error any more.
+        let error = Some(mark.error).filter(|e| !e.is_empty() && condition != WaitCondition::Removed);
+        (mark.exit_code, error)
     }
 }
 
@@ -191,7 +193,8 @@ impl Engine {
         if self.foreign_kill(reference, number).await? {
             return Ok(());
         }
-        let container = self.find(reference)?;
+        let found = self.find(reference);
+        let container = found.map_err(|e| e.map(|t| format!("cannot kill container: {reference}: {t}")))?;
         let (phase, stops) = {
             let inner = container.lock();
             let own = inner.asked.config.stop_signal.as_deref().and_then(|s| validate::parse_signal(s).ok());
@@ -312,14 +315,16 @@ impl Engine {
         if name.is_empty() {
             return Err(invalid("Neither old nor new names may be empty"));
         }
-        let new = names::check(name)?.to_owned();
+        let failed = |e: Error| e.map(|text| format!("Error when allocating new name: {text}"));
+        let with_slash = format!("/{}", name.trim_start_matches('/'));
+        let new = names::check(&with_slash).map_err(failed)?.to_owned();
         let old = container.name();
         if old == new {
             return Err(invalid("Renaming a container with the same name as its current name"));
         }
         {
             let mut all = self.names.lock();
-            all.claim(&new, &container.id)?;
+            all.claim(&new, &container.id).map_err(failed)?;
             all.release(&old);
         }
         container.lock().asked.name.clone_from(&new);
@@ -484,7 +489,6 @@ impl Engine {
             }
         });
         let mounts = container.lock().asked.mounts.clone();
-        self.container_event(container, "destroy", &[]);
         self.forget(container);
         self.forget_execs(container);
         if volumes {
@@ -495,6 +499,7 @@ impl Engine {
                 }
             }
         }
+        self.container_event(container, "destroy", &[]);
         container.mark.send_modify(|mark| {
             mark.removed = true;
             mark.up = false;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::Engine;
 use crate::container::{Container, Inner, Phase};
-use crate::error::{Result, invalid};
+use crate::error::{Result, invalid, system};
 use crate::filters::Filters;
 use crate::{foreign, inspect, ports};
 
@@ -112,6 +112,16 @@ impl Engine {
         for code in filters.get("exited") {
             exits.push(code.parse::<i32>().map_err(|_| invalid(format!("invalid filter 'exited={code}'")))?);
         }
+        for key in ["expose", "publish"] {
+            for wanted in filters.get(key) {
+                if wanted.contains(':') {
+                    return Err(system(format!("filter for '{key}' should not contain ':': {wanted}")));
+                }
+                ports::parse(wanted)
+                    .map_err(|e| system(format!("error while looking up for {key} {wanted}: {e}")))?;
+            }
+        }
+        let is_task = filters.flag("is-task")?;
         let ancestors: Option<BTreeSet<String>> =
             (!filters.get("ancestor").is_empty()).then(|| self.descendants(filters));
         let bound = |key: &str| -> Result<Option<jiff::Timestamp>> {
@@ -173,7 +183,7 @@ impl Engine {
                 && (nets.is_empty() || nets.iter().any(|n| asked.endpoints.contains_key(n)))
                 && ports_match("expose", false)
                 && ports_match("publish", true)
-                && filters.exact("is-task", "false");
+                && is_task != Some(true);
             if fits {
                 chosen.push((asked.created, container.clone()));
             }

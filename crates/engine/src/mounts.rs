@@ -179,7 +179,12 @@ pub(crate) fn bind(text: &str, volume_driver: &str) -> Result<MountPoint> {
         _ => return Err(bad()),
     };
     let read = mode(words).ok_or_else(|| invalid(format!("invalid mode: {words}")))?;
-    let destination = destination(target, text)?;
+    let kind = if source.starts_with('/') { "bind" } else { "volume" };
+    let destination = place(target).map_err(|why| {
+        invalid(format!(
+            "invalid volume specification: '{text}': invalid mount config for type \"{kind}\": {why}"
+        ))
+    })?;
     let mut point = MountPoint {
         destination,
         mode: words.to_owned(),

@@ -75,6 +75,7 @@ fn every_state_survives_a_killed_daemon() {
     let exec = engine.post("/containers/with-exec/exec", &json!({"Cmd": ["sleep", "999"]})).json();
     let exec = exec["Id"].as_str().unwrap().to_owned();
     assert_eq!(engine.post(&format!("/exec/{exec}/start"), &json!({"Detach": true})).status, 200);
+    assert_eq!(engine.get(&format!("/exec/{exec}/json")).json()["Running"], true, "nobody needs to listen");
     let exec_pid = engine.get(&format!("/exec/{exec}/json")).json()["Pid"].as_i64().unwrap();
     run(&engine, "attached", "read line; echo got $line; sleep 1000", json!({"OpenStdin": true}));
     let upgrade = "Connection: Upgrade\r\nUpgrade: tcp\r\n";

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
 
-use crate::error::{Result, invalid};
+use crate::error::{Result, invalid, kernel_words};
 use crate::model::HostConfig;
 
 pub(crate) fn rule(
@@ -66,8 +66,9 @@ pub(super) fn devices(host: &HostConfig) -> Result<(Vec<LinuxDevice>, Vec<LinuxD
         let access = if mapping.cgroup_permissions.is_empty() { "rwm" } else { &mapping.cgroup_permissions };
         let gather = |e: std::io::Error| {
             invalid(format!(
-                "error gathering device information while adding custom device \"{}\": {e}",
-                mapping.path_on_host
+                "error gathering device information while adding custom device \"{}\": {}",
+                mapping.path_on_host,
+                kernel_words(e.to_string())
             ))
         };
         let real = std::fs::canonicalize(source).map_err(gather)?;

@@ -27,6 +27,8 @@ pub(super) async fn open(
     with_stdin: bool,
 ) -> Result<std::result::Result<(Answer, IoStream), Failure>> {
     let lost = |e: io::Error| Error::Shim { id: id.into(), message: e.to_string() };
+    // What is executed belongs to nobody's connection: it is heard to its end, whoever reads along.
+    let lasting = matches!(op, Op::Exec(_));
     let (mut reader, mut writer) = socket.into_split();
     let mut out = Vec::new();
     protocol::json_frame(&mut out, protocol::REQUEST, &Request { seq: 0, op });
@@ -51,7 +53,7 @@ pub(super) async fn open(
     let (stdin, rest) = if with_stdin { (Some(StdinWriter::new(stdin)), None) } else { (None, Some(stdin)) };
     let id = id.to_string();
     tokio::spawn(async move {
-        if let Err(e) = pump(reader, chunks, exited).await {
+        if let Err(e) = pump(reader, chunks, exited, lasting).await {
             tracing::debug!("streams of {id}: {e}");
         }
         drop(rest);
@@ -63,11 +65,12 @@ async fn pump(
     mut reader: OwnedReadHalf,
     chunks: mpsc::Sender<Chunk>,
     exited: oneshot::Sender<Exit>,
+    lasting: bool,
 ) -> io::Result<()> {
     loop {
         let frame = tokio::select! {
             frame = read_frame(&mut reader) => frame?,
-            () = chunks.closed() => {
+            () = chunks.closed(), if !lasting => {
                 // Detached. Shut down, because the writing half may still be held.
                 let socket: &UnixStream = reader.as_ref();
                 let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
@@ -87,7 +90,7 @@ async fn pump(
             Some(_) => continue,
             None => return Ok(()),
         };
-        // A closed channel is found at the top of the loop.
+        // A closed channel is found at the top of the loop, unless the end is waited for without a reader.
         let _ = chunks.send(Chunk { stream, data: Bytes::from(data) }).await;
     }
 }
