@@ -43,17 +43,27 @@ const MODULES: &[&str] = &[
 /// The line by which the machine says how the tests went.
 const VERDICT: &str = "vm-test exit status ";
 
+/// Programs of this machine that tests run, or compare with, where they are installed.
+const PROGRAMS: &[&str] = &["/usr/sbin/runc", "/usr/bin/crun", "/usr/local/bin/docker", "/usr/bin/docker"];
+
 /// The flags of `cargo xtask vm-test`.
 #[derive(Debug, Args)]
 pub struct Options {
     /// The packages whose tests run.
     #[arg(long, default_values_t = ["sys".to_owned(), "runtime".to_owned()])]
     package: Vec<String>,
-    /// Only tests whose name contains this.
-    filter: Option<String>,
+    /// Only tests whose name contains one of these.
+    #[arg(long)]
+    filter: Vec<String>,
     /// The machine's memory, MiB.
     #[arg(long, default_value_t = 3072)]
     memory: u32,
+    /// How much longer things may take than on a machine that is not emulated.
+    #[arg(long, default_value_t = 10)]
+    patience: u32,
+    /// What `cargo test` is told to build instead of whole packages, such as `--workspace --test containers`.
+    #[arg(last = true)]
+    cargo: Vec<String>,
 }
 
 /// Builds the tests, boots the machine, runs them in it.
@@ -61,9 +71,9 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
     let cache = root.join("target/vm");
     fs::create_dir_all(&cache)?;
     let kernel = kernel(&cache)?;
-    let tests = tests(&options.package)?;
+    let built = build(options)?;
     let image = cache.join("initramfs");
-    write_image(&image, &kernel, &tests, options.filter.as_deref().unwrap_or(""))?;
+    write_image(&image, &kernel, &built, &script(options))?;
 
     let mut machine = Command::new("qemu-system-x86_64")
         .args(["-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio", "-cpu", "max", "-smp", "2"])
@@ -77,14 +87,19 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
         .spawn()
         .context("qemu-system-x86_64 is needed: apt-get install qemu-system-x86")?;
     let mut verdict = None;
+    let mut results = Vec::new();
     for line in BufReader::new(machine.stdout.take().context("the machine's console")?).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).trim_end().to_owned();
         println!("{line}");
         if let Some(status) = line.strip_prefix(VERDICT) {
             verdict = Some(status.to_owned());
         }
+        if line.starts_with("== ") || line.starts_with("test result: ") {
+            results.push(line);
+        }
     }
     machine.wait()?;
+    println!("\nin the virtual machine:\n{}", results.join("\n"));
     match verdict.as_deref() {
         Some("0") => Ok(()),
         Some(status) => bail!("tests failed in the virtual machine: status {status}"),
@@ -122,45 +137,47 @@ fn kernel(cache: &Path) -> Result<Kernel> {
     Ok(Kernel { image: unpacked.join(format!("boot/vmlinuz-{version}")), modules, version })
 }
 
-/// The test programs of the packages, and whatever else their tests call.
-fn tests(packages: &[String]) -> Result<Vec<PathBuf>> {
+/// What cargo has built.
+struct Built {
+    tests: Vec<PathBuf>,
+    /// Programs that tests look for in a folder `examples` beside their own.
+    examples: Vec<PathBuf>,
+}
+
+fn build(options: &Options) -> Result<Built> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["test", "--no-run", "--message-format=json"]).stderr(Stdio::inherit());
-    for package in packages {
-        command.args(["--package", package]);
+    command.args(&options.cargo);
+    if options.cargo.is_empty() {
+        command.args(options.package.iter().flat_map(|package| ["--package", package]));
     }
     let text = output(&mut command)?;
-    let artifacts = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let is_test = |a: &Value| a["reason"] == "compiler-artifact" && a["profile"]["test"] == true;
-    let mut programs: Vec<PathBuf> =
-        artifacts.filter(is_test).filter_map(|a| a["executable"].as_str().map(PathBuf::from)).collect();
-    programs.sort();
-    if programs.is_empty() {
-        bail!("{packages:?} have no tests");
+    let artifacts: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let programs = |wanted: &dyn Fn(&Value) -> bool| {
+        let wanted = artifacts.iter().filter(|a| a["reason"] == "compiler-artifact" && wanted(a));
+        let mut programs: Vec<PathBuf> =
+            wanted.filter_map(|a| a["executable"].as_str().map(PathBuf::from)).collect();
+        programs.sort();
+        programs
+    };
+    let tests = programs(&|a| a["profile"]["test"] == true);
+    let examples = programs(&|a| a["profile"]["test"] == false && a["target"]["kind"][0] == "example");
+    if tests.is_empty() {
+        bail!("{options:?}: there are no tests");
     }
-    Ok(programs)
+    Ok(Built { tests, examples })
 }
 
-fn write_image(path: &Path, kernel: &Kernel, tests: &[PathBuf], filter: &str) -> Result<()> {
+fn write_image(path: &Path, kernel: &Kernel, built: &Built, script: &str) -> Result<()> {
     let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().find_map(|p| fs::read(p).ok());
     let busybox = busybox.context("/bin/busybox is needed: apt-get install busybox-static")?;
     let mut archive = Archive::create(path)?;
-    for dir in [
-        "bin",
-        "dev",
-        "proc",
-        "sys",
-        "tmp",
-        "run",
-        "root",
-        "etc",
-        "lib",
-        "lib/modules",
-        "tests",
-        "new",
-        "var",
-    ] {
+    for dir in ["bin", "dev", "proc", "sys", "tmp", "run", "root", "etc", "lib", "lib/modules", "new", "var"]
+    {
+        archive.dir(dir)?;
+    }
+    for dir in ["tests", "examples", "usr", "usr/bin", "usr/sbin", "usr/local", "usr/local/bin", "lib64"] {
         archive.dir(dir)?;
     }
     archive.file("bin/busybox", 0o755, &busybox)?;
@@ -174,23 +191,60 @@ fn write_image(path: &Path, kernel: &Kernel, tests: &[PathBuf], filter: &str) ->
     for (at, (_, content)) in modules.iter().enumerate() {
         archive.file(&format!("lib/modules/{at:03}.ko"), 0o644, content)?;
     }
-    for (at, test) in tests.iter().enumerate() {
-        archive.file(
-            &format!("tests/{at:02}-{}", test.file_name().unwrap_or_default().to_string_lossy()),
-            0o755,
-            &fs::read(test)?,
-        )?;
+    for (at, test) in built.tests.iter().enumerate() {
+        let name = test.file_name().unwrap_or_default().to_string_lossy();
+        archive.file(&format!("tests/{at:02}-{name}"), 0o755, &small(test, path)?)?;
     }
-    archive.file("init", 0o755, script(filter).as_bytes())?;
+    for example in &built.examples {
+        let name = example.file_name().unwrap_or_default().to_string_lossy();
+        archive.file(&format!("examples/{name}"), 0o755, &small(example, path)?)?;
+    }
+    for file in with_libraries(PROGRAMS.iter().map(Path::new).filter(|p| p.exists()))? {
+        let name = file.to_string_lossy();
+        let name = name.trim_start_matches('/');
+        let folders: Vec<_> = Path::new(name).ancestors().skip(1).filter(|f| f.parent().is_some()).collect();
+        for folder in folders.iter().rev() {
+            archive.dir(&folder.to_string_lossy())?;
+        }
+        archive.file(name, 0o755, &fs::read(&file)?)?;
+    }
+    archive.file("init", 0o755, script.as_bytes())?;
     archive.finish()?;
     println!(
         "{}: kernel {}, {} modules, {} test programs",
         path.display(),
         kernel.version,
         modules.len(),
-        tests.len()
+        built.tests.len()
     );
     Ok(())
+}
+
+/// A program without what only a debugger reads: the machine has no disk, and its memory is not all for this.
+fn small(program: &Path, beside: &Path) -> Result<Vec<u8>> {
+    let stripped = beside.with_extension("stripped");
+    let done = Command::new("strip").arg("--strip-debug").arg("-o").arg(&stripped).arg(program).status();
+    let content = match done {
+        Ok(status) if status.success() => fs::read(&stripped)?,
+        _ => fs::read(program)?, // without binutils the machine needs more memory
+    };
+    let _ = fs::remove_file(stripped);
+    Ok(content)
+}
+
+/// Programs and the libraries that they load.
+fn with_libraries<'a>(programs: impl Iterator<Item = &'a Path>) -> Result<Vec<PathBuf>> {
+    let mut files = std::collections::BTreeSet::new();
+    for program in programs {
+        files.insert(program.to_owned());
+        // It fails for a program that needs none.
+        let Ok(output) = Command::new("ldd").arg(program).output() else { continue };
+        for line in String::from_utf8_lossy(&output.stdout).lines() {
+            let path = line.split_whitespace().find(|word| word.starts_with('/'));
+            files.extend(path.map(PathBuf::from));
+        }
+    }
+    Ok(files.into_iter().collect())
 }
 
 /// The kernel's loadable modules, by name.
@@ -257,14 +311,15 @@ fn depends(module: &[u8]) -> Vec<String> {
 }
 
 /// The machine's first program. The root of an initramfs cannot be pivoted away from, so it moves to a tmpfs first.
-fn script(filter: &str) -> String {
+fn script(options: &Options) -> String {
+    let (filter, patience) = (options.filter.join(" "), options.patience);
     format!(
         r#"#!/bin/busybox sh
-export PATH=/bin
+export PATH=/bin:/usr/bin:/usr/sbin:/usr/local/bin
 /bin/busybox --install -s /bin
 if [ "$1" != moved ]; then
     mount -t tmpfs -o size=90% root /new
-    cp -a bin dev proc sys tmp run root etc lib tests var init /new/
+    for f in *; do [ $f = new ] || cp -a $f /new/; done
     exec switch_root /new /init moved
 fi
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
@@ -274,6 +329,7 @@ for c in cpu cpuset memory pids io; do echo +$c > /sys/fs/cgroup/cgroup.subtree_
 for m in /lib/modules/*.ko; do insmod $m || echo "not loaded: $m"; done
 ip link set lo up
 cd /root; export HOME=/root TMPDIR=/tmp RUST_BACKTRACE=1 RUST_TEST_THREADS=2
+export TUG_TEST_PATIENCE={patience}
 status=0
 for t in /tests/*; do echo "== $t"; $t {filter} || status=1; done
 echo "{VERDICT}$status"

@@ -6,7 +6,7 @@ use runtime::IoStream;
 use tokio::sync::oneshot;
 
 use crate::Engine;
-use crate::container::Phase;
+use crate::container::{Phase, Waiting};
 use crate::error::{Error, Result, conflict, invalid};
 
 /// A container's streams, now or when it starts.
@@ -28,12 +28,17 @@ impl Attachment {
 }
 
 impl Engine {
-    /// Attaches. To a container that does not run: when it is started next.
-    pub async fn attach(self: &Arc<Self>, reference: &str) -> Result<Attachment> {
+    /// A container's output, and its input if asked for: whoever has that ends it by leaving, where it may end.
+    pub(crate) async fn open_streams(&self, id: &str, stdin: bool) -> runtime::Result<IoStream> {
+        if stdin { self.runtime.attach(id).await } else { self.runtime.watch(id).await }
+    }
+
+    /// Attaches, with or without the input. To a container that does not run: when it is started next.
+    pub async fn attach(self: &Arc<Self>, reference: &str, stdin: bool) -> Result<Attachment> {
         let (sender, stream) = oneshot::channel();
         if let Some(id) = self.pod(reference)? {
             let tty = self.foreign.get(&id).is_some_and(|s| s.spec.io.tty);
-            let _ = sender.send(self.runtime.attach(&id).await.map_err(Error::from));
+            let _ = sender.send(self.open_streams(&id, stdin).await.map_err(Error::from));
             return Ok(Attachment { tty, stream });
         }
         let container = self.find(reference)?;
@@ -43,7 +48,7 @@ impl Engine {
         };
         match phase {
             Phase::Running => {
-                let attached = self.runtime.attach(&container.id).await;
+                let attached = self.open_streams(&container.id, stdin).await;
                 match attached {
                     // It ended in between: nothing more will come.
                     Err(runtime::Error::NotFound { .. } | runtime::Error::InvalidState { .. }) => {
@@ -70,8 +75,8 @@ impl Engine {
             Phase::Created | Phase::Exited => {
                 let mut waiting = container.waiting.lock();
                 // Those whose clients have gone make room.
-                waiting.retain(|one| !one.is_closed());
-                waiting.push(sender);
+                waiting.retain(|one| !one.stream.is_closed());
+                waiting.push(Waiting { stream: sender, stdin });
             }
         }
         self.container_event(&container, "attach", &[]);

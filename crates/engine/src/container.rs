@@ -180,7 +180,12 @@ pub(crate) struct Mark {
 }
 
 /// Somebody attached before the start.
-pub(crate) type Waiting = oneshot::Sender<Result<IoStream>>;
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub stream: oneshot::Sender<Result<IoStream>>,
+    /// Whether it has the input, too.
+    pub stdin: bool,
+}
 
 /// One container.
 #[derive(Debug)]

@@ -71,9 +71,9 @@ impl Engine {
         // Saved before the process runs: a daemon that comes back finds the addresses of what it finds running.
         container.save_life();
         let waiting = std::mem::take(&mut *container.waiting.lock());
-        for one in waiting.into_iter().filter(|one| !one.is_closed()) {
-            let stream = self.runtime.attach(&container.id).await.map_err(Error::from);
-            let _ = one.send(stream); // whoever waited may have gone
+        for one in waiting.into_iter().filter(|one| !one.stream.is_closed()) {
+            let stream = self.open_streams(&container.id, one.stdin).await.map_err(Error::from);
+            let _ = one.stream.send(stream); // whoever waited may have gone
         }
         self.runtime.start(&container.id).await.map_err(exec_error)?;
         {

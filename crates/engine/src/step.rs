@@ -104,9 +104,13 @@ impl Engine {
         let dir = self.instance().run_dir.join("build").join(&step.id);
         std::fs::create_dir_all(&dir).map_err(Error::io(dir.display()))?;
         let container = Container::new(step.id.clone(), dir.clone(), asked, Life::default());
-        let result = tokio::select! {
-            result = self.step(&container, &step, output) => result,
-            () = cancel.cancelled() => Err(Error::System("the build was cancelled".into())),
+        // A creation comes to its end: given up half-way, nobody would find what it goes on to make.
+        let result = match self.make_step(&container, &step).await {
+            Ok(()) => tokio::select! {
+                result = self.carry_out(&step, output) => result,
+                () = cancel.cancelled() => Err(Error::System("the build was cancelled".into())),
+            },
+            Err(e) => Err(e),
         };
         container.resolver.lock().take();
         let deleted = self.runtime.delete(&step.id, true).await;
@@ -116,12 +120,7 @@ impl Engine {
         result
     }
 
-    async fn step(
-        self: &Arc<Self>,
-        container: &Arc<Container>,
-        step: &StepSpec,
-        output: mpsc::Sender<Chunk>,
-    ) -> Result<i32> {
+    async fn make_step(self: &Arc<Self>, container: &Arc<Container>, step: &StepSpec) -> Result<()> {
         let links = self.prepare_endpoints(container).await?;
         let files = self.write_files(container, &links)?;
         let snapshot = self.images.snapshot(&step.id)?;
@@ -177,7 +176,10 @@ impl Engine {
             spec.oci.set_linux(Some(linux));
         }
         spec.labels.insert(OWNER_LABEL.to_owned(), "build".to_owned());
-        self.create_connected(container, &spec).await?;
+        self.create_connected(container, &spec).await
+    }
+
+    async fn carry_out(self: &Arc<Self>, step: &StepSpec, output: mpsc::Sender<Chunk>) -> Result<i32> {
         let mut io = self.runtime.attach(&step.id).await?;
         match self.runtime.start(&step.id).await {
             Ok(()) => {}

@@ -160,6 +160,12 @@ pub trait Runtime: Send + Sync + 'static {
     async fn exec(&self, id: &str, exec: &ExecSpec) -> Result<ExecStarted>;
     /// The container's output from now on, and its input. Attach between create and start to miss nothing.
     async fn attach(&self, id: &str) -> Result<IoStream>;
+    /// The container's output from now on. Whoever only watches ends no input by leaving.
+    async fn watch(&self, id: &str) -> Result<IoStream> {
+        let mut io = self.attach(id).await?;
+        io.stdin = None;
+        Ok(io)
+    }
     /// Sets the terminal's size, of the first process or of an exec.
     async fn resize(&self, id: &str, exec_id: Option<&str>, rows: u16, cols: u16) -> Result<()>;
     /// Freezes every process.

@@ -133,6 +133,9 @@ pub(crate) struct ExitRecord {
 pub(crate) struct Request {
     pub seq: u64,
     pub op: Op,
+    /// For an attach: it has the output only, so that its end is not that of the input.
+    #[serde(default)]
+    pub output_only: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -72,7 +72,6 @@ pub(super) const DECLS: &[Decl] = &[
     },
     Decl {
         resource: "resourcequotas",
-        answers_deleted: true,
         short: &["quota"],
         strategy: || Arc::new(Quota),
         columns: Columns::Coded {

@@ -16,7 +16,6 @@ use crate::{Map, meta};
 pub(super) const DECLS: &[Decl] = &[
     Decl {
         resource: "persistentvolumes",
-        answers_deleted: true,
         short: &["pv"],
         strategy: || Arc::new(PersistentVolume),
         columns: Columns::Coded {
@@ -60,7 +59,6 @@ pub(super) const DECLS: &[Decl] = &[
     },
     Decl {
         resource: "persistentvolumeclaims",
-        answers_deleted: true,
         short: &["pvc"],
         strategy: || Arc::new(Claim),
         columns: Columns::Coded {

@@ -32,7 +32,6 @@ fn may(r: &Review<'_>, verb: &str, signer: &str) -> bool {
             namespace: "",
             name: &name,
             path: "",
-            fields: "",
         };
         r.server.authorize(&attributes).allowed()
     })

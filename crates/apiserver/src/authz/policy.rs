@@ -170,7 +170,6 @@ mod tests {
                 namespace: "a",
                 name: "",
                 path: "",
-                fields: "",
             };
             rbac.authorize(&attributes).allowed()
         };

@@ -41,7 +41,6 @@ impl ApiServer {
             options,
             warnings: &mut cx.warnings,
             notes: Vec::new(),
-            charges: Vec::new(),
         };
         admission::mutate(&self.admission, &mut review).await?;
         admission::validate(&self.admission, &mut review).await

@@ -40,7 +40,7 @@ pub(crate) async fn attach(mut call: Call) -> Result<Answer> {
     let kind = hijack::content_type(call.version, tty);
     let place = hijack::place()?;
     // Attached before anything is answered: what comes after the answer is not missed.
-    let attachment = if stream { Some(call.engine.attach(call.id()).await?) } else { None };
+    let attachment = if stream { Some(call.engine.attach(call.id(), wanted.stdin).await?) } else { None };
     let past = if logs { past(&call, &wanted).await? } else { Vec::new() };
     let Some((answer, upgrade)) = hijack::take_over(&mut call.request, kind) else {
         let past = futures::stream::iter(past);
@@ -108,7 +108,7 @@ pub(crate) async fn attach_websocket(mut call: Call) -> Result<Answer> {
     let wanted = Wanted { framed: false, ..wanted(&call, tty)? };
     let (stream, logs) = (call.query.flag("stream"), call.query.flag("logs"));
     let place = hijack::place()?;
-    let attachment = if stream { Some(call.engine.attach(call.id()).await?) } else { None };
+    let attachment = if stream { Some(call.engine.attach(call.id(), wanted.stdin).await?) } else { None };
     let past = if logs { past(&call, &wanted).await? } else { Vec::new() };
     let (answer, upgrade) = hijack::websocket(&mut call.request)?;
     let (engine, id) = (call.engine.clone(), call.id().to_owned());

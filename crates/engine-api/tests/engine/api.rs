@@ -199,6 +199,56 @@ fn survives_being_killed() {
     assert_eq!(stopped.status, 204);
 }
 
+/// A client sets a terminal's size as soon as it has asked for the start, and sometimes before that has arrived.
+#[test]
+fn terminals_are_resized_at_once() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    let upgrade = "Content-Type: application/json\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n";
+    let script = ["sh", "-c", "read line; /bin/busybox stty size"];
+    let until_end = |mut stream: std::io::BufReader<std::os::unix::net::UnixStream>| {
+        assert_eq!(read_head(&mut stream).0, 101);
+        stream.get_mut().write_all(b"\n").unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).unwrap();
+        said
+    };
+    let body =
+        json!({"Image": "busybox:test", "Cmd": ["sleep", "1000"], "HostConfig": {"NetworkMode": "none"}});
+    engine.create("box", &body);
+    assert_eq!(engine.post("/containers/box/start", &json!(null)).status, 204);
+    for round in 0..20 {
+        let asked = json!({"Cmd": script, "Tty": true, "AttachStdin": true, "AttachStdout": true});
+        let exec = engine.post("/containers/box/exec", &asked).json()["Id"].as_str().unwrap().to_owned();
+        let resize = format!("/exec/{exec}/resize?h=33&w=7{}", round % 10);
+        let start = || {
+            let started = json!({"Detach": false, "Tty": true}).to_string();
+            engine.open("POST", &format!("/exec/{exec}/start"), upgrade, started.as_bytes())
+        };
+        let stream = std::thread::scope(|scope| {
+            let early = (round % 2 == 1).then(|| scope.spawn(|| engine.post(&resize, &json!(null))));
+            let stream = start();
+            let resized = match early {
+                Some(early) => early.join().unwrap(),
+                None => engine.post(&resize, &json!(null)),
+            };
+            assert_eq!(resized.status, 200, "round {round}: {resized:?}");
+            stream
+        });
+        let said = until_end(stream);
+        assert!(said.contains(&format!("33 7{}\r\n", round % 10)), "round {round}: {said:?}");
+    }
+    let body = json!({"Image": "busybox:test", "Cmd": script, "Tty": true, "OpenStdin": true,
+                      "HostConfig": {"NetworkMode": "none"}});
+    let id = engine.create("tty", &body);
+    let stream =
+        engine.open("POST", &format!("/containers/{id}/attach?stream=1&stdin=1&stdout=1"), upgrade, b"");
+    assert_eq!(engine.post(&format!("/containers/{id}/start"), &json!(null)).status, 204);
+    assert_eq!(engine.post(&format!("/containers/{id}/resize?h=44&w=88"), &json!(null)).status, 200);
+    let said = until_end(stream);
+    assert!(said.contains("44 88\r\n"), "{said:?}");
+}
+
 #[test]
 fn volumes_and_networks() {
     skip_if_lacking!();

@@ -34,6 +34,10 @@ fn invalid(field: &'static str, message: impl Into<String>) -> Error {
 pub(super) fn prepare(runtime: &ShimRuntime, spec: &ContainerSpec) -> Result<Prepared> {
     let linux = spec.oci.linux().as_ref().ok_or_else(|| invalid("oci.linux", "is missing"))?;
     let process = spec.oci.process().as_ref().ok_or_else(|| invalid("oci.process", "is missing"))?;
+    if !spec.oci.version().starts_with("1.") {
+        let message = format!("version {:?} of the specification is not 1.x", spec.oci.version());
+        return Err(invalid("oci.ociVersion", message));
+    }
     if process.args().as_deref().unwrap_or_default().is_empty() {
         return Err(invalid("oci.process.args", "no command specified"));
     }

@@ -121,7 +121,16 @@ impl Handle {
             }
             _ => Error::io(format!("connect to the shim of {}", self.id))(e),
         };
-        link::connect(&self.bundle).and_then(link::to_tokio).map_err(lost)
+        let socket = match link::connect_now(&self.bundle) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                // Its queue is full. The kernel tells nobody when there is room, so a thread waits.
+                let bundle = self.bundle.clone();
+                let waits = tokio::task::spawn_blocking(move || link::connect(&bundle));
+                waits.await.map_err(|e| self.shim_error(e.to_string()))?
+            }
+            other => other,
+        };
+        socket.and_then(link::to_tokio).map_err(lost)
     }
 
     pub(super) async fn freeze(self: &Arc<Self>, frozen: bool) -> Result<()> {

@@ -59,7 +59,7 @@ impl Link {
             None => return Err(self.gone()),
         };
         let mut out = Vec::new();
-        protocol::json_frame(&mut out, protocol::REQUEST, &Request { seq, op });
+        protocol::json_frame(&mut out, protocol::REQUEST, &Request { seq, op, output_only: false });
         self.requests.send(out).map_err(|_| self.gone())?;
         wait.await.map_err(|_| self.gone())
     }
@@ -111,12 +111,29 @@ pub(super) async fn read_frame(reader: &mut OwnedReadHalf) -> io::Result<Option<
     }
 }
 
-/// Connects to the shim of a bundle. The bundle is named by a descriptor, since a socket's name is limited to 107 bytes.
+/// Connects to the shim of a bundle, which takes for ever if the shim does not take connections and many wait already.
 pub(super) fn connect(bundle: &std::path::Path) -> io::Result<std::os::unix::net::UnixStream> {
+    connect_by(bundle, rustix::net::SocketFlags::CLOEXEC)
+}
+
+/// As [`connect`], but `WouldBlock` where that would have to wait; the connection does not block either.
+pub(super) fn connect_now(bundle: &std::path::Path) -> io::Result<std::os::unix::net::UnixStream> {
+    connect_by(bundle, rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK)
+}
+
+/// The bundle is named by a descriptor, since a socket's name is limited to 107 bytes.
+fn connect_by(
+    bundle: &std::path::Path,
+    flags: rustix::net::SocketFlags,
+) -> io::Result<std::os::unix::net::UnixStream> {
     use rustix::fs::{Mode, OFlags};
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
     use std::os::fd::AsRawFd;
     let dir = rustix::fs::open(bundle, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    std::os::unix::net::UnixStream::connect(format!("/proc/self/fd/{}/sock", dir.as_raw_fd()))
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/sock", dir.as_raw_fd()))?;
+    rustix::net::connect(&socket, &address)?;
+    Ok(socket.into())
 }
 
 /// Asks a shim who it is, by blocking: for start-up. None if it has ended, which only the kernel's word for that says:

@@ -131,6 +131,23 @@ impl ShimRuntime {
         Ok((ours, child))
     }
 
+    async fn attach_to(&self, id: &str, input: bool) -> Result<IoStream> {
+        let handle = self.handle(id)?;
+        let status = handle.status();
+        if status == Status::Stopped {
+            return Err(handle.invalid_state(status, "attach to"));
+        }
+        let socket = handle.connect().await?;
+        let with_stdin = input && handle.spec.io.stdin != crate::StdinMode::Closed;
+        match streams::open(id, socket, Op::Attach, with_stdin).await? {
+            Ok((_, mut io)) => {
+                io.exit = None;
+                Ok(io)
+            }
+            Err(failure) => Err(handle.failure(failure, "attach to")),
+        }
+    }
+
     fn handle(&self, id: &str) -> Result<Arc<Handle>> {
         let found = self.containers.lock().get(id).cloned();
         found.ok_or_else(|| Error::NotFound { what: "container", id: id.into() })
@@ -293,20 +310,11 @@ impl Runtime for ShimRuntime {
     }
 
     async fn attach(&self, id: &str) -> Result<IoStream> {
-        let handle = self.handle(id)?;
-        let status = handle.status();
-        if status == Status::Stopped {
-            return Err(handle.invalid_state(status, "attach to"));
-        }
-        let socket = handle.connect().await?;
-        let with_stdin = handle.spec.io.stdin != crate::StdinMode::Closed;
-        match streams::open(id, socket, Op::Attach, with_stdin).await? {
-            Ok((_, mut io)) => {
-                io.exit = None;
-                Ok(io)
-            }
-            Err(failure) => Err(handle.failure(failure, "attach to")),
-        }
+        self.attach_to(id, true).await
+    }
+
+    async fn watch(&self, id: &str) -> Result<IoStream> {
+        self.attach_to(id, false).await
     }
 
     async fn resize(&self, id: &str, exec_id: Option<&str>, rows: u16, cols: u16) -> Result<()> {

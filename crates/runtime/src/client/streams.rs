@@ -31,7 +31,7 @@ pub(super) async fn open(
     let lasting = matches!(op, Op::Exec(_));
     let (mut reader, mut writer) = socket.into_split();
     let mut out = Vec::new();
-    protocol::json_frame(&mut out, protocol::REQUEST, &Request { seq: 0, op });
+    protocol::json_frame(&mut out, protocol::REQUEST, &Request { seq: 0, op, output_only: !with_stdin });
     writer.write_all(&out).await.map_err(lost)?;
     let answer = loop {
         match read_frame(&mut reader).await.map_err(lost)? {

@@ -151,6 +151,16 @@ pub fn device_rules() -> Vec<LinuxDeviceCgroup> {
     rules
 }
 
+/// Rules under which the devices that every container has can be made and used, whatever else the rules say: the
+/// specification wants them there, and its runtimes allow them so.
+pub fn with_standard_devices(rules: &[LinuxDeviceCgroup]) -> Vec<LinuxDeviceCgroup> {
+    let mut all = rules.to_vec();
+    if rules.iter().any(|rule| !rule.allow()) {
+        all.extend(device_rules().into_iter().filter(|rule| rule.allow() && !rules.contains(rule)));
+    }
+    all
+}
+
 /// Device rules of a privileged container: everything.
 pub fn all_devices() -> Vec<LinuxDeviceCgroup> {
     vec![device(true, LinuxDeviceType::A, None, None, "rwm")]

@@ -65,6 +65,11 @@ struct Queue {
     ended: bool,
 }
 
+/// What an entry takes of the buffer. Not its text alone: empty lines would fill the memory without ever counting.
+fn weight(entry: &Entry) -> u64 {
+    (entry.line.len() + size_of::<Entry>()) as u64
+}
+
 /// Carries entries from the shim to the driver until the shim has ended.
 async fn relay(mut socket: UnixStream, mut sender: Box<dyn Sender>, buffer: Option<u64>) {
     let queue = RefCell::new(Queue::default());
@@ -76,7 +81,7 @@ async fn relay(mut socket: UnixStream, mut sender: Box<dyn Sender>, buffer: Opti
             while let Record::Whole(length, entry) = entry::decode(&bytes[done..]) {
                 done += length;
                 let Some(entry) = entry else { continue };
-                let size = entry.line.len() as u64;
+                let size = weight(&entry);
                 let full = |limit: u64| {
                     let queue = queue.borrow();
                     !queue.entries.is_empty() && queue.bytes + size > limit
@@ -111,7 +116,7 @@ async fn relay(mut socket: UnixStream, mut sender: Box<dyn Sender>, buffer: Opti
                 if next.is_none() && queue.ended {
                     return;
                 }
-                queue.bytes -= next.as_ref().map_or(0, |e| e.line.len() as u64);
+                queue.bytes -= next.as_ref().map_or(0, weight);
                 next
             };
             let Some(entry) = next else {
@@ -178,6 +183,23 @@ mod tests {
         tokio::join!(relay, feed);
         let sent = sent.lock().unwrap().len();
         assert!((1..=200).contains(&sent), "{sent}");
+    }
+
+    #[tokio::test]
+    async fn empty_lines_fill_the_buffer_too() {
+        let (mut shim, ours) = UnixStream::pair().unwrap();
+        let (sent, permits) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Semaphore::new(0)));
+        let relay = relay(ours, Box::new(Slow(sent.clone(), permits.clone())), Some(10_000));
+        let lines = record(0).repeat(100_000);
+        let feed = async {
+            shim.write_all(&lines).await.unwrap();
+            drop(shim);
+            permits.add_permits(200_000);
+        };
+        tokio::join!(relay, feed);
+        // Those of the buffer, and what was still in the socket.
+        let sent = sent.lock().unwrap().len();
+        assert!((1..20_000).contains(&sent), "{sent}");
     }
 
     #[tokio::test]

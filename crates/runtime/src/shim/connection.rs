@@ -22,6 +22,8 @@ pub(super) enum Role {
 pub(super) struct Connection {
     pub fd: OwnedFd,
     pub role: Role,
+    /// Carries a process's output, not its input.
+    pub output_only: bool,
     input: Vec<u8>,
     output: Vec<u8>,
     sent: usize,
@@ -37,6 +39,7 @@ impl Connection {
         Ok(Self {
             fd,
             role: Role::Control,
+            output_only: false,
             input: Vec::new(),
             output: Vec::new(),
             sent: 0,

@@ -30,7 +30,11 @@ pub(super) fn main(args: &[OsString]) -> Option<i32> {
     let (what, args) = args.split_first()?;
     let result = match (what.to_str()?, args) {
         ("--log-sender", []) => crate::logs::sender::main(),
-        ("--log-compress", [to]) => super::log::compress(io::stdin(), Path::new(to)),
+        ("--log-compress", [to]) => {
+            // Behind everything else: a container that writes fast needs the processors itself.
+            let _ = rustix::process::nice(19);
+            super::log::compress(io::stdin(), Path::new(to))
+        }
         _ => return None,
     };
     Some(match result {

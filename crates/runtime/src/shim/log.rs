@@ -6,6 +6,7 @@
 //! wait, and say so.
 
 mod file;
+mod json;
 mod pipe;
 
 use std::io;
@@ -60,7 +61,8 @@ impl Log {
 
     /// At most so many bytes are to be read from the container at once, so that what waits for the sender stays small.
     pub(super) fn appetite(&self) -> usize {
-        if self.pipe.is_some() { 4096 } else { usize::MAX }
+        // Lines of one byte are forty times as long as entries.
+        if self.pipe.as_ref().is_some_and(Pipe::blocking) { 16 * 1024 } else { usize::MAX }
     }
 
     /// What to watch for being writable, if something waits for the sender.

@@ -119,7 +119,8 @@ pub(super) fn by_clone(
                 eprintln!("{warning}");
             }
             if let Some(rules) = resources.devices() {
-                cgroup.set_devices(rules).step(|| "set device rules".into())?;
+                let rules = crate::defaults::with_standard_devices(rules);
+                cgroup.set_devices(&rules).step(|| "set device rules".into())?;
             }
         }
     }

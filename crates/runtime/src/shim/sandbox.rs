@@ -145,7 +145,7 @@ fn answer(c: &mut Connection, kind: u8, content: &[u8]) -> bool {
             return false;
         }
     };
-    let Ok(Request { seq, op }) = request else {
+    let Ok(Request { seq, op, .. }) = request else {
         c.dead = true;
         return false;
     };

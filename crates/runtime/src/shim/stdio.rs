@@ -89,6 +89,24 @@ impl Streams {
         Read::End
     }
 
+    /// Bytes that an output holds that nobody reads from any more but the shim: what has been written to it so far.
+    pub(super) fn pending(&self, stream: Stream) -> usize {
+        let Some(fd) = &self.output[stream as usize] else { return 0 };
+        // The kernel does not tell how much is on its way through a terminal; its buffers are smaller than this.
+        if self.terminal.is_some() {
+            return 128 * 1024;
+        }
+        rustix::io::ioctl_fionread(fd).map_or(0, |n| n as usize)
+    }
+
+    /// Lets the pipe of a busy output hold `bytes`: its writer and the shim then take turns less often. A terminal has no
+    /// such thing, and a machine may refuse.
+    pub(super) fn widen(&self, stream: Stream, bytes: usize) {
+        if let Some(fd) = &self.output[stream as usize] {
+            let _ = rustix::pipe::fcntl_setpipe_size(fd, bytes);
+        }
+    }
+
     /// Whether both outputs have ended.
     pub(super) fn ended(&self) -> bool {
         self.output.iter().all(Option::is_none)

@@ -29,6 +29,8 @@ pub struct World {
     pub runtime: Arc<ShimRuntime>,
     cgroup: String,
     next: AtomicU32,
+    /// A process whose namespaces a check joins.
+    pub holder: AtomicU32,
 }
 
 /// What came out of a container or an exec.
@@ -59,7 +61,7 @@ impl World {
         std::fs::write(root.join("etc/group"), "root:x:0:\napp:x:1001:\naudio:x:29:app\n").unwrap();
         let runtime = open(dir.path());
         let cgroup = format!("{}/{name}", cgroup());
-        Self { dir, runtime, cgroup, next: AtomicU32::new(0) }
+        Self { dir, runtime, cgroup, next: AtomicU32::new(0), holder: AtomicU32::new(0) }
     }
 
     /// The runtime anew, as after the daemon's end.
@@ -98,6 +100,7 @@ impl World {
             },
             init: false,
             runtime: other_runtime(),
+            runtime_args: Vec::new(),
             seccomp: SeccompProfile::Default,
             annotations: Default::default(),
             labels: Default::default(),
@@ -152,6 +155,12 @@ impl World {
         let hierarchies = sys::cgroup::Hierarchies::find().unwrap();
         sys::cgroup::Cgroup::at(&hierarchies, &self.cgroup).unwrap().delete().unwrap();
     }
+}
+
+/// So many seconds, or as many times more as `TUG_TEST_PATIENCE` says: for machines that are emulated.
+pub fn patience(seconds: u64) -> std::time::Duration {
+    let times = std::env::var("TUG_TEST_PATIENCE").ok().and_then(|t| t.parse().ok()).unwrap_or(1);
+    std::time::Duration::from_secs(seconds * times)
 }
 
 /// The group of this run.

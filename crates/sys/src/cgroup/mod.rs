@@ -409,6 +409,10 @@ impl Cgroup {
             let second = rustix::event::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
             rustix::event::poll(&mut fds, Some(&second))?;
         }
+        // Half frozen it would be taken for running.
+        if frozen {
+            write(&dir.join("cgroup.freeze"), "0").map_err(context("thaw", &dir))?;
+        }
         Err(io::Error::new(io::ErrorKind::TimedOut, "the freezer did not stop every process"))
     }
 

@@ -1,9 +1,9 @@
 //! The log's file: Docker's json-file or local format, with rotation, compression of what has been rotated, and an
 //! answer to a full disk.
 //!
-//! json-file is one JSON object per line: `{"log":"text\n","stream":"stdout","time":"2026-01-02T03:04:05.678Z"}`; local
-//! is [`crate::logs::entry`]. The file ends with a whole entry at any time: one that could not be written to its end is
-//! cut off again. While nothing can be written, entries wait up to a limit and are dropped beyond it.
+//! json-file is [`super::json`], local is [`crate::logs::entry`]. The file ends with a whole entry at any time: one that
+//! could not be written to its end is cut off again. While nothing can be written, entries wait up to a limit and are
+//! dropped beyond it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 
 use super::PIECE;
+use super::json::Json;
 use crate::logs::entry::{self, Piece};
 use crate::logs::files::{compressed, numbered};
 use crate::{LogFile, Stream};
@@ -28,8 +29,15 @@ pub(super) enum Form {
     Local,
 }
 
+/// What encodes entries.
+enum Encoder {
+    Json(Json),
+    /// With what is added to every entry, encoded.
+    Local(Vec<u8>),
+}
+
 pub(super) struct FileLog {
-    form: Form,
+    encoder: Encoder,
     path: PathBuf,
     /// None when rotation moved the old file away and no new one could be made yet.
     file: Option<File>,
@@ -37,12 +45,9 @@ pub(super) struct FileLog {
     max_size: Option<u64>,
     max_files: u32,
     compress: bool,
-    /// What is added to every entry, encoded.
-    attributes: Vec<u8>,
     /// Entries to be written, and where each ends.
     out: Vec<u8>,
     ends: Vec<usize>,
-    clock: Clock,
     failing: bool,
     lost: u64,
     compressor: Option<Compressor>,
@@ -61,23 +66,21 @@ impl FileLog {
         let size = file.metadata()?.len();
         // What a compressor left that did not come to its end.
         let _ = fs::remove_file(unfinished(&spec.path));
-        let attributes = match form {
-            _ if spec.attributes.is_empty() => Vec::new(),
-            Form::Json => serde_json::to_vec(&spec.attributes)?,
-            Form::Local => entry::attributes(&spec.attributes),
+        let encoder = match form {
+            Form::Json if spec.attributes.is_empty() => Encoder::Json(Json::new(Vec::new())),
+            Form::Json => Encoder::Json(Json::new(serde_json::to_vec(&spec.attributes)?)),
+            Form::Local => Encoder::Local(entry::attributes(&spec.attributes)),
         };
         Ok(Self {
-            form,
+            encoder,
             path: spec.path.clone(),
             file: Some(file),
             size,
             max_size: spec.max_size,
             max_files: spec.max_files.max(1),
             compress: spec.compress && spec.max_files > 1,
-            attributes,
             out: Vec::new(),
             ends: Vec::new(),
-            clock: Clock::default(),
             failing: false,
             lost: 0,
             compressor: None,
@@ -93,14 +96,11 @@ impl FileLog {
                 return;
             }
         }
-        match self.form {
-            Form::Json => {
-                self.clock.set(time);
-                json(&mut self.out, text, stream, &self.clock, &self.attributes);
-            }
-            Form::Local => {
+        match &mut self.encoder {
+            Encoder::Json(json) => json.encode(&mut self.out, text, stream, time),
+            Encoder::Local(attributes) => {
                 let bare = text.strip_suffix(b"\n").unwrap_or(text);
-                entry::encode(&mut self.out, bare, stream, time, piece, &self.attributes);
+                entry::encode(&mut self.out, bare, stream, time, piece, attributes);
             }
         }
         self.ends.push(self.out.len());
@@ -294,107 +294,4 @@ pub(in crate::shim) fn compress(from: impl AsFd, to: &std::path::Path) -> io::Re
     let mut encoder = flate2::GzBuilder::new().extra(inode.to_le_bytes().to_vec()).write(target, level);
     io::copy(&mut source, &mut encoder)?;
     encoder.finish()?.flush()
-}
-
-/// Appends one entry in JSON.
-fn json(out: &mut Vec<u8>, line: &[u8], stream: Stream, clock: &Clock, attributes: &[u8]) {
-    out.extend_from_slice(b"{\"log\":\"");
-    escape(out, line);
-    out.extend_from_slice(b"\",\"stream\":\"");
-    out.extend_from_slice(stream.name().as_bytes());
-    if !attributes.is_empty() {
-        out.extend_from_slice(b"\",\"attrs\":");
-        out.extend_from_slice(attributes);
-        out.extend_from_slice(b",\"time\":\"");
-    } else {
-        out.extend_from_slice(b"\",\"time\":\"");
-    }
-    clock.write(out);
-    out.extend_from_slice(b"\"}\n");
-}
-
-/// JSON string content, escaped as Go's encoder does; bytes that are no UTF-8 become U+FFFD.
-fn escape(out: &mut Vec<u8>, text: &[u8]) {
-    for chunk in text.utf8_chunks() {
-        let bytes = chunk.valid().as_bytes();
-        let mut from = 0;
-        for (i, b) in bytes.iter().enumerate() {
-            let short: &[u8] = match b {
-                b'"' => b"\\\"",
-                b'\\' => b"\\\\",
-                b'\n' => b"\\n",
-                b'\r' => b"\\r",
-                0..0x20 | b'<' | b'>' | b'&' => b"",
-                _ => continue,
-            };
-            out.extend_from_slice(&bytes[from..i]);
-            from = i + 1;
-            if short.is_empty() {
-                const HEX: &[u8; 16] = b"0123456789abcdef";
-                out.extend_from_slice(b"\\u00");
-                out.extend_from_slice(&[HEX[usize::from(b >> 4)], HEX[usize::from(b & 15)]]);
-            } else {
-                out.extend_from_slice(short);
-            }
-        }
-        out.extend_from_slice(&bytes[from..]);
-        if !chunk.invalid().is_empty() {
-            out.extend_from_slice(b"\\ufffd");
-        }
-    }
-}
-
-/// The time of the current entries; the part up to the seconds is formatted once a second.
-#[derive(Default)]
-struct Clock {
-    second: i64,
-    prefix: String,
-    nanos: i32,
-}
-
-impl Clock {
-    fn set(&mut self, now: Timestamp) {
-        self.nanos = now.subsec_nanosecond();
-        if self.second != now.as_second() || self.prefix.is_empty() {
-            self.second = now.as_second();
-            self.prefix = now.strftime("%Y-%m-%dT%H:%M:%S").to_string();
-        }
-    }
-
-    fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.prefix.as_bytes());
-        if self.nanos != 0 {
-            let digits = format!(".{:09}", self.nanos);
-            out.extend_from_slice(digits.trim_end_matches('0').as_bytes());
-        }
-        out.push(b'Z');
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_drop_trailing_zeros() {
-        let mut clock = Clock::default();
-        let mut text = |t: &str| {
-            clock.set(t.parse().unwrap());
-            let mut out = Vec::new();
-            clock.write(&mut out);
-            String::from_utf8(out).unwrap()
-        };
-        assert_eq!(text("2026-01-02T03:04:05.120Z"), "2026-01-02T03:04:05.12Z");
-        assert_eq!(text("2026-01-02T03:04:06Z"), "2026-01-02T03:04:06Z");
-    }
-
-    #[test]
-    fn attributes_stand_where_docker_has_them() {
-        let mut clock = Clock::default();
-        clock.set("2026-01-02T03:04:06Z".parse().unwrap());
-        let mut out = Vec::new();
-        json(&mut out, b"a\n", Stream::Stderr, &clock, br#"{"tag":"x"}"#);
-        let want = r#"{"log":"a\n","stream":"stderr","attrs":{"tag":"x"},"time":"2026-01-02T03:04:06Z"}"#;
-        assert_eq!(String::from_utf8(out).unwrap().trim_end(), want);
-    }
 }

@@ -54,6 +54,16 @@ impl Pipe {
         Err(io::Error::other(if word.is_empty() { "the log's sender ended".into() } else { word }))
     }
 
+    /// Whether what waits is as much as may wait in non-blocking mode.
+    fn full(&self) -> bool {
+        !self.blocking && self.queue.len() - self.sent > WAITING
+    }
+
+    /// Whether the container waits for the sender.
+    pub(super) fn blocking(&self) -> bool {
+        self.blocking
+    }
+
     pub(super) fn congested(&self) -> bool {
         self.blocking && !self.queue.is_empty()
     }
@@ -79,7 +89,10 @@ impl Pipe {
                 }
             }
         }
-        if self.socket.is_none() || (!self.blocking && self.queue.len() - self.sent > WAITING) {
+        if self.full() {
+            self.flush();
+        }
+        if self.socket.is_none() || self.full() {
             self.lost += 1;
             return;
         }

@@ -50,10 +50,13 @@ pub async fn exec(w: &World) {
     // What an exec leaves behind does not hold up its end.
     let (output, code) = run(exec_spec(&spec, "e6", "sleep 50 & echo done")).await;
     assert_eq!((output.stdout.as_str(), code), ("done\n", 0));
+    // Nor does one that writes as fast as it can.
+    let (_, code) = run(exec_spec(&spec, "e7", "yes & true")).await;
+    assert_eq!(code, 0);
     assert!(w.runtime.pids(&spec.id).await.unwrap().len() >= 2);
     w.runtime.signal(&spec.id, 9, false).await.unwrap();
     assert_eq!(w.runtime.wait(&spec.id).await.unwrap().code, 137);
-    let e = w.runtime.exec(&spec.id, &exec_spec(&spec, "e7", "true")).await.unwrap_err();
+    let e = w.runtime.exec(&spec.id, &exec_spec(&spec, "e8", "true")).await.unwrap_err();
     assert!(matches!(e, Error::InvalidState { state: "stopped", .. }), "{e}");
 }
 

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use oci_spec::runtime::Mount;
+use oci_spec::runtime::{LinuxResources, Mount};
 use runtime::{Rootfs, defaults};
 
 use super::{add_mount, all_capabilities};
@@ -43,6 +43,14 @@ pub async fn devices(w: &World) {
     );
     // It may be made, as Docker lets it, and not be opened.
     assert!(out.contains("Operation not permitted"), "{out}");
+    // Those that every container has are there though all are denied.
+    let mut spec =
+        w.sh("echo x > /dev/null && head -c 3 /dev/zero | wc -c; mknod /kmsg c 1 11; head -c 1 /kmsg 2>&1");
+    let mut resources = LinuxResources::default();
+    resources.set_devices(Some(vec![defaults::device_rules()[0].clone()]));
+    spec.oci.linux_mut().as_mut().unwrap().set_resources(Some(resources));
+    let (_, output) = w.run(&spec).await;
+    assert!(output.stdout.starts_with("3\n") && output.stdout.contains("not permitted"), "{output:?}");
 }
 
 pub async fn mounts(w: &World) {

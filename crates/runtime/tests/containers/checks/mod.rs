@@ -36,7 +36,7 @@ macro_rules! checks {
 
 checks! {
     process: echo, exit_codes, bad_commands, environment, users, setup_errors, signals, sysctls_and_names, rlimits, init_reaps;
-    streams: stdin_half_close, stdin_open_once, terminal, attach_twice, slow_reader_stalls_only_its_container, log_rotation_and_follow, fast_writer;
+    streams: stdin_half_close, stdin_open_once, watcher_ends_no_input, terminal, attach_twice, slow_reader_stalls_only_its_container, log_rotation_and_follow, fast_writer;
     exec: exec, exec_in_terminal, short_execs_in_terminals;
     limits: killed_for_memory, pids_limit, pause_and_stats, update, cgroup_namespace;
     filesystem: read_only_root, hidden_paths, devices, mounts, shared_mounts, many_layers;
@@ -84,7 +84,8 @@ fn add_mount(spec: &mut ContainerSpec, mount: Mount) {
 
 /// Waits until something is true that has no event of its own in a test.
 async fn eventually(what: &str, mut is: impl FnMut() -> bool) {
-    for _ in 0..500 {
+    let deadline = tokio::time::Instant::now() + crate::world::patience(5);
+    while tokio::time::Instant::now() < deadline {
         if is() {
             return;
         }

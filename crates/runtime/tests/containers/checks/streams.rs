@@ -38,6 +38,25 @@ pub async fn stdin_open_once(w: &World) {
     }
 }
 
+/// Whoever watches without input leaves the input open for others.
+pub async fn watcher_ends_no_input(w: &World) {
+    let mut spec = w.sh("read line; echo got $line; cat; exit 3");
+    spec.io.stdin = StdinMode::OpenOnce;
+    let mut io = w.begin(&spec).await;
+    let watcher = w.runtime.watch(&spec.id).await.unwrap();
+    assert!(watcher.stdin.is_none());
+    drop(watcher);
+    // The shim has seen the watcher go when it answers the next one.
+    let mut second = w.runtime.watch(&spec.id).await.unwrap();
+    io.stdin.as_mut().unwrap().write_all(b"it\n").await.unwrap();
+    assert_eq!(&second.output.recv().await.unwrap().data[..], b"got it\n");
+    drop(second);
+    let open = tokio::time::timeout(Duration::from_millis(300), w.runtime.wait(&spec.id)).await;
+    assert!(open.is_err(), "the input ended with a watcher: {open:?}");
+    drop(io);
+    assert_eq!(w.runtime.wait(&spec.id).await.unwrap().code, 3);
+}
+
 pub async fn terminal(w: &World) {
     let mut spec = w.sh("stty size; test -t 0 && test -t 1 && echo tty; read a; echo \"got $a\"; stty size; tty; ls -l /dev/console");
     spec.io.tty = true;
