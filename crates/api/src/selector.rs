@@ -397,6 +397,15 @@ impl Field {
         Field { terms: vec![(field.to_owned(), true, value.to_owned())] }
     }
 
+    /// The same with one more equality.
+    #[must_use]
+    pub fn and_equal(mut self, field: &str, value: &str) -> Field {
+        if !self.terms().any(|term| term == (field, true, value)) {
+            self.terms.push((field.to_owned(), true, value.to_owned()));
+        }
+        self
+    }
+
     /// With fields called otherwise, for which `name` says so.
     pub fn renamed(mut self, name: impl Fn(&str) -> Option<&'static str>) -> Field {
         for (field, _, _) in &mut self.terms {

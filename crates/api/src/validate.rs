@@ -191,6 +191,31 @@ pub fn ip(text: &str) -> Vec<String> {
     }
 }
 
+/// An address that others can be reached at: not the machine's own, nor one that means something on a link alone. Whoever may
+/// write such an address could have the API server, or a node, speak to itself for him.
+pub fn non_special_ip(text: &str) -> Vec<String> {
+    let Ok(ip) = text.parse::<std::net::IpAddr>() else { return self::ip(text) };
+    let (link_local, link_multicast) = match ip.to_canonical() {
+        std::net::IpAddr::V4(v4) => (v4.is_link_local(), v4.octets().starts_with(&[224, 0, 0])),
+        std::net::IpAddr::V6(v6) => {
+            (v6.is_unicast_link_local(), v6.is_multicast() && v6.segments()[0] & 0xf == 2)
+        }
+    };
+    let canonical = ip.to_canonical();
+    let why = if canonical.is_unspecified() {
+        format!("may not be unspecified ({text})")
+    } else if canonical.is_loopback() {
+        "may not be in the loopback range (127.0.0.0/8, ::1/128)".to_owned()
+    } else if link_local {
+        "may not be in the link-local range (169.254.0.0/16, fe80::/10)".to_owned()
+    } else if link_multicast {
+        "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".to_owned()
+    } else {
+        return Vec::new();
+    };
+    vec![why]
+}
+
 /// A CIDR.
 pub fn cidr(text: &str) -> Vec<String> {
     match text.parse::<ipnet::IpNet>() {

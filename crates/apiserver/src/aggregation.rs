@@ -22,7 +22,7 @@ use crate::body::Body;
 use crate::cache::{Watcher, local_key};
 use crate::callback::fetch;
 use crate::pipeline::Call;
-use crate::proxy::{Proof, Target, unverified};
+use crate::proxy::{IDENTITY, Proof, Target, unverified};
 use crate::query::WriteOptions;
 use crate::registry::{Context, Modify};
 use crate::user::UserInfo;
@@ -57,30 +57,35 @@ fn is_remote(service: &Value) -> bool {
     service.pointer("/spec/service").is_some_and(|s| !s.is_null())
 }
 
-/// Headers that say who asks, for a server that trusts our certificate.
-fn identity_headers(user: &UserInfo) -> HeaderMap {
+/// Headers that say who asks, for a server that trusts our certificate. Whoever cannot be named whole is refused: without
+/// the headers the request would be our own.
+fn identity_headers(user: &UserInfo) -> Result<HeaderMap, Status> {
     let mut headers = HeaderMap::new();
-    let mut add = |name: &str, value: &str| {
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::try_from(name.to_lowercase()), HeaderValue::from_str(value))
-        {
-            headers.append(name, value);
-        }
+    let mut add = |name: &str, value: &str| -> Result<(), Status> {
+        let refused = || {
+            Status::bad_request(format!(
+                "{name}: {value:?} cannot be sent in a header: the user cannot be told to the server that answers for this group"
+            ))
+        };
+        let header =
+            HeaderName::try_from(format!("{IDENTITY}{}", name.to_lowercase())).map_err(|_| refused())?;
+        headers.append(header, HeaderValue::from_bytes(value.as_bytes()).map_err(|_| refused())?);
+        Ok(())
     };
-    add("X-Remote-User", &user.name);
+    add("user", &user.name)?;
     if !user.uid.is_empty() {
-        add("X-Remote-Uid", &user.uid);
+        add("uid", &user.uid)?;
     }
     for group in &user.groups {
-        add("X-Remote-Group", group);
+        add("group", group)?;
     }
     for (key, values) in &user.extra {
         let key = percent_encoding::utf8_percent_encode(key, percent_encoding::NON_ALPHANUMERIC).to_string();
         for value in values {
-            add(&format!("X-Remote-Extra-{key}"), value);
+            add(&format!("extra-{key}"), value)?;
         }
     }
-    headers
+    Ok(headers)
 }
 
 impl ApiServer {
@@ -106,7 +111,7 @@ impl ApiServer {
         let (ns, name) = (text(service, "/spec/service/namespace"), text(service, "/spec/service/name"));
         let (host, port) = self.endpoint_of(ns, name, Some(&port))?;
         let proof = self.proof_for(service).map_err(Status::unavailable)?;
-        Ok(Target { host, port, proof, path, headers: identity_headers(user) })
+        Ok(Target { host, port, proof, path, headers: identity_headers(user)? })
     }
 
     /// Answers a request on a resource that this server does not have: another one may.
@@ -366,9 +371,13 @@ mod tests {
     fn who_asks_is_said_in_headers() {
         let mut user = UserInfo::new("ann", &["a", "b"]);
         user.extra.insert("k/x".into(), vec!["v".into()]);
-        let headers = identity_headers(&user);
+        let headers = identity_headers(&user).unwrap();
         assert_eq!(headers.get("x-remote-user").unwrap(), "ann");
         assert_eq!(headers.get_all("x-remote-group").iter().count(), 3);
         assert_eq!(headers.get("x-remote-extra-k%2fx").unwrap(), "v");
+        let named = identity_headers(&UserInfo::new("jürgen", &[])).unwrap();
+        assert_eq!(named.get("x-remote-user").unwrap().as_bytes(), "jürgen".as_bytes());
+        let refused = identity_headers(&UserInfo::new("a\nb", &[])).unwrap_err();
+        assert_eq!(refused.code, 400, "{}", refused.message);
     }
 }

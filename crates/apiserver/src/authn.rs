@@ -55,8 +55,21 @@ impl Authenticator {
     /// Who the bearer of `token` is, if one of `audiences` is among the token's (of no audiences: the API server's own);
     /// with the audiences that are. An error says why not.
     pub fn token(&self, token: &str, audiences: &[String]) -> Result<(UserInfo, Vec<String>), String> {
+        let own = [self.issuer.clone()];
+        let wanted = if audiences.is_empty() { &own[..] } else { audiences };
+        // What names no audiences is for the API server.
+        let common = |theirs: &[&str]| {
+            let common: Vec<String> =
+                wanted.iter().filter(|a| theirs.contains(&a.as_str())).cloned().collect();
+            match common.is_empty() {
+                true => {
+                    Err(format!("token audiences {theirs:?} is invalid for the target audiences {wanted:?}"))
+                }
+                false => Ok(common),
+            }
+        };
         if let Some(user) = self.bootstrap_token(token) {
-            return Ok((user, audiences.to_vec()));
+            return Ok((user, common(&[&self.issuer])?));
         }
         let claims = self.verify(token)?;
         let text = |p: &str| claims.pointer(p).and_then(Value::as_str).unwrap_or("");
@@ -68,7 +81,7 @@ impl Authenticator {
             return Err("service account token is not valid yet".into());
         }
         if text("/iss") == "kubernetes/serviceaccount" {
-            return self.legacy(token, &claims).map(|u| (u, audiences.to_vec()));
+            return Ok((self.legacy(token, &claims)?, common(&[&self.issuer])?));
         }
         if text("/iss") != self.issuer {
             return Err(format!("the token's issuer is \"{}\", not \"{}\"", text("/iss"), self.issuer));
@@ -78,12 +91,7 @@ impl Authenticator {
             Some(Value::Array(many)) => many.iter().filter_map(Value::as_str).collect(),
             _ => Vec::new(),
         };
-        let own = [self.issuer.clone()];
-        let wanted = if audiences.is_empty() { &own[..] } else { audiences };
-        let common: Vec<String> = wanted.iter().filter(|a| theirs.contains(&a.as_str())).cloned().collect();
-        if common.is_empty() {
-            return Err(format!("token audiences {theirs:?} is invalid for the target audiences {wanted:?}"));
-        }
+        let common = common(&theirs)?;
         let namespace = text("/kubernetes.io/namespace");
         let (name, uid) =
             (text("/kubernetes.io/serviceaccount/name"), text("/kubernetes.io/serviceaccount/uid"));

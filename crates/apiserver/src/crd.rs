@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::ApiServer;
 use crate::conversion::Converter;
 use crate::query::WriteOptions;
-use crate::registry::{Context, DeleteOptions, Modify};
+use crate::registry::{Context, DeleteOptions, Modify, store_failure};
 use crate::resource::{Custom, Kinds};
 use crate::user::UserInfo;
 
@@ -214,6 +214,7 @@ fn kind_in(crd: &Value, version: &str, schemas: &[VersionSchema]) -> Option<Kind
         strategy: Arc::new(Rules { schema, scale, selectable }),
         custom: true,
         template: None,
+        answers_deleted: false,
     })
 }
 
@@ -243,31 +244,72 @@ pub fn check_schemas(crd: &Value) -> api::ErrorList {
     errors
 }
 
-/// Why a definition's names cannot be had: another kind of the group has them.
-fn conflict(crd: &Value, others: &[Arc<Object>]) -> Option<(String, String)> {
-    let group = text(crd, "/spec/group");
-    let built_in: Vec<&Arc<Kind>> = api::kinds::all().iter().filter(|k| k.group == group).collect();
-    let own = api::meta::name(crd);
-    let mut taken: Vec<(String, String)> = Vec::new();
-    for k in built_in {
-        taken.push((k.plural.clone(), k.kind.clone()));
+/// The names that the other kinds of a definition's group have: of resources, and of kinds.
+#[derive(Default)]
+struct Taken {
+    resources: HashSet<String>,
+    kinds: HashSet<String>,
+}
+
+impl Taken {
+    fn by_others(crd: &Value, others: &[Arc<Object>]) -> Self {
+        let (group, own) = (text(crd, "/spec/group"), api::meta::name(crd));
+        let mut taken = Self::default();
+        for k in api::kinds::all().iter().filter(|k| k.group == group) {
+            taken.resources.extend([k.plural.clone(), k.singular.clone()]);
+            taken.resources.extend(k.short_names.iter().cloned());
+            taken.kinds.extend([k.kind.clone(), k.list_kind.clone()]);
+        }
+        for o in others.iter().filter(|o| o.name() != own && text(o.value(), "/spec/group") == group) {
+            let names = o.value().pointer("/status/acceptedNames").unwrap_or(&Value::Null);
+            taken.resources.extend(["/plural", "/singular"].map(|f| text(names, f).to_owned()));
+            taken.resources.extend(words(names, "/shortNames"));
+            taken.kinds.extend(["/kind", "/listKind"].map(|f| text(names, f).to_owned()));
+        }
+        taken.resources.remove("");
+        taken.kinds.remove("");
+        taken
     }
-    for o in others.iter().filter(|o| o.name() != own && text(o.value(), "/spec/group") == group) {
-        let accepted = o.value().pointer("/status/acceptedNames").unwrap_or(&Value::Null);
-        if !text(accepted, "/plural").is_empty() {
-            taken.push((text(accepted, "/plural").to_owned(), text(accepted, "/kind").to_owned()));
+}
+
+/// The names of a definition that can be had, and why the others cannot: another kind of the group has them. What it has
+/// been given it keeps.
+fn accept(crd: &Value, others: &[Arc<Object>]) -> (Value, Option<(&'static str, String)>) {
+    let taken = Taken::by_others(crd, others);
+    let wanted = crd.pointer("/spec/names").cloned().unwrap_or(Value::Null);
+    let before = crd.pointer("/status/acceptedNames").cloned().unwrap_or(Value::Null);
+    let mut accepted = wanted.clone();
+    let mut conflict = None;
+    for (field, reason, used) in [
+        ("plural", "PluralConflict", &taken.resources),
+        ("singular", "SingularConflict", &taken.resources),
+        ("shortNames", "ShortNamesConflict", &taken.resources),
+        ("kind", "KindConflict", &taken.kinds),
+        ("listKind", "ListKindConflict", &taken.kinds),
+    ] {
+        let named = |v: &Value| match &v[field] {
+            Value::String(one) => vec![one.clone()],
+            list => {
+                list.as_array().into_iter().flatten().filter_map(|n| n.as_str().map(str::to_owned)).collect()
+            }
+        };
+        let own = named(&before);
+        let Some(name) = named(&wanted).into_iter().find(|n| used.contains(n) && !own.contains(n)) else {
+            continue;
+        };
+        conflict = Some((reason, format!("\"{name}\" is already in use")));
+        match before.get(field) {
+            Some(kept) => accepted[field] = kept.clone(),
+            // These two are never missing.
+            None if matches!(field, "plural" | "kind") => accepted[field] = json!(""),
+            None => {
+                if let Some(map) = accepted.as_object_mut() {
+                    map.shift_remove(field);
+                }
+            }
         }
     }
-    let (plural, kind) = (text(crd, "/spec/names/plural"), text(crd, "/spec/names/kind"));
-    taken.iter().find_map(|(p, k)| {
-        if p == plural {
-            Some(("PluralConflict".to_owned(), format!("\"{plural}\" is already in use")))
-        } else if k == kind {
-            Some(("KindConflict".to_owned(), format!("\"{kind}\" is already in use")))
-        } else {
-            None
-        }
-    })
+    (accepted, conflict)
 }
 
 fn condition<'a>(crd: &'a Value, kind: &str) -> Option<&'a Value> {
@@ -314,10 +356,10 @@ fn structure(crd: &Value) -> Option<String> {
 /// The definition as its status should be, or nothing if it is.
 pub fn decide(crd: &Value, others: &[Arc<Object>]) -> Option<Value> {
     let mut new = crd.clone();
-    match conflict(crd, others) {
+    let (names, conflict) = accept(crd, others);
+    api::meta::child(&mut new, "status").insert("acceptedNames".into(), names);
+    match conflict {
         None => {
-            let names = crd.pointer("/spec/names").cloned().unwrap_or(Value::Null);
-            api::meta::child(&mut new, "status").insert("acceptedNames".into(), names);
             set_condition(&mut new, "NamesAccepted", "True", "NoConflicts", "no conflicts found");
             set_condition(
                 &mut new,
@@ -328,9 +370,7 @@ pub fn decide(crd: &Value, others: &[Arc<Object>]) -> Option<Value> {
             );
         }
         Some((reason, message)) => {
-            let status = api::meta::child(&mut new, "status");
-            status.entry("acceptedNames").or_insert_with(|| json!({"plural": "", "kind": ""}));
-            set_condition(&mut new, "NamesAccepted", "False", &reason, &message);
+            set_condition(&mut new, "NamesAccepted", "False", reason, &message);
             if !is_true(crd, "Established") {
                 set_condition(&mut new, "Established", "False", "NotAccepted", "not all names are accepted");
             }
@@ -368,7 +408,8 @@ pub async fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
             serve(&server, &all);
             clearing.retain(|_, task| !task.is_finished());
             for crd in &all {
-                if let Err(status) = settle(&server, crd, &all).await {
+                // What the one before was given is taken.
+                if let Err(status) = settle(&server, crd, &kind.all("")).await {
                     tracing::warn!(crd = crd.name(), error = %status.message, "definition's status not written");
                 }
                 let held = api::meta::finalizers(crd.value()).any(|f| f == FINALIZER);
@@ -450,52 +491,103 @@ async fn settle(server: &Arc<ApiServer>, crd: &Arc<Object>, all: &[Arc<Object>])
     if crd.is_deleting() || decide(crd.value(), all).is_none() {
         return Ok(());
     }
-    let mut cx = context(server, crd.name())?;
-    let mut change = |old: &Arc<Object>| Ok(decide(old.value(), all).unwrap_or_else(|| old.value().clone()));
+    write(server, crd.name(), "status", &|old| decide(old, all).unwrap_or_else(|| old.clone())).await?;
+    server.cache.caught_up().await.map_err(store_failure)
+}
+
+/// Changes a definition through a subresource. One that is gone needs no change.
+async fn write(
+    server: &ApiServer,
+    name: &str,
+    subresource: &str,
+    change: &(dyn Fn(&Value) -> Value + Sync),
+) -> Result<(), Status> {
+    let mut cx = context(server, name)?;
     let options = WriteOptions::default();
-    let modify =
-        Modify { name: crd.name(), subresource: "status", options: &options, applied: false, checked: false };
-    match server.modify(&mut cx, &modify, &mut change).await {
+    let modify = Modify { name, subresource, options: &options, applied: false, checked: false };
+    match server.modify(&mut cx, &modify, &mut |old: &Arc<Object>| Ok(change(old.value()))).await {
         Err(status) if status.code == 404 => Ok(()),
         answer => answer.map(|_| ()),
     }
 }
 
-/// Deletes a definition's objects, waits until they are gone, and lets the definition go.
+/// Whether the definition of a custom kind is being deleted: nothing new of the kind may come then, or the end of it would
+/// never come.
+pub fn is_ending(server: &ApiServer, kind: &Kind) -> bool {
+    let name = format!("{}.{}", kind.plural, kind.group);
+    kind.custom && server.cache.kind(GROUP, PLURAL).get(&name).is_some_and(|crd| crd.is_deleting())
+}
+
+/// How long a failure waits to be tried again. What failed does not say when it would succeed.
+const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Deletes a definition's objects, waits until they are gone, and lets the definition go; whatever fails is tried again.
 async fn clear(server: Arc<ApiServer>, crd: Arc<Object>, shutdown: CancellationToken) {
-    let result = async {
-        if let Some(kind) = kind_of(crd.value()).map(Arc::new) {
-            let cache = server.cache.kind(&kind.group, &kind.plural);
-            let (snapshot, mut watcher) = server.cache.list_and_watch(cache.clone(), "");
-            let user = Arc::new(UserInfo::master("system:apiserver"));
-            let mut cx = Context::internal(user, kind, "", "");
-            server.delete_all(&mut cx, snapshot.items, &DeleteOptions::default()).await?;
-            while !cache.is_empty() {
-                tokio::select! {
-                    () = shutdown.cancelled() => return Ok(()),
-                    events = watcher.next() => if events.is_err() {
-                        (_, watcher) = server.cache.list_and_watch(cache.clone(), "");
-                    },
-                }
+    let terminating = |status: &'static str, reason: &'static str, message: String| {
+        move |old: &Value| {
+            let mut new = old.clone();
+            set_condition(&mut new, "Terminating", status, reason, &message);
+            new
+        }
+    };
+    let kind = kind_of(crd.value()).map(Arc::new);
+    let mut said = "";
+    while let Some(kind) = &kind {
+        let cache = server.cache.kind(&kind.group, &kind.plural);
+        let (snapshot, mut watcher) = server.cache.list_and_watch(cache, "");
+        if snapshot.items.is_empty() {
+            break;
+        }
+        let failed = empty(&server, kind, snapshot.items).await.err();
+        let (reason, message) = match &failed {
+            None => ("InstanceDeletionInProgress", "CustomResource deletion is in progress".to_owned()),
+            Some(status) => {
+                tracing::warn!(crd = crd.name(), error = %status.message, "a definition's objects are not cleared yet");
+                ("InstanceDeletionFailed", format!("could not issue all deletes: {}", status.message))
+            }
+        };
+        let mut again = failed.is_some();
+        if said != reason {
+            match write(&server, crd.name(), "status", &terminating("True", reason, message)).await {
+                Ok(()) => said = reason,
+                Err(_) => again = true,
             }
         }
-        let mut cx = context(&server, crd.name())?;
-        let mut change = |old: &Arc<Object>| {
-            let mut new = old.value().clone();
-            api::meta::remove_finalizer(&mut new, FINALIZER);
-            Ok(new)
-        };
-        let options = WriteOptions::default();
-        let modify =
-            Modify { name: crd.name(), subresource: "", options: &options, applied: false, checked: false };
-        server.modify(&mut cx, &modify, &mut change).await.map(|_| ())
-    };
-    match result.await {
-        Err(status) if status.code != 404 => {
-            tracing::warn!(crd = crd.name(), error = %status.message, "a definition's objects are not cleared");
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            // What goes, and what comes nevertheless.
+            _ = watcher.next() => {}
+            () = tokio::time::sleep(AGAIN), if again => {}
         }
-        _ => {}
     }
+    let ended = terminating("False", "InstanceDeletionCompleted", "removed all instances".into());
+    let release = move |old: &Value| {
+        let mut new = ended(old);
+        api::meta::remove_finalizer(&mut new, FINALIZER);
+        new
+    };
+    while let Err(status) = write(&server, crd.name(), "", &release).await {
+        tracing::warn!(crd = crd.name(), error = %status.message, "a definition is not let go yet");
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(AGAIN) => {}
+        }
+    }
+}
+
+/// Deletes objects of a kind that ends, without asking anybody; fails if one cannot be deleted, when all were tried.
+async fn empty(server: &ApiServer, kind: &Arc<Kind>, items: Vec<Arc<Object>>) -> Result<(), Status> {
+    let user = Arc::new(UserInfo::master("system:apiserver"));
+    let options = DeleteOptions { unasked: true, ..DeleteOptions::default() };
+    let mut failed = Ok(());
+    for item in items.iter().filter(|i| !i.is_deleting()) {
+        let mut cx = Context::internal(user.clone(), kind.clone(), item.namespace(), item.name());
+        match server.delete(&mut cx, item.name(), &options).await {
+            Err(status) if status.code != 404 => failed = Err(status),
+            _ => {}
+        }
+    }
+    failed
 }
 
 #[cfg(test)]
@@ -523,9 +615,32 @@ mod tests {
         let mut second = crd();
         second["metadata"]["name"] = json!("bars.example.com");
         second["spec"]["names"]["plural"] = json!("bars");
-        let refused = decide(&second, &[Object::from_value(accepted)]).unwrap();
+        let refused = decide(&second, &[Object::from_value(accepted.clone())]).unwrap();
         assert!(!is_true(&refused, "Established"));
         assert_eq!(text(condition(&refused, "NamesAccepted").unwrap(), "/reason"), "KindConflict");
+        assert_eq!(refused["status"]["acceptedNames"], json!({"plural": "bars", "kind": ""}));
+        // Each of its names has to be free, and what has been accepted stays.
+        let first = [Object::from_value(accepted.clone())];
+        for (names, reason) in [
+            (json!({"plural": "foos", "kind": "Bar"}), "PluralConflict"),
+            (json!({"plural": "bars", "kind": "Bar", "singular": "fo"}), "SingularConflict"),
+            (json!({"plural": "bars", "kind": "Bar", "shortNames": ["b", "foos"]}), "ShortNamesConflict"),
+            (json!({"plural": "fo", "kind": "Bar"}), "PluralConflict"),
+            (json!({"plural": "bars", "kind": "Bar", "listKind": "Foo"}), "ListKindConflict"),
+        ] {
+            second["spec"]["names"] = names.clone();
+            let refused = decide(&second, &first).unwrap();
+            let why = condition(&refused, "NamesAccepted").unwrap();
+            assert_eq!((text(why, "/status"), text(why, "/reason")), ("False", reason), "{names}");
+        }
+        second["spec"]["names"] = json!({"plural": "bars", "kind": "Bar"});
+        assert!(is_true(&decide(&second, &first).unwrap(), "Established"));
+        let mut grown = accepted;
+        grown["spec"]["names"]["shortNames"] = json!(["fo", "ba"]);
+        second["status"] = json!({"acceptedNames": {"plural": "bars", "kind": "Bar", "shortNames": ["ba"]}});
+        let refused = decide(&grown, &[Object::from_value(second)]).unwrap();
+        assert!(is_true(&refused, "Established") && !is_true(&refused, "NamesAccepted"));
+        assert_eq!(refused["status"]["acceptedNames"]["shortNames"], json!(["fo"]));
     }
 
     #[test]

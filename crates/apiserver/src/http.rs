@@ -7,8 +7,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -37,7 +35,9 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, address)) => {
-                let _ = stream.set_nodelay(true);
+                if let Err(error) = stream.set_nodelay(true).and_then(|()| sockets::keep_alive(&stream)) {
+                    tracing::debug!(%address, %error, "a connection's options");
+                }
                 let (server, acceptor, shutdown) = (server.clone(), acceptor.clone(), shutdown.clone());
                 connections.spawn(async move {
                     match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
@@ -82,10 +82,10 @@ async fn connection(
             Ok::<_, std::convert::Infallible>(server.carry_out(request, peer).await)
         }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = sockets::http();
     builder.http2().max_concurrent_streams(1000).initial_stream_window_size(1 << 20).max_frame_size(1 << 18);
     builder.http1().half_close(false);
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let connection = builder.serve_connection_with_upgrades(sockets::patient(stream), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

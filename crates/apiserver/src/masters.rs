@@ -26,6 +26,11 @@ const TTL: Duration = Duration::from_secs(15);
 /// The label of slices beside the first one, which are needed where servers listen on different ports.
 const MANAGED_BY: (&str, &str) = ("endpointslice.kubernetes.io/managed-by", "kube-apiserver");
 
+/// Whether others can reach a server at its address: one at the machine's own is nobody's endpoint but its own.
+fn is_reachable(ip: IpAddr) -> bool {
+    api::validate::non_special_ip(&ip.to_string()).is_empty()
+}
+
 /// Where a server listens.
 type Member = (IpAddr, u16);
 
@@ -41,6 +46,12 @@ fn key_of((ip, port): Member) -> Vec<u8> {
 
 /// Announces this server, writes the Service, and keeps both as they should be until the server stops.
 pub async fn start(server: &Arc<ApiServer>) -> Result<(), Status> {
+    if !is_reachable(own(server).0) {
+        tracing::warn!(
+            address = %own(server).0,
+            "pods cannot reach the API server at its address: the kubernetes service leads nowhere (--node-ip names another)"
+        );
+    }
     let lease = if server.options.shared_store { Some(announce(server).await?) } else { None };
     reconcile(server).await?;
     tokio::spawn(follow_objects(server.clone()));
@@ -178,7 +189,7 @@ async fn follow_objects(server: Arc<ApiServer>) {
 fn objects(service_ip: &str, own_port: u16, members: &[Member]) -> Vec<Value> {
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
     let mut by_port: BTreeMap<(u16, bool), Vec<String>> = BTreeMap::new();
-    for (ip, port) in members {
+    for (ip, port) in members.iter().filter(|(ip, _)| is_reachable(*ip)) {
         by_port.entry((*port, ip.is_ipv6())).or_default().push(ip.to_string());
     }
     let ports = |port: u16| json!([{"name": "https", "port": port, "protocol": "TCP"}]);
@@ -282,6 +293,8 @@ mod tests {
             json!([{"addresses": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}], "ports": [{"name": "https", "port": 6443, "protocol": "TCP"}]},
                 {"addresses": [{"ip": "10.0.0.1"}], "ports": [{"name": "https", "port": 7443, "protocol": "TCP"}]}])
         );
+        let alone = objects("10.96.0.1", 6443, &[([127, 0, 0, 1].into(), 6443)]);
+        assert_eq!((alone.len(), &alone[1]["subsets"]), (2, &json!([])));
         let names: Vec<&str> = all[2..].iter().map(api::meta::name).collect();
         assert_eq!(names, ["kubernetes", "kubernetes-ipv4-7443"]);
         assert_eq!(all[2]["endpoints"].as_array().unwrap().len(), 2);

@@ -26,6 +26,8 @@ pub struct RequestInfo {
     pub name: String,
     /// What follows the subresource, without its first slash (the rest of a proxied path).
     pub rest: String,
+    /// The field selector, of the query, of what reads or deletes many: authorization may go by it.
+    pub fields: String,
 }
 
 /// What the path asks for.

@@ -2,6 +2,7 @@
 //!
 //! The socket and the in-process transport both end here; what comes without a socket skips nothing but decoding TLS.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -45,6 +46,13 @@ fn is_public(path: &str) -> bool {
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("")
+}
+
+/// The text of a header that says who somebody is. Names may be of any script, so it is read as UTF-8; one that cannot be
+/// read is refused: left out, the request would be made as somebody else.
+fn identity<'a>(name: &str, value: &'a header::HeaderValue) -> Result<&'a str, Status> {
+    std::str::from_utf8(value.as_bytes())
+        .map_err(|_| Status::bad_request(format!("the header {name} is not UTF-8: send it encoded as such")))
 }
 
 /// Reads a body whole, up to the limit. One that says that it is longer is not read at all.
@@ -92,13 +100,15 @@ impl ApiServer {
         // Rules with resourceNames hold for lists and watches of that one name, too.
         if info.is_resource
             && matches!(info.verb, "list" | "watch" | "deletecollection")
-            && info.name.is_empty()
-            && let Some(name) = query
-                .some("fieldSelector")
-                .and_then(|s| api::selector::Field::parse(s).ok())
-                .and_then(|f| f.required("metadata.name").map(str::to_owned))
+            && let Some(selector) = query.some("fieldSelector")
         {
-            info.name = name;
+            selector.clone_into(&mut info.fields);
+            let parsed = api::selector::Field::parse(selector).ok();
+            if info.name.is_empty()
+                && let Some(name) = parsed.as_ref().and_then(|f| f.required("metadata.name"))
+            {
+                name.clone_into(&mut info.name);
+            }
         }
         let head = request.method() == Method::HEAD;
         let gzip = !head && crate::compress::accepted(request.headers());
@@ -163,7 +173,12 @@ impl ApiServer {
         if let Some(user) = &peer.user {
             return Ok(user.clone());
         }
-        let given = text(headers, "authorization");
+        let given = match headers.get(header::AUTHORIZATION).map(header::HeaderValue::to_str) {
+            Some(Ok(given)) => given,
+            // Credentials that no token consists of are not the same as none.
+            Some(Err(_)) => return Err(Status::unauthorized()),
+            None => "",
+        };
         let token = given.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         let token = match token {
             Some((_, token)) => Some(token.trim().to_owned()),
@@ -183,18 +198,21 @@ impl ApiServer {
     }
 
     fn impersonate(&self, headers: &HeaderMap, user: Arc<UserInfo>) -> Result<Arc<UserInfo>, Status> {
-        let name = text(headers, "impersonate-user");
-        let groups: Vec<&str> =
-            headers.get_all("impersonate-group").iter().filter_map(|v| v.to_str().ok()).collect();
-        let uid = text(headers, "impersonate-uid");
-        let extra: Vec<(String, String)> = headers
-            .iter()
-            .filter_map(|(k, v)| {
-                let key = k.as_str().strip_prefix("impersonate-extra-")?;
-                let key = percent_encoding::percent_decode_str(key).decode_utf8_lossy().into_owned();
-                Some((key, v.to_str().ok()?.to_owned()))
-            })
-            .collect();
+        let one = |name: &str| headers.get(name).map_or(Ok(""), |v| identity(name, v));
+        let name = one("impersonate-user")?;
+        let uid = one("impersonate-uid")?;
+        let groups = headers.get_all("impersonate-group").iter().map(|v| identity("impersonate-group", v));
+        let groups = groups.collect::<Result<Vec<&str>, Status>>()?;
+        let mut extra: Vec<(String, String)> = Vec::new();
+        for (header, value) in headers {
+            let Some(key) = header.as_str().strip_prefix("impersonate-extra-") else { continue };
+            let key = percent_encoding::percent_decode_str(key).decode_utf8().map_err(|_| {
+                Status::bad_request(format!(
+                    "the name of the header {header} is not UTF-8 when it is decoded"
+                ))
+            })?;
+            extra.push((key.into_owned(), identity(header.as_str(), value)?.to_owned()));
+        }
         if name.is_empty() {
             if !groups.is_empty() || !uid.is_empty() || !extra.is_empty() {
                 return Err(Status::bad_request(
@@ -226,6 +244,7 @@ impl ApiServer {
                 namespace,
                 name,
                 path: "",
+                fields: "",
             })?;
         }
         let mut other = match name.strip_prefix("system:serviceaccount:").and_then(|s| s.split_once(':')) {
@@ -261,14 +280,35 @@ impl ApiServer {
     }
 }
 
+/// How long all warnings of an answer may be together; those beyond are cut, and then left out.
+const MAX_WARNINGS: usize = 4 << 10;
+/// What is kept of a warning where they do not all fit.
+const SHORT_WARNING: usize = 256;
+
+/// The warnings that are sent: each once, and no more of them than fit.
+fn fitting(warnings: &[String]) -> Vec<&str> {
+    let mut seen: HashSet<&str> = HashSet::new();
+    let all: Vec<&str> = warnings.iter().map(String::as_str).filter(|w| seen.insert(w)).collect();
+    if all.iter().map(|w| w.len()).sum::<usize>() <= MAX_WARNINGS {
+        return all;
+    }
+    let mut left = MAX_WARNINGS;
+    all.into_iter()
+        .map(|w| {
+            let short = (0..=SHORT_WARNING.min(w.len())).rev().find_map(|end| w.get(..end));
+            short.unwrap_or_default()
+        })
+        .take_while(|w| {
+            let fits = w.len() <= left;
+            left = left.saturating_sub(w.len());
+            fits
+        })
+        .collect()
+}
+
 /// Adds warnings to an answer, as upstream: code 299, no agent.
 pub fn add_warnings(response: &mut Response<Body>, warnings: &[String]) {
-    let mut seen: Vec<&str> = Vec::new();
-    for warning in warnings {
-        if seen.contains(&warning.as_str()) {
-            continue;
-        }
-        seen.push(warning);
+    for warning in fitting(warnings) {
         let quoted: String = warning
             .chars()
             .flat_map(|c| match c {
@@ -286,4 +326,22 @@ pub fn add_warnings(response: &mut Response<Body>, warnings: &[String]) {
 /// The status code of an answer to a write.
 pub fn code_of(created: bool) -> StatusCode {
     if created { StatusCode::CREATED } else { StatusCode::OK }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_said_once_and_fit_a_head() {
+        let few: Vec<String> = ["a", "b", "a"].map(str::to_owned).to_vec();
+        assert_eq!(fitting(&few), ["a", "b"]);
+        let long = vec!["é".repeat(1000)];
+        assert_eq!(fitting(&long)[0].len(), 2000, "alone it fits");
+        let many: Vec<String> = (0..50_000).map(|i| format!("unknown field \"spec.f{i}\"")).collect();
+        let sent = fitting(&many);
+        assert!(sent.len() > 100 && sent.iter().map(|w| w.len()).sum::<usize>() <= MAX_WARNINGS);
+        let some: Vec<String> = (0..9).map(|i| format!("{i}{}", "é".repeat(1000))).collect();
+        assert!(fitting(&some).len() == 9 && fitting(&some).iter().all(|w| w.len() <= SHORT_WARNING));
+    }
 }

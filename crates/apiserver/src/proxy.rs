@@ -32,6 +32,9 @@ const HOP: [HeaderName; 6] = [
     header::TRANSFER_ENCODING,
 ];
 
+/// What begins the names of headers that say who asks, to servers that trust our certificate.
+pub(crate) const IDENTITY: &str = "x-remote-";
+
 /// Makes connections to kubelets.
 pub struct Dialer(tokio_rustls::TlsConnector);
 
@@ -56,7 +59,7 @@ pub(crate) struct Target {
     pub(crate) proof: Proof,
     /// Path and query.
     pub(crate) path: String,
-    /// Headers to add, such as who asks.
+    /// Headers that say who asks; none of a peer that is not told.
     pub(crate) headers: HeaderMap,
 }
 
@@ -114,6 +117,12 @@ pub(crate) async fn dial(
     }
 }
 
+/// Whether an address that a client may have written is one to be spoken to for him: this machine's own, and those of its
+/// links, are not.
+fn is_others(ip: &str) -> bool {
+    api::validate::non_special_ip(ip).is_empty()
+}
+
 /// A connector that takes any certificate, for peers that are not to be verified by the user's own word.
 pub(crate) fn unverified(identity: Option<&pki::Identity>) -> tokio_rustls::TlsConnector {
     let builder = sockets::AnyCertificate::client_config();
@@ -154,6 +163,7 @@ impl ApiServer {
             options: Value::Null,
             warnings: &mut warnings,
             notes: Vec::new(),
+            charges: Vec::new(),
         };
         admission::validate(&self.admission, &mut review).await?;
         let safe = matches!(*call.request.method(), http::Method::GET | http::Method::HEAD);
@@ -328,6 +338,10 @@ impl ApiServer {
                 "no endpoints available for pod \"{name}\": it has no address yet"
             )));
         }
+        if !is_others(&host) {
+            let why = format!("address not allowed: pod \"{name}\" says that it is at {host}");
+            return Err(Status::bad_request(why));
+        }
         let ports = || {
             let containers = pod.spec().get("containers").and_then(Value::as_array);
             containers
@@ -392,7 +406,10 @@ impl ApiServer {
             let found = ports.find(|p| text(p, "/name") == port_name).and_then(number);
             let Some(n) = found.and_then(|n| u16::try_from(n).ok()) else { continue };
             for address in subset.get("addresses").and_then(Value::as_array).into_iter().flatten() {
-                candidates.push((text(address, "/ip").to_owned(), n));
+                let ip = text(address, "/ip");
+                if is_others(ip) {
+                    candidates.push((ip.to_owned(), n));
+                }
             }
         }
         if candidates.is_empty() {
@@ -417,17 +434,7 @@ impl ApiServer {
         let upgrade = upgrade_of(request.headers());
         let client_side = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
         let (parts, payload) = request.into_parts();
-        let mut headers = parts.headers;
-        strip(&mut headers);
-        for name in [header::AUTHORIZATION, header::HOST] {
-            headers.remove(name);
-        }
-        let impersonation: Vec<HeaderName> =
-            headers.keys().filter(|k| k.as_str().starts_with("impersonate-")).cloned().collect();
-        for name in impersonation {
-            headers.remove(name);
-        }
-        headers.extend(target.headers.clone());
+        let mut headers = outgoing(parts.headers, &target);
         let host = format!("{}:{}", target.host, target.port);
         if let Ok(value) = header::HeaderValue::from_str(&host) {
             headers.insert(header::HOST, value);
@@ -571,6 +578,24 @@ fn upgrade_of(headers: &HeaderMap) -> Option<header::HeaderValue> {
     headers.get(header::UPGRADE).filter(|_| wants).cloned()
 }
 
+/// The headers that go on: without what was meant for us, and with who asks. Nothing that the client says of who it is may
+/// stand beside that: the peer takes our certificate as proof of all of it.
+fn outgoing(mut headers: HeaderMap, target: &Target) -> HeaderMap {
+    strip(&mut headers);
+    for name in [header::AUTHORIZATION, header::HOST] {
+        headers.remove(name);
+    }
+    let ours = |name: &str| {
+        name.starts_with("impersonate-") || !target.headers.is_empty() && name.starts_with(IDENTITY)
+    };
+    let dropped: Vec<HeaderName> = headers.keys().filter(|k| ours(k.as_str())).cloned().collect();
+    for name in dropped {
+        headers.remove(name);
+    }
+    headers.extend(target.headers.clone());
+    headers
+}
+
 fn strip(headers: &mut HeaderMap) {
     for name in HOP {
         headers.remove(name);
@@ -679,6 +704,32 @@ mod tests {
         ] {
             assert_eq!(connect_options(&call(uri)), want, "{uri}");
         }
+    }
+
+    #[test]
+    fn a_client_says_nothing_of_who_it_is() {
+        let mut given = HeaderMap::new();
+        for (name, value) in [
+            ("authorization", "Bearer t"),
+            ("impersonate-user", "a"),
+            ("x-remote-uid", "0"),
+            ("x-remote-extra-scopes", "all"),
+            ("x-remote-group", "system:masters"),
+            ("accept", "text/html"),
+        ] {
+            given.append(HeaderName::from_static(name), header::HeaderValue::from_static(value));
+        }
+        let mut target = Target::new("10.0.0.1".into(), 443, Proof::Plain, "/x".into());
+        let names = |headers: HeaderMap| -> Vec<String> {
+            let mut names: Vec<String> = headers.keys().map(ToString::to_string).collect();
+            names.sort();
+            names
+        };
+        // What a pod makes of such headers is its own matter: it is not told who asks.
+        let plain = names(outgoing(given.clone(), &target));
+        assert_eq!(plain, ["accept", "x-remote-extra-scopes", "x-remote-group", "x-remote-uid"]);
+        target.headers.append("x-remote-user", header::HeaderValue::from_static("ann"));
+        assert_eq!(names(outgoing(given, &target)), ["accept", "x-remote-user"]);
     }
 
     #[test]

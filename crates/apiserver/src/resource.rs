@@ -14,6 +14,7 @@ use crate::ApiServer;
 use crate::body::Body;
 use crate::conversion::Converter;
 use crate::negotiate::{Accept, accept, accept_plain};
+use crate::path::RequestInfo;
 use crate::pipeline::{Call, Payload, add_warnings, code_of, collect};
 use crate::query::{ListOptions, WriteOptions};
 use crate::registry::{
@@ -87,6 +88,39 @@ impl Kinds {
     /// The kind stored under a group and resource.
     pub fn stored(&self, group: &str, resource: &str) -> Option<Arc<Kind>> {
         self.all.iter().find(|k| k.group == group && k.plural == resource).cloned()
+    }
+}
+
+/// Refuses paths that a kind of this scope does not have. Authorization went by the namespace in the path, so that must be
+/// the one that the object is in: a cluster-scoped kind has no paths inside a namespace, subresources included.
+pub(crate) fn check_scope(kind: &Kind, version: usize, info: &RequestInfo) -> Result<(), Status> {
+    let unsupported = || Status::method_not_supported(&kind.versions[version].gvr(kind), info.verb);
+    let named = info.subresource.is_empty() && !info.name.is_empty();
+    if !info.rest.is_empty() && info.subresource != "proxy" {
+        return Err(Status::no_such_path());
+    }
+    // The name in the path was authorized, the one in the body would be created.
+    if named && info.verb == "create" {
+        return Err(unsupported());
+    }
+    match (kind.namespaced, info.namespace.is_empty()) {
+        (true, false) | (false, true) => Ok(()),
+        // A namespace is in itself, as far as paths go.
+        (false, false) => {
+            let itself = kind.group.is_empty() && kind.plural == "namespaces" && info.name == info.namespace;
+            let collection = matches!(info.verb, "list" | "create" | "deletecollection");
+            if itself && !(collection && info.subresource.is_empty()) {
+                return Ok(());
+            }
+            Err(Status::no_such_path())
+        }
+        // Across all namespaces one can only read.
+        (true, true) if !info.subresource.is_empty() => Err(Status::no_such_path()),
+        (true, true) => match info.verb {
+            "list" | "watch" => Ok(()),
+            "create" | "deletecollection" => Err(unsupported()),
+            _ => Err(Status::no_such_path()),
+        },
     }
 }
 
@@ -178,18 +212,7 @@ impl ApiServer {
         let Some(Found { kind, version, converter }) = found else {
             return self.elsewhere(call).await;
         };
-        if info.subresource.is_empty() && kind.namespaced == info.namespace.is_empty() {
-            // Cluster-scoped kinds have no namespaced paths; namespaced ones can only be read and deleted across them all.
-            let across = kind.namespaced && matches!(info.verb, "list" | "watch") && info.name.is_empty()
-                || kind.namespaced && matches!(info.verb, "list" | "watch" | "deletecollection");
-            let itself = kind.plural == "namespaces" && kind.group.is_empty();
-            if !(across || itself || info.verb == "create" && kind.namespaced) {
-                return Err(Status::no_such_path());
-            }
-            if info.verb == "create" && kind.namespaced && kind.is_stored() {
-                return Err(Status::method_not_supported(&kind.versions[version].gvr(&kind), "create"));
-            }
-        }
+        check_scope(&kind, version, &info)?;
         if CONNECT.contains(&info.subresource.as_str())
             && kind.versions[version].subresource(&info.subresource).is_some()
         {
@@ -286,7 +309,7 @@ impl ApiServer {
                 let name = r.cx.info.name.clone();
                 match self.delete(&mut r.cx, &name, &options).await? {
                     Deleted::Going(object) => r.object(StatusCode::OK, &object),
-                    Deleted::Gone(object) if returns_deleted(&r.cx.kind) => r.object(StatusCode::OK, &object),
+                    Deleted::Gone(object) if r.cx.kind.answers_deleted => r.object(StatusCode::OK, &object),
                     Deleted::Gone(object) => {
                         let status = Status::success(&gvr.group, &gvr.resource, object.name(), object.uid());
                         r.document(StatusCode::OK, &status.to_value())
@@ -361,19 +384,4 @@ impl ApiServer {
             _ => Err(Status::method_not_supported(&r.cx.gvr(), r.cx.info.verb)),
         }
     }
-}
-
-/// Kinds whose deletion answers with the object instead of a Status, as upstream's.
-fn returns_deleted(kind: &Kind) -> bool {
-    kind.group.is_empty()
-        && matches!(
-            kind.plural.as_str(),
-            "pods"
-                | "services"
-                | "persistentvolumes"
-                | "persistentvolumeclaims"
-                | "serviceaccounts"
-                | "resourcequotas"
-                | "podtemplates"
-        )
 }

@@ -18,7 +18,7 @@ use crate::path::RequestInfo;
 use crate::pipeline::{Payload, Peer};
 use crate::query::{ListOptions, VersionMatch};
 use crate::registry::{Context, WatchItem, bookmark_object, is_plain, value_in, watch_stream};
-use crate::resource::Found;
+use crate::resource::{Found, check_scope};
 use crate::user::UserInfo;
 
 /// See the module.
@@ -35,7 +35,13 @@ impl InProcess {
         Self { server, peer: Peer { user: Some(user.clone()), address: None }, user }
     }
 
-    fn context(&self, gvr: &Gvr, ns: Option<&str>, verb: &'static str) -> client::Result<Context> {
+    fn context(
+        &self,
+        gvr: &Gvr,
+        ns: Option<&str>,
+        verb: &'static str,
+        fields: String,
+    ) -> client::Result<Context> {
         let Found { kind, version, converter } = self
             .server
             .kinds
@@ -49,6 +55,7 @@ impl InProcess {
             version: gvr.version.clone().into_owned(),
             resource: gvr.resource.clone().into_owned(),
             namespace: ns.unwrap_or("").to_owned(),
+            fields,
             ..RequestInfo::default()
         };
         let cx = Context {
@@ -61,6 +68,7 @@ impl InProcess {
             warnings: Vec::new(),
         };
         self.server.require(&Attributes::of(&cx.user, &cx.info))?;
+        check_scope(&cx.kind, cx.version, &cx.info)?;
         Ok(cx)
     }
 }
@@ -133,7 +141,7 @@ impl client::Transport for InProcess {
         ns: Option<&str>,
         options: &client::ListOptions,
     ) -> client::Result<client::ObjectList> {
-        let cx = self.context(gvr, ns, "list")?;
+        let cx = self.context(gvr, ns, "list", options.fields.to_string())?;
         let mut wanted = list_options(options.labels.to_string(), options.fields.to_string());
         wanted.limit = usize::try_from(options.limit).unwrap_or(usize::MAX);
         wanted.token = Some(options.next.clone()).filter(|t| !t.is_empty());
@@ -151,7 +159,7 @@ impl client::Transport for InProcess {
         ns: Option<&str>,
         options: &client::WatchOptions,
     ) -> client::Result<BoxStream<'static, client::Result<WatchEvent>>> {
-        let cx = self.context(gvr, ns, "watch")?;
+        let cx = self.context(gvr, ns, "watch", options.fields.to_string())?;
         let mut wanted = list_options(options.labels.to_string(), options.fields.to_string());
         wanted.bookmarks = options.bookmarks;
         if options.revision > 0 {

@@ -4,6 +4,7 @@
 
 mod common;
 
+use api::Value;
 use apiserver::UserInfo;
 use common::{Cluster, JSON, call};
 use http::Method;
@@ -177,6 +178,17 @@ async fn bootstrap_tokens_are_of_their_own_groups() {
     }
     write("cccccc", json!({"expiration": "2999-01-01T00:00:00Z"})).await;
     assert_eq!(review("cccccc.0123456789abcdef").await["authenticated"], true);
+    // Such a token is for the API server, and for nobody else who may ask.
+    let own = good["audiences"][0].as_str().unwrap();
+    for (audiences, want) in
+        [(json!(["vault"]), json!(null)), (json!(["vault", own]), json!([own])), (json!([own]), json!([own]))]
+    {
+        let asked = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+            "spec": {"token": "aaaaaa.0123456789abcdef", "audiences": audiences}});
+        let answer = c.post("/apis/authentication.k8s.io/v1/tokenreviews", asked).await.value;
+        assert_eq!(answer["status"]["audiences"], want, "{answer}");
+        assert_eq!(answer["status"]["authenticated"], !want.is_null(), "{answer}");
+    }
 }
 
 #[tokio::test]
@@ -330,5 +342,148 @@ async fn nobody_is_let_in_where_that_is_set() {
         assert_eq!(pods.code, if anonymous { 403 } else { 401 });
         let wrong = call(&nobody, Method::GET, "/version", &[("authorization", "Bearer x.y.z")], "").await;
         assert_eq!(wrong.code, 401, "a token that is wrong is not none");
+    }
+}
+
+/// A role in a namespace, and who has it.
+async fn role(c: &Cluster, namespace: &str, name: &str, rules: Value) {
+    let group = "rbac.authorization.k8s.io";
+    let base = format!("/apis/{group}/v1/namespaces/{namespace}");
+    let role = json!({"apiVersion": format!("{group}/v1"), "kind": "Role", "metadata": {"name": name}, "rules": rules});
+    assert_eq!(c.post(&format!("{base}/roles"), role).await.code, 201);
+    let binding = json!({"apiVersion": format!("{group}/v1"), "kind": "RoleBinding", "metadata": {"name": name},
+        "roleRef": {"apiGroup": group, "kind": "Role", "name": name},
+        "subjects": [{"apiGroup": group, "kind": "User", "name": name}]});
+    assert_eq!(c.post(&format!("{base}/rolebindings"), binding).await.code, 201);
+}
+
+#[tokio::test]
+async fn everything_in_a_namespace_is_nothing_outside() {
+    let c = Cluster::start().await;
+    for name in ["foo", "bar"] {
+        let made = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        assert_eq!(c.post("/api/v1/namespaces", made).await.code, 201);
+    }
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"},
+        "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}});
+    assert_eq!(c.post("/api/v1/nodes", node).await.code, 201);
+    let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "x"},
+        "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/x"}}});
+    assert_eq!(c.post("/api/v1/persistentvolumes", volume).await.code, 201);
+    role(&c, "foo", "ann", json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}])).await;
+    let ann = c.as_user(UserInfo::new("ann", &[]));
+    let merge = [("content-type", "application/merge-patch+json")];
+    let ns = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "more"}}).to_string();
+    let tampered = json!({"metadata": {"annotations": {"a": "b"}}, "spec": {"finalizers": []},
+        "status": {"phase": "Released", "addresses": []}});
+    for (method, path, body) in [
+        (Method::GET, "/api/v1/namespaces/foo/nodes/n1", ""),
+        (Method::GET, "/api/v1/namespaces/foo/nodes", ""),
+        (Method::GET, "/api/v1/namespaces/foo/nodes/n1/proxy/pods", ""),
+        (Method::POST, "/api/v1/namespaces/foo/nodes/n1/proxy/run/a/b/c", ""),
+        (Method::GET, "/api/v1/watch/namespaces/foo/nodes/n1/proxy/pods", ""),
+        (Method::PATCH, "/api/v1/namespaces/foo/nodes/n1/status", &tampered.to_string()),
+        (Method::PATCH, "/api/v1/namespaces/foo/namespaces/bar/finalize", &tampered.to_string()),
+        (Method::PATCH, "/api/v1/namespaces/foo/namespaces/bar/status", &tampered.to_string()),
+        (Method::PATCH, "/api/v1/namespaces/foo/persistentvolumes/x/status", &tampered.to_string()),
+        (Method::DELETE, "/api/v1/namespaces/foo/namespaces", ""),
+        (Method::POST, "/api/v1/namespaces/foo/namespaces", &ns),
+    ] {
+        let answer = call(&ann, method.clone(), path, &merge, body.to_owned()).await;
+        assert_eq!(answer.code, 404, "{method} {path}: {}", answer.value);
+        assert_eq!(answer.message(), "the server could not find the requested resource");
+    }
+    // The name that is authorized is the one in the path.
+    for (path, body) in [("/api/v1/namespaces/foo", ns), ("/api/v1/namespaces/foo/pods/p", "{}".into())] {
+        let answer = call(&ann, Method::POST, path, JSON, body).await;
+        assert_eq!(answer.code, 405, "{path}: {}", answer.value);
+    }
+    assert_eq!(c.get("/api/v1/namespaces/more").await.code, 404);
+    assert_eq!(c.get("/api/v1/nodes/n1").await.value["status"]["addresses"][0]["address"], "192.0.2.1");
+    assert_eq!(c.get("/api/v1/persistentvolumes/x").await.value["status"]["phase"], "Pending");
+    // Its own namespace it has, and the paths that lead to objects across namespaces are nobody's.
+    assert_eq!(call(&ann, Method::GET, "/api/v1/namespaces/foo", &[], "").await.code, 200);
+    let annotated = json!({"metadata": {"annotations": {"a": "b"}}}).to_string();
+    for path in ["/api/v1/namespaces/foo", "/api/v1/namespaces/foo/status"] {
+        let answer = call(&ann, Method::PATCH, path, &merge, annotated.clone()).await;
+        assert_eq!(answer.code, 200, "{path}: {}", answer.value);
+    }
+    assert_eq!(c.get("/api/v1/pods/p/log").await.code, 404);
+    assert_eq!(c.delete("/api/v1/pods").await.code, 405, "not all namespaces' at once");
+}
+
+#[tokio::test]
+async fn names_of_any_script_are_impersonated_or_refused_but_never_lost() {
+    let c = Cluster::start().await;
+    let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}).to_string();
+    let ask = async |headers: &[(&str, &[u8])]| {
+        let mut request = http::Request::post(path).header("content-type", "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, http::HeaderValue::from_bytes(value).unwrap());
+        }
+        let answer = c.admin.transport().call(request.body(body.clone().into()).unwrap()).await.unwrap();
+        let value: Value = serde_json::from_slice(answer.body()).unwrap();
+        (answer.status().as_u16(), value)
+    };
+    let user = ("impersonate-user", "jürgen".as_bytes());
+    let (code, value) = ask(&[
+        user,
+        ("impersonate-group", "prüfer".as_bytes()),
+        ("impersonate-extra-ort", "Köln".as_bytes()),
+    ])
+    .await;
+    assert_eq!(code, 201, "{value}");
+    assert_eq!(
+        value["status"]["userInfo"],
+        json!({"username": "jürgen", "groups": ["prüfer", "system:authenticated"], "extra": {"ort": ["Köln"]}})
+    );
+    for unreadable in [
+        vec![("impersonate-user", &b"j\xfcrgen"[..])],
+        vec![user, ("impersonate-group", b"\xff")],
+        vec![user, ("impersonate-uid", b"\xff")],
+        vec![user, ("impersonate-extra-a", b"\xff")],
+        vec![user, ("impersonate-extra-%ff", b"a")],
+    ] {
+        let (code, value) = ask(&unreadable).await;
+        assert_eq!(code, 400, "{unreadable:?}: {value}");
+        assert!(value["message"].as_str().unwrap().contains("UTF-8"), "{value}");
+    }
+    // Credentials that cannot be read are not the same as none.
+    let request = http::Request::get("/version")
+        .header("authorization", http::HeaderValue::from_bytes(b"Bearer \xff").unwrap());
+    let answer = c.nobody().await.call(request.body(bytes::Bytes::new()).unwrap()).await.unwrap();
+    assert_eq!(answer.status().as_u16(), 401);
+}
+
+#[tokio::test]
+async fn updates_that_create_need_leave_to_create() {
+    let c = Cluster::start().await;
+    let rules = |verbs: Value| {
+        json!([{"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": verbs},
+            {"apiGroups": [""], "resources": ["configmaps"], "verbs": verbs}])
+    };
+    role(&c, "default", "changer", rules(json!(["get", "update", "patch"]))).await;
+    role(&c, "default", "creator", rules(json!(["get", "update", "patch", "create"]))).await;
+    let apply = [("content-type", "application/apply-patch+yaml")];
+    for (name, code) in [("changer", 403), ("creator", 201)] {
+        let user = c.as_user(UserInfo::new(name, &[]));
+        let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name},
+            "spec": {"holderIdentity": "a"}});
+        let leases = format!("/apis/coordination.k8s.io/v1/namespaces/default/leases/{name}");
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+        let maps = format!("/api/v1/namespaces/default/configmaps/{name}?fieldManager=m");
+        for (method, path, headers, body) in
+            [(Method::PUT, leases, JSON, lease), (Method::PATCH, maps, &apply[..], map)]
+        {
+            let answer = call(&user, method.clone(), &path, headers, body.to_string()).await;
+            assert_eq!(answer.code, code, "{name} {method}: {}", answer.value);
+            if code == 403 {
+                assert!(answer.message().contains("cannot create resource"), "{}", answer.message());
+                // What is there may be changed all the same.
+                assert_eq!(c.call(method.clone(), &path, headers, body.to_string()).await.code, 201);
+                assert_eq!(call(&user, method, &path, headers, body.to_string()).await.code, 200);
+            }
+        }
     }
 }

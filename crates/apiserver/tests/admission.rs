@@ -257,6 +257,37 @@ async fn nodes_change_only_what_is_theirs() {
         let answer = send(Method::POST, path, request).await;
         assert_eq!(answer.code, 403);
     }
+    // And for those for whom its volumes want them.
+    let volume = json!({"name": "v", "projected": {"sources": [{"serviceAccountToken": {"audience": "vault", "path": "t"}}]}});
+    let made = c.post(PODS, pod("vaulted", json!({"nodeName": "n1", "volumes": [volume]}))).await;
+    assert_eq!(made.code, 201, "{}", made.value);
+    let uid = made.value["metadata"]["uid"].clone();
+    for (audiences, why) in [
+        (json!(["vault"]), ""),
+        (json!([]), ""),
+        (json!(["elsewhere"]), "audience \"elsewhere\" not found in pod spec volume"),
+        (json!(["vault", "elsewhere"]), "node may only request 0 or 1 audiences"),
+    ] {
+        let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"audiences": audiences,
+            "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "vaulted", "uid": uid}}});
+        let answer =
+            send(Method::POST, "/api/v1/namespaces/default/serviceaccounts/default/token", request).await;
+        assert_eq!(answer.code, if why.is_empty() { 201 } else { 403 }, "{audiences}: {}", answer.value);
+        assert!(answer.message().contains(why), "{}", answer.message());
+    }
+    // It reads its own pods, and its own node.
+    for (path, code) in [
+        (format!("{PODS}/here"), 200),
+        (format!("{PODS}/there"), 403),
+        ("/api/v1/pods".to_owned(), 403),
+        ("/api/v1/pods?fieldSelector=spec.nodeName%3Dn1".to_owned(), 200),
+        ("/api/v1/pods?fieldSelector=spec.nodeName%3Dn2".to_owned(), 403),
+        (nodes.to_owned(), 403),
+        (format!("{nodes}?fieldSelector=metadata.name%3Dn1"), 200),
+        (one.clone(), 200),
+    ] {
+        assert_eq!(send(Method::GET, &path, Value::Null).await.code, code, "{path}");
+    }
     let status = json!({"metadata": {"labels": {"a": "b"}}, "status": {"phase": "Running"}});
     let answer =
         send(Method::PATCH, &format!("{PODS}/here/status"), json!({"status": {"phase": "Running"}})).await;
@@ -416,4 +447,168 @@ async fn security_levels_have_versions() {
     );
     assert_eq!(label(json!({format!("{p}/enforce-version"): "latest"})).await.code, 200);
     assert_eq!(c.post(PODS, sysctl).await.code, 201);
+}
+
+#[tokio::test]
+async fn quotas_are_charged_for_what_is_written_and_nothing_else() {
+    let c = Cluster::start().await;
+    let quotas = "/api/v1/namespaces/default/resourcequotas";
+    let maps = "/api/v1/namespaces/default/configmaps";
+    // Counted by nobody here: the controller is not running.
+    for (name, hard) in [("a", json!({"configmaps": "20"})), ("b", json!({"count/configmaps": "2"}))] {
+        let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": name}, "spec": {"hard": hard}});
+        assert_eq!(c.post(quotas, quota).await.code, 201);
+        let status = json!({"status": {"hard": hard, "used": hard.as_object().unwrap().keys()
+            .map(|k| (k.clone(), json!("0"))).collect::<api::Map>()}});
+        assert_eq!(c.patch(&format!("{quotas}/{name}/status"), "merge-patch+json", status).await.code, 200);
+    }
+    let used = async |name: &str, what: &str| {
+        c.get(&format!("{quotas}/{name}")).await.value["status"]["used"][what].as_str().unwrap().to_owned()
+    };
+    let map = |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+    // Of those that race for a name one gets it, and is charged for.
+    let racing = futures::future::join_all((0..8).map(|_| c.post(maps, map("first")))).await;
+    assert_eq!(racing.iter().filter(|a| a.code == 201).count(), 1);
+    assert_eq!(
+        (used("a", "configmaps").await.as_str(), used("b", "count/configmaps").await.as_str()),
+        ("1", "1")
+    );
+    assert_eq!(c.post(maps, map("second")).await.code, 201);
+    // What one quota refuses uses up no other.
+    for i in 0..30 {
+        let refused = c.post(maps, map(&format!("more-{i}"))).await;
+        assert_eq!(refused.code, 403, "{}", refused.value);
+        assert!(refused.message().contains("exceeded quota: b"), "{}", refused.message());
+    }
+    assert_eq!(
+        (used("a", "configmaps").await.as_str(), used("b", "count/configmaps").await.as_str()),
+        ("2", "2")
+    );
+}
+
+#[tokio::test]
+async fn a_rehearsed_eviction_spends_no_budget() {
+    let c = Cluster::start().await;
+    account(&c).await;
+    let mut one = pod("p", json!({}));
+    one["metadata"]["labels"] = json!({"a": "b"});
+    assert_eq!(c.post(PODS, one).await.code, 201);
+    let ready = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+    assert_eq!(c.patch(&format!("{PODS}/p/status"), "merge-patch+json", ready).await.code, 200);
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b"},
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"a": "b"}}}});
+    assert_eq!(c.post(budgets, budget).await.code, 201);
+    let counted = json!({"status": {"observedGeneration": 1, "disruptionsAllowed": 1, "currentHealthy": 1,
+        "desiredHealthy": 0, "expectedPods": 1}});
+    assert_eq!(c.patch(&format!("{budgets}/b/status"), "merge-patch+json", counted).await.code, 200);
+    let evict = async |query: &str, options: Value| {
+        let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"},
+            "deleteOptions": options});
+        c.post(&format!("{PODS}/p/eviction{query}"), eviction).await
+    };
+    for (query, options) in [("", json!({"dryRun": ["All"]})), ("?dryRun=All", json!({}))] {
+        let answer = evict(query, options).await;
+        assert_eq!(answer.code, 201, "{}", answer.value);
+        let status = c.get(&format!("{budgets}/b")).await.value["status"].clone();
+        assert_eq!(
+            (&status["disruptionsAllowed"], &status["disruptedPods"]),
+            (&json!(1), &json!(null)),
+            "{query}"
+        );
+        let pod = c.get(&format!("{PODS}/p")).await.value;
+        assert_eq!(pod["metadata"]["deletionTimestamp"], json!(null));
+        assert!(!pod["status"].to_string().contains("DisruptionTarget"), "{pod}");
+    }
+    assert_eq!(evict("", json!({})).await.code, 201);
+    let status = c.get(&format!("{budgets}/b")).await.value["status"].clone();
+    assert_eq!(status["disruptionsAllowed"], 0, "{status}");
+}
+
+#[tokio::test]
+async fn parts_of_pods_are_judged_as_pods_are() {
+    let c = Cluster::start().await;
+    account(&c).await;
+    let sized = json!({"resources": {"requests": {"cpu": "1"}, "limits": {"cpu": "2"}}});
+    assert_eq!(
+        c.post(
+            PODS,
+            pod("p", json!({"containers": [{"name": "a", "image": "b", "resources": sized["resources"]}]}))
+        )
+        .await
+        .code,
+        201
+    );
+    let one = format!("{PODS}/p");
+    let resize = async |cpu: &str| {
+        let patch = json!({"spec": {"containers": [{"name": "a", "resources": {"requests": {"cpu": cpu}}}]}});
+        c.patch(&format!("{one}/resize"), "strategic-merge-patch+json", patch).await
+    };
+    for (cpu, why) in
+        [("-1", "must be greater than or equal to 0"), ("3", "must be less than or equal to cpu limit of 2")]
+    {
+        let refused = resize(cpu).await;
+        assert_eq!(refused.code, 422, "{}", refused.value);
+        assert!(refused.message().contains(why), "{}", refused.message());
+    }
+    let grown = resize("1500m").await;
+    assert_eq!((grown.code, &grown.value["metadata"]["generation"]), (200, &json!(2)), "{}", grown.value);
+    let debug = async |containers: Value| {
+        let patch = json!({"spec": {"ephemeralContainers": containers}});
+        c.patch(&format!("{one}/ephemeralcontainers"), "merge-patch+json", patch).await
+    };
+    let e = |name: &str, image: &str| json!({"name": name, "image": image});
+    let added = debug(json!([e("e", "i")])).await;
+    assert_eq!((added.code, &added.value["metadata"]["generation"]), (200, &json!(3)), "{}", added.value);
+    for (containers, why) in [
+        (json!([e("e", "other")]), "may not be changed"),
+        (json!([]), "may not be removed"),
+        (json!([e("e", "i"), e("a", "i")]), "Duplicate value"),
+        (
+            json!([e("e", "i"), {"name": "f", "image": "i", "ports": [{"containerPort": 1}]}]),
+            "cannot be set for an Ephemeral",
+        ),
+    ] {
+        let refused = debug(containers).await;
+        assert_eq!(refused.code, 422, "{}", refused.value);
+        assert!(refused.message().contains(why), "{}", refused.message());
+    }
+    // A node that says nothing of what its containers have been given cannot change it.
+    let running = json!({"status": {"containerStatuses": [{"name": "a", "image": "b", "imageID": "", "ready": true,
+        "restartCount": 0, "state": {"running": {}}}]}});
+    assert_eq!(c.patch(&format!("{one}/status"), "merge-patch+json", running).await.code, 200);
+    let refused = resize("1200m").await;
+    assert!(
+        refused.message().contains("Pod running on node without support for resize"),
+        "{}",
+        refused.value
+    );
+}
+
+#[tokio::test]
+async fn the_class_of_ingresses_is_for_those_of_its_group() {
+    let c = Cluster::start().await;
+    let class = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "spec": {"controller": "x.io/y"},
+        "metadata": {"name": "c", "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}}});
+    assert_eq!(c.post("/apis/networking.k8s.io/v1/ingressclasses", class).await.code, 201);
+    let crd = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "ingresses.x.io"}, "spec": {"group": "x.io", "scope": "Namespaced",
+            "names": {"plural": "ingresses", "kind": "Ingress"}, "versions": [{"name": "v1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}]}});
+    assert_eq!(c.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd).await.code, 201);
+    for (group, want) in [("networking.k8s.io", json!("c")), ("x.io", json!(null))] {
+        let path = format!("/apis/{group}/v1/namespaces/default/ingresses");
+        let ingress = json!({"apiVersion": format!("{group}/v1"), "kind": "Ingress", "metadata": {"name": "i"},
+            "spec": {"defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}}});
+        let mut made = c.post(&path, ingress.clone()).await;
+        for _ in 0..500 {
+            if made.code != 404 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            made = c.post(&path, ingress.clone()).await;
+        }
+        assert_eq!(made.code, 201, "{}", made.value);
+        assert_eq!(made.value["spec"]["ingressClassName"], want, "{group}");
+    }
 }

@@ -276,6 +276,37 @@ async fn continue_tokens() {
 }
 
 #[tokio::test]
+async fn a_continue_token_does_not_lead_out_of_its_namespace() {
+    let c = Cluster::start().await;
+    for namespace in ["a", "b"] {
+        let made = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+        assert_eq!(c.post("/api/v1/namespaces", made).await.code, 201);
+        let secret =
+            json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": format!("of-{namespace}")}});
+        let path = format!("/api/v1/namespaces/{namespace}/secrets");
+        assert_eq!(c.post(&path, secret).await.code, 201);
+    }
+    let list = "/api/v1/namespaces/b/secrets";
+    let revision: u64 =
+        c.get(list).await.value["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+    let other = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "later"}});
+    assert_eq!(c.post(list, other).await.code, 201);
+    for (revision, start, code) in [
+        (revision.into(), "a/", 400),
+        (json!(-1), "a/", 400),
+        (json!(revision + 1), "a/", 400),
+        (json!(revision), "b/a", 200),
+    ] {
+        let token = json!({"v": "meta.k8s.io/v1", "rv": revision, "start": start}).to_string();
+        let token = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, token);
+        let answer = c.get(&format!("{list}?continue={token}")).await;
+        assert_eq!(answer.code, code, "{start} at {revision}: {}", answer.value);
+        let names = answer.value["items"].to_string();
+        assert_eq!((names.contains("of-a"), names.contains("of-b")), (false, code == 200), "{names}");
+    }
+}
+
+#[tokio::test]
 async fn expressions_cost_no_more_than_they_are_given() {
     let c = Cluster::start().await;
     let nested = "self.list.all(a, self.list.all(b, self.list.all(c, a + b != c)))";

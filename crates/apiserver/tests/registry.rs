@@ -325,3 +325,81 @@ async fn large_answers_are_compressed_for_who_takes_it() {
     );
     assert!(c.get(MAPS).await.response.headers().get("content-encoding").is_none());
 }
+
+const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+
+fn definition(plural: &str, kind: &str) -> Value {
+    json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{plural}.x.io")}, "spec": {"group": "x.io", "scope": "Namespaced",
+            "names": {"plural": plural, "kind": kind}, "versions": [{"name": "v1", "served": true, "storage": true,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}]}})
+}
+
+fn condition<'a>(crd: &'a Value, kind: &str) -> &'a Value {
+    let all = crd["status"]["conditions"].as_array().into_iter().flatten();
+    all.into_iter().find(|c| c["type"] == kind).unwrap_or(&Value::Null)
+}
+
+/// Asks until `good` says that this is the answer.
+async fn until(c: &Cluster, path: &str, good: impl Fn(&common::Answer) -> bool) -> Value {
+    let mut last = Value::Null;
+    for _ in 0..1000 {
+        let answer = c.get(path).await;
+        if good(&answer) {
+            return answer.value;
+        }
+        last = answer.value;
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("{path}: {last}");
+}
+
+#[tokio::test]
+async fn a_definition_that_goes_takes_its_objects_along() {
+    let c = Cluster::start().await;
+    assert_eq!(c.post(CRDS, definition("foos", "Foo")).await.code, 201);
+    let foos = "/apis/x.io/v1/namespaces/default/foos";
+    until(&c, foos, |a| a.code == 200).await;
+    let foo = |name: &str, finalizers: Value| json!({"apiVersion": "x.io/v1", "kind": "Foo", "metadata": {"name": name, "finalizers": finalizers}});
+    for (name, finalizers) in [("a", json!([])), ("b", json!(["x.io/held"]))] {
+        assert_eq!(c.post(foos, foo(name, finalizers)).await.code, 201);
+    }
+    // Nobody is asked: this one would refuse by not being there.
+    let nowhere = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "w"}, "webhooks": [{"name": "w.x.io", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+            "clientConfig": {"url": "https://127.0.0.1:1/"}, "failurePolicy": "Fail",
+            "rules": [{"apiGroups": ["x.io"], "apiVersions": ["*"], "operations": ["DELETE"], "resources": ["*"]}]}]});
+    let hooks = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+    assert_eq!(c.post(hooks, nowhere).await.code, 201);
+    assert_eq!(c.delete(&format!("{foos}/a")).await.code, 500, "the webhook is asked of what clients delete");
+    let one = format!("{CRDS}/foos.x.io");
+    assert_eq!(c.delete(&one).await.code, 200);
+    let going = until(&c, &one, |a| condition(&a.value, "Terminating")["status"] == "True").await;
+    assert_eq!(condition(&going, "Terminating")["reason"], "InstanceDeletionInProgress");
+    until(&c, &format!("{foos}/a"), |a| a.code == 404).await;
+    let refused = c.post(foos, foo("c", json!([]))).await;
+    assert_eq!(refused.code, 405, "{}", refused.value);
+    assert_eq!(refused.message(), "create not allowed while custom resource definition is terminating");
+    // What holds an object holds its definition.
+    let free = json!({"metadata": {"finalizers": null}});
+    assert_eq!(c.patch(&format!("{foos}/b"), "merge-patch+json", free).await.code, 200);
+    until(&c, &one, |a| a.code == 404).await;
+    until(&c, foos, |a| a.code == 404).await;
+}
+
+#[tokio::test]
+async fn definitions_that_come_together_do_not_share_a_name() {
+    let c = Cluster::start().await;
+    let names = ["ones", "twos", "threes", "fours"];
+    let posts = names.map(|plural| c.post(CRDS, definition(plural, "Same")));
+    for answer in futures::future::join_all(posts).await {
+        assert_eq!(answer.code, 201, "{}", answer.value);
+    }
+    let mut established = 0;
+    for plural in names {
+        let path = format!("{CRDS}/{plural}.x.io");
+        let crd = until(&c, &path, |a| !condition(&a.value, "NamesAccepted").is_null()).await;
+        established += usize::from(condition(&crd, "Established")["status"] == "True");
+    }
+    assert_eq!(established, 1);
+}

@@ -23,7 +23,11 @@ struct Lines {
 
 impl Lines {
     async fn open(c: &Cluster, query: &str) -> Self {
-        let request = Request::get(format!("{MAPS}?watch=true&{query}")).body(Bytes::new()).unwrap();
+        Self::of(c, MAPS, query).await
+    }
+
+    async fn of(c: &Cluster, path: &str, query: &str) -> Self {
+        let request = Request::get(format!("{path}?watch=true&{query}")).body(Bytes::new()).unwrap();
         let response = c.admin.open(request).await.unwrap();
         assert_eq!(response.status(), 200);
         Self { body: http_body_util::BodyStream::new(response.into_body()), rest: Vec::new() }
@@ -89,6 +93,28 @@ async fn objects_enter_and_leave_a_selection() {
     assert_eq!(event["type"], "DELETED");
     assert_eq!(event["object"]["metadata"]["labels"]["l"], "1", "as it was when it was last seen");
     assert_eq!(event["object"]["metadata"]["resourceVersion"], left.value["metadata"]["resourceVersion"]);
+}
+
+#[tokio::test]
+async fn a_name_is_one_of_the_terms_of_a_selector() {
+    let c = Cluster::start().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+        "spec": {"containers": [{"name": "a", "image": "b"}]}})
+    };
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    c.post("/api/v1/namespaces/default/serviceaccounts", account).await;
+    for name in ["a", "b"] {
+        assert_eq!(c.post(pods, pod(name)).await.code, 201);
+    }
+    let mut lines = Lines::of(&c, pods, "fieldSelector=metadata.name%3Da,status.phase%3DRunning").await;
+    for (name, phase) in [("b", "Running"), ("a", "Running"), ("a", "Succeeded")] {
+        let status = json!({"status": {"phase": phase}});
+        assert_eq!(c.patch(&format!("{pods}/{name}/status"), "merge-patch+json", status).await.code, 200);
+    }
+    assert_eq!(lines.brief().await, "ADDED a", "the pod was pending before");
+    assert_eq!(lines.brief().await, "DELETED a");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::quota::{self, Amounts};
 use api::{Gvr, Key, Object, Value};
@@ -61,7 +62,9 @@ impl Controller for Quotas {
         let quotas = Source::with(&self.quotas, |c| {
             let same = match (&c.old, &c.new) {
                 (Some(old), Some(new)) => {
-                    old.spec() == new.spec() && new.status()["hard"] == new.spec()["hard"]
+                    old.spec() == new.spec()
+                        && new.status()["hard"] == new.spec()["hard"]
+                        && !gave_back(old.status(), new.status())
                 }
                 _ => false,
             };
@@ -94,7 +97,6 @@ impl Controller for Quotas {
         let Some(quota) = self.quotas.get(&key.namespace, &key.name) else { return Ok(Decision::default()) };
         let mut objects: Vec<(Gvr, Vec<Arc<Object>>)> =
             self.counted.iter().map(|i| (i.gvr().clone(), i.list(&key.namespace))).collect();
-        let mut others = false;
         for name in quota.at(&["spec", "hard"]).as_object().into_iter().flatten().map(|(k, _)| k) {
             let Some(resource) = name.strip_prefix("count/") else { continue };
             let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
@@ -103,17 +105,24 @@ impl Controller for Quotas {
             }
             // Whatever it is: of these there is no event here.
             let Some(gvr) = self.find(group, resource).await? else { continue };
-            others = true;
             let list = self.client.list(&gvr, &key.namespace, &ListOptions::default()).await?;
             objects.push((gvr, list.items));
         }
         let mut decision: Decision = decide(&quota, &objects).into();
-        if others {
-            // A timer, because any kind may be counted and not all are watched; upstream counts anew every five minutes.
-            decision.after(std::time::Duration::from_secs(60));
-        }
+        // A timer, because any kind may be counted and not all are watched, and because what was charged for a write that
+        // then did not come about, with the server that was to give it back gone, is told by nothing.
+        decision.after(RECOUNT);
         Ok(decision)
     }
+}
+
+/// How often a quota is counted anew though nothing was heard, as upstream.
+const RECOUNT: Duration = Duration::from_secs(300);
+
+/// Whether admission has taken a charge back: of a write that failed, perhaps after it had been counted anew.
+fn gave_back(old: &Value, new: &Value) -> bool {
+    let (before, after) = (quota::amounts(old.get("used")), quota::amounts(new.get("used")));
+    before.iter().any(|(name, q)| after.get(name).is_some_and(|now| now < q))
 }
 
 impl Quotas {
@@ -175,8 +184,21 @@ mod tests {
         world.fake.put(&gvr::RESOURCE_QUOTAS, charged);
         world.settle().await;
         assert_eq!(used()["pods"], "2");
+        // It takes that back, though it had been counted meanwhile.
+        let mut taken = world.fake.get(&gvr::RESOURCE_QUOTAS, "ns", "q").unwrap().value().clone();
+        taken["status"]["used"]["pods"] = "0".into();
+        world.fake.put(&gvr::RESOURCE_QUOTAS, taken);
+        world.settle().await;
+        assert_eq!(used()["pods"], "1");
         world.fake.put(&gvr::PODS, pod("c", "Running"));
         world.fake.remove(&gvr::PODS, "ns", "b");
+        world.settle().await;
+        assert_eq!(used()["pods"], "1");
+        // What nothing tells of is found in time.
+        let mut wrong = world.fake.get(&gvr::RESOURCE_QUOTAS, "ns", "q").unwrap().value().clone();
+        wrong["status"]["used"]["pods"] = "4".into();
+        world.fake.put(&gvr::RESOURCE_QUOTAS, wrong);
+        tokio::time::sleep(RECOUNT + Duration::from_secs(1)).await;
         world.settle().await;
         assert_eq!(used()["pods"], "1");
     }

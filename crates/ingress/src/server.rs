@@ -13,7 +13,7 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use parking_lot::RwLock;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -56,6 +56,9 @@ pub(crate) async fn accept(
                 }
             },
         };
+        if let Err(error) = sockets::keep_alive(&stream) {
+            tracing::debug!("{client}: {error}");
+        }
         let (shared, tls, shutdown) = (shared.clone(), tls.clone(), shutdown.clone());
         tokio::spawn(async move {
             match tls {
@@ -78,8 +81,8 @@ where
         let shared = shared.clone();
         async move { Ok::<_, std::convert::Infallible>(handle(&shared, request, client, secure).await) }
     });
-    let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let builder = sockets::http();
+    let connection = builder.serve_connection_with_upgrades(sockets::patient(stream), service);
     tokio::pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => {}

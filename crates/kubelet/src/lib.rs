@@ -105,9 +105,9 @@ pub async fn run(
     let context = context::Context::new(options, client, &informers, shutdown.clone());
     let listener = server::bind(&context).await?;
     let left = manager::leftovers(&context).await?;
-    let node = node::register(&context, &shutdown).await?;
-    node::pod_network(&context, &node, &left.addresses).await?;
     let nodes = informers.of(&gvr::NODES);
+    let node = node::register(&context, &nodes, &shutdown).await?;
+    node::pod_network(&context, &node, &left.addresses).await?;
     let pods = manager::run(context.clone(), informers, left, shutdown.clone());
     let keep = node::keep(context.clone(), node, nodes, shutdown.clone());
     let server = server::serve(context, listener, shutdown.clone());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::{Object, meta};
-use client::{Informer, ListOptions, PatchType, gvr};
+use client::{Informer, PatchType, gvr};
 use ipnet::{IpNet, Ipv4Net};
 use network::{BridgeSpec, Ipam};
 use serde_json::{Value, json};
@@ -32,10 +32,15 @@ const LOOK: Duration = Duration::from_secs(10);
 const MAX_IMAGES: usize = 50;
 
 /// Makes the Node or finds it, and gives it a range of addresses if it has none. Repeats until the API server agrees.
-pub async fn register(context: &Context, shutdown: &CancellationToken) -> Result<Arc<Object>> {
+/// `nodes` follows all nodes, which a node itself may not read.
+pub async fn register(
+    context: &Context,
+    nodes: &Informer,
+    shutdown: &CancellationToken,
+) -> Result<Arc<Object>> {
     let mut delay = FIRST_RETRY;
     loop {
-        match try_register(context).await {
+        match try_register(context, nodes).await {
             Ok(node) => return Ok(node),
             Err(error) => tracing::warn!(%error, "the node could not be registered; trying again"),
         }
@@ -48,7 +53,7 @@ pub async fn register(context: &Context, shutdown: &CancellationToken) -> Result
     }
 }
 
-async fn try_register(context: &Context) -> Result<Arc<Object>> {
+async fn try_register(context: &Context, nodes: &Informer) -> Result<Arc<Object>> {
     let name = context.node();
     let labels = labels(name);
     let node = match context.client.get(&gvr::NODES, "", name).await {
@@ -63,7 +68,7 @@ async fn try_register(context: &Context) -> Result<Arc<Object>> {
             }
         }
         Err(e) if e.is_not_found() => {
-            let cidr = free_range(context).await?;
+            let cidr = free_range(context, nodes).await?;
             let node = json!({
                 "apiVersion": "v1", "kind": "Node",
                 "metadata": {"name": name, "labels": labels,
@@ -77,7 +82,7 @@ async fn try_register(context: &Context) -> Result<Arc<Object>> {
     if node.spec()["podCIDR"].as_str().is_some_and(|c| !c.is_empty()) {
         return Ok(node);
     }
-    let cidr = free_range(context).await?.to_string();
+    let cidr = free_range(context, nodes).await?.to_string();
     let patch = json!({"spec": {"podCIDR": cidr, "podCIDRs": [cidr]}});
     Ok(context.client.patch(&gvr::NODES, "", name, PatchType::Merge, &patch).await?)
 }
@@ -94,10 +99,10 @@ fn labels(name: &str) -> Value {
 }
 
 /// The first /24 of the cluster's range that no node has.
-async fn free_range(context: &Context) -> Result<Ipv4Net> {
-    let nodes = context.client.list(&gvr::NODES, "", &ListOptions::default()).await?;
+async fn free_range(context: &Context, nodes: &Informer) -> Result<Ipv4Net> {
+    nodes.synced().await;
     let taken: Vec<Ipv4Net> =
-        nodes.items.iter().filter_map(|n| n.spec()["podCIDR"].as_str()?.parse().ok()).collect();
+        nodes.list("").iter().filter_map(|n| n.spec()["podCIDR"].as_str()?.parse().ok()).collect();
     first_free(context.options.instance.cluster_cidr, &taken).ok_or_else(|| {
         Error::Invalid(format!("every /24 of {} belongs to a node", context.options.instance.cluster_cidr))
     })

@@ -1,13 +1,15 @@
 //! TLS configurations made from the authority.
 
 use std::net::IpAddr;
-use std::sync::{Arc, RwLock};
+use std::path::Path;
+use std::sync::{Arc, OnceLock, RwLock};
 
 use base::clock;
 use jiff::{SignedDuration, Timestamp};
+use rustls::client::ResolvesClientCert;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::FromDer;
@@ -75,7 +77,72 @@ impl ResolvesServerCert for Renewing {
     }
 }
 
+/// Who a client is for as long as it runs: a certificate that is renewed in the last third of its life.
+pub struct ClientIdentity {
+    pki: Arc<Pki>,
+    name: String,
+    groups: Vec<String>,
+    current: RwLock<(Arc<CertifiedKey>, Timestamp)>,
+}
+
+impl std::fmt::Debug for ClientIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientIdentity").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl ClientIdentity {
+    fn issue(pki: &Pki, name: &str, groups: &[String]) -> Result<(Arc<CertifiedKey>, Timestamp)> {
+        let identity = pki.issue_client(name, groups)?;
+        let renew_at = not_after(&identity.cert_pem)? - SignedDuration::from_hours(LEAF_DAYS * 24 / 3);
+        Ok((certified(&identity)?, renew_at))
+    }
+
+    /// A configuration that trusts only the authorities in `ca_pem` (of an empty one those that the system trusts), and shows
+    /// this identity. It may be kept as long as the client runs.
+    pub fn client_config(self: &Arc<Self>, ca_pem: &str) -> Result<ClientConfig> {
+        Ok(trusting(ca_pem)?.with_client_cert_resolver(self.clone()))
+    }
+}
+
+impl ResolvesClientCert for ClientIdentity {
+    // The check rides on the handshake, so no timer is needed. If the certificate cannot be renewed it is the one that there is.
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        let (key, renew_at) = self.current.read().ok()?.clone();
+        if clock::now() < renew_at {
+            return Some(key);
+        }
+        match Self::issue(&self.pki, &self.name, &self.groups) {
+            Ok(fresh) => {
+                let key = fresh.0.clone();
+                *self.current.write().ok()? = fresh;
+                tracing::info!(client = %self.name, "client certificate renewed");
+                Some(key)
+            }
+            Err(e) => {
+                tracing::error!(client = %self.name, error = %e, "client certificate not renewed");
+                Some(key)
+            }
+        }
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
 impl Pki {
+    /// An identity of a client of this authority's servers that lasts as long as it is used.
+    pub fn client_identity(self: &Arc<Self>, name: &str, groups: &[String]) -> Result<Arc<ClientIdentity>> {
+        let current = RwLock::new(ClientIdentity::issue(self, name, groups)?);
+        Ok(Arc::new(ClientIdentity {
+            pki: self.clone(),
+            name: name.into(),
+            groups: groups.to_vec(),
+            current,
+        }))
+    }
+
     /// A server configuration whose certificate, for these names and addresses, is renewed in the last third of its life.
     /// Offers HTTP/2 and HTTP/1.1 by ALPN.
     pub fn server_config(
@@ -122,15 +189,56 @@ impl Pki {
     }
 }
 
-/// A client configuration that trusts only the authorities in `ca_pem` and shows `identity`, if any.
+/// A client configuration that trusts only the authorities in `ca_pem` (of an empty one those that the system trusts) and
+/// shows `identity`, if any.
 pub fn client_config(ca_pem: &str, identity: Option<&Identity>) -> Result<ClientConfig> {
-    let builder = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots(ca_pem)?);
+    let builder = trusting(ca_pem)?;
     Ok(match identity {
         None => builder.with_no_client_auth(),
         Some(id) => builder.with_client_auth_cert(certificates(&id.cert_pem)?, private_key(&id.key_pem)?)?,
     })
+}
+
+fn trusting(ca_pem: &str) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>> {
+    let roots = if ca_pem.trim().is_empty() { system_roots()? } else { Arc::new(roots(ca_pem)?) };
+    Ok(ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots))
+}
+
+/// Where systems keep the authorities that they trust, each in its own way.
+const SYSTEM_ROOTS: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// The authorities that the system trusts, read once.
+fn system_roots() -> Result<Arc<RootCertStore>> {
+    static ROOTS: OnceLock<std::result::Result<Arc<RootCertStore>, String>> = OnceLock::new();
+    let read = ROOTS.get_or_init(|| read_system_roots(&SYSTEM_ROOTS).map(Arc::new));
+    read.clone().map_err(Error::Certificate)
+}
+
+fn read_system_roots(files: &[&str]) -> std::result::Result<RootCertStore, String> {
+    let Some(path) = files.iter().find(|p| Path::new(p).exists()) else {
+        return Err(format!(
+            "no authority is named, and the system trusts none (none of {} is there): give the certificate of the authority, or install the system's (ca-certificates)",
+            files.join(", ")
+        ));
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|e| format!("{path}: {e}"))? {
+        // A system's list may hold some that are of no use here; those that are count.
+        roots.add_parsable_certificates([certificate.map_err(|e| format!("{path}: {e}"))?]);
+    }
+    if roots.is_empty() {
+        return Err(format!(
+            "{path} holds no authority that can be used: give the certificate of the one meant"
+        ));
+    }
+    Ok(roots)
 }
 
 /// The common name and the organizations of a certificate: user and groups, as Kubernetes reads them.
@@ -197,6 +305,25 @@ mod tests {
             c.process_new_packets()?;
         }
         Ok(s.peer_certificates().map(|certs| user_of_certificate(&certs[0]).unwrap().0))
+    }
+
+    #[test]
+    fn who_names_no_authority_trusts_those_of_the_system() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::open(&dir.path().join("pki")).unwrap();
+        let missing = dir.path().join("missing").display().to_string();
+        let why = read_system_roots(&[&missing]).unwrap_err();
+        assert!(why.contains(&missing) && why.contains("give the certificate"), "{why}");
+        let list = dir.path().join("list").display().to_string();
+        std::fs::write(&list, "nothing").unwrap();
+        assert!(read_system_roots(&[&missing, &list]).unwrap_err().contains("holds no authority"));
+        std::fs::write(&list, pki.ca_pem().repeat(2)).unwrap();
+        assert_eq!(read_system_roots(&[&missing, &list]).unwrap().len(), 2);
+        // Which is not everybody: a server of this authority is none of theirs.
+        if let Ok(config) = client_config("", None) {
+            let server = pki.server_config("s", &["localhost".into()], &[], ClientAuth::None).unwrap();
+            assert!(handshake(server, config).is_err());
+        }
     }
 
     #[test]

@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -89,7 +88,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<()> {
             },
         };
         // Without it small answers wait for the peer's acknowledgement; failing is no reason to refuse.
-        let _ = stream.set_nodelay(true);
+        if let Err(error) = stream.set_nodelay(true).and_then(|()| sockets::keep_alive(&stream)) {
+            tracing::debug!(%error, "a connection's options");
+        }
         let (shared, shutdown, acceptor) = (shared.clone(), shutdown.clone(), acceptor.clone());
         tokio::spawn(async move {
             let serving = async {
@@ -115,8 +116,7 @@ async fn serve(shared: Arc<Shared>, stream: impl AsyncRead + AsyncWrite + Unpin 
         let shared = shared.clone();
         async move { Ok::<_, Infallible>(handlers::answer(&shared, secure, request).await) }
     });
-    let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+    if let Err(error) = sockets::http().serve_connection(sockets::patient(stream), service).await {
         tracing::debug!(%error, "a connection ended");
     }
 }

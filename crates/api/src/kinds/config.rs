@@ -41,6 +41,7 @@ pub(super) const DECLS: &[Decl] = &[
     },
     Decl {
         resource: "serviceaccounts",
+        answers_deleted: true,
         short: &["sa"],
         strategy: || Arc::new(ServiceAccount),
         columns: Columns::Coded {

@@ -34,7 +34,7 @@ pub use job::check_schedule;
 pub use podspec::qos_class;
 
 pub use registry::{all, by_gvk, by_gvr, by_storage, version_rank};
-pub use strategy::{Generic, ScalePaths, Strategy};
+pub use strategy::{Generic, Part, ScalePaths, Strategy};
 
 use std::sync::Arc;
 
@@ -76,6 +76,8 @@ pub struct Kind {
     pub custom: bool,
     /// Where the template of the pods is that its objects make, as a JSON pointer.
     pub template: Option<&'static str>,
+    /// Does a deletion answer with the object instead of a Status?
+    pub answers_deleted: bool,
 }
 
 impl std::fmt::Debug for Kind {

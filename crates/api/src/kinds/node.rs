@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::Strategy;
 use super::common::*;
 use super::registry::{Decl, PLAIN};
+use super::{Part, Strategy};
 use crate::field::{ErrorList, Path};
 use crate::{meta, validate};
 
@@ -208,6 +208,10 @@ impl Strategy for Namespace {
         };
     }
 
+    fn part(&self, subresource: &str) -> Option<Part> {
+        (subresource == "finalize").then_some(Part { put: put_finalizers, validate: validate_finalizers })
+    }
+
     fn check_name(&self, name: &str, prefix: bool) -> Vec<String> {
         validate::dns_label_name(name, prefix)
     }
@@ -215,4 +219,22 @@ impl Strategy for Namespace {
     fn selectable_fields(&self) -> &[Cow<'static, str>] {
         NAMESPACE_FIELDS
     }
+}
+
+fn put_finalizers(sent: &Value, into: &mut Value) {
+    let spec = meta::child(into, "spec");
+    match sent["spec"].get("finalizers") {
+        Some(f) => spec.insert("finalizers".to_owned(), f.clone()),
+        None => spec.shift_remove("finalizers"),
+    };
+}
+
+fn validate_finalizers(new: &Value, _: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    for (i, finalizer) in items(&new["spec"]["finalizers"]).iter().enumerate() {
+        for why in validate::qualified_name(text(finalizer)) {
+            errors.invalid(&Path::new("spec").child("finalizers").index(i), finalizer, why);
+        }
+    }
+    errors
 }

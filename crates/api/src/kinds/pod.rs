@@ -7,13 +7,14 @@ use serde_json::{Value, json};
 
 use super::common::*;
 use super::registry::{Decl, PLAIN};
-use super::{Strategy, podspec};
+use super::{Part, Strategy, podspec};
 use crate::field::{ErrorList, Path};
 use crate::{duration, meta, validate};
 
 pub(super) const DECLS: &[Decl] = &[
     Decl {
         resource: "pods",
+        answers_deleted: true,
         short: &["po"],
         categories: &["all"],
         strategy: || Arc::new(Pod),
@@ -35,6 +36,7 @@ pub(super) const DECLS: &[Decl] = &[
     },
     Decl {
         resource: "podtemplates",
+        answers_deleted: true,
         template: Some("/template"),
         strategy: || Arc::new(PodTemplate),
         columns: Columns::Coded {
@@ -183,6 +185,23 @@ impl Strategy for Pod {
         errors
     }
 
+    /// Of pods that run somewhere; whoever has never begun, or has ended, needs no time for it.
+    fn grace(&self, obj: &Value, asked: Option<i64>) -> i64 {
+        let ended = matches!(text(&obj["status"]["phase"]), "Succeeded" | "Failed");
+        if text(&obj["spec"]["nodeName"]).is_empty() || ended {
+            return 0;
+        }
+        asked.unwrap_or_else(|| obj["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30))
+    }
+
+    fn part(&self, subresource: &str) -> Option<Part> {
+        match subresource {
+            "ephemeralcontainers" => Some(Part { put: put_ephemeral, validate: validate_ephemeral }),
+            "resize" => Some(Part { put: put_resources, validate: validate_resources }),
+            _ => None,
+        }
+    }
+
     fn has_generation(&self) -> bool {
         true
     }
@@ -194,6 +213,120 @@ impl Strategy for Pod {
     fn selectable_fields(&self) -> &[Cow<'static, str>] {
         SELECTABLE
     }
+}
+
+/// Pods of a node's own files are not changed through the API.
+fn is_static(pod: &Value) -> bool {
+    meta::annotation(pod, "kubernetes.io/config.mirror").is_some()
+}
+
+fn put_ephemeral(sent: &Value, into: &mut Value) {
+    let spec = meta::child(into, "spec");
+    match sent["spec"].get("ephemeralContainers") {
+        Some(list) => spec.insert("ephemeralContainers".to_owned(), list.clone()),
+        None => spec.shift_remove("ephemeralContainers"),
+    };
+}
+
+/// Ephemeral containers come and stay as they came.
+fn validate_ephemeral(new: &Value, old: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    if is_static(old) {
+        errors.forbidden(&Path::root(), "static pods do not support ephemeral containers");
+        return errors;
+    }
+    let path = Path::new("spec").child("ephemeralContainers");
+    for before in items(&old["spec"]["ephemeralContainers"]) {
+        let name = text(&before["name"]);
+        match items(&new["spec"]["ephemeralContainers"]).iter().find(|c| c["name"] == before["name"]) {
+            None => errors
+                .forbidden(&path, format!("existing ephemeral containers \"{name}\" may not be removed")),
+            Some(now) if now != before => errors
+                .forbidden(&path, format!("existing ephemeral containers \"{name}\" may not be changed")),
+            Some(_) => {}
+        }
+    }
+    errors
+}
+
+/// The lists whose containers can be resized: of the init containers only those that go on running.
+const RESIZED: [&str; 2] = ["containers", "initContainers"];
+
+fn put_resources(sent: &Value, into: &mut Value) {
+    let spec = meta::child(into, "spec");
+    for list in RESIZED {
+        let wanted = items(&sent["spec"][list]);
+        for c in each(spec, list) {
+            let Some(other) = wanted.iter().find(|o| o.get("name") == c.get("name")) else { continue };
+            for field in ["resources", "resizePolicy"] {
+                match other.get(field) {
+                    Some(v) => c.insert(field.to_owned(), v.clone()),
+                    None => c.shift_remove(field),
+                };
+            }
+        }
+    }
+}
+
+/// Only amounts of cpu and memory change, none goes, and the pod stays in its class; what runs must be on a node that can.
+fn validate_resources(new: &Value, old: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let path = Path::new("spec");
+    let (n, o) = (&new["spec"], &old["spec"]);
+    let whole = if !empty(&o["resources"]["requests"]) || !empty(&o["resources"]["limits"]) {
+        "pods with pod-level resources cannot be resized"
+    } else if is_static(old) {
+        "static pods cannot be resized"
+    } else if o["os"]["name"] == "windows" {
+        "windows pods cannot be resized"
+    } else {
+        ""
+    };
+    if !whole.is_empty() {
+        errors.forbidden(&Path::root(), whole);
+        return errors;
+    }
+    let class = match text(&old["status"]["qosClass"]) {
+        "" => podspec::qos_class(o),
+        class => class,
+    };
+    if class != podspec::qos_class(n) {
+        let why = "Pod QOS Class may not change as a result of resizing";
+        errors.invalid(&path, &json!(podspec::qos_class(n)), why);
+    }
+    // Whether a node can is seen by what it says of the containers that it runs.
+    let running =
+        items(&old["status"]["containerStatuses"]).iter().find(|s| !s["state"]["running"].is_null());
+    if running.is_some_and(|s| s["resources"].is_null()) {
+        errors.forbidden(&path, "Pod running on node without support for resize");
+    }
+    for list in RESIZED {
+        for (i, (c, before)) in items(&n[list]).iter().zip(items(&o[list])).enumerate() {
+            let at = path.child(list).index(i).child("resources");
+            if list == "initContainers" && before["restartPolicy"] != "Always" {
+                if c != before {
+                    errors.forbidden(&path, "resources for non-sidecar init containers are immutable");
+                }
+                continue;
+            }
+            let mut others_changed = c["resources"]["claims"] != before["resources"]["claims"];
+            for kind in ["requests", "limits"] {
+                let (now, was) = (&c["resources"][kind], &before["resources"][kind]);
+                let names = |v: &Value| v.as_object().into_iter().flatten().map(|(k, _)| k.clone()).collect();
+                let (now_names, was_names): (Vec<String>, Vec<String>) = (names(now), names(was));
+                if was_names.iter().any(|k| now[k].is_null()) {
+                    errors.forbidden(&at.child(kind), format!("resource {kind} cannot be removed"));
+                }
+                let mut all =
+                    now_names.iter().chain(&was_names).filter(|k| !matches!(k.as_str(), "cpu" | "memory"));
+                others_changed |= all.any(|k| now[k] != was[k]);
+            }
+            if others_changed {
+                errors.forbidden(&path, "only cpu and memory resources are mutable");
+            }
+        }
+    }
+    errors
 }
 
 fn condition<'a>(pod: &'a Value, kind: &str) -> Option<&'a Value> {
@@ -471,5 +604,108 @@ mod tests {
         kind.default(&mut debugged);
         assert!(!kind.validate_update(&debugged, &old, "").is_empty());
         assert!(kind.validate_update(&debugged, &old, "ephemeralcontainers").is_empty());
+    }
+
+    #[test]
+    fn only_pods_that_run_have_grace() {
+        let (pods, maps) = (kinds::by_gvr(&gvr::PODS).unwrap(), kinds::by_gvr(&gvr::CONFIG_MAPS).unwrap());
+        let pod = |node: &str, phase: &str| json!({"spec": {"nodeName": node, "terminationGracePeriodSeconds": 7}, "status": {"phase": phase}});
+        for (kind, object, asked, want) in [
+            (pods, pod("n", "Running"), None, 7),
+            (pods, pod("n", "Running"), Some(0), 0),
+            (pods, pod("n", "Running"), Some(3), 3),
+            (pods, pod("", "Pending"), None, 0),
+            (pods, pod("n", "Failed"), None, 0),
+            (maps, json!({}), Some(5), 0),
+        ] {
+            assert_eq!(kind.strategy.grace(&object, asked), want, "{object}");
+        }
+    }
+
+    #[test]
+    fn parts_of_a_pod_have_rules_of_their_own() {
+        let kind = kinds::by_gvr(&gvr::PODS).unwrap();
+        let mut old = json!({"metadata": {"name": "a", "namespace": "d", "generation": 1, "labels": {"l": "1"}},
+            "spec": {"containers": [{"name": "a", "image": "b", "resources": {
+                "requests": {"cpu": "1", "memory": "1Gi", "x.io/y": "1"}, "limits": {"memory": "2Gi", "x.io/y": "1"}}}],
+                "initContainers": [{"name": "i", "image": "b"}],
+                "ephemeralContainers": [{"name": "e", "image": "b"}]},
+            "status": {"qosClass": "Burstable"}});
+        kind.default(&mut old);
+        let change = |subresource: &str, patch: &Value| {
+            let mut new = old.clone();
+            crate::patch::merge_patch(&mut new, patch);
+            kind.default(&mut new);
+            kind.prepare_update(&mut new, &old, subresource);
+            let message = kind.validate_update(&new, &old, subresource).message();
+            (new, message)
+        };
+        let sized = |resources: Value| json!({"spec": {"containers": [{"name": "a", "image": "z", "resources": resources}]}});
+        let extra = |amounts: Value| {
+            let mut all = json!({"requests": {"cpu": "1", "memory": "1Gi", "x.io/y": "1"},
+                "limits": {"memory": "2Gi", "x.io/y": "1"}});
+            crate::patch::merge_patch(&mut all, &amounts);
+            sized(all)
+        };
+        let (grown, message) = change("resize", &extra(json!({"requests": {"cpu": "2"}})));
+        assert_eq!(message, "[]");
+        assert_eq!(grown["spec"]["containers"][0]["resources"]["requests"]["cpu"], "2");
+        assert_eq!(grown["spec"]["containers"][0]["image"], "b", "only resources change");
+        assert_eq!(
+            (&grown["metadata"]["generation"], &grown["metadata"]["labels"]["l"]),
+            (&json!(2), &json!("1"))
+        );
+        let three = json!({"spec": {"ephemeralContainers": [{"name": "e", "image": "b"}, {"name": "f", "image": "b"}]}});
+        let (more, message) = change("ephemeralcontainers", &three);
+        assert_eq!((message.as_str(), &more["metadata"]["generation"]), ("[]", &json!(2)));
+        let mut running = old.clone();
+        running["status"]["containerStatuses"] = json!([{"name": "a", "state": {"running": {}}}]);
+        for (subresource, patch, want) in [
+            ("resize", extra(json!({"requests": {"cpu": "-1"}})), "must be greater than or equal to 0"),
+            (
+                "resize",
+                extra(json!({"requests": {"memory": "3Gi"}})),
+                "must be less than or equal to memory limit of 2Gi",
+            ),
+            (
+                "resize",
+                extra(json!({"requests": {"cpu": null}})),
+                "requests: Forbidden: resource requests cannot be removed",
+            ),
+            ("resize", sized(json!({})), "Pod QOS Class may not change as a result of resizing"),
+            (
+                "resize",
+                extra(json!({"requests": {"x.io/y": "2"}, "limits": {"x.io/y": "2"}})),
+                "spec: Forbidden: only cpu and memory resources are mutable",
+            ),
+            (
+                "resize",
+                json!({"spec": {"initContainers": [{"name": "i", "image": "b", "resources": {"requests": {"cpu": "1"}}}]}}),
+                "resources for non-sidecar init containers are immutable",
+            ),
+            ("ephemeralcontainers", json!({"spec": {"ephemeralContainers": []}}), "\"e\" may not be removed"),
+            (
+                "ephemeralcontainers",
+                json!({"spec": {"ephemeralContainers": null}}),
+                "\"e\" may not be removed",
+            ),
+            (
+                "ephemeralcontainers",
+                json!({"spec": {"ephemeralContainers": [{"name": "e", "image": "c"}]}}),
+                "\"e\" may not be changed",
+            ),
+            (
+                "ephemeralcontainers",
+                json!({"spec": {"ephemeralContainers": [{"name": "e", "image": "b"}, {"name": "a", "image": "b"}]}}),
+                "spec.ephemeralContainers[1].name: Duplicate value: \"a\"",
+            ),
+        ] {
+            let (_, message) = change(subresource, &patch);
+            assert!(message.contains(want), "{patch}: {message}");
+        }
+        let message = kind.validate_update(&running, &running, "resize").message();
+        assert!(message.contains("Pod running on node without support for resize"), "{message}");
+        running["status"]["containerStatuses"][0]["resources"] = json!({});
+        assert_eq!(kind.validate_update(&running, &running, "resize").message(), "[]");
     }
 }

@@ -72,6 +72,7 @@ pub(super) const DECLS: &[Decl] = &[
     },
     Decl {
         resource: "resourcequotas",
+        answers_deleted: true,
         short: &["quota"],
         strategy: || Arc::new(Quota),
         columns: Columns::Coded {

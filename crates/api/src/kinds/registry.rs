@@ -35,6 +35,8 @@ pub(super) struct Decl {
     pub older: &'static [&'static str],
     /// Where the template of the pods is that its objects make, as a JSON pointer; pods are judged by it.
     pub template: Option<&'static str>,
+    /// Does a deletion answer with the object instead of a Status?
+    pub answers_deleted: bool,
 }
 
 /// A declaration in which nothing is particular.
@@ -50,6 +52,7 @@ pub(super) const PLAIN: Decl = Decl {
     conversions: &[],
     older: &[],
     template: None,
+    answers_deleted: false,
 };
 
 struct Registry {
@@ -183,6 +186,7 @@ fn build() -> Registry {
             columns: decl.columns.clone(),
             strategy: (decl.strategy)(),
             template: decl.template,
+            answers_deleted: decl.answers_deleted,
             custom: false,
         }));
     }

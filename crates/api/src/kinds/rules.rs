@@ -1,5 +1,7 @@
 //! The rules that all kinds have in common: metadata, status and generation.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use super::Kind;
@@ -38,7 +40,14 @@ fn carry(new: &mut Value, old: &Value, field: &str) {
 }
 
 pub(super) fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, subresource: &str) {
+    let part = kind.strategy.part(subresource);
     match subresource {
+        _ if part.is_some() => {
+            let sent = std::mem::replace(new, old.clone());
+            if let Some(part) = part {
+                (part.put)(&sent, new);
+            }
+        }
         // Everything but status and metadata is the old object's.
         "status" | "approval" => {
             let status = new.get("status").cloned();
@@ -137,10 +146,13 @@ pub(super) fn validate_create(kind: &Kind, obj: &Value) -> ErrorList {
 
 pub(super) fn validate_update(kind: &Kind, new: &Value, old: &Value, subresource: &str) -> ErrorList {
     let mut errors = metadata_update(kind, new, old);
+    if let Some(part) = kind.strategy.part(subresource) {
+        errors.append((part.validate)(new, old));
+        errors.append(kind.strategy.validate(new));
+        return errors;
+    }
     match subresource {
         "status" => errors.append(kind.strategy.validate_status(new, old)),
-        // These change one part of the object, which `apiserver` takes care of, and that part is what no other update may change.
-        "ephemeralcontainers" | "resize" => errors.append(kind.strategy.validate(new)),
         _ => {
             let mut own = kind.strategy.validate_update(new, old);
             // The same error found by both is said once.
@@ -274,7 +286,7 @@ fn metadata_update(kind: &Kind, new: &Value, old: &Value) -> ErrorList {
         }
     }
     if meta::is_deleting(old) {
-        let before: Vec<&str> = meta::finalizers(old).collect();
+        let before: HashSet<&str> = meta::finalizers(old).collect();
         let added: Vec<&str> = meta::finalizers(new).filter(|f| !before.contains(f)).collect();
         if !added.is_empty() {
             let found = serde_json::to_string(&added).unwrap_or_default();

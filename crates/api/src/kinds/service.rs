@@ -18,6 +18,7 @@ use crate::{Map, meta, validate};
 pub(super) const DECLS: &[Decl] = &[
     Decl {
         resource: "services",
+        answers_deleted: true,
         short: &["svc"],
         categories: &["all"],
         strategy: || Arc::new(Service),
@@ -339,7 +340,7 @@ impl Strategy for Service {
             }
         }
         for (i, ip) in items(&spec["externalIPs"]).iter().enumerate() {
-            for why in validate::ip(text(ip)) {
+            for why in validate::non_special_ip(text(ip)) {
                 errors.invalid(&path.child("externalIPs").index(i), ip, why);
             }
         }
@@ -395,7 +396,7 @@ impl Strategy for Endpoints {
             let at = Path::new("subsets").index(i);
             for list in ["addresses", "notReadyAddresses"] {
                 for (j, a) in items(&subset[list]).iter().enumerate() {
-                    for why in validate::ip(text(&a["ip"])) {
+                    for why in validate::non_special_ip(text(&a["ip"])) {
                         errors.invalid(&at.child(list).index(j).child("ip"), &a["ip"], why);
                     }
                 }
@@ -434,7 +435,7 @@ impl Strategy for EndpointSlice {
             }
             if obj["addressType"] != "FQDN" {
                 for (j, a) in items(&e["addresses"]).iter().enumerate() {
-                    for why in validate::ip(text(a)) {
+                    for why in validate::non_special_ip(text(a)) {
                         errors.invalid(&at.index(j), a, why);
                     }
                 }
@@ -496,6 +497,42 @@ mod tests {
     use super::*;
     use crate::kinds;
     use crate::names::gvr;
+
+    #[test]
+    fn nobody_is_led_to_the_machine_s_own_addresses() {
+        let of = |gvr, object: Value| {
+            let kind = kinds::by_gvr(&gvr).unwrap();
+            let mut object = object;
+            object["metadata"] = json!({"name": "s", "namespace": "n"});
+            kind.default(&mut object);
+            kind.validate_create(&object).message()
+        };
+        for (ip, why) in [
+            ("127.0.0.1", "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
+            ("::1", "may not be in the loopback range"),
+            ("::ffff:127.0.0.1", "may not be in the loopback range"),
+            ("169.254.169.254", "may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
+            ("fe80::1", "may not be in the link-local range"),
+            ("224.0.0.5", "may not be in the link-local multicast range"),
+            ("ff02::1", "may not be in the link-local multicast range"),
+            ("0.0.0.0", "may not be unspecified (0.0.0.0)"),
+            ("x", "must be a valid IP address"),
+            ("10.0.0.1", ""),
+            ("fd00::1", ""),
+        ] {
+            let family = if ip.contains(':') { "IPv6" } else { "IPv4" };
+            let all = [
+                of(gvr::ENDPOINTS, json!({"subsets": [{"addresses": [{"ip": ip}]}]})),
+                of(gvr::ENDPOINTS, json!({"subsets": [{"notReadyAddresses": [{"ip": ip}]}]})),
+                of(gvr::ENDPOINT_SLICES, json!({"addressType": family, "endpoints": [{"addresses": [ip]}]})),
+                of(gvr::SERVICES, json!({"spec": {"ports": [{"port": 80}], "externalIPs": [ip]}})),
+            ];
+            for message in all {
+                assert_eq!(message == "[]", why.is_empty(), "{ip}: {message}");
+                assert!(message.contains(why), "{ip}: {message}");
+            }
+        }
+    }
 
     #[test]
     fn a_service_is_defaulted_and_keeps_what_was_allocated() {

@@ -48,6 +48,18 @@ pub trait Strategy: Send + Sync + 'static {
         ErrorList::new()
     }
 
+    /// The part of the object that `subresource` changes, if that is one which changes nothing else.
+    fn part(&self, subresource: &str) -> Option<Part> {
+        let _ = subresource;
+        None
+    }
+
+    /// The seconds that a deletion of the object leaves it to end; `asked` is what the client wants.
+    fn grace(&self, obj: &Value, asked: Option<i64>) -> i64 {
+        let _ = (obj, asked);
+        0
+    }
+
     /// Is the generation raised when something other than metadata and status changes?
     fn has_generation(&self) -> bool {
         false
@@ -94,6 +106,15 @@ pub trait Strategy: Send + Sync + 'static {
     fn scale_paths(&self) -> Option<ScalePaths> {
         None
     }
+}
+
+/// A part of an object that has a subresource of its own.
+#[derive(Clone, Copy)]
+pub struct Part {
+    /// Takes the part out of the object that was sent, and puts it into what will be stored.
+    pub put: fn(sent: &Value, into: &mut Value),
+    /// What is wrong with such a change, beyond what [`Strategy::validate`] says of the new object.
+    pub validate: fn(new: &Value, old: &Value) -> ErrorList,
 }
 
 /// Dotted paths for the `scale` subresource.

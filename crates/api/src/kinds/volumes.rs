@@ -16,6 +16,7 @@ use crate::{Map, meta};
 pub(super) const DECLS: &[Decl] = &[
     Decl {
         resource: "persistentvolumes",
+        answers_deleted: true,
         short: &["pv"],
         strategy: || Arc::new(PersistentVolume),
         columns: Columns::Coded {
@@ -59,6 +60,7 @@ pub(super) const DECLS: &[Decl] = &[
     },
     Decl {
         resource: "persistentvolumeclaims",
+        answers_deleted: true,
         short: &["pvc"],
         strategy: || Arc::new(Claim),
         columns: Columns::Coded {

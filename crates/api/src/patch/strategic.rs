@@ -1,8 +1,11 @@
 //! Strategic merge patch: a merge patch whose lists merge by the keys that the schema names, with the directives `$patch`,
 //! `$setElementOrder/LIST`, `$retainKeys` and `$deleteFromPrimitiveList/LIST`.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::Value;
 
+use super::identity;
 use crate::schema::Schema;
 use crate::{Map, Status};
 
@@ -41,16 +44,19 @@ fn merge_map(mut original: Map, patch: &Map, schema: Schema<'_>) -> Merged<Optio
     }
     if let Some(keep) = patch.get(RETAIN_KEYS) {
         let keep = keep.as_array().ok_or("$retainKeys must be a list")?;
-        original.retain(|k, _| keep.iter().any(|v| v.as_str() == Some(k)));
+        let keep: HashSet<&str> = keep.iter().filter_map(Value::as_str).collect();
+        original.retain(|k, _| keep.contains(k.as_str()));
     }
     for (key, values) in patch {
         if let Some(field) = key.strip_prefix(DELETE_PRIMITIVES) {
             let gone = values.as_array().ok_or_else(|| format!("{key} must be a list"))?;
             if let Some(Value::Array(list)) = original.get_mut(field) {
-                list.retain(|v| !gone.contains(v));
+                let gone: HashSet<String> = gone.iter().map(identity).collect();
+                list.retain(|v| !gone.contains(&identity(v)));
             }
         }
     }
+    let mut gone: HashSet<&str> = HashSet::new();
     for (key, value) in patch {
         if key.starts_with('$') && (key == PATCH || key == RETAIN_KEYS || key.contains('/')) {
             continue;
@@ -61,9 +67,13 @@ fn merge_map(mut original: Map, patch: &Map, schema: Schema<'_>) -> Merged<Optio
                 original.insert(key.clone(), v);
             }
             None => {
-                original.shift_remove(key);
+                gone.insert(key);
             }
         }
+    }
+    // All at once: to take one out moves all that come after it.
+    if !gone.is_empty() {
+        original.retain(|k, _| !gone.contains(k.as_str()));
     }
     for (key, order) in patch {
         let Some(field) = key.strip_prefix(ORDER) else { continue };
@@ -128,12 +138,8 @@ fn clean_list(patch: &[Value], schema: Schema<'_>) -> Merged<Value> {
 
 fn merge_list(original: &[Value], patch: &[Value], schema: Schema<'_>) -> Merged<Vec<Value>> {
     if !patch.iter().chain(original).any(Value::is_object) {
-        let mut both: Vec<Value> = Vec::new();
-        for v in original.iter().chain(patch) {
-            if !both.contains(v) {
-                both.push(v.clone());
-            }
-        }
+        let mut known: HashSet<String> = HashSet::new();
+        let both = original.iter().chain(patch).filter(|v| known.insert(identity(v))).cloned().collect();
         return Ok(reorder(both, patch, original, None));
     }
     let key = merge_key_of(schema).ok_or("cannot merge lists without merge key")?;
@@ -142,14 +148,13 @@ fn merge_list(original: &[Value], patch: &[Value], schema: Schema<'_>) -> Merged
             .cloned()
             .ok_or_else(|| format!("map: {item} does not contain declared merge key: {key}"))
     };
-    let mut merged: Vec<Value> = original.to_vec();
     let mut plain: Vec<&Value> = Vec::new();
+    let mut gone: HashSet<String> = HashSet::new();
     let mut replace = false;
     for item in patch {
         match item.get(PATCH).and_then(Value::as_str) {
             Some("delete") => {
-                let gone = key_of(item)?;
-                merged.retain(|o| o.get(key) != Some(&gone));
+                gone.insert(identity(&key_of(item)?));
             }
             Some("replace") => replace = true,
             Some("merge") | None => plain.push(item),
@@ -157,7 +162,7 @@ fn merge_list(original: &[Value], patch: &[Value], schema: Schema<'_>) -> Merged
         }
     }
     if replace {
-        merged.clear();
+        let mut merged = Vec::new();
         for item in patch {
             // An item that is nothing but the directive only says that the list is replaced.
             let Some(map) = item.as_object() else { continue };
@@ -172,13 +177,25 @@ fn merge_list(original: &[Value], patch: &[Value], schema: Schema<'_>) -> Merged
         return Ok(merged);
     }
     let items = schema.items();
+    let id_of = |item: &Value| item.get(key).map(identity);
+    let mut merged: Vec<Value> = original
+        .iter()
+        .filter(|o| gone.is_empty() || !id_of(o).is_some_and(|id| gone.contains(&id)))
+        .cloned()
+        .collect();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for (i, item) in merged.iter().enumerate() {
+        if let Some(id) = id_of(item) {
+            places.entry(id).or_insert(i);
+        }
+    }
     let mut patched: Vec<Value> = Vec::new();
     for item in plain {
         let Value::Object(p) = item else {
             return Err(format!("list of objects cannot be merged with {item}"));
         };
-        let id = key_of(item)?;
-        let at = merged.iter().position(|o| o.get(key) == Some(&id));
+        let id = identity(&key_of(item)?);
+        let at = places.get(&id).copied();
         let old = match at.and_then(|i| merged.get(i)) {
             Some(Value::Object(o)) => o.clone(),
             _ => Map::new(),
@@ -186,7 +203,13 @@ fn merge_list(original: &[Value], patch: &[Value], schema: Schema<'_>) -> Merged
         let new = Value::Object(merge_map(old, p, items)?.unwrap_or_default());
         match at.and_then(|i| merged.get_mut(i)) {
             Some(slot) => *slot = new,
-            None => merged.push(new),
+            None => {
+                // By the key that it ended up with, which a patch can take away again.
+                if let Some(id) = id_of(&new) {
+                    places.entry(id).or_insert(merged.len());
+                }
+                merged.push(new);
+            }
         }
         patched.push(item.clone());
     }
@@ -196,20 +219,31 @@ fn merge_list(original: &[Value], patch: &[Value], schema: Schema<'_>) -> Merged
 /// The order in which a merged list ends up: items that `order` names follow that order, the others keep the server's, and of two
 /// neighbours from both sides the one that the server had first goes first; what the server does not know goes to the front.
 fn reorder(merged: Vec<Value>, order: &[Value], server: &[Value], key: Option<&str>) -> Vec<Value> {
-    let same = |a: &Value, b: &Value| match key {
+    let id = |v: &Value| match key {
         // An item of `$setElementOrder` is an object with the key.
-        Some(k) => a.get(k) == b.get(k),
-        None => a == b,
+        Some(k) => v.get(k).map(identity),
+        None => Some(identity(v)),
     };
-    let place = |list: &[Value], v: &Value| list.iter().position(|o| same(o, v));
-    let (mut ours, mut theirs): (Vec<Value>, Vec<Value>) =
-        merged.into_iter().partition(|v| place(order, v).is_some());
-    ours.sort_by_key(|v| place(order, v).unwrap_or(usize::MAX));
-    theirs.sort_by_key(|v| place(server, v).unwrap_or(usize::MAX));
+    let places = |list: &[Value]| {
+        let mut places: HashMap<Option<String>, usize> = HashMap::new();
+        for (i, v) in list.iter().enumerate() {
+            places.entry(id(v)).or_insert(i);
+        }
+        places
+    };
+    let (in_order, in_server) = (places(order), places(server));
+    // Each with its place in the order, and in the server's list.
+    let placed = merged.into_iter().map(|v| {
+        let id = id(&v);
+        (in_order.get(&id).copied(), in_server.get(&id).copied(), v)
+    });
+    let (mut ours, mut theirs): (Vec<_>, Vec<_>) = placed.partition(|(order, ..)| order.is_some());
+    ours.sort_by_key(|(order, ..)| order.unwrap_or(usize::MAX));
+    theirs.sort_by_key(|(_, server, _)| server.unwrap_or(usize::MAX));
     let mut out = Vec::with_capacity(ours.len() + theirs.len());
     let (mut ours, mut theirs) = (ours.into_iter().peekable(), theirs.into_iter().peekable());
-    while let (Some(o), Some(t)) = (ours.peek(), theirs.peek()) {
-        let server_first = match (place(server, t), place(server, o)) {
+    while let (Some((_, o, _)), Some((_, t, _))) = (ours.peek(), theirs.peek()) {
+        let server_first = match (t, o) {
             (Some(t), Some(o)) => t < o,
             _ => false,
         };
@@ -217,7 +251,7 @@ fn reorder(merged: Vec<Value>, order: &[Value], server: &[Value], key: Option<&s
     }
     out.extend(ours);
     out.extend(theirs);
-    out
+    out.into_iter().map(|(.., v)| v).collect()
 }
 
 #[cfg(test)]
@@ -283,6 +317,35 @@ mod tests {
             strategic_merge(&json!({"labels": {"a": "0"}}), &patch, meta).unwrap(),
             json!({"labels": {"b": "1"}})
         );
+    }
+
+    /// Lists as long as a request can make them: a comparison of each item with each other one would not end here.
+    #[test]
+    fn long_lists_take_as_long_as_they_are() {
+        let meta = TypeId::named("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta").unwrap().schema();
+        let names = |from: usize| (from..from + 200_000).map(|i| format!("f{i}")).collect::<Vec<_>>();
+        let old = json!({"finalizers": names(0), "labels": names(0).into_iter().map(|n| (n, json!(""))).collect::<Map>()});
+        let gone: Map = names(0).into_iter().map(|n| (n, Value::Null)).collect();
+        let patch = json!({"finalizers": names(100_000), "labels": gone,
+            "$deleteFromPrimitiveList/finalizers": names(0)[..50_000]});
+        let new = strategic_merge(&old, &patch, meta).unwrap();
+        assert_eq!(new["finalizers"].as_array().unwrap().len(), 250_000);
+        assert_eq!(new["labels"], json!({}));
+        let containers = |from: usize, more: Value| -> Vec<Value> {
+            let with = |i: usize| {
+                let mut one = more.clone();
+                one["name"] = json!(format!("c{i}"));
+                one
+            };
+            (from..from + 50_000).map(with).collect()
+        };
+        let old = json!({"containers": containers(0, json!({"image": "a"}))});
+        let mut patch = containers(25_000, json!({"tty": true}));
+        patch.extend(containers(0, json!({"$patch": "delete"})).into_iter().take(10_000));
+        let order = containers(30_000, json!({}));
+        let patch = json!({"containers": patch, "$setElementOrder/containers": order});
+        let new = strategic_merge(&old, &patch, pod_spec()).unwrap();
+        assert_eq!(new["containers"].as_array().unwrap().len(), 65_000);
     }
 
     proptest::proptest! {

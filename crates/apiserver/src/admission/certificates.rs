@@ -32,6 +32,7 @@ fn may(r: &Review<'_>, verb: &str, signer: &str) -> bool {
             namespace: "",
             name: &name,
             path: "",
+            fields: "",
         };
         r.server.authorize(&attributes).allowed()
     })

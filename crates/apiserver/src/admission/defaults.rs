@@ -55,7 +55,8 @@ impl Plugin for DefaultIngressClass {
     }
 
     fn handles(&self, r: &Review<'_>) -> bool {
-        r.operation == Operation::Create && r.gvr.resource == "ingresses" && r.subresource.is_empty()
+        let ingress = r.gvr.group == "networking.k8s.io" && r.gvr.resource == "ingresses";
+        r.operation == Operation::Create && ingress && r.subresource.is_empty()
     }
 
     async fn mutate(&self, r: &mut Review<'_>) -> Result<(), Status> {

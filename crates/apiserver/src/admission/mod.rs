@@ -20,6 +20,8 @@ use crate::ApiServer;
 use crate::conversion::Converter;
 use crate::user::UserInfo;
 
+pub use quota::{Charge, give_back};
+
 /// The kind of write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
@@ -67,6 +69,8 @@ pub struct Review<'a> {
     pub warnings: &'a mut Vec<String>,
     /// What plugins note of the write for the audit log.
     pub notes: Vec<(String, String)>,
+    /// What quotas were charged for it; to be given back if it is not written after all.
+    pub charges: Vec<Charge>,
 }
 
 impl Review<'_> {
@@ -134,7 +138,8 @@ pub async fn mutate(plugins: &[Box<dyn Plugin>], review: &mut Review<'_>) -> Res
     Ok(())
 }
 
-/// Runs the validating half of all plugins. What they noted is written down, whether the write is refused or not.
+/// Runs the validating half of all plugins. What they noted is written down, whether the write is refused or not; what was
+/// charged for one that is refused is given back.
 pub async fn validate(plugins: &[Box<dyn Plugin>], review: &mut Review<'_>) -> Result<(), Status> {
     let mut answer = Ok(());
     for plugin in plugins {
@@ -144,6 +149,9 @@ pub async fn validate(plugins: &[Box<dyn Plugin>], review: &mut Review<'_>) -> R
                 break;
             }
         }
+    }
+    if answer.is_err() {
+        give_back(review.server, review.namespace, std::mem::take(&mut review.charges)).await;
     }
     let Review { user, gvr, namespace, name, .. } = *review;
     for (key, value) in std::mem::take(&mut review.notes) {

@@ -4,6 +4,7 @@ use api::{Status, Value};
 use async_trait::async_trait;
 
 use super::{Operation, Plugin, Review};
+use crate::authz::Attributes;
 use crate::cache::local_key;
 
 /// Labels of Kubernetes' own domains that a kubelet may set on its node; of their sub-domains all of `kubelet.kubernetes.io`
@@ -177,7 +178,67 @@ fn token(r: &Review<'_>, node: &str) -> Result<(), Status> {
     if node_of(pod.value()) != node {
         return Err(r.forbidden("node requested token bound to a pod scheduled on a different node"));
     }
-    Ok(())
+    audience(r, pod.value())
+}
+
+/// A node gets tokens for those whom its pods' volumes name, or whom it may ask tokens for by a role.
+fn audience(r: &Review<'_>, pod: &Value) -> Result<(), Status> {
+    let asked = r.object.pointer("/spec/audiences").and_then(Value::as_array);
+    let asked: Vec<&str> = asked.into_iter().flatten().filter_map(Value::as_str).collect();
+    let wanted = match asked[..] {
+        [] => "",
+        [one] => one,
+        _ => return Err(r.forbidden("node may only request 0 or 1 audiences")),
+    };
+    if audiences(r, pod).iter().any(|a| a == wanted) {
+        return Ok(());
+    }
+    let attributes = Attributes {
+        user: r.user,
+        verb: "request-serviceaccounts-token-audience",
+        is_resource: true,
+        group: "",
+        resource: wanted,
+        subresource: "",
+        namespace: r.namespace,
+        name: r.name,
+        path: "",
+        fields: "",
+    };
+    if r.server.authorize(&attributes).allowed() {
+        return Ok(());
+    }
+    Err(r.forbidden(format!("audience \"{wanted}\" not found in pod spec volume")))
+}
+
+/// The audiences that a pod's volumes want tokens for; an empty one is the API server.
+fn audiences(r: &Review<'_>, pod: &Value) -> Vec<String> {
+    let of = |group: &str, resource: &str, key: &str| r.server.cache.kind(group, resource).get(key);
+    let claimed = |claim: &str| {
+        let claim = of("", "persistentvolumeclaims", &local_key(r.namespace, claim))?;
+        let volume = of("", "persistentvolumes", text(claim.spec(), "/volumeName"))?;
+        Some(text(volume.spec(), "/csi/driver").to_owned())
+    };
+    let list = |v: &Value, p: &str| v.pointer(p).and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut found = Vec::new();
+    for volume in list(pod, "/spec/volumes") {
+        for source in list(&volume, "/projected/sources") {
+            let token = source.get("serviceAccountToken").filter(|t| !t.is_null());
+            found.extend(token.map(|t| text(t, "/audience").to_owned()));
+        }
+        let driver = if volume.get("ephemeral").is_some_and(|e| !e.is_null()) {
+            claimed(&format!("{}-{}", api::meta::name(pod), text(&volume, "/name")))
+        } else {
+            match text(&volume, "/persistentVolumeClaim/claimName") {
+                "" => Some(text(&volume, "/csi/driver").to_owned()),
+                claim => claimed(claim),
+            }
+        };
+        let driver = driver.filter(|d| !d.is_empty()).and_then(|d| of("storage.k8s.io", "csidrivers", &d));
+        let requests = driver.map(|d| list(d.spec(), "/tokenRequests")).unwrap_or_default();
+        found.extend(requests.iter().map(|t| text(t, "/audience").to_owned()));
+    }
+    found
 }
 
 #[async_trait]

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use api::quantity::Quantity;
 use api::quota::{Amounts, amounts, in_scope, usage};
-use api::{Object, Status, Value};
+use api::{Gvr, Object, Status, Value};
 use async_trait::async_trait;
 use serde_json::json;
 
 use super::{Operation, Plugin, Review};
+use crate::ApiServer;
 use crate::query::WriteOptions;
 use crate::registry::{Context, Modify};
 use crate::user::UserInfo;
@@ -62,6 +63,7 @@ impl Plugin for ResourceQuota {
         r.server.cache.caught_up().await.map_err(crate::registry::store_failure)?;
         let quotas = r.server.cache.kind("", "resourcequotas").all(r.namespace);
         let gvr = r.gvr.clone();
+        let mut wanting = Vec::new();
         for quota in quotas.iter().filter(|q| in_scope(q.spec(), &gvr, r.object)) {
             let hard = amounts(quota.spec().get("hard"));
             if r.operation == Operation::Create && gvr.resource == "pods" && gvr.group.is_empty() {
@@ -70,10 +72,72 @@ impl Plugin for ResourceQuota {
             let delta: Amounts =
                 wanted.iter().filter(|(k, _)| hard.contains_key(*k)).map(|(k, q)| (k.clone(), *q)).collect();
             if !delta.is_empty() {
-                charge(r, quota, &delta).await?;
+                wanting.push((quota, delta));
+            }
+        }
+        // All are asked before one is charged: what one refuses must not use up another.
+        for (quota, delta) in &wanting {
+            charged(r.gvr, r.name, quota, delta)?;
+        }
+        for (quota, delta) in wanting {
+            charge(r, quota, &delta).await?;
+            if !r.dry_run {
+                r.charges.push(Charge { quota: quota.name().to_owned(), amounts: delta });
             }
         }
         Ok(())
+    }
+}
+
+/// What a write has been charged to a quota.
+#[derive(Debug)]
+pub struct Charge {
+    quota: String,
+    amounts: Amounts,
+}
+
+/// Gives back what was charged for a write that did not come about. The quota controller counts anew when it sees this.
+pub async fn give_back(server: &ApiServer, namespace: &str, charges: Vec<Charge>) {
+    for Charge { quota, amounts: delta } in charges {
+        let mut change = |old: &Arc<Object>| {
+            let used = amounts(old.status().get("used"));
+            let mut new = old.value().clone();
+            let into = api::meta::entry(api::meta::child(&mut new, "status"), "used");
+            for (k, q) in &delta {
+                // Counted anew meanwhile, it is given back already.
+                if let Some(left) = used.get(k).map(|u| u.minus(*q)).filter(|left| left.signum() >= 0) {
+                    into.insert(k.clone(), json!(left.to_string()));
+                }
+            }
+            Ok(new)
+        };
+        if let Err(status) = write(server, namespace, &quota, false, &mut change).await {
+            tracing::warn!(
+                quota,
+                namespace,
+                error = %status.message,
+                "a quota stays charged for what was not written, until it is counted anew"
+            );
+        }
+    }
+}
+
+/// Changes a quota's status. One that has been deleted limits nothing any more.
+async fn write(
+    server: &ApiServer,
+    namespace: &str,
+    name: &str,
+    dry_run: bool,
+    change: &mut (dyn FnMut(&Arc<Object>) -> Result<Value, Status> + Send),
+) -> Result<(), Status> {
+    let kind = server.kinds.load().stored("", "resourcequotas").ok_or_else(Status::no_such_path)?;
+    let user = Arc::new(UserInfo::master("system:apiserver"));
+    let mut cx = Context::internal(user, kind, namespace, name);
+    let options = WriteOptions { dry_run, ..WriteOptions::default() };
+    let modify = Modify { name, subresource: "status", options: &options, applied: false, checked: false };
+    match Box::pin(server.modify(&mut cx, &modify, change)).await {
+        Err(status) if status.code == 404 => Ok(()),
+        answer => answer.map(|_| ()),
     }
 }
 
@@ -102,71 +166,51 @@ fn must_specify(r: &Review<'_>, quota: &Arc<Object>, hard: &Amounts) -> Result<(
     Err(r.forbidden(format!("failed quota: {}: must specify {}", quota.name(), text.join("; "))))
 }
 
-/// Adds `delta` to the quota's usage, or says that it would be too much.
-async fn charge(r: &Review<'_>, quota: &Arc<Object>, delta: &Amounts) -> Result<(), Status> {
-    let kinds = r.server.kinds.load();
-    let kind = kinds.stored("", "resourcequotas").ok_or_else(Status::no_such_path)?;
-    let user = Arc::new(UserInfo::master("system:apiserver"));
-    let mut cx = Context::internal(user, kind, r.namespace, quota.name());
-    let (gvr, name) = (r.gvr.clone(), r.name.to_owned());
-    let mut change = |old: &Arc<Object>| {
-        let hard = amounts(old.status().get("hard"));
-        let mut used = amounts(old.status().get("used"));
-        let mut over = (Amounts::new(), Amounts::new(), Amounts::new());
-        for (k, q) in delta {
-            // What the quota controller has not counted yet cannot be judged.
-            let Some(limit) = hard.get(k) else {
-                return Err(Status::forbidden(
-                    &gvr,
-                    &name,
-                    &format!("status unknown for quota: {}, resources: {k}", old.name()),
-                ));
-            };
-            let before = used.get(k).copied().unwrap_or_else(|| Quantity::of(0, q.format()));
-            let after = before.plus(*q);
-            if after > *limit {
-                over.0.insert(k.clone(), *q);
-                over.1.insert(k.clone(), before);
-                over.2.insert(k.clone(), *limit);
-            }
-            used.insert(k.clone(), after);
+/// The quota with `delta` added to its usage, or why that would be too much.
+fn charged(gvr: &Gvr, name: &str, quota: &Object, delta: &Amounts) -> Result<Value, Status> {
+    let hard = amounts(quota.status().get("hard"));
+    let mut used = amounts(quota.status().get("used"));
+    let mut over = (Amounts::new(), Amounts::new(), Amounts::new());
+    for (k, q) in delta {
+        // What the quota controller has not counted yet cannot be judged.
+        let Some(limit) = hard.get(k) else {
+            let why = format!("status unknown for quota: {}, resources: {k}", quota.name());
+            return Err(Status::forbidden(gvr, name, &why));
+        };
+        let before = used.get(k).copied().unwrap_or_else(|| Quantity::of(0, q.format()));
+        let after = before.plus(*q);
+        if after > *limit {
+            over.0.insert(k.clone(), *q);
+            over.1.insert(k.clone(), before);
+            over.2.insert(k.clone(), *limit);
         }
-        if !over.0.is_empty() {
-            return Err(Status::forbidden(
-                &gvr,
-                &name,
-                &format!(
-                    "exceeded quota: {}, requested: {}, used: {}, limited: {}",
-                    old.name(),
-                    show(&over.0),
-                    show(&over.1),
-                    show(&over.2)
-                ),
-            ));
-        }
-        let mut new = old.value().clone();
-        let into = api::meta::entry(api::meta::child(&mut new, "status"), "used");
-        for k in delta.keys() {
-            if let Some(q) = used.get(k) {
-                into.insert(k.clone(), json!(q.to_string()));
-            }
-        }
-        Ok(new)
-    };
-    let options = WriteOptions { dry_run: r.dry_run, ..WriteOptions::default() };
-    let quota_name = quota.name().to_owned();
-    let modify = Modify {
-        name: &quota_name,
-        subresource: "status",
-        options: &options,
-        applied: false,
-        checked: false,
-    };
-    match Box::pin(r.server.modify(&mut cx, &modify, &mut change)).await {
-        // The quota has been deleted meanwhile: nothing limits any more.
-        Err(status) if status.code == 404 => Ok(()),
-        answer => answer.map(|_| ()),
+        used.insert(k.clone(), after);
     }
+    if !over.0.is_empty() {
+        let why = format!(
+            "exceeded quota: {}, requested: {}, used: {}, limited: {}",
+            quota.name(),
+            show(&over.0),
+            show(&over.1),
+            show(&over.2)
+        );
+        return Err(Status::forbidden(gvr, name, &why));
+    }
+    let mut new = quota.value().clone();
+    let into = api::meta::entry(api::meta::child(&mut new, "status"), "used");
+    for k in delta.keys() {
+        if let Some(q) = used.get(k) {
+            into.insert(k.clone(), json!(q.to_string()));
+        }
+    }
+    Ok(new)
+}
+
+/// Adds `delta` to the quota's usage, or says that it would be too much.
+async fn charge(r: &Review<'_>, quota: &Object, delta: &Amounts) -> Result<(), Status> {
+    let (gvr, name) = (r.gvr.clone(), r.name.to_owned());
+    let mut change = |old: &Arc<Object>| charged(&gvr, &name, old, delta);
+    write(r.server, r.namespace, quota.name(), r.dry_run, &mut change).await
 }
 
 #[cfg(test)]

@@ -199,7 +199,8 @@ fn violations(policy: Policy, spec: &Value, annotations: &Value) -> Vec<String> 
     if let Some(who) = offenders(spec, |c| flag(c, "/securityContext/privileged") == Some(true)) {
         out.push(format!("privileged ({who} must not set securityContext.privileged=true)"));
     }
-    if level == Level::Baseline
+    // The restricted rule that contains this one is younger than the level.
+    if (level == Level::Baseline || version < Version(22))
         && let Some(who) = offenders(spec, |c| {
             items(c, "/securityContext/capabilities/add")
                 .any(|a| !BASELINE_CAPABILITIES.contains(&a.as_str().unwrap_or("?")))
@@ -230,6 +231,9 @@ fn violations(policy: Policy, spec: &Value, annotations: &Value) -> Vec<String> 
     if let Some(who) = offenders(spec, |c| !matches!(text(c, "/securityContext/procMount"), "" | "Default")) {
         out.push(format!("procMount ({who} must not set securityContext.procMount)"));
     }
+    if version >= Version(34) {
+        out.extend(other_hosts(spec));
+    }
     confinement(version, spec, annotations, &mut out);
     let unconfined = |v: &Value| text(v, "/securityContext/seccompProfile/type") == "Unconfined";
     if unconfined(spec) {
@@ -245,6 +249,22 @@ fn violations(policy: Policy, spec: &Value, annotations: &Value) -> Vec<String> 
         restricted(version, spec, &mut out);
     }
     out
+}
+
+/// Probes and hooks of other hosts, which make the node's kubelet ask whatever a pod names.
+fn other_hosts(spec: &Value) -> Option<String> {
+    const HANDLERS: [&str; 5] =
+        ["/livenessProbe", "/readinessProbe", "/startupProbe", "/lifecycle/postStart", "/lifecycle/preStop"];
+    let hosts = |c: &Value| -> Vec<String> {
+        let actions = HANDLERS.iter().flat_map(|h| ["httpGet", "tcpSocket"].map(|a| format!("{h}/{a}/host")));
+        actions.map(|p| text(c, &p).to_owned()).filter(|h| !h.is_empty()).collect()
+    };
+    let who = offenders(spec, |c| !hosts(c).is_empty())?;
+    let all: std::collections::BTreeSet<String> = containers(spec).into_iter().flat_map(hosts).collect();
+    let named: Vec<String> = all.iter().map(|h| format!("\"{h}\"")).collect();
+    let uses = if who.starts_with("containers ") { "use" } else { "uses" };
+    let word = if named.len() == 1 { "host" } else { "hosts" };
+    Some(format!("probe or lifecycle host ({who} {uses} probe or lifecycle {word} {})", named.join(", ")))
 }
 
 /// SELinux, AppArmor and Windows: nobody may step out of what confines him.
@@ -491,6 +511,36 @@ mod tests {
         assert_eq!(names(0), ["runAsNonRoot != true"]);
         assert_eq!(names(18), ["allowPrivilegeEscalation != false", "runAsNonRoot != true"]);
         assert_eq!(names(32).len(), 4);
+        // A capability beyond the default ones is refused by every version of both levels.
+        let capable = json!({"containers": [{"name": "a", "securityContext":
+            {"capabilities": {"add": ["SYS_ADMIN"], "drop": ["ALL"]}}}]});
+        for (level, minor, n) in [
+            (Level::Baseline, 21, 1),
+            (Level::Baseline, 30, 1),
+            (Level::Restricted, 21, 1),
+            (Level::Restricted, 22, 1),
+        ] {
+            let all = super::violations(Policy { level, version: Version(minor) }, &capable, &Value::Null);
+            assert_eq!(
+                all.iter().filter(|w| w.contains("capabilities (")).count(),
+                n,
+                "{level:?} {minor}: {all:?}"
+            );
+        }
+        let probing = json!({"containers": [{"name": "a", "livenessProbe": {"httpGet": {"host": "10.0.0.1", "port": 1}},
+            "lifecycle": {"preStop": {"tcpSocket": {"host": "10.0.0.2", "port": 1}}}}]});
+        for (minor, want) in [
+            (33, vec![]),
+            (
+                34,
+                vec![
+                    r#"probe or lifecycle host (container "a" uses probe or lifecycle hosts "10.0.0.1", "10.0.0.2")"#,
+                ],
+            ),
+        ] {
+            let policy = Policy { level: Level::Baseline, version: Version(minor) };
+            assert_eq!(super::violations(policy, &probing, &Value::Null), want);
+        }
         let sysctl = json!({"securityContext": {"sysctls": [{"name": "net.ipv4.tcp_rmem", "value": "1"}]}});
         for (minor, n) in [(31, 1), (32, 0)] {
             let policy = Policy { level: Level::Baseline, version: Version(minor) };

@@ -240,6 +240,7 @@ impl Authorizer for Allowed<'_> {
             namespace: ask.namespace,
             name: ask.name,
             path: ask.path,
+            fields: "",
         };
         match self.server.authorize(&attributes) {
             Decision::Allow(reason) => Answer { allowed: true, reason },

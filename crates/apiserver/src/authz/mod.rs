@@ -35,6 +35,8 @@ pub struct Attributes<'a> {
     pub name: &'a str,
     /// The path, for what is no resource.
     pub path: &'a str,
+    /// The field selector of a list or watch, unparsed, empty for none.
+    pub fields: &'a str,
 }
 
 impl<'a> Attributes<'a> {
@@ -50,6 +52,7 @@ impl<'a> Attributes<'a> {
             namespace: &info.namespace,
             name: &info.name,
             path: &info.path,
+            fields: &info.fields,
         }
     }
 
@@ -398,6 +401,7 @@ mod tests {
             namespace: ns,
             name: "x",
             path: "",
+            fields: "",
         }
     }
 

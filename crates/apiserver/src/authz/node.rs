@@ -1,6 +1,7 @@
 //! The node authorizer: a kubelet may do what its job needs, and read only what pods bound to its node refer to.
 
 use api::Value;
+use api::selector::Field;
 
 use super::{Attributes, Decision, Rule, policy};
 use crate::cache::Cache;
@@ -55,6 +56,32 @@ impl NodeRules {
                 );
             }
             ("storage.k8s.io", "csinodes", "") => return own("CSINode"),
+            // Of pods and nodes it reads its own.
+            ("", "pods", "") if matches!(a.verb, "get" | "list" | "watch") => {
+                let selected =
+                    || Field::parse(a.fields).is_ok_and(|f| f.required("spec.nodeName") == Some(node));
+                return match a.name {
+                    "" if selected() => yes(),
+                    "" => Decision::NoOpinion(
+                        "can only list/watch pods with spec.nodeName field selector".into(),
+                    ),
+                    name if is_bound(cache, node, a.namespace, name) => yes(),
+                    _ => Decision::NoOpinion(format!(
+                        "no relationship found between node '{node}' and this object"
+                    )),
+                };
+            }
+            ("", "nodes", "") if matches!(a.verb, "get" | "list" | "watch") => {
+                return match a.name {
+                    name if name == node => yes(),
+                    "" => Decision::NoOpinion(format!(
+                        "node '{node}' cannot read all nodes, only its own Node object"
+                    )),
+                    other => Decision::NoOpinion(format!(
+                        "node '{node}' cannot read '{other}', only its own Node object"
+                    )),
+                };
+            }
             ("", "secrets" | "configmaps" | "persistentvolumeclaims" | "persistentvolumes", "") => {
                 if !matches!(a.verb, "get" | "list" | "watch") || a.name.is_empty() {
                     return Decision::NoOpinion("can only read resources of this type by name".into());
@@ -80,6 +107,12 @@ impl NodeRules {
         }
         if self.0.iter().any(|r| r.allows(a)) { yes() } else { Decision::NoOpinion(String::new()) }
     }
+}
+
+/// Whether the pod is to run on `node`.
+fn is_bound(cache: &Cache, node: &str, namespace: &str, name: &str) -> bool {
+    let pod = cache.kind("", "pods").get(&crate::cache::local_key(namespace, name));
+    pod.is_some_and(|p| p.spec().get("nodeName").and_then(Value::as_str) == Some(node))
 }
 
 /// Whether a pod on `node` refers to the object.
@@ -171,6 +204,7 @@ mod tests {
                 namespace: if resource == "leases" { "kube-node-lease" } else { "a" },
                 name,
                 path: "",
+                fields: "",
             };
             rules.authorize(&cache, node, &a).allowed()
         };
@@ -189,6 +223,29 @@ mod tests {
         assert!(ask("n1", "update", "coordination.k8s.io", "leases", "", "n1"));
         assert!(!ask("n1", "update", "coordination.k8s.io", "leases", "", "n2"));
         assert!(ask("n1", "patch", "", "pods", "status", "p"));
+        assert!(ask("n1", "get", "", "pods", "", "p") && !ask("n2", "get", "", "pods", "", "p"));
+        assert!(ask("n1", "watch", "", "nodes", "", "n1") && !ask("n1", "get", "", "nodes", "", "n2"));
+        for (resource, fields, want) in [
+            ("pods", "", false),
+            ("pods", "spec.nodeName=n1", true),
+            ("pods", "spec.nodeName=n1,status.phase!=Failed", true),
+            ("pods", "spec.nodeName!=n1", false),
+            ("pods", "spec.nodeName=n2", false),
+            ("nodes", "", false),
+        ] {
+            let user = UserInfo::new("system:node:n1", &[NODES]);
+            for verb in ["list", "watch"] {
+                let info = crate::path::RequestInfo {
+                    is_resource: true,
+                    verb,
+                    resource: resource.into(),
+                    fields: fields.into(),
+                    ..Default::default()
+                };
+                let answer = rules.authorize(&cache, "n1", &Attributes::of(&user, &info));
+                assert_eq!(answer.allowed(), want, "{verb} {resource} {fields}: {answer:?}");
+            }
+        }
         assert!(!ask("n1", "create", "apps", "deployments", "", ""));
         shutdown.cancel();
     }

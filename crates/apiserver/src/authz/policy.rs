@@ -170,6 +170,7 @@ mod tests {
                 namespace: "a",
                 name: "",
                 path: "",
+                fields: "",
             };
             rbac.authorize(&attributes).allowed()
         };

@@ -26,6 +26,11 @@ impl ApiServer {
         options: &WriteOptions,
     ) -> Result<Arc<Object>, Status> {
         self.check_namespace(cx, &mut value)?;
+        if crate::crd::is_ending(self, &cx.kind) {
+            let mut refused = Status::method_not_supported(&cx.gvr(), "create");
+            refused.message = "create not allowed while custom resource definition is terminating".into();
+            return Err(refused);
+        }
         if !api::meta::resource_version(&value).is_empty() && api::meta::resource_version(&value) != "0" {
             return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
         }
@@ -88,6 +93,7 @@ impl ApiServer {
             options: options.document("CreateOptions"),
             warnings: &mut warnings,
             notes: Vec::new(),
+            charges: Vec::new(),
         };
         // Whether there is such a namespace comes before everything else that could be wrong.
         admission::mutate(&self.admission, &mut review).await?;
@@ -105,6 +111,7 @@ impl ApiServer {
             }
         }
         admission::validate(&self.admission, &mut review).await?;
+        let charges = std::mem::take(&mut review.charges);
         cx.warnings.append(&mut warnings);
         cx.warnings.extend(kind.warnings(&object));
         let writer = api::patch::apply::Writer {
@@ -126,8 +133,13 @@ impl ApiServer {
                 }
                 Ok(object)
             }
-            Err(Missed::Conflict(_)) => Err(Status::already_exists(&cx.gvr(), &name)),
-            Err(Missed::Failed(status)) => Err(status),
+            Err(missed) => {
+                admission::give_back(self, &namespace, charges).await;
+                Err(match missed {
+                    Missed::Conflict(_) => Status::already_exists(&cx.gvr(), &name),
+                    Missed::Failed(status) => status,
+                })
+            }
         }
     }
 

@@ -30,6 +30,8 @@ pub struct DeleteOptions {
     pub revision: Option<u64>,
     /// Do everything but delete.
     pub dry_run: bool,
+    /// Nobody is asked whether it may go: what the server itself clears away.
+    pub unasked: bool,
 }
 
 impl DeleteOptions {
@@ -79,6 +81,31 @@ impl DeleteOptions {
         options.dry_run |= dry.is_some_and(|d| d.iter().any(|v| v == "All"));
         Ok(options)
     }
+
+    /// As a document, for admission webhooks.
+    fn document(&self) -> Value {
+        let mut v = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
+        if let Some(grace) = self.grace {
+            v["gracePeriodSeconds"] = json!(grace);
+        }
+        if !self.propagation.is_empty() {
+            v["propagationPolicy"] = json!(self.propagation);
+        }
+        let mut preconditions = api::Map::new();
+        if let Some(uid) = &self.uid {
+            preconditions.insert("uid".into(), json!(uid));
+        }
+        if let Some(revision) = self.revision {
+            preconditions.insert("resourceVersion".into(), json!(revision.to_string()));
+        }
+        if !preconditions.is_empty() {
+            v["preconditions"] = Value::Object(preconditions);
+        }
+        if self.dry_run {
+            v["dryRun"] = json!(["All"]);
+        }
+        v
+    }
 }
 
 fn invalid(why: &str) -> Status {
@@ -103,7 +130,9 @@ impl ApiServer {
         options: &DeleteOptions,
     ) -> Result<Deleted, Status> {
         let mut old = self.get_object(cx, name).await?;
-        self.admit_delete(cx, name, old.value(), options.dry_run).await?;
+        if !options.unasked {
+            self.admit_delete(cx, name, old.value(), options).await?;
+        }
         loop {
             match self.delete_once(cx, name, options, &old).await {
                 Ok(deleted) => {
@@ -121,7 +150,7 @@ impl ApiServer {
         cx: &mut Context,
         name: &str,
         old: &Value,
-        dry_run: bool,
+        options: &DeleteOptions,
     ) -> Result<(), Status> {
         let (gvr, user, kind, namespace) =
             (cx.kind.gvr(), cx.user.clone(), cx.kind.clone(), cx.namespace().to_owned());
@@ -140,10 +169,11 @@ impl ApiServer {
             name,
             object: &mut object,
             old: Some(old),
-            dry_run,
-            options: serde_json::json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"}),
+            dry_run: options.dry_run,
+            options: options.document(),
             warnings: &mut cx.warnings,
             notes: Vec::new(),
+            charges: Vec::new(),
         };
         admission::mutate(&self.admission, &mut review).await?;
         admission::validate(&self.admission, &mut review).await
@@ -171,7 +201,7 @@ impl ApiServer {
         }
         let mut new = old.value().clone();
         set_propagation(&mut new, &options.propagation);
-        let grace = grace_period(&cx.kind, old.value(), options.grace);
+        let grace = cx.kind.strategy.grace(old.value(), options.grace);
         let now = base::clock::now();
         let already = api::meta::deleted(old.value());
         let stays = api::meta::finalizers(&new).next().is_some()
@@ -258,40 +288,9 @@ fn set_propagation(object: &mut Value, policy: &str) {
     }
 }
 
-/// The grace period that a deletion of this object starts: of pods that run somewhere, and of nothing else.
-fn grace_period(kind: &api::Kind, object: &Value, asked: Option<i64>) -> i64 {
-    if kind.plural != "pods" || !kind.group.is_empty() {
-        return 0;
-    }
-    let text = |p: &str| object.pointer(p).and_then(Value::as_str).unwrap_or("");
-    if text("/spec/nodeName").is_empty() || matches!(text("/status/phase"), "Succeeded" | "Failed") {
-        return 0;
-    }
-    asked.unwrap_or_else(|| {
-        object.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_pods_that_run_have_grace() {
-        let pods = api::kinds::by_gvr(&api::names::gvr::PODS).unwrap();
-        let maps = api::kinds::by_gvr(&api::names::gvr::CONFIG_MAPS).unwrap();
-        let pod = |node: &str, phase: &str| json!({"spec": {"nodeName": node, "terminationGracePeriodSeconds": 7}, "status": {"phase": phase}});
-        for (kind, object, asked, want) in [
-            (pods, pod("n", "Running"), None, 7),
-            (pods, pod("n", "Running"), Some(0), 0),
-            (pods, pod("n", "Running"), Some(3), 3),
-            (pods, pod("", "Pending"), None, 0),
-            (pods, pod("n", "Failed"), None, 0),
-            (maps, json!({}), Some(5), 0),
-        ] {
-            assert_eq!(grace_period(kind, &object, asked), want, "{object}");
-        }
-    }
 
     #[test]
     fn options_are_read_from_body_and_query() {
@@ -301,5 +300,8 @@ mod tests {
         assert_eq!(parse(json!({"orphanDependents": true}), "").unwrap().propagation, "Orphan");
         assert!(parse(json!({"propagationPolicy": "Sometimes"}), "").is_err());
         assert!(parse(json!({"dryRun": ["All"]}), "").unwrap().dry_run);
+        let whole = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1", "gracePeriodSeconds": 5,
+            "propagationPolicy": "Foreground", "preconditions": {"uid": "u", "resourceVersion": "7"}, "dryRun": ["All"]});
+        assert_eq!(parse(whole.clone(), "").unwrap().document(), whole);
     }
 }

@@ -15,6 +15,8 @@ use crate::ApiServer;
 use crate::authz::{self, Attributes};
 use crate::user::{MASTERS, UserInfo};
 
+/// What is said to who asks for addresses of both families.
+const ONE_FAMILY: &str = "this cluster is not configured for dual-stack services";
 /// The node ports.
 const NODE_PORTS: std::ops::RangeInclusive<i64> = 30000..=32767;
 
@@ -208,6 +210,19 @@ impl Addresses {
                 ),
             }
         }
+        if spec.get("clusterIPs").and_then(Value::as_array).is_some_and(|all| all.len() > 1) {
+            errors.invalid(&field, &spec["clusterIPs"], format!("may hold only one value: {ONE_FAMILY}"));
+        }
+        if spec.get("ipFamilyPolicy").is_some_and(|p| p == "RequireDualStack") {
+            errors.invalid(&path.child("ipFamilyPolicy"), &spec["ipFamilyPolicy"], ONE_FAMILY);
+        }
+        for (i, family) in spec.get("ipFamilies").and_then(Value::as_array).into_iter().flatten().enumerate()
+        {
+            if family != "IPv4" || i > 0 {
+                let at = path.child("ipFamilies").index(i);
+                errors.invalid(&at, family, "not configured on this cluster");
+            }
+        }
         taken.ips.extend(ip.parse::<Ipv4Addr>().ok());
         if !ip.is_empty() {
             spec.insert("clusterIP".into(), json!(ip));
@@ -284,12 +299,50 @@ fn assign_ports(
     if list.is_array() {
         spec.insert("ports".into(), list);
     }
-    let local = balancer && spec.get("externalTrafficPolicy").and_then(Value::as_str) == Some("Local");
-    if local && spec.get("healthCheckNodePort").and_then(Value::as_i64).unwrap_or(0) == 0 {
-        let kept = before.get("healthCheckNodePort").and_then(Value::as_i64).filter(|n| *n != 0);
-        if let Some(n) = kept.or_else(|| Addresses::free_port(taken)) {
-            spec.insert("healthCheckNodePort".into(), json!(n));
+    assign_health_port(spec, before, balancer, taken, path, errors);
+}
+
+/// The port at which nodes say whether they have endpoints of a service: of balanced ones that stay on their node.
+fn assign_health_port(
+    spec: &mut api::Map,
+    before: &Value,
+    balancer: bool,
+    taken: &mut Taken,
+    path: &Path,
+    errors: &mut ErrorList,
+) {
+    const FIELD: &str = "healthCheckNodePort";
+    let field = path.child(FIELD);
+    let number = |port: Option<&Value>| port.and_then(Value::as_i64).filter(|n| *n != 0);
+    let (given, kept) = (number(spec.get(FIELD)), number(before.get(FIELD)));
+    let local = balancer && spec.get("externalTrafficPolicy").is_some_and(|p| p == "Local");
+    match given {
+        _ if !local => {
+            if given.is_some() && given != kept {
+                let why =
+                    "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+                errors.invalid(&field, &json!(given), why);
+            }
+            spec.shift_remove(FIELD);
         }
+        None => match kept.or_else(|| Addresses::free_port(taken)) {
+            Some(n) => {
+                spec.insert(FIELD.into(), json!(n));
+            }
+            None => errors.invalid(&field, &json!(0), "failed to allocate a nodePort: range is full"),
+        },
+        Some(_) if given == kept => {}
+        Some(_) if kept.is_some() => errors.forbidden(&field, "field is immutable"),
+        Some(n) if !NODE_PORTS.contains(&n) => {
+            let (low, high) = (NODE_PORTS.start(), NODE_PORTS.end());
+            let why =
+                format!("provided port is not in the valid range. The range of valid ports is {low}-{high}");
+            errors.invalid(&field, &json!(n), why);
+        }
+        Some(n) if taken.ports.contains(&n) => {
+            errors.invalid(&field, &json!(n), "provided port is already allocated");
+        }
+        Some(_) => {}
     }
 }
 
@@ -404,6 +457,7 @@ impl ApiServer {
                 namespace,
                 name,
                 path: "",
+                fields: "",
             };
             self.authorize(&attributes).allowed()
         };
@@ -515,6 +569,23 @@ mod tests {
         assert_eq!((headless["clusterIPs"].clone(), why.as_str()), (json!(["None"]), ""));
         let (again, _) = assigned(json!({"type": "ClusterIP"}), Some(spec.clone()), &mut Taken::default());
         assert_eq!(again["clusterIP"], json!(ip));
+        for (wanted, want) in [
+            (json!({"ipFamilyPolicy": "PreferDualStack"}), ""),
+            (
+                json!({"ipFamilyPolicy": "RequireDualStack"}),
+                "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services",
+            ),
+            (
+                json!({"ipFamilies": ["IPv6"]}),
+                "spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster",
+            ),
+            (
+                json!({"ipFamilies": ["IPv4", "IPv6"]}),
+                "spec.ipFamilies[1]: Invalid value: \"IPv6\": not configured on this cluster",
+            ),
+        ] {
+            assert_eq!(assigned(wanted, None, &mut Taken::default()).1, want);
+        }
         let (external, _) = assigned(
             json!({"type": "ExternalName", "clusterIP": ip, "clusterIPs": [ip]}),
             Some(json!({"type": "ClusterIP", "clusterIP": ip})),
@@ -542,6 +613,29 @@ mod tests {
             &mut Taken::default(),
         );
         assert_eq!(plain["ports"][0], json!({"port": 80}));
+        let local = |port: Value| {
+            json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": port,
+                "ports": [{"port": 80}]})
+        };
+        let (made, why) = assigned(local(json!(30200)), None, &mut Taken::default());
+        assert_eq!((why.as_str(), &made["healthCheckNodePort"]), ("", &json!(30200)));
+        let mut taken = Taken::default();
+        taken.add(&made);
+        let (_, why) = assigned(local(json!(30200)), None, &mut taken.clone());
+        assert_eq!(why, "spec.healthCheckNodePort: Invalid value: 30200: provided port is already allocated");
+        let (_, why) = assigned(local(json!(80)), None, &mut taken.clone());
+        assert!(
+            why.contains("spec.healthCheckNodePort: Invalid value: 80: provided port is not in"),
+            "{why}"
+        );
+        let (_, why) = assigned(local(json!(30201)), Some(made.clone()), &mut taken);
+        assert_eq!(why, "spec.healthCheckNodePort: Forbidden: field is immutable");
+        let mut cluster = made.clone();
+        cluster["externalTrafficPolicy"] = json!("Cluster");
+        let (kept, why) = assigned(cluster.clone(), Some(made), &mut Taken::default());
+        assert_eq!((why.as_str(), kept.get("healthCheckNodePort")), ("", None));
+        let (_, why) = assigned(cluster, None, &mut Taken::default());
+        assert!(why.contains("may only be set when `type` is 'LoadBalancer'"), "{why}");
         let dns = json!({"type": "NodePort", "ports": [{"port": 53, "protocol": "TCP", "nodePort": 30053},
             {"port": 53, "protocol": "UDP", "nodePort": 30053}]});
         assert_eq!(assigned(dns, None, &mut Taken::default()).1, "");

@@ -36,8 +36,9 @@ pub struct Listed {
 pub fn parse_selectors(cx: &Context, options: &ListOptions) -> Result<(Label, Field), Status> {
     let labels = Label::parse(&options.labels)?;
     let mut fields = cx.kind.field_selector(&options.fields)?;
+    // The name may be of the path, or of the selector, which can ask for more than that.
     if !cx.info.name.is_empty() && cx.info.verb == "watch" {
-        fields = Field::equal("metadata.name", &cx.info.name);
+        fields = fields.and_equal("metadata.name", &cx.info.name);
     }
     Ok((labels, fields))
 }
@@ -106,6 +107,12 @@ impl ApiServer {
         let (revision, found) = match &options.token {
             Some(text) => {
                 let token = decode_token(text)?;
+                // A token is the client's: it must not begin where the client may not read.
+                if !namespace.is_empty() && !token.after.starts_with(&format!("{namespace}/")) {
+                    return Err(Status::bad_request(format!(
+                        "continue key is not valid: it is not of a list in the namespace \"{namespace}\"; start the list anew without it"
+                    )));
+                }
                 if token.revision == 0 {
                     let snapshot = self.cache.snapshot(&kind, namespace);
                     let items = snapshot.items.into_iter().filter(|o| key(o) > token.after).collect();

@@ -186,6 +186,7 @@ impl ApiServer {
             if !wanted.is_empty() {
                 return Err(Status::not_found(&cx.gvr(), &name));
             }
+            self.require_create(cx)?;
             let mut new = api::patch::apply::apply(None, &config, kind.schema(), writer, options.force)?;
             // What is created goes through the same door as every other new object, in the version of the request.
             if !kind.is_storage(version) {

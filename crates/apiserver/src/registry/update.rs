@@ -9,6 +9,7 @@ use store::Expect;
 use super::{Context, Missed};
 use crate::ApiServer;
 use crate::admission::{self, Operation, Review};
+use crate::authz::Attributes;
 use crate::query::WriteOptions;
 
 /// How often an unconditional change is tried again when others are faster. Each round means that somebody else
@@ -94,10 +95,16 @@ impl ApiServer {
                 if revision.is_some() {
                     return Err(Status::not_found(&cx.gvr(), &name));
                 }
+                self.require_create(cx)?;
                 Ok((self.create(cx, value, options).await?, true))
             }
             answer => Ok((answer?, false)),
         }
+    }
+
+    /// Refuses an update that creates to who may not create.
+    pub(super) fn require_create(&self, cx: &Context) -> Result<(), Status> {
+        self.require(&Attributes { verb: "create", ..Attributes::of(&cx.user, &cx.info) })
     }
 
     /// Reads an object, lets `change` make the new one of it (storage version), and writes that if nobody else has written
@@ -130,12 +137,8 @@ impl ApiServer {
     ) -> Result<Arc<Object>, Missed> {
         let kind = cx.kind.clone();
         carry_over(&mut new, old.value());
-        let masked = mask(how.subresource, &new, old.value());
-        let judged = how.checked && masked.is_none();
-        match masked {
-            Some(masked) => new = masked,
-            None if how.checked => kind.prepare_update(&mut new, old.value(), how.subresource),
-            None => {}
+        if how.checked {
+            kind.prepare_update(&mut new, old.value(), how.subresource);
         }
         let (gvr, user, namespace) = (kind.gvr(), cx.user.clone(), cx.namespace().to_owned());
         let mut warnings = Vec::new();
@@ -157,12 +160,13 @@ impl ApiServer {
             options: how.options.document("UpdateOptions"),
             warnings: &mut warnings,
             notes: Vec::new(),
+            charges: Vec::new(),
         };
         if how.checked {
             admission::mutate(&self.admission, &mut review).await.map_err(Missed::Failed)?;
         }
         let _held = self.allocate(cx, review.object, Some(old.value())).await.map_err(Missed::Failed)?;
-        if judged {
+        if how.checked {
             let errors = kind.validate_update(review.object, old.value(), how.subresource);
             if !errors.is_empty() {
                 return Err(Missed::Failed(Status::invalid(&kind.gvk(), how.name, &errors)));
@@ -175,6 +179,7 @@ impl ApiServer {
         if how.checked {
             admission::validate(&self.admission, &mut review).await.map_err(Missed::Failed)?;
         }
+        let charges = std::mem::take(&mut review.charges);
         cx.warnings.append(&mut warnings);
         if how.subresource.is_empty() {
             cx.warnings.extend(kind.warnings(&new));
@@ -197,11 +202,23 @@ impl ApiServer {
             return Ok(Object::from_value(new));
         }
         if is_finished(&kind, &new) {
-            let revision = self.remove(cx, how.name, old.revision()).await?;
+            let revision = match self.remove(cx, how.name, old.revision()).await {
+                Ok(revision) => revision,
+                Err(missed) => {
+                    admission::give_back(self, &namespace, charges).await;
+                    return Err(missed);
+                }
+            };
             api::object::set_revision(&mut new, revision);
             return Ok(Object::from_value(new));
         }
-        let object = self.put(cx, how.name, new, Expect::ModRevision(old.revision())).await?;
+        let object = match self.put(cx, how.name, new, Expect::ModRevision(old.revision())).await {
+            Ok(object) => object,
+            Err(missed) => {
+                admission::give_back(self, &namespace, charges).await;
+                return Err(missed);
+            }
+        };
         if _held.is_some() {
             self.cache.wait_for(object.revision()).await;
         }
@@ -217,40 +234,6 @@ impl ApiServer {
         let stored = self.cache.kind(&cx.kind.group, &cx.kind.plural).get(&cx.key_of(name));
         stored.is_some_and(|o| o.api_version() != converter.storage())
     }
-}
-
-/// Of a change through a subresource that is a small part of the object: the old object with that part of the new one.
-fn mask(subresource: &str, new: &Value, old: &Value) -> Option<Value> {
-    let mut out = old.clone();
-    let part = |v: &Value, field: &str| v.get("spec").and_then(|s| s.get(field)).cloned();
-    match subresource {
-        "finalize" => {
-            let spec = api::meta::child(&mut out, "spec");
-            match part(new, "finalizers") {
-                Some(f) => spec.insert("finalizers".into(), f),
-                None => spec.shift_remove("finalizers"),
-            };
-        }
-        "ephemeralcontainers" => {
-            if let Some(list) = part(new, "ephemeralContainers") {
-                api::meta::child(&mut out, "spec").insert("ephemeralContainers".into(), list);
-            }
-        }
-        "resize" => {
-            let wanted = part(new, "containers").unwrap_or_default();
-            let spec = api::meta::child(&mut out, "spec");
-            for c in spec.get_mut("containers").and_then(Value::as_array_mut).into_iter().flatten() {
-                let other = wanted.as_array().into_iter().flatten().find(|o| o.get("name") == c.get("name"));
-                for field in ["resources", "resizePolicy"] {
-                    if let (Some(v), Some(c)) = (other.and_then(|o| o.get(field)), c.as_object_mut()) {
-                        c.insert(field.into(), v.clone());
-                    }
-                }
-            }
-        }
-        _ => return None,
-    }
-    Some(out)
 }
 
 /// What no update changes, whatever it says.

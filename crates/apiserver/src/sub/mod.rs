@@ -41,6 +41,7 @@ impl ApiServer {
             options,
             warnings: &mut cx.warnings,
             notes: Vec::new(),
+            charges: Vec::new(),
         };
         admission::mutate(&self.admission, &mut review).await?;
         admission::validate(&self.admission, &mut review).await

@@ -94,17 +94,22 @@ impl ApiServer {
 
     /// POST of an Eviction.
     pub(crate) async fn evict(&self, r: &mut Resolved, gvk: &Gvk) -> Result<Response<Body>, Status> {
-        let options = r.write_options()?;
+        let mut options = r.write_options()?;
         let mut eviction = r.decode_as(gvk, &options).await?;
         let name = r.cx.info.name.clone();
         let given = api::meta::name(&eviction);
         if !given.is_empty() && given != name {
             return Err(Status::bad_request("name in URL does not match name in Eviction object"));
         }
+        let asked = |eviction: &Value| {
+            DeleteOptions::parse(eviction.get("deleteOptions").unwrap_or(&Value::Null), &Query::default())
+        };
+        // Either of the options makes all of it a rehearsal, the budget's part too.
+        options.dry_run |= asked(&eviction)?.dry_run;
         self.admit_document(r, "eviction", &mut eviction, options.dry_run).await?;
-        let mut delete =
-            DeleteOptions::parse(eviction.get("deleteOptions").unwrap_or(&Value::Null), &Query::default())?;
-        delete.dry_run |= options.dry_run;
+        let mut delete = asked(&eviction)?;
+        options.dry_run |= delete.dry_run;
+        delete.dry_run = options.dry_run;
         let pod = self.get_object(&r.cx, &name).await?;
         // What does not run, or is going anyway, disrupts nothing.
         let phase = pod.status().get("phase").and_then(Value::as_str).unwrap_or("");

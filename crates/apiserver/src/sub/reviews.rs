@@ -19,6 +19,21 @@ fn list(v: &Value, field: &str) -> Vec<String> {
     items.filter_map(|s| s.as_str().map(str::to_owned)).collect()
 }
 
+/// A `fieldSelector` of a review as the text that a request would have. What cannot be said so selects nothing less.
+fn selected(selector: &Value) -> String {
+    let raw = text(selector, "/rawSelector");
+    if !raw.is_empty() {
+        return raw.to_owned();
+    }
+    let mut all = api::selector::Field::everything();
+    for requirement in selector.get("requirements").and_then(Value::as_array).into_iter().flatten() {
+        if let ("In", [value]) = (text(requirement, "/operator"), &list(requirement, "values")[..]) {
+            all = all.and_equal(text(requirement, "/key"), value);
+        }
+    }
+    all.to_string()
+}
+
 impl ApiServer {
     /// Answers a request on a kind that is not stored.
     pub(crate) async fn unstored(&self, r: &mut Resolved) -> Result<Response<Body>, Status> {
@@ -124,6 +139,7 @@ impl ApiServer {
             return Err(Status::invalid(gvk, "", &errors));
         }
         let a = resource.or(other).unwrap_or(&Value::Null);
+        let fields = selected(a.get("fieldSelector").unwrap_or(&Value::Null));
         let attributes = Attributes {
             user,
             verb: text(a, "/verb"),
@@ -134,6 +150,7 @@ impl ApiServer {
             namespace: text(a, "/namespace"),
             name: text(a, "/name"),
             path: text(a, "/path"),
+            fields: &fields,
         };
         Ok(match self.authorize(&attributes) {
             Decision::Allow(reason) if reason.is_empty() => json!({"allowed": true}),

@@ -17,8 +17,6 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use client::gvr;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -75,7 +73,9 @@ pub async fn serve(context: Arc<Context>, listener: TcpListener, shutdown: Cance
 }
 
 async fn connection(socket: TcpStream, acceptor: TlsAcceptor, router: Router) {
-    let _ = socket.set_nodelay(true);
+    if let Err(error) = socket.set_nodelay(true).and_then(|()| sockets::keep_alive(&socket)) {
+        tracing::debug!(%error, "a connection's options");
+    }
     let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(socket)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
@@ -93,9 +93,8 @@ async fn connection(socket: TcpStream, acceptor: TlsAcceptor, router: Router) {
         _ => None,
     };
     let service = TowerToHyperService::new(router.layer(axum::Extension(user)));
-    if let Err(error) =
-        Builder::new(TokioExecutor::new()).serve_connection_with_upgrades(TokioIo::new(stream), service).await
-    {
+    let connection = sockets::http().serve_connection_with_upgrades(sockets::patient(stream), service).await;
+    if let Err(error) = connection {
         tracing::debug!(%error, "a connection to the kubelet ended");
     }
 }

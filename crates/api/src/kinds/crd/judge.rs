@@ -1,12 +1,20 @@
 //! What a compiled schema says of objects: what is left out is filled in, and what is wrong is named, by the schema and by its
 //! rules.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::Value;
 
 use super::{Structural, flag, text};
 use crate::cel;
 use crate::field::{ErrorList, ErrorType, Path, show};
+use crate::patch::identity;
 use crate::schema::ListType;
+
+/// What an item of a list is known by: the values of its keys.
+fn key_of(item: &Value, keys: &[&str]) -> Vec<String> {
+    keys.iter().map(|k| identity(item.get(k).unwrap_or(&Value::Null))).collect()
+}
 
 impl Structural {
     /// Fills in what was left out.
@@ -197,19 +205,16 @@ impl Structural {
             );
         }
         let keys = self.list_keys();
-        let mut seen: Vec<Vec<&Value>> = Vec::new();
+        let mut seen: HashSet<Vec<String>> = HashSet::new();
         for (i, item) in list.iter().enumerate() {
             let at = path.index(i);
             let key = match self.list_type() {
-                ListType::Map => keys.iter().map(|k| item.get(k).unwrap_or(&Value::Null)).collect(),
-                ListType::Set => vec![item],
+                ListType::Map => key_of(item, &keys),
+                ListType::Set => vec![identity(item)],
                 ListType::Atomic => Vec::new(),
             };
-            if !key.is_empty() {
-                if seen.contains(&key) {
-                    errors.duplicate(&at, item);
-                }
-                seen.push(key);
+            if !key.is_empty() && !seen.insert(key) {
+                errors.duplicate(&at, item);
             }
             if let Some(items) = &self.items {
                 items.check(item, &at, errors);
@@ -283,10 +288,13 @@ impl Structural {
             Value::Array(list) => {
                 let Some(items) = &self.items else { return };
                 let keys = if self.list_type() == ListType::Map { self.list_keys() } else { Vec::new() };
-                let before = old.and_then(Value::as_array).filter(|_| !keys.is_empty());
+                let mut before: HashMap<Vec<String>, &Value> = HashMap::new();
+                for o in old.and_then(Value::as_array).filter(|_| !keys.is_empty()).into_iter().flatten() {
+                    before.entry(key_of(o, &keys)).or_insert(o);
+                }
                 for (i, item) in list.iter().enumerate() {
-                    let same = |o: &&Value| keys.iter().all(|k| o.get(k) == item.get(k));
-                    let old = before.and_then(|b| b.iter().find(same));
+                    let old =
+                        if before.is_empty() { None } else { before.get(&key_of(item, &keys)).copied() };
                     items.judge(item, old, &path.index(i), run);
                 }
             }
