@@ -29,7 +29,7 @@ pub(crate) type Raw = Box<dyn Duplex>;
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-/// How long a client is given to read the head of an answer.
+/// How long a client is given to read the head of an answer. A timer, because one that never reads says nothing.
 const HEAD_READ: Duration = Duration::from_millis(200);
 
 /// The raw connection, once the client has read the head of the answer: clients that read it through a buffer and go

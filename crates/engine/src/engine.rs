@@ -97,6 +97,9 @@ impl Engine {
         }
         let own = own_bridge(&network, &settings).await?;
         network.set_forwarding(settings.ip_forward);
+        if settings.ip_forward_no_drop {
+            network.let_pass()?;
+        }
         let engine = Arc::new(Engine {
             ids,
             layer_quotas: Quotas::new(instance.data_dir.join("snapshots"), "fs"),

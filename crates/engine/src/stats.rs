@@ -13,6 +13,15 @@ pub struct Sample {
     cpu: Value,
 }
 
+/// Nothing known of block devices; the document has every key all the same.
+fn no_block() -> Value {
+    json!({
+        "io_service_bytes_recursive": null, "io_serviced_recursive": null, "io_queue_recursive": null,
+        "io_service_time_recursive": null, "io_wait_time_recursive": null, "io_merged_recursive": null,
+        "io_time_recursive": null, "sectors_recursive": null,
+    })
+}
+
 impl Engine {
     /// One document of `docker stats`; `previous` becomes this reading. `None` if the container is gone.
     pub async fn stats(&self, reference: &str, previous: &mut Sample) -> Result<Option<Value>> {
@@ -35,7 +44,7 @@ impl Engine {
             // A container that does not run has a document of zeroes.
             return Ok(Some(json!({
                 "read": "0001-01-01T00:00:00Z", "preread": "0001-01-01T00:00:00Z", "name": name, "id": id,
-                "pids_stats": {}, "blkio_stats": {}, "num_procs": 0, "storage_stats": {},
+                "pids_stats": {}, "blkio_stats": no_block(), "num_procs": 0, "storage_stats": {},
                 "cpu_stats": {"cpu_usage": {"total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0}, "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0}},
                 "precpu_stats": {"cpu_usage": {"total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0}, "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0}},
                 "memory_stats": {},
@@ -76,9 +85,17 @@ impl Engine {
             }
             list
         };
+        // No limit is a number only with cgroup version 2.
+        let mut pids = json!({"current": s.pids_current});
+        if let Some(limit) = s.pids_limit.or_else(|| crate::spec::cgroup_v2().then_some(u64::MAX)) {
+            pids["limit"] = json!(limit);
+        }
+        let mut blocks = no_block();
+        blocks["io_service_bytes_recursive"] = json!(block(|b| (b.read_bytes, b.write_bytes)));
+        blocks["io_serviced_recursive"] = json!(block(|b| (b.read_ios, b.write_ios)));
         let mut document = json!({
             "read": time(Some(now)), "preread": time(previous.read), "name": name, "id": id, "num_procs": 0,
-            "pids_stats": {"current": s.pids_current, "limit": s.pids_limit.unwrap_or(u64::MAX)},
+            "pids_stats": pids,
             "cpu_stats": cpu,
             "precpu_stats": if previous.cpu.is_null() {
                 json!({"cpu_usage": {"total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0}, "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0}})
@@ -86,12 +103,7 @@ impl Engine {
                 previous.cpu.clone()
             },
             "memory_stats": memory,
-            "blkio_stats": {
-                "io_service_bytes_recursive": block(|b| (b.read_bytes, b.write_bytes)),
-                "io_serviced_recursive": block(|b| (b.read_ios, b.write_ios)),
-                "io_queue_recursive": null, "io_service_time_recursive": null, "io_wait_time_recursive": null,
-                "io_merged_recursive": null, "io_time_recursive": null, "sectors_recursive": null,
-            },
+            "blkio_stats": blocks,
             "storage_stats": {},
         });
         let pid = match self.by_id(&id) {

@@ -96,6 +96,16 @@ pub(crate) fn host(host: &mut HostConfig) -> Result<Vec<String>> {
         return Err(invalid("invalid Annotations: the empty string is not permitted as an annotation key"));
     }
     security_options(host)?;
+    let labelled = host.security_opt.iter().any(|o| o.split('=').next() == Some("label"));
+    if !labelled && (host.privileged || host.ipc_mode == "host" || host.pid_mode == "host") {
+        host.security_opt.push("label=disable".into());
+    }
+    let profile =
+        host.security_opt.iter().find_map(|o| o.strip_prefix("apparmor=").or(o.strip_prefix("apparmor:")));
+    if profile.is_some_and(|p| !matches!(p, "" | "unconfined")) && apparmor() {
+        warnings
+            .push("AppArmor profiles are not applied to containers: the profile is discarded.".to_owned());
+    }
     // Below this there is no limit at all.
     host.pids_limit = host.pids_limit.filter(|l| *l > 0);
     if host.restart_policy.name.is_empty() {
@@ -239,6 +249,11 @@ pub(crate) fn host(host: &mut HostConfig) -> Result<Vec<String>> {
         }
     }
     Ok(warnings)
+}
+
+/// Whether the kernel has AppArmor.
+fn apparmor() -> bool {
+    std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.trim() == "Y")
 }
 
 /// `--security-opt`: known names, and values that make sense.

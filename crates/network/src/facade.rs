@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::link::{BridgeLink, Endpoint, Link, NetlinkLink, Parent, Route, Uplink};
-use crate::nft::{Firewall, Nft};
+use crate::nft::{Family, Firewall, Nft};
 use crate::ports::PortMapper;
 use crate::rules;
 
@@ -155,6 +155,8 @@ pub struct Network {
     bridges: Mutex<BTreeMap<String, BridgeState>>,
     /// The machine is made to pass packets on.
     forwarding: AtomicBool,
+    /// And between others' links, too.
+    let_pass: AtomicBool,
 }
 
 #[derive(Debug, Clone)]
@@ -185,6 +187,7 @@ impl Network {
             ports,
             bridges: Mutex::default(),
             forwarding: AtomicBool::new(true),
+            let_pass: AtomicBool::new(false),
         }))
     }
 
@@ -214,6 +217,22 @@ impl Network {
         self.forwarding.store(on, Ordering::Relaxed);
     }
 
+    /// What the machine passes on between links that are none of ours, where we have made it pass packets on at all: nothing,
+    /// unless told otherwise here. It was no router, and does not become one by our bridges.
+    pub fn let_pass(&self) -> Result<()> {
+        self.let_pass.store(true, Ordering::Relaxed);
+        self.firewall.apply(rules::passing())
+    }
+
+    /// Makes the machine pass packets of a family on.
+    async fn forward(&self, family: Family, parameter: &str) -> Result<()> {
+        let changed = self.link.sysctl(parameter, "1").await?;
+        if changed && !self.let_pass.load(Ordering::Relaxed) {
+            self.firewall.apply(rules::no_router(family))?;
+        }
+        Ok(())
+    }
+
     /// Published ports.
     pub fn ports(&self) -> &PortMapper {
         &self.ports
@@ -232,9 +251,9 @@ impl Network {
             None => self.link.default_mtu().await?,
         };
         if self.forwarding.load(Ordering::Relaxed) {
-            self.link.sysctl("net.ipv4.ip_forward", "1").await?;
+            self.forward(Family::V4, "net.ipv4.ip_forward").await?;
             if spec.subnets.iter().any(|s| s.gateway.addr().is_ipv6()) {
-                self.link.sysctl("net.ipv6.conf.all.forwarding", "1").await?;
+                self.forward(Family::V6, "net.ipv6.conf.all.forwarding").await?;
             }
         }
         // Rules first: no packet passes the new bridge before they hold.

@@ -59,6 +59,10 @@ pub fn base() -> Batch {
     b.base_chain("forward", Kind::Filter, Hook::Forward, 0);
     b.base_chain("filter-input", Kind::Filter, Hook::Input, 0);
     b.base_chain("filter-output", Kind::Filter, Hook::Output, 0);
+    // Filled by `no_router`, and kept by whoever comes after.
+    for family in [Family::V4, Family::V6] {
+        b.chain(between_others(family));
+    }
     for chain in [hooks::SERVICES, hooks::REFUSALS, hooks::POLICY, hooks::LEAVING, "published"] {
         b.chain(chain);
     }
@@ -107,10 +111,41 @@ pub fn base() -> Batch {
             r().load_iifname(Reg(0)).vmap(FORWARD_FROM, Reg(0)),
             r().ct_dnat(true).accept().comment("published ports and services"),
             r().load_oifname(Reg(0)).vmap(FORWARD_TO, Reg(0)),
+            r().family(Family::V4).jump(between_others(Family::V4)),
+            r().family(Family::V6).jump(between_others(Family::V6)),
         ],
     );
     b.replace_chain("filter-input", vec![Rule::new("filter-input").jump(hooks::REFUSALS)]);
     b.replace_chain("filter-output", vec![Rule::new("filter-output").jump(hooks::REFUSALS)]);
+    b
+}
+
+/// The chain for what comes from no bridge of ours and goes to none.
+fn between_others(family: Family) -> &'static str {
+    if family == Family::V4 { "others" } else { "others6" }
+}
+
+/// Drops what is passed on between links that are none of ours: for a machine that was no router before it got bridges.
+pub(crate) fn no_router(family: Family) -> Batch {
+    let chain = between_others(family);
+    let mut b = Batch::new();
+    b.replace_chain(
+        chain,
+        vec![
+            Rule::new(chain).load_iifname(Reg(4)).lookup(BRIDGES, Reg(4)).back(),
+            Rule::new(chain).load_oifname(Reg(4)).lookup(BRIDGES, Reg(4)).back(),
+            Rule::new(chain).drop().comment("this machine is no router"),
+        ],
+    );
+    b
+}
+
+/// Lets it pass.
+pub(crate) fn passing() -> Batch {
+    let mut b = Batch::new();
+    for family in [Family::V4, Family::V6] {
+        b.replace_chain(between_others(family), Vec::new());
+    }
     b
 }
 
@@ -309,6 +344,23 @@ mod tests {
         assert_eq!(table.state(), with, "a new daemon disturbs no bridge");
         table.apply(remove_bridge("b0")).unwrap();
         assert_eq!(table.state(), once, "and nothing of a removed bridge is left");
+    }
+
+    #[test]
+    fn what_is_between_others_is_remembered() {
+        let table = RecordingFirewall::new();
+        table.apply(base()).unwrap();
+        table.apply(no_router(Family::V4)).unwrap();
+        let closed = table.state();
+        assert_eq!((closed.chains["others"].len(), closed.chains["others6"].len()), (3, 0));
+        table.apply(base()).unwrap();
+        assert_eq!(
+            table.state(),
+            closed,
+            "a new daemon finds the switch on and cannot know whose doing it was"
+        );
+        table.apply(passing()).unwrap();
+        assert!(table.state().chains["others"].is_empty());
     }
 
     #[test]

@@ -119,3 +119,33 @@ fn tls_over_tcp_for_clients_with_a_certificate() {
         engine.inside("busybox").args(["wget", "-qO-", "http://127.0.0.1:2376/_ping"]).output().unwrap();
     assert!(!plain.status.success());
 }
+
+/// The default network on a bridge that somebody else has made, and no default network at all.
+#[test]
+fn bridges_of_others() {
+    skip_if_lacking!();
+    let mut engine = Engine::start();
+    for command in ["link add br7 type bridge", "addr add 10.99.0.1/24 dev br7", "link set br7 up"] {
+        let arguments: Vec<&str> = ["busybox", "ip"].into_iter().chain(command.split(' ')).collect();
+        assert_eq!(engine.beside(&arguments), "", "{command}");
+    }
+    let again = |engine: &mut Engine, settings: &str| {
+        std::fs::write(engine.path().join("data/daemon.json"), settings).unwrap();
+        engine.kill();
+        engine.start_again();
+    };
+    let links = |engine: &Engine| {
+        let output = engine.docker(&["run", "--rm", "busybox:test", "ip", "-o", "addr"]);
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    again(&mut engine, r#"{"bridge": "br7"}"#);
+    assert!(links(&engine).contains("10.99.0.2/24"), "{}", links(&engine));
+    let net = engine.get("/networks/bridge").json();
+    assert_eq!(net["Options"]["com.docker.network.bridge.name"], "br7");
+    assert_eq!(net["IPAM"]["Config"][0]["Gateway"], "10.99.0.1");
+    again(&mut engine, r#"{"bridge": "none"}"#);
+    assert_eq!(engine.get("/networks/bridge").status, 404);
+    let alone = links(&engine);
+    assert!(alone.contains("127.0.0.1") && !alone.contains("eth0"), "{alone}");
+    assert!(engine.beside(&["busybox", "ip", "addr"]).contains("10.99.0.1/24"), "it is left as it was");
+}

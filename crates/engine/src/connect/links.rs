@@ -4,6 +4,7 @@ use crate::container::Container;
 use crate::error::{Result, system};
 use crate::files::Line;
 use crate::networks::user_defined;
+use crate::ports::{Kind, Port};
 use crate::{Engine, create, ports, validate};
 
 /// What links and extra hosts give a container.
@@ -78,21 +79,7 @@ impl Engine {
             let address = attached.address.addr().to_string();
             let prefix = alias.replace('-', "_").to_ascii_uppercase();
             let exposed = ports::exposed(&inner.asked.config, &inner.asked.host)?;
-            if let Some(first) = exposed.first() {
-                out.variables.push(format!(
-                    "{prefix}_PORT={}://{address}:{}",
-                    first.proto.name(),
-                    first.number
-                ));
-            }
-            for port in &exposed {
-                let (kind, n) = (port.proto.name(), port.number);
-                let stem = format!("{prefix}_PORT_{n}_{}", kind.to_ascii_uppercase());
-                out.variables.push(format!("{stem}={kind}://{address}:{n}"));
-                out.variables.push(format!("{stem}_ADDR={address}"));
-                out.variables.push(format!("{stem}_PORT={n}"));
-                out.variables.push(format!("{stem}_PROTO={kind}"));
-            }
+            out.variables.extend(port_variables(&prefix, &address, exposed.into_iter().collect()));
             out.variables.push(format!("{prefix}_NAME=/{name}/{alias}"));
             for variable in &inner.asked.config.env {
                 if !variable.starts_with("PATH=") && !variable.starts_with("HOME=") {
@@ -101,5 +88,51 @@ impl Engine {
             }
         }
         Ok(out)
+    }
+}
+
+/// What a link tells of the other's ports: the first one (those of TCP come first), each, and where ranges begin and end.
+fn port_variables(prefix: &str, address: &str, mut ports: Vec<Port>) -> Vec<String> {
+    ports.sort_by_key(|p| (p.proto != Kind::Tcp, p.proto.name(), p.number));
+    let mut out = Vec::new();
+    let url = |p: &Port| format!("{}://{address}:{}", p.proto.name(), p.number);
+    let stem = |p: &Port| format!("{prefix}_PORT_{}_{}", p.number, p.proto.name().to_ascii_uppercase());
+    if let Some(first) = ports.first() {
+        out.push(format!("{prefix}_PORT={}", url(first)));
+    }
+    for port in &ports {
+        let stem = stem(port);
+        out.push(format!("{stem}={}", url(port)));
+        out.push(format!("{stem}_ADDR={address}"));
+        out.push(format!("{stem}_PORT={}", port.number));
+        out.push(format!("{stem}_PROTO={}", port.proto.name()));
+    }
+    let follows = |a: &Port, b: &Port| a.proto == b.proto && a.number.checked_add(1) == Some(b.number);
+    for range in ports.chunk_by(follows) {
+        if let [first, .., last] = range {
+            let stem = stem(first);
+            out.push(format!("{stem}_START={}", url(first)));
+            out.push(format!("{stem}_PORT_START={}", first.number));
+            out.push(format!("{stem}_END={}", url(last)));
+            out.push(format!("{stem}_PORT_END={}", last.number));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_of_a_link() {
+        let port = |number, proto| Port { number, proto };
+        let all = vec![port(53, Kind::Udp), port(80, Kind::Tcp), port(81, Kind::Tcp)];
+        let text = port_variables("DB", "10.0.0.2", all).join(" ");
+        assert!(text.starts_with("DB_PORT=tcp://10.0.0.2:80 DB_PORT_80_TCP=tcp://10.0.0.2:80 "), "{text}");
+        assert!(text.ends_with(
+            "DB_PORT_80_TCP_START=tcp://10.0.0.2:80 DB_PORT_80_TCP_PORT_START=80 DB_PORT_80_TCP_END=tcp://10.0.0.2:81 DB_PORT_80_TCP_PORT_END=81"
+        ), "{text}");
+        assert!(text.contains("DB_PORT_53_UDP_PROTO=udp") && !text.contains("UDP_START"));
     }
 }

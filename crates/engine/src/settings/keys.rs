@@ -74,7 +74,7 @@ pub(super) const KEYS: &[(&str, Meaning)] = &[
     ("insecure-registries", Honoured),
     ("ip", Honoured),
     ("ip-forward", Honoured),
-    ("ip-forward-no-drop", Idle("the machine's own forward policy is not changed")),
+    ("ip-forward-no-drop", Honoured),
     ("ip-masq", Honoured),
     ("ip6tables", Idle("published ports of IPv6 networks need it")),
     ("iptables", Always("published ports need the engine's own nftables table, and it touches no other")),

@@ -165,6 +165,6 @@ pub trait Link: Send + Sync + 'static {
     async fn ensure_route_in(&self, netns: &Path, link: &str, route: &Route) -> Result<()>;
     /// The MTU of the link that the default route leaves by; `None` without such a route.
     async fn default_mtu(&self) -> Result<Option<u32>>;
-    /// Writes a kernel parameter of this machine's network: (`net.ipv4.ip_forward`, `1`).
-    async fn sysctl(&self, name: &str, value: &str) -> Result<()>;
+    /// Sets a kernel parameter of this machine's network: (`net.ipv4.ip_forward`, `1`). True if it had another value.
+    async fn sysctl(&self, name: &str, value: &str) -> Result<bool>;
 }

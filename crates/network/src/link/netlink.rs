@@ -139,7 +139,7 @@ impl Link for NetlinkLink {
     async fn default_mtu(&self) -> Result<Option<u32>> {
         self.blocking(|i| i.default_mtu()).await
     }
-    async fn sysctl(&self, name: &str, value: &str) -> Result<()> {
+    async fn sysctl(&self, name: &str, value: &str) -> Result<bool> {
         let (name, value) = (name.to_owned(), value.to_owned());
         self.blocking(move |_| write_sysctl(&name, &value)).await
     }
@@ -568,7 +568,7 @@ fn number(value: &[u8]) -> Option<u32> {
 }
 
 /// Writes below /proc/sys of the calling thread's namespace. A dot in an interface's name is written as a slash.
-fn write_sysctl(name: &str, value: &str) -> Result<()> {
+fn write_sysctl(name: &str, value: &str) -> Result<bool> {
     let path: String = name
         .chars()
         .map(|c| {
@@ -584,6 +584,11 @@ fn write_sysctl(name: &str, value: &str) -> Result<()> {
     if path.split('/').any(|part| part.is_empty() || part == "..") {
         return Err(Error::Invalid(format!("{name} is no kernel parameter's name")));
     }
-    fs::write(Path::new("/proc/sys").join(&path), value)
-        .map_err(|e| Error::io(format!("set {name} to {value}"), e))
+    let path = Path::new("/proc/sys").join(&path);
+    // What has the value need not be writable.
+    if fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
+        return Ok(false);
+    }
+    fs::write(&path, value).map_err(|e| Error::io(format!("set {name} to {value}"), e))?;
+    Ok(true)
 }

@@ -94,8 +94,8 @@ impl Link for RecordingLink {
     async fn default_mtu(&self) -> Result<Option<u32>> {
         Ok(None)
     }
-    async fn sysctl(&self, name: &str, value: &str) -> Result<()> {
+    async fn sysctl(&self, name: &str, value: &str) -> Result<bool> {
         self.note(format!("{name}={value}"));
-        Ok(())
+        Ok(false)
     }
 }

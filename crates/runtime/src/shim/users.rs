@@ -106,6 +106,10 @@ impl Database {
                 }
             };
         }
+        // What a file denies to a group it must deny to whoever has that group as the first one, too.
+        if !id.groups.contains(&id.gid) {
+            id.groups.insert(0, id.gid);
+        }
         Ok(id)
     }
 
@@ -129,13 +133,13 @@ mod tests {
         let id = |uid, gid, groups: &[u32], home: Option<&str>| {
             Ok(Identity { uid, gid, groups: groups.to_vec(), home: home.map(String::from) })
         };
-        assert_eq!(db.resolve("app"), id(1000, 1001, &[10, 29], Some("/home/app")));
-        assert_eq!(db.resolve("1000"), id(1000, 1001, &[10, 29], Some("/home/app")));
-        assert_eq!(db.resolve("app:wheel"), id(1000, 10, &[], Some("/home/app")));
-        assert_eq!(db.resolve("app:77"), id(1000, 77, &[], Some("/home/app")));
-        assert_eq!(db.resolve("4242"), id(4242, 0, &[], None));
-        assert_eq!(db.resolve("1234"), id(7, 7, &[], Some("/")));
-        assert_eq!(db.resolve(":audio"), id(0, 29, &[], Some("/root")));
+        assert_eq!(db.resolve("app"), id(1000, 1001, &[1001, 10, 29], Some("/home/app")));
+        assert_eq!(db.resolve("1000"), id(1000, 1001, &[1001, 10, 29], Some("/home/app")));
+        assert_eq!(db.resolve("app:wheel"), id(1000, 10, &[10], Some("/home/app")));
+        assert_eq!(db.resolve("app:77"), id(1000, 77, &[77], Some("/home/app")));
+        assert_eq!(db.resolve("4242"), id(4242, 0, &[0], None));
+        assert_eq!(db.resolve("1234"), id(7, 7, &[7], Some("/")));
+        assert_eq!(db.resolve(":audio"), id(0, 29, &[29], Some("/root")));
         assert!(db.resolve("nope").unwrap_err().contains("unable to find user nope"));
         assert!(db.resolve("app:nope").unwrap_err().contains("unable to find group nope"));
         assert!(db.resolve("4000000000").unwrap_err().contains("range"));
