@@ -25,7 +25,7 @@ const LOOK: &str = "id; pwd; env | sort; hostname; umask; cat /proc/self/oom_sco
         [ -e /sys/fs/cgroup/$f ] && echo group $f $(cat /sys/fs/cgroup/$f); done; \
     sort /sys/fs/cgroup/devices/devices.list 2>/dev/null | grep -v 10:200; \
     for f in memory.max memory.swap.max memory.low cpu.max cpu.weight cpuset.cpus pids.max; do [ -e /sys/fs/cgroup/$f ] && echo group $f $(cat /sys/fs/cgroup/$f); done; \
-    for c in 'unshare -U true' 'unshare -n true' 'mount -t tmpfs x /tmp' 'mknod /node b 8 0' 'chroot / true' \
+    for c in 'unshare -U true' 'unshare -n true' 'umount -l /dev/mqueue' 'mknod /node b 8 0' 'chroot / true' \
         'chown 7:8 /tmp' 'ip link set lo mtu 1400' 'chmod 700 /tmp'; do \
         $c > /dev/null 2>&1; echo \"$c: $?\"; done; \
     for n in net ipc pid uts user mnt; do readlink /proc/self/ns/$n; done | grep -n -F -f /shared-namespaces 2>/dev/null; \
