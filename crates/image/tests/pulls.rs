@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::io::Cursor;
 use std::sync::Arc;
 
-use common::{MANIFEST, Made, ended, entry, gzip, made, ok, pull, registry, reply};
+use common::{HOLD, INDEX, MANIFEST, Made, ended, entry, gzip, made, ok, pull, registry, reply};
 use image::archive::compress::{digest_as, digest_of};
 use image::archive::tar::Kind;
 use image::registry::{BlobStream, Document, Registry};
@@ -269,6 +269,95 @@ async fn two_images_with_one_layer_bring_it_once() {
     let (a, b) = (a.unwrap(), b.unwrap());
     assert!(a.id != b.id && a.diff_ids() == b.diff_ids());
     assert_eq!(times.load(std::sync::atomic::Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_platforms_image_is_found_again_without_asking() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(dir.path()).await.unwrap();
+    let own = made();
+    let mut other = made();
+    other.config = String::from_utf8(other.config).unwrap().replace("amd64", "ppc64").into_bytes();
+    let before = r#""config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":""#;
+    let manifest = String::from_utf8(other.manifest).unwrap();
+    let at = manifest.find(before).unwrap() + before.len();
+    let digest = digest_of(&other.config);
+    other.manifest = [&manifest[..at], &digest, &manifest[at + digest.len()..]].concat().into_bytes();
+    let index = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{INDEX}","manifests":[{{"mediaType":"{MANIFEST}","digest":"{}","size":{},"platform":{{"os":"linux","architecture":"amd64"}}}},{{"mediaType":"{MANIFEST}","digest":"{}","size":{},"platform":{{"os":"linux","architecture":"ppc64"}}}}]}}"#,
+        digest_of(&own.manifest),
+        own.manifest.len(),
+        digest_of(&other.manifest),
+        other.manifest.len()
+    );
+    let address = registry(move |head, _| {
+        let line = head.lines().next().unwrap();
+        let of_other =
+            [&other.manifest, &other.config, &other.layer].iter().any(|b| line.contains(&digest_of(b)));
+        Some(match () {
+            () if line.contains("/manifests/1 ") => ok(INDEX, index.as_bytes()),
+            () if of_other => other.answer(line),
+            () => own.answer(line),
+        })
+    })
+    .await;
+    let name = format!("{address}/app:1");
+    let platform = |architecture: &str| image::Platform::parse(&format!("linux/{architecture}")).unwrap();
+    let here = store.pull(&name, None, Some(platform("amd64")), sink()).await.unwrap();
+    let beside = store.pull_beside(&name, None, platform("ppc64"), sink()).await.unwrap();
+    assert_eq!((store.get(&name).unwrap().id.clone(), beside.tags.len()), (here.id.clone(), 0));
+    // Also after a restart.
+    drop(store);
+    let store = ImageStore::open(dir.path()).await.unwrap();
+    assert_eq!(store.get_for(&name, &platform("ppc64")).unwrap().id, beside.id);
+    assert_eq!(store.get_for(&name, &platform("amd64")).unwrap().id, here.id);
+    store.remove(&beside.id, true, true, &|_| None).await.unwrap();
+    assert_eq!(store.get_for(&name, &platform("ppc64")).unwrap().id, here.id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_nobody_waits_for_ends_and_is_gone_on_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(dir.path()).await.unwrap();
+    let m = made();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let log = asked.clone();
+    let address = registry(move |head, _| {
+        let line = head.lines().next().unwrap();
+        if !line.contains(&digest_of(&m.layer)) {
+            return Some(m.answer(line));
+        }
+        log.lock().push(from(head));
+        Some(match from(head) {
+            // A half, and then silence until whoever asked has gone.
+            None => {
+                let whole = reply("200 OK", "", &m.layer);
+                [HOLD, &whole[..whole.len() - m.layer.len() / 2]].concat()
+            }
+            Some(n) => {
+                let range = format!("content-range: bytes {n}-{}/{}\r\n", m.layer.len() - 1, m.layer.len());
+                reply("206 Partial Content", &range, &m.layer[n..])
+            }
+        })
+    })
+    .await;
+    let (first, there) = (store.clone(), address.clone());
+    let given_up = tokio::spawn(async move { pull(&first, &there).await });
+    // The half is here before its silence ends, after a second.
+    let come = || {
+        let files = std::fs::read_dir(dir.path().join("images/blobs/partial")).unwrap();
+        files.flatten().any(|f| f.metadata().is_ok_and(|m| m.len() > 0))
+    };
+    while !come() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    given_up.abort();
+    assert!(given_up.await.unwrap_err().is_cancelled());
+    let image = pull(&store, &address).await.unwrap();
+    assert_eq!(image.size, 300_000);
+    assert_eq!(store.verify().await.unwrap(), Vec::<String>::new());
+    let asked = asked.lock();
+    assert!(asked[0].is_none() && asked[1..].iter().all(Option::is_some), "begun anew: {asked:?}");
 }
 
 /// An archive of a layer that is named by sha512, as an OCI layout has it.

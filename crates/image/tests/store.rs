@@ -56,6 +56,43 @@ fn nobody(_: &str) -> Option<User> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_begins_like_a_document() {
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(dir.path()).await.unwrap();
+    let layer = tar::archive(&[("[id].js", b"content")]).unwrap();
+    let diff_id = image::archive::compress::digest_of(&layer);
+    let config = format!(
+        r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#
+    );
+    let manifest = r#"[{"Config":"c.json","RepoTags":["bracket:1"],"Layers":["layer.tar"]}]"#;
+    let archive = tar::archive(&[
+        ("layer.tar", &layer),
+        ("c.json", config.as_bytes()),
+        ("manifest.json", manifest.as_bytes()),
+    ])
+    .unwrap();
+    store.load(Cursor::new(archive), None).await.unwrap();
+    assert_eq!(store.get("bracket:1").unwrap().diff_ids(), [diff_id]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_lie_in_different_parts_of_the_disk() {
+    const EXT4: rustix::fs::FsWord = 0xef53;
+    let dir = tempfile::tempdir().unwrap();
+    let _store = ImageStore::open(dir.path()).await.unwrap();
+    let layers = fs::File::open(dir.path().join("images/layers")).unwrap();
+    if rustix::fs::fstatfs(&layers).unwrap().f_type != EXT4 {
+        println!("skipped: {} is not on ext4", dir.path().display());
+        return;
+    }
+    let flags = rustix::fs::ioctl_getflags(&layers).unwrap();
+    assert!(flags.contains(rustix::fs::IFlags::TOPDIR), "{flags:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn import_run_commit_save_load() {
     if !root() {
         return;

@@ -1,7 +1,8 @@
 //! Pulling: manifest, configuration, then layers, several at once, unpacked and verified while they come.
 
 use std::io::{self, Read};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -22,9 +23,14 @@ use crate::types::{Image, Layer, Platform, Progress, ProgressSender, short};
 const CONFIG_LIMIT: usize = 8 << 20;
 const INDEX_DEPTH: u32 = 4;
 
+/// How long a listener may take nothing: there may be others who wait for the same pull, and a client that was stopped says
+/// nothing of it.
+const LISTENER: Duration = Duration::from_secs(5);
+
 async fn tell(progress: &ProgressSender, id: &str, status: impl Into<String>) {
-    // Whoever went away does not stop a pull: what comes is of use to the next one.
-    let _ = progress.send(Progress { id: id.into(), status: status.into(), ..Progress::default() }).await;
+    let line = Progress { id: id.into(), status: status.into(), ..Progress::default() };
+    // Whoever went away ends the pull by dropping it; who sleeps misses lines.
+    let _ = progress.send_timeout(line, LISTENER).await;
 }
 
 impl ImageStore {
@@ -233,6 +239,9 @@ impl ImageStore {
                     db::set_tag(c, &wanted_now, &id)?;
                 }
                 db::add_digest(c, &wanted_now.name(), &known_by, &id)?;
+                if !tagged && wanted_now.digest.is_none() {
+                    db::add_beside(c, &wanted_now, &id)?;
+                }
                 for ((d, diff_id), stored) in pairs.iter().zip(stored) {
                     let blob = db::LayerBlob {
                         digest: d.digest.clone(),
@@ -290,8 +299,11 @@ impl ImageStore {
             have => remote.blob_from(&descriptor.digest, have).await?,
         };
         let store = self.clone();
+        // It lives as long as somebody wants the layer; else the download breaks off, to be resumed another time.
+        let wanted = Arc::new(());
         let pieces = Pieces {
             stream,
+            wanted: Arc::downgrade(&wanted),
             current: Bytes::new(),
             done: have,
             told: have,
@@ -304,6 +316,7 @@ impl ImageStore {
         let layer =
             crate::blocking_on_stream(move || unpack_download(&store, download, pieces, &want, &like))
                 .await?;
+        drop(wanted);
         if layer.diff_id != diff_id {
             return Err(Error::Corrupt(format!(
                 "layer {} unpacks to {}, but the image's configuration says {diff_id}",
@@ -400,6 +413,8 @@ pub(super) async fn fetch_config(remote: &dyn Registry, descriptor: &Descriptor)
 /// Reads a download on a blocking thread and tells its progress.
 struct Pieces {
     stream: BlobStream,
+    /// Whether anybody still waits for it.
+    wanted: Weak<()>,
     current: Bytes,
     done: u64,
     told: u64,
@@ -420,6 +435,10 @@ impl Pieces {
 
 impl Read for Pieces {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.wanted.strong_count() == 0 {
+            self.broken = true;
+            return Err(io::Error::other("nobody waits for the download any more"));
+        }
         while self.current.is_empty() {
             match self.stream.blocking_recv() {
                 None => return Ok(0),

@@ -40,6 +40,9 @@ pub(crate) fn open(path: &Path) -> Result<Connection> {
         "CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, diff_id TEXT NOT NULL) WITHOUT ROWID;
          CREATE TABLE IF NOT EXISTS variants (
              reference TEXT NOT NULL, platform TEXT NOT NULL, image TEXT NOT NULL, PRIMARY KEY (reference, platform)
+         ) WITHOUT ROWID;
+         CREATE TABLE IF NOT EXISTS beside (
+             reference TEXT NOT NULL, image TEXT NOT NULL, PRIMARY KEY (reference, image)
          ) WITHOUT ROWID;",
     )?;
     Ok(db)
@@ -330,6 +333,23 @@ pub(crate) fn add_digest(c: &mut Changes<'_>, name: &str, digest: &str, image: &
     Ok(())
 }
 
+/// Remembers that this image was pulled by a tag that stands, on this machine, on another platform's.
+pub(crate) fn add_beside(c: &mut Changes<'_>, tag: &Reference, image: &str) -> Result<()> {
+    c.tx.prepare_cached("INSERT OR IGNORE INTO beside (reference, image) VALUES (?1, ?2)")?
+        .execute([tag.to_string().as_str(), image])?;
+    Ok(())
+}
+
+/// The images that were pulled beside a tag, the last one first.
+pub(crate) fn beside(db: &Connection, tag: &Reference) -> Result<Vec<String>> {
+    let mut statement = db.prepare_cached(
+        "SELECT beside.image FROM beside JOIN images ON images.id = beside.image WHERE reference = ?1
+         ORDER BY images.rowid DESC",
+    )?;
+    let rows = statement.query_map([tag.to_string()], |r| r.get(0))?;
+    Ok(rows.collect::<std::result::Result<_, _>>()?)
+}
+
 /// Removes an image with every reference and manifest of it.
 pub(crate) fn delete_image(c: &mut Changes<'_>, id: &str) -> Result<()> {
     let of_tags =
@@ -350,6 +370,7 @@ pub(crate) fn delete_image(c: &mut Changes<'_>, id: &str) -> Result<()> {
         "DELETE FROM tags WHERE image = ?1",
         "DELETE FROM digests WHERE image = ?1",
         "DELETE FROM manifests WHERE image = ?1",
+        "DELETE FROM beside WHERE image = ?1",
         "DELETE FROM images WHERE id = ?1",
     ] {
         c.tx.prepare_cached(sql)?.execute([id])?;

@@ -12,7 +12,7 @@ use tokio::io::AsyncRead;
 
 use super::{ImageStore, db};
 use crate::archive::compress::{self, Compression, Digesting, digest_of};
-use crate::archive::tar::{Kind, Reader};
+use crate::archive::tar::{self, Kind, Reader};
 use crate::blocking_on_stream;
 use crate::bridge::Bridge;
 use crate::config::ImageConfig;
@@ -128,7 +128,8 @@ impl ImageStore {
                     let n = compress::read_head(&mut reader, &mut head)?;
                     let mut data = io::Cursor::new(&head[..n]).chain(&mut reader);
                     let first = head[..n].iter().find(|b| !b.is_ascii_whitespace());
-                    if matches!(first, Some(b'{' | b'[')) && entry.size <= DOCUMENT_LIMIT {
+                    let is_tar = head[..n].first_chunk().is_some_and(tar::is_header);
+                    if !is_tar && matches!(first, Some(b'{' | b'[')) && entry.size <= DOCUMENT_LIMIT {
                         let mut bytes = Vec::with_capacity(entry.size as usize);
                         data.read_to_end(&mut bytes)?;
                         documents += bytes.len();

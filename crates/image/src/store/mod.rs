@@ -132,6 +132,7 @@ impl ImageStore {
             std::fs::create_dir_all(root.join(dir))
                 .map_err(Error::file("make the folder", root.join(dir)))?;
         }
+        layers::spread(&root.join("layers"))?;
         let db = db::open(&root.join("images.db"))?;
         let index = db::load(&db)?;
         let store = Arc::new(Self {

@@ -22,6 +22,10 @@ impl ImageStore {
         let (dead, turn) = (self.root.join("dead"), self.reaper.clone());
         let reaping = move || {
             let _turn = turn.lock();
+            // Whoever pulls or builds meanwhile goes first.
+            if let Err(error) = rustix::process::setpriority_process(None, 19) {
+                tracing::debug!(%error, "removing at the usual priority");
+            }
             let entries = fs::read_dir(&dead).into_iter().flatten().filter_map(io::Result::ok);
             for entry in entries {
                 if let Err(error) = remove_tree(&entry.path()) {

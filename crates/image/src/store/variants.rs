@@ -43,7 +43,7 @@ impl ImageStore {
         self.index.read().variants.values().flatten().any(|(_, other)| other == id)
     }
 
-    /// As `get`, but of a tag for several platforms the image of that one.
+    /// As `get`, but of a tag for several platforms the image of that one, or what was pulled for it beside the tag's own.
     pub fn get_for(&self, text: &str, platform: &Platform) -> Result<Arc<Image>> {
         if let Ok(tag) = reference::parse(text).map(Reference::with_default_tag) {
             let all = self.variants(&tag);
@@ -54,6 +54,17 @@ impl ImageStore {
             if let Some((_, image)) = found {
                 return Ok(image.clone());
             }
+            let own = self.get(text);
+            let fits = |image: &Image| {
+                platform.accepts(&image.config.os, &image.config.architecture, &image.config.variant)
+            };
+            if !own.as_ref().is_ok_and(|image| fits(image)) {
+                let beside = db::beside(&self.db.lock(), &tag)?;
+                if let Some(image) = beside.iter().filter_map(|id| self.get(id).ok()).find(|i| fits(i)) {
+                    return Ok(image);
+                }
+            }
+            return own;
         }
         self.get(text)
     }

@@ -9,8 +9,9 @@ mod write;
 
 use std::io;
 
+pub(crate) use read::is_header;
 pub use read::{Reader, Tee};
-pub use write::{END, header, pad, write_entry};
+pub use write::{END, archive, header, pad, write_entry};
 
 const BLOCK: usize = 512;
 const ZEROS: [u8; BLOCK] = [0; BLOCK];

@@ -349,6 +349,11 @@ fn check_sparse(map: Vec<(u64, u64)>, whole: u64, data: u64) -> io::Result<Vec<(
     Ok(map)
 }
 
+/// Whether a block is an entry's header, by its sum.
+pub fn is_header(block: &[u8; BLOCK]) -> bool {
+    *block != ZEROS && check_sum(block).is_ok()
+}
+
 fn check_sum(h: &[u8; BLOCK]) -> io::Result<()> {
     let want = number(&h[148..156])? as i64;
     let of = |f: fn(u8) -> i64| -> i64 {

@@ -90,6 +90,19 @@ pub fn pad(size: u64) -> &'static [u8] {
     &PAD[..padding(size) as usize]
 }
 
+/// A whole archive of a few files at hand: paths and their content. A path that ends with a slash is a folder.
+pub fn archive(files: &[(&str, &[u8])]) -> io::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    for (path, content) in files {
+        let folder = path.ends_with('/');
+        let mut e = Entry::new(*path, if folder { Kind::Dir } else { Kind::File });
+        e.size = if folder { 0 } else { content.len() as u64 };
+        write_entry(&mut out, &e, if folder { &[] } else { *content })?;
+    }
+    out.extend_from_slice(&END);
+    Ok(out)
+}
+
 /// The end of an archive.
 pub const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 
