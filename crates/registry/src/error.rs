@@ -60,6 +60,7 @@ codes! {
     not_found => NOT_FOUND "UNSUPPORTED";
     unauthorized => UNAUTHORIZED "UNAUTHORIZED";
     denied => FORBIDDEN "DENIED";
+    too_many => TOO_MANY_REQUESTS "TOOMANYREQUESTS";
 }
 
 impl Error {

@@ -21,6 +21,8 @@ use crate::storage::{Storage, Stored};
 
 /// For how long a tag is believed. Registries do not tell when a tag moves: only asking again does.
 const FRESH: Duration = Duration::from_secs(60);
+/// Repositories whose connections and tokens are kept.
+const REMOTES: usize = 1000;
 
 /// What a registry is a cache of.
 #[derive(Debug, Clone, Default)]
@@ -77,7 +79,12 @@ impl Upstream {
         let reference = Reference { domain: host.into(), path: name.into(), tag: None, digest: None };
         let remote =
             Remote::connect(&reference, self.options.auth.clone(), false, &self.options.config).await?;
-        self.remotes.lock().insert(key, remote.clone());
+        let mut remotes = self.remotes.lock();
+        // Clients may invent names without end.
+        if remotes.len() >= REMOTES {
+            remotes.clear();
+        }
+        remotes.insert(key, remote.clone());
         Ok(remote)
     }
 

@@ -6,7 +6,7 @@ use std::io::Cursor;
 use std::sync::Arc;
 
 use http_body_util::BodyExt;
-use image::archive::tar::{self, Entry, Kind};
+use image::archive::tar;
 use image::http::{Client, full};
 use image::registry::{Registry, Remote};
 use image::{Config, Error, ImageStore, Import, Progress, RegistryConfig, reference};
@@ -21,17 +21,6 @@ async fn registry(dir: &std::path::Path) -> (String, CancellationToken) {
     let options = registry::Options::new(dir.join("registry"), listener);
     tokio::spawn(registry::run(options, shutdown.clone()));
     (address, shutdown)
-}
-
-fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut out = Vec::new();
-    for (path, content) in files {
-        let mut e = Entry::new(*path, Kind::File);
-        e.size = content.len() as u64;
-        tar::write_entry(&mut out, &e, content).unwrap();
-    }
-    out.extend_from_slice(&tar::END);
-    out
 }
 
 async fn store(dir: &std::path::Path, name: &str) -> Arc<ImageStore> {
@@ -60,7 +49,10 @@ async fn push_and_pull() {
         config: Config { cmd: Some(vec!["x".into()]), ..Config::default() },
         ..Import::default()
     };
-    let image = here.import(Cursor::new(tar_of(&[("big", &big), ("small", b"s")])), import).await.unwrap();
+    let image = here
+        .import(Cursor::new(tar::archive(&[("big", &big), ("small", b"s")]).unwrap()), import)
+        .await
+        .unwrap();
     let (pushed, told) = lines(async |tx| here.push(&name, None, tx).await).await;
     pushed.unwrap();
     let (tag, digest, _) = told.last().unwrap().pushed.clone().unwrap();
@@ -156,6 +148,18 @@ async fn the_protocol() {
     assert_eq!(ask("POST", &format!("{v2}/c/blobs/uploads/?mount={digest}&from=a/b"), &[], b"").await.0, 201);
     assert_eq!(ask("POST", &format!("{v2}/c/blobs/uploads/?mount={digest}&from=x"), &[], b"").await.0, 202);
 
+    // Uploads that nobody goes on with hold no descriptor.
+    let begun = dir.path().join("registry/uploads");
+    for _ in 0..10 {
+        let (_, headers, _) = ask("POST", &format!("{v2}/d/blobs/uploads/"), &[], b"").await;
+        let at = format!("{base}{}", headers["location"].to_str().unwrap());
+        assert_eq!(ask("PATCH", &at, &[], b"begun").await.0, 202);
+    }
+    assert!(std::fs::read_dir(&begun).unwrap().count() >= 10);
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let open = open.filter(|f| std::fs::read_link(f.path()).is_ok_and(|p| p.starts_with(&begun)));
+    assert_eq!(open.count(), 0);
+
     // Manifests, tags, referrers.
     let manifest = |extra: &str| {
         format!(
@@ -216,7 +220,7 @@ async fn changed_content_is_refused() {
     let here = store(dir.path(), "here").await;
     let name = format!("{address}/app:1");
     let import = Import { reference: Some(name.clone()), ..Import::default() };
-    here.import(Cursor::new(tar_of(&[("f", b"content")])), import).await.unwrap();
+    here.import(Cursor::new(tar::archive(&[("f", b"content")]).unwrap()), import).await.unwrap();
     lines(async |tx| here.push(&name, None, tx).await).await.0.unwrap();
     let r = reference::parse(&name).unwrap();
     let remote = Remote::connect(&r, None, false, &RegistryConfig::default()).await.unwrap();
@@ -246,7 +250,7 @@ async fn all_tags_search_and_distribution() {
     let repository = format!("{address}/team/app");
     for (tag, content) in [("1", b"one"), ("2", b"two")] {
         let import = Import { reference: Some(format!("{repository}:{tag}")), ..Import::default() };
-        here.import(Cursor::new(tar_of(&[("f", content)])), import).await.unwrap();
+        here.import(Cursor::new(tar::archive(&[("f", content)]).unwrap()), import).await.unwrap();
     }
     assert!(here.can_push(&repository).is_ok() && here.can_push(&format!("{repository}:3")).is_err());
     let (pushed, told) = lines(async |tx| here.push(&repository, None, tx).await).await;

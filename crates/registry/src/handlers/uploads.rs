@@ -139,6 +139,7 @@ impl Drop for Adding {
         {
             tracing::warn!(%error, "a part of an upload that broke off stays in it");
         }
+        self.upload.rest();
     }
 }
 

@@ -14,12 +14,15 @@ use crate::error::{Error, Result};
 
 /// An upload that nobody has added to for so long is forgotten.
 const IDLE: Duration = Duration::from_secs(24 * 3600);
+/// The most uploads that may be under way: each costs a little memory and a file, and begins without a byte.
+const MOST: usize = 10_000;
 
 /// An upload under way.
 pub(crate) struct Upload {
     pub repository: String,
     pub length: u64,
-    file: File,
+    /// Open only while a request adds to it: uploads that nobody goes on with hold no descriptor.
+    file: Option<File>,
     path: PathBuf,
     hash: Hasher,
     touched: Instant,
@@ -30,10 +33,28 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
+    /// The file, at its end.
+    fn file(&mut self) -> io::Result<&mut File> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => {
+                let mut file = File::options().read(true).write(true).open(&self.path)?;
+                file.seek(SeekFrom::Start(self.length))?;
+                file
+            }
+        };
+        Ok(self.file.insert(file))
+    }
+
+    /// Lets go of the file until somebody adds to it again.
+    pub fn rest(&mut self) {
+        self.file = None;
+    }
+
     /// Appends bytes. Blocking.
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
         exceeded("this upload", self.length, bytes.len() as u64, self.limit)?;
-        self.file.write_all(bytes)?;
+        self.file()?.write_all(bytes)?;
         self.hash.update(bytes);
         self.length += bytes.len() as u64;
         self.touched = Instant::now();
@@ -42,9 +63,10 @@ impl Upload {
 
     /// Takes back what was appended after `length`, because the request broke off.
     pub fn rewind(&mut self, length: u64, hash: Hasher) -> io::Result<()> {
-        self.file.set_len(length)?;
-        self.file.seek(SeekFrom::Start(length))?;
         (self.length, self.hash) = (length, hash);
+        self.rest();
+        // Opened anew, it stands at the length.
+        self.file()?.set_len(length)?;
         Ok(())
     }
 
@@ -68,13 +90,18 @@ impl Storage {
     pub fn begin(&self, repository: &str, hash: Hasher) -> Result<String> {
         self.check_quota(repository, 0)?;
         let id = base::rng::uuid();
+        if self.uploads.lock().len() >= MOST {
+            return Err(Error::too_many(format!(
+                "{MOST} uploads are under way: end or cancel some, or try again later"
+            )));
+        }
         let path = self.root.join("uploads").join(&id);
-        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        File::options().write(true).create_new(true).open(&path)?;
         let limits = [self.quota.total, self.quota.repository];
         let upload = Upload {
             repository: repository.into(),
             length: 0,
-            file,
+            file: None,
             path,
             hash,
             touched: Instant::now(),
@@ -104,10 +131,10 @@ impl Storage {
             upload.hash.clone().finish()
         } else {
             let mut hash = digest.hasher();
-            upload.file.seek(SeekFrom::Start(0))?;
+            let mut file = File::open(&upload.path)?;
             let mut buf = vec![0u8; 256 * 1024];
             loop {
-                match upload.file.read(&mut buf)? {
+                match file.read(&mut buf)? {
                     0 => break,
                     n => hash.update(&buf[..n]),
                 }
@@ -117,6 +144,7 @@ impl Storage {
         // Whatever comes of it, the upload is over: its client begins again.
         let done = self.keep(upload, &have, digest);
         upload.ended = true;
+        upload.rest();
         self.uploads.lock().remove(id);
         if done.is_err() {
             match fs::remove_file(&upload.path) {
@@ -129,14 +157,14 @@ impl Storage {
         done
     }
 
-    fn keep(&self, upload: &Upload, have: &Digest, digest: &Digest) -> Result<()> {
+    fn keep(&self, upload: &mut Upload, have: &Digest, digest: &Digest) -> Result<()> {
         if have != digest {
             return Err(Error::digest_invalid(format!(
                 "provided digest did not match uploaded content: {digest} was said, {have} came"
             )));
         }
         self.check_quota(&upload.repository, upload.length)?;
-        upload.file.sync_data()?;
+        upload.file()?.sync_data()?;
         let to = self.blob_path(digest);
         // Under the lock: a deletion must not take the file between the renaming and the row.
         let db = self.db.lock();
