@@ -9,11 +9,11 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Cache, Record, RecordKind};
+use crate::caches::Caches;
 use crate::context::{self, Context, Single};
 use crate::error::{Error, Result};
 use crate::flight::Flights;
 use crate::job::Job;
-use crate::mounts::Caches;
 use crate::options::{Event, Options};
 use crate::report::{Listener, Told};
 use crate::runner::StepRunner;
@@ -72,6 +72,7 @@ impl Builder {
                     std::fs::remove_file(entry.path())?;
                 }
             }
+            crate::mounts::forget_secrets(&scratch)?;
             Cache::open(&scratch.join("cache.db"), store)
         })
         .await?;

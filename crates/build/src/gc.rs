@@ -133,6 +133,26 @@ impl Builder {
         Ok(gone)
     }
 
+    /// Removes of the build cache what somebody asks for: what fits the rule, or, where that says how much may stay, as
+    /// much of it as is too much.
+    pub async fn prune(&self, rule: &Rule) -> Result<Pruned> {
+        let records = self.cache_records().await?;
+        let oldest = base::clock::now().as_second() - rule.unused_for;
+        let fits = |r: &Record| {
+            r.used <= oldest && (rule.all || !r.shared) && crate::buildkit::fits(r, &rule.filters)
+        };
+        let going = match (rule.reserved, rule.most, rule.free) {
+            (0, 0, 0) => records.into_iter().filter(fits).map(|r| r.id).collect(),
+            _ => {
+                let total = records.iter().filter(|r| !r.shared).map(|r| r.size).sum();
+                surplus(records, over(rule, total, self.disk()?.1), fits)
+            }
+        };
+        let mut gone = Pruned::default();
+        self.drop_records(going, &mut gone).await?;
+        Ok(gone)
+    }
+
     async fn drop_records(&self, going: Vec<String>, gone: &mut Pruned) -> Result<()> {
         if going.is_empty() {
             return Ok(());

@@ -6,9 +6,11 @@
 //! leaves finished steps in the cache and nothing half. Containers are the engine's (`runner::StepRunner`); layers and
 //! images are `image`'s.
 
+mod bases;
 mod builder;
 mod buildkit;
 mod cache;
+mod caches;
 mod context;
 mod copy;
 mod download;
@@ -25,6 +27,7 @@ mod plan;
 mod remote;
 mod report;
 mod runner;
+mod stage;
 mod state;
 mod steps;
 mod text;

@@ -1,6 +1,5 @@
 //! `RUN --mount`: what is asked for, what it is made of, and what has to be there while the step runs.
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -8,20 +7,16 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use image::{Auth, ImageStore, Layer};
-use jiff::Timestamp;
 use oci_spec::runtime::{Mount, MountBuilder};
-use parking_lot::Mutex;
 use rustix::fs::OFlags;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::blocking;
 use crate::builder::Builder;
-use crate::cache::{self, Record};
-use crate::copy;
 use crate::error::{Error, Result};
-use crate::job::Stage;
 use crate::parse::Line;
+use crate::stage::Stage;
 use crate::steps::Origin;
+use crate::{blocking, cache, copy};
 
 /// Where here-documents that are programs of their own lie.
 pub(crate) const SCRIPTS: &str = "/dev/pipes";
@@ -44,7 +39,7 @@ pub(crate) trait Holder: Send + Sync {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sharing {
+pub(crate) enum Sharing {
     Shared,
     Private,
     Locked,
@@ -63,16 +58,16 @@ enum Kind {
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
     kind: Kind,
-    target: String,
-    from: Option<String>,
-    source: String,
-    id: String,
+    pub target: String,
+    pub from: Option<String>,
+    pub source: String,
+    pub id: String,
     rw: bool,
-    sharing: Sharing,
+    pub sharing: Sharing,
     required: bool,
-    mode: Option<u32>,
-    uid: u32,
-    gid: u32,
+    pub mode: Option<u32>,
+    pub uid: u32,
+    pub gid: u32,
     size: Option<u64>,
     env: Option<String>,
 }
@@ -356,7 +351,12 @@ impl Mounts {
                                 p.env.push(format!("{name}={text}"));
                             }
                             if !m.target.is_empty() {
-                                let shm = Memory::new(&bytes, m.mode.unwrap_or(0o400), (m.uid, m.gid))?;
+                                let shm = Memory::new(
+                                    &builder.scratch,
+                                    &bytes,
+                                    m.mode.unwrap_or(0o400),
+                                    (m.uid, m.gid),
+                                )?;
                                 p.mounts.push(mount(
                                     &m.target,
                                     "bind",
@@ -449,10 +449,34 @@ struct Memory {
     _file: OwnedFd,
 }
 
+/// A file system in memory.
+const MEMORY: &str = "/dev/shm";
+
+/// How the secrets' files of the builder in `scratch` begin.
+fn prefix(scratch: &Path) -> String {
+    format!("tug-secret-{}-", &cache::key(&[scratch.as_os_str().as_encoded_bytes()])[..16])
+}
+
+/// Removes secrets that a builder before, which was killed, has left in memory. Blocking.
+pub(crate) fn forget_secrets(scratch: &Path) -> Result<()> {
+    let ours = prefix(scratch);
+    let entries = match std::fs::read_dir(MEMORY) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(ours.as_bytes()) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 impl Memory {
-    fn new(bytes: &[u8], mode: u32, (uid, gid): (u32, u32)) -> Result<Self> {
+    fn new(scratch: &Path, bytes: &[u8], mode: u32, (uid, gid): (u32, u32)) -> Result<Self> {
         use std::io::Write;
-        let path = PathBuf::from("/dev/shm").join(format!("tug-secret-{}", base::rng::hex(16)));
+        let path = Path::new(MEMORY).join(format!("{}{}", prefix(scratch), base::rng::hex(16)));
         let mut file = std::os::unix::fs::OpenOptionsExt::mode(
             std::fs::OpenOptions::new().write(true).create_new(true),
             0o600,
@@ -506,7 +530,14 @@ fn bind(
     };
     match (lower.as_slice(), scratch) {
         ([only], None) => mount(target, "bind", only, &["rbind", "rprivate", "ro"]),
-        ([only], Some(_)) if !is_dir => mount(target, "bind", only, &["rbind", "rprivate", "ro"]),
+        ([only], Some(dir)) if !is_dir => {
+            std::fs::create_dir_all(dir)?;
+            let copy = dir.join("file");
+            std::fs::copy(only, &copy)?;
+            let owner = std::fs::metadata(only)?;
+            std::os::unix::fs::chown(&copy, Some(owner.uid()), Some(owner.gid()))?;
+            mount(target, "bind", &copy, &["rbind", "rprivate", "rw"])
+        }
         (several, scratch) => {
             let list: Vec<String> = several.iter().map(|p| p.display().to_string()).collect();
             let mut options = vec![format!("lowerdir={}", list.join(":"))];
@@ -564,156 +595,6 @@ fn merged(images: &Arc<ImageStore>, layers: &[Layer], path: &Path) -> std::io::R
         return Err(std::io::ErrorKind::NotFound.into());
     }
     Ok((lower, is_dir))
-}
-
-/// The folders of `--mount=type=cache`, kept between builds.
-pub(crate) struct Caches {
-    dir: PathBuf,
-    /// Who uses a folder, by its name.
-    used: Mutex<HashMap<String, Arc<tokio::sync::RwLock<()>>>>,
-    /// How large folders were after so many uses.
-    sizes: Mutex<HashMap<String, (u64, u64)>>,
-}
-
-/// What is written beside a cache's folder.
-#[derive(serde::Serialize, serde::Deserialize, Default)]
-struct About {
-    description: String,
-    created: Timestamp,
-    used: i64,
-    uses: u64,
-}
-
-/// A cache folder in use.
-enum Held {
-    Shared { _lock: tokio::sync::OwnedRwLockReadGuard<()> },
-    Alone { _lock: tokio::sync::OwnedRwLockWriteGuard<()> },
-}
-
-impl Caches {
-    pub fn open(dir: PathBuf) -> Result<Self> {
-        std::fs::create_dir_all(&dir)?;
-        Ok(Self { dir, used: Mutex::default(), sizes: Mutex::default() })
-    }
-
-    fn lock(&self, name: &str) -> Arc<tokio::sync::RwLock<()>> {
-        self.used.lock().entry(name.to_string()).or_default().clone()
-    }
-
-    async fn take(
-        &self,
-        m: &Wanted,
-        origin: Option<&Origin>,
-        images: &Arc<ImageStore>,
-    ) -> Result<(PathBuf, Held)> {
-        let from = m.from.as_deref().unwrap_or_default();
-        let plain = cache::key(&[m.id.as_bytes(), from.as_bytes(), m.source.as_bytes()])[..32].to_string();
-        let (name, held) = match m.sharing {
-            Sharing::Shared => (plain.clone(), Held::Shared { _lock: self.lock(&plain).read_owned().await }),
-            Sharing::Locked => (plain.clone(), Held::Alone { _lock: self.lock(&plain).write_owned().await }),
-            Sharing::Private => {
-                let mut n = 0;
-                loop {
-                    let name = if n == 0 { plain.clone() } else { format!("{plain}-{n}") };
-                    if let Ok(lock) = self.lock(&name).try_write_owned() {
-                        break (name, Held::Alone { _lock: lock });
-                    }
-                    n += 1;
-                }
-            }
-        };
-        let path = self.dir.join(&name);
-        if !path.exists() {
-            let fresh = self.dir.join(format!(".tmp-{}", base::rng::hex(8)));
-            std::fs::create_dir(&fresh)?;
-            if let Some(origin) = origin {
-                let root = origin.root(images)?;
-                let into: OwnedFd = std::fs::File::open(&fresh)?.into();
-                let source = if m.source.is_empty() { "." } else { m.source.as_str() };
-                let from = copy::From { root: &root, ignore: None, exclude: None, parents: false };
-                let found = from.find(source).map_err(Error::Step)?;
-                let target = copy::Target { path: "/".into(), folder: true, ..copy::Target::default() };
-                from.write(&found, &into, &target).map_err(Error::Step)?;
-            }
-            std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(m.mode.unwrap_or(0o755)))?;
-            std::os::unix::fs::chown(&fresh, Some(m.uid), Some(m.gid))?;
-            match std::fs::rename(&fresh, &path) {
-                // Somebody else who shares it was first.
-                Err(_) if path.exists() => std::fs::remove_dir_all(&fresh)?,
-                other => other?,
-            }
-        }
-        let about = self.dir.join(format!("{name}.json"));
-        let now = base::clock::now();
-        let mut known: About = std::fs::read(&about)
-            .ok()
-            .and_then(|b| serde_json::from_slice(&b).ok())
-            .unwrap_or_else(|| About { created: now, ..About::default() });
-        known.description = format!("cached mount {} from exec with id {:?}", m.target, m.id);
-        (known.used, known.uses) = (now.as_second(), known.uses + 1);
-        // Lost with the power, it is told anew by the next use.
-        std::fs::write(&about, serde_json::to_vec(&known).map_err(image::Error::from)?)?;
-        Ok((path, held))
-    }
-
-    /// What there is. Blocking, for it measures.
-    pub fn records(&self) -> Result<Vec<Record>> {
-        let mut all = Vec::new();
-        for entry in std::fs::read_dir(&self.dir)? {
-            let entry = entry?;
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            if name.starts_with('.') || name.ends_with(".json") {
-                continue;
-            }
-            let about: About = std::fs::read(self.dir.join(format!("{name}.json")))
-                .ok()
-                .and_then(|b| serde_json::from_slice(&b).ok())
-                .unwrap_or_default();
-            all.push(Record {
-                id: format!("mount-{name}"),
-                description: about.description,
-                size: self.size(&name, about.uses, &entry.path())?,
-                created: about.created,
-                used: about.used,
-                uses: about.uses,
-                diff_id: None,
-                shared: false,
-                kind: cache::RecordKind::Mount,
-            });
-        }
-        Ok(all)
-    }
-
-    /// What a folder takes of the disk, which changes only while somebody uses it.
-    fn size(&self, name: &str, uses: u64, path: &Path) -> Result<u64> {
-        let idle = self.lock(name).try_write_owned();
-        if let Some((_, size)) = self.sizes.lock().get(name).filter(|(then, _)| idle.is_ok() && *then == uses)
-        {
-            return Ok(*size);
-        }
-        let size = match image::on_disk(path) {
-            Ok(size) => size,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
-            Err(e) => return Err(e.into()),
-        };
-        if idle.is_ok() {
-            self.sizes.lock().insert(name.to_string(), (uses, size));
-        }
-        Ok(size)
-    }
-
-    /// Removes one that nobody uses; whether it is gone.
-    pub async fn remove(&self, id: &str) -> Result<bool> {
-        let name = id.trim_start_matches("mount-").to_string();
-        let Ok(_lock) = self.lock(&name).try_write_owned() else { return Ok(false) };
-        let path = self.dir.join(&name);
-        blocking(move || {
-            std::fs::remove_dir_all(&path)?;
-            let _ = std::fs::remove_file(path.with_extension("json")); // it may never have been written
-            Ok(true)
-        })
-        .await
-    }
 }
 
 #[cfg(test)]

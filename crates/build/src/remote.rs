@@ -65,7 +65,7 @@ impl Git {
                 git(&dir, &["fetch", "--quiet", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*"])
                     .await
                     .map_err(|_| first)?;
-                reference.to_string()
+                self.fetched(&dir).await?
             }
         };
         git(&dir, &["checkout", "--quiet", "--detach", &wanted]).await?;
@@ -77,6 +77,24 @@ impl Git {
         }
         tree.path = self.inside(&dir)?;
         Ok(tree)
+    }
+
+    /// What the reference is called after everything was fetched.
+    async fn fetched(&self, dir: &Path) -> Result<String> {
+        if self.reference.is_empty() {
+            git(dir, &["remote", "set-head", "origin", "--auto"]).await?;
+            return Ok("refs/remotes/origin/HEAD".into());
+        }
+        for place in ["refs/tags/", "refs/remotes/origin/", ""] {
+            let name = format!("{place}{}^{{commit}}", self.reference);
+            if git(dir, &["rev-parse", "--quiet", "--verify", &name]).await.is_ok() {
+                return Ok(name);
+            }
+        }
+        Err(Error::Invalid(format!(
+            "failed to fetch remote: {} has no branch, tag or commit {}",
+            self.url, self.reference
+        )))
     }
 
     fn inside(&self, dir: &Path) -> Result<PathBuf> {
@@ -148,6 +166,67 @@ pub(crate) fn at(path: PathBuf) -> Tree {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A server without git of its own: it gives files, neither single commits nor what its default branch is but by a file.
+    #[tokio::test]
+    async fn a_repository_that_is_only_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = |dir: &Path, args: &[&str]| {
+            let identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=main"];
+            let ran = std::process::Command::new("git").current_dir(dir).args(identity).args(args).output();
+            ran.map(|o| assert!(o.status.success(), "{o:?}"))
+        };
+        let work = folder.path().join("work");
+        std::fs::create_dir_all(work.join("sub")).unwrap();
+        if run(&work, &["init", "--quiet"]).is_err() {
+            println!("skipped: git is not installed");
+            return;
+        }
+        std::fs::write(work.join("sub/file"), "one").unwrap();
+        run(&work, &["add", "."]).unwrap();
+        run(&work, &["commit", "--quiet", "-m", "one"]).unwrap();
+        run(&work, &["tag", "v1"]).unwrap();
+        std::fs::write(work.join("sub/file"), "two").unwrap();
+        run(&work, &["commit", "--quiet", "-a", "-m", "two"]).unwrap();
+        run(folder.path(), &["clone", "--quiet", "--bare", "work", "r.git"]).unwrap();
+        run(&folder.path().join("r.git"), &["update-server-info"]).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/r.git", listener.local_addr().unwrap());
+        let root = folder.path().to_path_buf();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                files(stream, &root).await.unwrap();
+            }
+        });
+        for (fragment, want) in [("", "two"), ("#main", "two"), ("#v1:sub", "one"), ("#:sub", "two")] {
+            let scratch = folder.path().join(base::rng::hex(4));
+            std::fs::create_dir(&scratch).unwrap();
+            let tree =
+                Git::parse(&format!("{url}{fragment}")).unwrap().checkout(&scratch, false).await.unwrap();
+            let file = if fragment.contains(':') { "file" } else { "sub/file" };
+            assert_eq!(std::fs::read_to_string(tree.path.join(file)).unwrap(), want, "{fragment:?}");
+        }
+        let error = Git::parse(&format!("{url}#none")).unwrap().checkout(folder.path(), false).await.err();
+        assert!(error.unwrap().to_string().contains("no branch, tag or commit none"));
+    }
+
+    /// Answers one request for a file.
+    async fn files(mut stream: tokio::net::TcpStream, root: &Path) -> std::io::Result<()> {
+        use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+        let (read, mut write) = stream.split();
+        let mut lines = BufReader::new(read).lines();
+        let first = lines.next_line().await?.unwrap_or_default();
+        while lines.next_line().await?.is_some_and(|line| !line.is_empty()) {}
+        let path = first.split(' ').nth(1).unwrap_or("/").split('?').next().unwrap_or("/");
+        let (status, body) = match std::fs::read(root.join(path.trim_start_matches('/'))) {
+            Ok(body) => ("200 OK", body),
+            Err(_) => ("404 Not Found", Vec::new()),
+        };
+        let head =
+            format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+        write.write_all(head.as_bytes()).await?;
+        write.write_all(&body).await
+    }
 
     #[test]
     fn addresses() {

@@ -116,6 +116,15 @@ impl State {
         self.stepped = true;
     }
 
+    /// Nothing of it counts as made after this time.
+    pub fn not_after(&mut self, time: Timestamp) {
+        for line in &mut self.config.history {
+            line.created = line.created.map(|t| t.min(time));
+        }
+        self.config.created = self.config.created.map(|t| t.min(time));
+        self.created = self.created.map(|t| t.min(time));
+    }
+
     /// Remembers how the last step can be found again.
     pub fn record(&mut self, key: String, description: String, made: &Made) {
         self.steps.push(StepRecord { key, description, made: made.clone() });

@@ -12,12 +12,13 @@ use crate::copy::{self, From, Source, Target};
 use crate::error::{Error, Result};
 use crate::flight::Work;
 use crate::instruction::{self, Command};
-use crate::job::{PREDEFINED, Stage};
+use crate::job::PREDEFINED;
 use crate::mounts::{self, Mounts};
 use crate::parse::Line;
 use crate::pattern::Ignore;
 use crate::report::Told;
 use crate::runner::Step;
+use crate::stage::Stage;
 use crate::state::State;
 use crate::{blocking, download, plan, remote};
 
@@ -60,6 +61,7 @@ impl Drop for Scratch {
 }
 
 /// Where the files of a `COPY` or a mount come from.
+#[derive(Clone)]
 pub(crate) enum Origin {
     /// Files of a context.
     Tree(Arc<Tree>),

@@ -7,12 +7,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use image::registry::Remote;
-use image::registry::manifest::{Manifest, media};
+use image::registry::manifest::media;
 use image::{Finished, History, ImageConfig, Layer, Platform, reference};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 
 use super::control::{line, status};
@@ -29,9 +28,6 @@ use crate::state::{State, StepRecord};
 
 /// The member of an image's configuration that holds the steps.
 const MEMBER: &str = "tug.build.cache.v0";
-
-/// The largest manifest or configuration that is read.
-const DOCUMENT: u64 = 16 << 20;
 
 #[derive(Serialize, Deserialize)]
 struct Step {
@@ -223,32 +219,9 @@ async fn from_client(
         session.ok_or_else(|| Error::Session("a local cache needs a session to come from".into()))?;
     let store = store_of(entry, "src")?;
     let digest = entry.attrs.get("digest").cloned().unwrap_or_default();
-    let document = async |digest: &str| -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let reader = session.read_blob(&store, digest).await?;
-        reader.take(DOCUMENT).read_to_end(&mut bytes).await?;
-        if image::archive::compress::digest_of(&bytes) != digest {
-            return Err(Error::Session(format!("the cache's {digest} does not have that digest")));
-        }
-        Ok(bytes)
-    };
-    let manifest = Manifest::parse(&document(&digest).await?, &digest)?;
-    let config = ImageConfig::parse(&document(&manifest.config.digest).await?, &manifest.config.digest)?;
-    let mut layers = Vec::new();
-    for (descriptor, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids) {
-        let layer = match builder.images.layer(diff_id) {
-            Some(layer) => layer,
-            None => {
-                let reader = session.read_blob(&store, &descriptor.digest).await?;
-                let layer = builder.images.unpack_async(reader).await?;
-                if layer.diff_id != *diff_id {
-                    return Err(Error::Session(format!("the cache's layer {diff_id} is {}", layer.diff_id)));
-                }
-                layer
-            }
-        };
-        layers.push(layer);
-    }
+    // The layers are held while the steps are remembered.
+    let (config, _layers) =
+        super::layouts::image(builder, session, &store, &digest, &Platform::host()).await?;
     take(builder, &config);
     Ok(())
 }

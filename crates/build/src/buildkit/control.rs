@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use engine::gc::Rule;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::definition::{self, Named};
-use super::frontend::{self, Input, Request};
+use super::definition;
+use super::frontend::{self, Request};
+use super::locals::Input;
 use super::progress::Log;
 use super::proto::{
     ApiCap, BuildHistoryRequest, BuildkitVersion, BytesMessage, CacheOptionsEntry, DiskUsageRequest,
@@ -24,7 +26,7 @@ use super::rpc::{
     Answer, CANCELLED, Call, INVALID, NOT_FOUND, Result, Status, UNAVAILABLE, UNIMPLEMENTED, UNKNOWN,
 };
 use super::session::Session;
-use super::{caching, export, progress};
+use super::{caching, export, inputs, progress};
 use crate::builder::Builder;
 use crate::cache::{Record, RecordKind};
 use crate::error::Error;
@@ -67,6 +69,11 @@ struct Gateway {
 }
 
 impl Build {
+    /// What a solve made, by its reference.
+    pub fn state(&self, id: &str) -> Option<Arc<State>> {
+        self.refs.lock().get(id).cloned()
+    }
+
     async fn gateway(&self) -> Result<Gateway> {
         let find = async {
             loop {
@@ -253,6 +260,8 @@ impl Drop for Ended<'_> {
         self.cancel.cancel();
         self.build.log.end();
         *self.build.gateway.lock() = None;
+        // Who links builds ends the first when the last has ended. Results hold their layers.
+        self.build.refs.lock().clear();
         self.builder.desk.finished(self.reference);
     }
 }
@@ -297,10 +306,10 @@ async fn solve(builder: &Arc<Builder>, request: SolveRequest) -> Result<SolveRes
         }
         "" => {
             let definition = request.definition.unwrap_or_default();
-            Part::only(defined(builder, &build, &definition).await?)
+            Part::only(inputs::defined(builder, &build, &definition).await?)
         }
         "dockerfile.v0" | "gateway.v0" => {
-            let inputs = inputs(builder, &request.frontend_inputs)?;
+            let inputs = inputs::given(builder, &request.frontend_inputs)?;
             run(builder, &build, gateway.clone(), request.frontend_attrs.clone(), inputs, Vec::new()).await?
         }
         other => return Err(Status::new(INVALID, format!("no frontend {other} found"))),
@@ -352,54 +361,6 @@ async fn run(
     frontend::build(builder, &build.log, request).await
 }
 
-fn inputs(
-    builder: &Arc<Builder>,
-    given: &HashMap<String, super::proto::Definition>,
-) -> Result<HashMap<String, Input>> {
-    given
-        .iter()
-        .map(|(name, definition)| {
-            let input = match definition::source(definition) {
-                Some(Named::Result(id)) => Input::State(find_result(builder, &id)?),
-                Some(Named::Source(source)) => Input::Source(source),
-                None => {
-                    return Err(Status::new(
-                        UNIMPLEMENTED,
-                        format!("input {name}: only results of builds and plain sources can be inputs"),
-                    ));
-                }
-            };
-            Ok((name.clone(), input))
-        })
-        .collect()
-}
-
-fn find_result(builder: &Arc<Builder>, id: &str) -> Result<Arc<State>> {
-    let builds = builder.desk.builds.lock();
-    let found = builds.by_ref.values().find_map(|b| b.refs.lock().get(id).cloned());
-    found.ok_or_else(|| Status::new(NOT_FOUND, format!("result {id} is not known any more")))
-}
-
-/// What a definition without a frontend means, as far as it only names a source.
-async fn defined(
-    builder: &Arc<Builder>,
-    build: &Arc<Build>,
-    definition: &super::proto::Definition,
-) -> Result<Arc<State>> {
-    match definition::source(definition) {
-        Some(Named::Result(id)) => find_result(builder, &id),
-        Some(Named::Source(source)) if source.starts_with("docker-image://") => {
-            let name = source.trim_start_matches("docker-image://").to_string();
-            let text = format!("FROM {name}\n");
-            frontend::plain(builder, &build.log, &text).await
-        }
-        _ => Err(Status::new(
-            UNIMPLEMENTED,
-            "builds from low-level definitions (LLB) are not supported: use the frontend dockerfile.v0",
-        )),
-    }
-}
-
 async fn bridge(builder: &Arc<Builder>, build: &Arc<Build>, method: &str, mut call: Call) -> Result<Answer> {
     match method {
         "Ping" => {
@@ -416,12 +377,12 @@ async fn bridge(builder: &Arc<Builder>, build: &Arc<Build>, method: &str, mut ca
             let parts = match request.frontend.as_str() {
                 "" => match request.definition {
                     Some(definition) if !definition.def.is_empty() => {
-                        Part::only(defined(builder, build, &definition).await?)
+                        Part::only(inputs::defined(builder, build, &definition).await?)
                     }
                     _ => Vec::new(),
                 },
                 "dockerfile.v0" | "gateway.v0" => {
-                    let inputs = inputs(builder, &request.frontend_inputs)?;
+                    let inputs = inputs::given(builder, &request.frontend_inputs)?;
                     let work =
                         run(builder, build, gateway, request.frontend_opt, inputs, request.cache_imports);
                     work.await?
@@ -499,7 +460,7 @@ async fn bridge(builder: &Arc<Builder>, build: &Arc<Build>, method: &str, mut ca
 }
 
 fn state_of(build: &Build, id: &str) -> Result<Arc<State>> {
-    build.refs.lock().get(id).cloned().ok_or_else(|| Status::new(NOT_FOUND, format!("no such ref: {id}")))
+    build.state(id).ok_or_else(|| Status::new(NOT_FOUND, format!("no such ref: {id}")))
 }
 
 /// The references of a result, each with its platform where there are several.
@@ -613,13 +574,11 @@ fn fits(record: &UsageRecord, filters: &[String]) -> bool {
     filters.iter().all(String::is_empty)
         || filters.iter().any(|f| {
             f.split(',').all(|part| {
-                let (key, negated, value) = match part.split_once("!=") {
-                    Some((k, v)) => (k, true, v),
-                    None => part
-                        .split_once("==")
-                        .or(part.split_once('='))
-                        .map_or((part, false, ""), |(k, v)| (k, false, v)),
-                };
+                // What stands between key and value: the first that is there of these.
+                let (key, sign, value) = ["~=", "!=", "==", "="]
+                    .into_iter()
+                    .find_map(|sign| part.split_once(sign).map(|(k, v)| (k, sign, v)))
+                    .unwrap_or((part, "", ""));
                 let own = match key.to_ascii_lowercase().as_str() {
                     "id" => record.id.clone(),
                     "type" => record.record_type.clone(),
@@ -631,30 +590,27 @@ fn fits(record: &UsageRecord, filters: &[String]) -> bool {
                     "inuse" => record.in_use.to_string(),
                     _ => return false,
                 };
-                let equal = if value.is_empty() { own == "true" } else { own == value };
-                equal != negated
+                match sign {
+                    "~=" => own.contains(value),
+                    "!=" => own != value,
+                    _ if value.is_empty() => own == "true",
+                    _ => own == value,
+                }
             })
         })
 }
 
 async fn prune(builder: &Arc<Builder>, request: PruneRequest) -> Result<Answer> {
-    let mut budget = request.reserved_space;
-    let youngest = (request.keep_duration > 0)
-        .then(|| base::clock::now().as_second() - request.keep_duration / 1_000_000_000);
-    let pruned = builder
-        .prune_cache(|record| {
-            let usage = usage(record);
-            if !fits(&usage, &request.filter) || youngest.is_some_and(|y| record.used > y) {
-                return true;
-            }
-            if usage.size <= budget {
-                budget -= usage.size;
-                return budget >= 0 && request.reserved_space > 0;
-            }
-            false
-        })
-        .await
-        .map_err(|e| status(&e))?;
+    let bytes = |n: i64| u64::try_from(n).unwrap_or(0);
+    let rule = Rule {
+        all: request.all,
+        filters: request.filter,
+        unused_for: request.keep_duration / 1_000_000_000,
+        reserved: bytes(request.reserved_space),
+        most: bytes(request.max_used_space),
+        free: bytes(request.min_free_space),
+    };
+    let pruned = builder.prune(&rule).await.map_err(|e| status(&e))?;
     let all: Vec<Result<UsageRecord>> = pruned.records.iter().map(|r| Ok(usage(r))).collect();
     Ok(Answer::many(futures::stream::iter(all)))
 }

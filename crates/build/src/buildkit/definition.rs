@@ -28,8 +28,13 @@ pub(crate) fn of(id: &str) -> Definition {
 pub(crate) enum Named {
     /// A result of this builder.
     Result(String),
-    /// Something else, `docker-image://alpine`.
-    Source(String),
+    /// Something else.
+    Source {
+        /// `docker-image://alpine`, `https://host/repository.git#branch`
+        address: String,
+        /// The name that a file is to have, if it says one.
+        file: String,
+    },
 }
 
 /// The one source of a definition; `None` if it does more than name a source.
@@ -44,7 +49,14 @@ pub(crate) fn source(definition: &Definition) -> Option<Named> {
     }
     Some(match one.identifier.strip_prefix(SCHEME) {
         Some(id) => Named::Result(id.to_string()),
-        None => Named::Source(one.identifier.clone()),
+        None => {
+            let attribute = |name: &str| one.attrs.get(name).filter(|v| !v.is_empty());
+            // A repository is named without its protocol, which stands beside it.
+            let fragment = one.identifier.split_once('#').map(|(_, f)| format!("#{f}")).unwrap_or_default();
+            let whole = attribute("git.fullurl").map(|url| format!("{url}{fragment}"));
+            let address = whole.unwrap_or_else(|| one.identifier.clone());
+            Named::Source { address, file: attribute("http.filename").cloned().unwrap_or_default() }
+        }
     })
 }
 
@@ -56,5 +68,17 @@ mod tests {
     fn there_and_back() {
         assert_eq!(source(&of("abc")), Some(Named::Result("abc".into())));
         assert_eq!(source(&Definition::default()), None);
+    }
+
+    #[test]
+    fn repositories_with_their_protocol() {
+        let attrs = HashMap::from([("git.fullurl".to_string(), "https://h/r.git".to_string())]);
+        let op = Op {
+            source: Some(SourceOp { identifier: "git://h/r.git#v1:sub".into(), attrs }),
+            ..Op::default()
+        };
+        let definition = Definition { def: vec![op.encode_to_vec()], ..Definition::default() };
+        let address = "https://h/r.git#v1:sub".to_string();
+        assert_eq!(source(&definition), Some(Named::Source { address, file: String::new() }));
     }
 }

@@ -10,6 +10,9 @@ mod definition;
 mod export;
 mod files;
 mod frontend;
+mod inputs;
+mod layouts;
+mod locals;
 mod progress;
 mod proto;
 mod rpc;
@@ -34,6 +37,10 @@ use session::Session;
 const SESSION_WAIT: Duration = Duration::from_secs(10);
 /// Finished builds whose progress can still be read.
 const REMEMBERED: usize = 64;
+/// Bytes that the progress of finished builds may take together; the last one's is always there.
+const REMEMBERED_BYTES: usize = 4 << 20;
+/// Builds that somebody asked for and that may never begin.
+const EXPECTED: usize = 256;
 
 /// Sessions that are open, and builds under way.
 #[derive(Default)]
@@ -71,16 +78,24 @@ impl Desk {
 
     /// The build of that reference; whoever asks first makes its place.
     fn build(&self, reference: &str) -> Arc<Build> {
-        self.builds.lock().by_ref.entry(reference.to_string()).or_default().clone()
+        let mut builds = self.builds.lock();
+        let Builds { by_ref, finished } = &mut *builds;
+        if by_ref.len() >= EXPECTED + REMEMBERED && !by_ref.contains_key(reference) {
+            by_ref.retain(|name, build| Arc::strong_count(build) > 1 || finished.contains(name));
+        }
+        by_ref.entry(reference.to_string()).or_default().clone()
     }
 
     fn finished(&self, reference: &str) {
         let mut builds = self.builds.lock();
-        builds.finished.push_back(reference.to_string());
-        while builds.finished.len() > REMEMBERED {
-            if let Some(old) = builds.finished.pop_front() {
-                builds.by_ref.remove(&old);
-            }
+        let Builds { by_ref, finished } = &mut *builds;
+        finished.retain(|name| name != reference);
+        finished.push_back(reference.to_string());
+        let bytes = |name: &String| by_ref.get(name).map_or(0, |build| build.log.bytes());
+        let mut sum: usize = finished.iter().map(bytes).sum();
+        while finished.len() > REMEMBERED || (sum > REMEMBERED_BYTES && finished.len() > 1) {
+            let Some(build) = finished.pop_front().and_then(|old| by_ref.remove(&old)) else { continue };
+            sum = sum.saturating_sub(build.log.bytes());
         }
     }
 }

@@ -2,11 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use futures::Stream;
 use image::Progress;
 use parking_lot::Mutex;
+use prost::Message;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
@@ -21,19 +23,26 @@ const LOG_LIMIT: usize = 2 << 20;
 /// Everything that was told of a build, for whoever asks at any time.
 pub(crate) struct Log {
     all: Mutex<Vec<Arc<StatusResponse>>>,
+    bytes: AtomicUsize,
     turn: watch::Sender<bool>,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { all: Mutex::default(), turn: watch::Sender::new(false) }
+        Self { all: Mutex::default(), bytes: AtomicUsize::new(0), turn: watch::Sender::new(false) }
     }
 }
 
 impl Log {
     pub fn push(&self, status: StatusResponse) {
+        self.bytes.fetch_add(status.encoded_len(), Ordering::Relaxed);
         self.all.lock().push(Arc::new(status));
         self.turn.send_modify(|_| {});
+    }
+
+    /// What it takes, roughly.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Nothing more comes.

@@ -158,6 +158,10 @@ pub struct PruneRequest {
     pub keep_duration: i64,
     #[prost(int64, tag = "4")]
     pub reserved_space: i64,
+    #[prost(int64, tag = "5")]
+    pub max_used_space: i64,
+    #[prost(int64, tag = "6")]
+    pub min_free_space: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -75,7 +75,12 @@ impl Session {
     }
 
     /// Receives a folder of the client's into one of ours.
-    pub async fn receive(&self, wanted: &Wanted, folder: &Path, progress: impl FnMut(u64)) -> Result<u64> {
+    pub async fn receive(
+        &self,
+        wanted: &Wanted,
+        folder: &Path,
+        mut progress: impl FnMut(u64),
+    ) -> Result<u64> {
         let method = "/moby.filesync.v1.FileSync/DiffCopy";
         if !self.serves(method) {
             return Err(Error::Session("no local sources enabled".into()));
@@ -86,7 +91,22 @@ impl Session {
         encode("followpaths", &wanted.follow, &mut metadata);
         // Requests never wait for data to be taken: else both sides could wait for each other.
         let (to, from) = self.caller.stream(method, &metadata, 1 << 16).await.map_err(lost)?;
-        files::receive(to, from, folder, progress).await.map_err(lost)
+        // Each file is made and written there, while nobody else waits.
+        let (folder, handle) = (folder.to_path_buf(), tokio::runtime::Handle::current());
+        let (tell, mut told) = tokio::sync::mpsc::channel(1);
+        let receiving = crate::blocking_on_stream(move || {
+            let tell = |bytes| {
+                let _ = tell.try_send(bytes); // more is told soon
+            };
+            handle.block_on(files::receive(to, from, &folder, tell)).map_err(lost)
+        });
+        let mut receiving = std::pin::pin!(receiving);
+        loop {
+            tokio::select! {
+                Some(bytes) = told.recv() => progress(bytes),
+                received = &mut receiving => return received,
+            }
+        }
     }
 
     /// What the client uploads under a path.

@@ -3,20 +3,13 @@
 use std::io::Cursor;
 use std::sync::Arc;
 
-use image::archive::tar::{self, Entry, Kind};
+use image::archive::tar;
 use image::{Config, ImageStore, Import};
 
 /// A tar of paths with their content; a slash at the end makes a folder.
 pub fn tar_of(files: &[(&str, &str)]) -> Vec<u8> {
-    let mut out = Vec::new();
-    for (path, content) in files {
-        let kind = if path.ends_with('/') { Kind::Dir } else { Kind::File };
-        let mut e = Entry::new(*path, kind);
-        e.size = if kind == Kind::File { content.len() as u64 } else { 0 };
-        tar::write_entry(&mut out, &e, &content.as_bytes()[..e.size as usize]).unwrap();
-    }
-    out.extend_from_slice(&tar::END);
-    out
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(path, text)| (*path, text.as_bytes())).collect();
+    tar::archive(&files).unwrap()
 }
 
 /// A store with one image, `name`, of these files; `None`, said, without the rights for it.

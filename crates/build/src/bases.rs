@@ -1,0 +1,65 @@
+//! Images that stages stand on or copy from: here already, or pulled.
+
+use std::sync::Arc;
+
+use image::{Image, Platform, reference};
+use tokio::sync::mpsc;
+
+use crate::error::Result;
+use crate::job::Job;
+use crate::report::Told;
+
+impl Job {
+    /// The image of that name, pulled if it is not here (or `--pull`).
+    pub async fn base_image(&self, stage: usize, name: &str, platform: &Platform) -> Result<Arc<Image>> {
+        let cell = self.bases.lock().entry(format!("{name}|{platform}")).or_default().clone();
+        cell.get_or_try_init(|| self.find_base(stage, name, platform)).await.cloned()
+    }
+
+    async fn find_base(&self, stage: usize, name: &str, platform: &Platform) -> Result<Arc<Image>> {
+        match (self.builder.images.get_for(name, platform), self.options.pull) {
+            (Ok(image), false) => {
+                let c = &image.config;
+                if (self.options.platform.is_some() || *platform != self.platform)
+                    && !platform.accepts(&c.os, &c.architecture, &c.variant)
+                {
+                    tracing::debug!(image = name, %platform, "the local image is for another platform");
+                } else {
+                    return Ok(image);
+                }
+            }
+            (Err(e), _) if !e.is_not_found() => return Err(e.into()),
+            (Ok(image), true) if image.tags.is_empty() => return Ok(image),
+            _ => {}
+        }
+        let reference = reference::parse_tagged(name)?;
+        let auth = match self.options.auths.get(&reference.domain) {
+            Some(auth) => Some(auth.clone()),
+            None => match &self.holder {
+                Some(holder) => holder.credentials(&reference.domain).await?,
+                None => None,
+            },
+        };
+        let (tx, mut rx) = mpsc::channel(64);
+        let forward = async {
+            let mut heard = Ok(());
+            while let Some(p) = rx.recv().await {
+                if heard.is_ok() {
+                    heard = self.listener.tell(stage, Told::Pull(p)).await;
+                }
+            }
+        };
+        let whole = reference.to_string();
+        let images = &self.builder.images;
+        let host = Platform::host();
+        let pull = async {
+            match host.accepts(&platform.os, &platform.architecture, &platform.variant) || self.classic {
+                true => images.pull(&whole, auth, Some(platform.clone()), tx).await,
+                // What is built for another machine does not change what a name means on this one.
+                false => images.pull_beside(&whole, auth, platform.clone(), tx).await,
+            }
+        };
+        let (pulled, ()) = tokio::join!(pull, forward);
+        Ok(pulled?)
+    }
+}

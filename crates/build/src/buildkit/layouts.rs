@@ -1,0 +1,102 @@
+//! Images that the client holds: read blob by blob from one of its content stores.
+
+use std::sync::Arc;
+
+use image::registry::manifest::{Index, Manifest, is_index};
+use image::{ImageConfig, Layer, Platform};
+use tokio::io::AsyncReadExt;
+
+use super::session::Session;
+use crate::builder::Builder;
+use crate::error::{Error, Result};
+use crate::state::State;
+
+/// The largest manifest or configuration that is read.
+const DOCUMENT: u64 = 16 << 20;
+/// How deep indexes may name indexes.
+const INDEX_DEPTH: u32 = 4;
+
+/// Reads a document and verifies it.
+async fn document(session: &Session, store: &str, digest: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    session.read_blob(store, digest).await?.take(DOCUMENT).read_to_end(&mut bytes).await?;
+    if image::archive::compress::digest_as(&bytes, digest) != digest {
+        return Err(Error::Session(format!("the client's {digest} does not have that digest")));
+    }
+    Ok(bytes)
+}
+
+/// The configuration and the layers of an image of the client's, of an index the one for `platform`. Layers that are here
+/// already are not sent.
+pub(super) async fn image(
+    builder: &Arc<Builder>,
+    session: &Session,
+    store: &str,
+    digest: &str,
+    platform: &Platform,
+) -> Result<(ImageConfig, Vec<Layer>)> {
+    let mut digest = digest.to_string();
+    let mut bytes = document(session, store, &digest).await?;
+    for depth in 0.. {
+        if !is_index("", &bytes) {
+            break;
+        }
+        if depth == INDEX_DEPTH {
+            return Err(Error::Session(format!("the client's {digest}: indexes are nested too deeply")));
+        }
+        let index = Index::parse(&bytes, &digest)?;
+        let chosen = index.choose(platform).ok_or_else(|| {
+            Error::Session(format!("the client's index {digest} has no manifest for {platform}"))
+        })?;
+        digest.clone_from(&chosen.digest);
+        bytes = document(session, store, &digest).await?;
+    }
+    let manifest = Manifest::parse(&bytes, &digest)?;
+    let config = document(session, store, &manifest.config.digest).await?;
+    let config = ImageConfig::parse(&config, &manifest.config.digest)?;
+    if config.rootfs.diff_ids.len() != manifest.layers.len() {
+        return Err(Error::Session(format!(
+            "the client's manifest {digest} has {} layers, its configuration {}",
+            manifest.layers.len(),
+            config.rootfs.diff_ids.len()
+        )));
+    }
+    let mut layers = Vec::with_capacity(manifest.layers.len());
+    for (descriptor, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids) {
+        let layer = match builder.images.layer(diff_id) {
+            Some(layer) => layer,
+            None => {
+                let blob = session.read_blob(store, &descriptor.digest).await?;
+                builder.images.unpack_async(blob).await?
+            }
+        };
+        if layer.diff_id != *diff_id {
+            return Err(Error::Session(format!("the client's layer {diff_id} is {}", layer.diff_id)));
+        }
+        layers.push(layer);
+    }
+    Ok((config, layers))
+}
+
+/// What a stage stands on or copies from, of a source `//STORE[:TAG]@DIGEST`.
+pub(super) async fn state(
+    builder: &Arc<Builder>,
+    session: &Session,
+    source: &str,
+    platform: &Platform,
+) -> Result<State> {
+    let wrong = || Error::Invalid(format!("oci-layout:{source} names no digest of a layout"));
+    let (name, digest) = source.trim_start_matches('/').split_once('@').ok_or_else(wrong)?;
+    if !image::reference::is_digest(digest) {
+        return Err(wrong());
+    }
+    let store = format!("oci:{}", name.split(':').next().unwrap_or(name));
+    let (config, layers) = image(builder, session, &store, digest, platform).await?;
+    Ok(State {
+        base_layers: layers.len(),
+        created: config.created,
+        layers,
+        config: ImageConfig { other: serde_json::Map::new(), ..config },
+        ..State::default()
+    })
+}
