@@ -67,12 +67,19 @@ impl Write for Sender {
 /// Runs `pack` on a thread of its own; what it writes can be read from the result.
 fn stream(pack: impl FnOnce(&mut dyn Write) -> image::Result<()> + Send + 'static) -> Pieces {
     let (to, pieces) = mpsc::channel(8);
-    tokio::task::spawn_blocking(move || {
+    let unstarted = to.clone();
+    let packing = image::blocking_on_stream::<(), image::Error>(move || {
         let mut sender = Sender { to, buffer: Vec::with_capacity(1 << 16) };
         let result =
             pack(&mut sender).map_err(|e| std::io::Error::other(e.to_string())).and_then(|()| sender.flush());
         if let Err(error) = result {
             let _ = sender.to.blocking_send(Err(error)); // the reader may be gone
+        }
+        Ok(())
+    });
+    tokio::spawn(async move {
+        if let Err(error) = packing.await {
+            let _ = unstarted.send(Err(std::io::Error::other(error.to_string()))).await; // the same
         }
     });
     pieces
@@ -228,7 +235,7 @@ impl Engine {
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
             return Err(invalid("extraction point is not a directory"));
         }
-        blocking(move || {
+        image::blocking_on_stream(move || {
             let root = ids.as_ref().map(sys::userns::IdMaps::root);
             let options =
                 ExtractOptions { no_overwrite_dir_non_dir: no_overwrite, ids, ..ExtractOptions::default() };

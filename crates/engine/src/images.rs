@@ -12,20 +12,13 @@ use crate::error::{Result, conflict, invalid};
 use crate::filters::Filters;
 use crate::model::{Config, Map};
 
+mod list;
+
+pub use list::{ImageLine, ImageListOptions};
+
 /// How many results a search gives, unasked and at most.
 const SEARCH_RESULTS: u32 = 25;
 const SEARCH_LIMIT: u32 = 100;
-
-/// How images are listed.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ImageListOptions {
-    /// Intermediate ones too.
-    pub all: bool,
-    /// Work out how much each shares with others.
-    pub shared: bool,
-    /// Tell of each image's manifest.
-    pub manifests: bool,
-}
 
 /// What a commit makes.
 #[derive(Debug, Clone, Default)]
@@ -77,56 +70,6 @@ pub fn merge_config(mut own: Config, container: &image::Config) -> image::Config
     image_config(&own)
 }
 
-/// Go's `path.Match`: `*` and `?` match no slash, `[...]` a class.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    match (pattern.first(), text.first()) {
-        (None, None) => true,
-        (Some(b'*'), _) => {
-            glob(&pattern[1..], text)
-                || (text.first().is_some_and(|c| *c != b'/') && glob(pattern, &text[1..]))
-        }
-        (Some(b'?'), Some(c)) if *c != b'/' => glob(&pattern[1..], &text[1..]),
-        (Some(b'['), Some(c)) => {
-            let Some(end) = pattern.iter().position(|b| *b == b']') else { return false };
-            let class = &pattern[1..end];
-            let (negated, class) = match class.first() {
-                Some(b'^') => (true, &class[1..]),
-                _ => (false, class),
-            };
-            let mut found = false;
-            let mut at = 0;
-            while at < class.len() {
-                if at + 2 < class.len() && class[at + 1] == b'-' {
-                    found |= (class[at]..=class[at + 2]).contains(c);
-                    at += 3;
-                } else {
-                    found |= class[at] == *c;
-                    at += 1;
-                }
-            }
-            found != negated && glob(&pattern[end + 1..], &text[1..])
-        }
-        (Some(p), Some(c)) if p == c => glob(&pattern[1..], &text[1..]),
-        _ => false,
-    }
-}
-
-/// Whether a familiar reference (`app:1`, `app@sha256:...`) matches a pattern for its name or for the whole.
-fn reference_matches(pattern: &str, reference: &str) -> bool {
-    let name = match reference.split_once('@') {
-        Some((name, _)) => name,
-        None => match reference.rsplit_once(':') {
-            Some((name, tag)) if !tag.contains('/') => name,
-            _ => reference,
-        },
-    };
-    glob(pattern.as_bytes(), reference.as_bytes()) || glob(pattern.as_bytes(), name.as_bytes())
-}
-
-fn created(image: &Image) -> i64 {
-    image.created().map_or(0, |t| t.as_second())
-}
-
 impl Engine {
     /// `id` is what the event is about: an image's id, or a reference where a registry is concerned.
     fn image_event(&self, id: &str, action: &str, name: &str) {
@@ -157,83 +100,6 @@ impl Engine {
     pub fn builder_pruned(&self, bytes: u64) {
         let reclaimed = Map::from([("reclaimed".to_owned(), bytes.to_string())]);
         self.events.publish("builder", "prune", "", reclaimed);
-    }
-
-    /// The images that the filters let pass, newest first.
-    pub fn image_list(&self, filters: &Filters, options: &ImageListOptions) -> Result<Value> {
-        filters.only(&["before", "dangling", "label", "label!", "reference", "since", "until"])?;
-        let dangling = filters.flag("dangling")?;
-        let bound = |key: &str| -> Result<Option<i64>> {
-            match filters.get(key).last() {
-                Some(reference) => Ok(Some(created(&*self.images.get(reference)?))),
-                None => Ok(None),
-            }
-        };
-        let (before, since) = (bound("before")?, bound("since")?);
-        let until = filters.get("until").first().map(|t| crate::filters::timestamp(t)).transpose()?;
-        let usage = if options.shared { self.images.disk_usage()?.images } else { Vec::new() };
-        let usage: std::collections::HashMap<&str, u64> =
-            usage.iter().map(|u| (u.id.as_str(), u.shared)).collect();
-        let mut out = Vec::new();
-        for image in self.images.list() {
-            let patterns = filters.get("reference");
-            let shown = |refs: &[String]| -> Vec<String> {
-                refs.iter()
-                    .filter(|r| patterns.is_empty() || patterns.iter().any(|p| reference_matches(p, r)))
-                    .cloned()
-                    .collect()
-            };
-            let (tags, digests_of) = (shown(&image.tags), shown(&image.repo_digests));
-            // What a tag has for another platform is shown with it.
-            let variant = image.tags.is_empty() && self.images.is_variant(&image.id);
-            let untagged = image.tags.is_empty() && !variant;
-            let intermediate = variant
-                || untagged && image.repo_digests.is_empty() && !self.images.children(&image.id).is_empty();
-            let fits = (patterns.is_empty() || !tags.is_empty() || !digests_of.is_empty())
-                && (options.all || !intermediate)
-                && dangling.is_none_or(|d| d == untagged)
-                && before.is_none_or(|b| created(&image) < b)
-                && since.is_none_or(|s| created(&image) > s)
-                && until.is_none_or(|u| image.created().is_none_or(|c| c <= u))
-                && filters.labels(&image.run_config().labels);
-            if !fits {
-                continue;
-            }
-            let labels = &image.run_config().labels;
-            let mut line = json!({
-                "Id": image.id, "ParentId": image.parent.as_deref().unwrap_or(""), "RepoTags": tags,
-                "RepoDigests": digests_of, "Created": created(&image), "Size": image.size, "VirtualSize": image.size,
-                "SharedSize": usage.get(image.id.as_str()).map_or(-1, |n| i64::try_from(*n).unwrap_or(i64::MAX)),
-                "Labels": if labels.is_empty() { Value::Null } else { json!(labels) }, "Containers": -1,
-            });
-            if options.manifests {
-                line["Manifests"] = json!([self.manifest_summary(&image)]);
-            }
-            out.push(line);
-        }
-        Ok(Value::Array(out))
-    }
-
-    /// The one manifest that is kept of an image, as `docker images --tree` shows it.
-    fn manifest_summary(&self, image: &Image) -> Value {
-        let digest = image.manifest_digest.as_deref().unwrap_or(&image.id);
-        let stored =
-            image.manifest_digest.as_deref().and_then(|d| self.images.stored_manifest(d).ok().flatten());
-        let (media_type, size) = match &stored {
-            Some((media_type, content)) => (media_type.as_str(), content.len()),
-            None => (image::registry::manifest::media::OCI_MANIFEST, 0),
-        };
-        let users: Vec<String> =
-            self.all().iter().filter(|c| c.lock().asked.image == image.id).map(|c| c.id.clone()).collect();
-        let c = &image.config;
-        json!({
-            "ID": digest, "Descriptor": {"mediaType": media_type, "digest": digest, "size": size},
-            "Available": true, "Kind": "image", "Size": {"Content": image.size, "Total": image.size},
-            "ImageData": {
-                "Platform": {"architecture": c.architecture, "os": c.os, "variant": c.variant},
-                "Size": {"Unpacked": image.size}, "Containers": users,
-            },
-        })
     }
 
     /// Everything about one image.
@@ -595,17 +461,6 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn patterns() {
-        assert!(reference_matches("acc-1/*", "acc-1/busybox:1.0"));
-        assert!(reference_matches("busybox", "busybox:latest"));
-        assert!(reference_matches("busy*:l?test", "busybox:latest"));
-        assert!(reference_matches("[a-c]x", "bx:1"));
-        assert!(!reference_matches("*", "a/b:1"), "a star matches no slash");
-        assert!(!reference_matches("busybox:1", "busybox:2"));
-        assert!(reference_matches("localhost:5000/a", "localhost:5000/a:1"));
-    }
 
     #[test]
     fn configurations_go_both_ways() {

@@ -54,7 +54,7 @@ pub use engine::{Engine, EngineOptions};
 pub use error::{Error, Result};
 pub use exec::ExecStart;
 pub use fs::PathStat;
-pub use images::{CommitRequest, ImageListOptions, merge_config};
+pub use images::{CommitRequest, ImageLine, ImageListOptions, merge_config};
 pub use lifecycle::WaitCondition;
 pub use list::ListOptions;
 pub use logs::LogOptions;

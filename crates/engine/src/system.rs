@@ -257,16 +257,13 @@ impl Engine {
             let disk = self.images.on_disk().await?;
             let mut images = self.image_list(
                 &crate::filters::Filters::default(),
-                &crate::ImageListOptions { all: true, shared: true, manifests: false },
+                &crate::ImageListOptions { all: true, shared: true, manifests: false, virtual_size: true },
             )?;
             let all = self.all();
-            if let Value::Array(list) = &mut images {
-                for image in list {
-                    let users = all.iter().filter(|c| c.lock().asked.image == image["Id"]).count();
-                    image["Containers"] = json!(users);
-                }
+            for image in &mut images {
+                image.set_containers(all.iter().filter(|c| c.lock().asked.image == image.id()).count());
             }
-            out["Images"] = images;
+            out["Images"] = json!(images);
             out["LayersSize"] = json!(disk.images + disk.loose + disk.copies);
         }
         if wanted("container") {

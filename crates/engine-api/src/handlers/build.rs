@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use build::{Context, Event, Options, RecordKind, Ulimit};
+use build::{Context, Event, Options, Ulimit};
+use engine::gc::Rule;
 use image::Platform;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -10,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::images::progress_line;
 use crate::body::{self, Answer};
 use crate::call::{AuthConfig, Call};
+use crate::query::Query;
 use crate::{Error, Result, progress};
 
 fn event_line(event: Event) -> Value {
@@ -101,32 +103,49 @@ pub(crate) async fn build(call: Call) -> Result<Answer> {
     .await
 }
 
-pub(crate) async fn prune(call: Call) -> Result<Answer> {
-    let all = call.query.flag("all");
-    let filters = call.query.filters()?;
-    let until = filters.get("until").first().map(|u| engine::filters::timestamp(u)).transpose()?;
-    let keep_bytes: u64 = match call.query.number("reserved-space")? {
-        Some(n) => n,
-        None => call.query.number("keep-storage")?.unwrap_or(0),
+/// Filters that the cache's records have a field for.
+const FIELDS: [&str; 6] = ["id", "type", "description", "inuse", "shared", "private"];
+
+/// What a prune's query asks for.
+fn pruning(query: &Query) -> Result<Rule> {
+    let filters = query.filters()?;
+    filters.only(&[&FIELDS[..], &["until", "unused-for"]].concat())?;
+    let one = |key: &str| match filters.get(key) {
+        [] => Ok(None),
+        [one] => Ok(Some(one.as_str())),
+        _ => Err(Error::invalid(format!("filter {key:?} expects only one value"))),
     };
-    let mut budget = keep_bytes;
-    let pruned = call
-        .builder
-        .prune_cache(|record| {
-            if until.is_some_and(|u| record.used > u.as_second()) {
-                return true;
-            }
-            // Without `all`, what images have takes no place of its own and stays.
-            if record.kind == RecordKind::Step && record.shared && !all {
-                return true;
-            }
-            let fits = record.size <= budget && keep_bytes > 0;
-            if fits {
-                budget -= record.size;
-            }
-            fits
-        })
-        .await?;
+    if one("until")?.is_some() && one("unused-for")?.is_some() {
+        return Err(Error::invalid("conflicting filters: \"until\" and \"unused-for\""));
+    }
+    let mut wanted = Vec::new();
+    for field in FIELDS {
+        match one(field)? {
+            None => {}
+            Some(value) if field == "id" => wanted.push(format!("id~={value}")),
+            Some(value) => wanted.push(format!("{field}=={value}")),
+        }
+    }
+    let unused_for = match one("until")?.or(one("unused-for")?) {
+        Some(until) => base::clock::now().as_second() - engine::filters::timestamp(until)?.as_second(),
+        None => 0,
+    };
+    let reserved = match query.number("reserved-space")? {
+        Some(n) => n,
+        None => query.number("keep-storage")?.unwrap_or(0),
+    };
+    Ok(Rule {
+        all: query.flag("all"),
+        filters: vec![wanted.join(",")],
+        unused_for,
+        reserved,
+        most: query.number("max-used-space")?.unwrap_or(0),
+        free: query.number("min-free-space")?.unwrap_or(0),
+    })
+}
+
+pub(crate) async fn prune(call: Call) -> Result<Answer> {
+    let pruned = call.builder.prune(&pruning(&call.query)?).await?;
     call.engine.builder_pruned(pruned.bytes);
     let ids: Vec<&str> = pruned.records.iter().map(|r| r.id.as_str()).collect();
     Ok(body::ok(&json!({"CachesDeleted": ids, "SpaceReclaimed": pruned.bytes})))

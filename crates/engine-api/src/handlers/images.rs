@@ -25,16 +25,17 @@ pub(crate) async fn list(call: Call) -> Result<Answer> {
         all: q.flag("all"),
         shared: q.flag("shared-size"),
         manifests: q.flag("manifests") && call.at_least(1, 47),
+        virtual_size: !call.at_least(1, 44),
     };
     Ok(body::ok(&call.engine.image_list(&filters, &options)?))
 }
 
 pub(crate) async fn inspect(call: Call) -> Result<Answer> {
-    Ok(body::ok(&call.engine.image_inspect(call.id())?))
+    Ok(body::ok(&call.engine.image_inspect(&meant(&call, call.id())?)?))
 }
 
 pub(crate) async fn history(call: Call) -> Result<Answer> {
-    Ok(body::ok(&call.engine.image_history(call.id())?))
+    Ok(body::ok(&call.engine.image_history(&meant(&call, call.id())?)?))
 }
 
 pub(crate) async fn tag(call: Call) -> Result<Answer> {
@@ -63,6 +64,48 @@ pub(crate) async fn remove(call: Call) -> Result<Answer> {
 
 pub(crate) async fn prune(call: Call) -> Result<Answer> {
     Ok(body::ok(&call.engine.image_prune(&call.query.filters()?).await?))
+}
+
+/// The platform that a request about one image names, as OCI's descriptors write it (`{"os": ..., "architecture": ...}`).
+fn one_platform(call: &Call) -> Result<Option<Platform>> {
+    let Some(text) = call.query.text("platform").filter(|_| call.at_least(1, 48)) else { return Ok(None) };
+    let wrong =
+        || Error::invalid(format!("invalid platform {text:?}: it is {{\"os\": ..., \"architecture\": ...}}"));
+    let value: Value = serde_json::from_str(text).map_err(|_| wrong())?;
+    let field = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
+    let platform =
+        Platform { os: field("os"), architecture: field("architecture"), variant: field("variant") };
+    if platform.os.is_empty() || platform.architecture.is_empty() {
+        return Err(wrong());
+    }
+    Ok(Some(platform))
+}
+
+/// Which image a request means: the one of that name, for the platform that it asks for if it does.
+fn meant(call: &Call, name: &str) -> Result<String> {
+    let Some(platform) = one_platform(call)? else { return Ok(name.to_owned()) };
+    let image = call.engine.images().get_for(name, &platform)?;
+    let c = &image.config;
+    if !platform.accepts(&c.os, &c.architecture, &c.variant) {
+        return Err(engine::Error::NotFound(format!(
+            "image with reference {name} was found but does not provide the specified platform ({platform})"
+        ))
+        .into());
+    }
+    Ok(image.id.clone())
+}
+
+/// As [`meant`], for what goes out under its name: of a tag for several platforms they go together.
+fn going_out(call: &Call, name: &str) -> Result<()> {
+    meant(call, name)?;
+    let several = |tag: image::Reference| call.engine.images().variants(&tag.with_default_tag()).len() > 1;
+    if one_platform(call)?.is_some() && reference::parse(name).is_ok_and(several) {
+        return Err(engine::Error::NotImplemented(format!(
+            "{name} is for several platforms, which go out together: leave --platform out, or tag the one image by its id"
+        ))
+        .into());
+    }
+    Ok(())
 }
 
 /// One line of progress in the API's form.
@@ -241,10 +284,13 @@ fn archive(call: &Call, names: Vec<String>) -> Result<Answer> {
 }
 
 pub(crate) async fn save(call: Call) -> Result<Answer> {
-    archive(&call, call.query.all("names"))
+    let names = call.query.all("names");
+    names.iter().try_for_each(|name| going_out(&call, name))?;
+    archive(&call, names)
 }
 
 pub(crate) async fn save_one(call: Call) -> Result<Answer> {
+    going_out(&call, call.id())?;
     archive(&call, vec![call.id().to_owned()])
 }
 
@@ -252,6 +298,7 @@ pub(crate) async fn push(call: Call) -> Result<Answer> {
     let whole = target(Some(call.id()), call.query.text("tag"))?.unwrap_or_default();
     let (auth, engine) = (call.registry_auth()?, call.engine.clone());
     engine.images().can_push(&whole)?;
+    going_out(&call, &whole)?;
     progress::lines(progress_line, move |progress| async move {
         engine.image_push(&whole, auth, progress).await?;
         Ok(Vec::new())

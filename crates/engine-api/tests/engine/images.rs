@@ -8,20 +8,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use image::archive::tar::{self, Entry, Kind};
+use image::archive::tar;
 use serde_json::Value;
 
 use crate::support::Engine;
 
 fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut out = Vec::new();
-    for (path, content) in files {
-        let mut e = Entry::new(*path, Kind::File);
-        e.size = content.len() as u64;
-        tar::write_entry(&mut out, &e, content).unwrap();
-    }
-    out.extend_from_slice(&tar::END);
-    out
+    tar::archive(files).unwrap()
 }
 
 fn du(paths: &[&Path]) -> u64 {
@@ -59,6 +52,13 @@ fn the_disk_is_told_as_du_counts_it() {
     let data = engine.path().join("data");
     let counted = du(&[&data.join("images/layers"), &data.join("images/blobs"), &data.join("build/caches")]);
     assert!(told.abs_diff(counted) * 100 <= counted, "{told} and {counted}");
+    // A filter that nothing fits takes nothing; one that is not known is refused.
+    let filtered =
+        |filters: &str| engine.post(&format!("/build/prune?all=1&filters={filters}"), &Value::Null);
+    assert_eq!(filtered("%7B%22type%22%3A%5B%22exec.cachemount%22%5D%7D").json()["SpaceReclaimed"], 0);
+    assert_eq!(filtered("%7B%22nope%22%3A%5B%22x%22%5D%7D").status, 400);
+    let much = engine.post("/build/prune?all=1&max-used-space=999999999999", &Value::Null).json();
+    assert_eq!(much["SpaceReclaimed"], 0);
     // The cache alone goes, and with it what it took.
     let pruned = engine.post("/build/prune?all=1", &Value::Null).json();
     assert!(pruned["SpaceReclaimed"].as_u64().unwrap().abs_diff(cache) * 100 <= cache, "{pruned} of {cache}");
