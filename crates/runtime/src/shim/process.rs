@@ -156,6 +156,8 @@ pub(super) fn become_user(process: &Process, extras: Extras<'_>) -> Result<Ready
         // Out of quota, or a kernel without keyrings: the container then shares the shim's, which holds nothing.
         eprintln!("no session keyring of its own: {e}");
     }
+    // Before the filter, which may forbid it. Whatever is opened from here on closes by itself.
+    sys::process::cloexec_from(3).step(|| "close descriptors".into())?;
     let no_new_privileges = process.no_new_privileges() == Some(true);
     let mut late_filter = None;
     match extras.seccomp {
@@ -219,9 +221,6 @@ impl Ready {
         }
         // SIGPIPE is ignored in Rust programs and signals are blocked in the shim; neither is the program's business.
         sys::process::default_signals();
-        if let Err(e) = sys::process::cloexec_from(3).step(|| "close descriptors".into()) {
-            return e;
-        }
         for limit in &self.late_limits {
             if let Err(e) = set_rlimit(limit.typ(), limit.soft(), limit.hard()) {
                 return e;

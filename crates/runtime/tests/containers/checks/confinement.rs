@@ -57,6 +57,12 @@ pub async fn seccomp(w: &World) {
     spec.seccomp = SeccompProfile::Docker(profile.into());
     let out = w.output_of(&spec).await;
     assert!(out.contains("Operation not permitted\nwent on"), "{out}");
+    // A profile that is older than a call that making a container takes.
+    let mut spec = w.sh("ls /proc/self/fd | tr '\\n' ' '");
+    let profile = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[
+        {"names":["close_range","faccessat2","clone3","openat2"],"action":"SCMP_ACT_ERRNO"}]}"#;
+    spec.seccomp = SeccompProfile::Docker(profile.into());
+    assert_eq!(w.output_of(&spec).await, "0 1 2 3 ");
     let mut spec = w.sh("true");
     spec.seccomp = SeccompProfile::Docker("{".into());
     let e = w.runtime.create(&spec).await.unwrap_err().to_string();
