@@ -6,6 +6,7 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
@@ -306,10 +307,45 @@ impl OldRoot {
     }
 }
 
+/// A path as mountinfo writes it (proc(5)): white space and backslashes are octal.
+pub fn unescape(text: &str) -> PathBuf {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((byte, after)) = rest.split_first() {
+        rest = after;
+        match (byte, after) {
+            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ..]) => {
+                out.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest = &after[3..];
+            }
+            _ => out.push(*byte),
+        }
+    }
+    std::ffi::OsString::from_vec(out).into()
+}
+
 /// A copy of the running executable's file on a detached read-only mount: a program started from there cannot be
 /// written through /proc/PID/exe, whatever runs as root beside it. Costs no memory: it is the same file.
 pub fn read_only_executable(path: &Path) -> io::Result<OwnedFd> {
     let tree = clone_tree(path, false)?;
     set_attributes(tree.as_fd(), attr::RDONLY | attr::NODEV, 0, Some(Propagation::Private), false)?;
     Ok(tree)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_mountinfo() {
+        for (written, meant) in [
+            ("/a\\040b\\011c\\012d\\134e", "/a b\tc\nd\\e"),
+            ("/a\\134040", "/a\\040"),
+            ("/a\\", "/a\\"),
+            ("/a\\04", "/a\\04"),
+            ("/\u{e4}\\040", "/\u{e4} "),
+        ] {
+            assert_eq!(unescape(written), Path::new(meant), "{written}");
+        }
+    }
 }

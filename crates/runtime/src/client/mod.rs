@@ -149,8 +149,19 @@ impl ShimRuntime {
     }
 
     fn handle(&self, id: &str) -> Result<Arc<Handle>> {
-        let found = self.containers.lock().get(id).cloned();
-        found.ok_or_else(|| Error::NotFound { what: "container", id: id.into() })
+        if let Some(found) = self.containers.lock().get(id) {
+            return Ok(found.clone());
+        }
+        if self.unreached.lock().iter().any(|u| u == id) {
+            return Err(Error::Shim {
+                id: id.into(),
+                message:
+                    "it could not be asked when this daemon started, so what becomes of the container is \
+                          unknown: start the daemon again to ask once more, or end the shim by hand"
+                        .into(),
+            });
+        }
+        Err(Error::NotFound { what: "container", id: id.into() })
     }
 
     fn find_containers(self: &Arc<Self>) -> Result<()> {
@@ -397,8 +408,10 @@ impl Runtime for ShimRuntime {
     }
 
     async fn delete(&self, id: &str, force: bool) -> Result<()> {
-        let Ok(handle) = self.handle(id) else {
-            return Ok(()); // what is not there need not be removed
+        let handle = match self.handle(id) {
+            Ok(handle) => handle,
+            Err(Error::NotFound { .. }) => return Ok(()), // what is not there need not be removed
+            Err(e) => return Err(e),
         };
         let status = handle.status();
         if status != Status::Stopped {

@@ -1,5 +1,7 @@
 //! Mount options as OCI and mount(8) spell them.
 
+use std::path::PathBuf;
+
 use sys::mount::{Propagation, attr};
 
 /// What a list of options asks for.
@@ -26,9 +28,49 @@ pub(super) struct Options {
     /// Whether a tmpfs begins with the image's content.
     pub copy_up: bool,
     /// Which part of its source a bind mount binds.
-    pub subpath: Option<std::path::PathBuf>,
+    pub subpath: Option<PathBuf>,
     /// What the file system itself shall know.
     pub data: Vec<String>,
+}
+
+/// The folders of an overlay, taken out of its options: one option must not be as long as all layers together are.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Overlay {
+    /// Top first.
+    pub lower: Vec<PathBuf>,
+    pub upper: Option<PathBuf>,
+    pub work: Option<PathBuf>,
+    /// The other options.
+    pub rest: Vec<String>,
+}
+
+impl Overlay {
+    pub(super) fn of(data: &[String]) -> Self {
+        let mut overlay = Overlay::default();
+        for option in data {
+            match option.split_once('=') {
+                Some(("lowerdir", list)) => overlay.lower = folders(list),
+                Some(("upperdir", path)) => overlay.upper = Some(path.into()),
+                Some(("workdir", path)) => overlay.work = Some(path.into()),
+                _ => overlay.rest.push(option.clone()),
+            }
+        }
+        overlay
+    }
+}
+
+/// A list of folders by colons; one that belongs to a name has a backslash before it.
+fn folders(list: &str) -> Vec<PathBuf> {
+    let (mut all, mut one, mut characters) = (Vec::new(), String::new(), list.chars());
+    while let Some(c) = characters.next() {
+        match c {
+            ':' => all.push(std::mem::take(&mut one).into()),
+            '\\' => one.extend(characters.next()),
+            _ => one.push(c),
+        }
+    }
+    all.push(one.into());
+    all
 }
 
 impl Options {
@@ -109,6 +151,14 @@ mod tests {
 
     fn parse(text: &str) -> Options {
         Options::parse(&text.split(',').map(String::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn overlays() {
+        let o = Overlay::of(&parse("ro,lowerdir=/a/1:/a\\:b/2:/c,upperdir=/u,workdir=/w,index=off").data);
+        assert_eq!(o.lower, ["/a/1", "/a:b/2", "/c"].map(PathBuf::from));
+        assert_eq!((o.upper, o.work), (Some("/u".into()), Some("/w".into())));
+        assert_eq!(o.rest, ["index=off"]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use sys::mount::{self, Propagation, attr};
 use sys::rooted::{self, Kind};
 
 use super::mapped::{Ids, mapped_overlay};
-use super::options::Options;
+use super::options::{Options, Overlay};
 use crate::Rootfs;
 use crate::protocol::{Failure, Step};
 
@@ -227,6 +227,11 @@ fn one(
             }
             let source = m.source().as_deref().map_or("tmpfs".into(), Path::to_string_lossy);
             mount::new_filesystem("tmpfs", Some(&source), &data, options.set & !attr::RDONLY).step(what)?
+        }
+        "overlay" => {
+            let Overlay { lower, upper, work, rest } = Overlay::of(&options.data);
+            let above = upper.as_deref().zip(work.as_deref());
+            mount::overlay(&lower, above, &rest, options.set).step(what)?
         }
         "" => return Err(Failure::setup(format!("{}: the mount has no type", what()))),
         _ => {

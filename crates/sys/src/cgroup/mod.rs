@@ -46,7 +46,7 @@ impl Hierarchies {
         for line in mountinfo.lines() {
             let Some((left, right)) = line.split_once(" - ") else { continue };
             let (Some(point), mut right) = (left.split(' ').nth(4), right.split(' ')) else { continue };
-            let point = unescaped(point);
+            let point = crate::mount::unescape(point);
             match (right.next(), right.nth(1)) {
                 (Some("cgroup"), Some(options)) => {
                     let known: Vec<String> = options
@@ -493,13 +493,9 @@ fn mount_points(mountinfo: &str) -> Vec<PathBuf> {
     let point = |line: &str| {
         let (left, right) = line.split_once(" - ")?;
         let kind = right.split(' ').next()?;
-        ["cgroup", "cgroup2"].contains(&kind).then(|| left.split(' ').nth(4).map(unescaped))?
+        ["cgroup", "cgroup2"].contains(&kind).then(|| left.split(' ').nth(4).map(crate::mount::unescape))?
     };
     mountinfo.lines().filter_map(point).collect()
-}
-
-fn unescaped(point: &str) -> PathBuf {
-    PathBuf::from(point.replace("\\040", " "))
 }
 
 fn collect_pids(dir: &Path, out: &mut Vec<u32>) -> io::Result<()> {
