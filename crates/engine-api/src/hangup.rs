@@ -3,6 +3,10 @@
 //! Who only reads (an attach without input) may end its writing half and go on reading, so the end of what it sends
 //! says nothing, and an idle process writes nothing that would fail. The kernel tells a full close apart (`EPOLLHUP`);
 //! one epoll instance of our own, beside tokio's, waits for that on any number of connections with one descriptor.
+//!
+//! Over TCP a full close looks like the end of one half until something is sent: the kernel asks by itself
+//! ([`crate::listen`] tells it to) and is told. TLS has words of its own for the end of one half, so that the end of
+//! what comes on the connection below it is the end of all.
 
 use std::collections::HashMap;
 use std::io;
@@ -34,7 +38,16 @@ impl Hangup {
 
     /// Of a connection. The kernel forgets it when it is closed here.
     pub(crate) fn of(connection: &impl AsFd) -> Hangup {
-        match watcher().and_then(|w| w.add(connection)) {
+        Self::by(connection, EpollFlags::empty())
+    }
+
+    /// Of the connection below TLS.
+    pub(crate) fn below_tls(connection: &impl AsFd) -> Hangup {
+        Self::by(connection, EpollFlags::EPOLLRDHUP)
+    }
+
+    fn by(connection: &impl AsFd, signs: EpollFlags) -> Hangup {
+        match watcher().and_then(|w| w.add(connection, signs)) {
             Ok(hangup) => hangup,
             Err(error) => {
                 tracing::debug!(%error, "a client that goes away is noticed late");
@@ -93,12 +106,12 @@ impl Watcher {
         Ok(Watcher { epoll, waiting: Mutex::default(), next: AtomicU64::new(1) })
     }
 
-    fn add(&self, connection: &impl AsFd) -> io::Result<Hangup> {
+    fn add(&self, connection: &impl AsFd, signs: EpollFlags) -> io::Result<Hangup> {
         let token = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, gone) = oneshot::channel();
         self.lock().insert(token, sender);
         // Hanging up is always told; once is enough.
-        let event = EpollEvent::new(EpollFlags::EPOLLONESHOT, token);
+        let event = EpollEvent::new(EpollFlags::EPOLLONESHOT | signs, token);
         if let Err(e) = self.epoll.add(connection, event) {
             self.forget(token);
             return Err(e.into());
@@ -131,7 +144,7 @@ impl Watcher {
 mod tests {
     use super::*;
     use tokio::io::AsyncWriteExt;
-    use tokio::net::UnixStream;
+    use tokio::net::{TcpListener, TcpStream, UnixStream};
 
     #[tokio::test]
     async fn a_half_closed_connection_is_not_gone() {
@@ -142,5 +155,21 @@ mod tests {
         assert!(early.is_err());
         drop(theirs);
         hangup.happened().await;
+    }
+
+    #[tokio::test]
+    async fn over_tcp() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut theirs = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut ours, _) = listener.accept().await.unwrap();
+        let (mut half, mut whole) = (Hangup::of(&ours), Hangup::below_tls(&ours));
+        theirs.shutdown().await.unwrap();
+        whole.happened().await;
+        let early = tokio::time::timeout(std::time::Duration::from_millis(50), half.happened()).await;
+        assert!(early.is_err(), "it may go on reading");
+        drop(theirs);
+        // As the kernel does by itself after a while.
+        ours.write_all(b"still there?").await.unwrap();
+        half.happened().await;
     }
 }

@@ -18,6 +18,7 @@ use runtime::{IoStream, StdinWriter, Stream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::server::TlsStream;
 
 use crate::body::{self, Answer};
 use crate::hangup::Hangup;
@@ -36,7 +37,7 @@ const HEAD_READ: Duration = Duration::from_millis(200);
 /// on without that buffer (docker-py) would lose what comes with it.
 pub(crate) async fn taken(upgrade: OnUpgrade) -> Option<(Raw, Hangup)> {
     let upgraded = upgrade.await.ok()?;
-    match upgraded.downcast::<TokioIo<UnixStream>>() {
+    let upgraded = match upgraded.downcast::<TokioIo<UnixStream>>() {
         Ok(parts) => {
             let stream = parts.io.into_inner();
             let read = async {
@@ -46,23 +47,36 @@ pub(crate) async fn taken(upgrade: OnUpgrade) -> Option<(Raw, Hangup)> {
                 }
             };
             let _ = tokio::time::timeout(HEAD_READ, read).await; // a client that reads later has to cope
-            let early = std::io::Cursor::new(parts.read_buf);
             let hangup = Hangup::of(&stream);
-            let (reader, writer) = stream.into_split();
-            Some((Box::new(tokio::io::join(early.chain(reader), writer)), hangup))
+            return Some((joined(parts.read_buf, stream.into_split()), hangup));
         }
-        Err(upgraded) => match upgraded.downcast::<TokioIo<TcpStream>>() {
-            Ok(parts) => {
-                let stream = parts.io.into_inner();
-                let early = std::io::Cursor::new(parts.read_buf);
-                let hangup = Hangup::of(&stream);
-                let (reader, writer) = stream.into_split();
-                Some((Box::new(tokio::io::join(early.chain(reader), writer)), hangup))
-            }
-            // Over TLS: what the peer has done with its socket is not seen through it.
-            Err(upgraded) => Some((Box::new(TokioIo::new(upgraded)), Hangup::never())),
-        },
+        Err(upgraded) => upgraded,
+    };
+    let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => {
+            let stream = parts.io.into_inner();
+            let hangup = Hangup::of(&stream);
+            return Some((joined(parts.read_buf, stream.into_split()), hangup));
+        }
+        Err(upgraded) => upgraded,
+    };
+    match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
+        Ok(parts) => {
+            let stream = parts.io.into_inner();
+            let hangup = Hangup::below_tls(stream.get_ref().0);
+            Some((joined(parts.read_buf, tokio::io::split(stream)), hangup))
+        }
+        Err(upgraded) => Some((Box::new(TokioIo::new(upgraded)), Hangup::never())),
     }
+}
+
+/// The halves of a connection, behind what was read of it already.
+fn joined<R, W>(early: bytes::Bytes, (reader, writer): (R, W)) -> Raw
+where
+    R: AsyncRead + Send + Unpin + 'static,
+    W: AsyncWrite + Send + Unpin + 'static,
+{
+    Box::new(tokio::io::join(std::io::Cursor::new(early).chain(reader), writer))
 }
 
 /// Descriptors that everything but streams may need.
@@ -203,6 +217,9 @@ fn pieces(kind: &'static str, output: tokio::sync::mpsc::Receiver<runtime::Chunk
     body::stream(kind, pieces)
 }
 
+/// How long a process has to read what a client sent that has left.
+pub(crate) const LAST_INPUT: Duration = Duration::from_secs(10);
+
 /// Carries bytes between a taken-over connection and a process until its output ends, the client goes, or the
 /// detach keys are typed, which it tells.
 pub(crate) async fn carry(
@@ -221,23 +238,27 @@ pub(crate) async fn carry(
         }
     };
     tokio::pin!(input);
-    let mut detached = false;
+    let (mut detached, mut gone) = (false, false);
     {
         let output = drain(output, &mut writer, &wanted);
         tokio::pin!(output);
         tokio::select! {
             () = &mut output => {}
-            () = hangup.happened() => {}
+            () = hangup.happened() => {
+                gone = true;
+                // What it sent before it left is the process's, which may never read it: nothing tells but time.
+                let _ = tokio::time::timeout(LAST_INPUT, &mut input).await;
+            }
             fed = &mut input => match fed {
                 Fed::Ended => tokio::select! {
                     () = &mut output => {}
-                    () = hangup.happened() => {}
+                    () = hangup.happened() => gone = true,
                 },
                 Fed::Detached => detached = true,
             },
         }
     }
-    if let (Some(exit), false) = (exit, detached) {
+    if let (Some(exit), false) = (exit, detached || gone) {
         // The client asks for an exec's status as soon as its stream has ended: it must be known by then.
         tokio::select! {
             _ = exit => {}

@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -46,14 +44,9 @@ impl Listener {
     pub(crate) async fn accept(&self) -> io::Result<Accepted> {
         Ok(match self {
             Listener::Unix(listener) => Accepted::Unix(listener.accept().await?.0),
-            Listener::Plain(listener) => {
-                let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                Accepted::Plain(stream)
-            }
+            Listener::Plain(listener) => Accepted::Plain(accepted(listener).await?),
             Listener::Tls(listener, config) => {
-                let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
+                let stream = accepted(listener).await?;
                 let handshake = TlsAcceptor::from(config.clone()).accept(stream);
                 Accepted::Tls(Box::pin(async move {
                     let done = tokio::time::timeout(HANDSHAKE, handshake).await;
@@ -62,6 +55,14 @@ impl Listener {
             }
         })
     }
+}
+
+async fn accepted(listener: &TcpListener) -> io::Result<TcpStream> {
+    let (stream, _) = listener.accept().await?;
+    stream.set_nodelay(true)?;
+    // Nothing else tells that one is gone which only reads what an idle container writes.
+    sockets::keep_alive(&stream)?;
+    Ok(stream)
 }
 
 /// The files of a TLS server.
@@ -78,34 +79,22 @@ pub struct TlsFiles {
 impl TlsFiles {
     /// Reads them. The error names the file.
     pub fn config(&self) -> io::Result<Arc<rustls::ServerConfig>> {
-        let named =
-            |path: &PathBuf, e: &dyn std::fmt::Display| io::Error::other(format!("{}: {e}", path.display()));
-        let certificates = |path: &PathBuf| -> io::Result<Vec<CertificateDer<'static>>> {
-            let all = CertificateDer::pem_file_iter(path).map_err(|e| named(path, &e))?;
-            let all: Vec<_> = all.collect::<Result<_, _>>().map_err(|e| named(path, &e))?;
-            if all.is_empty() { Err(named(path, &"no certificate in it")) } else { Ok(all) }
-        };
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?;
-        let builder = match &self.ca {
-            Some(path) => {
-                let mut roots = rustls::RootCertStore::empty();
-                for certificate in certificates(path)? {
-                    roots.add(certificate).map_err(|e| named(path, &e))?;
-                }
-                let verifier =
-                    rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-                builder.with_client_cert_verifier(verifier.build().map_err(|e| named(path, &e))?)
-            }
-            None => builder.with_no_client_auth(),
-        };
-        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|e| named(&self.key, &e))?;
-        let chain = certificates(&self.cert)?;
-        let mut config = builder.with_single_cert(chain, key).map_err(|e| named(&self.cert, &e))?;
         // Streams are taken over, which HTTP/2 does not know.
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Arc::new(config))
+        sockets::server_config(&self.cert, &self.key, self.ca.as_deref(), &["http/1.1"])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{getsockopt, sockopt};
+
+    #[tokio::test]
+    async fn clients_over_tcp_are_asked_whether_they_are_there() {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let _client = TcpStream::connect(address).await.unwrap();
+        let Accepted::Plain(stream) = Listener::Plain(socket).accept().await.unwrap() else { panic!() };
+        assert!(getsockopt(&stream, sockopt::KeepAlive).unwrap());
     }
 }

@@ -72,12 +72,7 @@ impl Engine {
             Phase::Removing | Phase::Dead => {
                 return Err(conflict(format!("container {} is being removed", container.id)));
             }
-            Phase::Created | Phase::Exited => {
-                let mut waiting = container.waiting.lock();
-                // Those whose clients have gone make room.
-                waiting.retain(|one| !one.stream.is_closed());
-                waiting.push(Waiting { stream: sender, stdin });
-            }
+            Phase::Created | Phase::Exited => container.attach_later(Waiting { stream: sender, stdin }),
         }
         self.container_event(&container, "attach", &[]);
         Ok(Attachment { tty, stream })

@@ -66,6 +66,11 @@ impl Phase {
     pub(crate) fn alive(self) -> bool {
         matches!(self, Phase::Running | Phase::Paused)
     }
+
+    /// Whether there is a process, or will be by itself.
+    pub(crate) fn up(self) -> bool {
+        self.alive() || self == Phase::Restarting
+    }
 }
 
 /// What was asked for: `config.json`.
@@ -179,6 +184,9 @@ pub(crate) struct Mark {
     pub removed: bool,
 }
 
+/// The file that marks the folder of a container with `--rm`.
+const PASSING: &str = "passing";
+
 /// Somebody attached before the start.
 #[derive(Debug)]
 pub(crate) struct Waiting {
@@ -195,6 +203,10 @@ pub(crate) struct Container {
     pub dir: PathBuf,
     /// Held by the operation that changes its phase.
     pub op: tokio::sync::Mutex<()>,
+    /// Overlayfs does not allow a layer to be written through two mounts at once. Held alone by whoever mounts the
+    /// container's own layer: its start, and what writes into it while it does not run; shared by what writes into it
+    /// through the root of its process, which a next start has to wait for.
+    pub layers: Arc<tokio::sync::RwLock<()>>,
     inner: Mutex<Inner>,
     pub mark: watch::Sender<Mark>,
     pub waiting: Mutex<Vec<Waiting>>,
@@ -217,12 +229,17 @@ impl Drop for Keep<'_> {
 
 impl Container {
     pub(crate) fn new(id: String, dir: PathBuf, asked: Asked, life: Life) -> Arc<Container> {
-        let up = life.phase.alive() || life.phase == Phase::Restarting;
-        let mark = Mark { exit_code: life.exit_code, up, process: life.phase.alive(), ..Mark::default() };
+        let mark = Mark {
+            exit_code: life.exit_code,
+            up: life.phase.up(),
+            process: life.phase.alive(),
+            ..Mark::default()
+        };
         Arc::new(Container {
             id,
             dir,
             op: tokio::sync::Mutex::new(()),
+            layers: Arc::default(),
             inner: Mutex::new(Inner { asked, life, kept: false }),
             mark: watch::Sender::new(mark),
             waiting: Mutex::default(),
@@ -243,6 +260,40 @@ impl Container {
         Keep(self)
     }
 
+    /// Whether it is running, paused or about to be restarted.
+    pub(crate) fn up(&self) -> bool {
+        self.phase().up()
+    }
+
+    /// Says its phase; if it is up, it is noted that its end is wanted, so that it is not started again when it comes, also
+    /// by a daemon that comes back in between.
+    pub(crate) fn end_wanted(&self) -> Phase {
+        let (phase, policy) = {
+            let mut inner = self.inner.lock();
+            let phase = inner.life.phase;
+            inner.life.by_hand |= phase.up();
+            (phase, phase.up() && !matches!(inner.asked.host.restart_policy.name.as_str(), "" | "no"))
+        };
+        if policy {
+            self.save_life();
+        }
+        phase
+    }
+
+    /// Takes the place of what cancels the wait for the restart before.
+    pub(crate) fn next_restart(&self) -> CancellationToken {
+        let token = CancellationToken::new();
+        *self.restart.lock() = token.clone();
+        token
+    }
+
+    /// Lets somebody attach when it is started next; those who have gone meanwhile are forgotten.
+    pub(crate) fn attach_later(&self, one: Waiting) {
+        let mut waiting = self.waiting.lock();
+        waiting.retain(|w| !w.stream.is_closed());
+        waiting.push(one);
+    }
+
     pub(crate) fn phase(&self) -> Phase {
         self.inner.lock().life.phase
     }
@@ -256,7 +307,7 @@ impl Container {
     }
 
     /// Writes what was asked for, durably; of a container with `--rm` only so that a SIGKILL of the daemon does not
-    /// lose it, because after a power loss it is removed anyway.
+    /// lose it, because after a power loss it is removed anyway: a mark says so where the file can be torn.
     pub(crate) fn save_asked(&self) -> Result<()> {
         let (bytes, passing) = {
             let inner = self.inner.lock();
@@ -264,9 +315,20 @@ impl Container {
             let bytes = bytes.map_err(|e| Error::System(format!("container {}: {e}", self.id)))?;
             (bytes, inner.asked.host.auto_remove)
         };
-        let write = if passing { base::fsx::write_volatile } else { base::fsx::write_atomic };
-        write(&self.dir.join("config.json"), &bytes, 0o600)
-            .map_err(Error::io(format_args!("saving container {}", self.short())))
+        let file = self.dir.join("config.json");
+        let written = if passing {
+            // Before the file, in the order in which the disk gets to know of them.
+            std::fs::write(self.dir.join(PASSING), b"")
+                .and_then(|()| base::fsx::write_volatile(&file, &bytes, 0o600))
+        } else {
+            base::fsx::write_atomic(&file, &bytes, 0o600)
+        };
+        written.map_err(Error::io(format_args!("saving container {}", self.short())))
+    }
+
+    /// Whether a folder is that of a container with `--rm`.
+    pub(crate) fn passing(dir: &Path) -> bool {
+        dir.join(PASSING).exists()
     }
 
     /// Writes what became of it. A failure is logged: the container's process matters more.
@@ -305,11 +367,48 @@ impl Container {
             (inner.life.phase, inner.life.exit_code, inner.life.error.clone())
         };
         self.mark.send_modify(|mark| {
-            mark.up = phase.alive() || phase == Phase::Restarting;
+            mark.up = phase.up();
             mark.process = phase.alive();
             mark.exit_code = exit_code;
             mark.error = error;
             change(mark);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(dir: &Path) -> Arc<Container> {
+        let asked: Asked = serde_json::from_value(serde_json::json!({
+            "name": "n", "created": "2026-01-01T00:00:00Z", "config": {}, "host": {}, "image": "", "args": [],
+            "mounts": [], "endpoints": {},
+        }))
+        .unwrap();
+        Container::new("ab".repeat(32), dir.to_owned(), asked, Life::default())
+    }
+
+    #[test]
+    fn who_has_gone_is_not_waited_for() {
+        let container = container(Path::new("/"));
+        let (stays, mut stream) = oneshot::channel();
+        container.attach_later(Waiting { stream: stays, stdin: false });
+        for _ in 0..10 {
+            container.attach_later(Waiting { stream: oneshot::channel().0, stdin: true });
+        }
+        assert_eq!(container.waiting.lock().len(), 2, "the first, and the last of those that have gone");
+        assert!(stream.try_recv().is_err());
+    }
+
+    #[test]
+    fn passing_containers_are_marked() {
+        let dir = tempfile::tempdir().unwrap();
+        let container = container(dir.path());
+        container.save_asked().unwrap();
+        assert!(!Container::passing(dir.path()));
+        container.lock().asked.host.auto_remove = true;
+        container.save_asked().unwrap();
+        assert!(Container::passing(dir.path()));
     }
 }

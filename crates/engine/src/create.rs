@@ -202,6 +202,8 @@ impl Engine {
                 let _ = std::fs::remove_dir_all(&container.dir);
                 let _ = self.images.discard(&id).await;
                 self.forget(&container);
+                drop(reserved);
+                self.remove_anonymous(&container).await;
                 Err(error)
             }
         }
@@ -239,11 +241,13 @@ impl Engine {
             let set = self.layer_quotas.set(&snapshot.upper, &[&snapshot.work], bytes);
             set.map_err(|e| e.map(|text| format!("limiting the container's layer: {text}")))?;
         }
-        let mut points = container.lock().asked.mounts.clone();
-        for point in &mut points {
-            self.make_mount(container, point, reserved).await?;
+        let points = container.lock().asked.mounts.clone();
+        for (n, mut point) in points.into_iter().enumerate() {
+            let made = self.make_mount(container, &mut point, reserved).await;
+            // Also of one that failed: the volume that was made for it is to be found.
+            container.lock().asked.mounts[n] = point;
+            made?;
         }
-        container.lock().asked.mounts = points;
         container.save_asked()
     }
 

@@ -8,7 +8,7 @@ use image::ImageStore;
 use ipnet::{IpNet, Ipv4Net};
 use network::Network;
 use parking_lot::{Mutex, RwLock};
-use runtime::Runtime;
+use runtime::{Exit, Runtime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -219,7 +219,7 @@ impl Engine {
     /// Reads the containers' folders and compares them with what the runtime knows.
     async fn reconcile(self: &Arc<Self>) -> Result<()> {
         let dir = self.containers_dir();
-        let mut found = Vec::new();
+        let (mut found, mut unread) = (Vec::new(), Vec::new());
         for entry in std::fs::read_dir(&dir).map_err(Error::io(dir.display()))? {
             let path = entry.map_err(Error::io(dir.display()))?.path();
             let Some(id) = path.file_name().and_then(|n| n.to_str()).map(str::to_owned) else { continue };
@@ -231,13 +231,7 @@ impl Engine {
                     let _ = std::fs::remove_dir_all(&path);
                     self.discard_leftover(&id).await;
                 }
-                Err(error) if torn(&path) => {
-                    // Of a container with --rm nothing is flushed; after a power cut it would have been removed anyway.
-                    tracing::info!(container = %id, %error, "removing a container that a power cut has torn");
-                    let _ = std::fs::remove_dir_all(&path);
-                    self.discard_leftover(&id).await;
-                }
-                Err(error) => tracing::error!(%error, "a container cannot be read and is left alone"),
+                Err(error) => unread.push((id, path, error)),
             }
         }
         for container in &found {
@@ -252,8 +246,25 @@ impl Engine {
             }
         }
         let states = self.runtime.list().await?;
+        let unreached = self.runtime.unreached();
+        let mut alive = Vec::new();
+        for (id, path, error) in &unread {
+            let known = states.iter().any(|s| s.id == *id) || unreached.contains(id);
+            if Container::passing(path) && !known {
+                // Torn by a power cut, after which it would have been removed all the same.
+                tracing::info!(%error, "removing a container with --rm that cannot be read");
+                let _ = std::fs::remove_dir_all(path);
+                self.discard_leftover(id).await;
+            } else {
+                tracing::error!(%error, "a container cannot be read and is left alone, its process too");
+                alive.push(id.clone());
+            }
+        }
         let mut running: HashMap<String, runtime::State> = HashMap::new();
         for state in states {
+            if alive.contains(&state.id) {
+                continue;
+            }
             match state.spec.labels.get(crate::OWNER_LABEL).map(String::as_str) {
                 Some("engine") if self.by_id(&state.id).is_some() => {
                     running.insert(state.id.clone(), state);
@@ -291,7 +302,6 @@ impl Engine {
             tracing::error!(%error, "bridges that nobody needs could not be removed");
         }
         self.watch_foreign();
-        let unreached = self.runtime.unreached();
         // Before anything is started again, or it would be given what those have that are found later.
         for container in &found {
             let runs = running.get(&container.id).is_some_and(|s| s.pid.is_some());
@@ -299,7 +309,6 @@ impl Engine {
                 self.claim_addresses(container);
             }
         }
-        let mut alive = Vec::new();
         for container in found {
             if unreached.contains(&container.id) {
                 // It may well run: what is known of it stays, and the next start asks again.
@@ -343,6 +352,8 @@ impl Engine {
                     // Saved as running: its time is ours. Else the daemon died between the start and that.
                     if !phase.alive() || inner.life.started_at.is_none() {
                         inner.life.started_at = state.started_at;
+                        inner.life.finished_at = None;
+                        inner.life.exit_code = 0;
                     }
                 }
                 container.announce(|_| {});
@@ -367,20 +378,34 @@ impl Engine {
 
     /// A container without any trace in the runtime: the machine was restarted, or it had ended before.
     async fn resume_dead(self: &Arc<Self>, container: Arc<Container>) {
-        if container.phase() == Phase::Restarting {
-            // It had ended, and what becomes of it was decided: only the wait is gone. It begins anew.
-            let delay = container.lock().life.last_delay;
-            self.release_volumes(&container, true).await;
-            container.announce(|_| {});
-            let given_up = tokio_util::sync::CancellationToken::new();
-            *container.restart.lock() = given_up.clone();
-            let engine = self.clone();
-            self.spawn(async move { engine.restart_after(&container, delay, given_up).await });
-            return;
+        let (phase, end) = {
+            let inner = container.lock();
+            let life = &inner.life;
+            let exit = |at| Exit { code: life.exit_code, signal: None, at, oom_killed: life.oom_killed };
+            (life.phase, life.finished_at.map(exit))
+        };
+        match (phase, end) {
+            // The daemon was killed while it cleaned up: how it ended had been noted.
+            (Phase::Running | Phase::Paused, Some(exit)) => {
+                let engine = self.clone();
+                self.spawn(async move { engine.ended(&container, exit).await });
+                return;
+            }
+            // It had ended, and what becomes of it was decided: only what is left of the wait is to come.
+            (Phase::Restarting, Some(exit)) => {
+                let waited = base::clock::between(exit.at, base::clock::now());
+                let delay = container.lock().life.last_delay.saturating_sub(waited);
+                self.release_volumes(&container, true).await;
+                container.announce(|_| {});
+                let given_up = container.next_restart();
+                self.restart_later(&container, delay, given_up);
+                return;
+            }
+            _ => {}
         }
         let (again, remove) = {
             let mut inner = container.lock();
-            let was_running = inner.life.phase.alive();
+            let was_running = phase.up();
             if was_running {
                 inner.life.phase = Phase::Exited;
                 inner.life.pid = 0;
@@ -428,14 +453,6 @@ async fn own_bridge(network: &Network, settings: &Settings) -> Result<Option<Ipv
         IpNet::V4(net) => Some(*net),
         IpNet::V6(_) => None,
     }))
-}
-
-/// Whether the file of a container ends before its content does, as one that was never flushed can after a power cut. What
-/// is flushed is there whole.
-fn torn(dir: &std::path::Path) -> bool {
-    let Ok(bytes) = std::fs::read(dir.join("config.json")) else { return false };
-    bytes.iter().all(|b| *b == 0)
-        || serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_err_and(|e| e.is_eof())
 }
 
 /// Tells the images what the settings say of registries.

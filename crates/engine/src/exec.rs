@@ -82,16 +82,22 @@ impl Engine {
             all.retain(|id, _| !ended.contains(id));
         }
         let prepared = all.values().filter(|e| e.container == id && !e.state.lock().started);
-        if prepared.clone().count() >= PREPARED
-            && let Some(oldest) = prepared.min_by_key(|e| e.created).map(|e| e.id.clone())
-        {
-            all.remove(&oldest);
+        let mut oldest = None;
+        if prepared.clone().count() >= PREPARED {
+            oldest = prepared.min_by_key(|e| e.created).map(|e| e.id.clone());
+        }
+        if let Some(oldest) = &oldest {
+            all.remove(oldest);
         }
         all.insert(exec.id.clone(), exec.clone());
         drop(all);
         if !foreign {
             let container = self.find(&id)?;
-            container.lock().life.execs.push(exec.id.clone());
+            {
+                let mut inner = container.lock();
+                inner.life.execs.retain(|id| Some(id) != oldest.as_ref());
+                inner.life.execs.push(exec.id.clone());
+            }
             let action = format!("exec_create: {}", line(&exec.config.cmd));
             self.container_event(&container, &action, &[("execID", exec.id.clone())]);
         }
@@ -162,6 +168,9 @@ impl Engine {
             Err(error) => {
                 exec.state.lock().exit_code = Some(126);
                 exec.begun.send_replace(true);
+                if let Some(container) = self.by_id(&exec.container) {
+                    container.lock().life.execs.retain(|id| *id != exec.id);
+                }
                 return Err(error);
             }
         };
@@ -292,6 +301,8 @@ impl Engine {
         if self.by_id(&container.id).is_none() {
             self.forget_execs_of(&container.id);
         }
+        // Those that were not started never will be.
+        self.execs.lock().retain(|_, e| e.container != container.id || e.state.lock().started);
     }
 
     pub(crate) fn forget_execs_of(&self, container: &str) {

@@ -14,7 +14,7 @@ use image::archive::{self, ExtractOptions, TarOptions, root};
 use rustix::fs::{FileType, Mode, OFlags};
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, mpsc};
 
 use crate::Engine;
 use crate::container::Container;
@@ -94,6 +94,13 @@ struct Root {
     ids: Option<sys::userns::IdMaps>,
 }
 
+/// While it is held a container is not started, if [`Container::layers`] is what somebody writes into.
+enum Held {
+    Nothing,
+    Shared { _guard: OwnedRwLockReadGuard<()> },
+    Alone { _guard: OwnedRwLockWriteGuard<()> },
+}
+
 /// Go's `os.FileMode` of a kernel mode.
 fn go_mode(mode: u32) -> u32 {
     let kind = match FileType::from_raw_mode(mode) {
@@ -126,22 +133,43 @@ fn means_folder(path: &str) -> bool {
 }
 
 impl Engine {
-    /// The root that a path of the container is to be looked up in, and the path inside it.
-    async fn root(&self, container: &Arc<Container>, path: &str, writable: bool) -> Result<Root> {
-        let (alive, pid, asked) = {
-            let inner = container.lock();
-            (inner.life.phase.alive(), inner.life.pid, inner.asked.clone())
-        };
-        let (mounts, readonly, ids) = (asked.mounts, asked.host.readonly_rootfs, asked.ids);
-        let clean = PathBuf::from(crate::mounts::clean(&format!("/{path}")));
-        let open = |dir: &Path| {
-            rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-                .map_err(|e| Error::io(dir.display())(e.into()))
-        };
-        if alive {
-            let fd = open(Path::new(&format!("/proc/{pid}/root")))?;
-            return Ok(Root { fd, inside: clean, ids });
+    /// The root that a path of the container is to be looked up in, and the path inside it; for reading.
+    async fn root(&self, container: &Arc<Container>, path: &str) -> Result<Root> {
+        match live_root(container, path)? {
+            Some(root) => Ok(root),
+            None => Ok(self.resting_root(container, path, false).await?.0),
         }
+    }
+
+    /// As [`Engine::root`], for writing, with what keeps the container from being started anew meanwhile: that would lay a
+    /// second writable root on the same layer.
+    async fn root_to_write(&self, container: &Arc<Container>, path: &str) -> Result<(Root, Held)> {
+        loop {
+            let guard = container.layers.clone().read_owned().await;
+            if let Some(root) = live_root(container, path)? {
+                return Ok((root, Held::Shared { _guard: guard }));
+            }
+            drop(guard);
+            let guard = container.layers.clone().write_owned().await;
+            if container.phase().alive() {
+                continue; // it was started in between
+            }
+            let (root, own_layers) = self.resting_root(container, path, true).await?;
+            let held = if own_layers { Held::Alone { _guard: guard } } else { Held::Nothing };
+            return Ok((root, held));
+        }
+    }
+
+    /// The root of a container without a process, and whether that is its own layers and not a volume.
+    async fn resting_root(
+        &self,
+        container: &Arc<Container>,
+        path: &str,
+        writable: bool,
+    ) -> Result<(Root, bool)> {
+        let asked = container.lock().asked.clone();
+        let (mounts, readonly, ids) = (asked.mounts, asked.host.readonly_rootfs, asked.ids);
+        let clean = cleaned(path);
         let point = mounts
             .iter()
             .filter(|m| clean.starts_with(&m.destination) && matches!(m.kind.as_str(), "bind" | "volume"))
@@ -151,7 +179,8 @@ impl Engine {
                 return Err(forbidden("mounted volume is marked read-only"));
             }
             let inside = clean.strip_prefix(&point.destination).unwrap_or(Path::new(""));
-            return Ok(Root { fd: open(&point.source)?, inside: Path::new("/").join(inside), ids });
+            let root = Root { fd: open_folder(&point.source)?, inside: Path::new("/").join(inside), ids };
+            return Ok((root, false));
         }
         if writable && readonly {
             return Err(forbidden("container rootfs is marked read-only"));
@@ -161,13 +190,13 @@ impl Engine {
             blocking(move || snapshot.mount(writable).map_err(Error::io("mounting the container's layers")))
                 .await?;
         // The layers themselves hold the container's ids.
-        Ok(Root { fd, inside: clean, ids: None })
+        Ok((Root { fd, inside: clean, ids: None }, true))
     }
 
     /// What stands at a path.
     pub async fn path_stat(&self, reference: &str, path: &str) -> Result<PathStat> {
         let container = self.find(reference)?;
-        let Root { fd, inside, .. } = self.root(&container, path, false).await?;
+        let Root { fd, inside, .. } = self.root(&container, path).await?;
         self.stat_in(reference, &fd, &inside, path)
     }
 
@@ -204,7 +233,7 @@ impl Engine {
     /// A tar of what is at a path.
     pub async fn archive_get(&self, reference: &str, path: &str) -> Result<(PathStat, Pieces)> {
         let container = self.find(reference)?;
-        let Root { fd, inside, ids } = self.root(&container, path, false).await?;
+        let Root { fd, inside, ids } = self.root(&container, path).await?;
         let stat = self.stat_in(reference, &fd, &inside, path)?;
         let name = if stat.name == "/" { ".".to_owned() } else { stat.name.clone() };
         let options =
@@ -222,9 +251,7 @@ impl Engine {
         no_overwrite: bool,
     ) -> Result<()> {
         let container = self.find(reference)?;
-        // A start in between would lay a second writable root on the same layer.
-        let _op = container.op.lock().await;
-        let Root { fd, inside, ids } = self.root(&container, path, true).await?;
+        let (Root { fd, inside, ids }, held) = self.root_to_write(&container, path).await?;
         let folder = format!("{}/", path.trim_end_matches('/'));
         let stat = root::stat(fd.as_fd(), &inside, true).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {
@@ -236,6 +263,9 @@ impl Engine {
             return Err(invalid("extraction point is not a directory"));
         }
         image::blocking_on_stream(move || {
+            // In this order: the root is let go of first.
+            let _held = held;
+            let fd = fd;
             let root = ids.as_ref().map(sys::userns::IdMaps::root);
             let options =
                 ExtractOptions { no_overwrite_dir_non_dir: no_overwrite, ids, ..ExtractOptions::default() };
@@ -350,6 +380,28 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+fn cleaned(path: &str) -> PathBuf {
+    PathBuf::from(crate::mounts::clean(&format!("/{path}")))
+}
+
+fn open_folder(dir: &Path) -> Result<OwnedFd> {
+    rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::io(dir.display())(e.into()))
+}
+
+/// The root that a container's process sees, if there is one.
+fn live_root(container: &Container, path: &str) -> Result<Option<Root>> {
+    let (alive, pid, ids) = {
+        let inner = container.lock();
+        (inner.life.phase.alive(), inner.life.pid, inner.asked.ids.clone())
+    };
+    if !alive {
+        return Ok(None);
+    }
+    let fd = open_folder(Path::new(&format!("/proc/{pid}/root")))?;
+    Ok(Some(Root { fd, inside: cleaned(path), ids }))
 }
 
 fn image_mount_key(container: &Container, number: usize) -> String {

@@ -61,6 +61,7 @@ pub use logs::LogOptions;
 pub use networks::AddressPools;
 pub use settings::Settings;
 pub use stats::Sample;
+pub use volumes::mounted_volumes;
 
 /// The API version spoken, and the oldest one that is understood.
 pub const API_VERSION: (u32, u32) = (1, 51);

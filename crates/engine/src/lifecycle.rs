@@ -91,27 +91,31 @@ impl Engine {
         signal: Option<&str>,
         timeout: Option<i64>,
     ) -> Result<()> {
-        let (phase, own_signal, own_timeout) = {
+        let (own_signal, own_timeout) = {
             let inner = container.lock();
             let config = &inner.asked.config;
-            (inner.life.phase, config.stop_signal.clone(), config.stop_timeout)
+            (config.stop_signal.clone(), config.stop_timeout)
         };
+        if !container.up() {
+            return Err(Error::NotModified(String::new()));
+        }
         self.reachable(container)?;
+        let name = signal.map(str::to_owned).or(own_signal).filter(|s| !s.is_empty());
+        let number = validate::parse_signal(name.as_deref().unwrap_or("SIGTERM"))?;
+        // Seen and noted in one step: its end may be decided about at any moment.
+        let phase = container.end_wanted();
         match phase {
-            Phase::Running | Phase::Paused => self.by_hand(container),
+            Phase::Running | Phase::Paused => {}
             Phase::Restarting => {
-                container.lock().life.by_hand = true;
                 self.give_up_restart(container);
                 self.container_event(container, "stop", &[]);
                 return Ok(());
             }
             _ => return Err(Error::NotModified(String::new())),
         }
-        let name = signal.map(str::to_owned).or(own_signal).filter(|s| !s.is_empty());
-        let number = validate::parse_signal(name.as_deref().unwrap_or("SIGTERM"))?;
         let timeout = timeout.or(own_timeout).unwrap_or(STOP_TIMEOUT);
         let mut mark = container.mark.subscribe();
-        self.send(container, number).await?;
+        self.send_last(container, number).await?;
         if phase == Phase::Paused {
             self.thaw(container).await?;
         }
@@ -126,10 +130,6 @@ impl Engine {
         if !ended {
             self.send(container, SIGKILL).await?;
             let _ = mark.wait_for(|m| !m.process).await;
-        }
-        // It may have ended by itself, and its policy had the last word before this did.
-        if container.phase() == Phase::Restarting {
-            self.give_up_restart(container);
         }
         self.container_event(container, "stop", &[]);
         Ok(())
@@ -156,21 +156,22 @@ impl Engine {
         Ok(())
     }
 
-    /// Notes that its end is wanted, before it is sent a signal: also a daemon that comes back in between must not
-    /// start it again.
-    fn by_hand(&self, container: &Container) {
-        container.lock().life.by_hand = true;
-        if !matches!(container.lock().asked.host.restart_policy.name.as_str(), "" | "no") {
-            container.save_life();
-        }
-    }
-
     /// Ends the wait for the next restart; the container is exited then.
     fn give_up_restart(&self, container: &Container) {
         container.restart.lock().cancel();
         container.lock().life.phase = Phase::Exited;
         container.save_life();
         container.announce(|_| {});
+    }
+
+    /// Sends a signal that is to end it, after [`Container::end_wanted`]; if it cannot be sent, all is as before.
+    async fn send_last(&self, container: &Container, signal: i32) -> Result<()> {
+        let sent = self.send(container, signal).await;
+        if sent.is_err() {
+            container.lock().life.by_hand = false;
+            container.save_life();
+        }
+        sent
     }
 
     async fn send(&self, container: &Container, signal: i32) -> Result<()> {
@@ -195,21 +196,29 @@ impl Engine {
         }
         let found = self.find(reference);
         let container = found.map_err(|e| e.map(|t| format!("cannot kill container: {reference}: {t}")))?;
-        let (phase, stops) = {
+        self.reachable(&container)?;
+        let stops = {
             let inner = container.lock();
             let own = inner.asked.config.stop_signal.as_deref().and_then(|s| validate::parse_signal(s).ok());
-            (inner.life.phase, number == SIGKILL || own.is_none_or(|o| o == number))
+            number == SIGKILL || own.is_none_or(|o| o == number)
         };
+        let mut mark = container.mark.subscribe();
+        let exits = mark.borrow().exits;
+        let mut phase = if stops { container.end_wanted() } else { container.phase() };
         if phase == Phase::Restarting {
             // There is no process to send it to; what it means is that there shall be none.
-            if stops {
-                let _op = container.op.lock().await;
-                if container.phase() == Phase::Restarting {
-                    container.lock().life.by_hand = true;
-                    self.give_up_restart(&container);
-                }
+            if !stops {
+                return Ok(());
             }
-            return Ok(());
+            let _op = container.op.lock().await;
+            phase = container.phase();
+            if phase == Phase::Restarting {
+                self.give_up_restart(&container);
+            }
+            // One that was just being started gets it now.
+            if !phase.alive() {
+                return Ok(());
+            }
         }
         if !phase.alive() {
             return Err(conflict(format!(
@@ -218,24 +227,17 @@ impl Engine {
                 container.id
             )));
         }
-        self.reachable(&container)?;
         if stops {
-            self.by_hand(&container);
-        }
-        let mut mark = container.mark.subscribe();
-        let exits = mark.borrow().exits;
-        self.send(&container, number).await?;
-        if phase == Phase::Paused && stops {
-            self.thaw(&container).await?;
+            self.send_last(&container, number).await?;
+            if phase == Phase::Paused {
+                self.thaw(&container).await?;
+            }
+        } else {
+            // A frozen one gets it when it goes on.
+            self.send(&container, number).await?;
         }
         if number == SIGKILL {
             let _ = mark.wait_for(|m| m.exits > exits || m.removed).await;
-            if container.phase() == Phase::Restarting {
-                let _op = container.op.lock().await;
-                if container.phase() == Phase::Restarting {
-                    self.give_up_restart(&container);
-                }
-            }
         }
         Ok(())
     }
@@ -390,8 +392,8 @@ impl Engine {
                 // A stop may be waiting for a long time until the process has ended; force does not wait for that.
                 if force && container.phase().alive() {
                     self.reachable(&container)?;
-                    self.by_hand(&container);
-                    self.send(&container, SIGKILL).await?;
+                    container.end_wanted();
+                    self.send_last(&container, SIGKILL).await?;
                 }
                 container.op.lock().await
             }
@@ -424,10 +426,10 @@ impl Engine {
             Phase::Restarting => self.give_up_restart(&container),
             Phase::Running | Phase::Paused => {
                 let mut mark = container.mark.subscribe();
-                container.lock().life.by_hand = true;
+                container.end_wanted();
                 // Whoever removes it here removes it, not the watcher of its process.
                 let _kept = container.keep();
-                self.send(&container, SIGKILL).await?;
+                self.send_last(&container, SIGKILL).await?;
                 if phase == Phase::Paused {
                     self.thaw(&container).await?;
                 }
@@ -488,16 +490,10 @@ impl Engine {
                 tracing::warn!(container = %gone.short(), %error, "its folder could not be removed");
             }
         });
-        let mounts = container.lock().asked.mounts.clone();
         self.forget(container);
         self.forget_execs(container);
         if volumes {
-            for point in mounts.iter().filter(|p| p.anonymous && p.kind == "volume") {
-                match self.volume_remove(&point.name, true).await {
-                    Ok(()) | Err(Error::Conflict(_)) => {} // another container has it by --volumes-from
-                    Err(error) => tracing::warn!(volume = %point.name, %error, "an anonymous volume stays"),
-                }
-            }
+            self.remove_anonymous(container).await;
         }
         self.container_event(container, "destroy", &[]);
         container.mark.send_modify(|mark| {
@@ -506,6 +502,17 @@ impl Engine {
             mark.process = false;
         });
         Ok(())
+    }
+
+    /// Removes the volumes of a container that is gone which nobody named.
+    pub(crate) async fn remove_anonymous(&self, container: &Container) {
+        let mounts = container.lock().asked.mounts.clone();
+        for point in mounts.iter().filter(|p| p.anonymous && p.kind == "volume" && !p.name.is_empty()) {
+            match self.volume_remove(&point.name, true).await {
+                Ok(()) | Err(Error::Conflict(_)) => {} // another container has it by --volumes-from
+                Err(error) => tracing::warn!(volume = %point.name, %error, "an anonymous volume stays"),
+            }
+        }
     }
 
     /// Removes every container that does not run.
@@ -561,8 +568,7 @@ impl Engine {
     pub async fn stop_all(self: &Arc<Self>) -> Result<()> {
         let mut all = tokio::task::JoinSet::new();
         for container in self.all() {
-            let up = container.phase().alive() || container.phase() == Phase::Restarting;
-            if up {
+            if container.up() {
                 let engine = self.clone();
                 all.spawn(async move {
                     let by_hand = container.lock().life.by_hand;

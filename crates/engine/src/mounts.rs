@@ -101,7 +101,7 @@ pub(crate) fn check_spread(point: &MountPoint, mountinfo: &str) -> Result<()> {
         .lines()
         .filter_map(|line| {
             let mut fields = line.split(' ').skip(4);
-            let at = PathBuf::from(unescape(fields.next()?));
+            let at = sys::mount::unescape(fields.next()?);
             point.source.starts_with(&at).then(|| {
                 let spreads =
                     fields.skip(1).take_while(|f| *f != "-").any(|f| tags.iter().any(|t| f.starts_with(t)));
@@ -117,14 +117,6 @@ pub(crate) fn check_spread(point: &MountPoint, mountinfo: &str) -> Result<()> {
         ))),
         _ => Ok(()),
     }
-}
-
-/// A path as mountinfo writes it: white space and backslashes are octal.
-fn unescape(text: &str) -> String {
-    ["\\040", "\\011", "\\012", "\\134"]
-        .iter()
-        .zip([" ", "\t", "\n", "\\"])
-        .fold(text.to_owned(), |text, (code, plain)| text.replace(code, plain))
 }
 
 /// What the third part of `-v` says.

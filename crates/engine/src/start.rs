@@ -63,6 +63,8 @@ impl Engine {
     }
 
     async fn try_launch(self: &Arc<Self>, container: &Arc<Container>) -> std::result::Result<(), Failed> {
+        // Until it runs and is seen to: nobody mounts its layers beside it.
+        let _layers = container.layers.write().await;
         let joined = self.joined(container)?;
         let links = self.prepare_endpoints(container).await?;
         let input = self.spec_input(container, &joined, links).await?;
@@ -223,14 +225,24 @@ impl Engine {
     }
 
     /// A container's process has ended.
-    async fn ended(self: &Arc<Self>, container: &Arc<Container>, exit: Exit) {
+    pub(crate) async fn ended(self: &Arc<Self>, container: &Arc<Container>, exit: Exit) {
         container.health.lock().cancel();
         container.resolver.lock().take();
         self.forget_execs(container);
+        {
+            // The runtime is about to forget how it ended: a daemon that comes back in between knows it from here.
+            let mut inner = container.lock();
+            inner.life.exit_code = exit.code;
+            inner.life.oom_killed = exit.oom_killed;
+            inner.life.finished_at = Some(exit.at);
+        }
+        container.save_life();
         if let Err(error) = self.runtime.delete(&container.id, true).await {
             tracing::warn!(container = %container.short(), %error, "its leftovers could not be removed");
         }
         self.disconnect_all(container).await;
+        // There before anybody can see that it waits, so that it can be given up.
+        let given_up = container.next_restart();
         let (delay, remove) = {
             let mut inner = container.lock();
             let started = inner.life.started_at.unwrap_or(exit.at);
@@ -245,9 +257,6 @@ impl Engine {
             let delay = restart::decide(&inner.asked.host.restart_policy, ended);
             inner.life.phase = if delay.is_some() { Phase::Restarting } else { Phase::Exited };
             inner.life.pid = 0;
-            inner.life.exit_code = exit.code;
-            inner.life.oom_killed = exit.oom_killed;
-            inner.life.finished_at = Some(exit.at);
             if let Some(delay) = delay {
                 inner.life.restart_count += 1;
                 inner.life.last_delay = delay;
@@ -269,13 +278,11 @@ impl Engine {
         if !remove {
             container.save_life();
         }
-        let again = CancellationToken::new();
-        *container.restart.lock() = again.clone();
-        container.announce(|mark| mark.exits += 1);
         if let Some(delay) = delay {
-            let (engine, container) = (self.clone(), container.clone());
-            self.spawn(async move { engine.restart_after(&container, delay, again).await });
-        } else if remove {
+            self.restart_later(container, delay, given_up);
+        }
+        container.announce(|mark| mark.exits += 1);
+        if remove {
             let _op = container.op.lock().await;
             if container.phase() == Phase::Exited
                 && let Err(error) = self.discard(container, true).await
@@ -285,7 +292,18 @@ impl Engine {
         }
     }
 
-    pub(crate) async fn restart_after(
+    /// Starts a container again after a while, unless that is given up.
+    pub(crate) fn restart_later(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        delay: Duration,
+        given_up: CancellationToken,
+    ) {
+        let (engine, container) = (self.clone(), container.clone());
+        self.spawn(async move { engine.restart_after(&container, delay, given_up).await });
+    }
+
+    async fn restart_after(
         self: Arc<Self>,
         container: &Arc<Container>,
         delay: Duration,

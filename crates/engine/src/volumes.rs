@@ -6,6 +6,7 @@
 //! unmounted when the last one has ended; each container keeps in its state which volumes it holds.
 
 pub(crate) mod local;
+mod locks;
 mod plugin;
 
 use std::collections::BTreeMap;
@@ -68,8 +69,8 @@ pub(crate) struct Volumes {
     pub(crate) quotas: Quotas,
     /// How many containers are being created with each volume: nothing else says yet that it is in use.
     reserved: Mutex<BTreeMap<String, usize>>,
-    /// Held while one is made or removed.
-    changes: tokio::sync::Mutex<()>,
+    /// Held while the volume of a name is made or removed: a plugin may take its time, and so may a large folder.
+    changes: locks::NameLocks,
     /// Held while one is mounted or unmounted.
     mounting: tokio::sync::Mutex<()>,
     pruning: AtomicBool,
@@ -109,7 +110,7 @@ impl Volumes {
             all: Mutex::new(all),
             plugins: plugin::Registry::default(),
             reserved: Mutex::default(),
-            changes: tokio::sync::Mutex::default(),
+            changes: locks::NameLocks::default(),
             mounting: tokio::sync::Mutex::default(),
             pruning: AtomicBool::new(false),
         })
@@ -221,6 +222,26 @@ impl Drop for Reserved {
     }
 }
 
+/// The folders below a data folder on which volumes have mounted what their options say, or will: all that an engine mounts
+/// there. What cannot be read is left alone, as by the engine.
+pub fn mounted_volumes(data_dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let root = data_dir.join("volumes");
+    let list = match std::fs::read_dir(&root) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        list => list?,
+    };
+    let mut found = Vec::new();
+    for entry in list {
+        let dir = entry?.path();
+        let record = std::fs::read(dir.join("opts.json")).ok();
+        let volume = record.and_then(|bytes| serde_json::from_slice::<Volume>(&bytes).ok());
+        if volume.is_some_and(|v| v.local() && local::spec(&v.options).is_some()) {
+            found.push(dir.join("_data"));
+        }
+    }
+    Ok(found)
+}
+
 fn keep(all: &mut BTreeMap<String, Arc<Volume>>, file: &Path, read: std::io::Result<Vec<u8>>) {
     match read.and_then(|bytes| Ok(serde_json::from_slice::<Volume>(&bytes)?)) {
         Ok(volume) => {
@@ -252,7 +273,7 @@ impl Engine {
             name = base::rng::hex(32);
             labels.insert(ANONYMOUS.into(), String::new());
         }
-        let _one = self.volumes.changes.lock().await;
+        let _one = self.volumes.changes.lock(&name).await;
         if let Some(reserved) = reserved {
             reserved.add(&name);
         }
@@ -274,7 +295,7 @@ impl Engine {
                     existing.driver
                 )));
             }
-            self.volumes.forget(&existing)?;
+            self.forget_volume(existing).await?;
         }
         let driver = match driver.as_str() {
             // A plugin may have one of that name.
@@ -288,17 +309,24 @@ impl Engine {
         let volume = if volume.local() {
             local::check_name(&volume.name)?;
             local::check_options(&volume.name, &volume.options, || self.volumes.quotas.supported())?;
-            self.volumes.make_local(volume, self.ids.as_ref())?
+            let (volumes, ids) = (self.volumes.clone(), self.ids.clone());
+            blocking(move || volumes.make_local(volume, ids.as_ref())).await?
         } else {
             let failed = |e: Error| e.map(|text| format!("create {}: {text}", volume.name));
             let plugin = self.volumes.plugins.get(&volume.driver).await.map_err(failed)?;
             if plugin.get(&volume.name).await.map_err(failed)?.is_none() {
                 plugin.create(&volume.name, &volume.options).await.map_err(failed)?;
             }
-            self.volumes.remember(volume)?
+            let volumes = self.volumes.clone();
+            blocking(move || volumes.remember(volume)).await?
         };
         self.volume_event(&volume.name, "create", &[("driver", volume.driver.clone())]);
         Ok(volume)
+    }
+
+    async fn forget_volume(&self, volume: Arc<Volume>) -> Result<()> {
+        let volumes = self.volumes.clone();
+        blocking(move || volumes.forget(&volume)).await
     }
 
     pub(crate) fn volume_event(&self, name: &str, action: &str, more: &[(&str, String)]) {
@@ -446,12 +474,12 @@ impl Engine {
 
     /// Removes a volume; with `force` a missing one is no error, nor is a plugin that fails.
     pub async fn volume_remove(&self, name: &str, force: bool) -> Result<()> {
-        let _one = self.volumes.changes.lock().await;
+        let _one = self.volumes.changes.lock(name).await;
         let volume = match self.find_volume(name).await {
             Ok((volume, _)) => volume,
             Err(Error::NotFound(_)) if force => {
                 if let Some(left) = self.volumes.known(name) {
-                    self.volumes.forget(&left)?;
+                    self.forget_volume(left).await?;
                 }
                 return Ok(());
             }
@@ -475,8 +503,7 @@ impl Engine {
             }
             tracing::warn!(volume = %name, %error, "forgotten, though its plugin could not remove it");
         }
-        let (volumes, gone) = (self.volumes.clone(), volume.clone());
-        blocking(move || volumes.forget(&gone)).await?;
+        self.forget_volume(volume.clone()).await?;
         self.volume_event(name, "destroy", &[("driver", volume.driver.clone())]);
         Ok(())
     }

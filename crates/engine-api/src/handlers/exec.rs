@@ -3,10 +3,9 @@
 use engine::ExecStart;
 use engine::attach::DetachKeys;
 use engine::model::ExecConfig;
+use futures::stream::BoxStream;
 use futures::{SinkExt, StreamExt};
 use http::StatusCode;
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use runtime::IoStream;
 use serde::Deserialize;
 use serde_json::json;
@@ -18,7 +17,8 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use super::streams;
 use crate::body::{self, Answer};
 use crate::call::Call;
-use crate::hijack::{self, Wanted};
+use crate::hangup::Hangup;
+use crate::hijack::{self, Raw, Wanted};
 use crate::{Error, Result};
 
 fn wanted(call: &Call, tty: bool) -> Result<Wanted> {
@@ -41,9 +41,8 @@ pub(crate) async fn attach(mut call: Call) -> Result<Answer> {
     let place = hijack::place()?;
     // Attached before anything is answered: what comes after the answer is not missed.
     let attachment = if stream { Some(call.engine.attach(call.id(), wanted.stdin).await?) } else { None };
-    let past = if logs { past(&call, &wanted).await? } else { Vec::new() };
+    let mut past = if logs { past(&call, &wanted)? } else { futures::stream::empty().boxed() };
     let Some((answer, upgrade)) = hijack::take_over(&mut call.request, kind) else {
-        let past = futures::stream::iter(past);
         let Some(attachment) = attachment else { return Ok(body::stream(kind, past)) };
         let live = match attachment.stream().await? {
             Some(io) => hijack::as_body(kind, call.request, io, wanted),
@@ -58,9 +57,9 @@ pub(crate) async fn attach(mut call: Call) -> Result<Answer> {
     tokio::spawn(async move {
         let _place = place;
         let Some((mut io, mut hangup)) = hijack::taken(upgrade).await else { return };
-        for piece in past {
+        while let Some(piece) = past.next().await {
             let sent = match piece {
-                Ok::<_, std::io::Error>(piece) => io.write_all(&piece).await,
+                Ok(piece) => io.write_all(&piece).await,
                 Err(e) => Err(e),
             };
             if sent.is_err() {
@@ -89,17 +88,18 @@ pub(crate) async fn attach(mut call: Call) -> Result<Answer> {
     Ok(answer)
 }
 
-/// What the log has of the streams that are wanted, as it goes over the wire.
-async fn past(call: &Call, wanted: &Wanted) -> Result<Vec<std::io::Result<bytes::Bytes>>> {
-    let options = engine::LogOptions { stdout: wanted.stdout, stderr: wanted.stderr, ..Default::default() };
-    let lines = call.engine.logs(call.id(), options)?;
-    futures::pin_mut!(lines);
-    let mut past = Vec::new();
-    while let Some(line) = lines.next().await {
-        let line = line.map_err(engine::Error::from)?;
-        past.push(Ok(streams::log_piece(&line, !wanted.framed, false, false)));
-    }
-    Ok(past)
+/// What the log has of the streams that are wanted, as it goes over the wire, up to this moment: what is written from now
+/// on comes on the streams.
+fn past(call: &Call, wanted: &Wanted) -> Result<BoxStream<'static, std::io::Result<bytes::Bytes>>> {
+    let (stdout, stderr, framed) = (wanted.stdout, wanted.stderr, wanted.framed);
+    let until = Some(base::clock::now());
+    let lines =
+        call.engine.logs(call.id(), engine::LogOptions { stdout, stderr, until, ..Default::default() })?;
+    let piece = move |line: runtime::Result<runtime::logs::LogLine>| match line {
+        Ok(line) => Ok(streams::log_piece(&line, !framed, false, false)),
+        Err(error) => Err(std::io::Error::other(error.to_string())),
+    };
+    Ok(lines.map(piece).boxed())
 }
 
 /// Attach over a WebSocket: output as binary messages, unframed, as Docker has it.
@@ -109,25 +109,30 @@ pub(crate) async fn attach_websocket(mut call: Call) -> Result<Answer> {
     let (stream, logs) = (call.query.flag("stream"), call.query.flag("logs"));
     let place = hijack::place()?;
     let attachment = if stream { Some(call.engine.attach(call.id(), wanted.stdin).await?) } else { None };
-    let past = if logs { past(&call, &wanted).await? } else { Vec::new() };
+    let mut past = if logs { past(&call, &wanted)? } else { futures::stream::empty().boxed() };
     let (answer, upgrade) = hijack::websocket(&mut call.request)?;
     let (engine, id) = (call.engine.clone(), call.id().to_owned());
     tokio::spawn(async move {
         let _place = place;
-        let Ok(upgraded) = upgrade.await else { return };
-        let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
-        for piece in past.into_iter().flatten() {
+        let Some((io, mut hangup)) = hijack::taken(upgrade).await else { return };
+        let mut socket = WebSocketStream::from_raw_socket(io, Role::Server, None).await;
+        while let Some(Ok(piece)) = past.next().await {
             if socket.send(Message::Binary(piece)).await.is_err() {
                 return;
             }
         }
+        let mut early = Vec::new();
         let stream = match attachment {
-            Some(attachment) => attachment.stream().await.ok().flatten(),
+            Some(attachment) => tokio::select! {
+                stream = attachment.stream() => stream.ok().flatten(),
+                () = left(&mut socket, &mut early) => None,
+                () = hangup.happened() => return,
+            },
             None => None,
         };
         match stream {
             Some(stream) => {
-                if carry_websocket(socket, stream, wanted).await {
+                if carry_websocket(socket, hangup, early, stream, wanted).await {
                     engine.detached(&id);
                 }
             }
@@ -137,9 +142,36 @@ pub(crate) async fn attach_websocket(mut call: Call) -> Result<Answer> {
     Ok(answer)
 }
 
-/// As [`hijack::carry`], over a WebSocket.
-async fn carry_websocket(socket: WebSocketStream<TokioIo<Upgraded>>, io: IoStream, wanted: Wanted) -> bool {
-    let (mut sink, mut source) = socket.split();
+/// The most bytes that are kept of what a client sends before the start.
+const EARLY: usize = 1 << 16;
+
+/// Resolves when a client that waits for the start has left. What it sends meanwhile is kept for the process; when that is
+/// much, the rest has to wait on its way.
+async fn left(socket: &mut WebSocketStream<Raw>, early: &mut Vec<Message>) {
+    let mut kept = 0;
+    while kept < EARLY {
+        match socket.next().await {
+            Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
+                kept += message.len();
+                early.push(message);
+            }
+            Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+            Some(Ok(_)) => {} // pings have been answered
+        }
+    }
+    std::future::pending().await
+}
+
+/// As [`hijack::carry`], over a WebSocket; `early` came before.
+async fn carry_websocket(
+    socket: WebSocketStream<Raw>,
+    mut hangup: Hangup,
+    early: Vec<Message>,
+    io: IoStream,
+    wanted: Wanted,
+) -> bool {
+    let (mut sink, source) = socket.split();
+    let mut source = futures::stream::iter(early.into_iter().map(Ok)).chain(source);
     let mut keys = wanted.keys.clone().filter(|_| wanted.tty);
     let IoStream { stdin, mut output, .. } = io;
     let input = async move {
@@ -181,9 +213,15 @@ async fn carry_websocket(socket: WebSocketStream<TokioIo<Upgraded>>, io: IoStrea
         }
         let _ = sink.close().await; // the client may be gone
     };
+    tokio::pin!(input);
     tokio::select! {
-        detached = input => detached,
+        detached = &mut input => detached,
         () = output => false,
+        () = hangup.happened() => {
+            // What it sent before it left is the process's, which may never read it: nothing tells but time.
+            let _ = tokio::time::timeout(hijack::LAST_INPUT, input).await;
+            false
+        }
     }
 }
 

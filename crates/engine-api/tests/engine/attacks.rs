@@ -298,7 +298,7 @@ fn a_device_file_opens_no_device() {
 }
 
 /// Kilobytes of memory that a process holds for itself.
-fn resident(pid: u32) -> u64 {
+pub fn resident(pid: u32) -> u64 {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     let of = |key: &str| {
         rollup.lines().find_map(|l| l.strip_prefix(key)?.split_whitespace().next()?.parse::<u64>().ok())

@@ -1,12 +1,13 @@
 //! Settings, their reload, TLS over TCP, measurements.
 
-use std::io::BufRead;
+use std::io::{BufRead, Read, Write};
 use std::path::Path;
 
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 use serde_json::{Value, json};
 
 use crate::support::{Engine, read_head, which};
+use crate::survival::until;
 
 #[test]
 fn settings_and_their_reload() {
@@ -78,6 +79,126 @@ fn certificates(dir: &Path) {
     }
 }
 
+/// The settings of an engine that listens with TLS, by the files of [`certificates`].
+fn tls_settings(files: &Path) -> Value {
+    let file = |name: &str| files.join(name).display().to_string();
+    json!({
+        "hosts": ["tcp://127.0.0.1:2376"], "tlsverify": true, "tlscacert": file("ca.pem"),
+        "tlscert": file("server.pem"), "tlskey": file("server-key.pem"),
+    })
+}
+
+/// How many files the daemon has open.
+fn open_files(engine: &Engine) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", engine.pid())).unwrap().count()
+}
+
+/// Whoever only looks at a silent container and goes away is noticed, however he came.
+#[test]
+fn clients_that_leave_are_noticed() {
+    skip_if_lacking!();
+    let files = tempfile::tempdir().unwrap();
+    certificates(files.path());
+    let engine = Engine::start_with(&tls_settings(files.path()).to_string());
+    let body =
+        json!({"Image": "busybox:test", "Cmd": ["sleep", "1000"], "HostConfig": {"NetworkMode": "none"}});
+    engine.create("silent", &body);
+    engine.create("waiting", &body);
+    assert_eq!(engine.post("/containers/silent/start", &json!(null)).status, 204);
+    // What it opens once and keeps.
+    let upgrade = "Connection: Upgrade\r\nUpgrade: tcp\r\n";
+    let mut first = engine.open("POST", "/containers/silent/attach?stream=1&stdout=1", upgrade, b"");
+    assert_eq!(read_head(&mut first).0, 101);
+    drop(first);
+    let until_closed = |before: usize, who: &str| until(who, || open_files(&engine) <= before);
+
+    let websocket = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let before = open_files(&engine);
+    for (name, say) in [("waiting", false), ("waiting", true), ("silent", false), ("silent", true)] {
+        let path = format!("/containers/{name}/attach/ws?stream=1&stdout=1");
+        let mut socket = engine.open("GET", &path, websocket, b"");
+        assert_eq!(read_head(&mut socket).0, 101);
+        if say {
+            // A closing frame with a mask of zeroes; it is answered, and then the connection ends.
+            socket.get_mut().write_all(&[0x88, 0x80, 0, 0, 0, 0]).unwrap();
+            let mut rest = Vec::new();
+            socket.read_to_end(&mut rest).unwrap();
+        }
+        drop(socket);
+        until_closed(before, &format!("a WebSocket to one that is {name}, closed: {say}"));
+    }
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let before = open_files(&engine);
+    for name in ["silent", "waiting"] {
+        let (head, stream) = runtime.block_on(over_tls(&engine, files.path(), name));
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        assert!(open_files(&engine) > before);
+        drop(stream);
+        until_closed(before, &format!("a client over TLS of one that is {name}"));
+    }
+}
+
+/// Attaches over TLS; what it answers, and the connection.
+async fn over_tls(
+    engine: &Engine,
+    files: &Path,
+    name: &str,
+) -> (String, tokio_rustls::client::TlsStream<tokio::net::TcpStream>) {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let read = |name: &str| CertificateDer::from_pem_file(files.join(name)).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(read("ca.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(files.join("client-key.pem")).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![read("client.pem")], key)
+        .unwrap();
+    let socket = tokio::net::TcpStream::from_std(engine.connect("127.0.0.1:2376")).unwrap();
+    let server = rustls::pki_types::ServerName::IpAddress(std::net::IpAddr::from([127, 0, 0, 1]).into());
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let mut stream = connector.connect(server, socket).await.unwrap();
+    let head = format!(
+        "POST /containers/{name}/attach?stream=1&stdout=1 HTTP/1.1\r\nHost: docker\r\nContent-Length: 0\r\n\
+         Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 4096];
+    let length = stream.read(&mut answer).await.unwrap();
+    answer.truncate(length);
+    (String::from_utf8(answer).unwrap(), stream)
+}
+
+/// A container has the name of its runtime, not where that is today.
+#[test]
+fn runtimes_are_known_by_name() {
+    skip_if_lacking!();
+    let settings = r#"{"runtimes": {"other": {"path": "/bin/sh"}}, "default-runtime": "other"}"#;
+    let engine = Engine::start_with(settings);
+    for (name, body) in [
+        ("default", json!({"Image": "busybox:test"})),
+        ("named", json!({"Image": "busybox:test", "HostConfig": {"Runtime": "other"}})),
+    ] {
+        engine.create(name, &body);
+        let host = engine.get(&format!("/containers/{name}/json")).json()["HostConfig"].clone();
+        assert_eq!(host["Runtime"], "other", "{name}");
+    }
+    let body = json!({"Image": "busybox:test", "HostConfig": {"Runtime": "nobody"}});
+    let refused = engine.post("/containers/create", &body);
+    assert_eq!(
+        (refused.status, refused.message().as_str()),
+        (400, "unknown or invalid runtime name: nobody")
+    );
+    // What the name means is looked up when it is started.
+    let started = engine.post("/containers/named/start", &json!(null));
+    assert!(started.status != 204 && !started.message().contains("runtime name"), "{started:?}");
+}
+
 #[test]
 fn tls_over_tcp_for_clients_with_a_certificate() {
     skip_if_lacking!();
@@ -90,11 +211,7 @@ fn tls_over_tcp_for_clients_with_a_certificate() {
     let files = tempfile::tempdir().unwrap();
     certificates(files.path());
     let file = |name: &str| files.path().join(name).display().to_string();
-    let settings = json!({
-        "hosts": ["tcp://127.0.0.1:2376"], "tlsverify": true, "tlscacert": file("ca.pem"),
-        "tlscert": file("server.pem"), "tlskey": file("server-key.pem"),
-    });
-    let engine = Engine::start_with(&settings.to_string());
+    let engine = Engine::start_with(&tls_settings(files.path()).to_string());
     let docker = |cert: bool, more: &[&str]| {
         let mut command = engine.inside("docker");
         command.args(["-H", "tcp://127.0.0.1:2376", "--tlsverify", "--tlscacert", &file("ca.pem")]);

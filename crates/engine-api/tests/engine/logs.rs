@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::{Engine, frames};
+use crate::survival::until;
 
 /// Runs a container to its end; its id.
 fn run(engine: &Engine, name: &str, script: &str, log: Value, labels: Value) -> String {
@@ -159,4 +160,67 @@ fn a_fast_writer_fills_no_memory_and_the_engine_answers() {
         .map(|e| e.metadata().unwrap().len())
         .sum();
     assert!((40_000_000..=50_000_000).contains(&sizes), "{sizes} bytes of log");
+}
+
+/// What was logged comes first and then what is written, each line once, however long the log is; and the daemon holds no
+/// more of it than is on its way.
+#[test]
+fn attaching_with_the_log() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    let script = "i=0; while [ $i -lt 600000 ]; do echo line $i; i=$((i+1)); done; echo ready >&2; \
+                  while :; do echo line $i; i=$((i+1)); sleep 0.01; done";
+    let log = json!({"Type": "json-file", "Config": {"max-size": "100m"}});
+    let body = json!({"Image": "busybox:test", "Cmd": ["sh", "-c", script],
+                      "HostConfig": {"NetworkMode": "none", "LogConfig": log}});
+    let id = engine.create("talking", &body);
+    assert_eq!(engine.post(&format!("/containers/{id}/start"), &json!(null)).status, 204);
+    until("it has said much", || !logs(&engine, &id, "&stdout=0&tail=3").is_empty());
+    let path = format!("/containers/{id}/attach?logs=1&stream=1&stdout=1");
+    let mut attached = engine.open("POST", &path, "Connection: Upgrade\r\nUpgrade: tcp\r\n", b"");
+    assert_eq!(crate::support::read_head(&mut attached).0, 101);
+    let (mut next, mut twice) = (0, 0);
+    let mut rest = String::new();
+    while next < 600_200 {
+        let mut head = [0; 8];
+        std::io::Read::read_exact(&mut attached, &mut head).unwrap();
+        let mut data = vec![0; u32::from_be_bytes([head[4], head[5], head[6], head[7]]) as usize];
+        std::io::Read::read_exact(&mut attached, &mut data).unwrap();
+        rest.push_str(std::str::from_utf8(&data).unwrap());
+        while let Some((line, more)) = rest.split_once('\n') {
+            let number: u64 = line.strip_prefix("line ").unwrap().parse().unwrap();
+            assert!(number <= next, "{next} is missing, {number} comes");
+            twice += u64::from(number < next);
+            next = next.max(number + 1);
+            rest = more.to_owned();
+        }
+    }
+    // Only what is written in the very moment of attaching may be in both.
+    assert!(twice <= 2, "{twice} lines came twice");
+    drop(attached);
+    assert_eq!(engine.delete(&format!("/containers/{id}?force=1")).status, 204);
+
+    let script = "/bin/busybox yes 0123456789012345678901234567890123456789012345678901234567890 | /bin/busybox head -c 20000000";
+    let body = json!({"Image": "busybox:test", "Cmd": ["sh", "-c", script],
+                      "HostConfig": {"NetworkMode": "none", "LogConfig": log}});
+    let id = engine.create("long", &body);
+    assert_eq!(engine.post(&format!("/containers/{id}/start"), &json!(null)).status, 204);
+    assert_eq!(engine.post(&format!("/containers/{id}/wait"), &json!(null)).json()["StatusCode"], 0);
+    let path = format!("/containers/{id}/attach?logs=1&stdout=1");
+    let mut attached = engine.open("POST", &path, "Connection: Upgrade\r\nUpgrade: tcp\r\n", b"");
+    assert_eq!(crate::support::read_head(&mut attached).0, 101);
+    let mut first = [0; 8];
+    std::io::Read::read_exact(&mut attached, &mut first).unwrap();
+    let held = crate::attacks::resident(engine.pid());
+    assert!(held < 32 << 10, "the daemon holds {held} KiB");
+    let mut bytes = 0;
+    loop {
+        let length = u32::from_be_bytes([first[4], first[5], first[6], first[7]]) as usize;
+        std::io::Read::read_exact(&mut attached, &mut vec![0; length]).unwrap();
+        bytes += length;
+        if std::io::Read::read_exact(&mut attached, &mut first).is_err() {
+            break;
+        }
+    }
+    assert_eq!(bytes, 20_000_000);
 }

@@ -10,6 +10,7 @@ mod attacks;
 mod client;
 mod daemon;
 mod images;
+mod lifecycle;
 mod logs;
 mod networks;
 mod survival;

@@ -284,3 +284,33 @@ fn macvlans() {
             .contains("requested ipvlan mode 'l9' is not valid")
     );
 }
+
+/// What fails after the interface is gone is told; it is disconnected all the same, also for the next daemon.
+#[test]
+fn a_disconnect_that_half_fails_is_a_disconnect() {
+    skip_if_lacking!();
+    let mut engine = Engine::start();
+    let pool = json!({"Config": [{"Subnet": "10.231.77.0/24"}]});
+    for body in [json!({"Name": "n1", "IPAM": pool}), json!({"Name": "n2"})] {
+        assert_eq!(engine.post("/networks/create", &body).status, 201);
+    }
+    let fixed = json!({"EndpointsConfig": {"n1": {"IPAMConfig": {"IPv4Address": "10.231.77.9"}}}});
+    let body = |name: &str| json!({"Image": "busybox:test", "Cmd": ["sleep", "1000"], "HostConfig": {"NetworkMode": name}, "NetworkingConfig": fixed});
+    let id = engine.create("member", &body("n2"));
+    assert_eq!(engine.post("/containers/member/start", &Value::Null).status, 204);
+    std::fs::remove_file(engine.path().join(format!("data/engine/containers/{id}/hosts"))).unwrap();
+    let told = engine.post("/networks/n1/disconnect", &json!({"Container": "member"}));
+    assert!(told.status == 500 && told.message().contains("hosts"), "{told:?}");
+    let networks = |engine: &Engine| {
+        let shown = engine.get("/containers/member/json").json();
+        shown["NetworkSettings"]["Networks"].as_object().unwrap().keys().cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(networks(&engine), ["n2"]);
+    // Its address can be had by another.
+    engine.create("other", &body("n1"));
+    assert_eq!(engine.post("/containers/other/start", &Value::Null).status, 204);
+    engine.kill();
+    engine.start_again();
+    assert_eq!(networks(&engine), ["n2"], "it is saved");
+    assert_eq!(engine.get("/containers/member/json").json()["State"]["Running"], true);
+}

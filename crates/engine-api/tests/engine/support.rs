@@ -210,6 +210,21 @@ impl Engine {
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
     }
 
+    /// A TCP connection from within the engine's network namespace; it does not block.
+    pub fn connect(&self, address: &str) -> std::net::TcpStream {
+        let namespace = std::fs::File::open(format!("/proc/{}/ns/net", self.namespace.0.id())).unwrap();
+        std::thread::scope(|scope| {
+            // The thread ends in the other namespace, the socket stays there.
+            let connecting = scope.spawn(|| {
+                nix::sched::setns(&namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+                std::net::TcpStream::connect(address).unwrap()
+            });
+            let socket = connecting.join().unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket
+        })
+    }
+
     fn import(&self) {
         let root = self.dir.path().join("root");
         std::fs::create_dir_all(root.join("bin")).unwrap();

@@ -260,3 +260,113 @@ fn the_address_of_what_cannot_be_asked_is_not_free() {
     engine.start_again();
     assert_eq!((address(&engine, "first"), state(&engine, "first")["Running"].clone()), (taken, json!(true)));
 }
+
+/// One whose shim could not be asked may well run: whoever wants to end it is told, and does not wait for ever.
+#[test]
+fn what_could_not_be_asked_is_refused() {
+    skip_if_lacking!();
+    let mut engine = Engine::start();
+    let id = run(&engine, "lost", "sleep 1000", policy("always"));
+    let before = state(&engine, "lost");
+    engine.kill();
+    let bundle = engine.path().join(format!("run/containers/{id}/container.json"));
+    let spec = std::fs::read(&bundle).unwrap();
+    std::fs::write(&bundle, "{\"version\": \"another\"").unwrap();
+    engine.start_again();
+    for (method, path) in [
+        ("POST", "/containers/lost/stop?t=0"),
+        ("POST", "/containers/lost/kill"),
+        ("POST", "/containers/lost/restart?t=0"),
+        ("POST", "/containers/lost/pause"),
+        ("POST", "/containers/lost/exec"),
+        ("DELETE", "/containers/lost?force=1"),
+    ] {
+        let mut answer = engine.call(method, path, "application/json", b"{\"Cmd\": [\"true\"]}");
+        if path.ends_with("exec") {
+            let exec = answer.json()["Id"].as_str().unwrap().to_owned();
+            answer = engine.post(&format!("/exec/{exec}/start"), &json!({"Detach": true}));
+        }
+        assert_eq!(answer.status, 500, "{method} {path}: {answer:?}");
+        assert!(answer.message().contains("could not be asked"), "{method} {path}: {}", answer.message());
+    }
+    engine.kill();
+    std::fs::write(&bundle, spec).unwrap();
+    engine.start_again();
+    let after = state(&engine, "lost");
+    for field in ["Status", "Pid", "StartedAt"] {
+        assert_eq!(before[field], after[field], "{field}");
+    }
+    assert_eq!(engine.delete("/containers/lost?force=1").status, 204);
+}
+
+/// What was said of a container's end, and how often it may be tried again, holds while it waits for its next start.
+#[test]
+fn waiting_for_the_next_start_survives_a_killed_daemon() {
+    skip_if_lacking!();
+    let mut engine = Engine::start();
+    let limited = json!({"HostConfig": {"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 6}}});
+    run(&engine, "failing", "exit 3", limited);
+    let count =
+        |engine: &Engine| engine.get("/containers/failing/json").json()["RestartCount"].as_i64().unwrap();
+    until("it waits for a while", || {
+        count(&engine) == 5 && state(&engine, "failing")["Status"] == "restarting"
+    });
+    let before = state(&engine, "failing");
+    engine.kill();
+    engine.start_again();
+    let after = state(&engine, "failing");
+    for field in ["Status", "Restarting", "ExitCode", "FinishedAt", "StartedAt"] {
+        assert_eq!(before[field], after[field], "{field}");
+    }
+    assert_eq!(count(&engine), 5);
+    until("it is tried once more", || state(&engine, "failing")["Status"] == "exited");
+    assert_eq!((count(&engine), state(&engine, "failing")["ExitCode"].as_i64()), (6, Some(3)));
+    // And it can be told to give up.
+    run(&engine, "told", "exit 3", policy("always"));
+    until("it waits for a while", || {
+        let shown = engine.get("/containers/told/json").json();
+        shown["RestartCount"].as_i64() >= Some(5) && shown["State"]["Status"] == "restarting"
+    });
+    engine.kill();
+    engine.start_again();
+    assert_eq!(engine.post("/containers/told/stop", &Value::Null).status, 204);
+    let state = state(&engine, "told");
+    assert_eq!((&state["Status"], &state["ExitCode"]), (&json!("exited"), &json!(3)));
+}
+
+/// The file of a container with --rm is not brought to the disk; after a power cut half of it may be there.
+#[test]
+fn torn_files_of_passing_containers_are_removed_and_others_left_alone() {
+    skip_if_lacking!();
+    let mut engine = Engine::start();
+    let passing = json!({"Image": "busybox:test", "HostConfig": {"AutoRemove": true, "NetworkMode": "none"}});
+    let passing = engine.create("passing", &passing);
+    let kept = run(&engine, "kept", "sleep 1000", Value::Null);
+    let before = state(&engine, "kept");
+    engine.kill();
+    let folder = |id: &str| engine.path().join(format!("data/engine/containers/{id}"));
+    let tear = |id: &str| {
+        let file = folder(id).join("config.json");
+        let whole = std::fs::read(&file).unwrap();
+        std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+        whole
+    };
+    tear(&passing);
+    let whole = tear(&kept);
+    let (gone, config) = (folder(&passing), folder(&kept).join("config.json"));
+    let layers = engine.path().join("data/images/snapshots");
+    engine.start_again();
+    assert!(!gone.exists(), "what was to pass is gone");
+    assert!(!layers.join(&passing).exists(), "with its layer");
+    assert_eq!(engine.get("/containers/kept/json").status, 404);
+    assert!(layers.join(&kept).exists() && config.exists(), "what cannot be read is left alone");
+    engine.kill();
+    std::fs::write(&config, whole).unwrap();
+    engine.start_again();
+    let after = state(&engine, "kept");
+    assert_eq!(
+        (&before["Status"], &before["Pid"]),
+        (&after["Status"], &after["Pid"]),
+        "and so is its process"
+    );
+}

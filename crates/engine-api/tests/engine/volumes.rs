@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 
 use crate::support::Engine;
+use crate::survival::until;
 
 fn run(engine: &Engine, name: &str, host: Value, command: &str) -> String {
     let body = json!({"Image": "busybox:test", "Cmd": ["sh", "-c", command], "HostConfig": host});
@@ -136,53 +137,72 @@ impl Plugin {
         let log = asked.clone();
         std::thread::spawn(move || {
             for mut stream in listener.incoming().flatten() {
-                let mut text = String::new();
-                let mut buffer = [0; 4096];
-                // A head, and a body of the length that it says.
-                let body = loop {
-                    let n = stream.read(&mut buffer).unwrap();
-                    text.push_str(&String::from_utf8_lossy(&buffer[..n]));
-                    let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-                    let length = head
-                        .lines()
-                        .find_map(|l| l.to_lowercase().strip_prefix("content-length: ").map(str::to_owned));
-                    if body.len() >= length.map_or(0, |l| l.parse().unwrap()) {
-                        break body.to_owned();
+                let (dir, log) = (dir.clone(), log.clone());
+                std::thread::spawn(move || {
+                    let mut text = String::new();
+                    let mut buffer = [0; 4096];
+                    // A head, and a body of the length that it says.
+                    let body = loop {
+                        let n = stream.read(&mut buffer).unwrap();
+                        text.push_str(&String::from_utf8_lossy(&buffer[..n]));
+                        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+                        let length = head.lines().find_map(|l| {
+                            l.to_lowercase().strip_prefix("content-length: ").map(str::to_owned)
+                        });
+                        if body.len() >= length.map_or(0, |l| l.parse().unwrap()) {
+                            break body.to_owned();
+                        }
+                    };
+                    let method = text.split(' ').nth(1).unwrap().trim_start_matches('/').to_owned();
+                    let body: Value = serde_json::from_str(&body).unwrap_or_default();
+                    let name = body["Name"].as_str().unwrap_or("").to_owned();
+                    let place = dir.join(&name);
+                    let volume = |name: &str| json!({"Name": name, "Mountpoint": dir.join(name), "Status": {"of": "plugin"}});
+                    let asked = format!("{} {name}", method.trim_start_matches("VolumeDriver."));
+                    log.lock().unwrap().push(asked.clone());
+                    // Whoever asks this of it waits until the test lets it go on.
+                    while dir.join(".held").is_dir() && dir.join(".held").join(&asked).exists() {
+                        std::thread::yield_now();
                     }
-                };
-                let method = text.split(' ').nth(1).unwrap().trim_start_matches('/').to_owned();
-                let body: Value = serde_json::from_str(&body).unwrap_or_default();
-                let name = body["Name"].as_str().unwrap_or("").to_owned();
-                let place = dir.join(&name);
-                let volume = |name: &str| json!({"Name": name, "Mountpoint": dir.join(name), "Status": {"of": "plugin"}});
-                let answer = match method.as_str() {
-                    "Plugin.Activate" => json!({"Implements": ["VolumeDriver"]}),
-                    "VolumeDriver.Capabilities" => json!({"Capabilities": {"Scope": "global"}}),
-                    "VolumeDriver.Create" if name == "bad" => json!({"Err": "no room"}),
-                    "VolumeDriver.Create" => {
-                        std::fs::create_dir_all(&place).unwrap();
-                        json!({})
-                    }
-                    "VolumeDriver.Remove" => {
-                        std::fs::remove_dir_all(&place).unwrap();
-                        json!({})
-                    }
-                    "VolumeDriver.Mount" | "VolumeDriver.Path" => json!({"Mountpoint": place}),
-                    "VolumeDriver.Unmount" => json!({}),
-                    "VolumeDriver.Get" if place.exists() => json!({"Volume": volume(&name)}),
-                    "VolumeDriver.List" => {
-                        let names = std::fs::read_dir(&dir).unwrap().flatten();
-                        let all: Vec<_> = names.map(|e| volume(&e.file_name().to_string_lossy())).collect();
-                        json!({"Volumes": all})
-                    }
-                    _ => json!({"Err": "what?"}),
-                };
-                log.lock().unwrap().push(format!("{} {name}", method.trim_start_matches("VolumeDriver.")));
-                let text = answer.to_string();
-                let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+                    let answer = match method.as_str() {
+                        "Plugin.Activate" => json!({"Implements": ["VolumeDriver"]}),
+                        "VolumeDriver.Capabilities" => json!({"Capabilities": {"Scope": "global"}}),
+                        "VolumeDriver.Create" if name == "bad" => json!({"Err": "no room"}),
+                        "VolumeDriver.Create" => {
+                            std::fs::create_dir_all(&place).unwrap();
+                            json!({})
+                        }
+                        "VolumeDriver.Remove" => {
+                            std::fs::remove_dir_all(&place).unwrap();
+                            json!({})
+                        }
+                        "VolumeDriver.Mount" | "VolumeDriver.Path" => json!({"Mountpoint": place}),
+                        "VolumeDriver.Unmount" => json!({}),
+                        "VolumeDriver.Get" if place.exists() => json!({"Volume": volume(&name)}),
+                        "VolumeDriver.List" => {
+                            let shown =
+                                |e: &std::fs::DirEntry| !e.file_name().to_string_lossy().starts_with('.');
+                            let names = std::fs::read_dir(&dir).unwrap().flatten().filter(shown);
+                            let all: Vec<_> =
+                                names.map(|e| volume(&e.file_name().to_string_lossy())).collect();
+                            json!({"Volumes": all})
+                        }
+                        _ => json!({"Err": "what?"}),
+                    };
+                    let text = answer.to_string();
+                    let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+                });
             }
         });
         Plugin { socket, asked }
+    }
+
+    /// Holds up whoever asks `what` until the file that it returns is removed.
+    fn hold(dir: &Path, what: &str) -> PathBuf {
+        let file = dir.join(".held").join(what);
+        std::fs::create_dir_all(dir.join(".held")).unwrap();
+        std::fs::write(&file, "").unwrap();
+        file
     }
 
     fn count(&self, what: &str) -> usize {
@@ -236,6 +256,81 @@ fn volumes_of_a_plugin() {
     assert_eq!(plugin.count("Mount remote vol"), plugin.count("Unmount remote vol"), "{:?}", plugin.asked);
     assert_eq!(engine.delete("/volumes/remote%20vol").status, 204);
     assert!(!dir.join("remote vol").exists());
+}
+
+/// A container that is being made is not among the containers yet; its volumes are in use all the same. And a plugin that
+/// takes its time holds up nobody but those who want that volume.
+#[test]
+fn a_slow_plugin() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    let driver = format!("tug-slow-{}", std::process::id());
+    let dir = engine.path().join("plugin");
+    std::fs::create_dir(&dir).unwrap();
+    let plugin = Plugin::start(&driver, dir.clone());
+    let host = json!({"Mounts": [
+        {"Type": "volume", "Source": "near", "Target": "/n"},
+        {"Type": "volume", "Source": "far", "Target": "/r", "VolumeOptions": {"DriverConfig": {"Name": driver}}},
+    ]});
+    let body = json!({"Image": "busybox:test", "Volumes": {"/etc": {}}, "HostConfig": host}).to_string();
+    let mounting = Plugin::hold(&dir, "Mount far");
+    let mut creation =
+        engine.open("POST", "/containers/create?name=user", "Connection: close\r\n", body.as_bytes());
+    until("the plugin is asked", || plugin.count("Mount far") == 1);
+    for name in ["near", "far"] {
+        let used = engine.delete(&format!("/volumes/{name}"));
+        assert_eq!(used.status, 409, "{name}: {used:?}");
+        assert!(used.message().contains("volume is in use"), "{}", used.message());
+    }
+    let pruned = engine.post("/volumes/prune?filters={%22all%22:[%22true%22]}", &json!(null)).json();
+    assert_eq!(pruned["VolumesDeleted"], json!([]));
+    std::fs::remove_file(mounting).unwrap();
+    assert_eq!(crate::support::read_head(&mut creation).0, 201);
+    let points = engine.get("/containers/user/json").json()["Mounts"].clone();
+    assert_eq!(points.as_array().unwrap().len(), 3);
+    for point in points.as_array().unwrap() {
+        let name = point["Name"].as_str().unwrap();
+        assert_eq!(engine.get(&format!("/volumes/{name}")).status, 200, "{name}");
+    }
+    // One that could not be made leaves no volume behind that nobody named.
+    let before = engine.get("/volumes").json()["Volumes"].as_array().unwrap().len();
+    let bad = json!({"Image": "busybox:test", "Volumes": {"/etc": {}}, "HostConfig": {"Mounts": [
+        {"Type": "volume", "Source": "bad", "Target": "/a/b", "VolumeOptions": {"DriverConfig": {"Name": driver}}}]}});
+    let refused = engine.post("/containers/create?name=bad", &bad);
+    assert_eq!((refused.status, refused.message().as_str()), (500, "create bad: no room"));
+    assert_eq!(engine.get("/volumes").json()["Volumes"].as_array().unwrap().len(), before);
+
+    let creating = Plugin::hold(&dir, "Create later");
+    let wanted = json!({"Name": "later", "Driver": driver}).to_string();
+    let mut later = engine.open("POST", "/volumes/create", "Connection: close\r\n", wanted.as_bytes());
+    until("the plugin is asked", || plugin.count("Create later") == 1);
+    assert_eq!(engine.post("/volumes/create", &json!({"Name": "other", "Driver": "local"})).status, 201);
+    assert_eq!(engine.delete("/volumes/other").status, 204);
+    std::fs::remove_file(creating).unwrap();
+    assert_eq!(crate::support::read_head(&mut later).0, 201);
+}
+
+/// More layers than fit into one option of mount(2)'s newer calls.
+#[test]
+fn an_image_of_many_layers_is_mounted() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    let file = (0..12).fold("FROM busybox:test\n".to_owned(), |text, n| format!("{text}COPY f /f{n}\n"));
+    let mut context = Vec::new();
+    for (name, content) in [("Dockerfile", file.as_bytes()), ("f", b"layer\n".as_slice())] {
+        let mut entry = image::archive::tar::Entry::new(name, image::archive::tar::Kind::File);
+        entry.size = content.len() as u64;
+        image::archive::tar::write_entry(&mut context, &entry, content).unwrap();
+    }
+    context.extend_from_slice(&image::archive::tar::END);
+    let built = engine.call("POST", "/build?t=many", "application/x-tar", &context);
+    let text = String::from_utf8_lossy(&built.body).into_owned();
+    assert!(text.contains("Successfully tagged many:latest"), "{text}");
+    let mounts =
+        json!({"NetworkMode": "none", "Mounts": [{"Type": "image", "Source": "many", "Target": "/i"}]});
+    let id = run(&engine, "many", mounts, "cat /i/f0 /i/f11 /i/etc/passwd; touch /i/x; echo $?");
+    let said = output(&engine, &id);
+    assert!(said.contains("layer\nlayer\nroot:x:0:0") && said.contains("Read-only file system"), "{said}");
 }
 
 #[test]

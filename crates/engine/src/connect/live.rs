@@ -212,17 +212,19 @@ impl Engine {
             inner.asked.endpoints.shift_remove(&name);
             inner.life.attached.shift_remove(&name);
         }
-        if let (Some(one), Ok(net)) = (attached, &net) {
+        // From here on it is disconnected, whatever becomes of the rest: that is what is saved and told.
+        let mut rest = Ok(());
+        if let (Some(one), Ok(net)) = (&attached, &net) {
             net.leave(&container.id);
             net.release(&owner(&container, &one.endpoint_id));
-            self.own_hosts(&container, &one, false)?;
-            self.reroute(&container).await?;
+            rest = self.own_hosts(&container, one, false);
+            rest = rest.and(self.reroute(&container).await);
         }
         if let Ok(net) = &net {
             self.network_event(net, "disconnect", &[("container", container.id.clone())]);
         }
         container.save_life();
-        container.save_asked()
+        container.save_asked().and(rest)
     }
 }
 
