@@ -44,7 +44,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     // Held until all is gone, so that no server starts into the middle of it.
     let lock = server::lock(&made.run_dir)?;
     let containers = runtime.block_on(stop_all(&made, Duration::from_secs(options.timeout)))?;
-    unmount_below(&[&made.run_dir, &made.data_dir])?;
+    // The kernel names mounts by their real paths.
+    let real = |dir: &Path| fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+    let volumes = engine::mounted_volumes(&real(&made.data_dir)).context("volumes")?;
+    unmount(&real(&made.run_dir), &volumes)?;
     let parent = made.cgroup_parent();
     sys::cgroup::remove_tree(&parent).with_context(|| format!("cgroup {parent}"))?;
     remove_default_link(&made.docker_socket);
@@ -107,33 +110,26 @@ async fn end(runtime: &dyn Runtime, container: &State, grace: Duration) {
     }
 }
 
-/// Unmounts what is mounted below these folders, innermost first.
-fn unmount_below(folders: &[&Path]) -> Result<()> {
+/// Unmounts what is mounted below the run folder, which goes, and what volumes had mounted, innermost first. What else is
+/// mounted below the data folder is somebody else's: the disk that it is kept on, say.
+fn unmount(run_dir: &Path, volumes: &[PathBuf]) -> Result<()> {
     let text = fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo")?;
-    for target in mounts_below(&text, folders).into_iter().rev() {
+    for target in our_mounts(&text, run_dir, volumes).into_iter().rev() {
         rustix::mount::unmount(&target, rustix::mount::UnmountFlags::DETACH)
             .with_context(|| format!("unmounting {}", target.display()))?;
     }
     Ok(())
 }
 
-/// The mount points of a mountinfo file (proc(5)) below `folders`, in the order in which they were mounted.
-fn mounts_below(mountinfo: &str, folders: &[&Path]) -> Vec<PathBuf> {
+/// The mount points of a mountinfo file (proc(5)) below the run folder or at a volume, in the order in which they were
+/// mounted.
+fn our_mounts(mountinfo: &str, run_dir: &Path, volumes: &[PathBuf]) -> Vec<PathBuf> {
     mountinfo
         .lines()
         .filter_map(|line| line.split(' ').nth(4))
-        .map(|escaped| PathBuf::from(unescape(escaped)))
-        .filter(|target| folders.iter().any(|f| target.starts_with(f) && target != f))
+        .map(sys::mount::unescape)
+        .filter(|target| (target.starts_with(run_dir) && target != run_dir) || volumes.contains(target))
         .collect()
-}
-
-/// Undoes the kernel's octal escapes of space, tab, newline and backslash.
-fn unescape(text: &str) -> String {
-    let mut out = text.to_owned();
-    for (escape, character) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
-        out = out.replace(escape, character);
-    }
-    out
 }
 
 /// Takes the link at docker's default place away if it is ours.
@@ -148,11 +144,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_mounts_below_our_folders() {
+    fn only_our_mounts() {
         let info = "1 0 8:1 / / rw - ext4 /dev/a rw\n\
                     2 1 0:5 / /run/tug/a\\040b rw - tmpfs t rw\n\
                     3 1 0:6 / /run/tugboat rw - tmpfs t rw\n\
-                    4 1 0:7 / /run/tug rw - tmpfs t rw\n";
-        assert_eq!(mounts_below(info, &[Path::new("/run/tug")]), [PathBuf::from("/run/tug/a b")]);
+                    4 1 0:7 / /run/tug rw - tmpfs t rw\n\
+                    5 1 8:2 / /data/images rw - ext4 /dev/b rw\n\
+                    6 1 8:3 / /data/volumes/disk/_data rw - ext4 /dev/c rw\n\
+                    7 1 0:8 / /data/volumes/nfs/_data rw - nfs4 a:/b rw\n";
+        let nfs = PathBuf::from("/data/volumes/nfs/_data");
+        let found = our_mounts(info, Path::new("/run/tug"), std::slice::from_ref(&nfs));
+        assert_eq!(found, [PathBuf::from("/run/tug/a b"), nfs]);
     }
 }

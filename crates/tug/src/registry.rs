@@ -1,7 +1,7 @@
 //! `tug registry`: an OCI registry in the foreground, until SIGTERM or SIGINT.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -114,25 +114,8 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 }
 
 fn tls(options: &Options) -> Result<Option<Arc<rustls::ServerConfig>>> {
-    use rustls::pki_types::pem::PemObject;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     let (Some(cert), Some(key)) = (&options.tls_cert, &options.tls_key) else { return Ok(None) };
-    let of = |path: &Path| format!("{}", path.display());
-    let chain = CertificateDer::pem_file_iter(cert)
-        .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>)
-        .with_context(|| of(cert))?;
-    if chain.is_empty() {
-        bail!("{}: there is no certificate in it", cert.display());
-    }
-    let key = PrivateKeyDer::from_pem_file(key).with_context(|| of(key))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .with_context(|| of(cert))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Some(Arc::new(config)))
+    Ok(Some(sockets::server_config(cert, key, None, &["h2", "http/1.1"])?))
 }
 
 fn access(options: &Options) -> Result<Option<Access>> {

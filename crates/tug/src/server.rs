@@ -276,7 +276,12 @@ async fn start_engine(made: &Instance, parts: &Parts, with: EngineStart) -> Resu
     if let Some(listener) = own_registry(place.registry_port).await {
         let options = registry::Options::new(made.data_dir.join("registry"), listener);
         let s = parts.shutdown.clone();
-        parts.spawn("registry", async move { registry::run(options, s).await });
+        // Whoever does not push to this node does without it: that is no reason to end everything else.
+        parts.running.spawn(async move {
+            if let Err(error) = registry::run(options, s).await {
+                tracing::warn!(%error, "no registry of our own; see --registry-port");
+            }
+        });
     }
     let engine = engine::Engine::open(engine::EngineOptions {
         instance: made.clone(),

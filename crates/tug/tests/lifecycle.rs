@@ -80,3 +80,49 @@ fn two_instances_do_not_touch_each_other() {
     assert_eq!(one.docker(&["exec", "same", "echo", "alive"]).trim(), "alive");
     assert!(one.tug("status").contains("1 running"));
 }
+
+/// What somebody has mounted below the data folder stays; what volumes had mounted goes. And a registry that cannot start
+/// keeps nothing else from it.
+#[test]
+fn what_is_not_ours_stays() {
+    if lacking(&["docker", "busybox", "nsenter"]) {
+        return;
+    }
+    let machine = Machine::new("mounts", true);
+    let disk = machine.data_dir().join("backup");
+    fs::create_dir_all(&disk).unwrap();
+    fs::create_dir_all(machine.data_dir().join("registry")).unwrap();
+    fs::write(machine.data_dir().join("registry/registry.db"), "this is no database, whatever its name")
+        .unwrap();
+    rustix::mount::mount("tmpfs", &disk, "tmpfs", rustix::mount::MountFlags::empty(), None).unwrap();
+    fs::write(disk.join("kept"), "kept").unwrap();
+    let tug = |command: &str| {
+        let mut tug = machine.beside(env!("CARGO_BIN_EXE_tug"));
+        tug.arg(command).arg("--data-dir").arg(machine.data_dir()).arg("--run-dir").arg(machine.run_dir());
+        let output = tug.output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+    };
+    let up = tug("up");
+    let log = fs::read_to_string(machine.run_dir().join("server.log")).unwrap_or_default();
+    if up.0 {
+        machine.import_busybox();
+        machine.docker(&["volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "mounted"]);
+        machine.docker(&["run", "-d", "-v", "mounted:/m", "busybox:1", "sleep", "1000"]);
+    }
+    let volume = machine.data_dir().join("volumes/mounted/_data");
+    let mounted = |path: &std::path::Path| {
+        let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        text.lines().any(|l| l.split(' ').nth(4) == path.to_str())
+    };
+    let was_mounted = mounted(&volume);
+    let down = tug("down");
+    let (kept, left) = (fs::read_to_string(disk.join("kept")), mounted(&volume));
+    // The test's own, whatever came of it.
+    let _ = rustix::mount::unmount(&disk, rustix::mount::UnmountFlags::DETACH);
+    assert!(up.0, "{}\n{log}", up.1);
+    assert!(log.contains("no registry of our own"), "{log}");
+    assert!(was_mounted && down.0, "{}", down.1);
+    assert!(!left, "what the volume had mounted is there still");
+    assert_eq!(kept.unwrap(), "kept");
+}

@@ -76,6 +76,14 @@ impl Machine {
         command
     }
 
+    /// The same, but with the mounts of whoever calls.
+    pub fn beside(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.netns)).arg(program);
+        command.env("HOME", self.folder.path()).stdin(Stdio::null());
+        command
+    }
+
     /// Moves the calling thread into the machine's network namespace.
     pub fn enter(&self) {
         let namespace = std::fs::File::open(Path::new("/run/netns").join(&self.netns)).unwrap();
