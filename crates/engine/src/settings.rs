@@ -25,89 +25,115 @@ mod check;
 mod keys;
 mod reload;
 
-/// The settings. [`Settings::default`] is what holds without a file.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default, rename_all = "kebab-case")]
-#[allow(missing_docs)] // Each is the key of the same name in Docker's documentation.
-pub struct Settings {
-    pub allow_direct_routing: bool,
-    /// A bridge of somebody else's for the default network, or `none`.
-    pub bridge: String,
-    /// `MARK` or `MARK/MASK`
-    pub bridge_accept_fwmark: String,
-    pub bip: Option<Ipv4Net>,
-    pub bip6: Option<Ipv6Net>,
-    pub cdi_spec_dirs: Option<Vec<PathBuf>>,
-    pub builder: crate::gc::Builder,
-    pub cgroup_parent: String,
-    pub data_root: Option<std::path::PathBuf>,
-    pub debug: bool,
-    pub default_address_pools: Vec<AddressPool>,
-    pub default_cgroupns_mode: String,
-    pub default_gateway: Option<Ipv4Addr>,
-    pub default_gateway_v6: Option<Ipv6Addr>,
-    pub default_ipc_mode: String,
-    /// By driver.
-    pub default_network_opts: BTreeMap<String, Map>,
-    pub default_runtime: String,
-    #[serde(deserialize_with = "size")]
-    pub default_shm_size: u64,
-    pub default_ulimits: BTreeMap<String, Ulimit>,
-    /// Bytes; this engine's own key.
-    #[serde(deserialize_with = "some_size")]
-    pub disk_budget: Option<u64>,
-    pub dns: Vec<IpAddr>,
-    pub dns_opts: Vec<String>,
-    pub dns_search: Vec<String>,
-    pub exec_opts: Vec<String>,
-    pub features: BTreeMap<String, bool>,
-    pub fixed_cidr: Option<Ipv4Net>,
-    pub fixed_cidr_v6: Option<Ipv6Net>,
-    pub group: String,
-    pub host_gateway_ip: Option<IpAddr>,
-    pub host_gateway_ips: Vec<IpAddr>,
-    pub hosts: Vec<String>,
-    pub http_proxy: String,
-    pub https_proxy: String,
-    pub icc: bool,
-    pub init: bool,
-    pub insecure_registries: Vec<String>,
-    pub ip: IpAddr,
-    pub ip_forward: bool,
-    pub ip_forward_no_drop: bool,
-    pub ip_masq: bool,
-    pub ipv6: bool,
-    pub labels: Vec<String>,
-    pub log_driver: String,
-    pub log_format: String,
-    pub log_level: String,
-    pub log_opts: Map,
-    pub max_concurrent_downloads: i64,
-    pub max_concurrent_uploads: i64,
-    pub max_download_attempts: i64,
-    pub metrics_addr: String,
-    pub min_api_version: String,
-    pub mtu: i64,
-    pub no_new_privileges: bool,
-    pub no_proxy: String,
-    pub oom_score_adjust: i32,
-    pub pidfile: Option<PathBuf>,
-    pub proxies: Proxies,
-    pub registry_mirrors: Vec<String>,
-    pub runtimes: BTreeMap<String, OtherRuntime>,
-    pub seccomp_profile: String,
-    pub shutdown_timeout: i64,
-    pub storage_driver: String,
-    pub storage_opts: Vec<String>,
-    pub tls: Option<bool>,
-    pub tlscacert: String,
-    pub tlscert: String,
-    pub tlskey: String,
-    pub tlsverify: Option<bool>,
-    pub userns_remap: String,
-    /// The keys that the file gives, for telling conflicts with flags.
-    #[serde(skip)]
-    pub given: Vec<String>,
+/// A structure with what holds for each of its fields if nothing is said of it: what follows the equals sign, or the type's
+/// own default.
+macro_rules! with_defaults {
+    (
+        $(#[$about:meta])*
+        pub struct $name:ident {
+            $($(#[$note:meta])* pub $field:ident: $kind:ty $(= $value:expr)?,)*
+        }
+    ) => {
+        $(#[$about])*
+        pub struct $name {
+            $($(#[$note])* pub $field: $kind,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: with_defaults!(@ $($value)?),)* }
+            }
+        }
+    };
+    (@) => { Default::default() };
+    (@ $value:expr) => { $value };
+}
+
+with_defaults! {
+    /// The settings. [`Settings::default`] is what holds without a file.
+    #[derive(Debug, Clone, PartialEq, Deserialize)]
+    #[serde(default, rename_all = "kebab-case")]
+    #[allow(missing_docs)] // Each is the key of the same name in Docker's documentation.
+    pub struct Settings {
+        pub allow_direct_routing: bool,
+        /// A bridge of somebody else's for the default network, or `none`.
+        pub bridge: String,
+        /// `MARK` or `MARK/MASK`
+        pub bridge_accept_fwmark: String,
+        pub bip: Option<Ipv4Net>,
+        pub bip6: Option<Ipv6Net>,
+        pub cdi_spec_dirs: Option<Vec<PathBuf>>,
+        pub builder: crate::gc::Builder,
+        pub cgroup_parent: String,
+        pub data_root: Option<std::path::PathBuf>,
+        pub debug: bool,
+        pub default_address_pools: Vec<AddressPool>,
+        pub default_cgroupns_mode: String,
+        pub default_gateway: Option<Ipv4Addr>,
+        pub default_gateway_v6: Option<Ipv6Addr>,
+        pub default_ipc_mode: String,
+        /// By driver.
+        pub default_network_opts: BTreeMap<String, Map>,
+        pub default_runtime: String,
+        #[serde(deserialize_with = "size")]
+        pub default_shm_size: u64,
+        pub default_ulimits: BTreeMap<String, Ulimit>,
+        /// Bytes; this engine's own key.
+        #[serde(deserialize_with = "some_size")]
+        pub disk_budget: Option<u64>,
+        pub dns: Vec<IpAddr>,
+        pub dns_opts: Vec<String>,
+        pub dns_search: Vec<String>,
+        pub exec_opts: Vec<String>,
+        pub features: BTreeMap<String, bool>,
+        pub fixed_cidr: Option<Ipv4Net>,
+        pub fixed_cidr_v6: Option<Ipv6Net>,
+        pub group: String = "docker".into(),
+        pub host_gateway_ip: Option<IpAddr>,
+        pub host_gateway_ips: Vec<IpAddr>,
+        pub hosts: Vec<String>,
+        pub http_proxy: String,
+        pub https_proxy: String,
+        pub icc: bool = true,
+        pub init: bool,
+        pub insecure_registries: Vec<String>,
+        pub ip: IpAddr = IpAddr::from([0, 0, 0, 0]),
+        pub ip_forward: bool = true,
+        pub ip_forward_no_drop: bool,
+        pub ip_masq: bool = true,
+        pub ipv6: bool,
+        pub labels: Vec<String>,
+        pub log_driver: String = "json-file".into(),
+        pub log_format: String,
+        pub log_level: String,
+        pub log_opts: Map,
+        pub max_concurrent_downloads: i64,
+        pub max_concurrent_uploads: i64,
+        pub max_download_attempts: i64,
+        pub metrics_addr: String,
+        pub min_api_version: String,
+        pub mtu: i64 = 1500,
+        pub no_new_privileges: bool,
+        pub no_proxy: String,
+        pub oom_score_adjust: i32,
+        pub pidfile: Option<PathBuf>,
+        pub proxies: Proxies,
+        pub registry_mirrors: Vec<String>,
+        pub runtimes: BTreeMap<String, OtherRuntime>,
+        pub seccomp_profile: String,
+        pub shutdown_timeout: i64 = 15,
+        pub storage_driver: String,
+        pub storage_opts: Vec<String>,
+        pub tls: Option<bool>,
+        pub tlscacert: String,
+        pub tlscert: String,
+        pub tlskey: String,
+        pub tlsverify: Option<bool>,
+        pub userns_remap: String,
+        /// The keys that the file gives, for telling conflicts with flags.
+        #[serde(skip)]
+        pub given: Vec<String>,
+    }
 }
 
 /// How registries are reached.
@@ -140,83 +166,6 @@ pub struct OtherRuntime {
     pub runtime_args: Vec<String>,
     /// A containerd shim, which there is none of here.
     pub runtime_type: String,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            allow_direct_routing: false,
-            bridge: String::new(),
-            bridge_accept_fwmark: String::new(),
-            bip: None,
-            bip6: None,
-            cdi_spec_dirs: None,
-            builder: crate::gc::Builder::default(),
-            cgroup_parent: String::new(),
-            data_root: None,
-            debug: false,
-            default_address_pools: Vec::new(),
-            default_cgroupns_mode: String::new(),
-            default_gateway: None,
-            default_gateway_v6: None,
-            default_ipc_mode: String::new(),
-            default_network_opts: BTreeMap::new(),
-            default_runtime: String::new(),
-            default_shm_size: 0,
-            default_ulimits: BTreeMap::new(),
-            disk_budget: None,
-            dns: Vec::new(),
-            dns_opts: Vec::new(),
-            dns_search: Vec::new(),
-            exec_opts: Vec::new(),
-            features: BTreeMap::new(),
-            fixed_cidr: None,
-            fixed_cidr_v6: None,
-            group: "docker".into(),
-            host_gateway_ip: None,
-            host_gateway_ips: Vec::new(),
-            hosts: Vec::new(),
-            http_proxy: String::new(),
-            https_proxy: String::new(),
-            icc: true,
-            init: false,
-            insecure_registries: Vec::new(),
-            ip: IpAddr::from([0, 0, 0, 0]),
-            ip_forward: true,
-            ip_forward_no_drop: false,
-            ip_masq: true,
-            ipv6: false,
-            labels: Vec::new(),
-            log_driver: "json-file".into(),
-            log_format: String::new(),
-            log_level: String::new(),
-            log_opts: Map::new(),
-            max_concurrent_downloads: 0,
-            max_concurrent_uploads: 0,
-            max_download_attempts: 0,
-            metrics_addr: String::new(),
-            min_api_version: String::new(),
-            mtu: 1500,
-            no_new_privileges: false,
-            no_proxy: String::new(),
-            oom_score_adjust: 0,
-            pidfile: None,
-            proxies: Proxies::default(),
-            registry_mirrors: Vec::new(),
-            runtimes: BTreeMap::new(),
-            seccomp_profile: String::new(),
-            shutdown_timeout: 15,
-            storage_driver: String::new(),
-            storage_opts: Vec::new(),
-            tls: None,
-            tlscacert: String::new(),
-            tlscert: String::new(),
-            tlskey: String::new(),
-            tlsverify: None,
-            userns_remap: String::new(),
-            given: Vec::new(),
-        }
-    }
 }
 
 fn some_size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
