@@ -1,5 +1,6 @@
 //! Field paths and the list of what is wrong with an object, in upstream's texts (tools match on them).
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde_json::Value;
@@ -232,13 +233,9 @@ impl ErrorList {
     /// The texts joined as a `Status` message has them: one alone, several as `[a, b]`.
     pub fn message(&self) -> String {
         // As upstream's aggregate does, a text that occurs twice is shown once.
-        let mut texts: Vec<String> = Vec::new();
-        for e in &self.0 {
-            let text = e.to_string();
-            if !texts.contains(&text) {
-                texts.push(text);
-            }
-        }
+        let mut seen = HashSet::new();
+        let texts: Vec<String> =
+            self.0.iter().map(ToString::to_string).filter(|text| seen.insert(text.clone())).collect();
         if texts.len() == 1 { texts.concat() } else { format!("[{}]", texts.join(", ")) }
     }
 }

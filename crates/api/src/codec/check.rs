@@ -96,25 +96,26 @@ impl Walk<'_> {
                     schema.type_id().map(|t| t.short_name().to_owned()).unwrap_or_default(),
                 );
                 let Value::Object(map) = value else { return Ok(()) };
-                let mut gone: Vec<String> = Vec::new();
+                // Which fields stay, in their order: any number may go.
+                let mut stays = Vec::with_capacity(map.len());
                 for (name, item) in map.iter_mut() {
-                    match schema.field(name) {
+                    let inner = schema.field(name);
+                    stays.push(inner.is_some() && (lenient || !item.is_null()));
+                    match inner {
                         None => {
                             let path = self.path_with(name);
                             self.unknown.push(path);
-                            gone.push(name.clone());
                         }
-                        Some(_) if item.is_null() && !lenient => gone.push(name.clone()),
-                        Some(inner) => {
+                        Some(inner) if stays.last() == Some(&true) => {
                             self.path.push(Step::Field(name.clone()));
                             self.value(item, inner)?;
                             self.path.pop();
                         }
+                        Some(_) => {}
                     }
                 }
-                for name in gone {
-                    map.shift_remove(&name);
-                }
+                let mut stays = stays.into_iter();
+                map.retain(|_, _| stays.next().unwrap_or(true));
                 self.owner = before;
                 Ok(())
             }

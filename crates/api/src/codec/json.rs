@@ -9,6 +9,8 @@ use crate::Map;
 
 /// How many lists and objects may be inside one another: what can be written can be read again.
 pub const MAX_DEPTH: usize = 127;
+/// How many fields that should not be there are told of, as upstream: a body may have any number.
+pub const MAX_PROBLEMS: usize = 100;
 
 /// Whether a value nests no deeper than `levels`.
 pub fn nests_within(value: &Value, levels: usize) -> bool {
@@ -19,8 +21,8 @@ pub fn nests_within(value: &Value, levels: usize) -> bool {
     }
 }
 
-/// Parses JSON. The second part of the answer names the fields that occur twice (the last one counts), as
-/// `spec.containers[0].image`. Nesting beyond [`MAX_DEPTH`] is an error.
+/// Parses JSON. The second part of the answer names the first [`MAX_PROBLEMS`] fields that occur twice (the last one
+/// counts), as `spec.containers[0].image`. Nesting beyond [`MAX_DEPTH`] is an error.
 pub fn parse(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
     let mut duplicates = Vec::new();
     let mut de = serde_json::Deserializer::from_slice(bytes);
@@ -87,7 +89,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
             for path in &mut self.0[start..] {
                 *path = join(&key, path);
             }
-            if map.contains_key(&key) {
+            if self.0.len() < MAX_PROBLEMS && map.contains_key(&key) {
                 self.0.push(key.clone());
             }
             map.insert(key, value);
@@ -110,6 +112,8 @@ mod tests {
             parse(br#"{"a":{"b":[{"c":1,"c":2}],"b":[[{"x":0,"x":1}]]},"a":{}}"#).unwrap();
         assert_eq!(value, serde_json::json!({"a": {}}));
         assert_eq!(duplicates, ["a.b[0].c", "a.b[0][0].x", "a.b", "a"]);
+        let many = format!("{{{}\"b\":1}}", "\"a\":0,".repeat(1000));
+        assert_eq!(parse(many.as_bytes()).unwrap().1.len(), MAX_PROBLEMS);
         assert!(parse(b"{} x").is_err());
         assert!(parse(&b"[".repeat(10_000)).is_err());
     }

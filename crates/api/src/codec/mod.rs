@@ -182,6 +182,7 @@ fn finish(
     map.insert("kind".to_owned(), Value::String(kind.to_owned()));
     let mut problems: Vec<String> = duplicates.iter().map(|f| format!("duplicate field \"{f}\"")).collect();
     problems.extend(unknown.iter().map(|f| format!("unknown field \"{f}\"")));
+    problems.truncate(json::MAX_PROBLEMS);
     match validation {
         FieldValidation::Strict if !problems.is_empty() => {
             Err(unreadable(api_version, kind, &format!("strict decoding error: {}", problems.join(", "))))
@@ -236,6 +237,13 @@ mod tests {
             decoded.value["spec"],
             json!({"terminationGracePeriodSeconds": 5, "nodeSelector": {"a": "true"}})
         );
+    }
+
+    #[test]
+    fn any_number_of_fields_too_much_takes_no_longer_than_it_must() {
+        let many: crate::Map = (0..200_000).map(|i| (format!("x{i}"), json!(null))).collect();
+        let decoded = pod(json!({"metadata": {"name": "a"}, "spec": many}), FieldValidation::Warn).unwrap();
+        assert_eq!((decoded.value["spec"].clone(), decoded.warnings.len()), (json!({}), json::MAX_PROBLEMS));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! CustomResourceDefinitions themselves, also in their v1beta1 shape. What the schemas say of objects is in [`super::crd`].
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -94,17 +95,16 @@ impl Strategy for Definition {
         if !versions.is_empty() && stored != 1 {
             errors.invalid(&at, &spec["versions"], "must have exactly one version marked as storage version");
         }
-        let mut seen: Vec<&str> = Vec::new();
+        let mut seen = HashSet::new();
         for (i, version) in versions.iter().enumerate() {
             let at = at.index(i);
             let name = text(&version["name"]);
             for why in validate::dns_1035_label(name) {
                 errors.invalid_str(&at.child("name"), name, why);
             }
-            if seen.contains(&name) {
+            if !seen.insert(name) {
                 errors.invalid_str(&at.child("name"), name, "must be unique");
             }
-            seen.push(name);
             let scale = &version["subresources"]["scale"];
             if !scale.is_null() {
                 for (field, prefix) in [("specReplicasPath", ".spec."), ("statusReplicasPath", ".status.")] {

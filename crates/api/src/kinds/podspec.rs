@@ -1,5 +1,7 @@
 //! Pod specs, wherever they occur: defaults, validation, quality of service.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use super::common::*;
@@ -203,14 +205,14 @@ pub(super) fn validate(errors: &mut ErrorList, spec: &Value, path: &Path) {
     if containers.is_empty() {
         errors.required(&at, "");
     }
-    let mut names: Vec<&str> = Vec::new();
-    let mut host_ports: Vec<(i64, &str, &str)> = Vec::new();
+    let mut names = HashSet::new();
+    let mut host_ports = HashSet::new();
     for (i, c) in containers.iter().enumerate() {
         validate_container(errors, c, &at.index(i), &volumes, &mut names, &mut host_ports, false);
     }
     let at = path.child("initContainers");
     for (i, c) in items(&spec["initContainers"]).iter().enumerate() {
-        let mut own_ports = Vec::new();
+        let mut own_ports = HashSet::new();
         validate_container(errors, c, &at.index(i), &volumes, &mut names, &mut own_ports, true);
         let policy = &c["restartPolicy"];
         if !policy.is_null() && !matches!(text(policy), "Always" | "OnFailure" | "Never") {
@@ -219,7 +221,7 @@ pub(super) fn validate(errors: &mut ErrorList, spec: &Value, path: &Path) {
     }
     let at = path.child("ephemeralContainers");
     for (i, c) in items(&spec["ephemeralContainers"]).iter().enumerate() {
-        let mut own_ports = Vec::new();
+        let mut own_ports = HashSet::new();
         validate_container(errors, c, &at.index(i), &volumes, &mut names, &mut own_ports, true);
         for field in ["ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle"] {
             if !empty(&c[field]) {
@@ -370,8 +372,8 @@ fn validate_toleration(errors: &mut ErrorList, t: &Value, path: &Path) {
     }
 }
 
-fn validate_volumes<'a>(errors: &mut ErrorList, volumes: &'a Value, path: &Path) -> Vec<&'a str> {
-    let mut names = Vec::new();
+fn validate_volumes<'a>(errors: &mut ErrorList, volumes: &'a Value, path: &Path) -> HashSet<&'a str> {
+    let mut names = HashSet::new();
     for (i, volume) in items(volumes).iter().enumerate() {
         let at = path.index(i);
         let name = text(&volume["name"]);
@@ -381,11 +383,11 @@ fn validate_volumes<'a>(errors: &mut ErrorList, volumes: &'a Value, path: &Path)
             for why in validate::dns_label(name) {
                 errors.invalid_str(&at.child("name"), name, why);
             }
-            if names.contains(&name) {
+            if names.contains(name) {
                 errors.duplicate(&at.child("name"), &volume["name"]);
             }
         }
-        names.push(name);
+        names.insert(name);
         let mut sources = 0;
         for (kind, source) in
             volume.as_object().into_iter().flatten().filter(|(k, v)| *k != "name" && !v.is_null())
@@ -430,9 +432,9 @@ fn validate_container<'a>(
     errors: &mut ErrorList,
     c: &'a Value,
     path: &Path,
-    volumes: &[&str],
-    names: &mut Vec<&'a str>,
-    host_ports: &mut Vec<(i64, &'a str, &'a str)>,
+    volumes: &HashSet<&str>,
+    names: &mut HashSet<&'a str>,
+    host_ports: &mut HashSet<(i64, &'a str, &'a str)>,
     special: bool,
 ) {
     let name = text(&c["name"]);
@@ -442,10 +444,9 @@ fn validate_container<'a>(
         for why in validate::dns_label(name) {
             errors.invalid_str(&path.child("name"), name, why);
         }
-        if names.contains(&name) {
+        if !names.insert(name) {
             errors.duplicate(&path.child("name"), &c["name"]);
         }
-        names.push(name);
     }
     let image = text(&c["image"]);
     if image.is_empty() {
@@ -465,7 +466,7 @@ fn validate_container<'a>(
         &c["terminationMessagePolicy"],
         &["File", "FallbackToLogsOnError"],
     );
-    let mut port_names: Vec<&str> = Vec::new();
+    let mut port_names = HashSet::new();
     for (i, p) in items(&c["ports"]).iter().enumerate() {
         let at = path.child("ports").index(i);
         let name = text(&p["name"]);
@@ -473,10 +474,9 @@ fn validate_container<'a>(
             for why in validate::port_name(name) {
                 errors.invalid_str(&at.child("name"), name, why);
             }
-            if port_names.contains(&name) {
+            if !port_names.insert(name) {
                 errors.duplicate(&at.child("name"), &p["name"]);
             }
-            port_names.push(name);
         }
         if int(&p["containerPort"]) == 0 {
             errors.required(&at.child("containerPort"), "");
@@ -491,32 +491,30 @@ fn validate_container<'a>(
                 errors.invalid(&at.child("hostPort"), &p["hostPort"], why);
             }
             let this = (host, text(&p["protocol"]), text(&p["hostIP"]));
-            if host_ports.contains(&this) {
+            if !host_ports.insert(this) {
                 let shown = format!("{}/{}/{}", this.1, this.2, this.0);
                 errors.duplicate(&at.child("hostPort"), &json!(shown));
             }
-            host_ports.push(this);
         }
         one_of(errors, &at.child("protocol"), &p["protocol"], &["TCP", "UDP", "SCTP"]);
     }
     validate_env(errors, c, path);
-    let mut paths: Vec<&str> = Vec::new();
+    let mut paths = HashSet::new();
     for (i, m) in items(&c["volumeMounts"]).iter().enumerate() {
         let at = path.child("volumeMounts").index(i);
         let name = text(&m["name"]);
         if name.is_empty() {
             errors.required(&at.child("name"), "");
-        } else if !volumes.contains(&name) {
+        } else if !volumes.contains(name) {
             errors.not_found(&at.child("name"), &m["name"]);
         }
         let mount = text(&m["mountPath"]);
         if mount.is_empty() {
             errors.required(&at.child("mountPath"), "");
         }
-        if paths.contains(&mount) {
+        if !paths.insert(mount) {
             errors.invalid_str(&at.child("mountPath"), mount, "must be unique");
         }
-        paths.push(mount);
         let inner = text(&m["subPath"]);
         if inner.starts_with('/') {
             errors.invalid_str(&at.child("subPath"), inner, "must be a relative path");

@@ -158,13 +158,9 @@ pub(super) fn validate_update(kind: &Kind, new: &Value, old: &Value, subresource
             // The same error found by both is said once.
             let general = kind.strategy.validate(new);
             own.0.extend(general.0);
-            let mut seen: Vec<_> = Vec::new();
-            for e in own.0 {
-                if !seen.contains(&e) {
-                    seen.push(e);
-                }
-            }
-            errors.append(ErrorList(seen));
+            let mut seen = HashSet::new();
+            own.0.retain(|e| seen.insert(e.to_string()));
+            errors.append(own);
         }
     }
     errors

@@ -3,7 +3,7 @@
 //! Cluster IPs and node ports are `apiserver`'s to allocate, after defaulting and before validation.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -287,9 +287,7 @@ impl Strategy for Service {
                 errors.invalid(&path.child("clusterIPs").index(0), &spec["clusterIP"], why);
             }
         }
-        let mut names: Vec<&str> = Vec::new();
-        let mut numbers: Vec<(i64, &str)> = Vec::new();
-        let mut node_ports: Vec<(i64, &str)> = Vec::new();
+        let (mut names, mut numbers, mut node_ports) = (HashSet::new(), HashSet::new(), HashSet::new());
         for (i, p) in ports.iter().enumerate() {
             let at = path.child("ports").index(i);
             let name = text(&p["name"]);
@@ -301,10 +299,9 @@ impl Strategy for Service {
                 for why in validate::dns_label(name) {
                     errors.invalid_str(&at.child("name"), name, why);
                 }
-                if names.contains(&name) {
+                if !names.insert(name) {
                     errors.duplicate(&at.child("name"), &p["name"]);
                 }
-                names.push(name);
             }
             for why in validate::port_number(int(&p["port"])) {
                 errors.invalid(&at.child("port"), &p["port"], why);
@@ -312,23 +309,21 @@ impl Strategy for Service {
             one_of(&mut errors, &at.child("protocol"), &p["protocol"], &["SCTP", "TCP", "UDP"]);
             podspec::validate_port(&mut errors, &p["targetPort"], &at.child("targetPort"));
             let this = (int(&p["port"]), text(&p["protocol"]));
-            if numbers.contains(&this) {
+            if !numbers.insert(this) {
                 errors.duplicate(
                     &at,
                     &json!({"protocol": this.1, "port": this.0, "targetPort": p["targetPort"]}),
                 );
             }
-            numbers.push(this);
             let node = int(&p["nodePort"]);
             if node != 0 {
                 if matches!(kind, "ClusterIP" | "ExternalName") {
                     errors
                         .forbidden(&at.child("nodePort"), format!("may not be used when `type` is '{kind}'"));
                 }
-                if node_ports.contains(&(node, this.1)) {
+                if !node_ports.insert((node, this.1)) {
                     errors.duplicate(&at.child("nodePort"), &p["nodePort"]);
                 }
-                node_ports.push((node, this.1));
             }
         }
         for (key, value) in spec["selector"].as_object().into_iter().flatten() {

@@ -1,5 +1,6 @@
 //! Configurations of admission webhooks, and how a webhook of any kind is reached.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -67,7 +68,7 @@ impl Strategy for Webhooks {
 
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        let mut names: Vec<&str> = Vec::new();
+        let mut names = HashSet::new();
         for (i, hook) in items(&obj["webhooks"]).iter().enumerate() {
             let at = Path::new("webhooks").index(i);
             let name = text(&hook["name"]);
@@ -78,10 +79,9 @@ impl Strategy for Webhooks {
                     "should be a domain with at least three segments separated by dots",
                 );
             }
-            if names.contains(&name) {
+            if !names.insert(name) {
                 errors.duplicate(&at.child("name"), &hook["name"]);
             }
-            names.push(name);
             check_reviews(
                 &mut errors,
                 &at.child("admissionReviewVersions"),
@@ -143,11 +143,12 @@ pub(super) fn check_reviews(errors: &mut ErrorList, path: &Path, versions: &Valu
         errors.required(path, format!("must specify one of {}", REVIEWS.join(", ")));
         return;
     }
+    let mut seen = HashSet::new();
     for (i, version) in list.iter().enumerate() {
         for why in validate::dns_1035_label(text(version)) {
             errors.invalid(&path.index(i), version, why);
         }
-        if list[..i].contains(version) {
+        if !seen.insert(text(version)) {
             errors.invalid(&path.index(i), version, "duplicate version");
         }
     }
@@ -269,7 +270,7 @@ fn check_conditions(errors: &mut ErrorList, path: &Path, conditions: &Value) {
     if list.len() > MAX_CONDITIONS {
         errors.too_many(path, list.len(), MAX_CONDITIONS);
     }
-    let mut names: Vec<&str> = Vec::new();
+    let mut names = HashSet::new();
     for (i, condition) in list.iter().enumerate().take(MAX_CONDITIONS) {
         let at = path.index(i);
         let name = text(&condition["name"]);
@@ -279,10 +280,9 @@ fn check_conditions(errors: &mut ErrorList, path: &Path, conditions: &Value) {
             for why in validate::qualified_name(name) {
                 errors.invalid_str(&at.child("name"), name, why);
             }
-            if names.contains(&name) {
+            if !names.insert(name) {
                 errors.duplicate(&at.child("name"), &condition["name"]);
             }
-            names.push(name);
         }
         let (expression, at) = (text(&condition["expression"]), at.child("expression"));
         if expression.trim().is_empty() {

@@ -170,6 +170,16 @@ pub fn apply(
     if !meta::of(config)["managedFields"].is_null() {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
+    if let Some((path, key)) = fields::duplicate(config, schema, "") {
+        let (text, metadata) = (|v: &Value| v.as_str().unwrap_or_default().to_owned(), meta::of(config));
+        return Err(Status::bad_request(format!(
+            "failed to create typed patch object ({}/{}; {}, Kind={}): {path}: duplicate entries for key {key}",
+            text(&metadata["namespace"]),
+            text(&metadata["name"]),
+            text(&config["apiVersion"]),
+            text(&config["kind"])
+        )));
+    }
     let mut wanted = fields::of(config, schema);
     strip(&mut wanted, writer.subresource);
     let Some(live) = live else {
@@ -311,6 +321,28 @@ mod tests {
             v["spec"]["replicas"] = json!(n);
         }
         v
+    }
+
+    #[test]
+    fn items_of_one_key_are_refused() {
+        let mut twice = config(None, "a");
+        let container = twice["spec"]["template"]["spec"]["containers"][0].clone();
+        twice["spec"]["template"]["spec"]["containers"] = json!([container.clone(), container]);
+        for live in [None, Some(&config(None, "a"))] {
+            let error = apply(live, &twice, schema(), by("a"), true).unwrap_err();
+            assert_eq!(
+                (error.code, error.message.as_str()),
+                (
+                    400,
+                    "failed to create typed patch object (/d; apps/v1, Kind=Deployment): .spec.template.spec.containers: \
+                     duplicate entries for key [name=\"c\"]"
+                )
+            );
+        }
+        let mut set = config(None, "a");
+        set["metadata"]["finalizers"] = json!(["x/y", "x/y"]);
+        let error = apply(None, &set, schema(), by("a"), false).unwrap_err();
+        assert!(error.message.ends_with(".metadata.finalizers: duplicate entries for key [=\"x/y\"]"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! An element of a path is kept in the text form that `fieldsV1` uses: `f:NAME` a field, `k:{..}` the item of a list with these keys,
 //! `v:VALUE` an item of a set.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::Value;
 
@@ -224,6 +224,30 @@ pub fn of(value: &Value, schema: Schema<'_>) -> Set {
     }
 }
 
+/// The first list of a configuration that has two items of one key, and the key, as upstream shows both: whose fields they
+/// are could not be said.
+pub fn duplicate(value: &Value, schema: Schema<'_>, path: &str) -> Option<(String, String)> {
+    let grain = grain(schema, value);
+    match (&grain, value) {
+        (Grain::Fields { .. }, Value::Object(map)) => map.iter().find_map(|(name, v)| {
+            duplicate(v, schema.field(name).unwrap_or(Schema::Any), &format!("{path}.{name}"))
+        }),
+        (Grain::Items(_) | Grain::Values, Value::Array(list)) => {
+            let mut seen = HashSet::new();
+            list.iter().find_map(|item| {
+                let key = element(item, &grain);
+                let shown = show(&key);
+                if !seen.insert(key) {
+                    return Some((path.to_owned(), shown));
+                }
+                let inner = if matches!(grain, Grain::Values) { SCALAR } else { schema.items() };
+                duplicate(item, inner, &format!("{path}{shown}"))
+            })
+        }
+        _ => None,
+    }
+}
+
 /// What differs between two objects.
 #[derive(Debug, Default)]
 pub struct Diff {
@@ -302,6 +326,15 @@ pub fn compare(old: Option<&Value>, new: Option<&Value>, schema: Schema<'_>) -> 
 const SCALAR: Schema<'static> =
     Schema::Builtin(crate::schema::Ty { wrap: crate::schema::Wrap::None, base: Base::Json }, None);
 
+/// Where each of some keys is first.
+fn places(keys: &[String]) -> HashMap<&str, usize> {
+    let mut places = HashMap::with_capacity(keys.len());
+    for (i, key) in keys.iter().enumerate() {
+        places.entry(key.as_str()).or_insert(i);
+    }
+    places
+}
+
 /// `live` with `config` laid over it: the configuration's fields win, the others stay.
 pub fn merge(live: &Value, config: &Value, schema: Schema<'_>) -> Value {
     let grain = grain(schema, config);
@@ -320,8 +353,9 @@ pub fn merge(live: &Value, config: &Value, schema: Schema<'_>) -> Value {
         (Grain::Items(_) | Grain::Values, Value::Array(l), Value::Array(c)) => {
             let keys = |list: &[Value]| list.iter().map(|i| element(i, &grain)).collect::<Vec<_>>();
             let (lk, ck) = (keys(l), keys(c));
+            let (in_live, in_config) = (places(&lk), places(&ck));
             let overlaid =
-                |key: &String, item: &Value| match lk.iter().position(|k| k == key).and_then(|i| l.get(i)) {
+                |key: &String, item: &Value| match in_live.get(key.as_str()).and_then(|i| l.get(*i)) {
                     Some(old) if matches!(grain, Grain::Items(_)) => merge(old, item, schema.items()),
                     _ => item.clone(),
                 };
@@ -329,10 +363,10 @@ pub fn merge(live: &Value, config: &Value, schema: Schema<'_>) -> Value {
             let mut out = Vec::with_capacity(l.len() + c.len());
             let mut next = 0;
             for (key, item) in lk.iter().zip(l) {
-                match ck.iter().position(|k| k == key) {
+                match in_config.get(key.as_str()) {
                     None => out.push(item.clone()),
                     Some(place) => {
-                        while next <= place {
+                        while next <= *place {
                             if let (Some(key), Some(item)) = (ck.get(next), c.get(next)) {
                                 out.push(overlaid(key, item));
                             }
@@ -361,16 +395,13 @@ pub fn remove(value: &mut Value, gone: &Set, keep: &Set, schema: Schema<'_>) -> 
     match value {
         Value::Object(map) if matches!(grain, Grain::Fields { .. }) => {
             let before = map.len();
-            for (element, child) in &gone.children {
-                let Some(name) = element.strip_prefix("f:") else { continue };
-                let kept = keep.children.get(element);
-                let Some(inner) = map.get_mut(name) else { continue };
-                if goes(child, kept)
-                    || remove(inner, child, kept.unwrap_or(&none), schema.field(name).unwrap_or(Schema::Any))
-                {
-                    map.shift_remove(name);
-                }
-            }
+            map.retain(|name, inner| {
+                let element = field(name);
+                let Some(child) = gone.children.get(&element) else { return true };
+                let kept = keep.children.get(&element);
+                let inner_schema = schema.field(name).unwrap_or(Schema::Any);
+                !(goes(child, kept) || remove(inner, child, kept.unwrap_or(&none), inner_schema))
+            });
             map.is_empty() && before > 0
         }
         Value::Array(list) if matches!(grain, Grain::Items(_) | Grain::Values) => {
