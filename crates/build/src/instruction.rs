@@ -8,6 +8,12 @@ use crate::words::{self, Lookup};
 /// The shell of shell-form instructions where `SHELL` says nothing.
 pub(crate) const SHELL: [&str; 2] = ["/bin/sh", "-c"];
 
+/// The most variables that an image may set, far beyond what the kernel lets a process have.
+const VARIABLES: usize = 20_000;
+
+/// The most ports that one instruction may spell out: each of each protocol, and the same again.
+const PORTS: usize = 6 << 16;
+
 /// Arguments in either form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Command {
@@ -59,9 +65,17 @@ fn known_flags(keyword: &str) -> &'static [&'static str] {
 
 /// Checks what can be known without variables, so that a wrong line is reported before the first step.
 pub(crate) fn check(line: &Line, escape: char) -> Result<(), String> {
+    let mut seen = Vec::new();
     for (name, _) in &line.flags {
         if !known_flags(line.keyword).contains(&name.as_str()) {
             return Err(format!("unknown flag: --{name}"));
+        }
+        let several = matches!(name.as_str(), "mount" | "exclude");
+        if !several && seen.contains(&name) {
+            return Err(format!("duplicate flag specified: --{name}"));
+        }
+        if !several {
+            seen.push(name);
         }
     }
     match line.keyword {
@@ -277,6 +291,10 @@ pub(crate) fn apply(
                 }
                 text.push_str(&format!(" {name}={value}"));
                 set_env(&mut config.env, &name, &value);
+                words::bounded(text.len())?;
+                if config.env.len() > VARIABLES {
+                    return Err(format!("more than {VARIABLES} environment variables"));
+                }
             }
             text
         }
@@ -285,18 +303,22 @@ pub(crate) fn apply(
             for (name, value) in pairs("LABEL", arguments, escape)? {
                 let (name, value) = (expand(&name)?, expand(&value)?);
                 text.push_str(&format!(" {name}={value}"));
+                words::bounded(text.len())?;
                 config.labels.insert(name, value);
             }
             text
         }
         "MAINTAINER" => format!("MAINTAINER {arguments}"),
         "EXPOSE" => {
-            let mut shown = Vec::new();
+            let (mut shown, mut count) = (Vec::new(), 0);
             for word in words::split(arguments, escape) {
                 for word in words::expand_words(&word, escape, lookup)? {
-                    for port in ports(&word)? {
-                        config.exposed_ports.insert(port, Empty {});
+                    let ports = ports(&word)?;
+                    count += ports.len();
+                    if count > PORTS {
+                        return Err(format!("EXPOSE names more than {PORTS} ports"));
                     }
+                    config.exposed_ports.extend(ports.into_iter().map(|port| (port, Empty {})));
                     shown.push(word);
                 }
             }
@@ -307,12 +329,14 @@ pub(crate) fn apply(
                 Command::Exec(list) => list,
                 Command::Shell(text) => words::split(&text, escape),
             };
-            let mut shown = Vec::new();
+            let (mut shown, mut bytes) = (Vec::new(), 0);
             for word in list {
                 let path = expand(&word)?.trim().to_string();
                 if path.is_empty() {
                     return Err("VOLUME specified can not be an empty string".into());
                 }
+                bytes += path.len();
+                words::bounded(bytes)?;
                 config.volumes.insert(path.clone(), Empty {});
                 shown.push(path);
             }

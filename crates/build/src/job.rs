@@ -90,16 +90,16 @@ impl Job {
         let mut automatic = automatic_args(&platform);
         let target = if options.target.is_empty() { "default" } else { options.target.as_str() };
         automatic.insert("TARGETSTAGE".into(), target.to_string());
-        let meta_value = |meta: &[Line], name: &str| {
-            meta_args(meta, escape, &given, &automatic).get(name).cloned().flatten()
+        let mut plan = {
+            let (target, given, automatic) = (options.target.clone(), given.clone(), automatic.clone());
+            let args = move |meta: &[Line]| meta_args(meta, escape, &given, &automatic);
+            blocking(move || plan::plan(parsed, &target, &args)).await?
         };
-        let mut plan = plan::plan(parsed, &options.target, &meta_value)?;
         if !options.labels.is_empty()
             && let Some(stage) = plan.needed.last().and_then(|i| plan.stages.get_mut(*i))
         {
             stage.lines.push(label_line(&options.labels, escape)?);
         }
-        let global = meta_args(&plan.meta, escape, &given, &automatic);
         let stages = plan.stages.iter().map(|_| OnceCell::new()).collect();
         let mut consumed = BTreeSet::new();
         for line in &plan.meta {
@@ -116,7 +116,6 @@ impl Job {
             escape,
             platform,
             given,
-            global,
             automatic,
             contexts,
             listener,
@@ -342,25 +341,33 @@ fn automatic_args(target: &Platform) -> BTreeMap<String, String> {
 }
 
 /// The values of the arguments before the first `FROM`.
-fn meta_args(
+pub(crate) fn meta_args(
     meta: &[Line],
     escape: char,
     given: &BTreeMap<String, String>,
     automatic: &BTreeMap<String, String>,
-) -> BTreeMap<String, Option<String>> {
-    let mut values: BTreeMap<String, Option<String>> =
-        automatic.iter().map(|(k, v)| (k.clone(), Some(v.clone()))).collect();
+) -> Result<plan::Args> {
+    let mut values: plan::Args = automatic.iter().map(|(k, v)| (k.clone(), Some(v.clone()))).collect();
+    let mut bytes = 0;
     for line in meta {
+        let wrong = |message: String| Error::Parse { line: line.number, message };
         for word in words::split(&line.arguments, escape) {
             let (name, default) = word.split_once('=').map_or((word.as_str(), None), |(n, d)| (n, Some(d)));
-            let value = given.get(name).cloned().or_else(|| {
-                let lookup = |n: &str| values.get(n).cloned().flatten();
-                default.and_then(|d| words::expand(d, escape, &lookup).ok())
-            });
+            let value = match (given.get(name), default) {
+                (Some(value), _) => Some(value.clone()),
+                (None, Some(text)) => {
+                    let lookup = |n: &str| values.get(n).cloned().flatten();
+                    let value = words::expand(text, escape, &lookup);
+                    Some(value.map_err(|e| wrong(format!("failed to process {text:?}: {e}")))?)
+                }
+                (None, None) => None,
+            };
+            bytes += name.len() + value.as_ref().map_or(0, String::len);
+            words::bounded(bytes).map_err(wrong)?;
             values.insert(name.to_string(), value);
         }
     }
-    values
+    Ok(values)
 }
 
 fn label_line(labels: &BTreeMap<String, String>, escape: char) -> Result<Line> {

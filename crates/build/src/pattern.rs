@@ -86,9 +86,15 @@ impl Pattern {
         Some(Self { tokens, paths })
     }
 
-    /// Whether the whole text matches. Time is at most tokens times characters: no backtracking explodes.
+    /// Whether the whole text matches.
     fn matches(&self, text: &str) -> bool {
         let chars: Vec<char> = text.chars().collect();
+        self.reach(&chars)[chars.len()]
+    }
+
+    /// For each number of characters whether so many from the front match. Time is at most tokens times characters: no
+    /// backtracking explodes.
+    fn reach(&self, chars: &[char]) -> Vec<bool> {
         let n = chars.len();
         // reach[i]: the tokens so far can match exactly the first i characters.
         let mut reach = vec![false; n + 1];
@@ -128,14 +134,82 @@ impl Pattern {
                 }
             }
             reach = next;
+            if !reach.contains(&true) {
+                break;
+            }
         }
-        reach[n]
+        reach
     }
 }
 
-/// As the shell matches in `${v#p}`: stars run over slashes.
-pub(crate) fn shell(pattern: &str, text: &str) -> bool {
-    Pattern::new(pattern, false, false).is_some_and(|p| p.matches(text))
+/// The most steps, tokens times characters, that a modifier of a variable may take.
+const STEPS: usize = 64 << 20;
+
+/// A pattern as the shell has them in `${v#p}` (stars run over slashes), and the text that it is for; `None` for a
+/// malformed pattern, which matches nothing.
+fn shell(pattern: &str, text: &str) -> Result<Option<(Pattern, Vec<char>)>, String> {
+    let Some(p) = Pattern::new(pattern, false, false) else { return Ok(None) };
+    let chars: Vec<char> = text.chars().collect();
+    if p.tokens.len().saturating_mul(chars.len()) > STEPS {
+        return Err("value and pattern of a substitution are too long".into());
+    }
+    Ok(Some((p, chars)))
+}
+
+/// `${v#p}`, `${v##p}`, `${v%p}`, `${v%%p}`.
+pub(crate) fn trim(value: &str, pattern: &str, front: bool, greedy: bool) -> Result<String, String> {
+    let Some((mut p, mut chars)) = shell(pattern, value)? else { return Ok(value.into()) };
+    if !front {
+        // What matches at the end is, backwards, what matches the pattern backwards.
+        p.tokens.reverse();
+        chars.reverse();
+    }
+    let reach = p.reach(&chars);
+    let cut = if greedy { reach.iter().rposition(|r| *r) } else { reach.iter().position(|r| *r) };
+    let rest = &chars[cut.unwrap_or(0)..];
+    Ok(if front { rest.iter().collect() } else { rest.iter().rev().collect() })
+}
+
+/// `${v/p/r}`, `${v//p/r}`: the first, or every, longest match becomes `r`. The result has at most `most` bytes.
+pub(crate) fn replace(
+    value: &str,
+    pattern: &str,
+    replacement: &str,
+    all: bool,
+    most: usize,
+) -> Result<String, String> {
+    let Some((p, chars)) = shell(pattern, value)? else { return Ok(value.into()) };
+    let star = p.tokens.iter().position(|t| *t == Token::Run);
+    // Without a star a match has as many characters as the pattern. With one, whether the text matches depends on the
+    // first place alone where what stands before the star does, because the star can skip whatever comes after it; and
+    // the longest match is the only one.
+    let head = Pattern { tokens: p.tokens[..star.unwrap_or(p.tokens.len())].to_vec(), paths: false };
+    let width = head.tokens.len();
+    let (mut out, mut at) = (String::new(), 0);
+    while at < chars.len() {
+        let fits = at + width <= chars.len() && head.reach(&chars[at..at + width])[width];
+        let length = match (fits, star) {
+            (false, _) => 0,
+            (true, None) => width,
+            (true, Some(_)) => p.reach(&chars[at..]).iter().rposition(|r| *r).unwrap_or(0),
+        };
+        if length > 0 {
+            out.push_str(replacement);
+            at += length;
+        }
+        if out.len() > most {
+            return Err(format!("variables make it longer than {} MiB", most >> 20));
+        }
+        if (length > 0 && !all) || (fits && star.is_some()) {
+            break;
+        }
+        if length == 0 {
+            out.push(chars[at]);
+            at += 1;
+        }
+    }
+    out.extend(&chars[at..]);
+    Ok(out)
 }
 
 /// As Go's `filepath.Match`; `None` for a malformed pattern.
@@ -215,6 +289,66 @@ impl Ignore {
 mod tests {
     use super::*;
 
+    /// What the modifiers mean, told in the plainest way.
+    fn plainly(value: &str, pattern: &str, modifier: &str) -> String {
+        let fits = |text: &str| Pattern::new(pattern, false, false).is_some_and(|p| p.matches(text));
+        let cuts: Vec<usize> = value.char_indices().map(|(i, _)| i).chain([value.len()]).collect();
+        let head = |i: &&usize| fits(&value[..**i]);
+        let tail = |i: &&usize| fits(&value[**i..]);
+        match modifier {
+            "#" => cuts.iter().find(head).map_or(value, |i| &value[*i..]).into(),
+            "##" => cuts.iter().rfind(head).map_or(value, |i| &value[*i..]).into(),
+            "%" => cuts.iter().rfind(tail).map_or(value, |i| &value[..*i]).into(),
+            "%%" => cuts.iter().find(tail).map_or(value, |i| &value[..*i]).into(),
+            all => {
+                let found = cuts.iter().find_map(|a| {
+                    cuts.iter()
+                        .rfind(|b| *b > a && fits(&value[*a..**b]))
+                        .map(|b| (&value[..*a], &value[*b..]))
+                });
+                match found {
+                    Some((before, after)) if all == "//" => {
+                        format!("{before}<>{}", plainly(after, pattern, all))
+                    }
+                    Some((before, after)) => format!("{before}<>{after}"),
+                    None => value.into(),
+                }
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn modifiers_do_what_they_say(value in "[abé/]{0,8}", pattern in "([abé/?*]|\\[a-b\\]|\\\\a|\\[){0,6}") {
+            for modifier in ["#", "##", "%", "%%", "/", "//"] {
+                let got = match modifier {
+                    "/" | "//" => replace(&value, &pattern, "<>", modifier == "//", 1 << 10),
+                    _ => trim(&value, &pattern, modifier.starts_with('#'), modifier.len() == 2),
+                };
+                let want = plainly(&value, &pattern, modifier);
+                proptest::prop_assert_eq!(got, Ok(want), "${{v{}{}}} of {:?}", modifier, pattern, value);
+            }
+        }
+    }
+
+    #[test]
+    fn long_values_take_no_longer_than_they_must() {
+        let value = "a".repeat(1 << 17);
+        for pattern in ["b", "?b", "*b", "a*b", "a*a", "[^a]*", "?*?", "aaaaaaaaaaaaaaab"] {
+            for modifier in ["#", "##", "%", "%%", "/", "//"] {
+                let got = match modifier {
+                    "/" | "//" => replace(&value, pattern, "", modifier == "//", 1 << 21),
+                    _ => trim(&value, pattern, modifier.starts_with('#'), modifier.len() == 2),
+                };
+                assert!(got.unwrap().len() <= value.len());
+            }
+        }
+        assert!(
+            replace(&value, "a", "ten or more", true, 1 << 20).unwrap_err().contains("longer than 1 MiB")
+        );
+        assert!(trim(&value, &"?".repeat(1000), true, true).unwrap_err().contains("too long"));
+    }
+
     #[test]
     fn matches_paths() {
         for (pattern, text, want) in [
@@ -231,7 +365,7 @@ mod tests {
             assert_eq!(path(pattern, text), Some(want), "{pattern} {text}");
         }
         assert_eq!(path("[a", "a"), None);
-        assert!(shell("/*/", "/usr/local/"));
+        assert_eq!(trim("/usr/local/", "/*/", true, true).as_deref(), Ok(""));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Stages: what a Dockerfile's stages are, which ones a target needs, and in which order they are built.
 
+use std::collections::BTreeMap;
+
 use crate::error::{Error, Result};
 use crate::parse::{Dockerfile, Line};
 use crate::words;
@@ -19,29 +21,34 @@ pub(crate) struct Stage {
     pub lines: Vec<Line>,
 }
 
+/// Arguments with their values, if they have any.
+pub(crate) type Args = BTreeMap<String, Option<String>>;
+
 /// The stages and the arguments before the first.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub meta: Vec<Line>,
+    /// What the arguments before the first stage are.
+    pub global: Args,
     pub stages: Vec<Stage>,
     /// Indices of the stages that are needed, in order; the last one is the target.
     pub needed: Vec<usize>,
 }
 
-/// Divides a file into stages. `meta_value` resolves a variable in `FROM`, given the declared global arguments.
-pub(crate) fn plan(
-    file: Dockerfile,
-    target: &str,
-    args: &dyn Fn(&[Line], &str) -> Option<String>,
-) -> Result<Plan> {
+/// Divides a file into stages. `args` gives the arguments that are declared before the first stage their values.
+pub(crate) fn plan(file: Dockerfile, target: &str, args: &dyn Fn(&[Line]) -> Result<Args>) -> Result<Plan> {
     let escape = file.escape;
     let mut meta: Vec<Line> = Vec::new();
     let mut stages: Vec<Stage> = Vec::new();
+    let mut global = Args::new();
     for line in file.lines {
         let wrong = |message: String| Error::Parse { line: line.number, message };
         crate::instruction::check(&line, escape).map_err(wrong)?;
         if line.keyword == "FROM" {
-            let lookup = |name: &str| args(&meta, name);
+            if stages.is_empty() {
+                global = args(&meta)?;
+            }
+            let lookup = |name: &str| global.get(name).cloned().flatten();
             let expand = |w: &str| words::expand(w, escape, &lookup).map_err(wrong);
             let parts = words::split(&line.arguments, escape);
             let name = match parts.as_slice() {
@@ -92,36 +99,40 @@ pub(crate) fn plan(
             .ok_or_else(|| Error::Invalid(format!("target stage {target:?} could not be found")))?
     };
     let mut wanted = vec![false; stages.len()];
-    mark(&stages, last, &mut wanted);
+    wanted[last] = true;
+    // A stage needs earlier ones only.
+    for i in (0..=last).rev() {
+        if wanted[i] {
+            needs(&stages, i).for_each(|n| wanted[n] = true);
+        }
+    }
     let needed = (0..stages.len()).filter(|i| wanted[*i]).collect();
-    Ok(Plan { meta, stages, needed })
+    Ok(Plan { meta, global, stages, needed })
 }
 
 /// The stage called `name` (or of that number) before stage `before`; the last one wins, as names may repeat.
 pub(crate) fn find(stages: &[Stage], name: &str, before: usize) -> Option<usize> {
-    let lower = name.to_ascii_lowercase();
-    let by_name = stages[..before].iter().rposition(|s| s.name.as_deref() == Some(lower.as_str()));
-    by_name.or_else(|| name.parse().ok().filter(|i| *i < before))
+    called(&stages[..before], name).or_else(|| name.parse().ok().filter(|i| *i < before))
 }
 
-fn mark(stages: &[Stage], i: usize, wanted: &mut [bool]) {
-    if std::mem::replace(&mut wanted[i], true) {
-        return;
-    }
+/// The last of these stages that is called `name`.
+pub(crate) fn called(stages: &[Stage], name: &str) -> Option<usize> {
+    stages.iter().rposition(|s| s.name.as_deref().is_some_and(|n| n.eq_ignore_ascii_case(name)))
+}
+
+/// The stages that stage `i` starts from or takes files of.
+fn needs(stages: &[Stage], i: usize) -> impl Iterator<Item = usize> {
     let stage = &stages[i];
-    let by_base =
-        stages[..i].iter().rposition(|s| s.name.as_deref() == Some(stage.base.to_ascii_lowercase().as_str()));
-    let from =
-        stage.lines.iter().flat_map(|l| &l.flags).filter_map(|(name, value)| match (name.as_str(), value) {
+    let from = stage.lines.iter().flat_map(|l| &l.flags).filter_map(move |(name, value)| {
+        match (name.as_str(), value) {
             ("from", Some(v)) => find(stages, v, i),
             ("mount", Some(v)) => {
                 v.split(',').find_map(|p| p.strip_prefix("from=")).and_then(|name| find(stages, name, i))
             }
             _ => None,
-        });
-    for n in by_base.into_iter().chain(from) {
-        mark(stages, n, wanted);
-    }
+        }
+    });
+    called(&stages[..i], &stage.base).into_iter().chain(from)
 }
 
 #[cfg(test)]
@@ -129,7 +140,7 @@ mod tests {
     use super::*;
 
     fn needed(text: &str, target: &str) -> Result<Vec<usize>> {
-        Ok(plan(crate::parse::parse(text)?, target, &|_, _| None)?.needed)
+        Ok(plan(crate::parse::parse(text)?, target, &|_| Ok(Args::new()))?.needed)
     }
 
     #[test]
@@ -146,5 +157,35 @@ mod tests {
             e("FROM x\nCOPY --fly=1 a b", ""),
             "dockerfile parse error on line 2: unknown flag: --fly"
         );
+    }
+
+    #[test]
+    fn ten_thousand_stages_in_a_row() {
+        let mut text = "FROM x AS s0\n".to_string();
+        for i in 1..10_000 {
+            text.push_str(&format!("FROM s{} AS s{i}\n", i - 1));
+        }
+        // As deep as it is long it must not go: a worker of the runtime has a stack of two megabytes.
+        let thread = std::thread::Builder::new().stack_size(256 << 10);
+        let count = thread.spawn(move || needed(&text, "").map(|n| n.len())).unwrap().join().unwrap();
+        assert_eq!(count.unwrap(), 10_000);
+    }
+
+    #[test]
+    fn arguments_that_double() {
+        let mut text = "ARG A0=0123456789abcdef\n".to_string();
+        for i in 1..40 {
+            text.push_str(&format!("ARG A{i}=$A{0}$A{0}\n", i - 1));
+        }
+        let args = |meta: &[Line]| crate::job::meta_args(meta, '\\', &BTreeMap::new(), &BTreeMap::new());
+        let e = plan(crate::parse::parse(&(text + "FROM x")).unwrap(), "", &args).unwrap_err().to_string();
+        assert!(e.contains("longer than 1 MiB"), "{e}");
+        // Many that are long by one.
+        let mut text = format!("ARG A={}\nARG", "x".repeat(1 << 19));
+        (0..100).for_each(|i| text.push_str(&format!(" B{i}=$A")));
+        let e = plan(crate::parse::parse(&(text + "\nFROM x")).unwrap(), "", &args).unwrap_err().to_string();
+        assert!(e.contains("more than 8 MiB together"), "{e}");
+        let only = plan(crate::parse::parse("ARG T=1\nARG U=${T}2\nFROM a:$U").unwrap(), "", &args).unwrap();
+        assert_eq!(only.stages[0].base, "a:12");
     }
 }

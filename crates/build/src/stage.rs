@@ -1,6 +1,7 @@
 //! One stage of a build: its base, then its lines one after the other, each told to whoever listens.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use image::{Image, ImageConfig, Platform, reference};
 
@@ -27,6 +28,8 @@ pub(crate) struct Stage<'a> {
     vertex: (usize, usize),
     /// Whether the step in hand is an `ONBUILD` trigger.
     trigger: bool,
+    /// What variables have made of the words of the step in hand, in bytes.
+    expanded: AtomicUsize,
 }
 
 fn is_vertex(keyword: &str) -> bool {
@@ -35,7 +38,7 @@ fn is_vertex(keyword: &str) -> bool {
 
 impl<'a> Stage<'a> {
     pub fn new(job: &'a Job, index: usize) -> Self {
-        Self { job, index, vertex: (0, 0), trigger: false }
+        Self { job, index, vertex: (0, 0), trigger: false, expanded: AtomicUsize::new(0) }
     }
 
     pub async fn tell(&self, told: Told) -> Result<()> {
@@ -73,8 +76,7 @@ impl<'a> Stage<'a> {
         let stage = self.job.plan.stages[self.index].clone();
         let number = self.job.first_number(self.index);
         let stages = &self.job.plan.stages[..self.index];
-        let base_stage =
-            stages.iter().rposition(|s| s.name.as_deref() == Some(stage.base.to_ascii_lowercase().as_str()));
+        let base_stage = plan::called(stages, &stage.base);
         let scratch = base_stage.is_none() && stage.base == "scratch";
         let outside = base_stage.is_none() && !scratch;
         let vertices = stage.lines.iter().filter(|l| is_vertex(l.keyword)).count();
@@ -111,7 +113,9 @@ impl<'a> Stage<'a> {
     async fn step(&mut self, state: &mut State, line: &Line, number: Option<usize>) -> Result<()> {
         let vertex = is_vertex(line.keyword).then(|| self.shown(state, line));
         self.announce(line, number, vertex).await?;
-        match self.dispatch(state, line).await {
+        self.expanded.store(0, Ordering::Relaxed);
+        let done = self.dispatch(state, line).await;
+        match done.and_then(|()| words::bounded(state.bytes()).map_err(Error::Step)) {
             Ok(()) => {
                 // Triggers are a part of their `FROM`, which says what came of them.
                 let id = if self.job.classic && !self.trigger {
@@ -276,7 +280,24 @@ impl<'a> Stage<'a> {
 
     pub fn expand(&self, state: &State, word: &str) -> Result<String> {
         words::expand(word, self.job.escape, &|n| state.lookup(n))
+            .and_then(|text| self.counted(text))
             .map_err(|e| Error::Step(format!("failed to process {word:?}: {e}")))
+    }
+
+    /// The same of a here-document.
+    pub fn expand_text(&self, state: &State, text: &str) -> Result<String> {
+        words::expand_text(text, self.job.escape, &|n| state.lookup(n))
+            .and_then(|text| self.counted(text))
+            .map_err(Error::Step)
+    }
+
+    /// A step may name many words that are short in the file and long by their variables.
+    fn counted(&self, text: String) -> std::result::Result<String, String> {
+        const MOST: usize = 2 * crate::parse::SIZE_LIMIT;
+        match self.expanded.fetch_add(text.len(), Ordering::Relaxed) + text.len() {
+            0..=MOST => Ok(text),
+            _ => Err(format!("variables make the instruction longer than {} MiB", MOST >> 20)),
+        }
     }
 
     /// What the history says of a step that runs nothing: `/bin/sh -c #(nop)  TEXT`, or just the text.
@@ -364,20 +385,22 @@ impl<'a> Stage<'a> {
     }
 
     async fn arg(&mut self, state: &mut State, line: &Line) -> Result<()> {
-        let mut shown = Vec::new();
+        let (mut shown, mut bytes) = (Vec::new(), 0);
         for word in words::split(&line.arguments, self.job.escape) {
             let (name, default) = match word.split_once('=') {
                 Some((n, d)) => (self.expand(state, n)?, Some(self.expand(state, d)?)),
                 None => (self.expand(state, &word)?, None),
             };
             shown.push(default.as_ref().map_or_else(|| name.clone(), |d| format!("{name}={d}")));
+            bytes += shown.last().map_or(0, String::len);
+            words::bounded(bytes).map_err(Error::Step)?;
             let value = self
                 .job
                 .given
                 .get(&name)
                 .cloned()
                 .or(default)
-                .or_else(|| self.job.global.get(&name).cloned().flatten());
+                .or_else(|| self.job.plan.global.get(&name).cloned().flatten());
             state.args.insert(name.clone(), value);
             self.job.consumed.lock().insert(name);
         }

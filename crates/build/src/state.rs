@@ -91,6 +91,20 @@ impl State {
         self.env(name).or_else(|| self.args.get(name).cloned().flatten())
     }
 
+    /// How much there is to remember of it: what texts the Dockerfile's author chose, and what variables made of them.
+    pub fn bytes(&self) -> usize {
+        let run = self.run();
+        let pair = |(k, v): (&String, &String)| k.len() + v.len();
+        let argument = |(k, v): (&String, &Option<String>)| k.len() + v.as_ref().map_or(0, String::len);
+        let history = &self.config.history;
+        run.env.iter().map(String::len).sum::<usize>()
+            + run.labels.iter().map(pair).sum::<usize>()
+            + run.volumes.keys().map(String::len).sum::<usize>()
+            + run.on_build.iter().map(String::len).sum::<usize>()
+            + self.args.iter().map(argument).sum::<usize>()
+            + history.iter().map(|h| h.created_by.len()).sum::<usize>()
+    }
+
     /// The layers' digests, lowest first.
     pub fn diff_ids(&self) -> Vec<String> {
         self.layers.iter().map(|l| l.diff_id.clone()).collect()

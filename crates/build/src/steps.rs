@@ -324,8 +324,7 @@ impl Stage<'_> {
         let mut found = Vec::new();
         for heredoc in &line.heredocs {
             let content = if heredoc.expand {
-                crate::words::expand_text(&heredoc.content, job.escape, &|n| state.lookup(n))
-                    .map_err(Error::Step)?
+                self.expand_text(state, &heredoc.content)?
             } else {
                 heredoc.content.clone()
             };

@@ -8,8 +8,23 @@ pub(crate) type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
 /// How long a word may become by its variables, in bytes: more than any program takes as an argument.
 const LONGEST: usize = 1 << 20;
 
+/// The same of a here-document, which may be as long as the whole file.
+const LONGEST_TEXT: usize = crate::parse::SIZE_LIMIT;
+
 /// How deep `${a:-${b:-...}}` may nest.
 const DEPTH: usize = 32;
+
+/// What all variables of a stage and all texts of an image may have together, in bytes: a registry does not take a
+/// configuration of more.
+const TOGETHER: usize = 8 << 20;
+
+/// Refuses more than a stage may have.
+pub(crate) fn bounded(bytes: usize) -> Result<(), String> {
+    if bytes <= TOGETHER {
+        return Ok(());
+    }
+    Err(format!("variables, labels and history have more than {} MiB together", TOGETHER >> 20))
+}
 
 struct Lexer<'a> {
     chars: Vec<char>,
@@ -55,7 +70,7 @@ impl Parts {
             if b > start {
                 words.push(self.text[start..b].trim().to_string());
             }
-            start = b + 1;
+            start = b + self.text[b..].chars().next().map_or(1, char::len_utf8);
         }
         if start < self.text.len() || (words.is_empty() && self.quoted_empty) {
             words.push(self.text[start.min(self.text.len())..].to_string());
@@ -69,14 +84,21 @@ impl Lexer<'_> {
         self.chars.get(self.at).copied()
     }
 
+    /// Appends what a variable brings. Only variables make more of a text than it has, so only they are measured.
+    fn grow(&self, out: &mut String, value: &str) -> Result<(), String> {
+        let most = if self.raw { LONGEST_TEXT } else { LONGEST };
+        if out.len() + value.len() > most {
+            return Err(format!("variables make it longer than {} MiB", most >> 20));
+        }
+        out.push_str(value);
+        Ok(())
+    }
+
     fn until(&mut self, stop: Option<char>) -> Result<Parts, String> {
         let mut out = Parts::default();
         while let Some(c) = self.peek() {
             if stop == Some(c) {
                 return Ok(out);
-            }
-            if out.text.len() > LONGEST && !self.raw {
-                return Err(format!("variables make it longer than {} MiB", LONGEST >> 20));
             }
             match c {
                 '\'' if !self.raw => {
@@ -109,7 +131,7 @@ impl Lexer<'_> {
                             out.breaks.push(out.text.len() + i);
                         }
                     }
-                    out.text.push_str(&value);
+                    self.grow(&mut out.text, &value)?;
                 }
                 c if c == self.escape => {
                     self.at += 1;
@@ -146,7 +168,10 @@ impl Lexer<'_> {
                     self.at += 1;
                     return Ok(());
                 }
-                Some('$') => out.push_str(&self.dollar()?),
+                Some('$') => {
+                    let value = self.dollar()?;
+                    self.grow(out, &value)?;
+                }
                 Some(c) if c == self.escape => {
                     self.at += 1;
                     match self.peek() {
@@ -222,7 +247,7 @@ impl Lexer<'_> {
                 let greedy = self.peek() == Some(operator);
                 self.at += usize::from(greedy);
                 let pattern = self.raw_until('}')?;
-                Ok(trim(&value.unwrap_or_default(), &pattern, operator == '#', greedy))
+                pattern::trim(&value.unwrap_or_default(), &pattern, operator == '#', greedy)
             }
             Some('/') => {
                 self.at += 1;
@@ -230,7 +255,8 @@ impl Lexer<'_> {
                 self.at += usize::from(all);
                 let both = self.raw_until('}')?;
                 let (pattern, replacement) = both.split_once('/').unwrap_or((&both, ""));
-                Ok(replace(&value.unwrap_or_default(), pattern, replacement, all))
+                let most = if self.raw { LONGEST_TEXT } else { LONGEST };
+                pattern::replace(&value.unwrap_or_default(), pattern, replacement, all, most)
             }
             Some(c) => Err(format!("unsupported modifier ({c}) in substitution")),
         }?;
@@ -272,7 +298,10 @@ impl Lexer<'_> {
             match self.peek() {
                 None => return Err("syntax error: missing '}'".into()),
                 Some(c) if c == stop => return Ok(out),
-                Some('$') => out.push_str(&self.dollar()?),
+                Some('$') => {
+                    let value = self.dollar()?;
+                    self.grow(&mut out, &value)?;
+                }
                 Some(c) => {
                     out.push(c);
                     self.at += 1;
@@ -280,48 +309,6 @@ impl Lexer<'_> {
             }
         }
     }
-}
-
-/// `${v#p}`, `${v##p}`, `${v%p}`, `${v%%p}`.
-fn trim(value: &str, pattern: &str, front: bool, greedy: bool) -> String {
-    let mut cuts: Vec<usize> = value.char_indices().map(|(i, _)| i).chain([value.len()]).collect();
-    if front == greedy {
-        cuts.reverse();
-    }
-    for cut in cuts {
-        let (head, tail) = value.split_at(cut);
-        if front && pattern::shell(pattern, head) {
-            return tail.into();
-        }
-        if !front && pattern::shell(pattern, tail) {
-            return head.into();
-        }
-    }
-    value.into()
-}
-
-/// `${v/p/r}`, `${v//p/r}`.
-fn replace(value: &str, pattern: &str, replacement: &str, all: bool) -> String {
-    let mut out = String::new();
-    let mut rest = value;
-    while !rest.is_empty() {
-        let ends = rest.char_indices().map(|(i, _)| i).chain([rest.len()]).rev();
-        match ends.into_iter().find(|end| *end > 0 && pattern::shell(pattern, &rest[..*end])) {
-            Some(end) => {
-                out.push_str(replacement);
-                rest = &rest[end..];
-                if !all {
-                    break;
-                }
-            }
-            None => {
-                let first = rest.chars().next().map_or(0, char::len_utf8);
-                out.push_str(&rest[..first]);
-                rest = &rest[first..];
-            }
-        }
-    }
-    out + rest
 }
 
 /// Splits arguments at blanks outside of quotes, keeping quotes and escapes.
@@ -400,6 +387,26 @@ mod tests {
         assert_eq!(expand_words("\"$w\"", '\\', &lookup).unwrap(), ["x y"]);
         assert_eq!(expand_text("\"$a\" \\$a \\x", '\\', &lookup).unwrap(), "\"A\" $a \\x");
         assert_eq!(split("a \"b c\" d\\ e='f g'", '\\'), ["a", "\"b c\"", "d\\ e='f g'"]);
+    }
+
+    #[test]
+    fn variables_cannot_multiply_without_end() {
+        let mega = "m".repeat(1 << 20);
+        let lookup = |n: &str| match n {
+            "m" => Some(mega.clone()),
+            "n" => Some("a\u{a0}b\u{3000}".to_string()),
+            _ => None,
+        };
+        for word in ["$m$m", "\"$m$m\"", "${x:-$m$m}", "${m//m/mm}", "${m//m/$m}", "${x#$m$m}", "${x/$m$m/}"]
+        {
+            let e = expand(word, '\\', &lookup).unwrap_err();
+            assert!(e.contains("longer than 1 MiB"), "{word}: {e}");
+        }
+        assert_eq!(expand("$m", '\\', &lookup).unwrap().len(), 1 << 20);
+        let text = "$m".repeat(17);
+        assert!(expand_text(&text, '\\', &lookup).unwrap_err().contains("longer than 16 MiB"));
+        // Blanks of more than one byte divide words too.
+        assert_eq!(expand_words("$n", '\\', &lookup).unwrap(), ["a", "b"]);
     }
 
     proptest::proptest! {

@@ -359,15 +359,63 @@ async fn bombs_end_within_bounds() {
     let many = format!("FROM base:1.0\n{}", "ENV a=b\n".repeat(10_001));
     let long = format!("FROM base:1.0\n# {}\n", "x".repeat(17 << 20));
     let deep = format!("FROM base:1.0\nENV a={}x{}\n", "${b:-".repeat(100), "}".repeat(100));
+    // Few bytes in the file, each a megabyte by its variable: in quotes, in a here-document, in many words.
+    let mega = format!("FROM base:1.0\nARG m={}\n", "x".repeat(1 << 19));
+    let quoted = format!("{mega}LABEL a=\"{}\"\n", "$m".repeat(10_000));
+    let document = format!("{mega}COPY <<E /f\n{}\nE\n", "$m".repeat(10_000));
+    let documents = format!("{mega}COPY {} /d/\n{}", "<<E ".repeat(100), "$m\nE\n".repeat(100));
+    let words = format!("{mega}COPY {} /d/\n", "$m ".repeat(1000));
+    let labels = format!("{mega}LABEL {}\n", (0..1000).map(|n| format!("l{n}=$m ")).collect::<String>());
+    let arguments = format!("{mega}ARG {}\n", (0..1000).map(|n| format!("l{n}=$m ")).collect::<String>());
+    let over_steps: String = (0..40).map(|n| format!("ENV e{n}=$m\n")).collect();
+    let over_steps = format!("{mega}{over_steps}");
+    let replaced = format!("{mega}LABEL a=${{m//x/$m}}\n");
+    let ports = format!("FROM base:1.0\nEXPOSE {}\n", "1-65535 ".repeat(1000));
     for (file, want) in [
         (&doubling, "longer than 1 MiB"),
         (&many, "more than 10000 instructions"),
         (&long, "Dockerfile is larger than 16 MiB"),
         (&deep, "variables are nested too deeply"),
+        (&quoted, "longer than 1 MiB"),
+        (&document, "longer than 16 MiB"),
+        (&documents, "longer than 32 MiB"),
+        (&words, "longer than 32 MiB"),
+        (&labels, "more than 8 MiB together"),
+        (&arguments, "more than 8 MiB together"),
+        (&over_steps, "more than 8 MiB together"),
+        (&replaced, "longer than 1 MiB"),
+        (&ports, "names more than"),
     ] {
         let (result, _) = w.build(&[("Dockerfile", file)], Options::default()).await;
         let error = result.expect_err(want);
         assert!(error.contains(want), "{error}");
     }
     w.build(&[("Dockerfile", &circle)], Options::default()).await.0.unwrap();
+    // Modifiers of a long value take no longer than they must.
+    let modified = format!("{mega}LABEL a=${{m%%y*}}${{m//y/z}} b=${{m#*x*x*y}}\n");
+    w.build(&[("Dockerfile", &modified)], Options::default()).await.0.unwrap();
+}
+
+/// The Docker client packs a context while it sends it: where a file became shorter or longer meanwhile, what comes is cut
+/// off, or goes on with what is no header.
+#[tokio::test(flavor = "multi_thread")]
+async fn contexts_that_change_while_they_are_packed() {
+    let Some(w) = world().await else { return };
+    let text = "x".repeat(5000);
+    let files = [("Dockerfile", "FROM base:1.0\nCOPY f /f\n"), ("f", text.as_str()), ("g", "last")];
+    let whole = tar_of(&files);
+    let data = whole.windows(100).position(|w| w == &text.as_bytes()[..100]).unwrap();
+    let shorter = whole[..data + 3000].to_vec();
+    let longer = [&whole[..data + 5000], &[b'x'; 700][..], &whole[data + 5000..]].concat();
+    for (tar, want) in [(shorter, "unexpected EOF"), (longer, "invalid tar header")] {
+        let (result, _) = w.build_tar(tar, tagged("changing")).await;
+        let error = result.expect_err(want);
+        assert!(error.contains(want), "{error}");
+        assert!(w.images.get("changing").is_err());
+        let scratch = fs::read_dir(w.dir.path().join("build")).unwrap();
+        let left =
+            scratch.filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with("context-"));
+        assert_eq!(left.count(), 0, "{want}");
+    }
+    w.build_tar(whole, tagged("changing")).await.0.unwrap();
 }

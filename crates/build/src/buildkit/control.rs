@@ -464,7 +464,7 @@ fn state_of(build: &Build, id: &str) -> Result<Arc<State>> {
 }
 
 /// The references of a result, each with its platform where there are several.
-fn refs(result: Option<FrontendResult>) -> Result<Vec<(Option<image::Platform>, String)>> {
+pub(super) fn refs(result: Option<FrontendResult>) -> Result<Vec<(Option<image::Platform>, String)>> {
     let several = |all: Vec<(String, String)>| {
         let each = all.into_iter().map(|(key, id)| {
             let platform = image::Platform::parse(&key).map_err(|e| Status::new(INVALID, e.to_string()))?;

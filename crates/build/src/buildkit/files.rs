@@ -133,7 +133,21 @@ impl Receiver {
     fn data(&mut self, id: u32, data: &[u8]) -> rpc::Result<()> {
         if data.is_empty() {
             if let Some((file, stat)) = self.open.remove(&id) {
-                finish(&file, &stat).map_err(failed(Path::new(&stat.path)))?;
+                let failed = failed(Path::new(&stat.path));
+                let come = file.metadata().map_err(&failed)?.len();
+                // A client sends a file that has gone as an empty one, and says nothing. One that has grown is taken as it
+                // is now, as with BuildKit: somebody may be writing a log into the context.
+                if come < u64::try_from(stat.size).unwrap_or(0) {
+                    return Err(Status::new(
+                        INVALID,
+                        format!(
+                            "{} changed while it was sent: it had {} bytes, and {come} came; build again when nobody \
+                             writes into the context",
+                            stat.path, stat.size
+                        ),
+                    ));
+                }
+                finish(&file, &stat).map_err(failed)?;
             }
             return Ok(());
         }

@@ -32,7 +32,7 @@ pub(crate) struct Request {
 }
 
 /// The options of a build, and the platforms that it is for if the client names any.
-fn options(given: &HashMap<String, String>) -> Result<(Options, Vec<Platform>)> {
+pub(super) fn options(given: &HashMap<String, String>) -> Result<(Options, Vec<Platform>)> {
     let wrong =
         |name: &str, value: &str| Error::Invalid(format!("invalid value {value:?} of the option {name}"));
     let (mut o, mut platforms) = (Options::default(), Vec::new());
@@ -143,7 +143,7 @@ fn used_paths(job: &Job) -> Vec<String> {
         }
         // A base image may bring triggers, which may use any file.
         let base = &job.plan.stages[i].base;
-        let outside = !job.plan.stages.iter().any(|s| s.name.as_deref() == Some(&base.to_ascii_lowercase()));
+        let outside = crate::plan::called(&job.plan.stages, base).is_none();
         let triggers = |image: Arc<Image>| !image.run_config().on_build.is_empty();
         if outside && base != "scratch" && job.builder.images.get(base).map_or(true, triggers) {
             return Vec::new();

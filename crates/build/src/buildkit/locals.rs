@@ -278,7 +278,7 @@ async fn read(tree: &Tree, name: &str, exclude: &Mutex<Vec<String>>) -> Result<S
 }
 
 /// The patterns of an ignore file, as the client's matcher takes them.
-fn patterns(text: &str) -> Vec<String> {
+pub(super) fn patterns(text: &str) -> Vec<String> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
     lines

@@ -60,9 +60,25 @@ async fn world() -> Option<World> {
     Some(World { _dir: dir, images, builder, runner })
 }
 
+/// What becomes of the client's files while they are sent.
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Change {
+    #[default]
+    None,
+    /// They have gone: fsutil sends them without content.
+    Gone,
+    Shorter,
+    Longer,
+    /// The client cannot read them, and says so.
+    Unreadable,
+    /// The client itself goes.
+    Left,
+}
+
 /// The client's files by folder, and what was exported to it.
 #[derive(Clone, Default)]
 struct Client {
+    change: Change,
     folders: Arc<BTreeMap<&'static str, Vec<(&'static str, &'static str)>>>,
     exported: Arc<Mutex<Vec<u8>>>,
 }
@@ -74,6 +90,7 @@ impl Client {
                 let name = call.header("dir-name").unwrap_or_default().to_string();
                 let files = self.folders.get(name.as_str()).cloned().unwrap_or_default();
                 let (tx, rx) = mpsc::channel::<rpc::Result<Packet>>(64);
+                let change = if name == "context" { self.change } else { Change::None };
                 tokio::spawn(async move {
                     let packet = |kind: PacketType| Packet { kind: kind.into(), ..Packet::default() };
                     for (path, text) in &files {
@@ -91,7 +108,23 @@ impl Client {
                             let _ = tx.send(Ok(packet(PacketType::Fin))).await;
                             return;
                         }
-                        let data = files[p.id as usize].1.as_bytes().to_vec();
+                        let text = files[p.id as usize].1;
+                        let data = match change {
+                            Change::None => text.as_bytes().to_vec(),
+                            Change::Gone => Vec::new(),
+                            Change::Shorter => text.as_bytes()[1..].to_vec(),
+                            Change::Longer => format!("{text} and more").into_bytes(),
+                            Change::Unreadable => {
+                                let data = b"open f: input/output error".to_vec();
+                                tx.send(Ok(Packet { data, ..packet(PacketType::Err) })).await.unwrap();
+                                return;
+                            }
+                            Change::Left => return,
+                        };
+                        if data.is_empty() {
+                            tx.send(Ok(Packet { id: p.id, ..packet(PacketType::Data) })).await.unwrap();
+                            continue;
+                        }
                         tx.send(Ok(Packet { id: p.id, data, ..packet(PacketType::Data) })).await.unwrap();
                         tx.send(Ok(Packet { id: p.id, ..packet(PacketType::Data) })).await.unwrap();
                     }
@@ -258,6 +291,55 @@ async fn a_client_drives_the_build() {
     let exported = client.exported.lock().clone();
     let text = String::from_utf8_lossy(&exported);
     assert!(text.contains("text") && !text.contains("hush"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_context_that_changes_while_it_is_sent() {
+    let Some(w) = world().await else { return };
+    let folders = BTreeMap::from([
+        ("dockerfile", vec![("Dockerfile", "FROM base:1\nCOPY f /f\n")]),
+        ("context", vec![("f", "text")]),
+    ]);
+    let scratch = w._dir.path().join("build");
+    let contexts = || {
+        let names = std::fs::read_dir(&scratch).unwrap().map(|e| e.unwrap().file_name());
+        names.filter(|n| n.to_string_lossy().starts_with("context-")).count()
+    };
+    for (n, (change, want)) in [
+        (Change::Gone, "f changed while it was sent: it had 4 bytes, and 0 came"),
+        (Change::Shorter, "f changed while it was sent: it had 4 bytes, and 3 came"),
+        (Change::Unreadable, "error from sender: open f: input/output error"),
+        (Change::Left, "the client stopped sending files"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let client = Client { change, folders: Arc::new(folders.clone()), ..Client::default() };
+        let (reference, session) = (format!("r{n}"), format!("s{n}"));
+        let caller = w.connect(&session, client).await;
+        let request = solve(&reference, &session, exporter("moby", &[("name", "changing")]));
+        let path = "/moby.buildkit.v1.Control/Solve";
+        let error = caller.unary::<_, SolveResponse>(path, &request).await.unwrap_err();
+        assert!(error.message.contains(want), "{}", error.message);
+        assert!(w.images.get("changing").is_err(), "nothing half is named");
+        assert_eq!(contexts(), 0, "{want}: a context stays");
+    }
+    // What has grown is taken as it is now, and the step's key is of that.
+    for (n, change, cached) in
+        [(1, Change::Longer, false), (2, Change::None, false), (3, Change::Longer, true)]
+    {
+        let client = Client { change, folders: Arc::new(folders.clone()), ..Client::default() };
+        let (reference, session) = (format!("g{n}"), format!("h{n}"));
+        let caller = w.connect(&session, client.clone()).await;
+        let request = solve(&reference, &session, exporter("tar", &[]));
+        caller.unary::<_, SolveResponse>("/moby.buildkit.v1.Control/Solve", &request).await.unwrap();
+        let text = String::from_utf8_lossy(&client.exported.lock()).into_owned();
+        assert_eq!(text.contains("text and more"), change == Change::Longer);
+        let all = w.status(&caller, &reference).await;
+        let copy = all.vertexes.iter().filter(|v| v.name.contains("COPY") && v.completed.is_some());
+        assert_eq!(copy.last().map(|v| v.cached), Some(cached), "{n}");
+    }
+    assert_eq!(contexts(), 0);
 }
 
 const TWO: &str = "FROM --platform=linux/amd64 base:1 AS tool\nRUN tool\nFROM base:1\nARG TARGETARCH\nCOPY f /f-$TARGETARCH\nRUN for $TARGETPLATFORM\n";

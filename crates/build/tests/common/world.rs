@@ -81,8 +81,12 @@ pub async fn world() -> Option<World> {
 
 impl World {
     pub async fn build(&self, files: &[(&str, &str)], options: Options) -> (Result<String, String>, String) {
+        self.build_tar(tar_of(files), options).await
+    }
+
+    pub async fn build_tar(&self, tar: Vec<u8>, options: Options) -> (Result<String, String>, String) {
         let (tx, mut rx) = mpsc::channel(1000);
-        let context = Context::Tar(Box::new(Cursor::new(tar_of(files))));
+        let context = Context::Tar(Box::new(Cursor::new(tar)));
         let result = self.builder.build(context, options, tx, CancellationToken::new()).await;
         let mut text = String::new();
         while let Some(e) = rx.recv().await {
