@@ -267,6 +267,19 @@ async fn registries_that_misbehave() {
             "more than the manifest says",
         ),
         (
+            "lies about the layer's size",
+            Box::new(|m, line, _| {
+                if !line.contains("/manifests/") {
+                    return Some(m.answer(line));
+                }
+                let text = String::from_utf8(m.manifest.clone()).unwrap();
+                let size = format!("\"size\":{}", m.layer.len());
+                let more = format!("\"size\":{}", m.layer.len() + 1);
+                Some(ok(MANIFEST, text.replace(&size, &more).as_bytes()))
+            }),
+            "but the manifest says",
+        ),
+        (
             "another configuration",
             Box::new(|m, line, _| {
                 let other = line.contains(&digest_of(&m.config));
@@ -331,6 +344,50 @@ async fn registries_that_misbehave() {
         store.collect().await.unwrap();
         assert_clean(dir.path());
     }
+}
+
+/// A layer that its registry need not keep is asked for there, as Docker does on Linux, and never where the manifest says:
+/// that would let an image have this machine send requests anywhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_that_registries_need_not_keep() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let elsewhere = listener.local_addr().unwrap();
+    for kind in [
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+    ] {
+        for kept in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = ImageStore::open(dir.path()).await.unwrap();
+            let m = made();
+            let text = String::from_utf8(m.manifest.clone()).unwrap();
+            let foreign = format!("\"urls\":[\"http://{elsewhere}/layer\"],\"mediaType\":\"{kind}\"");
+            let plain = "\"mediaType\":\"application/vnd.oci.image.layer.v1.tar+gzip\"";
+            let manifest = text.replace(plain, &foreign);
+            assert_ne!(text, manifest);
+            let layer = digest_of(&m.layer);
+            let wanted = layer.clone();
+            let address = registry(move |line, _| {
+                Some(match line {
+                    _ if line.contains("/manifests/") => ok(MANIFEST, manifest.as_bytes()),
+                    _ if line.contains(&layer) && !kept => reply("404 Not Found", "", b""),
+                    _ => m.answer(line),
+                })
+            })
+            .await;
+            let result = pull(&store, &address).await;
+            if kept {
+                result.unwrap();
+                assert_eq!(store.verify().await.unwrap(), Vec::<String>::new());
+            } else {
+                let error = result.unwrap_err().to_string();
+                assert!(error.contains(&wanted) && error.contains("not found"), "{error}");
+                assert_clean(dir.path());
+            }
+        }
+    }
+    let asked = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
+    assert!(asked.is_err(), "somebody else was asked");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -411,4 +468,40 @@ async fn credentials_go_nowhere_else() {
     assert_eq!(stream.recv().await.unwrap().unwrap(), "content");
     let seen = seen.lock().unwrap();
     assert!(!seen.is_empty() && seen.iter().all(|s| !s.contains("authorization")), "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn archives_that_name_the_same_again_and_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(dir.path()).await.unwrap();
+    // A megabyte that would be a gigabyte of configurations, and indexes that would be a tree of a thousand millions.
+    let config = format!("{{\"x\":\"{}\"}}", "x".repeat(1 << 20));
+    let items = vec![r#"{"Config":"c.json","Layers":[]}"#; 1000].join(",");
+    let docker = [
+        entry("c.json", Kind::File, config.as_bytes()),
+        entry("manifest.json", Kind::File, format!("[{items}]").as_bytes()),
+    ];
+    let m = made();
+    let blob = |bytes: &[u8]| digest_of(bytes).replace("sha256:", "blobs/sha256/");
+    let mut layout = entry(blob(&m.config), Kind::File, &m.config);
+    let mut below = (MANIFEST, m.manifest);
+    for level in 0..4 {
+        layout.extend(entry(blob(&below.1), Kind::File, &below.1));
+        let one = format!(
+            r#"{{"mediaType":"{}","digest":"{}","size":{},"platform":{{"architecture":"amd64","os":"linux"}}}}"#,
+            below.0,
+            digest_of(&below.1),
+            below.1.len()
+        );
+        let many = vec![one; 1000].join(",");
+        below = (INDEX, format!(r#"{{"schemaVersion":2,"manifests":[{many}]}}"#).into_bytes());
+        if level == 3 {
+            layout.extend(entry("index.json", Kind::File, &below.1));
+        }
+    }
+    for archive in [docker.concat(), layout] {
+        let error = store.load(Cursor::new(ended(archive)), None).await.unwrap_err().to_string();
+        assert!(error.contains("again and again"), "{error}");
+        assert_clean(dir.path());
+    }
 }

@@ -216,12 +216,19 @@ impl Guard {
     }
 }
 
+/// A folder that entries go to.
+struct Parent {
+    dir: OwnedFd,
+    /// Where it is in the root, if a tee wants to know: links on the way to it may lead elsewhere later.
+    real: Vec<u8>,
+}
+
 struct Extractor<'a> {
     root: BorrowedFd<'a>,
     base: PathBuf,
     options: &'a ExtractOptions,
     /// The folder that the last entry went to: tars list a folder's files together.
-    parent: Option<(PathBuf, OwnedFd)>,
+    parent: Option<(PathBuf, Parent)>,
     dirs: Late,
     guard: Option<Guard>,
     out: Extracted,
@@ -292,11 +299,16 @@ impl Extractor<'_> {
         }
         let parent_path = full.parent().unwrap_or(Path::new("/")).to_path_buf();
         let name = full.file_name().unwrap_or_default();
-        let parent = self.take_parent(&parent_path)?;
+        let parent = self.take_parent(&parent_path, reader.tee().is_some())?;
         let result = if self.options.whiteouts && name.as_bytes().starts_with(b".wh.") {
-            self.whiteout(&parent, name)
+            self.whiteout(&parent.dir, name)
         } else {
-            self.create(e, path, &full, &parent, name, reader)
+            let told = match reader.tee() {
+                Some(_) if parent.real.is_empty() => name.as_bytes().to_vec(),
+                Some(_) => [parent.real.as_slice(), b"/", name.as_bytes()].concat(),
+                None => path.to_vec(),
+            };
+            self.create(e, &told, &full, &parent.dir, name, reader)
         };
         // A symbolic link may have changed what a path means.
         if result.is_ok() && e.kind != Kind::Symlink && self.parent.is_none() {
@@ -305,14 +317,24 @@ impl Extractor<'_> {
         result
     }
 
-    fn take_parent(&mut self, path: &Path) -> io::Result<OwnedFd> {
+    fn take_parent(&mut self, path: &Path, told: bool) -> io::Result<Parent> {
         match self.parent.take() {
-            Some((p, fd)) if p == path => Ok(fd),
+            Some((p, parent)) if p == path => Ok(parent),
             _ => {
                 let (uid, gid) = self.owner(0, 0)?;
-                root::make_dirs(self.root, path, 0o755, (uid.as_raw(), gid.as_raw()))
+                let dir = root::make_dirs(self.root, path, 0o755, (uid.as_raw(), gid.as_raw()))?;
+                let real = if told { self.real(&dir)? } else { Vec::new() };
+                Ok(Parent { dir, real })
             }
         }
+    }
+
+    /// Where an open folder is, seen from the root, without a slash at the front.
+    fn real(&self, dir: &OwnedFd) -> io::Result<Vec<u8>> {
+        let of = |fd: BorrowedFd<'_>| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        let (root, dir) = (of(self.root)?, of(dir.as_fd())?);
+        let inside = dir.strip_prefix(&root).map_err(io::Error::other)?;
+        Ok(inside.as_os_str().as_bytes().to_vec())
     }
 
     fn whiteout(&mut self, parent: &OwnedFd, name: &OsStr) -> io::Result<()> {

@@ -358,6 +358,13 @@ fn unpack_download(
         download.start_over()?;
         return Err(Error::Corrupt(format!("filesystem layer verification failed for digest {want}")));
     }
+    if pieces.done != pieces.total {
+        download.start_over()?;
+        return Err(Error::Corrupt(format!(
+            "layer {want} has {} bytes, but the manifest says {}",
+            pieces.done, pieces.total
+        )));
+    }
     pieces.say("Download complete");
     match kind {
         // The layer gives its own tar again.

@@ -24,6 +24,10 @@ use crate::types::{Layer, Loaded, Platform, Progress, ProgressSender};
 /// The largest document (configuration, manifest) that is read, and all of an archive's together.
 const DOCUMENT_LIMIT: u64 = 8 << 20;
 const DOCUMENTS_LIMIT: usize = 64 << 20;
+/// The most that documents have together when each is counted as often as it is named, and at least [`NAMED`] each time:
+/// an archive may name one again and again, and indexes name indexes.
+const NAMED_LIMIT: usize = 128 << 20;
+const NAMED: usize = 4 << 10;
 /// The most files an archive may have: each layer is three at most.
 const FILES_LIMIT: u32 = 20_000;
 /// How deep indexes may name indexes.
@@ -49,6 +53,8 @@ struct Found {
     links: HashMap<String, String>,
     /// Why a file is neither.
     broken: HashMap<String, String>,
+    /// Bytes of documents that were named so far.
+    named: usize,
 }
 
 /// An image that the archive describes.
@@ -224,7 +230,10 @@ impl ImageStore {
             let layer = match algorithm(&layer.diff_id) == algorithm(want) {
                 true => layer,
                 // The archive did not say by which algorithm its configuration names what is compressed.
-                false => self.unpack(self.layer_tar(&layer.diff_id)?.0, want)?,
+                false => match self.existing_layer(want) {
+                    Some(layer) => layer,
+                    None => self.unpack(self.layer_tar(&layer.diff_id)?.0, want)?,
+                },
             };
             if layer.diff_id != *want {
                 return Err(Error::Corrupt(format!(
@@ -265,10 +274,16 @@ impl Found {
 
     fn document(&mut self, path: &str) -> Result<Vec<u8>> {
         let path = self.resolve(path);
-        self.documents
-            .get(&path)
-            .cloned()
-            .ok_or_else(|| Error::Corrupt(format!("invalid archive: {path} is missing in it")))
+        let found = self.documents.get(&path);
+        let bytes =
+            found.ok_or_else(|| Error::Corrupt(format!("invalid archive: {path} is missing in it")))?;
+        self.named += bytes.len().max(NAMED);
+        if self.named > NAMED_LIMIT {
+            return Err(Error::Corrupt(
+                "invalid archive: its manifests name the same documents again and again".into(),
+            ));
+        }
+        Ok(bytes.clone())
     }
 
     /// A blob of an OCI layout, verified.

@@ -163,6 +163,53 @@ mod tests {
         assert_eq!(read_all(&out).unwrap_err().to_string(), "archive/tar: invalid tar header");
     }
 
+    /// A header with a right checksum.
+    fn special(kind: u8, data: &[u8]) -> Vec<u8> {
+        let mut e = Entry::new("x", Kind::File);
+        e.size = data.len() as u64;
+        let mut out = header(&e);
+        out[156] = kind;
+        out[148..156].copy_from_slice(b"        ");
+        let sum: u32 = out[..512].iter().map(|b| u32::from(*b)).sum();
+        out[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        out.extend_from_slice(data);
+        out.resize(out.len().next_multiple_of(BLOCK), 0);
+        out
+    }
+
+    fn record(key: &str, value: &str) -> String {
+        let rest = format!(" {key}={value}\n");
+        let mut length = rest.len() + 1;
+        while length != rest.len() + length.to_string().len() {
+            length = rest.len() + length.to_string().len();
+        }
+        format!("{length}{rest}")
+    }
+
+    #[test]
+    fn what_is_said_of_all_entries_is_short() {
+        let file = special(b'0', b"abc");
+        let with = |value: &str| [special(b'g', record("comment", value).as_bytes()), file.clone()].concat();
+        assert_eq!(read_all(&with("a commit")).unwrap()[0].1, b"abc");
+        let e = read_all(&with(&"x".repeat(70_000))).unwrap_err().to_string();
+        assert!(e.contains("header fields too long"), "{e}");
+    }
+
+    #[test]
+    fn a_sparse_map_is_looked_through_once() {
+        let pax = [record("GNU.sparse.major", "1"), record("GNU.sparse.realsize", "4")].concat();
+        let of = |map: &[u8]| [special(b'x', pax.as_bytes()), special(b'0', map)].concat();
+        let mut small = b"1\n0\n4\n".to_vec();
+        small.resize(BLOCK, 0);
+        small.extend_from_slice(b"data");
+        assert_eq!(read_all(&of(&small)).unwrap()[0].0.sparse, Some((vec![(0, 4)], 4)));
+        // A number of a megabyte, with so many blocks looked through for its end, each from the front again.
+        let mut long = [vec![b'0'; 1 << 20], b"1\n0\n4\n".to_vec()].concat();
+        long.resize(long.len().next_multiple_of(BLOCK), 0);
+        long.extend_from_slice(b"data");
+        assert_eq!(read_all(&of(&long)).unwrap_err().to_string(), "archive/tar: invalid sparse map");
+    }
+
     proptest::proptest! {
         #[test]
         fn never_panics(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..3000), flag in 0u8..255) {

@@ -9,8 +9,10 @@ use super::{BLOCK, Entry, Kind, ZEROS, bad, padding};
 
 /// The most that a long name or a pax header may take, as in Go.
 const SPECIAL_LIMIT: u64 = 1 << 20;
-/// The most that all headers before one entry may take, and all global ones of an archive.
+/// The most that all headers before one entry may take.
 const SPECIALS_LIMIT: u64 = 4 << 20;
+/// The most that all global headers of an archive may take: what they say is said of every entry again.
+const GLOBAL_LIMIT: u64 = 64 << 10;
 /// The most pieces a sparse file may have.
 const SPARSE_LIMIT: usize = 1 << 16;
 
@@ -172,7 +174,7 @@ impl<'t, R: Read> Reader<'t, R> {
             } else if h[156] == b'g' {
                 self.global_size = self.global_size.saturating_add(size);
             }
-            if specials > SPECIALS_LIMIT || self.global_size > SPECIALS_LIMIT {
+            if specials > SPECIALS_LIMIT || self.global_size > GLOBAL_LIMIT {
                 return Err(bad("header fields too long"));
             }
             match h[156] {
@@ -292,7 +294,9 @@ impl<'t, R: Read> Reader<'t, R> {
                     at += n + 1;
                     return value;
                 }
-                if data.len() as u64 >= 2 * SPECIAL_LIMIT || reader.left < BLOCK as u64 {
+                // No number is longer than a block, and what has none is not looked through again and again.
+                let long = data.len() - at >= BLOCK || data.len() as u64 >= 2 * SPECIAL_LIMIT;
+                if long || reader.left < BLOCK as u64 {
                     return Err(bad("invalid sparse map"));
                 }
                 let mut b = [0u8; BLOCK];
