@@ -129,11 +129,19 @@ fn range(text: &str) -> Option<(u16, u16)> {
     (from <= to).then_some((from, to))
 }
 
+/// How often ports may be named: an image may declare ranges, and any number of them.
+const NAMED: usize = 1 << 20;
+
 /// Every port the container declares or publishes.
 pub(crate) fn exposed(config: &Config, host: &HostConfig) -> Result<BTreeSet<Port>> {
-    let mut all = BTreeSet::new();
+    let (mut all, mut named) = (BTreeSet::new(), 0);
     for text in config.exposed_ports.keys().chain(host.port_bindings.keys()) {
-        all.extend(parse(text)?);
+        let ports = parse(text)?;
+        named += ports.len();
+        if named > NAMED {
+            return Err(invalid(format!("the image and the request name ports more than {NAMED} times")));
+        }
+        all.extend(ports);
     }
     Ok(all)
 }
@@ -263,5 +271,17 @@ mod tests {
             settings(&exposed, &published),
             json!({"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}], "53/udp": null})
         );
+    }
+
+    #[test]
+    fn an_image_may_not_name_ports_without_end() {
+        let mut config = Config::default();
+        for i in 1..=20_000 {
+            config.exposed_ports.insert(format!("{i}-65535"), Default::default());
+        }
+        let e = exposed(&config, &HostConfig::default()).unwrap_err().to_string();
+        assert!(e.contains("name ports more than"), "{e}");
+        config.exposed_ports.retain(|text, _| text == "1-65535");
+        assert_eq!(exposed(&config, &HostConfig::default()).unwrap().len(), 65535);
     }
 }

@@ -205,10 +205,10 @@ impl Tokens {
             return Err(refused("it is for another service"));
         }
         let now = base::clock::now().as_second();
-        if claims["exp"].as_i64().is_none_or(|t| t + LEEWAY < now) {
+        if claims["exp"].as_i64().is_none_or(|t| t.saturating_add(LEEWAY) < now) {
             return Err(refused("it has expired"));
         }
-        if claims["nbf"].as_i64().is_some_and(|t| t - LEEWAY > now) {
+        if claims["nbf"].as_i64().is_some_and(|t| t.saturating_sub(LEEWAY) > now) {
             return Err(refused("it is not valid yet"));
         }
         let text = |v: &Value| v.as_str().unwrap_or_default().to_string();
