@@ -1,12 +1,14 @@
-//! Patches of every kind: a first byte says which, a line break parts the object from the patch.
+//! Patches of every kind: a first byte says which, a second of what, a line break parts the object from the patch.
 #![no_main]
 
-use api::patch;
-use api::schema::TypeId;
+use api::kinds;
+use api::names::gvr;
+use api::patch::{self, apply};
+use api::schema::Schema;
 use serde_json::Value;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let [kind, rest @ ..] = bytes else { return };
+    let [how, what, rest @ ..] = bytes else { return };
     let Some(at) = rest.iter().position(|b| *b == b'\n') else { return };
     let (object, change) = (&rest[..at], &rest[at + 1..]);
     let (Ok(mut object), Ok(change)) =
@@ -14,8 +16,10 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     else {
         return;
     };
-    let Some(pod) = TypeId::named("io.k8s.api.core.v1.Pod") else { return };
-    match kind % 3 {
+    let gvrs = [gvr::PODS, gvr::SERVICES, gvr::DEPLOYMENTS, gvr::NODES];
+    let Some(kind) = kinds::by_gvr(&gvrs[usize::from(what % 4)]) else { return };
+    let schema = if *what > 128 { Schema::Any } else { kind.schema() };
+    match how % 4 {
         0 => {
             let _ = patch::json_patch(&object, &change);
         }
@@ -25,8 +29,22 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
             patch::merge_patch(&mut object, &change);
             assert_eq!(once, object, "a merge patch changes nothing the second time");
         }
+        2 => {
+            let _ = patch::strategic_merge(&object, &change, schema);
+        }
         _ => {
-            let _ = patch::strategic_merge(&object, &change, pod.schema());
+            let now = "2024-01-02T03:04:05Z".parse().unwrap();
+            let version = kind.api_version();
+            let writer = |manager| apply::Writer { manager, now, subresource: "", api_version: &version };
+            let live = object.is_object().then_some(&object);
+            let Ok(first) = apply::apply(live, &change, schema, writer("a"), *how > 128) else { return };
+            let mut updated = object.clone();
+            apply::track_update(Some(&first), &mut updated, schema, writer("b"));
+            let second = apply::apply(Some(&first), &change, schema, writer("a"), false);
+            // Managed fields that came with the object may say anything.
+            if object["metadata"]["managedFields"].is_null() {
+                assert_eq!(second.ok(), Some(first), "what is applied twice is applied once");
+            }
         }
     }
 });

@@ -18,6 +18,8 @@ mod compress;
 mod conversion;
 mod crd;
 mod documents;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod http;
 mod keys;
 mod masters;

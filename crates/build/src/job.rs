@@ -49,7 +49,6 @@ pub(crate) struct Job {
     pub escape: char,
     pub platform: Platform,
     pub given: BTreeMap<String, String>,
-    pub global: BTreeMap<String, Option<String>>,
     automatic: BTreeMap<String, String>,
     pub contexts: Arc<dyn Contexts>,
     pub listener: Arc<dyn Listener>,

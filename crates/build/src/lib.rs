@@ -16,6 +16,8 @@ mod copy;
 mod download;
 mod error;
 mod flight;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gc;
 mod instruction;
 mod job;

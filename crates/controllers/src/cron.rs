@@ -101,6 +101,13 @@ impl Schedule {
     }
 }
 
+/// The first so many times of a schedule after `after`.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn times(cron: &Object, after: Timestamp, count: usize) -> Vec<Timestamp> {
+    let Ok(schedule) = Schedule::parse(cron) else { return Vec::new() };
+    std::iter::successors(schedule.next(after), |t| schedule.next(*t)).take(count).collect()
+}
+
 fn decide(o: &Observed<'_>) -> Decision {
     let mut decision = Decision::default();
     let mut status = Status::of(o);

@@ -28,6 +28,12 @@ const FIRST_DELAY: Duration = Duration::from_secs(10);
 /// See [`FIRST_DELAY`].
 const LAST_DELAY: Duration = Duration::from_secs(600);
 
+/// A text of indexes as it is written again.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn indexes(text: &str) -> String {
+    indexes::Indexes::parse(text).to_string()
+}
+
 /// The controller.
 pub(crate) struct Jobs {
     jobs: Arc<Informer>,

@@ -15,6 +15,8 @@ mod disruption;
 mod endpoints;
 mod endpointslice;
 mod ephemeral;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gc;
 mod job;
 mod machine;

@@ -7,6 +7,8 @@ mod body;
 mod call;
 mod compat;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod hangup;
 mod hijack;
 mod listen;

@@ -26,6 +26,8 @@ mod exec;
 mod files;
 mod foreign;
 mod fs;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod health;
 mod images;
 mod inspect;

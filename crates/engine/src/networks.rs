@@ -309,6 +309,17 @@ fn predefined(name: &str) -> Record {
     }
 }
 
+/// Reads what a request says of a network.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn try_out(create: &crate::model::NetworkCreate) {
+    for driver in ["bridge", "macvlan", "ipvlan"] {
+        let _ = options::parse(driver, &create.options);
+    }
+    for pool in &create.ipam.config {
+        let _ = pools::parse(pool);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -179,7 +179,7 @@ fn readings(name: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
 }
 
 /// `2.0.17.172.in-addr.arpa` is 172.17.0.2; an IPv6 address has its 32 digits there, the last one first.
-fn reverse(name: &str) -> Option<IpAddr> {
+pub(crate) fn reverse(name: &str) -> Option<IpAddr> {
     if let Some(rest) = name.strip_suffix(REVERSE[0]) {
         let mut octets: Vec<u8> = rest.split('.').map(|p| p.parse().ok()).collect::<Option<_>>()?;
         octets.reverse();

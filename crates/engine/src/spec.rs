@@ -15,8 +15,8 @@ use oci_spec::runtime::{
 };
 use runtime::{ContainerSpec, IoSpec, LogSpec, Rootfs, StdinMode, defaults};
 
-use devices::{devices, parse_rule};
-pub(crate) use devices::{node, rule};
+use devices::devices;
+pub(crate) use devices::{node, parse_rule, rule};
 pub(crate) use limits::resources;
 use mounts::mounts;
 pub(crate) use mounts::{inside, mount};

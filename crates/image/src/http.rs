@@ -28,7 +28,7 @@ use tokio::net::TcpStream;
 const REDIRECTS: usize = 10;
 
 /// An address that another one's answer gives.
-fn resolve(base: &Uri, location: &str) -> crate::Result<Uri> {
+pub(crate) fn resolve(base: &Uri, location: &str) -> crate::Result<Uri> {
     let bad = |e: &dyn std::fmt::Display| crate::Error::Registry(format!("redirect to {location:?}: {e}"));
     let uri: Uri = location.parse().map_err(|e| bad(&e))?;
     if uri.scheme().is_some() {

@@ -18,6 +18,8 @@ pub mod archive;
 mod bridge;
 pub mod config;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod http;
 pub mod reference;
 pub mod registry;

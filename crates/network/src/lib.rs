@@ -14,6 +14,8 @@
 pub mod dns;
 mod error;
 mod facade;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod ipam;
 pub mod link;
 pub mod netns;

@@ -6,6 +6,8 @@
 pub mod access;
 mod digest;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod handlers;
 mod manifest;
 pub mod path;

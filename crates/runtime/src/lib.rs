@@ -10,6 +10,8 @@ mod client;
 pub mod defaults;
 mod error;
 pub mod fake;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod logs;
 mod protocol;
 mod seccomp;

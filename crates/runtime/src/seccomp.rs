@@ -390,6 +390,25 @@ impl Cache {
     }
 }
 
+/// Compiles a profile of either form, for a process with some capabilities.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn try_out(text: &str) {
+    let caps = [0, 1 << 21 | 1 << 18, u64::MAX].map(Set);
+    if let Ok(profile) = parse(text) {
+        for caps in caps {
+            if let Ok(filter) = profile.resolve(caps, (5, 10)) {
+                let _ = sys::seccomp::compile(&filter);
+                let _ = to_oci(&filter).and_then(|oci| from_oci(&oci));
+            }
+        }
+    }
+    if let Ok(filter) =
+        serde_json::from_str::<LinuxSeccomp>(text).map_err(|_| ()).and_then(|s| from_oci(&s).map_err(|_| ()))
+    {
+        let _ = sys::seccomp::compile(&filter);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

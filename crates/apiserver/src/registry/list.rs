@@ -214,6 +214,15 @@ fn with_fresh_token(status: Status, after: &str) -> Status {
     status
 }
 
+/// Reads a token of `continue`: what is taken means the same when it is written again.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn try_token(text: &str) {
+    if let Ok(token) = decode_token(text) {
+        let again = decode_token(&encode_token(token.revision.max(1), &token.after));
+        assert!(again.is_ok_and(|again| again.after == token.after));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -24,6 +24,8 @@ pub use delete::{DeleteOptions, Deleted};
 pub use hooks::Addresses;
 pub use list::Listed;
 use list::parse_selectors;
+#[cfg(any(test, fuzzing))]
+pub(crate) use list::try_token;
 pub use patch::PatchBody;
 pub use render::{render_list, render_object, render_status, reply, reply_value};
 pub use update::Modify;

@@ -10,6 +10,8 @@ mod definition;
 mod export;
 mod files;
 mod frontend;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod inputs;
 mod layouts;
 mod locals;

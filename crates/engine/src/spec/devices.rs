@@ -25,7 +25,7 @@ pub(crate) fn rule(
 }
 
 /// `c 42:* rmw`
-pub(super) fn parse_rule(text: &str) -> Result<LinuxDeviceCgroup> {
+pub(crate) fn parse_rule(text: &str) -> Result<LinuxDeviceCgroup> {
     let bad = || invalid(format!("invalid device cgroup rule format: '{text}'"));
     let mut words = text.split_whitespace();
     let (Some(kind), Some(numbers), Some(access), None) =

@@ -102,7 +102,7 @@ impl Remote {
 }
 
 /// `a="b",c=d` of a challenge, keys in lower case.
-fn parameters(text: &str) -> HashMap<String, String> {
+pub(crate) fn parameters(text: &str) -> HashMap<String, String> {
     let mut all = HashMap::new();
     let mut rest = text.trim();
     while let Some((key, after)) = rest.split_once('=') {

@@ -433,7 +433,7 @@ impl Registry for Remote {
 }
 
 /// A URL that an answer gives, seen from the one that was asked.
-pub(super) fn join(base: &Uri, location: &str) -> Result<Uri> {
+pub(crate) fn join(base: &Uri, location: &str) -> Result<Uri> {
     let bad = |e: &dyn std::fmt::Display| Error::Registry(format!("{base}: redirect to {location:?}: {e}"));
     let uri: Uri = location.parse().map_err(|e| bad(&e))?;
     if uri.scheme().is_some() {

@@ -13,6 +13,10 @@ mod transfer;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use auth::parameters;
+#[cfg(any(test, fuzzing))]
+pub(crate) use client::join;
 pub use client::{Remote, login_with};
 pub use hosts::RegistryConfig;
 pub use search::Found;

@@ -188,6 +188,24 @@ async fn over_tcp(server: SocketAddr, query: &[u8], place: Option<&Path>) -> io:
     Ok(answer)
 }
 
+/// Whatever a server may answer, and whatever was asked: both are looked at as they are.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn try_out(bytes: &[u8]) {
+    let (query, answer) = bytes.split_at(bytes.len() / 2);
+    let _ = fails(answer);
+    if let Ok((own, original)) = disguise(query) {
+        assert_eq!((own.len(), &own[2..]), (query.len(), &query[2..]));
+        assert_eq!(original, query[..2]);
+        let mut mirrored = own.clone();
+        if let Some(flags) = mirrored.get_mut(2) {
+            *flags |= 0x80;
+        }
+        for answer in [answer, &mirrored] {
+            let _ = answers(&own, answer);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,6 +12,13 @@ mod upstreams;
 
 use std::net::SocketAddr;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use forward::try_out as try_forwarder;
+#[cfg(any(test, fuzzing))]
+pub(crate) use server::try_out as try_server;
+#[cfg(any(test, fuzzing))]
+pub(crate) use upstreams::try_out as try_resolv_conf;
+
 pub use forward::Forwarder;
 pub use hickory_proto::rr::{Name, RData, Record, RecordType, rdata};
 pub use server::serve;

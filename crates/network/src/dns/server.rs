@@ -264,6 +264,43 @@ fn failure(request: &[u8]) -> Vec<u8> {
     reply.to_vec().unwrap_or_default()
 }
 
+/// Answers a question by UDP and by TCP as a server that knows `a.example` alone.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn try_out(request: &[u8]) {
+    use super::{RData, rdata};
+    struct One;
+    impl Answerer for One {
+        fn answer(&self, q: &Question) -> Answer {
+            let records =
+                |n: u8| (0..n).map(|i| q.record(30, RData::A(rdata::A::new(10, 0, 0, i)))).collect();
+            match q.lower.as_str() {
+                "a.example" => Answer::Records { answers: records(1), additionals: records(2) },
+                "many.example" => Answer::Records { answers: records(200), additionals: records(200) },
+                "fail.example" => Answer::Failure,
+                _ => Answer::Forward,
+            }
+        }
+    }
+    let server = Server {
+        answerer: Arc::new(One),
+        forwarder: Arc::new(Forwarder::fixed(Vec::new())),
+        waiting: Semaphore::new(CROWD),
+    };
+    let client = SocketAddr::from(([127, 0, 0, 1], 53));
+    if let Outcome::Reply(reply) = server.begin(request, client) {
+        let bytes = fit(&reply, request);
+        assert!(bytes.len() <= usize::from(UDP_PAYLOAD), "{} bytes", bytes.len());
+        assert_eq!(bytes.get(..2), request.get(..2), "an answer has the question's number");
+        let whole = reply.to_vec().unwrap_or_default();
+        assert!(
+            Message::from_vec(&whole).is_ok() && Message::from_vec(&bytes).is_ok(),
+            "an answer is a message"
+        );
+    }
+    let failed = failure(request);
+    assert!(failed.is_empty() || Message::from_vec(&failed).is_ok());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -105,6 +105,12 @@ fn parse(text: &str) -> impl Iterator<Item = SocketAddr> {
     })
 }
 
+/// Reads a text.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn try_out(text: &str) {
+    let _ = parse(text).count();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -48,7 +48,7 @@ pub(super) async fn blob(call: &Call, name: &str, digest: &str) -> Result<Answer
 
 /// `bytes=A-B`, `bytes=A-`, `bytes=-N` as a half-open range. What is no single range of bytes is ignored, as RFC 9110
 /// says (14.2): the answer is the whole.
-fn parse_range(text: &str, length: u64) -> Result<Option<(u64, u64)>> {
+pub(crate) fn parse_range(text: &str, length: u64) -> Result<Option<(u64, u64)>> {
     let Some((a, b)) = text.trim().strip_prefix("bytes=").and_then(|r| r.trim().split_once('-')) else {
         return Ok(None);
     };

@@ -1,6 +1,6 @@
 //! The protocol: which request means what, and who may ask it.
 
-mod blobs;
+pub(crate) mod blobs;
 mod lists;
 mod manifests;
 mod uploads;

@@ -8,7 +8,7 @@
 pub mod drivers;
 pub(crate) mod entry;
 pub(crate) mod files;
-mod reader;
+pub(crate) mod reader;
 pub(crate) mod sender;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -285,7 +285,7 @@ fn records_tail_forward(file: &mut File, wanted: u64) -> io::Result<(u64, u64)> 
     Ok((begins.front().copied().unwrap_or(at), begins.len() as u64))
 }
 
-fn parse(line: &[u8]) -> Option<LogLine> {
+pub(crate) fn parse(line: &[u8]) -> Option<LogLine> {
     let entry: Entry<'_> = serde_json::from_slice(line).ok()?;
     let line = Bytes::from(entry.log.into_owned());
     Some(LogLine { stream: entry.stream, time: entry.time, line, attributes: entry.attrs })

@@ -7,7 +7,7 @@ use rustix::fs::{Mode, OFlags};
 
 /// A resolved user.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(crate) struct Identity {
     pub uid: u32,
     pub gid: u32,
     pub groups: Vec<u32>,
@@ -19,14 +19,14 @@ pub(super) struct Identity {
 const LIMIT: usize = 4 << 20;
 
 /// Reads the container's user database. The calling process is inside its root already.
-pub(super) struct Database {
+pub(crate) struct Database {
     passwd: String,
     group: String,
 }
 
 impl Database {
     /// Files that cannot be read count as empty, as with Docker: an image from scratch has none.
-    pub(super) fn read() -> Self {
+    pub(crate) fn read() -> Self {
         match rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
             Ok(root) => Self::read_in(root.as_fd()),
             Err(_) => Self { passwd: String::new(), group: String::new() },
@@ -34,7 +34,7 @@ impl Database {
     }
 
     /// As `read`, of a root that this process is not in.
-    pub(super) fn read_in(root: BorrowedFd<'_>) -> Self {
+    pub(crate) fn read_in(root: BorrowedFd<'_>) -> Self {
         let read = |path: &str| {
             let bytes = sys::rooted::read(root, Path::new(path), LIMIT).ok()??;
             Some(String::from_utf8_lossy(&bytes).into_owned())
@@ -43,6 +43,12 @@ impl Database {
             passwd: read("/etc/passwd").unwrap_or_default(),
             group: read("/etc/group").unwrap_or_default(),
         }
+    }
+
+    /// Of the texts themselves.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn of(passwd: &str, group: &str) -> Self {
+        Self { passwd: passwd.into(), group: group.into() }
     }
 
     fn users(&self) -> impl Iterator<Item = (&str, u32, u32, &str)> {
@@ -66,7 +72,7 @@ impl Database {
 
     /// Docker's rules: a name or number, optionally `:` and a group's name or number; without a group, the user's own
     /// from /etc/passwd (0 if it has no entry) and every group that lists it.
-    pub(super) fn resolve(&self, expression: &str) -> Result<Identity, String> {
+    pub(crate) fn resolve(&self, expression: &str) -> Result<Identity, String> {
         let (user, group) = match expression.split_once(':') {
             Some((u, g)) => (u, Some(g).filter(|g| !g.is_empty())),
             None => (expression, None),
@@ -114,7 +120,7 @@ impl Database {
     }
 
     /// The home folder of a user who is given by number.
-    pub(super) fn home_of(&self, uid: u32) -> Option<String> {
+    pub(crate) fn home_of(&self, uid: u32) -> Option<String> {
         self.users().find(|(_, u, ..)| *u == uid).map(|(.., home)| home.to_string()).filter(|h| !h.is_empty())
     }
 }
@@ -125,11 +131,10 @@ mod tests {
 
     #[test]
     fn docker_rules() {
-        let db = Database {
-            passwd: "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001:App:/home/app:/bin/sh\n1234:x:7:7::/:\n"
-                .into(),
-            group: "root:x:0:\nwheel:x:10:app,root\napp:x:1001:\naudio:x:29:app\n".into(),
-        };
+        let db = Database::of(
+            "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1001:App:/home/app:/bin/sh\n1234:x:7:7::/:\n",
+            "root:x:0:\nwheel:x:10:app,root\napp:x:1001:\naudio:x:29:app\n",
+        );
         let id = |uid, gid, groups: &[u32], home: Option<&str>| {
             Ok(Identity { uid, gid, groups: groups.to_vec(), home: home.map(String::from) })
         };

@@ -31,6 +31,12 @@ pub use values::{binary_size, decimal_size};
 /// A driver's options, as the API has them.
 pub type Options = BTreeMap<String, String>;
 
+/// What is wrong with a tag's template.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn try_tag(template: &str) -> Result<(), String> {
+    tag::check(template)
+}
+
 /// One driver.
 struct Driver {
     name: &'static str,

@@ -1,0 +1,46 @@
+//! What fuzz targets call: the parsers of what comes from images, users and files, each with what is done with the result.
+
+use crate::logs::{drivers, entry, reader};
+use crate::seccomp;
+use crate::shim::users::Database;
+
+/// An image's `/etc/passwd` and `/etc/group`, parted by a line of dashes, after the user that is looked for.
+pub fn users(text: &str) {
+    let (wanted, files) = text.split_once('\n').unwrap_or((text, ""));
+    let (passwd, group) = files.split_once("\n---\n").unwrap_or((files, ""));
+    let database = Database::of(passwd, group);
+    if let Ok(id) = database.resolve(wanted) {
+        let _ = database.home_of(id.uid);
+        assert!(!wanted.contains(':') || id.groups.is_empty(), "a named group stands alone");
+    }
+}
+
+/// A seccomp profile, Docker's or OCI's: what is understood compiles to a filter or is refused.
+pub fn seccomp(text: &str) {
+    seccomp::try_out(text);
+}
+
+/// Records of a log in Docker's binary form, and lines of one in JSON.
+pub fn log(bytes: &[u8]) {
+    let mut rest = bytes;
+    while let entry::Record::Whole(length, read) = entry::decode(rest) {
+        let (record, after) = rest.split_at(length);
+        let end = record.last_chunk::<4>().copied().and_then(entry::length_before);
+        assert_eq!(end, Some(length as u64), "a record can be found from its end");
+        if let Some(e) = read {
+            let attributes = entry::attributes(&e.attributes);
+            let mut again = Vec::new();
+            entry::encode(&mut again, &e.line, e.stream, e.time, e.piece.as_ref(), &attributes);
+            assert_eq!(entry::decode(&again), entry::Record::Whole(again.len(), Some(e)));
+        }
+        rest = after;
+    }
+    for line in bytes.split(|b| *b == b'\n') {
+        let _ = reader::parse(line);
+    }
+}
+
+/// The template of a log's tag.
+pub fn tag(text: &str) {
+    let _ = drivers::try_tag(text);
+}
