@@ -1,6 +1,6 @@
 //! `cargo xtask vm-test`: the container tests in a virtual machine with Debian's cloud kernel, where cgroup v2 is the only
 //! hierarchy. The machine is emulated by qemu (no KVM is needed), boots in seconds from one archive that is made here,
-//! has no disk and no network, and ends with the tests.
+//! has a disk for temporary files and no network, and ends with the tests.
 
 mod archive;
 
@@ -19,6 +19,10 @@ use archive::Archive;
 
 /// The modules that the tests need beyond what the kernel has built in; their dependencies come along.
 const MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_blk",
+    "crc32c_generic",
+    "ext4",
     "overlay",
     "veth",
     "bridge",
@@ -74,6 +78,10 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
     let built = build(options)?;
     let image = cache.join("initramfs");
     write_image(&image, &kernel, &built, &script(options))?;
+    // A folder in memory has no mapped ids before Linux 6.3, and no disk that could be limited.
+    let disk = cache.join("disk");
+    fs::File::create(&disk)?.set_len(2 << 30)?;
+    output(Command::new("/sbin/mkfs.ext4").args(["-q", "-F"]).arg(&disk))?;
 
     let mut machine = Command::new("qemu-system-x86_64")
         .args(["-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio", "-cpu", "max", "-smp", "2"])
@@ -81,6 +89,8 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
         .arg(&kernel.image)
         .arg("-initrd")
         .arg(&image)
+        .arg("-drive")
+        .arg(format!("file={},format=raw,if=virtio", disk.display()))
         .args(["-append", "console=ttyS0 quiet panic=-1 cgroup_no_v1=all"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -324,10 +334,10 @@ if [ "$1" != moved ]; then
 fi
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 mkdir -p /dev/pts /dev/shm; mount -t devpts -o newinstance,ptmxmode=0666 devpts /dev/pts; mount -t tmpfs shm /dev/shm
-mount -t tmpfs tmp /tmp; mount -t tmpfs run /run; mount -t cgroup2 cgroup /sys/fs/cgroup
+mount -t tmpfs run /run; mount -t cgroup2 cgroup /sys/fs/cgroup
 for c in cpu cpuset memory pids io; do echo +$c > /sys/fs/cgroup/cgroup.subtree_control; done
 for m in /lib/modules/*.ko; do insmod $m || echo "not loaded: $m"; done
-ip link set lo up
+ip link set lo up; mount -t ext4 /dev/vda /tmp
 cd /root; export HOME=/root TMPDIR=/tmp RUST_BACKTRACE=1 RUST_TEST_THREADS=2
 export TUG_TEST_PATIENCE={patience}
 status=0

@@ -73,16 +73,18 @@ pub(super) fn mount_root(
     Ok(tree)
 }
 
-/// Shares what is mounted on the root from now on, if the specification says so. pivot_root(2) refuses a shared root,
-/// so this comes after it.
+/// Shares what is mounted on the root from now on, or forbids to bind the root, if the specification says so; it is a
+/// private one otherwise. pivot_root(2) refuses a shared root, so this comes after it.
 pub(super) fn share_root(linux: &Linux) -> Result<(), Failure> {
-    if !matches!(linux.rootfs_propagation().as_deref(), Some("shared" | "rshared")) {
-        return Ok(());
-    }
+    let spread = match linux.rootfs_propagation().as_deref() {
+        Some("shared" | "rshared") => Propagation::Shared,
+        Some("unbindable" | "runbindable") => Propagation::Unbindable,
+        _ => return Ok(()),
+    };
     let root =
         rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).step(|| "open /".into())?;
-    mount::set_attributes(root.as_fd(), 0, 0, Some(Propagation::Shared), false)
-        .step(|| "share the root's mounts".into())
+    mount::set_attributes(root.as_fd(), 0, 0, Some(spread), false)
+        .step(|| "set the propagation of the root's mounts".into())
 }
 
 /// What a bind mount binds, where it had to be got hold of early.

@@ -102,6 +102,17 @@ pub async fn shared_mounts(w: &World) {
     assert_eq!((output.stdout.as_str(), seen), ("", [true, false]), "{output:?}");
 }
 
+/// A root that may not be bound elsewhere.
+pub async fn unbindable_root(w: &World) {
+    for (spread, bound) in [("unbindable", false), ("private", true)] {
+        let mut spec = w.sh("mkdir /at; mount -o bind / /at && echo bound; true");
+        all_capabilities(&mut spec);
+        spec.oci.linux_mut().as_mut().unwrap().set_rootfs_propagation(Some(spread.into()));
+        let (_, output) = w.run(&spec).await;
+        assert_eq!(output.stdout == "bound\n", bound, "{spread}: {output:?}");
+    }
+}
+
 pub async fn many_layers(w: &World) {
     let mut spec = w.sh("cat /layer; ls /only | wc -l");
     let Rootfs::Overlay { lower, .. } = &mut spec.rootfs else { panic!() };

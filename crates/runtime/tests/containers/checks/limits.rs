@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use oci_spec::runtime::{LinuxNamespaceType, LinuxPids, LinuxResources};
+use oci_spec::runtime::{
+    LinuxBlockIo, LinuxNamespaceType, LinuxPids, LinuxResources, LinuxThrottleDeviceBuilder,
+};
 use runtime::{EventKind, Runtime, Status, defaults};
 
 use super::memory;
@@ -74,6 +76,44 @@ pub async fn update(w: &World) {
     let pid = w.runtime.state(&spec.id).await.unwrap().pid.unwrap();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     assert!(status.contains("Cpus_allowed_list:\t0\n"), "{status}");
+}
+
+/// A disk's limits, as the container's own group has them.
+pub async fn disk_limits(w: &World) {
+    let disk = std::fs::read_dir("/sys/block").unwrap().flatten().find_map(|entry| {
+        let name = entry.file_name().into_string().unwrap();
+        let real = ["vd", "sd", "nvme"].iter().any(|kind| name.starts_with(kind));
+        real.then(|| std::fs::read_to_string(entry.path().join("dev")).unwrap().trim().to_owned())
+    });
+    let Some(disk) = disk else { return println!("skipped: this machine has no disk") };
+    let (major, minor) = disk.split_once(':').unwrap();
+    let limit = |rate: u64| {
+        let device = LinuxThrottleDeviceBuilder::default()
+            .major(major.parse::<i64>().unwrap())
+            .minor(minor.parse::<i64>().unwrap())
+            .rate(rate)
+            .build()
+            .unwrap();
+        vec![device]
+    };
+    let resources = |bytes: u64| {
+        let mut io = LinuxBlockIo::default();
+        io.set_throttle_write_bps_device(Some(limit(bytes))).set_throttle_read_iops_device(Some(limit(77)));
+        let mut resources = LinuxResources::default();
+        resources.set_block_io(Some(io)).set_devices(Some(defaults::device_rules()));
+        resources
+    };
+    let mut spec = w.sh(
+        "read line; cd /sys/fs/cgroup; cat io.max blkio/blkio.throttle.write_bps_device blkio/blkio.throttle.read_iops_device 2>/dev/null; true",
+    );
+    spec.io.stdin = runtime::StdinMode::Open;
+    spec.oci.linux_mut().as_mut().unwrap().set_resources(Some(resources(1 << 20)));
+    let mut io = w.begin(&spec).await;
+    w.runtime.update(&spec.id, &resources(2 << 20)).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(io.stdin.as_mut().unwrap(), b"\n").await.unwrap();
+    let out = crate::world::collect(io).await.stdout;
+    let unified = format!("{disk} rbps=max wbps=2097152 riops=77 wiops=max\n");
+    assert!(out == unified || out == format!("{disk} 2097152\n{disk} 77\n"), "{out:?}");
 }
 
 pub async fn cgroup_namespace(w: &World) {

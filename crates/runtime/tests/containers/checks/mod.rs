@@ -38,8 +38,8 @@ checks! {
     process: echo, exit_codes, bad_commands, environment, users, setup_errors, signals, sysctls_and_names, rlimits, init_reaps;
     streams: stdin_half_close, stdin_open_once, watcher_ends_no_input, terminal, attach_twice, slow_reader_stalls_only_its_container, log_rotation_and_follow, fast_writer;
     exec: exec, exec_in_terminal, short_execs_in_terminals;
-    limits: killed_for_memory, pids_limit, pause_and_stats, update, cgroup_namespace;
-    filesystem: read_only_root, hidden_paths, devices, mounts, shared_mounts, many_layers;
+    limits: killed_for_memory, pids_limit, pause_and_stats, update, disk_limits, cgroup_namespace;
+    filesystem: read_only_root, hidden_paths, devices, mounts, shared_mounts, unbindable_root, many_layers;
     confinement: capabilities, privileged, seccomp, no_new_privileges, links_cannot_lead_out, parts_of_volumes, nothing_leaks_in, executable_is_safe, user_namespace, user_namespace_joined;
     hooks: hooks_in_order, failing_hooks, impossible_hooks;
     survival: restart_finds_everything, killed_shim, broken_connection, strange_shim, half_made, events, delete, shim_is_small;
