@@ -194,6 +194,48 @@ pub fn controller_of(obj: &Value) -> Option<OwnerReference> {
     owner_references(obj).into_iter().find(|o| o.controller == Some(true))
 }
 
+/// What ties an object to others, read without decoding the rest of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ties {
+    /// `metadata.ownerReferences`.
+    pub owners: Vec<OwnerReference>,
+    /// `metadata.finalizers`.
+    pub finalizers: Vec<String>,
+}
+
+impl Ties {
+    /// Those of an object. What cannot be read as such is left out.
+    pub fn of(object: &crate::Object) -> Ties {
+        #[derive(Deserialize, Default)]
+        #[serde(rename_all = "camelCase", default)]
+        struct Metadata {
+            owner_references: Option<Value>,
+            finalizers: Option<Value>,
+        }
+        #[derive(Deserialize, Default)]
+        #[serde(default)]
+        struct View {
+            metadata: Metadata,
+        }
+        fn all<T: serde::de::DeserializeOwned>(list: Option<Value>) -> Vec<T> {
+            let Some(Value::Array(list)) = list else { return Vec::new() };
+            list.into_iter().filter_map(|v| T::deserialize(v).ok()).collect()
+        }
+        let metadata = object.to::<View>().unwrap_or_default().metadata;
+        Ties { owners: all(metadata.owner_references), finalizers: all(metadata.finalizers) }
+    }
+
+    /// The owner that is the controller.
+    pub fn controller(&self) -> Option<&OwnerReference> {
+        self.owners.iter().find(|o| o.controller == Some(true))
+    }
+
+    /// Whether it has a finalizer.
+    pub fn has(&self, finalizer: &str) -> bool {
+        self.finalizers.iter().any(|f| f == finalizer)
+    }
+}
+
 /// A timestamp as the API writes it: whole seconds, UTC, `2006-01-02T15:04:05Z`.
 pub fn time(at: jiff::Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
@@ -208,6 +250,27 @@ pub fn micro_time(at: jiff::Timestamp) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn ties_are_the_same_from_both_forms() {
+        let owner = json!({"apiVersion": "v1", "kind": "X", "name": "x", "uid": "u", "controller": true});
+        for (metadata, owners, finalizers) in [
+            (json!({"ownerReferences": [owner, 7], "finalizers": ["a", null]}), 1, 1),
+            (json!({"ownerReferences": null, "finalizers": {}}), 0, 0),
+            (Value::Null, 0, 0),
+        ] {
+            let value = json!({"spec": {"x": [1]}, "metadata": metadata});
+            let decoded = crate::Object::from_value(value.clone());
+            let ties = Ties::of(&decoded);
+            assert_eq!((ties.owners.len(), ties.finalizers.len()), (owners, finalizers), "{value}");
+            assert_eq!(ties.controller().map(|o| o.uid.as_str()), (owners > 0).then_some("u"));
+            assert_eq!(ties.owners, owner_references(&value));
+            if !metadata.is_null() {
+                let encoded = crate::Object::from_json(crate::object::encode(&value).into()).unwrap();
+                assert_eq!(Ties::of(&encoded), ties);
+            }
+        }
+    }
 
     #[test]
     fn finalizers_are_added_once_and_removed() {

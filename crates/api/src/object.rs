@@ -1,9 +1,14 @@
-//! An API object as the watch cache holds it: encoded once, decoded at most once, immutable, shared by reference.
+//! API objects: encoded once, immutable, shared by reference; decoded only while somebody looks into them.
+//!
+//! Two forms of one thing. [`Encoded`] is what caches hold: the JSON and the few fields that everybody asks for. [`Object`] is
+//! what readers hold: the same, and the decoded form when it has been asked for. However many readers there are, they share
+//! one; when the last of them goes, it goes, because it takes ten times the memory of the JSON. Those decoded last are kept
+//! a while longer ([`recent`]), for readers who come one after another.
 //!
 //! The store assigns an object's revision when it has written the object's bytes, so the bytes in the store carry no
-//! `metadata.resourceVersion`; [`Object::from_stored`] splices it in at a known place instead of encoding again.
+//! `metadata.resourceVersion`; [`Encoded::from_stored`] splices it in at a known place instead of encoding again.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
@@ -12,11 +17,21 @@ use serde_json::Value;
 
 use crate::{Error, Key, Map, Result};
 
-/// An immutable API object. See the module's documentation.
+/// An object as caches hold it. See the module's documentation.
+#[derive(Debug)]
+pub struct Encoded {
+    json: Bytes,
+    head: Head,
+    /// The form that all present readers share.
+    shared: Mutex<Weak<Object>>,
+}
+
+/// An object as readers hold it. See the module's documentation.
 #[derive(Debug)]
 pub struct Object {
-    json: OnceLock<Bytes>,
+    encoded: OnceLock<Arc<Encoded>>,
     value: OnceLock<Value>,
+    /// Of an object that nobody has encoded yet.
     head: OnceLock<Head>,
 }
 
@@ -35,73 +50,209 @@ struct Head {
 
 static NULL: Value = Value::Null;
 
+impl Encoded {
+    fn new(json: Bytes, head: Head) -> Arc<Encoded> {
+        Arc::new(Encoded { json, head, shared: Mutex::default() })
+    }
+
+    /// An encoded object: a JSON object with `metadata`.
+    pub fn from_json(json: Bytes) -> Result<Arc<Encoded>> {
+        let head = Head::parse(&json)?;
+        Ok(Self::new(json, head))
+    }
+
+    /// The object that `stored` (made by [`encode_for_store`]) is at store revision `revision`.
+    pub fn from_stored(stored: &[u8], revision: u64) -> Result<Arc<Encoded>> {
+        let json = splice_revision(stored, revision)?;
+        let mut head = Head::parse(&json)?;
+        head.revision = revision;
+        Ok(Self::new(json, head))
+    }
+
+    /// The same state as of another revision.
+    pub fn at_revision(&self, revision: u64) -> Arc<Encoded> {
+        let head = Head { revision, ..self.head.clone() };
+        let json = replace_revision(&self.json, revision).unwrap_or_else(|| {
+            let mut value: Value = serde_json::from_slice(&self.json).unwrap_or_default();
+            set_revision(&mut value, revision);
+            encode(&value).into()
+        });
+        Self::new(json, head)
+    }
+
+    /// The object for a reader: the one that other readers have, if there are any.
+    pub fn object(self: &Arc<Encoded>) -> Arc<Object> {
+        let mut shared = self.shared();
+        if let Some(object) = shared.upgrade() {
+            return object;
+        }
+        let encoded = OnceLock::from(self.clone());
+        let object = Arc::new(Object { encoded, value: OnceLock::new(), head: OnceLock::new() });
+        *shared = Arc::downgrade(&object);
+        object
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Weak<Object>> {
+        // What it guards is one word: whoever panicked left it whole.
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The object that readers have, if there are any. The lock is not held when a caller lets go of it, which may be the end
+    /// of it.
+    fn present(&self) -> Option<Arc<Object>> {
+        self.shared().upgrade()
+    }
+
+    /// Some fields of the object, as a type of the caller's. What the type does not name is skipped, not decoded.
+    pub fn to<T: DeserializeOwned>(&self) -> Result<T> {
+        match self.present() {
+            Some(object) => object.to(),
+            None => serde_json::from_slice(&self.json).map_err(|e| self.head.unlike(&e)),
+        }
+    }
+
+    /// The JSON encoding.
+    pub fn json(&self) -> &Bytes {
+        &self.json
+    }
+
+    /// Whether a name stands anywhere in it: cheaper than decoding what does not concern one.
+    pub fn mentions(&self, name: &str) -> bool {
+        memchr::memmem::find(&self.json, name.as_bytes()).is_some()
+    }
+
+    /// `metadata.name`.
+    pub fn name(&self) -> &str {
+        &self.head.name
+    }
+
+    /// `metadata.namespace`, `""` if there is none.
+    pub fn namespace(&self) -> &str {
+        &self.head.namespace
+    }
+
+    /// `metadata.uid`, `""` if there is none.
+    pub fn uid(&self) -> &str {
+        &self.head.uid
+    }
+
+    /// `metadata.resourceVersion`, 0 if there is none.
+    pub fn revision(&self) -> u64 {
+        self.head.revision
+    }
+
+    /// `metadata.labels`.
+    pub fn labels(&self) -> &Labels {
+        &self.head.labels
+    }
+
+    /// Is `metadata.deletionTimestamp` set?
+    pub fn is_deleting(&self) -> bool {
+        self.head.deleting
+    }
+
+    /// `apiVersion`.
+    pub fn api_version(&self) -> &str {
+        &self.head.api_version
+    }
+
+    /// `kind`.
+    pub fn kind(&self) -> &str {
+        &self.head.kind
+    }
+
+    /// Namespace and name.
+    pub fn key(&self) -> Key {
+        Key::new(self.namespace(), self.name())
+    }
+}
+
 impl Object {
     /// Shares a decoded object. Its JSON is made when first asked for.
     pub fn from_value(value: Value) -> Arc<Object> {
-        let cell = OnceLock::new();
-        let _ = cell.set(value);
-        Arc::new(Object { json: OnceLock::new(), value: cell, head: OnceLock::new() })
+        Arc::new(Object { encoded: OnceLock::new(), value: OnceLock::from(value), head: OnceLock::new() })
     }
 
     /// Shares an encoded object: a JSON object with `metadata`. Only its head is decoded now.
     pub fn from_json(json: Bytes) -> Result<Arc<Object>> {
-        let head = Head::parse(&json)?;
-        Ok(Self::with_head(json, head))
+        Ok(Encoded::from_json(json)?.object())
     }
 
     /// The object that `stored` (made by [`encode_for_store`]) is at store revision `revision`.
     pub fn from_stored(stored: &[u8], revision: u64) -> Result<Arc<Object>> {
-        let json = splice_revision(stored, revision)?;
-        let mut head = Head::parse(&json)?;
-        head.revision = revision;
-        Ok(Self::with_head(json, head))
+        Ok(Encoded::from_stored(stored, revision)?.object())
     }
 
     /// As [`Object::from_stored`], where the writer still has the decoded form (without resourceVersion).
     pub fn from_written(stored: &[u8], mut value: Value, revision: u64) -> Result<Arc<Object>> {
         let json = splice_revision(stored, revision)?;
         set_revision(&mut value, revision);
-        let head = OnceLock::from(Head::of(&value));
-        let cell = OnceLock::from(value);
-        Ok(Arc::new(Object { json: json.into(), value: cell, head }))
+        let encoded = Encoded::new(json, Head::of(&value));
+        let (value, head) = (OnceLock::from(value), OnceLock::new());
+        let object = Arc::new(Object { encoded: OnceLock::from(encoded.clone()), value, head });
+        *encoded.shared() = Arc::downgrade(&object);
+        recent::keep(object.clone(), encoded.json.len());
+        Ok(object)
     }
 
-    /// The same object without its decoded form, which takes ten times the memory of the encoded one.
-    pub fn encoded_only(&self) -> Arc<Object> {
-        Self::with_head(self.json().clone(), self.head().clone())
+    /// What a cache holds of it.
+    pub fn encoded(self: &Arc<Object>) -> &Arc<Encoded> {
+        let encoded = self.made();
+        let mut shared = encoded.shared();
+        if shared.strong_count() == 0 {
+            *shared = Arc::downgrade(self);
+        }
+        drop(shared);
+        encoded
     }
 
-    fn with_head(json: Bytes, head: Head) -> Arc<Object> {
-        let cell = OnceLock::new();
-        let _ = cell.set(head);
-        Arc::new(Object { json: json.into(), value: OnceLock::new(), head: cell })
+    fn made(&self) -> &Arc<Encoded> {
+        self.encoded.get_or_init(|| {
+            let json = self.value.get().map(encode).unwrap_or_else(|| b"{}".to_vec());
+            Encoded::new(json.into(), self.head().clone())
+        })
     }
 
     /// The JSON encoding.
     pub fn json(&self) -> &Bytes {
-        self.json.get_or_init(|| Bytes::from(self.value.get().map(encode).unwrap_or_else(|| b"{}".to_vec())))
+        &self.made().json
     }
 
     /// The decoded form, made when first asked for and shared from then on.
     pub fn value(&self) -> &Value {
-        self.value.get_or_init(|| match self.json.get() {
-            Some(json) => serde_json::from_slice(json).unwrap_or_default(),
-            None => Value::Null,
-        })
+        let mut fresh = false;
+        let value = self.value.get_or_init(|| {
+            fresh = true;
+            self.encoded
+                .get()
+                .map(|e| serde_json::from_slice(&e.json).unwrap_or_default())
+                .unwrap_or_default()
+        });
+        if fresh
+            && let Some(encoded) = self.encoded.get()
+            && let Some(object) = encoded.present()
+            && std::ptr::eq(&*object, self)
+        {
+            recent::keep(object, encoded.json.len());
+        }
+        value
     }
 
-    /// The decoded form as a type of the caller's.
+    /// The object as a type of the caller's; of one that is not decoded, what the type does not name is skipped.
     pub fn to<T: DeserializeOwned>(&self) -> Result<T> {
-        T::deserialize(self.value())
-            .map_err(|e| Error::Invalid(format!("{} {}: {e}", self.kind(), self.key())))
+        match (self.value.get(), self.encoded.get()) {
+            (None, Some(encoded)) => {
+                serde_json::from_slice(&encoded.json).map_err(|e| self.head().unlike(&e))
+            }
+            _ => T::deserialize(self.value()).map_err(|e| self.head().unlike(&e)),
+        }
     }
 
     fn head(&self) -> &Head {
-        self.head.get_or_init(|| match (self.value.get(), self.json.get()) {
-            (Some(value), _) => Head::of(value),
-            (None, Some(json)) => Head::parse(json).unwrap_or_default(),
-            (None, None) => Head::default(),
-        })
+        match self.encoded.get() {
+            Some(encoded) => &encoded.head,
+            None => self.head.get_or_init(|| self.value.get().map(Head::of).unwrap_or_default()),
+        }
     }
 
     /// `metadata.name`.
@@ -174,7 +325,72 @@ impl Object {
     }
 }
 
+impl Drop for Object {
+    fn drop(&mut self) {
+        // A weak reference keeps the memory of what it refers to.
+        if let Some(encoded) = self.encoded.get() {
+            let mut shared = encoded.shared();
+            if shared.strong_count() == 0 {
+                *shared = Weak::new();
+            }
+        }
+    }
+}
+
+/// The objects that were decoded last, kept decoded.
+pub mod recent {
+    use std::collections::VecDeque;
+    use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+    use super::Object;
+
+    /// So many bytes of JSON: a few hundred pods, ten to fifteen times as many bytes decoded.
+    const BYTES: usize = 1 << 20;
+
+    #[derive(Default)]
+    struct Recent {
+        objects: VecDeque<(Arc<Object>, usize)>,
+        bytes: usize,
+    }
+
+    static RECENT: Mutex<Recent> = Mutex::new(Recent { objects: VecDeque::new(), bytes: 0 });
+
+    fn recent() -> MutexGuard<'static, Recent> {
+        RECENT.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn keep(object: Arc<Object>, size: usize) {
+        // One large object is not worth all the others.
+        if size > BYTES / 8 {
+            return;
+        }
+        let mut recent = recent();
+        recent.bytes += size;
+        recent.objects.push_back((object, size));
+        let mut old = Vec::new();
+        while recent.bytes > BYTES
+            && let Some((object, size)) = recent.objects.pop_front()
+        {
+            recent.bytes -= size;
+            old.push(object);
+        }
+        drop(recent);
+        drop(old); // which may take a while, and nobody is to wait for it
+    }
+
+    /// Lets go of all of them: for a process that is idle.
+    pub fn forget() {
+        let all = std::mem::take(&mut *recent());
+        drop(all);
+    }
+}
+
 impl Head {
+    /// That an object is not of the type it was to be read as.
+    fn unlike(&self, why: &dyn std::fmt::Display) -> Error {
+        Error::Invalid(format!("{} {}: {why}", self.kind, Key::new(&*self.namespace, &*self.name)))
+    }
+
     fn parse(json: &[u8]) -> Result<Head> {
         #[derive(Deserialize)]
         struct Outer<'a> {
@@ -347,6 +563,25 @@ pub fn splice_revision(stored: &[u8], revision: u64) -> Result<Bytes> {
     Ok(out.freeze())
 }
 
+/// The bytes with another `metadata.resourceVersion`; nothing if they are not laid out as [`splice_revision`] does it.
+fn replace_revision(json: &[u8], revision: u64) -> Option<Bytes> {
+    const FIELD: &[u8] = b"\"resourceVersion\":\"";
+    let at = memchr::memmem::find(json, METADATA)?;
+    // Only if nothing else has been opened before it is it the object's own.
+    if memchr::memchr_iter(b'{', &json[..at]).count() != 1 {
+        return None;
+    }
+    let (before, after) = json.split_at(at + METADATA.len());
+    let after = after.strip_prefix(FIELD)?;
+    let after = &after[memchr::memchr(b'"', after)?..];
+    let mut out = BytesMut::with_capacity(json.len() + 20);
+    out.extend_from_slice(before);
+    out.extend_from_slice(FIELD);
+    out.extend_from_slice(itoa::Buffer::new().format(revision).as_bytes());
+    out.extend_from_slice(after);
+    Some(out.freeze())
+}
+
 /// Sets `metadata.resourceVersion` of a decoded object (0 removes it).
 pub fn set_revision(value: &mut Value, revision: u64) {
     let Some(object) = value.as_object_mut() else { return };
@@ -380,6 +615,70 @@ mod tests {
             assert_eq!(object.revision(), 42);
             assert_eq!(Object::from_written(&stored, value, 42).unwrap().json(), object.json());
         }
+    }
+
+    #[test]
+    fn another_revision_is_the_same_state() {
+        for value in [
+            json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "a"}, "spec": {"x": 1}}),
+            json!({"kind": "{", "apiVersion": "v1", "metadata": {}}),
+        ] {
+            let before = Object::from_stored(&encode_for_store(&value), 99).unwrap();
+            let after = before.encoded().at_revision(100).object();
+            let mut want = value.clone();
+            set_revision(&mut want, 100);
+            assert_eq!((after.value(), after.revision()), (&want, 100));
+        }
+        // Not laid out by us: another object's metadata comes first.
+        let value =
+            json!({"spec": {"metadata": {"resourceVersion": "1"}}, "metadata": {"resourceVersion": "2"}});
+        let after = Object::from_value(value).encoded().at_revision(3).object();
+        assert_eq!(after.at(&["spec", "metadata", "resourceVersion"]), "1");
+        assert_eq!(after.at(&["metadata", "resourceVersion"]), "3");
+    }
+
+    #[test]
+    fn readers_share_the_decoded_form_and_it_goes_with_them() {
+        let value = json!({"metadata": {"name": "a"}, "spec": {"text": "x".repeat(1 << 18)}});
+        let encoded = Encoded::from_stored(&encode_for_store(&value), 5).unwrap();
+        let (a, b) = (encoded.object(), encoded.object());
+        assert!(Arc::ptr_eq(&a, &b) && Arc::ptr_eq(a.encoded(), &encoded));
+        assert_eq!(a.value()["metadata"]["resourceVersion"], "5");
+        assert!(std::ptr::eq(a.value(), b.value()));
+        let gone = Arc::downgrade(&a);
+        drop((a, b));
+        assert!(gone.upgrade().is_none(), "too large for the recent ones");
+        assert!(!Arc::ptr_eq(&encoded.object(), &Object::from_value(value.clone())));
+        // What was decoded at first is shared likewise.
+        let made = Object::from_value(value);
+        assert!(Arc::ptr_eq(&made.encoded().object(), &made));
+    }
+
+    #[test]
+    fn those_decoded_last_stay_decoded() {
+        let encoded = |i: usize| {
+            let value = json!({"metadata": {"name": format!("o{i}")}, "spec": {"text": "x".repeat(8 << 10)}});
+            Encoded::from_stored(&encode_for_store(&value), 5).unwrap()
+        };
+        let first = encoded(0);
+        let decoded = |e: &Encoded| e.present().is_some_and(|o| o.value.get().is_some());
+        assert!(!decoded(&first));
+        assert_eq!(first.object().at(&["metadata", "name"]), "o0");
+        #[derive(Deserialize)]
+        struct Spec {
+            text: String,
+        }
+        #[derive(Deserialize)]
+        struct View {
+            spec: Spec,
+        }
+        let second = encoded(1);
+        assert_eq!(second.to::<View>().unwrap().spec.text.len(), 8 << 10);
+        assert!(!decoded(&second), "a view decodes what it names");
+        for i in 2..200 {
+            encoded(i).object().value();
+        }
+        assert!(!decoded(&first), "others came after it");
     }
 
     #[test]

@@ -126,7 +126,12 @@ pub struct Options {
 }
 
 /// The Table of some objects (storage version), asked for in `version`.
-pub fn table(kind: &Kind, version: &Version, items: &[Arc<Object>], options: &Options) -> Value {
+pub fn table(
+    kind: &Kind,
+    version: &Version,
+    items: impl IntoIterator<Item = Arc<Object>>,
+    options: &Options,
+) -> Value {
     let columns: Vec<Value> = if !options.headers {
         Vec::new()
     } else {
@@ -140,7 +145,7 @@ pub fn table(kind: &Kind, version: &Version, items: &[Arc<Object>], options: &Op
                 .collect(),
         }
     };
-    let rows: Vec<Value> = items.iter().map(|o| row(kind, version, o, options)).collect();
+    let rows: Vec<Value> = items.into_iter().map(|o| row(kind, version, &o, options)).collect();
     json!({
         "kind": "Table",
         "apiVersion": format!("meta.k8s.io/{}", options.meta_version),

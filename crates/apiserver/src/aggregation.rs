@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ApiServer;
 use crate::body::Body;
-use crate::cache::{Watcher, local_key};
+use crate::cache::{CacheEvent, Watcher, local_key};
 use crate::callback::fetch;
 use crate::pipeline::Call;
 use crate::proxy::{IDENTITY, Proof, Target, unverified};
@@ -226,8 +226,8 @@ fn service_of(value: &Value) -> String {
 async fn moved(endpoints: &mut Watcher, services: &HashSet<String>) -> bool {
     loop {
         let Ok(events) = endpoints.next().await else { return false };
-        let key = |o: &Object| local_key(o.namespace(), o.name());
-        if events.iter().any(|e| services.contains(&key(&e.object))) {
+        let key = |e: &CacheEvent| local_key(e.object.namespace(), e.object.name());
+        if events.iter().any(|e| services.contains(&key(e))) {
             return true;
         }
     }

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use api::Object;
+use api::object::Encoded;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::BoxStream;
 use http_body::{Frame, SizeHint};
@@ -62,7 +62,7 @@ impl From<&'static str> for Body {
 /// A list that is put together chunk by chunk from the bytes that the watch cache holds.
 pub struct ListBody {
     head: Bytes,
-    items: Vec<Arc<Object>>,
+    items: Vec<Arc<Encoded>>,
     next: usize,
     left: u64,
     done: bool,
@@ -70,7 +70,7 @@ pub struct ListBody {
 
 impl ListBody {
     /// `head` is everything up to and including `"items":[`; the end is added here.
-    pub fn new(head: Vec<u8>, items: Vec<Arc<Object>>) -> Self {
+    pub fn new(head: Vec<u8>, items: Vec<Arc<Encoded>>) -> Self {
         let commas = items.len().saturating_sub(1);
         let objects: usize = items.iter().map(|o| o.json().len()).sum();
         let left = (head.len() + objects + commas + TAIL.len()) as u64;
@@ -168,13 +168,15 @@ impl http_body::Body for Body {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use api::Object;
     use serde_json::{Value, json};
 
     #[test]
     fn a_list_is_whole_and_as_long_as_it_says() {
         for n in [0, 1, 3, 5000] {
             let items: Vec<_> = (0..n)
-                .map(|i| Object::from_value(json!({"metadata": {"name": format!("object-{i}")}})))
+                .map(|i| json!({"metadata": {"name": format!("object-{i}")}}))
+                .map(|v| Object::from_value(v).encoded().clone())
                 .collect();
             let list = ListBody::new(b"{\"items\":[".to_vec(), items);
             let length = list.len();

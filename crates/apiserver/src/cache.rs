@@ -1,6 +1,7 @@
 //! The watch cache: every object of every kind, and the recent changes of each kind, fed by one watch of the store.
 //!
-//! Promises: an object is encoded once per write and those bytes are what everybody gets; a reader that has waited for
+//! Promises: an object is encoded once per write and those bytes are what everybody gets; nothing here holds a decoded form,
+//! which lives as long as readers do ([`api::object`]); a reader that has waited for
 //! [`Cache::caught_up`] sees every write that was answered before; watchers share events and their framing, and one that is
 //! too slow is cut off without costing the others anything, because events are not queued per watcher: each watcher
 //! remembers where it is in its kind's ring.
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use api::object::Encoded;
 use api::{Object, Value};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
@@ -30,10 +32,6 @@ const FOREIGN: Duration = Duration::from_millis(50);
 const RING_EVENTS: usize = 4096;
 /// How many bytes of objects they may be at most.
 const RING_BYTES: usize = 16 << 20;
-/// How many of the newest events hold the states that they ended decoded, for those in this process who follow. Older ones
-/// are for watchers that come back; decoded states would make the ring ten times as large.
-const DECODED_EVENTS: usize = 64;
-
 /// What happened to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
@@ -62,13 +60,13 @@ pub struct CacheEvent {
     /// What happened.
     pub change: Change,
     /// The object after it, or its last state with the revision of its deletion.
-    pub object: Arc<Object>,
+    pub object: Arc<Encoded>,
     /// The object before it.
-    pub previous: Option<Arc<Object>>,
+    pub previous: Option<Arc<Encoded>>,
     /// The store's revision of the change.
     pub revision: u64,
     frames: [OnceLock<Bytes>; 3],
-    gone: OnceLock<Arc<Object>>,
+    gone: OnceLock<Arc<Encoded>>,
 }
 
 /// Frames one watch event of already encoded JSON.
@@ -84,22 +82,15 @@ pub fn frame(word: &str, json: &[u8]) -> Bytes {
 
 impl CacheEvent {
     /// A change at `revision`.
-    pub fn new(change: Change, object: Arc<Object>, previous: Option<Arc<Object>>, revision: u64) -> Self {
+    pub fn new(change: Change, object: Arc<Encoded>, previous: Option<Arc<Encoded>>, revision: u64) -> Self {
         Self { change, object, previous, revision, frames: Default::default(), gone: OnceLock::new() }
-    }
-
-    /// The same event with other forms of the same objects.
-    fn holding(&self, object: Arc<Object>, previous: Option<Arc<Object>>) -> Self {
-        let frames =
-            self.frames.each_ref().map(|f| f.get().cloned().map_or_else(OnceLock::new, OnceLock::from));
-        Self { frames, ..Self::new(self.change, object, previous, self.revision) }
     }
 
     /// What a watcher sees that only sees objects for which `matches` is true: a change into its view is an addition, a
     /// change out of it a deletion.
-    pub fn seen_through(&self, matches: impl Fn(&Object) -> bool) -> Option<(Change, Arc<Object>)> {
+    pub fn seen_through(&self, matches: impl Fn(&Arc<Encoded>) -> bool) -> Option<(Change, Arc<Encoded>)> {
         let now = self.change != Change::Deleted && matches(&self.object);
-        let before = self.previous.as_ref().is_some_and(|p| matches(p));
+        let before = self.previous.as_ref().is_some_and(matches);
         match (now, before) {
             (true, true) => Some((Change::Modified, self.object.clone())),
             (true, false) => Some((Change::Added, self.object.clone())),
@@ -109,22 +100,16 @@ impl CacheEvent {
     }
 
     /// The object as it was when it left a filtered view: its state before, at this event's revision.
-    fn gone(&self) -> Arc<Object> {
+    fn gone(&self) -> Arc<Encoded> {
         if self.change == Change::Deleted {
             return self.object.clone();
         }
         let before = self.previous.as_ref().unwrap_or(&self.object);
-        self.gone
-            .get_or_init(|| {
-                let mut value = before.value().clone();
-                api::object::set_revision(&mut value, self.revision);
-                Object::from_value(value)
-            })
-            .clone()
+        self.gone.get_or_init(|| before.at_revision(self.revision)).clone()
     }
 
     /// The framed JSON event, made once for all watchers that see the same change.
-    pub fn frame(&self, change: Change, object: &Arc<Object>) -> Bytes {
+    pub fn frame(&self, change: Change, object: &Arc<Encoded>) -> Bytes {
         if Arc::ptr_eq(object, &self.object) || change == Change::Deleted {
             self.frames[change as usize].get_or_init(|| frame(change.word(), object.json())).clone()
         } else {
@@ -135,7 +120,7 @@ impl CacheEvent {
 
 #[derive(Debug, Default)]
 struct State {
-    objects: BTreeMap<Box<str>, Arc<Object>>,
+    objects: BTreeMap<Box<str>, Arc<Encoded>>,
     ring: VecDeque<Arc<CacheEvent>>,
     ring_bytes: usize,
     /// Every change after this revision is in the ring.
@@ -164,7 +149,7 @@ pub struct Snapshot {
     /// The cache's revision.
     pub revision: u64,
     /// The objects in the order of their keys.
-    pub items: Vec<Arc<Object>>,
+    pub items: Vec<Arc<Encoded>>,
 }
 
 impl KindCache {
@@ -175,21 +160,17 @@ impl KindCache {
 
     /// One object by its [`local_key`].
     pub fn get(&self, key: &str) -> Option<Arc<Object>> {
-        self.state.read().objects.get(key).cloned()
+        self.state.read().objects.get(key).map(Encoded::object)
     }
 
     /// All objects, of one namespace if that is not empty.
     pub fn all(&self, namespace: &str) -> Vec<Arc<Object>> {
-        self.after(namespace, "")
+        self.after(namespace, "").0.iter().map(Encoded::object).collect()
     }
 
-    /// All objects of a namespace (or everywhere) whose key is greater than `after`.
-    fn after(&self, namespace: &str, after: &str) -> Vec<Arc<Object>> {
-        self.with_last(namespace, after).0
-    }
-
-    /// The same, and the revision of the newest change that is in it.
-    fn with_last(&self, namespace: &str, after: &str) -> (Vec<Arc<Object>>, u64) {
+    /// All objects of a namespace (or everywhere) whose key is greater than `after`, and the revision of the newest change
+    /// that is in it.
+    fn after(&self, namespace: &str, after: &str) -> (Vec<Arc<Encoded>>, u64) {
         let state = self.state.read();
         let start = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
         let from = if after > start.as_str() {
@@ -224,14 +205,12 @@ impl KindCache {
     /// Takes over changes that belong together: a watcher sees all of them or none, because changes of one revision (keys
     /// that went with their lease) cannot be told apart afterwards.
     fn apply(&self, changes: &[Arrived<'_>]) {
-        // Decoded forms are kept where somebody follows the kind; for the others they would only take memory.
-        let followed = self.changed.receiver_count() > 0;
         let mut state = self.state.write();
         let mut last = None;
         for change in changes {
             state.last = change.revision;
             last = Some(change.revision);
-            state.apply(change, followed);
+            state.apply(change);
         }
         state.trim();
         drop(state);
@@ -241,7 +220,7 @@ impl KindCache {
     }
 
     /// Puts what was read anew in the place of all that was known.
-    fn reset(&self, objects: BTreeMap<Box<str>, Arc<Object>>, revision: u64) {
+    fn reset(&self, objects: BTreeMap<Box<str>, Arc<Encoded>>, revision: u64) {
         let mut state = self.state.write();
         let epoch = state.epoch + 1;
         *state = State { objects, complete_after: revision, last: revision, epoch, ..State::default() };
@@ -256,51 +235,25 @@ struct Arrived<'a> {
     key: &'a str,
     revision: u64,
     /// Nothing: it was deleted.
-    object: Option<Arc<Object>>,
+    object: Option<Arc<Encoded>>,
 }
 
 impl State {
-    fn apply(&mut self, arrived: &Arrived<'_>, followed: bool) {
+    fn apply(&mut self, arrived: &Arrived<'_>) {
         let (key, revision) = (arrived.key, arrived.revision);
-        let keep = |o: &Arc<Object>| if followed { o.clone() } else { o.encoded_only() };
         let (change, object, previous) = match &arrived.object {
             Some(object) => {
-                let object = keep(object);
                 let previous = self.objects.insert(key.into(), object.clone());
                 let change = if previous.is_some() { Change::Modified } else { Change::Added };
-                (change, object, previous.as_ref().map(keep))
+                (change, object.clone(), previous)
             }
             None => {
                 let Some(previous) = self.objects.remove(key) else { return };
-                let mut value = previous.value().clone();
-                api::object::set_revision(&mut value, revision);
-                (Change::Deleted, Object::from_value(value), Some(previous))
+                (Change::Deleted, previous.at_revision(revision), Some(previous))
             }
         };
         self.ring_bytes += previous.as_ref().map_or(object.json().len(), |p| p.json().len());
         self.ring.push_back(Arc::new(CacheEvent::new(change, object, previous, revision)));
-        if let Some(at) = self.ring.len().checked_sub(DECODED_EVENTS + 1) {
-            self.keep_encoded(at);
-        }
-    }
-
-    /// Lets go of the decoded form of the states that the event at this place in the ring has ended. States that are
-    /// current stay as they are, shared with everyone in the process.
-    fn keep_encoded(&mut self, at: usize) {
-        let Some(event) = self.ring.get(at).cloned() else { return };
-        let previous = event.previous.as_ref().map(|p| p.encoded_only());
-        if let (Some(ended), Some(encoded)) = (&event.previous, &previous) {
-            // The event that brought it holds it as well.
-            let from = self.ring.partition_point(|e| e.revision < ended.revision());
-            if let Some(brought) = self.ring.get_mut(from).filter(|e| Arc::ptr_eq(&e.object, ended)) {
-                *brought = Arc::new(brought.holding(encoded.clone(), brought.previous.clone()));
-            }
-        }
-        let object = match event.change {
-            Change::Deleted => event.object.encoded_only(),
-            _ => event.object.clone(),
-        };
-        self.ring[at] = Arc::new(event.holding(object, previous));
     }
 
     fn trim(&mut self) {
@@ -427,10 +380,10 @@ impl Cache {
 
     async fn load(&self) -> store::Result<u64> {
         let all = self.store.range(Range::prefix(ROOT)).await?;
-        let mut fresh: HashMap<Box<str>, BTreeMap<Box<str>, Arc<Object>>> = HashMap::new();
+        let mut fresh: HashMap<Box<str>, BTreeMap<Box<str>, Arc<Encoded>>> = HashMap::new();
         for kv in all.items {
             let Some((prefix, key)) = split_key(&kv.key) else { continue };
-            match Object::from_stored(&kv.value, kv.mod_revision) {
+            match Encoded::from_stored(&kv.value, kv.mod_revision) {
                 Ok(object) => {
                     fresh.entry(prefix.into()).or_default().insert(key.into(), object);
                 }
@@ -520,15 +473,17 @@ impl Cache {
         self.progress.send_replace(batch.revision);
     }
 
-    /// The object of a change: the writer's own if it was written here, else decoded.
-    fn arrived(&self, kv: &store::KeyValue) -> Result<Arc<Object>, api::Error> {
+    /// The object of a change: the writer's own if it was written here, which saves decoding it.
+    fn arrived(&self, kv: &store::KeyValue) -> Result<Arc<Encoded>, api::Error> {
         let written = if self.shared {
             self.answered.lock().remove(&kv.mod_revision).filter(|w| w.stored == kv.value)
         } else {
             self.handoff.lock().remove(&(kv.value.as_ptr() as usize, kv.value.len()))
         };
-        let object = written.and_then(|w| w.object(kv.mod_revision));
-        object.map_or_else(|| Object::from_stored(&kv.value, kv.mod_revision), Ok)
+        match written.and_then(|w| w.object(kv.mod_revision)) {
+            Some(object) => Ok(object.encoded().clone()),
+            None => Encoded::from_stored(&kv.value, kv.mod_revision),
+        }
     }
 
     fn kind_at(&self, prefix: &str) -> Arc<KindCache> {
@@ -622,7 +577,7 @@ impl Cache {
         // The cache's revision is read first. If the kind then holds something newer, its state is that of its own newest
         // change; else that of the cache's revision.
         let before = self.revision();
-        let (items, last) = kind.with_last(namespace, "");
+        let (items, last) = kind.after(namespace, "");
         let revision = before.max(last);
         Snapshot { revision, items }
     }
@@ -634,8 +589,8 @@ impl Cache {
         namespace: &str,
         after: &str,
         revision: u64,
-    ) -> Option<Vec<Arc<Object>>> {
-        let (items, last) = kind.with_last(namespace, after);
+    ) -> Option<Vec<Arc<Encoded>>> {
+        let (items, last) = kind.after(namespace, after);
         (last <= revision && self.revision() >= revision).then_some(items)
     }
 
@@ -662,7 +617,7 @@ impl Cache {
         let changed = kind.changed.subscribe();
         let progress = self.revision();
         let epoch = kind.state.read().epoch;
-        let (items, last) = kind.with_last(namespace, "");
+        let (items, last) = kind.after(namespace, "");
         let revision = progress.max(last);
         let watcher = Watcher { cache: self.clone(), kind, seen: revision, epoch, changed };
         (Snapshot { revision, items }, watcher)
@@ -749,40 +704,33 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn states_that_have_ended_are_kept_encoded() {
+    async fn nothing_decoded_is_held() {
         let shutdown = CancellationToken::new();
         let cache = Cache::start(store::memory(), false, shutdown.clone()).await.unwrap();
         let pods = cache.kind("", "pods");
         let mut watcher = cache.list_and_watch(pods.clone(), "").1;
-        let mut followed = async || {
-            cache.caught_up().await.unwrap();
-            watcher.next().await.unwrap().last().unwrap().object.clone()
-        };
-        put(&cache, "/registry/core/pods/a/x", pod("x", "1")).await;
-        let first = Arc::downgrade(&followed().await);
-        put(&cache, "/registry/core/pods/a/y", pod("y", "1")).await;
-        let current = followed().await;
-        put(&cache, "/registry/core/pods/a/x", pod("x", "2")).await;
-        let second = Arc::downgrade(&followed().await);
+        for (name, label) in [("x", "1"), ("y", "1"), ("x", "2")] {
+            put(&cache, &format!("/registry/core/pods/a/{name}"), pod(name, label)).await;
+        }
         let delete = Txn { key: "/registry/core/pods/a/x".into(), expect: Expect::Any, op: Op::Delete };
         cache.deleted(cache.store.txn(delete).await.unwrap().revision);
-        let deleted = Arc::downgrade(&followed().await);
-        let ended = || [&first, &second, &deleted].map(|state| state.upgrade().is_some());
-        assert_eq!(ended(), [true; 3], "the newest events are as they came");
-        for i in 0..DECODED_EVENTS {
-            put(&cache, "/registry/core/pods/a/z", pod("z", &i.to_string())).await;
-        }
-        followed().await;
-        assert_eq!(ended(), [false; 3]);
-        assert!(Arc::ptr_eq(&pods.get("a/y").unwrap(), &current), "what is current is shared");
-        // Whoever comes back is told the same.
-        let events = cache.watch(pods.clone(), current.revision()).unwrap().next().await.unwrap();
+        cache.caught_up().await.unwrap();
+        let mut readers: Vec<_> = watcher.next().await.unwrap().iter().map(|e| e.object.object()).collect();
+        readers.extend(pods.all(""));
+        assert_eq!(readers.len(), 5);
+        assert!(Arc::ptr_eq(&readers[1], &readers[4]), "readers share what is current");
         let told: Vec<_> =
-            events.iter().take(2).map(|e| (e.change, e.object.name(), e.object.labels().get("l"))).collect();
-        assert_eq!(told, [(Change::Modified, "x", Some("2")), (Change::Deleted, "x", Some("2"))]);
-        let state = pods.state.read();
-        assert!(state.ring.iter().any(|e| Arc::ptr_eq(&e.object, &current)));
-        drop(state);
+            readers.iter().map(|o| (o.name(), o.value()["metadata"]["labels"]["l"].clone())).collect();
+        assert_eq!(
+            told,
+            [("x", json!("1")), ("y", json!("1")), ("x", json!("2")), ("x", json!("2")), ("y", json!("1"))]
+        );
+        let readers: Vec<_> = readers.iter().map(Arc::downgrade).collect();
+        // Other tests of this process may decode meanwhile, and what is decoded is kept for a while.
+        while readers.iter().any(|o| o.strong_count() > 0) {
+            api::object::recent::forget();
+        }
+        assert_eq!(pods.state.read().ring.len(), 4);
         shutdown.cancel();
     }
 
@@ -812,7 +760,7 @@ mod tests {
             words,
             [("ADDED", "x".to_owned()), ("ADDED", "y".to_owned()), ("MODIFIED", "x".to_owned())]
         );
-        let only_one = |o: &Object| o.labels().get("l") == Some("1");
+        let only_one = |o: &Arc<Encoded>| o.labels().get("l") == Some("1");
         let (change, object) = events[2].seen_through(only_one).unwrap();
         assert_eq!(change, Change::Deleted);
         assert_eq!(object.revision(), events[2].revision);

@@ -103,6 +103,7 @@ mod tests {
 
     use super::*;
     use api::Object;
+    use api::object::Encoded;
     use serde_json::json;
 
     fn taken(body: Body) -> Vec<u8> {
@@ -119,9 +120,11 @@ mod tests {
 
     #[test]
     fn what_is_compressed_is_the_same() {
-        let items: Vec<Arc<Object>> = (0..5000)
+        let items: Vec<Arc<Encoded>> = (0..5000)
             .map(|i| {
                 Object::from_value(json!({"metadata": {"name": format!("object-{i}"), "uid": i * 7919}}))
+                    .encoded()
+                    .clone()
             })
             .collect();
         let list = || ListBody::new(b"{\"items\":[".to_vec(), items.clone());

@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use api::kinds::VersionSchema;
+use api::object::Encoded;
 use api::{Object, Status, Value};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -87,16 +88,20 @@ impl Converter {
     }
 
     /// The objects in the version `to`, in the same order; those that are of it already are not touched.
-    pub async fn objects(&self, mut objects: Vec<Arc<Object>>, to: &str) -> Result<Vec<Arc<Object>>, Status> {
+    pub async fn objects(
+        &self,
+        mut objects: Vec<Arc<Encoded>>,
+        to: &str,
+    ) -> Result<Vec<Arc<Encoded>>, Status> {
         let other: Vec<usize> = (0..objects.len()).filter(|i| objects[*i].api_version() != to).collect();
         if other.is_empty() {
             return Ok(objects);
         }
         let Some(webhook) = &self.webhook else {
             for i in other {
-                let mut value = objects[i].value().clone();
+                let mut value = objects[i].object().value().clone();
                 value["apiVersion"] = json!(to);
-                objects[i] = self.pruned(value, to);
+                objects[i] = self.pruned(value, to).encoded().clone();
             }
             return Ok(objects);
         };
@@ -109,10 +114,11 @@ impl Converter {
             };
             let n = rest.iter().copied().take_while(fits).count().max(1);
             let (some, later) = rest.split_at(n);
-            let values: Vec<&Value> = some.iter().map(|i| objects[*i].value()).collect();
+            let some_objects: Vec<Arc<Object>> = some.iter().map(|i| objects[*i].object()).collect();
+            let values: Vec<&Value> = some_objects.iter().map(|o| o.value()).collect();
             let converted = self.ask(webhook, &values, to).await?;
             for (i, value) in some.iter().zip(converted) {
-                objects[*i] = self.pruned(value, to);
+                objects[*i] = self.pruned(value, to).encoded().clone();
             }
             rest = later;
         }
@@ -132,8 +138,8 @@ impl Converter {
         if object.api_version() == to {
             return Ok(object);
         }
-        let mut one = self.objects(vec![object], to).await?;
-        one.pop().ok_or_else(|| Status::internal("a conversion lost its object"))
+        let mut one = self.objects(vec![object.encoded().clone()], to).await?;
+        one.pop().map(|o| o.object()).ok_or_else(|| Status::internal("a conversion lost its object"))
     }
 
     /// A decoded object in the version in which it is stored.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use api::object::Encoded;
 use api::{Gvr, Object};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -74,8 +75,9 @@ impl InProcess {
 }
 
 /// An object in the version that was asked for; the server's own if that is the stored one.
-fn in_version(cx: &Context, object: Arc<Object>) -> Arc<Object> {
-    if is_plain(&cx.kind, cx.version(), &object) {
+fn in_version(cx: &Context, encoded: &Arc<Encoded>) -> Arc<Object> {
+    let object = encoded.object();
+    if is_plain(&cx.kind, cx.version(), object.api_version()) {
         return object;
     }
     Object::from_value(value_in(&cx.kind, cx.version(), &object))
@@ -149,7 +151,7 @@ impl client::Transport for InProcess {
             wanted.version = VersionMatch::Any;
         }
         let listed = self.server.list(&cx, &wanted).await?;
-        let items = listed.items.into_iter().map(|o| in_version(&cx, o)).collect();
+        let items = listed.items.iter().map(|o| in_version(&cx, o)).collect();
         Ok(client::ObjectList { revision: listed.revision, items, next: listed.next })
     }
 
@@ -166,6 +168,7 @@ impl client::Transport for InProcess {
             wanted.version = VersionMatch::NotOlderThan(options.revision);
         }
         let items = watch_stream(&self.server, &cx, &wanted, false).await?;
+        let items = items.flat_map(futures::stream::iter);
         Ok(Box::pin(items.map(move |item| match item {
             WatchItem::Event(change, object, _) => {
                 let kind = match change {
@@ -173,7 +176,7 @@ impl client::Transport for InProcess {
                     Change::Modified => WatchKind::Modified,
                     Change::Deleted => WatchKind::Deleted,
                 };
-                Ok(WatchEvent { kind, object: in_version(&cx, object) })
+                Ok(WatchEvent { kind, object: in_version(&cx, &object) })
             }
             WatchItem::Bookmark(revision, initial) => {
                 Ok(WatchEvent { kind: WatchKind::Bookmark, object: bookmark_object(&cx, revision, initial) })

@@ -5,6 +5,8 @@
 mod common;
 
 use api::Value;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use common::{Cluster, JSON};
 use http::Method;
 use serde_json::json;
@@ -191,6 +193,13 @@ async fn lists_are_selected_and_paged() {
         .await;
     assert_eq!(names(&exact.value), seen);
     assert_eq!(c.get(&format!("{MAPS}?continue=rubbish")).await.code, 400);
+    // A token is the client's to make up: it leads nowhere outside of the list's namespace.
+    let revision: u64 = first["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+    for start in ["a/", "defaul", "default0", "zoo/m"] {
+        let token = json!({"v": "meta.k8s.io/v1", "rv": revision, "start": start});
+        let token = URL_SAFE_NO_PAD.encode(token.to_string());
+        assert_eq!(c.get(&format!("{MAPS}?continue={token}")).await.code, 400, "{start}");
+    }
     let everywhere = c.get("/api/v1/configmaps").await.value;
     let ours = |i: &&Value| i["metadata"]["namespace"] == "default";
     assert_eq!(everywhere["items"].as_array().unwrap().iter().filter(ours).count(), 7);

@@ -147,6 +147,39 @@ async fn initial_events_end_with_a_bookmark() {
 }
 
 #[tokio::test]
+async fn many_initial_events_all_come() {
+    let c = Cluster::start().await;
+    for i in 0..150 {
+        c.post(MAPS, map(&format!("m{i:03}"), "1")).await;
+    }
+    let query = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let mut lines = Lines::open(&c, query).await;
+    c.post(MAPS, map("later", "1")).await;
+    for i in 0..150 {
+        assert_eq!(lines.brief().await, format!("ADDED m{i:03}"));
+    }
+    assert_eq!(lines.next().await.unwrap()["type"], "BOOKMARK");
+    assert_eq!(lines.brief().await, "ADDED later");
+}
+
+#[tokio::test]
+async fn a_name_among_other_fields_does_not_hide_them() {
+    let c = Cluster::start().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+        "spec": {"automountServiceAccountToken": false, "containers": [{"name": "c", "image": "i"}]}});
+    assert_eq!(c.post(pods, pod).await.code, 201);
+    let fields = "fieldSelector=metadata.name%3Dp%2Cstatus.phase%3DRunning";
+    let request = Request::get(format!("{pods}?watch=true&{fields}")).body(Bytes::new()).unwrap();
+    let response = c.admin.open(request).await.unwrap();
+    let mut running = Lines { body: http_body_util::BodyStream::new(response.into_body()), rest: Vec::new() };
+    let status = json!({"status": {"phase": "Running"}});
+    c.patch(&format!("{pods}/p/status"), "merge-patch+json", status).await;
+    let event = running.next().await.unwrap();
+    assert_eq!((&event["type"], &event["object"]["status"]["phase"]), (&json!("ADDED"), &json!("Running")));
+}
+
+#[tokio::test]
 async fn ends_when_asked_to() {
     let c = Cluster::start().await;
     let mut lines = Lines::open(&c, "timeoutSeconds=1&allowWatchBookmarks=true").await;

@@ -3,11 +3,14 @@
 //! An informer lists once, watches from there, and resumes from the last revision it saw when a watch ends. Only when
 //! that revision is no longer kept does it list again, and then it tells its subscribers the difference. So a subscriber
 //! may miss a state that did not last, never one that does.
+//!
+//! It holds objects encoded; they are decoded where somebody looks into them ([`api::object`]), once for all who do.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use api::object::Encoded;
 use api::selector::{Field, Label};
 use api::{Gvr, Key, Object};
 use futures::StreamExt;
@@ -42,6 +45,35 @@ impl Change {
     }
 }
 
+/// A change on its way to a subscriber, who may be far behind: what waits is not decoded.
+#[derive(Clone)]
+struct Told {
+    old: Option<Arc<Encoded>>,
+    new: Option<Arc<Encoded>>,
+}
+
+impl Told {
+    fn change(self) -> Change {
+        let object = |o: Option<Arc<Encoded>>| o.map(|o| o.object());
+        Change { old: object(self.old), new: object(self.new) }
+    }
+}
+
+/// The changes of an informer's objects, in their order.
+pub struct Changes(mpsc::UnboundedReceiver<Told>);
+
+impl Changes {
+    /// The next one; nothing when the informer is gone.
+    pub async fn recv(&mut self) -> Option<Change> {
+        self.0.recv().await.map(Told::change)
+    }
+
+    /// The next one, if it has arrived.
+    pub fn try_recv(&mut self) -> Option<Change> {
+        self.0.try_recv().ok().map(Told::change)
+    }
+}
+
 fn nothing() -> &'static Arc<Object> {
     static NOTHING: OnceLock<Arc<Object>> = OnceLock::new();
     NOTHING.get_or_init(|| Object::from_value(api::Value::Null))
@@ -63,7 +95,9 @@ pub type IndexFn = fn(&Object) -> Vec<String>;
 
 /// Index functions that several components use.
 pub mod index {
-    use api::{Object, meta};
+    use api::Object;
+    use api::meta::Ties;
+    use serde::Deserialize;
 
     /// The name of the index that [`controller`] makes.
     pub const CONTROLLER: &str = "controller";
@@ -76,12 +110,24 @@ pub mod index {
 
     /// By the UID of the owner that is the object's controller.
     pub fn controller(object: &Object) -> Vec<String> {
-        meta::controller_of(object.value()).map(|o| o.uid).into_iter().collect()
+        Ties::of(object).controller().map(|o| o.uid.clone()).into_iter().collect()
     }
 
     /// Pods by the node that they are bound to (`""`: none).
     pub fn node(object: &Object) -> Vec<String> {
-        vec![object.at(&["spec", "nodeName"]).as_str().unwrap_or_default().to_owned()]
+        #[derive(Deserialize, Default)]
+        #[serde(rename_all = "camelCase")]
+        struct Spec {
+            #[serde(default)]
+            node_name: Option<String>,
+        }
+        #[derive(Deserialize, Default)]
+        struct View {
+            #[serde(default)]
+            spec: Option<Spec>,
+        }
+        let view = object.to::<View>().unwrap_or_default();
+        vec![view.spec.and_then(|s| s.node_name).unwrap_or_default()]
     }
 
     /// EndpointSlices by their Service, as `NAMESPACE/NAME`.
@@ -98,13 +144,13 @@ struct Index {
 
 #[derive(Default)]
 struct Cache {
-    objects: BTreeMap<Key, Arc<Object>>,
+    objects: BTreeMap<Key, Arc<Encoded>>,
     indices: HashMap<&'static str, Index>,
-    subscribers: Vec<mpsc::UnboundedSender<Change>>,
+    subscribers: Vec<mpsc::UnboundedSender<Told>>,
 }
 
 impl Cache {
-    fn set(&mut self, key: Key, new: Option<Arc<Object>>) {
+    fn set(&mut self, key: Key, new: Option<Arc<Encoded>>) {
         let old = match &new {
             Some(o) => self.objects.insert(key.clone(), o.clone()),
             None => self.objects.remove(&key),
@@ -112,10 +158,14 @@ impl Cache {
         if old.is_none() && new.is_none() {
             return;
         }
-        for index in self.indices.values_mut() {
-            index.change(&key, old.as_deref(), new.as_deref());
+        if !self.indices.is_empty() {
+            let objects = [&old, &new].map(|o| o.as_ref().map(Encoded::object));
+            for index in self.indices.values_mut() {
+                index.change(&key, objects[0].as_deref(), objects[1].as_deref());
+            }
         }
-        self.subscribers.retain(|s| s.send(Change { old: old.clone(), new: new.clone() }).is_ok());
+        let told = Told { old, new };
+        self.subscribers.retain(|s| s.send(told.clone()).is_ok());
     }
 }
 
@@ -156,17 +206,17 @@ impl Informer {
 
     /// One object. `""` is the namespace of cluster-scoped ones.
     pub fn get(&self, ns: &str, name: &str) -> Option<Arc<Object>> {
-        self.cache.read().objects.get(&Key::new(ns, name)).cloned()
+        self.cache.read().objects.get(&Key::new(ns, name)).map(Encoded::object)
     }
 
     /// The objects of a namespace, or all if it is `""`, in the order of their keys.
     pub fn list(&self, ns: &str) -> Vec<Arc<Object>> {
         let cache = self.cache.read();
         if ns.is_empty() {
-            return cache.objects.values().cloned().collect();
+            return cache.objects.values().map(Encoded::object).collect();
         }
         let from = cache.objects.range(Key::new(ns, "")..);
-        from.take_while(|(k, _)| k.namespace == ns).map(|(_, o)| o.clone()).collect()
+        from.take_while(|(k, _)| k.namespace == ns).map(|(_, o)| o.object()).collect()
     }
 
     /// How many objects there are.
@@ -188,7 +238,7 @@ impl Informer {
         }
         let mut index = Index { of, keys: HashMap::new() };
         for (key, object) in &cache.objects {
-            index.change(key, None, Some(object));
+            index.change(key, None, Some(&object.object()));
         }
         cache.indices.insert(name, index);
     }
@@ -197,18 +247,18 @@ impl Informer {
     pub fn by_index(&self, name: &str, value: &str) -> Vec<Arc<Object>> {
         let cache = self.cache.read();
         let keys = cache.indices.get(name).and_then(|i| i.keys.get(value));
-        keys.into_iter().flatten().filter_map(|k| cache.objects.get(k).cloned()).collect()
+        keys.into_iter().flatten().filter_map(|k| cache.objects.get(k).map(Encoded::object)).collect()
     }
 
     /// Changes from now on, after one for each object that is there now.
-    pub fn subscribe(&self) -> mpsc::UnboundedReceiver<Change> {
+    pub fn subscribe(&self) -> Changes {
         let (send, receive) = mpsc::unbounded_channel();
         let mut cache = self.cache.write();
         for object in cache.objects.values() {
-            let _ = send.send(Change { old: None, new: Some(object.clone()) }); // the receiver is right here
+            let _ = send.send(Told { old: None, new: Some(object.clone()) }); // the receiver is right here
         }
         cache.subscribers.push(send);
-        receive
+        Changes(receive)
     }
 
     /// Up to which revision this shows everything; 0 before the first list.
@@ -310,7 +360,9 @@ impl Informer {
             let (object, revision) = (event.object, last);
             last = revision.max(object.revision());
             match event.kind {
-                WatchKind::Added | WatchKind::Modified => self.cache.write().set(object.key(), Some(object)),
+                WatchKind::Added | WatchKind::Modified => {
+                    self.cache.write().set(object.key(), Some(object.encoded().clone()));
+                }
                 WatchKind::Deleted => self.cache.write().set(object.key(), None),
                 WatchKind::Bookmark => {}
             }
@@ -331,7 +383,7 @@ impl Informer {
             let key = object.key();
             let known = cache.objects.get(&key);
             if known.is_none_or(|k| k.revision() != object.revision() || k.uid() != object.uid()) {
-                cache.set(key, Some(object));
+                cache.set(key, Some(object.encoded().clone()));
             }
         }
     }
@@ -466,6 +518,6 @@ mod tests {
         assert_eq!(fake.lists(), 2);
         assert_eq!(say(&changes.recv().await.unwrap()), "a null>-");
         assert_eq!(say(&changes.recv().await.unwrap()), "d ->null");
-        assert!(changes.try_recv().is_err(), "what is as it was is not told again");
+        assert!(changes.try_recv().is_none(), "what is as it was is not told again");
     }
 }

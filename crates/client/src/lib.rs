@@ -20,7 +20,7 @@ pub use api::names::gvr;
 pub use calls::{Client, DeleteOptions, PatchType, Propagation};
 pub use error::{Error, Result};
 pub use https::{Auth, Https};
-pub use informer::{Change, Informer, Informers, Selection, index};
+pub use informer::{Change, Changes, Informer, Informers, Selection, index};
 pub use kubeconfig::{Endpoint, Kubeconfig};
 pub use queue::WorkQueue;
 pub use recorder::{EventKey, Recorder};

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::meta::{self, OwnerReference};
+use api::meta::{OwnerReference, Ties};
 use api::{Gvk, Gvr, Object, Value};
 use client::{
     Change, Client, DeleteOptions, Error, Informer, PatchType, Propagation, Result, WorkQueue, discovery,
@@ -111,7 +111,7 @@ impl Follow {
                     // Several often come together: one look is enough for all that have arrived.
                     Some(d) => {
                         d.recv().await;
-                        while d.try_recv().is_ok() {}
+                        while d.try_recv().is_some() {}
                     }
                     None => std::future::pending().await,
                 }
@@ -229,8 +229,8 @@ enum Verdict {
 }
 
 /// `owners`: each with where it stands. `blocks`: whether what it owns holds it up in turn.
-fn verdict(object: &Object, owners: &[(OwnerReference, Owner)], blocks: bool) -> Verdict {
-    if owners.is_empty() || object.is_deleting() {
+fn verdict(ties: &Ties, deleting: bool, owners: &[(OwnerReference, Owner)], blocks: bool) -> Verdict {
+    if owners.is_empty() || deleting {
         return Verdict::Nothing;
     }
     let solid = owners.iter().any(|(_, o)| *o == Owner::Solid);
@@ -243,10 +243,9 @@ fn verdict(object: &Object, owners: &[(OwnerReference, Owner)], blocks: bool) ->
     if waited_for && blocks {
         return Verdict::Delete(Propagation::Foreground);
     }
-    let has = |f: &str| meta::finalizers(object.value()).any(|x| x == f);
     Verdict::Delete(match () {
-        () if has(ORPHAN) => Propagation::Orphan,
-        () if has(FOREGROUND) => Propagation::Foreground,
+        () if ties.has(ORPHAN) => Propagation::Orphan,
+        () if ties.has(FOREGROUND) => Propagation::Foreground,
         () => Propagation::Background,
     })
 }
@@ -299,12 +298,12 @@ impl Collector {
             return Ok(());
         }
         let mut owners = Vec::new();
-        for owner in &node.owners {
+        for owner in &node.ties.owners {
             let state = self.state(&node, owner).await?;
             owners.push((owner.clone(), state));
         }
         let blocks = self.graph.lock().blocking(uid).next().is_some();
-        match verdict(&node.object, &owners, blocks) {
+        match verdict(&node.ties, node.object.is_deleting(), &owners, blocks) {
             Verdict::Nothing => Ok(()),
             Verdict::Disown(uids) => self.disown(&node, &uids).await,
             Verdict::Delete(propagation) => {
@@ -325,13 +324,13 @@ impl Collector {
     /// Where an owner stands: in the graph if it is there, else in the API.
     async fn state(&self, node: &Node, owner: &OwnerReference) -> Result<Owner> {
         let of = |o: &Object| {
-            let waits = o.is_deleting() && meta::finalizers(o.value()).any(|f| f == FOREGROUND);
+            let waits = o.is_deleting() && Ties::of(o).has(FOREGROUND);
             if waits && owner.block_owner_deletion == Some(true) { Owner::Waiting } else { Owner::Solid }
         };
         {
             let graph = self.graph.lock();
             if let Some(found) = graph.get(&owner.uid) {
-                return Ok(of(&found.object));
+                return Ok(of(&found.object.object()));
             }
             if graph.is_gone(&owner.uid) {
                 return Ok(Owner::Gone);
@@ -360,14 +359,14 @@ impl Collector {
     }
 
     async fn disown(&self, node: &Node, uids: &[String]) -> Result<()> {
-        let mut owners = node.owners.clone();
+        let mut owners = node.ties.owners.clone();
         owners.retain(|o| !uids.contains(&o.uid));
         self.write_owners(node, &owners).await
     }
 
     async fn write_owners(&self, node: &Node, owners: &[OwnerReference]) -> Result<()> {
         let crate::Action::Patch { gvr, key, patch, .. } =
-            children::set_owners(&node.gvr, &node.object, owners)
+            children::set_owners(&node.gvr, &node.object.object(), owners)
         else {
             return Ok(());
         };
@@ -402,7 +401,7 @@ impl Collector {
     }
 
     async fn stop_blocking(&self, node: &Node) -> Result<()> {
-        let mut owners = node.owners.clone();
+        let mut owners = node.ties.owners.clone();
         for owner in &mut owners {
             owner.block_owner_deletion = Some(false);
         }
@@ -411,7 +410,7 @@ impl Collector {
 
     async fn unfinalize(&self, node: &Node, finalizer: &str) -> Result<()> {
         let o = &node.object;
-        let rest: Vec<&str> = meta::finalizers(o.value()).filter(|f| *f != finalizer).collect();
+        let rest: Vec<&String> = node.ties.finalizers.iter().filter(|f| *f != finalizer).collect();
         let rest = if rest.is_empty() { Value::Null } else { json!(rest) };
         let patch = json!({"metadata": {"finalizers": rest, "uid": o.uid(), "resourceVersion": o.revision().to_string()}});
         fine(

@@ -115,7 +115,7 @@ impl Controller {
                 Some(_) = secrets.recv() => {}
             }
             for changes in [&mut ingresses, &mut classes, &mut secrets] {
-                while changes.try_recv().is_ok() {}
+                while changes.try_recv().is_some() {}
             }
         }
     }

@@ -9,7 +9,6 @@ use base::Instance;
 use client::{Change, Informer, Informers, gvr, index};
 use network::Network;
 use network::nft::Firewall;
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 
 use crate::desired::{Node, UdpPort, desired};
@@ -91,8 +90,8 @@ pub async fn run(
     }
 }
 
-fn drain(changes: &mut UnboundedReceiver<Change>, mut each: impl FnMut(&Change)) {
-    while let Ok(change) = changes.try_recv() {
+fn drain(changes: &mut client::Changes, mut each: impl FnMut(&Change)) {
+    while let Some(change) = changes.try_recv() {
         each(&change);
     }
 }

@@ -96,13 +96,13 @@ fn harm(e: &Eviction) -> impl Ord + use<> {
     let highest = e.victims.iter().map(|v| v.priority).max().unwrap_or(i64::MIN);
     // Each victim counts for something, whatever its priority.
     let sum: i64 = e.victims.iter().map(|v| v.priority + i64::from(u32::MAX)).sum();
-    let began = e.victims.iter().filter(|v| v.priority == highest).map(|v| began(v).to_owned()).min();
+    let began = e.victims.iter().filter(|v| v.priority == highest).map(|v| began(v)).min();
     (e.violations, highest, sum, e.victims.len(), Reverse(began))
 }
 
 /// When a pod was started, in RFC 3339 and UTC, so that text compares as time does.
-fn began(pod: &PodView) -> &str {
-    pod.object.at(&["status", "startTime"]).as_str().unwrap_or("9")
+fn began(pod: &PodView) -> String {
+    pod.object.object().at(&["status", "startTime"]).as_str().unwrap_or("9").to_owned()
 }
 
 /// A pod, and a cluster to try evictions in.

@@ -45,8 +45,8 @@ impl Queue {
         let uid = pod.uid.clone();
         match self.pods.get_mut(&uid) {
             Some(w) => {
-                let spec_changed =
-                    w.pod.object.spec() != pod.object.spec() || w.pod.object.labels() != pod.object.labels();
+                let (old, new) = (w.pod.object.object(), pod.object.object());
+                let spec_changed = old.spec() != new.spec() || old.labels() != new.labels();
                 w.pod = pod;
                 if spec_changed {
                     w.failures = 0;

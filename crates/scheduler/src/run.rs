@@ -52,13 +52,13 @@ pub async fn run(
     let mut classes = scheduler.volumes.classes.subscribe();
     loop {
         // Decide on the newest state there is: everything that has arrived comes first.
-        while let Ok(c) = nodes.try_recv() {
+        while let Some(c) = nodes.try_recv() {
             scheduler.node_changed(&c);
         }
-        while let Ok(c) = namespaces.try_recv() {
+        while let Some(c) = namespaces.try_recv() {
             scheduler.namespace_changed(c);
         }
-        while let Ok(c) = pods.try_recv() {
+        while let Some(c) = pods.try_recv() {
             scheduler.pod_changed(&c);
         }
         while let Ok(report) = reports.try_recv() {
@@ -219,7 +219,7 @@ impl Scheduler {
         let labels = change.new.as_ref().map(|n| n.labels());
         let same = self.snapshot.namespaces.get(&name).map(|n| n.labels()) == labels;
         match change.new {
-            Some(new) => self.snapshot.namespaces.insert(name, new),
+            Some(new) => self.snapshot.namespaces.insert(name, new.encoded().clone()),
             None => self.snapshot.namespaces.remove(&name),
         };
         if !same {
@@ -266,12 +266,12 @@ impl Scheduler {
             {
                 Ok(_) => {
                     let text = format!("Successfully assigned {} to {node}", pod.key);
-                    recorder.event(&pod.object, "Normal", "Scheduled", text);
+                    recorder.event(&pod.object.object(), "Normal", "Scheduled", text);
                 }
                 Err(e) => {
                     if !e.is_not_found() {
                         let text = format!("binding rejected: {e}");
-                        recorder.event(&pod.object, "Warning", "FailedScheduling", text);
+                        recorder.event(&pod.object.object(), "Warning", "FailedScheduling", text);
                     }
                     let _ = report.send(Report::Unbound(pod.uid.clone(), e)); // nobody listens after shutdown
                 }
@@ -378,8 +378,8 @@ impl Scheduler {
 
     /// Says why a pod waits, in its condition and in an event.
     fn tell(&self, pod: &Arc<PodView>, message: String) {
-        self.recorder.event(&pod.object, "Warning", "FailedScheduling", message.clone());
-        let current = self.pods.get(&pod.key.namespace, &pod.key.name).unwrap_or_else(|| pod.object.clone());
+        self.recorder.event(&pod.object.object(), "Warning", "FailedScheduling", message.clone());
+        let current = self.pods.get(&pod.key.namespace, &pod.key.name).unwrap_or_else(|| pod.object.object());
         let conditions = current.at(&["status", "conditions"]).as_array();
         let old = conditions.into_iter().flatten().find(|c| c["type"] == "PodScheduled");
         if old.is_some_and(|c| c["message"] == message.as_str() && c["status"] == "False") {
@@ -424,7 +424,7 @@ async fn evict(
             Err(e) => Err(e),
         };
         match gone {
-            Ok(()) => recorder.event(&victim.object, "Normal", "Preempted", text),
+            Ok(()) => recorder.event(&victim.object.object(), "Normal", "Preempted", text),
             // Another pod of that name, or none.
             Err(e) if e.is_not_found() || e.is_conflict() => {}
             Err(e) => {

@@ -45,7 +45,7 @@ pub struct Snapshot {
     /// The nodes, by name.
     pub nodes: BTreeMap<String, NodeInfo>,
     /// Labels of the namespaces, by name.
-    pub namespaces: HashMap<String, Arc<api::Object>>,
+    pub namespaces: HashMap<String, Arc<api::object::Encoded>>,
     /// On which node each pod is, by UID.
     places: HashMap<String, String>,
     /// How many pods on nodes want others to stay away: most clusters have none, and then nobody needs to look.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use api::object::Encoded;
 use api::quantity::Quantity;
 use api::selector::Label;
 use api::{Key, Object, Value, meta};
@@ -262,7 +263,7 @@ pub struct PodView {
     /// UID.
     pub uid: String,
     /// The object.
-    pub object: std::sync::Arc<Object>,
+    pub object: std::sync::Arc<Encoded>,
     /// The node that it is bound to; empty: none.
     pub node: String,
     /// Which scheduler is to take it.
@@ -330,7 +331,7 @@ impl PodView {
         PodView {
             key: object.key(),
             uid: object.uid().into(),
-            object: object.clone(),
+            object: object.encoded().clone(),
             node: strings(&spec["nodeName"]),
             scheduler: strings(&spec["schedulerName"]),
             priority: spec["priority"].as_i64().unwrap_or(0),
@@ -478,7 +479,7 @@ pub struct NodeView {
     /// Its name.
     pub name: String,
     /// The object.
-    pub object: std::sync::Arc<Object>,
+    pub object: std::sync::Arc<Encoded>,
     /// What pods may use of it.
     pub allocatable: Resources,
     /// What keeps pods away.
@@ -515,7 +516,7 @@ impl NodeView {
         }
         NodeView {
             name: meta::name(object.value()).into(),
-            object: object.clone(),
+            object: object.encoded().clone(),
             allocatable: Resources::of(object.at(&["status", "allocatable"])),
             taints: taints
                 .map(|t| Taint { key: text(&t["key"]), value: text(&t["value"]), effect: text(&t["effect"]) })

@@ -118,7 +118,9 @@ fn is_bound(cache: &Cache, node: &str, namespace: &str, name: &str) -> bool {
 /// Whether a pod on `node` refers to the object.
 fn refers(cache: &Cache, node: &str, a: &Attributes<'_>) -> bool {
     let claims = cache.kind("", "persistentvolumeclaims");
-    cache.kind("", "pods").all(a.namespace).iter().any(|pod| {
+    let pods = cache.kind("", "pods");
+    // Pods without the node's name need not be decoded.
+    pods.all(a.namespace).iter().filter(|pod| pod.encoded().mentions(node)).any(|pod| {
         let spec = pod.spec();
         if spec.get("nodeName").and_then(Value::as_str) != Some(node) {
             return false;

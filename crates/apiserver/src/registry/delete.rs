@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::object::Encoded;
 use api::{Object, Status, Value};
 use serde_json::json;
 use store::Expect;
@@ -253,15 +254,15 @@ impl ApiServer {
     pub async fn delete_all(
         &self,
         cx: &mut Context,
-        items: Vec<Arc<Object>>,
+        items: Vec<Arc<Encoded>>,
         options: &DeleteOptions,
-    ) -> Result<Vec<Arc<Object>>, Status> {
+    ) -> Result<Vec<Arc<Encoded>>, Status> {
         let mut out = Vec::with_capacity(items.len());
         for item in items {
             let mut one = cx.clone();
             one.info.namespace = item.namespace().to_owned();
             match self.delete(&mut one, item.name(), options).await {
-                Ok(Deleted::Gone(object) | Deleted::Going(object)) => out.push(object),
+                Ok(Deleted::Gone(object) | Deleted::Going(object)) => out.push(object.encoded().clone()),
                 Err(status) if status.code == 404 => {}
                 Err(status) => return Err(status),
             }

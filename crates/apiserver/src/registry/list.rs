@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::object::Encoded;
 use api::selector::{Field, Label};
-use api::{Object, Status, Value};
+use api::{Status, Value};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
@@ -25,7 +26,7 @@ pub struct Listed {
     /// The revision it is of.
     pub revision: u64,
     /// The objects, of the storage version.
-    pub items: Vec<Arc<Object>>,
+    pub items: Vec<Arc<Encoded>>,
     /// The token of the next page; empty if this is the last.
     pub next: String,
     /// How many more there are, if that is known.
@@ -86,9 +87,9 @@ impl ApiServer {
     /// Lists the objects of the path's namespace that match.
     pub async fn list(&self, cx: &Context, options: &ListOptions) -> Result<Listed, Status> {
         let (labels, fields) = parse_selectors(cx, options)?;
-        let matches = |o: &Arc<Object>| {
+        let matches = |o: &Arc<Encoded>| {
             (labels.is_everything() || labels.matches(o.labels()))
-                && (fields.is_everything() || fields.matches(o.value()))
+                && (fields.is_everything() || fields.matches(o.object().value()))
         };
         let kind = self.cache.kind(&cx.kind.group, &cx.kind.plural);
         let namespace = cx.namespace();
@@ -100,7 +101,8 @@ impl ApiServer {
         {
             self.fresh(options.version).await?;
             let revision = self.cache.revision();
-            let found = cx.all_seen(kind.get(&cx.key_of(name)).into_iter().collect()).await?;
+            let found = kind.get(&cx.key_of(name)).map(|o| o.encoded().clone());
+            let found = cx.all_seen(found.into_iter().collect()).await?;
             let items: Vec<_> = found.into_iter().filter(matches).collect();
             return Ok(Listed { revision, items, ..Listed::default() });
         }
@@ -180,7 +182,7 @@ impl ApiServer {
     }
 
     /// The objects as of a revision of the past, from the store.
-    async fn past(&self, cx: &Context, revision: u64, after: &str) -> Result<Vec<Arc<Object>>, Status> {
+    async fn past(&self, cx: &Context, revision: u64, after: &str) -> Result<Vec<Arc<Encoded>>, Status> {
         let root = prefix(&cx.kind.group, &cx.kind.plural);
         let namespace = cx.namespace();
         let all = if namespace.is_empty() { root.clone() } else { format!("{root}{namespace}/") };
@@ -191,13 +193,13 @@ impl ApiServer {
         let result = self.cache.store().range(range).await.map_err(store_failure)?;
         let mut items = Vec::with_capacity(result.items.len());
         for kv in result.items {
-            items.push(Object::from_stored(&kv.value, kv.mod_revision).map_err(Status::internal)?);
+            items.push(Encoded::from_stored(&kv.value, kv.mod_revision).map_err(Status::internal)?);
         }
         Ok(items)
     }
 }
 
-fn key(object: &Arc<Object>) -> String {
+fn key(object: &Arc<Encoded>) -> String {
     local_key(object.namespace(), object.name())
 }
 

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use api::codec::json::{MAX_DEPTH, nests_within};
 use api::kinds::{Version, VersionSchema};
+use api::object::Encoded;
 use api::{Gvr, Kind, Object, Status, Value};
 use bytes::Bytes;
 use store::{Expect, Op, Txn};
@@ -117,7 +118,7 @@ impl Context {
     }
 
     /// Several at once, which costs a webhook one call.
-    pub async fn all_seen(&self, objects: Vec<Arc<Object>>) -> Result<Vec<Arc<Object>>, Status> {
+    pub async fn all_seen(&self, objects: Vec<Arc<Encoded>>) -> Result<Vec<Arc<Encoded>>, Status> {
         match &self.converter {
             Some(converter) => converter.objects(objects, &self.version().api_version()).await,
             None => Ok(objects),
@@ -250,14 +251,15 @@ fn current(kv: &store::KeyValue) -> Option<Arc<Object>> {
 
 /// The bytes of an object in a version: those of the cache if it is the storage version.
 pub fn json_in(kind: &Kind, version: &Version, object: &Arc<Object>) -> Bytes {
-    if is_plain(kind, version, object) {
+    if is_plain(kind, version, object.api_version()) {
         return object.json().clone();
     }
     api::object::encode(&value_in(kind, version, object)).into()
 }
 
-/// Whether the stored bytes are those of the version: custom resources may have been stored in an earlier one.
-pub fn is_plain(kind: &Kind, version: &Version, object: &Object) -> bool {
+/// Whether the stored bytes are those of the version: custom resources may have been stored in an earlier one, which is what
+/// `api_version` says.
+pub fn is_plain(kind: &Kind, version: &Version, api_version: &str) -> bool {
     if !kind.is_storage(version) {
         return false;
     }
@@ -266,13 +268,13 @@ pub fn is_plain(kind: &Kind, version: &Version, object: &Object) -> bool {
     }
     // A default may have come into the schema after the object was stored.
     let defaults = matches!(&version.schema, VersionSchema::Structural(s) if s.has_defaults());
-    !defaults && object.api_version() == version.api_version()
+    !defaults && api_version == version.api_version()
 }
 
 /// An object's decoded form in a version.
 pub fn value_in(kind: &Kind, version: &Version, object: &Object) -> Value {
     let mut value = object.value().clone();
-    if !is_plain(kind, version, object) {
+    if !is_plain(kind, version, object.api_version()) {
         if kind.custom {
             kind.default(&mut value);
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api::codec::{MediaType, protobuf};
+use api::object::Encoded;
 use api::schema::{Schema, TypeId};
 use api::table::{Include, partial_metadata, table};
 use api::{Object, Status, Value};
@@ -57,8 +58,7 @@ pub fn render_object(
     match &accept.form {
         Form::Table(v) => {
             let meta = json!({"resourceVersion": object.revision().to_string()});
-            let items = [object.clone()];
-            let value = table(kind, version, &items, &table_options(meta, include, true, v));
+            let value = table(kind, version, [object.clone()], &table_options(meta, include, true, v));
             reply_value(code, accept, &value, Schema::Any)
         }
         Form::Metadata(v) => {
@@ -67,7 +67,7 @@ pub fn render_object(
         }
         _ if accept.media == MediaType::Json => {
             let mut response = reply(code, MediaType::Json.as_str(), json_in(kind, version, object));
-            if is_plain(kind, version, object) {
+            if is_plain(kind, version, object.api_version()) {
                 // For callers in this process, who need not decode the bytes.
                 response.extensions_mut().insert(object.clone());
             }
@@ -103,17 +103,26 @@ pub fn render_list(
     let meta = list_meta(&listed);
     match &accept.form {
         Form::Table(v) => {
-            let value = table(kind, version, &listed.items, &table_options(meta, include, true, v));
+            let objects = listed.items.iter().map(Encoded::object);
+            let value = table(kind, version, objects, &table_options(meta, include, true, v));
             reply_value(StatusCode::OK, accept, &value, Schema::Any)
         }
         Form::Metadata(v) => {
-            let items: Vec<Value> = listed.items.iter().map(|o| partial_metadata(o.value(), v)).collect();
+            #[derive(serde::Deserialize)]
+            struct View {
+                metadata: Value,
+            }
+            let items = listed.items.iter().map(|o| match o.to::<View>() {
+                Ok(view) => partial_metadata(&json!({"metadata": view.metadata}), v),
+                Err(_) => partial_metadata(o.object().value(), v),
+            });
+            let items: Vec<Value> = items.collect();
             let value = json!({"kind": "PartialObjectMetadataList", "apiVersion": format!("meta.k8s.io/{v}"),
                 "metadata": meta, "items": items});
             reply_value(StatusCode::OK, accept, &value, meta_schema("PartialObjectMetadataList"))
         }
         _ if accept.media == MediaType::Json
-            && listed.items.iter().all(|o| is_plain(kind, version, o))
+            && listed.items.iter().all(|o| is_plain(kind, version, o.api_version()))
             && kind.is_storage(version) =>
         {
             let mut head = Vec::with_capacity(160);
@@ -128,7 +137,8 @@ pub fn render_list(
             Ok(reply(StatusCode::OK, MediaType::Json.as_str(), Body::List(list)))
         }
         _ => {
-            let items: Vec<Value> = listed.items.iter().map(|o| value_in(kind, version, o)).collect();
+            let items: Vec<Value> =
+                listed.items.iter().map(|o| value_in(kind, version, &o.object())).collect();
             let value = json!({"kind": kind.list_kind, "apiVersion": version.api_version(), "metadata": meta,
                 "items": items});
             let schema = TypeId::of_gvk(&version.group, &version.version, &kind.list_kind);
@@ -151,8 +161,8 @@ pub fn render_event(
         Form::Table(v) => {
             let meta = json!({"resourceVersion": object.revision().to_string()});
             // A bookmark is a table without rows.
-            let items = if word == "BOOKMARK" { vec![] } else { vec![object.clone()] };
-            (table(kind, version, &items, &table_options(meta, include, headers, v)), Schema::Any)
+            let items = (word != "BOOKMARK").then(|| object.clone());
+            (table(kind, version, items, &table_options(meta, include, headers, v)), Schema::Any)
         }
         Form::Metadata(v) => (partial_metadata(object.value(), v), meta_schema("PartialObjectMetadata")),
         _ => (value_in(kind, version, object), version.schema()),

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::codec::MediaType;
+use api::object::Encoded;
 use api::selector::{Field, Label};
 use api::table::Include;
 use api::{Object, Status};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
 use http::{Response, StatusCode, header};
 use serde_json::json;
@@ -34,15 +35,22 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(55);
 #[allow(clippy::large_enum_variant)] // the large one is the last of its stream
 pub enum WatchItem {
     /// A change, seen through the watch's selectors; the bytes are the framed JSON of the stored object.
-    Event(Change, Arc<Object>, Option<Bytes>),
+    Event(Change, Arc<Encoded>, Option<Bytes>),
     /// Everything up to this revision has been delivered; whether this marks the end of the initial events.
     Bookmark(u64, bool),
     /// The watch cannot go on.
     Failed(Status),
 }
 
+/// How many items are handed on at once at most: enough that the cost of a write is shared.
+const BATCH: usize = 64;
+
 struct State {
     watcher: Watcher,
+    /// What there was at first and has not been told: it is framed when its turn comes.
+    initial: std::vec::IntoIter<Arc<Encoded>>,
+    /// Whether, and of which revision, the end of that is to be told.
+    initial_end: Option<u64>,
     ready: VecDeque<WatchItem>,
     namespace: String,
     labels: Label,
@@ -63,17 +71,35 @@ fn expired(e: Expired) -> Status {
 }
 
 impl State {
-    fn matches(&self, object: &Object) -> bool {
+    fn matches(&self, object: &Arc<Encoded>) -> bool {
         (self.namespace.is_empty() || object.namespace() == self.namespace)
             && (self.labels.is_everything() || self.labels.matches(object.labels()))
-            && (self.fields.is_everything() || self.fields.matches(object.value()))
+            && (self.fields.is_everything() || self.fields.matches(object.object().value()))
     }
 
-    async fn next(&mut self) -> Option<WatchItem> {
+    fn initial(&mut self) {
+        while self.ready.len() < BATCH {
+            let Some(object) = self.initial.next() else {
+                let end = self.initial_end.take().map(|revision| WatchItem::Bookmark(revision, true));
+                self.ready.extend(end);
+                return;
+            };
+            if self.matches(&object) {
+                let bytes = self.framed.then(|| frame(Change::Added.word(), object.json()));
+                self.ready.push_back(WatchItem::Event(Change::Added, object, bytes));
+            }
+        }
+    }
+
+    /// What is next, all that is ready up to [`BATCH`]; never nothing.
+    async fn next(&mut self) -> Option<Vec<WatchItem>> {
         loop {
-            if let Some(item) = self.ready.pop_front() {
-                self.done |= matches!(item, WatchItem::Failed(_));
-                return Some(item);
+            self.initial();
+            if !self.ready.is_empty() {
+                let n = self.ready.len().min(BATCH);
+                let items: Vec<WatchItem> = self.ready.drain(..n).collect();
+                self.done |= items.iter().any(|item| matches!(item, WatchItem::Failed(_)));
+                return Some(items);
             }
             if self.done {
                 return None;
@@ -119,17 +145,16 @@ impl State {
     }
 }
 
-/// Starts a watch. With `framed`, events carry the bytes that all watchers of the stored form share.
+/// Starts a watch: its items, those together that are ready together. With `framed`, events carry the bytes that all watchers of the stored form share.
 pub async fn watch_stream(
     server: &ApiServer,
     cx: &Context,
     options: &ListOptions,
     framed: bool,
-) -> Result<BoxStream<'static, WatchItem>, Status> {
+) -> Result<BoxStream<'static, Vec<WatchItem>>, Status> {
     let (labels, fields) = parse_selectors(cx, options)?;
     let kind = server.cache.kind(&cx.kind.group, &cx.kind.plural);
     let namespace = cx.namespace().to_owned();
-    let mut ready = VecDeque::new();
     let initial = match (options.initial_events, options.version) {
         (Some(send), _) => send,
         (None, VersionMatch::Latest | VersionMatch::Any) => true,
@@ -163,7 +188,7 @@ pub async fn watch_stream(
             Err(e) => {
                 // Said inside the stream, where clients of a watch look for it.
                 let failed = WatchItem::Failed(expired(e));
-                return Ok(Box::pin(futures::stream::iter([failed])));
+                return Ok(Box::pin(futures::stream::iter([vec![failed]])));
             }
         }
     };
@@ -171,8 +196,10 @@ pub async fn watch_stream(
     let timeout = options.timeout.unwrap_or(DEFAULT_TIMEOUT + spread);
     let now = Instant::now();
     let bookmarks = options.bookmarks;
-    let mut state = State {
+    let state = State {
         watcher,
+        initial: initial_items.into_iter(),
+        initial_end: (options.initial_events == Some(true) && bookmarks).then_some(initial_revision),
         ready: VecDeque::new(),
         namespace,
         labels,
@@ -186,17 +213,10 @@ pub async fn watch_stream(
         converter: cx.converter.clone().map(|c| (c, cx.version().api_version())),
         stop: server.stop_of(&cx.kind),
     };
-    for object in initial_items {
-        if state.matches(&object) {
-            let bytes = framed.then(|| frame(Change::Added.word(), object.json()));
-            ready.push_back(WatchItem::Event(Change::Added, object, bytes));
-        }
-    }
-    if options.initial_events == Some(true) && bookmarks {
-        ready.push_back(WatchItem::Bookmark(initial_revision, true));
-    }
-    state.ready = ready;
-    Ok(Box::pin(futures::stream::unfold(state, |mut s| async move { s.next().await.map(|item| (item, s)) })))
+    Ok(Box::pin(futures::stream::unfold(
+        state,
+        |mut s| async move { s.next().await.map(|items| (items, s)) },
+    )))
 }
 
 /// The object of a bookmark.
@@ -233,11 +253,11 @@ pub async fn render_watch(
         _ => "application/json",
     };
     let mut headers = true;
-    let stream = items.map(move |item| {
+    let mut render = move |item| {
         let bytes = match item {
             WatchItem::Event(_, _, Some(bytes)) => Ok(bytes),
             WatchItem::Event(change, object, None) => {
-                let bytes = render_event(&cx, &accept, include, change.word(), &object, headers);
+                let bytes = render_event(&cx, &accept, include, change.word(), &object.object(), headers);
                 headers = false;
                 bytes
             }
@@ -263,6 +283,17 @@ pub async fn render_watch(
             }
         };
         bytes.map_err(|s| -> BoxError { Box::new(s) })
+    };
+    let stream = items.map(move |items| {
+        let mut parts = items.into_iter().map(&mut render);
+        let first = parts.next().unwrap_or_else(|| Ok(Bytes::new()))?;
+        let Some(second) = parts.next() else { return Ok(first) };
+        let mut whole = BytesMut::from(first.as_ref());
+        whole.extend_from_slice(&second?);
+        for part in parts {
+            whole.extend_from_slice(&part?);
+        }
+        Ok(whole.freeze())
     });
     let mut response = reply(StatusCode::OK, content_type, Body::Stream(Box::pin(stream)));
     response.headers_mut().remove(header::CONTENT_LENGTH);

@@ -237,7 +237,8 @@ impl ApiServer {
             };
             return r.object(StatusCode::OK, &api::Object::from_value(item(name, c)));
         }
-        let items = found.into_iter().map(|(n, c)| api::Object::from_value(item(n, c))).collect();
+        let object = |(n, c)| api::Object::from_value(item(n, c)).encoded().clone();
+        let items = found.into_iter().map(object).collect();
         let listed = crate::registry::Listed { revision: self.cache.revision(), items, ..Default::default() };
         crate::registry::render_list(&r.cx, &r.accept, r.include, listed)
     }

@@ -3,8 +3,9 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use api::meta::{self, OwnerReference};
-use api::{Gvr, Object};
+use api::Gvr;
+use api::meta::Ties;
+use api::object::Encoded;
 use client::Change;
 
 /// The finalizer of an object that waits for what it owns to go first.
@@ -18,18 +19,18 @@ const MEMORY: usize = 4096;
 #[derive(Clone)]
 pub(super) struct Node {
     pub(super) gvr: Gvr,
-    pub(super) object: Arc<Object>,
-    pub(super) owners: Vec<OwnerReference>,
+    pub(super) object: Arc<Encoded>,
+    pub(super) ties: Ties,
 }
 
 impl Node {
     /// Whether it holds up the owner.
     pub(super) fn blocks(&self, owner: &str) -> bool {
-        self.owners.iter().any(|o| o.uid == owner && o.block_owner_deletion == Some(true))
+        self.ties.owners.iter().any(|o| o.uid == owner && o.block_owner_deletion == Some(true))
     }
 
     pub(super) fn has(&self, finalizer: &str) -> bool {
-        meta::finalizers(self.object.value()).any(|f| f == finalizer)
+        self.ties.has(finalizer)
     }
 }
 
@@ -106,7 +107,7 @@ impl Graph {
         if n.object.is_deleting() {
             return n.has(FOREGROUND) || n.has(ORPHAN);
         }
-        n.owners.iter().any(|o| {
+        n.ties.owners.iter().any(|o| {
             self.nodes.get(&o.uid).is_none_or(|owner| owner.object.is_deleting() && owner.has(FOREGROUND))
         })
     }
@@ -121,17 +122,9 @@ impl Graph {
         }
         let Some(new) = &change.new else { return concerned };
         let uid = new.uid();
-        let owners = match change.old.as_ref().and_then(|_| self.nodes.get(uid)) {
-            Some(known)
-                if known.object.at(&["metadata", "ownerReferences"])
-                    == new.at(&["metadata", "ownerReferences"]) =>
-            {
-                known.owners.clone()
-            }
-            _ => meta::owner_references(new.value()),
-        };
-        for former in self.nodes.get(uid).map(|n| n.owners.clone()).unwrap_or_default() {
-            let now = owners.iter().find(|o| o.uid == former.uid);
+        let ties = Ties::of(new);
+        for former in self.nodes.get(uid).map(|n| n.ties.owners.clone()).unwrap_or_default() {
+            let now = ties.owners.iter().find(|o| o.uid == former.uid);
             if now.is_none() {
                 self.disconnect(&former.uid, uid);
             }
@@ -139,10 +132,10 @@ impl Graph {
                 concerned.push(former.uid); // it may have waited for this one
             }
         }
-        for owner in &owners {
+        for owner in &ties.owners {
             self.owned.entry(owner.uid.clone()).or_default().insert(uid.into());
         }
-        let node = Node { gvr: gvr.clone(), object: new.clone(), owners };
+        let node = Node { gvr: gvr.clone(), object: new.encoded().clone(), ties };
         let suspect = self.is_suspect(&node);
         self.nodes.insert(uid.into(), node);
         if suspect {
@@ -153,7 +146,7 @@ impl Graph {
 
     fn remove(&mut self, uid: &str, concerned: &mut Vec<String>) {
         if let Some(node) = self.nodes.remove(uid) {
-            for owner in node.owners {
+            for owner in node.ties.owners {
                 self.disconnect(&owner.uid, uid);
                 if self.nodes.get(&owner.uid).is_some_and(|o| o.object.is_deleting()) {
                     concerned.push(owner.uid);

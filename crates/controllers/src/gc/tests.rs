@@ -1,4 +1,6 @@
 use super::*;
+use api::meta;
+
 use crate::testing::World;
 use client::gvr;
 
@@ -51,7 +53,8 @@ fn verdicts() {
                 (r, state)
             })
             .collect();
-        assert_eq!(verdict(&object, &owners, blocks), want, "{what}");
+        let verdict = verdict(&Ties::of(&object), object.is_deleting(), &owners, blocks);
+        assert_eq!(verdict, want, "{what}");
     }
 }
 
