@@ -165,6 +165,8 @@ async fn many_initial_events_all_come() {
 #[tokio::test]
 async fn a_name_among_other_fields_does_not_hide_them() {
     let c = Cluster::start().await;
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    c.post("/api/v1/namespaces/default/serviceaccounts", account).await;
     let pods = "/api/v1/namespaces/default/pods";
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
         "spec": {"automountServiceAccountToken": false, "containers": [{"name": "c", "image": "i"}]}});

@@ -33,6 +33,7 @@ pub fn release_when_idle(builder: &mut tokio::runtime::Builder) -> io::Result<()
 
 /// Gives back what can be had again.
 fn release() {
+    api::object::recent::forget();
     sys::memory::trim_heap();
     sys::memory::unmap_program();
 }

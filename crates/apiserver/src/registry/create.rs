@@ -36,18 +36,16 @@ impl ApiServer {
         }
         cx.kind.to_storage(&mut value)?;
         let base = api::meta::generate_name(&value).to_owned();
-        let generated = api::meta::name(&value).is_empty() && !base.is_empty();
+        if !api::meta::name(&value).is_empty() || base.is_empty() {
+            return self.create_named(cx, value, options).await;
+        }
+        let cut = base.char_indices().map(|(i, c)| i + c.len_utf8()).take_while(|i| *i <= MAX_BASE).last();
         for attempt in 1.. {
             let mut object = value.clone();
-            if generated {
-                let cut =
-                    base.char_indices().map(|(i, c)| i + c.len_utf8()).take_while(|i| *i <= MAX_BASE).last();
-                let name = format!("{}{}", &base[..cut.unwrap_or(0)], base::rng::suffix(5));
-                api::meta::of_mut(&mut object).insert("name".into(), json!(name));
-            }
+            let name = format!("{}{}", &base[..cut.unwrap_or(0)], base::rng::suffix(5));
+            api::meta::of_mut(&mut object).insert("name".into(), json!(name));
             match self.create_named(cx, object, options).await {
-                Err(status)
-                    if generated && status.reason == "AlreadyExists" && attempt < GENERATE_ATTEMPTS => {}
+                Err(status) if status.reason == "AlreadyExists" && attempt < GENERATE_ATTEMPTS => {}
                 answer => return answer,
             }
         }
