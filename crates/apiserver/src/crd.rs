@@ -10,6 +10,7 @@ use api::kinds::crd::Structural;
 use api::kinds::{Conversion, Subresource, Version, VersionSchema};
 use api::table::{Columns, PathColumn};
 use api::{Gvk, Kind, Object, Status, Value};
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -353,8 +354,29 @@ fn structure(crd: &Value) -> Option<String> {
     (!errors.is_empty()).then(|| errors.message())
 }
 
-/// The definition as its status should be, or nothing if it is.
-pub fn decide(crd: &Value, others: &[Arc<Object>]) -> Option<Value> {
+/// What [`structure`] says of each definition, by UID and generation: every schema is compiled for it, and every change of any
+/// definition asks it of all of them.
+#[derive(Default)]
+struct Structures(Mutex<HashMap<String, (i64, Option<String>)>>);
+
+impl Structures {
+    fn of(&self, crd: &Value) -> Option<String> {
+        let (uid, generation) = (api::meta::uid(crd), api::meta::generation(crd));
+        if let Some((_, known)) = self.0.lock().get(uid).filter(|(of, _)| *of == generation) {
+            return known.clone();
+        }
+        let found = structure(crd);
+        self.0.lock().insert(uid.to_owned(), (generation, found.clone()));
+        found
+    }
+
+    fn keep_only(&self, crds: &[Arc<Object>]) {
+        self.0.lock().retain(|uid, _| crds.iter().any(|c| c.uid() == uid));
+    }
+}
+
+/// The definition as its status should be, or nothing if it is. `structure` is why its schemas are not structural.
+fn decide(crd: &Value, others: &[Arc<Object>], structure: Option<String>) -> Option<Value> {
     let mut new = crd.clone();
     let (names, conflict) = accept(crd, others);
     api::meta::child(&mut new, "status").insert("acceptedNames".into(), names);
@@ -376,7 +398,7 @@ pub fn decide(crd: &Value, others: &[Arc<Object>]) -> Option<Value> {
             }
         }
     }
-    match structure(crd) {
+    match structure {
         None => remove_condition(&mut new, "NonStructuralSchema"),
         Some(why) => set_condition(&mut new, "NonStructuralSchema", "True", "Violations", &why),
     }
@@ -403,13 +425,15 @@ pub async fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
     serve(&server, &kind.all(""));
     tokio::spawn(async move {
         let mut clearing: HashMap<String, tokio::task::JoinHandle<()>> = HashMap::new();
+        let structures = Structures::default();
         loop {
             let all = kind.all("");
+            structures.keep_only(&all);
             serve(&server, &all);
             clearing.retain(|_, task| !task.is_finished());
             for crd in &all {
                 // What the one before was given is taken.
-                if let Err(status) = settle(&server, crd, &kind.all("")).await {
+                if let Err(status) = settle(&server, crd, &kind.all(""), &structures).await {
                     tracing::warn!(crd = crd.name(), error = %status.message, "definition's status not written");
                 }
                 let held = api::meta::finalizers(crd.value()).any(|f| f == FINALIZER);
@@ -487,11 +511,17 @@ fn context(server: &ApiServer, name: &str) -> Result<Context, Status> {
     Ok(Context::internal(Arc::new(UserInfo::master("system:apiserver")), kind, "", name))
 }
 
-async fn settle(server: &Arc<ApiServer>, crd: &Arc<Object>, all: &[Arc<Object>]) -> Result<(), Status> {
-    if crd.is_deleting() || decide(crd.value(), all).is_none() {
+async fn settle(
+    server: &Arc<ApiServer>,
+    crd: &Arc<Object>,
+    all: &[Arc<Object>],
+    structures: &Structures,
+) -> Result<(), Status> {
+    if crd.is_deleting() || decide(crd.value(), all, structures.of(crd.value())).is_none() {
         return Ok(());
     }
-    write(server, crd.name(), "status", &|old| decide(old, all).unwrap_or_else(|| old.clone())).await?;
+    let change = |old: &Value| decide(old, all, structures.of(old)).unwrap_or_else(|| old.clone());
+    write(server, crd.name(), "status", &change).await?;
     server.cache.caught_up().await.map_err(store_failure)
 }
 
@@ -594,6 +624,10 @@ async fn empty(server: &ApiServer, kind: &Arc<Kind>, items: Vec<Arc<Object>>) ->
 mod tests {
     use super::*;
 
+    fn decided(crd: &Value, others: &[Arc<Object>]) -> Option<Value> {
+        decide(crd, others, structure(crd))
+    }
+
     fn crd() -> Value {
         json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
             "metadata": {"name": "foos.example.com", "uid": "u", "generation": 1},
@@ -608,14 +642,14 @@ mod tests {
 
     #[test]
     fn names_are_accepted_once() {
-        let accepted = decide(&crd(), &[]).unwrap();
+        let accepted = decided(&crd(), &[]).unwrap();
         assert!(is_true(&accepted, "Established") && is_true(&accepted, "NamesAccepted"));
         assert_eq!(accepted["status"]["storedVersions"], json!(["v1"]));
-        assert!(decide(&accepted, &[]).is_none(), "nothing more to do");
+        assert!(decided(&accepted, &[]).is_none(), "nothing more to do");
         let mut second = crd();
         second["metadata"]["name"] = json!("bars.example.com");
         second["spec"]["names"]["plural"] = json!("bars");
-        let refused = decide(&second, &[Object::from_value(accepted.clone())]).unwrap();
+        let refused = decided(&second, &[Object::from_value(accepted.clone())]).unwrap();
         assert!(!is_true(&refused, "Established"));
         assert_eq!(text(condition(&refused, "NamesAccepted").unwrap(), "/reason"), "KindConflict");
         assert_eq!(refused["status"]["acceptedNames"], json!({"plural": "bars", "kind": ""}));
@@ -629,16 +663,16 @@ mod tests {
             (json!({"plural": "bars", "kind": "Bar", "listKind": "Foo"}), "ListKindConflict"),
         ] {
             second["spec"]["names"] = names.clone();
-            let refused = decide(&second, &first).unwrap();
+            let refused = decided(&second, &first).unwrap();
             let why = condition(&refused, "NamesAccepted").unwrap();
             assert_eq!((text(why, "/status"), text(why, "/reason")), ("False", reason), "{names}");
         }
         second["spec"]["names"] = json!({"plural": "bars", "kind": "Bar"});
-        assert!(is_true(&decide(&second, &first).unwrap(), "Established"));
+        assert!(is_true(&decided(&second, &first).unwrap(), "Established"));
         let mut grown = accepted;
         grown["spec"]["names"]["shortNames"] = json!(["fo", "ba"]);
         second["status"] = json!({"acceptedNames": {"plural": "bars", "kind": "Bar", "shortNames": ["ba"]}});
-        let refused = decide(&grown, &[Object::from_value(second)]).unwrap();
+        let refused = decided(&grown, &[Object::from_value(second)]).unwrap();
         assert!(is_true(&refused, "Established") && !is_true(&refused, "NamesAccepted"));
         assert_eq!(refused["status"]["acceptedNames"]["shortNames"], json!(["fo"]));
     }
@@ -649,7 +683,7 @@ mod tests {
             let mut crd = crd();
             crd["spec"]["versions"][0]["schema"] = json!({"openAPIV3Schema": {"type": "object",
                 "x-kubernetes-preserve-unknown-fields": true, "properties": {"spec": inner}}});
-            decide(&crd, &[]).unwrap()
+            decided(&crd, &[]).unwrap()
         };
         let loose = schema(json!({"properties": {"a": {"type": "string"}}}));
         let told = condition(&loose, "NonStructuralSchema").unwrap();
@@ -662,7 +696,7 @@ mod tests {
         assert!(condition(&strict, "NonStructuralSchema").is_none());
         let mut mended = loose;
         mended["spec"] = strict["spec"].clone();
-        assert!(condition(&decide(&mended, &[]).unwrap(), "NonStructuralSchema").is_none());
+        assert!(condition(&decided(&mended, &[]).unwrap(), "NonStructuralSchema").is_none());
     }
 
     #[test]

@@ -18,8 +18,10 @@ use crate::schema::{ListType, Schema, Shape, TypeId};
 /// A structural schema.
 #[derive(Debug, Default)]
 pub struct Structural {
-    /// The schema as it was given.
+    /// The keywords that say something of the value itself; those that lead on are the fields below.
     raw: Value,
+    /// At the root, the JSON of the schema as it was given, for documents.
+    whole: Box<[u8]>,
     /// Is it the schema of a whole object, with `apiVersion`, `kind` and `metadata` of their own?
     object: bool,
     properties: IndexMap<String, Structural>,
@@ -71,6 +73,26 @@ fn text<'a>(v: &'a Value, field: &str) -> &'a str {
     v.get(field).and_then(Value::as_str).unwrap_or("")
 }
 
+/// A schema without the schemas in it, which would be there once for each level above them, and without what nothing but
+/// documents need.
+fn own_keywords(schema: &Value) -> Value {
+    const OTHERS: [&str; 11] = [
+        "properties",
+        "additionalProperties",
+        "items",
+        "allOf",
+        "anyOf",
+        "oneOf",
+        "not",
+        "description",
+        "example",
+        "externalDocs",
+        "x-kubernetes-validations",
+    ];
+    let own = schema.as_object().into_iter().flatten().filter(|(k, _)| !OTHERS.contains(&k.as_str()));
+    Value::Object(own.map(|(k, v)| (k.clone(), v.clone())).collect())
+}
+
 fn flag(v: &Value, field: &str) -> bool {
     v.get(field).and_then(Value::as_bool).unwrap_or(false)
 }
@@ -85,7 +107,8 @@ impl Structural {
         let lenient = flag(schema, "x-kubernetes-preserve-unknown-fields");
         let place = Place { correlated: true, times: 1 };
         let at = At { depth: 0, place, junctor: false, lenient };
-        let root = Self::build(schema, path, &mut errors, at);
+        let mut root = Self::build(schema, path, &mut errors, at);
+        root.whole = crate::object::encode(schema).into();
         match root.kind.as_str() {
             "object" => {}
             "" => errors.required(&path.child("type"), "must not be empty at the root"),
@@ -119,7 +142,7 @@ impl Structural {
             return Structural::default();
         }
         let mut out = Structural {
-            raw: raw.clone(),
+            raw: own_keywords(raw),
             object: flag(raw, "x-kubernetes-embedded-resource") || at.depth == 0,
             preserve: flag(raw, "x-kubernetes-preserve-unknown-fields"),
             int_or_string: flag(raw, "x-kubernetes-int-or-string"),

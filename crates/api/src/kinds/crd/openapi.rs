@@ -8,7 +8,7 @@ impl Structural {
     /// Its OpenAPI form. Version 2 has fewer words: what it cannot say is left out, so that its readers refuse nothing that
     /// the server takes.
     pub fn openapi(&self, v3: bool) -> Value {
-        let mut out = self.raw.clone();
+        let mut out: Value = serde_json::from_slice(&self.whole).unwrap_or_default();
         if !v3 {
             if out["x-kubernetes-preserve-unknown-fields"] == true {
                 // Readers of version 2 take any property named for the only ones allowed.
