@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use api::kinds::crd::Structural;
 use api::kinds::{Conversion, Subresource, Version, VersionSchema};
+use api::object::Encoded;
 use api::table::{Columns, PathColumn};
 use api::{Gvk, Kind, Object, Status, Value};
 use parking_lot::Mutex;
@@ -606,7 +607,7 @@ async fn clear(server: Arc<ApiServer>, crd: Arc<Object>, shutdown: CancellationT
 }
 
 /// Deletes objects of a kind that ends, without asking anybody; fails if one cannot be deleted, when all were tried.
-async fn empty(server: &ApiServer, kind: &Arc<Kind>, items: Vec<Arc<Object>>) -> Result<(), Status> {
+async fn empty(server: &ApiServer, kind: &Arc<Kind>, items: Vec<Arc<Encoded>>) -> Result<(), Status> {
     let user = Arc::new(UserInfo::master("system:apiserver"));
     let options = DeleteOptions { unasked: true, ..DeleteOptions::default() };
     let mut failed = Ok(());
