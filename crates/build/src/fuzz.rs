@@ -26,7 +26,7 @@ pub fn dockerfile(text: &str) {
             let known = declared.clone();
             let lookup = |name: &str| {
                 let set = before.iter().filter_map(|e| e.split_once('='));
-                let set = set.filter(|(n, _)| *n == name).map(|(_, v)| v.to_string()).last();
+                let set = set.filter(|(n, _)| *n == name).map(|(_, v)| v.to_string()).next_back();
                 set.or_else(|| known.get(name).cloned())
             };
             let expand = |word: &str| words::expand(word, escape, &lookup);

@@ -227,7 +227,7 @@ async fn serve(
     };
     let started_then_stays = async {
         match roles {
-            Roles::All => start(place, &made, &parts, engine).await?,
+            Roles::All => Box::pin(start(place, &made, &parts, engine)).await?,
             Roles::Engine => {
                 start_engine(&made, &parts, engine).await?;
                 write_record(&made, Roles::Engine)?;

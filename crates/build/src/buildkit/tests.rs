@@ -336,8 +336,8 @@ async fn a_context_that_changes_while_it_is_sent() {
         let text = String::from_utf8_lossy(&client.exported.lock()).into_owned();
         assert_eq!(text.contains("text and more"), change == Change::Longer);
         let all = w.status(&caller, &reference).await;
-        let copy = all.vertexes.iter().filter(|v| v.name.contains("COPY") && v.completed.is_some());
-        assert_eq!(copy.last().map(|v| v.cached), Some(cached), "{n}");
+        let mut copy = all.vertexes.iter().filter(|v| v.name.contains("COPY") && v.completed.is_some());
+        assert_eq!(copy.next_back().map(|v| v.cached), Some(cached), "{n}");
     }
     assert_eq!(contexts(), 0);
 }

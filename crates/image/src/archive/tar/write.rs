@@ -97,7 +97,7 @@ pub fn archive(files: &[(&str, &[u8])]) -> io::Result<Vec<u8>> {
         let folder = path.ends_with('/');
         let mut e = Entry::new(*path, if folder { Kind::Dir } else { Kind::File });
         e.size = if folder { 0 } else { content.len() as u64 };
-        write_entry(&mut out, &e, if folder { &[] } else { *content })?;
+        write_entry(&mut out, &e, if folder { &[] } else { content })?;
     }
     out.extend_from_slice(&END);
     Ok(out)
