@@ -19,6 +19,9 @@ impl Release {
     /// From here on, service accounts have no token Secrets by themselves.
     pub const NO_TOKEN_SECRETS: Release = Release::of(1, 24);
 
+    /// From here on, whoever runs something in a pod, or reaches into it, by a GET (a WebSocket) must also have `create`.
+    pub const GET_NEEDS_CREATE: Release = Release::of(1, 35);
+
     /// `major.minor`.
     pub const fn of(major: u16, minor: u16) -> Release {
         Release { major, minor }

@@ -64,6 +64,7 @@ async fn connection(
     shutdown: CancellationToken,
 ) {
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).cloned();
+    let certificate_end = certificate.as_ref().and_then(|c| pki::end_of_certificate(c).ok());
     let user = certificate.and_then(|c| match pki::user_of_certificate(&c) {
         Ok((name, groups)) => {
             let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
@@ -74,7 +75,8 @@ async fn connection(
             None
         }
     });
-    let peer = Peer { user, address: Some(address) };
+    let until = user.as_ref().and(certificate_end);
+    let peer = Peer { user, address: Some(address), until };
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let (server, peer) = (server.clone(), peer.clone());
         async move {

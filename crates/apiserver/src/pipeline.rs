@@ -37,6 +37,8 @@ pub struct Peer {
     pub user: Option<Arc<UserInfo>>,
     /// Where they are; nothing for this process itself.
     pub address: Option<SocketAddr>,
+    /// When the certificate ends; a connection may outlive it.
+    pub until: Option<jiff::Timestamp>,
 }
 
 /// Paths that anybody may read, so that whoever has no credentials can see whether the server lives.
@@ -171,6 +173,10 @@ impl ApiServer {
 
     fn authenticate(&self, headers: &HeaderMap, peer: &Peer) -> Result<Arc<UserInfo>, Status> {
         if let Some(user) = &peer.user {
+            if peer.until.is_some_and(|until| until <= base::clock::now()) {
+                tracing::debug!(user = user.name, "the client's certificate has ended");
+                return Err(Status::unauthorized());
+            }
             return Ok(user.clone());
         }
         let given = match headers.get(header::AUTHORIZATION).map(header::HeaderValue::to_str) {

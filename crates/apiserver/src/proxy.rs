@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::ApiServer;
 use crate::admission::{self, Operation, Review};
+use crate::authz::Attributes;
 use crate::body::{Body, BoxError};
 use crate::cache::local_key;
 use crate::pipeline::{Call, Payload};
@@ -146,6 +147,15 @@ impl ApiServer {
         let mut warnings = Vec::new();
         let at = |v: &api::kinds::Version| v.group == info.group && v.version == info.version;
         let version = kind.versions.iter().position(at).unwrap_or(0);
+        let known = kind.versions[version].subresource(sub);
+        if sub != "proxy" && !known.is_some_and(|s| s.verbs.contains(&info.verb)) {
+            return Err(Status::method_not_supported(&gvr, info.verb));
+        }
+        // A WebSocket begins with a GET: whoever may only read must not run anything by it.
+        let runs = matches!(sub, "exec" | "attach" | "portforward");
+        if runs && self.options.release >= api::Release::GET_NEEDS_CREATE {
+            self.require(&Attributes { verb: "create", ..Attributes::of(&call.user, &info) })?;
+        }
         let mut review = Review {
             server: self,
             user: &call.user,
@@ -165,7 +175,11 @@ impl ApiServer {
             notes: Vec::new(),
             charges: Vec::new(),
         };
-        admission::validate(&self.admission, &mut review).await?;
+        // A log is read; the others are connections, whose options admission may change.
+        if sub != "log" {
+            admission::mutate(&self.admission, &mut review).await?;
+            admission::validate(&self.admission, &mut review).await?;
+        }
         let safe = matches!(*call.request.method(), http::Method::GET | http::Method::HEAD);
         if sub == "proxy"
             && info.path.ends_with("/proxy")
@@ -183,7 +197,7 @@ impl ApiServer {
         }
         let target = match (gvr.resource.as_ref(), sub) {
             ("pods", "proxy") => self.pod_target(&call)?,
-            ("pods", _) => self.container_target(&call)?,
+            ("pods", _) => self.container_target(&call, &options)?,
             ("services", "proxy") => self.service_target(&call)?,
             ("nodes", "proxy") => {
                 let (_, name, port) = split_name(&info.name);
@@ -241,8 +255,8 @@ impl ApiServer {
             .ok_or_else(|| Status::not_found(&api::names::gvr::PODS, name))
     }
 
-    /// Logs, exec, attach, port-forward.
-    fn container_target(&self, call: &Call) -> Result<Target, Status> {
+    /// Logs, exec, attach, port-forward; `options` are those that admission has let pass.
+    fn container_target(&self, call: &Call, options: &Value) -> Result<Target, Status> {
         let info = &call.info;
         let pod = self.pod(&info.namespace, &info.name)?;
         let spec = pod.spec();
@@ -250,14 +264,15 @@ impl ApiServer {
         let mut pairs: Vec<(String, String)> = Vec::new();
         let mut path = match info.subresource.as_str() {
             "portforward" => {
-                for port in query.all("ports") {
-                    pairs.push(("port".into(), port.to_owned()));
-                    pairs.push(("ports".into(), port.to_owned()));
+                let ports = options.get("ports").and_then(Value::as_array).into_iter().flatten();
+                for port in ports.filter_map(Value::as_i64).map(|p| p.to_string()) {
+                    pairs.push(("port".into(), port.clone()));
+                    pairs.push(("ports".into(), port));
                 }
                 format!("/portForward/{}/{}", info.namespace, info.name)
             }
             sub => {
-                let container = container_of(&pod, query.get("container").unwrap_or(""))?;
+                let container = container_of(&pod, text(options, "/container"))?;
                 let verb = if sub == "log" { "containerLogs" } else { sub };
                 format!("/{verb}/{}/{}/{container}", info.namespace, info.name)
             }
@@ -293,23 +308,26 @@ impl ApiServer {
                 }
             }
             "exec" | "attach" => {
-                let any = ["stdin", "stdout", "stderr"].iter().any(|k| query.flag(k));
+                let on = |name: &str| options.get(name).and_then(Value::as_bool) == Some(true);
+                let command = options.get("command").and_then(Value::as_array);
+                let any = ["stdin", "stdout", "stderr"].iter().any(|k| on(k));
                 if !any {
                     return Err(Status::bad_request(
                         "you must specify at least one of stdin, stdout, stderr",
                     ));
                 }
-                if info.subresource == "exec" && query.all("command").next().is_none() {
+                if info.subresource == "exec" && command.is_none_or(Vec::is_empty) {
                     return Err(Status::bad_request("you must specify command for exec"));
                 }
                 for (ours, theirs) in
                     [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")]
                 {
-                    if query.flag(ours) {
+                    if on(ours) {
                         pairs.push((theirs.to_owned(), "1".to_owned()));
                     }
                 }
-                pairs.extend(query.all("command").map(|c| ("command".to_owned(), c.to_owned())));
+                let words = command.into_iter().flatten().filter_map(Value::as_str);
+                pairs.extend(words.map(|c| ("command".to_owned(), c.to_owned())));
             }
             _ => {}
         }
@@ -544,13 +562,13 @@ fn connect_options(call: &Call) -> Value {
         _ => "Proxy",
     };
     let mut options = serde_json::json!({"kind": format!("{of}{kind}Options"), "apiVersion": "v1"});
+    if let Some(container) = query.some("container").filter(|_| matches!(kind, "Exec" | "Attach" | "Log")) {
+        options["container"] = container.into();
+    }
     match kind {
         "Exec" | "Attach" => {
             for name in ["stdin", "stdout", "stderr", "tty"].into_iter().filter(|n| query.flag(n)) {
                 options[name] = true.into();
-            }
-            if let Some(container) = query.some("container") {
-                options["container"] = container.into();
             }
             let command: Vec<&str> = query.all("command").collect();
             if !command.is_empty() {

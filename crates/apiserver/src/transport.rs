@@ -33,7 +33,7 @@ impl InProcess {
     /// A transport as `user`.
     pub fn new(server: Arc<ApiServer>, user: UserInfo) -> Self {
         let user = Arc::new(user);
-        Self { server, peer: Peer { user: Some(user.clone()), address: None }, user }
+        Self { server, peer: Peer { user: Some(user.clone()), ..Peer::default() }, user }
     }
 
     fn context(

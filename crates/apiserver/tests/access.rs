@@ -487,3 +487,42 @@ async fn updates_that_create_need_leave_to_create() {
         }
     }
 }
+
+#[tokio::test]
+async fn to_run_something_in_a_pod_one_must_create() {
+    for (release, needed) in [("1.36", true), ("1.30", false)] {
+        let c = Cluster::start_as(store::memory(), |o| o.release = release.parse().unwrap()).await;
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+        c.post("/api/v1/namespaces/default/serviceaccounts", account).await;
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+            "spec": {"nodeName": "nowhere", "containers": [{"name": "a", "image": "b"}]}});
+        assert_eq!(c.post(PODS, pod).await.code, 201);
+        let rules = |verbs: Value| {
+            json!([{"apiGroups": [""], "verbs": verbs,
+                "resources": ["pods", "pods/log", "pods/exec", "pods/attach", "pods/portforward"]}])
+        };
+        role(&c, "default", "reader", rules(json!(["get"]))).await;
+        role(&c, "default", "runner", rules(json!(["get", "create"]))).await;
+        for (sub, query) in
+            [("exec", "command=ls&stdout=1"), ("attach", "stdout=1"), ("portforward", "ports=80")]
+        {
+            let path = format!("{PODS}/p/{sub}?{query}");
+            for (name, allowed) in [("reader", !needed), ("runner", true)] {
+                let user = c.as_user(UserInfo::new(name, &[]));
+                let answer = call(&user, Method::GET, &path, &[], "").await;
+                if allowed {
+                    assert!(answer.message().contains("nodes \"nowhere\" not found"), "{}", answer.value);
+                } else {
+                    assert_eq!(answer.code, 403, "{}", answer.value);
+                    let why = format!("cannot create resource \"pods/{sub}\"");
+                    assert!(answer.message().contains(&why), "{}", answer.message());
+                }
+            }
+            let wrong = c.call(Method::PUT, &path, &[], "").await;
+            assert_eq!(wrong.code, 405, "{}", wrong.value);
+        }
+        let reader = c.as_user(UserInfo::new("reader", &[]));
+        let log = call(&reader, Method::GET, &format!("{PODS}/p/log"), &[], "").await;
+        assert!(log.message().contains("nodes \"nowhere\" not found"), "{}", log.value);
+    }
+}

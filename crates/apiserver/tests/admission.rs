@@ -612,3 +612,27 @@ async fn the_class_of_ingresses_is_for_those_of_its_group() {
         assert_eq!(made.value["spec"]["ingressClassName"], want, "{group}");
     }
 }
+
+#[tokio::test]
+async fn connections_are_shown_to_webhooks_and_reads_are_not() {
+    let c = Cluster::start().await;
+    account(&c).await;
+    assert_eq!(c.post(PODS, pod("a", json!({}))).await.code, 201);
+    let hook = Hook::start(&c.pki, |r| {
+        let patch = json!([{"op": "replace", "path": "/container", "value": "other"}]).to_string();
+        let patch = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, patch);
+        reviewed(r, json!({"patchType": "JSONPatch", "patch": patch}))
+    })
+    .await;
+    let all =
+        json!({"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CONNECT"], "resources": ["pods/*"]});
+    hooks(&c, true, "connect", &hook, all, json!({})).await;
+    let ran = c.get(&format!("{PODS}/a/exec?command=ls&stdout=1&container=a")).await;
+    assert_eq!(ran.message(), "container other is not valid for pod a", "what is run is what was let pass");
+    let asked = hook.asked();
+    assert_eq!(asked[0]["request"]["object"]["command"], json!(["ls"]));
+    assert_eq!(asked[0]["request"]["operation"], "CONNECT");
+    let log = c.get(&format!("{PODS}/a/log?container=a")).await;
+    assert_eq!(log.message(), "pod a does not have a host assigned");
+    assert_eq!(hook.asked(), Vec::<Value>::new(), "who reads a log connects to nothing");
+}

@@ -251,6 +251,14 @@ pub fn user_of_certificate(der: &CertificateDer<'_>) -> Result<(String, Vec<Stri
     Ok((user, cert.subject().iter_organization().filter_map(text).collect()))
 }
 
+/// When a certificate ends.
+pub fn end_of_certificate(der: &CertificateDer<'_>) -> Result<Timestamp> {
+    let (_, cert) = x509_parser::certificate::X509Certificate::from_der(der)
+        .map_err(|e| Error::Certificate(format!("not a certificate: {e}")))?;
+    Timestamp::from_second(cert.validity().not_after.timestamp())
+        .map_err(|e| Error::Certificate(e.to_string()))
+}
+
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::common::*;
 use super::rules;
 use crate::field::{ErrorList, Path};
+use crate::podrefs::VOLUMES;
 use crate::quantity::Quantity;
 use crate::{Map, field, meta, validate};
 
@@ -398,27 +399,16 @@ fn validate_volumes<'a>(errors: &mut ErrorList, volumes: &'a Value, path: &Path)
                 errors.forbidden(&at, "may not specify more than 1 volume type");
                 continue;
             }
-            let mut need = |field: &str| {
-                if text(&source[field]).is_empty() {
+            let known = VOLUMES.iter().find(|v| v.field == kind.as_str());
+            for field in known.into_iter().flat_map(|v| v.required) {
+                if text(&source[*field]).is_empty() {
                     errors.required(&at.child(field), "");
                 }
-            };
-            match kind.as_str() {
-                "hostPath" => {
-                    need("path");
-                    for why in validate::path_without_backsteps(text(&source["path"])) {
-                        errors.invalid(&at.child("path"), &source["path"], why);
-                    }
+            }
+            if kind == "hostPath" {
+                for why in validate::path_without_backsteps(text(&source["path"])) {
+                    errors.invalid(&at.child("path"), &source["path"], why);
                 }
-                "secret" => need("secretName"),
-                "configMap" => need("name"),
-                "persistentVolumeClaim" => need("claimName"),
-                "nfs" => {
-                    need("server");
-                    need("path");
-                }
-                "csi" => need("driver"),
-                _ => {}
             }
         }
         if sources == 0 {

@@ -1,5 +1,6 @@
 //! NodeRestriction: a kubelet changes its own node, its own leases, and the pods bound to it, nothing else.
 
+use api::podrefs::{Referred, references};
 use api::{Status, Value};
 use async_trait::async_trait;
 
@@ -66,27 +67,15 @@ fn forbidden_reference(pod: &Value) -> Option<&'static str> {
     if !text(pod, "/spec/serviceAccountName").is_empty() {
         return Some("a service account");
     }
-    let mentions = |fields: &[&str]| {
-        let spec = pod.get("spec").unwrap_or(&Value::Null);
-        fields.iter().any(|f| has_field(spec, f))
-    };
-    if mentions(&["secret", "secretRef", "secretKeyRef", "imagePullSecrets"]) {
-        return Some("secrets");
-    }
-    if mentions(&["configMap", "configMapRef", "configMapKeyRef"]) {
-        return Some("configmaps");
-    }
-    if mentions(&["persistentVolumeClaim", "ephemeral"]) {
-        return Some("persistentvolumeclaims");
-    }
-    mentions(&["resourceClaims"]).then_some("resourceclaims")
-}
-
-fn has_field(value: &Value, field: &str) -> bool {
-    match value {
-        Value::Object(map) => map.iter().any(|(k, v)| k == field && !v.is_null() || has_field(v, field)),
-        Value::Array(list) => list.iter().any(|v| has_field(v, field)),
-        _ => false,
+    let first = references(pod).into_iter().map(|(what, _)| what).min();
+    match first {
+        Some(Referred::Secret) => Some("secrets"),
+        Some(Referred::ConfigMap) => Some("configmaps"),
+        Some(Referred::Claim) => Some("persistentvolumeclaims"),
+        None => {
+            let claims = pod.pointer("/spec/resourceClaims").and_then(Value::as_array);
+            claims.is_some_and(|c| !c.is_empty()).then_some("resourceclaims")
+        }
     }
 }
 
@@ -335,6 +324,11 @@ mod tests {
             (json!({"volumes": [{"projected": {"sources": [{"secret": {"name": "s"}}]}}]}), Some("secrets")),
             (json!({"containers": [{"envFrom": [{"configMapRef": {"name": "c"}}]}]}), Some("configmaps")),
             (json!({"volumes": [{"ephemeral": {}}]}), Some("persistentvolumeclaims")),
+            (json!({"volumes": [{"azureFile": {"secretName": "s"}}]}), Some("secrets")),
+            (
+                json!({"volumes": [{"csi": {"driver": "d", "nodePublishSecretRef": {"name": "s"}}}]}),
+                Some("secrets"),
+            ),
         ] {
             assert_eq!(forbidden_reference(&json!({"spec": spec})), want);
         }

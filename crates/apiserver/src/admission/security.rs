@@ -4,6 +4,7 @@
 //! A label may name the version whose standard holds: what a later one added or allowed is left out then. What `audit` asks
 //! for is noted beside the review, for the audit log.
 
+use api::podrefs::VOLUMES;
 use api::{Status, Value};
 use async_trait::async_trait;
 
@@ -138,17 +139,6 @@ const SAFE_SYSCTLS: [(&str, u32); 12] = [
     ("net.ipv4.tcp_keepalive_probes", 29),
     ("net.ipv4.tcp_rmem", 32),
     ("net.ipv4.tcp_wmem", 32),
-];
-const RESTRICTED_VOLUMES: [&str; 9] = [
-    "configMap",
-    "csi",
-    "downwardAPI",
-    "emptyDir",
-    "ephemeral",
-    "persistentVolumeClaim",
-    "projected",
-    "secret",
-    "image",
 ];
 
 fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
@@ -334,7 +324,7 @@ fn restricted(version: Version, spec: &Value, out: &mut Vec<String>) {
         ));
     }
     let volumes: Vec<String> = items(spec, "/volumes")
-        .filter(|v| !RESTRICTED_VOLUMES.iter().any(|k| v.get(*k).is_some()))
+        .filter(|v| !VOLUMES.iter().any(|k| k.restricted && v.get(k.field).is_some()))
         .map(|v| format!("\"{}\"", text(v, "/name")))
         .collect();
     if !volumes.is_empty() {
