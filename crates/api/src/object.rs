@@ -664,6 +664,7 @@ mod tests {
         let decoded = |e: &Encoded| e.present().is_some_and(|o| o.value.get().is_some());
         assert!(!decoded(&first));
         assert_eq!(first.object().at(&["metadata", "name"]), "o0");
+        assert!(decoded(&first), "nobody reads it now");
         #[derive(Deserialize)]
         struct Spec {
             text: String,

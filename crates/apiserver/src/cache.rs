@@ -725,11 +725,11 @@ mod tests {
             told,
             [("x", json!("1")), ("y", json!("1")), ("x", json!("2")), ("x", json!("2")), ("y", json!("1"))]
         );
-        let readers: Vec<_> = readers.iter().map(Arc::downgrade).collect();
-        // Other tests of this process may decode meanwhile, and what is decoded is kept for a while.
-        while readers.iter().any(|o| o.strong_count() > 0) {
-            api::object::recent::forget();
-        }
+        let gone: Vec<_> = readers.iter().map(Arc::downgrade).collect();
+        drop(readers);
+        // What was decoded is kept for a while.
+        api::object::recent::forget();
+        assert!(gone.iter().all(|o| o.strong_count() == 0));
         assert_eq!(pods.state.read().ring.len(), 4);
         shutdown.cancel();
     }
