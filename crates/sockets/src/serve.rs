@@ -126,7 +126,9 @@ mod tests {
         F: Future<Output = tokio::io::DuplexStream>,
     {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
-        let answer = |_| async { Ok::<_, Infallible>(hyper::Response::new(String::from("yes"))) };
+        let answer = |_: hyper::Request<hyper::body::Incoming>| async {
+            Ok::<_, Infallible>(hyper::Response::new(String::from("yes")))
+        };
         let service = TowerToHyperService::new(tower::service_fn(answer));
         let began = Instant::now();
         let serving = tokio::spawn(async move {
