@@ -8,14 +8,21 @@
 //! The store assigns an object's revision when it has written the object's bytes, so the bytes in the store carry no
 //! `metadata.resourceVersion`; [`Encoded::from_stored`] splices it in at a known place instead of encoding again.
 
+mod encode;
+mod head;
+pub mod recent;
+
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use bytes::{Bytes, BytesMut};
-use serde::Deserialize;
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::{Error, Key, Map, Result};
+use crate::{Key, Result};
+use encode::replace_revision;
+pub use encode::{encode, encode_for_store, encoded_len, set_revision, splice_revision};
+use head::Head;
+pub use head::Labels;
 
 /// An object as caches hold it. See the module's documentation.
 #[derive(Debug)]
@@ -33,19 +40,6 @@ pub struct Object {
     value: OnceLock<Value>,
     /// Of an object that nobody has encoded yet.
     head: OnceLock<Head>,
-}
-
-/// The few fields that caches and selectors ask every object for, kept without decoding the rest.
-#[derive(Debug, Clone, Default)]
-struct Head {
-    api_version: Box<str>,
-    kind: Box<str>,
-    name: Box<str>,
-    namespace: Box<str>,
-    uid: Box<str>,
-    revision: u64,
-    labels: Labels,
-    deleting: bool,
 }
 
 static NULL: Value = Value::Null;
@@ -337,267 +331,10 @@ impl Drop for Object {
     }
 }
 
-/// The objects that were decoded last, kept decoded.
-pub mod recent {
-    use std::collections::VecDeque;
-    use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-    use super::Object;
-
-    /// So many bytes of JSON: a few hundred pods, ten to fifteen times as many bytes decoded.
-    const BYTES: usize = 1 << 20;
-
-    #[derive(Default)]
-    struct Recent {
-        objects: VecDeque<(Arc<Object>, usize)>,
-        bytes: usize,
-    }
-
-    static RECENT: Mutex<Recent> = Mutex::new(Recent { objects: VecDeque::new(), bytes: 0 });
-
-    fn recent() -> MutexGuard<'static, Recent> {
-        RECENT.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn keep(object: Arc<Object>, size: usize) {
-        // One large object is not worth all the others.
-        if size > BYTES / 8 {
-            return;
-        }
-        let mut recent = recent();
-        recent.bytes += size;
-        recent.objects.push_back((object, size));
-        let mut old = Vec::new();
-        while recent.bytes > BYTES
-            && let Some((object, size)) = recent.objects.pop_front()
-        {
-            recent.bytes -= size;
-            old.push(object);
-        }
-        drop(recent);
-        drop(old); // which may take a while, and nobody is to wait for it
-    }
-
-    /// Lets go of all of them: for a process that is idle.
-    pub fn forget() {
-        let all = std::mem::take(&mut *recent());
-        drop(all);
-    }
-}
-
-impl Head {
-    /// That an object is not of the type it was to be read as.
-    fn unlike(&self, why: &dyn std::fmt::Display) -> Error {
-        Error::Invalid(format!("{} {}: {why}", self.kind, Key::new(&*self.namespace, &*self.name)))
-    }
-
-    fn parse(json: &[u8]) -> Result<Head> {
-        #[derive(Deserialize)]
-        struct Outer<'a> {
-            #[serde(borrow, default, rename = "apiVersion")]
-            api_version: std::borrow::Cow<'a, str>,
-            #[serde(borrow, default)]
-            kind: std::borrow::Cow<'a, str>,
-            #[serde(borrow, default)]
-            metadata: Meta<'a>,
-        }
-        #[derive(Deserialize, Default)]
-        struct Meta<'a> {
-            #[serde(borrow, default)]
-            name: std::borrow::Cow<'a, str>,
-            #[serde(borrow, default)]
-            namespace: std::borrow::Cow<'a, str>,
-            #[serde(borrow, default)]
-            uid: std::borrow::Cow<'a, str>,
-            #[serde(borrow, default, rename = "resourceVersion")]
-            revision: std::borrow::Cow<'a, str>,
-            #[serde(default)]
-            labels: Option<std::collections::BTreeMap<Box<str>, Option<Box<str>>>>,
-            #[serde(default, rename = "deletionTimestamp")]
-            deleted: Option<serde::de::IgnoredAny>,
-        }
-        let outer: Outer<'_> =
-            serde_json::from_slice(json).map_err(|e| Error::Malformed(format!("not an API object: {e}")))?;
-        let m = outer.metadata;
-        let labels = m.labels.unwrap_or_default().into_iter().map(|(k, v)| (k, v.unwrap_or_default()));
-        Ok(Head {
-            api_version: outer.api_version.into(),
-            kind: outer.kind.into(),
-            name: m.name.into(),
-            namespace: m.namespace.into(),
-            uid: m.uid.into(),
-            revision: m.revision.parse().unwrap_or(0),
-            labels: Labels(labels.collect()),
-            deleting: m.deleted.is_some(),
-        })
-    }
-
-    fn of(value: &Value) -> Head {
-        let metadata = &value["metadata"];
-        let text = |v: &Value| -> Box<str> { v.as_str().unwrap_or_default().into() };
-        let mut labels: Vec<(Box<str>, Box<str>)> = metadata["labels"]
-            .as_object()
-            .map(|m| m.iter().map(|(k, v)| (k.as_str().into(), text(v))).collect())
-            .unwrap_or_default();
-        labels.sort();
-        Head {
-            api_version: text(&value["apiVersion"]),
-            kind: text(&value["kind"]),
-            name: text(&metadata["name"]),
-            namespace: text(&metadata["namespace"]),
-            uid: text(&metadata["uid"]),
-            revision: metadata["resourceVersion"].as_str().and_then(|s| s.parse().ok()).unwrap_or(0),
-            labels: Labels(labels.into()),
-            deleting: !metadata["deletionTimestamp"].is_null(),
-        }
-    }
-}
-
-/// An object's labels, sorted by key.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Labels(Box<[(Box<str>, Box<str>)]>);
-
-impl Labels {
-    /// The value of a label.
-    pub fn get(&self, key: &str) -> Option<&str> {
-        let at = self.0.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
-        self.0.get(at).map(|(_, v)| &**v)
-    }
-
-    /// All labels by key.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(k, v)| (&**k, &**v))
-    }
-
-    /// Is there none?
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-}
-
-const METADATA: &[u8] = b"\"metadata\":{";
-
-/// Encodes an object for the store: `kind`, `apiVersion` and `metadata` come first, `metadata.resourceVersion` is left out.
-pub fn encode_for_store(value: &Value) -> Bytes {
-    let mut out = Vec::with_capacity(1024);
-    out.extend_from_slice(b"{");
-    let empty = Map::new();
-    let object = value.as_object().unwrap_or(&empty);
-    for key in ["kind", "apiVersion"] {
-        if let Some(v) = object.get(key) {
-            push_field(&mut out, key, v);
-        }
-    }
-    if out.len() > 1 {
-        out.push(b',');
-    }
-    out.extend_from_slice(METADATA);
-    if let Some(metadata) = object.get("metadata").and_then(Value::as_object) {
-        for (k, v) in metadata.iter().filter(|(k, _)| *k != "resourceVersion") {
-            push_field(&mut out, k, v);
-        }
-    }
-    out.push(b'}');
-    for (k, v) in object {
-        if !matches!(k.as_str(), "kind" | "apiVersion" | "metadata") {
-            push_field(&mut out, k, v);
-        }
-    }
-    out.push(b'}');
-    Bytes::from(out)
-}
-
-fn push_field(out: &mut Vec<u8>, key: &str, value: &Value) {
-    if !out.ends_with(b"{") {
-        out.push(b',');
-    }
-    // Writing JSON into memory cannot fail: the keys of a Value are strings.
-    let _ = serde_json::to_writer(&mut *out, key);
-    out.push(b':');
-    let _ = serde_json::to_writer(&mut *out, value);
-}
-
-/// JSON of a value. Cannot fail: the keys of a [`Value`] are strings.
-pub fn encode(value: &Value) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_default()
-}
-
-/// How many bytes [`encode`] makes of a value.
-pub fn encoded_len(value: &Value) -> usize {
-    struct Counter(usize);
-    impl std::io::Write for Counter {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0 += bytes.len();
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut counter = Counter(0);
-    // Writing a value to what takes everything cannot fail.
-    let _ = serde_json::to_writer(&mut counter, value);
-    counter.0
-}
-
-/// Inserts `metadata.resourceVersion` into bytes made by [`encode_for_store`].
-///
-/// `kind` and `apiVersion`, the only things before it, cannot hold an unescaped quote, so the first
-/// `"metadata":{` in the bytes is the object's own.
-pub fn splice_revision(stored: &[u8], revision: u64) -> Result<Bytes> {
-    let at = memchr::memmem::find(stored, METADATA)
-        .ok_or_else(|| Error::Malformed("stored object without metadata".to_owned()))?
-        + METADATA.len();
-    let (before, after) = stored.split_at(at);
-    let mut out = BytesMut::with_capacity(stored.len() + 44);
-    out.extend_from_slice(before);
-    out.extend_from_slice(b"\"resourceVersion\":\"");
-    out.extend_from_slice(itoa::Buffer::new().format(revision).as_bytes());
-    out.extend_from_slice(if after.starts_with(b"}") { b"\"" } else { b"\"," });
-    out.extend_from_slice(after);
-    Ok(out.freeze())
-}
-
-/// The bytes with another `metadata.resourceVersion`; nothing if they are not laid out as [`splice_revision`] does it.
-fn replace_revision(json: &[u8], revision: u64) -> Option<Bytes> {
-    const FIELD: &[u8] = b"\"resourceVersion\":\"";
-    let at = memchr::memmem::find(json, METADATA)?;
-    // Only if nothing else has been opened before it is it the object's own.
-    if memchr::memchr_iter(b'{', &json[..at]).count() != 1 {
-        return None;
-    }
-    let (before, after) = json.split_at(at + METADATA.len());
-    let after = after.strip_prefix(FIELD)?;
-    let after = &after[memchr::memchr(b'"', after)?..];
-    let mut out = BytesMut::with_capacity(json.len() + 20);
-    out.extend_from_slice(before);
-    out.extend_from_slice(FIELD);
-    out.extend_from_slice(itoa::Buffer::new().format(revision).as_bytes());
-    out.extend_from_slice(after);
-    Some(out.freeze())
-}
-
-/// Sets `metadata.resourceVersion` of a decoded object (0 removes it).
-pub fn set_revision(value: &mut Value, revision: u64) {
-    let Some(object) = value.as_object_mut() else { return };
-    let metadata = object.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
-    if let Some(metadata) = metadata.as_object_mut() {
-        if revision == 0 {
-            metadata.shift_remove("resourceVersion");
-        } else {
-            metadata.insert("resourceVersion".to_owned(), Value::String(revision.to_string()));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde::Deserialize;
     use serde_json::json;
 
     #[test]

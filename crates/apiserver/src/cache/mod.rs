@@ -8,19 +8,30 @@
 //!
 //! It knows nothing of kinds: `/registry/GROUP/RESOURCE/` is what tells them apart.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+mod event;
+mod handoff;
+mod kind;
+mod watcher;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use api::Value;
 use api::object::Encoded;
-use api::{Object, Value};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::StreamExt;
 use parking_lot::{Mutex, RwLock};
 use store::{EventKind, Expect, Op, Range, Store, Txn, WatchBatch};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+pub use event::{CacheEvent, Change, frame};
+pub use handoff::{Announced, Written};
+use kind::{Arrived, State};
+pub use kind::{KindCache, Snapshot, local_key};
+pub use watcher::{Expired, Watcher};
 
 /// The prefix of every key of ours in the store.
 pub const ROOT: &str = "/registry/";
@@ -28,290 +39,6 @@ pub const ROOT: &str = "/registry/";
 const PROGRESS: &str = "/registry/progress";
 /// How long the events of a shared store may take to arrive before they are thought not to be ours.
 const FOREIGN: Duration = Duration::from_millis(50);
-/// How many changes a kind's ring holds at most.
-const RING_EVENTS: usize = 4096;
-/// How many bytes of objects they may be at most.
-const RING_BYTES: usize = 16 << 20;
-/// What happened to an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
-    /// It is new.
-    Added,
-    /// It changed.
-    Modified,
-    /// It is gone; the object is its last state.
-    Deleted,
-}
-
-impl Change {
-    /// The word in a watch event.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Added => "ADDED",
-            Self::Modified => "MODIFIED",
-            Self::Deleted => "DELETED",
-        }
-    }
-}
-
-/// One change of one object, shared by all watchers.
-#[derive(Debug)]
-pub struct CacheEvent {
-    /// What happened.
-    pub change: Change,
-    /// The object after it, or its last state with the revision of its deletion.
-    pub object: Arc<Encoded>,
-    /// The object before it.
-    pub previous: Option<Arc<Encoded>>,
-    /// The store's revision of the change.
-    pub revision: u64,
-    frames: [OnceLock<Bytes>; 3],
-    gone: OnceLock<Arc<Encoded>>,
-}
-
-/// Frames one watch event of already encoded JSON.
-pub fn frame(word: &str, json: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(json.len() + word.len() + 24);
-    out.put_slice(b"{\"type\":\"");
-    out.put_slice(word.as_bytes());
-    out.put_slice(b"\",\"object\":");
-    out.put_slice(json);
-    out.put_slice(b"}\n");
-    out.freeze()
-}
-
-impl CacheEvent {
-    /// A change at `revision`.
-    pub fn new(change: Change, object: Arc<Encoded>, previous: Option<Arc<Encoded>>, revision: u64) -> Self {
-        Self { change, object, previous, revision, frames: Default::default(), gone: OnceLock::new() }
-    }
-
-    /// What a watcher sees that only sees objects for which `matches` is true: a change into its view is an addition, a
-    /// change out of it a deletion.
-    pub fn seen_through(&self, matches: impl Fn(&Arc<Encoded>) -> bool) -> Option<(Change, Arc<Encoded>)> {
-        let now = self.change != Change::Deleted && matches(&self.object);
-        let before = self.previous.as_ref().is_some_and(matches);
-        match (now, before) {
-            (true, true) => Some((Change::Modified, self.object.clone())),
-            (true, false) => Some((Change::Added, self.object.clone())),
-            (false, true) => Some((Change::Deleted, self.gone())),
-            (false, false) => None,
-        }
-    }
-
-    /// The object as it was when it left a filtered view: its state before, at this event's revision.
-    fn gone(&self) -> Arc<Encoded> {
-        if self.change == Change::Deleted {
-            return self.object.clone();
-        }
-        let before = self.previous.as_ref().unwrap_or(&self.object);
-        self.gone.get_or_init(|| before.at_revision(self.revision)).clone()
-    }
-
-    /// The framed JSON event, made once for all watchers that see the same change.
-    pub fn frame(&self, change: Change, object: &Arc<Encoded>) -> Bytes {
-        if Arc::ptr_eq(object, &self.object) || change == Change::Deleted {
-            self.frames[change as usize].get_or_init(|| frame(change.word(), object.json())).clone()
-        } else {
-            frame(change.word(), object.json())
-        }
-    }
-}
-
-#[derive(Debug, Default)]
-struct State {
-    objects: BTreeMap<Box<str>, Arc<Encoded>>,
-    ring: VecDeque<Arc<CacheEvent>>,
-    ring_bytes: usize,
-    /// Every change after this revision is in the ring.
-    complete_after: u64,
-    /// The revision of the newest change of this kind.
-    last: u64,
-    /// How often everything was read anew: what happened in between is not in the ring.
-    epoch: u64,
-}
-
-/// One kind's objects and recent changes.
-#[derive(Debug)]
-pub struct KindCache {
-    state: RwLock<State>,
-    changed: watch::Sender<u64>,
-}
-
-/// The key of an object within its kind: `NAMESPACE/NAME` or `NAME`.
-pub fn local_key(namespace: &str, name: &str) -> String {
-    if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") }
-}
-
-/// A list as of one revision.
-#[derive(Debug, Default)]
-pub struct Snapshot {
-    /// The cache's revision.
-    pub revision: u64,
-    /// The objects in the order of their keys.
-    pub items: Vec<Arc<Encoded>>,
-}
-
-impl KindCache {
-    fn new(complete_after: u64) -> Arc<Self> {
-        let state = State { complete_after, ..State::default() };
-        Arc::new(Self { state: RwLock::new(state), changed: watch::Sender::new(0) })
-    }
-
-    /// One object by its [`local_key`].
-    pub fn get(&self, key: &str) -> Option<Arc<Object>> {
-        self.state.read().objects.get(key).map(Encoded::object)
-    }
-
-    /// All objects, of one namespace if that is not empty.
-    pub fn all(&self, namespace: &str) -> Vec<Arc<Object>> {
-        self.after(namespace, "").0.iter().map(Encoded::object).collect()
-    }
-
-    /// All objects of a namespace (or everywhere) whose key is greater than `after`, and the revision of the newest change
-    /// that is in it.
-    fn after(&self, namespace: &str, after: &str) -> (Vec<Arc<Encoded>>, u64) {
-        let state = self.state.read();
-        let start = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
-        let from = if after > start.as_str() {
-            std::ops::Bound::Excluded(Box::from(after))
-        } else {
-            std::ops::Bound::Included(Box::from(start.as_str()))
-        };
-        let range = state.objects.range::<Box<str>, _>((from, std::ops::Bound::Unbounded));
-        let items = if namespace.is_empty() {
-            range.map(|(_, o)| o.clone()).collect()
-        } else {
-            range.take_while(|(k, _)| k.starts_with(&start)).map(|(_, o)| o.clone()).collect()
-        };
-        (items, state.last)
-    }
-
-    /// How many objects there are.
-    pub fn len(&self) -> usize {
-        self.state.read().objects.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The revision of the newest change.
-    pub fn last(&self) -> u64 {
-        self.state.read().last
-    }
-
-    /// Takes over changes that belong together: a watcher sees all of them or none, because changes of one revision (keys
-    /// that went with their lease) cannot be told apart afterwards.
-    fn apply(&self, changes: &[Arrived<'_>]) {
-        let mut state = self.state.write();
-        let mut last = None;
-        for change in changes {
-            state.last = change.revision;
-            last = Some(change.revision);
-            state.apply(change);
-        }
-        state.trim();
-        drop(state);
-        if let Some(revision) = last {
-            self.changed.send_replace(revision);
-        }
-    }
-
-    /// Puts what was read anew in the place of all that was known.
-    fn reset(&self, objects: BTreeMap<Box<str>, Arc<Encoded>>, revision: u64) {
-        let mut state = self.state.write();
-        let epoch = state.epoch + 1;
-        *state = State { objects, complete_after: revision, last: revision, epoch, ..State::default() };
-        drop(state);
-        self.changed.send_replace(revision);
-    }
-}
-
-/// A change as it came from the store.
-struct Arrived<'a> {
-    prefix: &'a str,
-    key: &'a str,
-    revision: u64,
-    /// Nothing: it was deleted.
-    object: Option<Arc<Encoded>>,
-}
-
-impl State {
-    fn apply(&mut self, arrived: &Arrived<'_>) {
-        let (key, revision) = (arrived.key, arrived.revision);
-        let (change, object, previous) = match &arrived.object {
-            Some(object) => {
-                let previous = self.objects.insert(key.into(), object.clone());
-                let change = if previous.is_some() { Change::Modified } else { Change::Added };
-                (change, object.clone(), previous)
-            }
-            None => {
-                let Some(previous) = self.objects.remove(key) else { return };
-                (Change::Deleted, previous.at_revision(revision), Some(previous))
-            }
-        };
-        self.ring_bytes += previous.as_ref().map_or(object.json().len(), |p| p.json().len());
-        self.ring.push_back(Arc::new(CacheEvent::new(change, object, previous, revision)));
-    }
-
-    fn trim(&mut self) {
-        while self.ring.len() > RING_EVENTS || self.ring_bytes > RING_BYTES && self.ring.len() > 64 {
-            if let Some(old) = self.ring.pop_front() {
-                self.complete_after = old.revision;
-                let size = old.previous.as_ref().map_or(old.object.json().len(), |p| p.json().len());
-                self.ring_bytes = self.ring_bytes.saturating_sub(size);
-            }
-        }
-    }
-}
-
-/// A write on its way: lets the cache take over the writer's decoded object instead of decoding the bytes again.
-#[derive(Debug)]
-pub struct Written {
-    stored: Bytes,
-    value: Mutex<Option<Value>>,
-    object: OnceLock<Option<Arc<Object>>>,
-}
-
-impl Written {
-    /// The object at the revision the store gave it; whoever asks first makes it.
-    pub fn object(&self, revision: u64) -> Option<Arc<Object>> {
-        self.object
-            .get_or_init(|| {
-                let value = self.value.lock().take()?;
-                Object::from_written(&self.stored, value, revision).ok()
-            })
-            .clone()
-    }
-}
-
-/// A write that was announced. Dropped before it is settled, because its writer was, it leaves nothing behind.
-#[derive(Debug)]
-pub struct Announced<'a> {
-    cache: &'a Cache,
-    written: Arc<Written>,
-    open: bool,
-}
-
-impl Announced<'_> {
-    /// To be called when the write has ended: with its revision, or nothing if it failed. The object that came of it.
-    pub fn settled(mut self, revision: Option<u64>) -> Option<Arc<Object>> {
-        self.open = false;
-        let object = revision.and_then(|r| self.written.object(r));
-        self.cache.settled(&self.written.stored, revision);
-        object
-    }
-}
-
-impl Drop for Announced<'_> {
-    fn drop(&mut self) {
-        if self.open {
-            self.cache.settled(&self.written.stored, None);
-        }
-    }
-}
 
 /// The caches of all kinds.
 pub struct Cache {
@@ -335,15 +62,6 @@ impl std::fmt::Debug for Cache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Cache").field("revision", &self.revision()).finish_non_exhaustive()
     }
-}
-
-/// Why a watch cannot start or go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Expired {
-    /// The revision the watcher was at.
-    pub at: u64,
-    /// The oldest from which a watch can start.
-    pub oldest: u64,
 }
 
 /// `/registry/GROUP/RESOURCE/` and the rest of a key.
@@ -636,57 +354,6 @@ impl Cache {
 pub fn prefix(group: &str, resource: &str) -> String {
     let group = if group.is_empty() { "core" } else { group };
     format!("{ROOT}{group}/{resource}/")
-}
-
-/// One watcher's place in its kind's ring.
-#[derive(Debug)]
-pub struct Watcher {
-    cache: Arc<Cache>,
-    kind: Arc<KindCache>,
-    seen: u64,
-    epoch: u64,
-    changed: watch::Receiver<u64>,
-}
-
-impl Watcher {
-    /// Everything new, without waiting.
-    pub fn take(&mut self) -> Result<Vec<Arc<CacheEvent>>, Expired> {
-        self.changed.borrow_and_update();
-        let state = self.kind.state.read();
-        if self.seen < state.complete_after && state.last > self.seen || state.epoch != self.epoch {
-            return Err(Expired { at: self.seen, oldest: state.complete_after });
-        }
-        let from = state.ring.partition_point(|e| e.revision <= self.seen);
-        let events: Vec<_> = state.ring.range(from..).cloned().collect();
-        if let Some(last) = events.last() {
-            self.seen = last.revision;
-        }
-        Ok(events)
-    }
-
-    /// Waits for something new.
-    pub async fn next(&mut self) -> Result<Vec<Arc<CacheEvent>>, Expired> {
-        loop {
-            let events = self.take()?;
-            if !events.is_empty() {
-                return Ok(events);
-            }
-            // The sender lives in `self.kind`: this cannot fail.
-            let _ = self.changed.changed().await;
-        }
-    }
-
-    /// A revision such that everything up to it has been taken, for a bookmark; nothing if there is more to take.
-    pub fn bookmark(&mut self) -> Option<u64> {
-        let progress = self.cache.revision();
-        let state = self.kind.state.read();
-        if state.last > self.seen {
-            return None;
-        }
-        drop(state);
-        self.seen = self.seen.max(progress);
-        Some(self.seen)
-    }
 }
 
 #[cfg(test)]
