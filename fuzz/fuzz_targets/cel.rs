@@ -1,7 +1,8 @@
 //! Expressions: whatever the text, an evaluation ends within its budget. A line break parts the text from the object.
 #![no_main]
 
-use api::cel::{Answer, Ask, Authorizer, CALL_BUDGET, Program};
+use api::access::{Ask, Decision};
+use api::cel::{Authorizer, CALL_BUDGET, Program};
 use serde_json::Value;
 
 /// Allows nothing.
@@ -13,8 +14,8 @@ impl Authorizer for Nobody {
         ["", "pods", "", "default", "a"]
     }
 
-    fn decide(&self, _: &Ask<'_>) -> Answer {
-        Answer::default()
+    fn decide(&self, _: Option<(&str, &str)>, _: &Ask<'_>) -> Decision {
+        Decision::NoOpinion(String::new())
     }
 }
 

@@ -5,6 +5,7 @@
 //! Leaves to others: storage, admission, authorization, allocation of addresses and ports (`apiserver`), and the
 //! prose of the OpenAPI documents (`api-docs`).
 
+pub mod access;
 pub mod cel;
 pub mod codec;
 pub mod discovery;

@@ -14,7 +14,6 @@ use futures::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use parking_lot::Mutex;
 use serde_json::json;
-use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use crate::ApiServer;
@@ -22,7 +21,8 @@ use crate::body::Body;
 use crate::cache::{CacheEvent, Watcher, local_key};
 use crate::callback::fetch;
 use crate::pipeline::Call;
-use crate::proxy::{IDENTITY, Proof, Target, unverified};
+use crate::pool::{Peer, Trust};
+use crate::proxy::{IDENTITY, Proof, Target};
 use crate::query::WriteOptions;
 use crate::registry::{Context, Modify};
 use crate::user::UserInfo;
@@ -35,21 +35,32 @@ const CHECK_EVERY: Duration = Duration::from_secs(30);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is known about other servers.
+#[derive(Default)]
 pub struct Remote {
-    identity: pki::Identity,
     /// Resource lists by APIService name, of those that are available.
     resources: Mutex<BTreeMap<String, Value>>,
+    /// What they say of their types, by APIService name.
+    described: Mutex<BTreeMap<String, Described>>,
+}
+
+/// What a server says of the types of one group and version.
+#[derive(Clone, Default)]
+struct Described {
+    /// The query of its document in OpenAPI version 3, which changes when that does; nothing if it has none.
+    v3: Option<String>,
+    /// Its document in version 2, without the paths of other groups.
+    v2: Option<Arc<Value>>,
+}
+
+impl Remote {
+    /// Documents in OpenAPI version 2.
+    pub(crate) fn documents(&self) -> Vec<Arc<Value>> {
+        self.described.lock().values().filter_map(|d| d.v2.clone()).collect()
+    }
 }
 
 fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
     v.pointer(pointer).and_then(Value::as_str).unwrap_or("")
-}
-
-impl Remote {
-    /// Knows of none yet; shows `identity` to those it will meet.
-    pub fn new(identity: pki::Identity) -> Self {
-        Self { identity, resources: Mutex::default() }
-    }
 }
 
 /// Whether it is somebody else who answers.
@@ -94,24 +105,25 @@ impl ApiServer {
         is_remote(found.value()).then_some(found)
     }
 
-    fn proof_for(&self, service: &Value) -> Result<Proof, String> {
-        let (ns, name) = (text(service, "/spec/service/namespace"), text(service, "/spec/service/name"));
-        let server = format!("{name}.{ns}.svc");
-        if service.pointer("/spec/insecureSkipTLSVerify") == Some(&json!(true)) {
-            return Ok(Proof::Named(unverified(Some(&self.remote.identity)), server));
-        }
-        let bundle = base64::engine::general_purpose::STANDARD.decode(text(service, "/spec/caBundle")).ok();
-        let pem = bundle.and_then(|b| String::from_utf8(b).ok()).unwrap_or_default();
-        let config = pki::client_config(&pem, Some(&self.remote.identity)).map_err(|e| e.to_string())?;
-        Ok(Proof::Named(TlsConnector::from(Arc::new(config)), server))
+    /// Whether another server has said that it has this resource.
+    pub(crate) fn serves_remotely(&self, group: &str, version: &str, resource: &str) -> bool {
+        let known = self.remote.resources.lock();
+        let list = known.get(&format!("{version}.{group}")).and_then(|l| l.get("resources")?.as_array());
+        list.into_iter().flatten().any(|r| text(r, "/name") == resource)
     }
 
-    fn target_of(&self, service: &Value, path: String, user: &UserInfo) -> Result<Target, Status> {
+    fn peer_of(&self, service: &Value) -> Result<Peer, Status> {
         let port = service.pointer("/spec/service/port").and_then(Value::as_i64).unwrap_or(443).to_string();
         let (ns, name) = (text(service, "/spec/service/namespace"), text(service, "/spec/service/name"));
         let (host, port) = self.endpoint_of(ns, name, Some(&port))?;
-        let proof = self.proof_for(service).map_err(Status::unavailable)?;
-        Ok(Target { host, port, proof, path, headers: identity_headers(user)? })
+        let trust = if service.pointer("/spec/insecureSkipTLSVerify") == Some(&json!(true)) {
+            Trust::Anybody
+        } else {
+            let bundle =
+                base64::engine::general_purpose::STANDARD.decode(text(service, "/spec/caBundle")).ok();
+            Trust::Authority(bundle.and_then(|b| String::from_utf8(b).ok()).unwrap_or_default())
+        };
+        Ok(Peer { host, port, name: format!("{name}.{ns}.svc"), trust, identified: true })
     }
 
     /// Answers a request on a resource that this server does not have: another one may.
@@ -119,9 +131,40 @@ impl ApiServer {
         let Some(service) = self.api_service(&call.info.group, &call.info.version) else {
             return Err(Status::no_such_path());
         };
+        self.pass_on(call, &service).await
+    }
+
+    async fn pass_on(&self, call: Call, service: &Object) -> Result<Response<Body>, Status> {
         let path = call.request.uri().path_and_query().map_or("/", |p| p.as_str()).to_owned();
-        let target = self.target_of(service.value(), path, &call.user)?;
-        self.forward(call, target).await
+        let peer = self.peer_of(service.value())?;
+        let headers = identity_headers(&call.user)?;
+        let (host, port) = (peer.host.clone(), peer.port);
+        self.forward(call, Target { host, port, proof: Proof::Kept(peer), path, headers }).await
+    }
+
+    /// The entries of other servers' documents in the index of OpenAPI version 3.
+    pub(crate) fn remote_index(&self) -> Vec<(String, Value)> {
+        let described = self.remote.described.lock();
+        let services = self.cache.kind(GROUP, PLURAL).all("");
+        let entry = |service: &Arc<Object>| {
+            let query = described.get(service.name())?.v3.clone()?;
+            let v = service.value();
+            let path = format!("apis/{}/{}", text(v, "/spec/group"), text(v, "/spec/version"));
+            let url = format!("/openapi/v3/{path}{query}");
+            Some((path, json!({"serverRelativeURL": url})))
+        };
+        services.iter().filter_map(entry).collect()
+    }
+
+    /// Answers for a document of a group and version that another server describes.
+    pub(crate) async fn described_elsewhere(
+        &self,
+        call: Call,
+        group: &str,
+        version: &str,
+    ) -> Result<Response<Body>, Status> {
+        let service = self.api_service(group, version).ok_or_else(Status::no_such_path)?;
+        self.pass_on(call, &service).await
     }
 
     /// The groups that other servers answer for, as APIGroups.
@@ -247,6 +290,7 @@ pub fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
             let all = services.all("");
             let gone = |name: &String| !all.iter().any(|s| s.name() == name);
             server.remote.resources.lock().retain(|name, _| !gone(name));
+            server.remote.described.lock().retain(|name, _| !gone(name));
             let now: Vec<(String, i64)> =
                 all.iter().map(|s| (s.uid().to_owned(), api::meta::generation(s.value()))).collect();
             if now != known {
@@ -297,15 +341,50 @@ async fn register_local(server: &Arc<ApiServer>) {
     let _ = server.cache.caught_up().await;
 }
 
+/// Asks what the types of a service are, if that has changed. A server need not say.
+async fn describe(server: &Arc<ApiServer>, service: &Arc<Object>, peer: &Peer, headers: HeaderMap) {
+    let value = service.value();
+    let path = format!("apis/{}/{}", text(value, "/spec/group"), text(value, "/spec/version"));
+    let ask = async |document: &str| {
+        let asked = fetch(&server.pool, peer, document, headers.clone());
+        // A server that hangs sends nothing.
+        match tokio::time::timeout(CHECK_TIMEOUT, asked).await {
+            Ok(Ok(answer)) => Some(answer),
+            Ok(Err(why)) => {
+                tracing::debug!(service = service.name(), document, why, "types are not described");
+                None
+            }
+            Err(_) => None,
+        }
+    };
+    let index = ask("/openapi/v3").await.unwrap_or_default();
+    let url = index.get("paths").and_then(|p| p.get(&path)?.get("serverRelativeURL")?.as_str());
+    let v3 = url.map(|u| u.find('?').map_or("", |at| u.get(at..).unwrap_or("")).to_owned());
+    let known = server.remote.described.lock().get(service.name()).map(|d| d.v3.clone());
+    if known.as_ref() == Some(&v3) {
+        return;
+    }
+    let mut v2 = ask("/openapi/v2").await;
+    let prefix = format!("/{path}/");
+    if let Some(paths) = v2.as_mut().and_then(|d| d.get_mut("paths")?.as_object_mut()) {
+        paths
+            .retain(|p, _| p.starts_with(&prefix) || p.trim_end_matches('/') == prefix.trim_end_matches('/'));
+    }
+    let described = Described { v3, v2: v2.map(Arc::new) };
+    server.remote.described.lock().insert(service.name().to_owned(), described);
+    server.documents.clear();
+}
+
 async fn check(server: &Arc<ApiServer>, service: &Arc<Object>) -> Result<(), Status> {
     let value = service.value();
     let (group, version) = (text(value, "/spec/group"), text(value, "/spec/version"));
     let (status, reason, message) = if is_remote(value) {
         let path = format!("/apis/{group}/{version}");
-        let user = UserInfo::master("system:kube-aggregator");
+        let headers = identity_headers(&UserInfo::master("system:kube-aggregator"))?;
         let asked = async {
-            let target = server.target_of(value, path.clone(), &user).map_err(|s| s.message)?;
-            fetch(&target.host, target.port, &target.proof, &target.path, target.headers).await
+            let peer = server.peer_of(value).map_err(|s| s.message)?;
+            let list = fetch(&server.pool, &peer, &path, headers.clone()).await?;
+            Ok::<_, String>((list, peer))
         };
         // A server that hangs sends nothing.
         let answer = match tokio::time::timeout(CHECK_TIMEOUT, asked).await {
@@ -313,7 +392,8 @@ async fn check(server: &Arc<ApiServer>, service: &Arc<Object>) -> Result<(), Sta
             Err(_) => Err("context deadline exceeded".into()),
         };
         match answer {
-            Ok(list) => {
+            Ok((list, peer)) => {
+                describe(server, service, &peer, headers).await;
                 let known = server.remote.resources.lock().insert(service.name().to_owned(), list.clone());
                 if known.as_ref() != Some(&list) {
                     server.documents.clear();
@@ -321,7 +401,9 @@ async fn check(server: &Arc<ApiServer>, service: &Arc<Object>) -> Result<(), Sta
                 ("True", "Passed", "all checks passed".to_owned())
             }
             Err(why) => {
-                if server.remote.resources.lock().remove(service.name()).is_some() {
+                let known = server.remote.resources.lock().remove(service.name());
+                let described = server.remote.described.lock().remove(service.name());
+                if known.is_some() || described.is_some() {
                     server.documents.clear();
                 }
                 let url = format!(

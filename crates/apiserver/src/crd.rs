@@ -346,6 +346,10 @@ fn remove_condition(crd: &mut Value, kind: &str) {
 /// be.
 fn structure(crd: &Value) -> Option<String> {
     let mut errors = api::ErrorList::new();
+    if crd.pointer("/spec/preserveUnknownFields") == Some(&json!(true)) {
+        let path = api::Path::new("spec").child("preserveUnknownFields");
+        errors.invalid(&path, &json!(true), "must be false");
+    }
     for (i, version) in list(crd, "/spec/versions").enumerate() {
         let path = api::Path::new("spec").child("versions").index(i).child("schema").child("openAPIV3Schema");
         if let Some(schema) = version.pointer("/schema/openAPIV3Schema") {
@@ -692,6 +696,13 @@ mod tests {
         assert_eq!(
             text(told, "/message"),
             "spec.versions[0].schema.openAPIV3Schema.properties[spec].type: Required value: must not be empty for specified object fields"
+        );
+        let mut old = crd();
+        old["spec"]["preserveUnknownFields"] = json!(true);
+        let told = decided(&old, &[]).unwrap();
+        assert_eq!(
+            text(condition(&told, "NonStructuralSchema").unwrap(), "/message"),
+            "spec.preserveUnknownFields: Invalid value: true: must be false"
         );
         let strict = schema(json!({"type": "object"}));
         assert!(condition(&strict, "NonStructuralSchema").is_none());

@@ -162,7 +162,17 @@ impl ApiServer {
                     answer => answer,
                 }
             }
-            _ => self.other(&call, epoch, &path, &kinds.all).await,
+            _ => {
+                // What is described elsewhere is asked for there.
+                if let Some(["apis", group, version]) =
+                    path.strip_prefix("/openapi/v3/").map(|p| p.split('/').collect::<Vec<_>>()).as_deref()
+                    && !kinds.all.iter().any(|k| k.served(group, version).is_some_and(|v| v.served))
+                {
+                    let (group, version) = ((*group).to_owned(), (*version).to_owned());
+                    return self.described_elsewhere(call, &group, &version).await;
+                }
+                self.other(&call, epoch, &path, &kinds.all).await
+            }
         }
     }
 
@@ -177,26 +187,34 @@ impl ApiServer {
             "" => self.made(call, epoch, "", || Some(json!({"paths": self.paths(kinds)}))),
             "/version" => Ok(reply(StatusCode::OK, JSON, api::object::encode(&self.version_info()))),
             "/openapi/v2" => {
+                let others = self.remote.documents();
                 if call.header("accept").contains("proto-openapi") {
-                    let make =
-                        |kinds: &[Arc<api::Kind>], docs: &dyn Docs| Some(openapi::v2_protobuf(kinds, docs));
+                    let make = move |kinds: &[Arc<api::Kind>], docs: &dyn Docs| {
+                        Some(openapi::v2_protobuf(kinds, docs, &others))
+                    };
                     return self.made_apart(call, "/openapi/v2 proto", OPENAPI_PROTO, make).await;
                 }
-                self.made_apart(call, path, JSON, |kinds, docs| Some(openapi::v2(kinds, docs))).await
+                let make =
+                    move |kinds: &[Arc<api::Kind>], docs: &dyn Docs| Some(openapi::v2(kinds, docs, &others));
+                self.made_apart(call, path, JSON, make).await
             }
             "/openapi/v3" => self.made(call, epoch, path, || {
                 // The version and the set of kinds are all that a document depends on.
                 let names: Vec<String> = kinds.iter().map(|k| format!("{k:?}")).collect();
                 let seed = format!("{}{}", self.version(), names.join(","));
-                Some(openapi::v3_index(kinds, &|path| {
+                let mut index = openapi::v3_index(kinds, &|path| {
                     etag(format!("{seed}{path}{}", self.crd_generation(path)).as_bytes())
-                }))
+                });
+                if let Some(paths) = index["paths"].as_object_mut() {
+                    for (path, entry) in self.remote_index() {
+                        paths.entry(path).or_insert(entry);
+                    }
+                }
+                Some(index)
             }),
-            "/metrics" => Ok(reply(
-                StatusCode::OK,
-                "text/plain; version=0.0.4; charset=utf-8",
-                self.metrics.render(&self.cache),
-            )),
+            "/metrics" => {
+                Ok(reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.render_metrics()))
+            }
             "/.well-known/openid-configuration" => {
                 let issuer = self.authenticator.issuer();
                 let address = format!("https://{}:{}", self.options.instance.node_ip, self.address.port());
@@ -350,7 +368,8 @@ impl ApiServer {
     async fn health(&self, call: &Call, root: &str, path: &str) -> Result<Response<Body>, Status> {
         let mut checks: Vec<(&str, Option<String>)> = vec![("ping", None)];
         let store = self.cache.store().revision().await;
-        checks.push(("etcd", store.err().map(|e| e.to_string())));
+        let store = store.err().map(|e| e.to_string());
+        checks.push(("etcd", store.clone()));
         checks.push(("poststarthook/start-kube-apiserver-admission-initializer", None));
         if root != "/livez" {
             let ready = self.ready.load(Ordering::Acquire);
@@ -358,6 +377,7 @@ impl ApiServer {
             checks.push(("informer-sync", None));
         }
         if root == "/readyz" {
+            checks.push(("etcd-readiness", store));
             let stopping = self.shutdown.is_cancelled();
             checks.push(("shutdown", stopping.then(|| "process is shutting down".to_owned())));
         }
@@ -387,6 +407,18 @@ impl ApiServer {
             } else {
                 text.push_str(&format!("[+]{name} ok\n"));
             }
+        }
+        let mut unknown: Vec<String> = excluded
+            .iter()
+            .filter(|e| !checks.iter().any(|(name, _)| name == *e))
+            .map(|e| format!("\"{}\"", e.escape_debug()))
+            .collect();
+        if !unknown.is_empty() {
+            unknown.sort();
+            let unknown = unknown.join(",");
+            text.push_str(&format!(
+                "warn: some health checks cannot be excluded: no matches for {unknown}\n"
+            ));
         }
         let name = root.trim_start_matches('/');
         if failed {

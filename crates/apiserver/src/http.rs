@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ApiServer;
-use crate::pipeline::{Payload, Peer};
+use crate::pipeline::{Payload, Peer, Shown};
 use crate::user::UserInfo;
 
 /// A handshake that takes longer is given up, so that silent peers cost nothing. No event tells that nothing will come.
@@ -63,20 +63,21 @@ async fn connection(
     address: SocketAddr,
     shutdown: CancellationToken,
 ) {
-    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).cloned();
-    let certificate_end = certificate.as_ref().and_then(|c| pki::end_of_certificate(c).ok());
-    let user = certificate.and_then(|c| match pki::user_of_certificate(&c) {
-        Ok((name, groups)) => {
-            let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
-            Some(Arc::new(UserInfo::new(&name, &groups)))
-        }
-        Err(error) => {
-            tracing::warn!(%address, %error, "client certificate without a user");
-            None
-        }
-    });
-    let until = user.as_ref().and(certificate_end);
-    let peer = Peer { user, address: Some(address), until };
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let shown = match chain {
+        [] => Shown::Nothing,
+        chain => match server.clients.judge(chain) {
+            Ok(shown) => {
+                let groups: Vec<&str> = shown.groups.iter().map(String::as_str).collect();
+                Shown::User(Arc::new(UserInfo::new(&shown.user, &groups)), Some(shown.until))
+            }
+            Err(error) => {
+                tracing::debug!(%address, %error, "client certificate not believed");
+                Shown::NoGood
+            }
+        },
+    };
+    let peer = Peer { shown, address: Some(address) };
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let (server, peer) = (server.clone(), peer.clone());
         async move {

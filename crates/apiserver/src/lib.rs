@@ -8,6 +8,7 @@
 
 pub mod admission;
 mod aggregation;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 mod body;
@@ -27,6 +28,7 @@ mod metrics;
 pub mod negotiate;
 pub mod path;
 mod pipeline;
+mod pool;
 mod proxy;
 pub mod query;
 mod registry;
@@ -122,6 +124,8 @@ pub struct Options {
     pub release: api::Release,
     /// What is added to the version: `+tug.N`.
     pub build: String,
+    /// Where goes what is to be remembered of requests.
+    pub audit: Arc<dyn audit::Sink>,
 }
 
 impl Options {
@@ -141,6 +145,7 @@ impl Options {
             components: Vec::new(),
             release: api::Release::current(),
             build: "+tug.1".into(),
+            audit: Arc::new(audit::Log),
         }
     }
 }
@@ -185,6 +190,7 @@ pub struct ApiServer {
     pub(crate) admission: Vec<Box<dyn Plugin>>,
     pub(crate) addresses: registry::Addresses,
     pub(crate) metrics: metrics::Metrics,
+    stored: Arc<metrics::Metered>,
     pub(crate) documents: documents::Documents,
     event_lease: EventLease,
     node_rules: NodeRules,
@@ -192,6 +198,9 @@ pub struct ApiServer {
     /// Roles, cluster roles, and their bindings: looked at by each request.
     rbac_kinds: [Arc<cache::KindCache>; 4],
     pub(crate) remote: aggregation::Remote,
+    pub(crate) pool: pool::Pool,
+    /// Judges client certificates.
+    clients: pki::Clients,
     nodes: proxy::Dialer,
     ready: AtomicBool,
     address: SocketAddr,
@@ -202,7 +211,8 @@ impl ApiServer {
     /// Starts listening; when this returns, the caches are warm and what every cluster has is there.
     pub async fn start(options: Options, shutdown: CancellationToken) -> Result<Arc<Self>> {
         keys::check(&options).await?;
-        let cache = Cache::start(options.store.clone(), options.shared_store, shutdown.clone()).await?;
+        let stored = Arc::new(metrics::Metered::new(options.store.clone()));
+        let cache = Cache::start(stored.clone(), options.shared_store, shutdown.clone()).await?;
         let listener = tokio::net::TcpListener::bind(options.listen)
             .await
             .map_err(|source| Error::Listen { address: options.listen, source })?;
@@ -211,8 +221,8 @@ impl ApiServer {
         let tls = server_tls(&options)?;
         let issuer = authn::default_audience(&options.instance.cluster_domain);
         let authenticator = Authenticator::new(options.pki.clone(), cache.clone(), issuer);
-        let identity = options.pki.issue_client("system:kube-apiserver", &[user::MASTERS.to_owned()])?;
-        let mut client = options.pki.client_config(Some(&identity))?;
+        let identity = options.pki.client_identity("system:kube-apiserver", &[user::MASTERS.to_owned()])?;
+        let mut client = identity.client_config(options.pki.ca_pem())?;
         client.alpn_protocols = vec![b"http/1.1".to_vec()];
         let server = Arc::new(Self {
             kinds: ArcSwap::from_pointee(Kinds::new(api::kinds::all().to_vec())),
@@ -220,13 +230,16 @@ impl ApiServer {
             admission: admission::stock(),
             addresses: registry::Addresses::new(options.instance.service_cidr),
             metrics: metrics::Metrics::default(),
+            stored,
             documents: documents::Documents::default(),
             event_lease: EventLease::default(),
             node_rules: NodeRules::default(),
             compiled: ArcSwap::default(),
             rbac_kinds: ["roles", "clusterroles", "rolebindings", "clusterrolebindings"]
                 .map(|resource| cache.kind("rbac.authorization.k8s.io", resource)),
-            remote: aggregation::Remote::new(identity),
+            remote: aggregation::Remote::default(),
+            pool: pool::Pool::new(identity),
+            clients: options.pki.clients()?,
             nodes: proxy::Dialer::new(client),
             ready: AtomicBool::new(false),
             address,
@@ -235,6 +248,7 @@ impl ApiServer {
             options,
         });
         bootstrap::run(&server).await.map_err(|s| Error::Bootstrap(s.message))?;
+        pool::follow(&server, &server.shutdown);
         aggregation::start(server.clone(), server.shutdown.clone());
         crd::start(server.clone(), server.shutdown.clone()).await;
         server.ready.store(true, Ordering::Release);

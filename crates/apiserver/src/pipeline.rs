@@ -30,15 +30,25 @@ pub enum Payload {
     Incoming(hyper::body::Incoming),
 }
 
+/// What a connection says about who is at its other end.
+#[derive(Debug, Clone, Default)]
+pub enum Shown {
+    /// Nothing: each request says it for itself.
+    #[default]
+    Nothing,
+    /// Who they are by their certificate, until it ends, or by being part of this process.
+    User(Arc<UserInfo>, Option<jiff::Timestamp>),
+    /// A certificate that is not to be believed.
+    NoGood,
+}
+
 /// What is known about who is at the other end.
 #[derive(Debug, Clone, Default)]
 pub struct Peer {
-    /// Who they are by their certificate, or by being part of this process.
-    pub user: Option<Arc<UserInfo>>,
+    /// What the connection says.
+    pub shown: Shown,
     /// Where they are; nothing for this process itself.
     pub address: Option<SocketAddr>,
-    /// When the certificate ends; a connection may outlive it.
-    pub until: Option<jiff::Timestamp>,
 }
 
 /// Paths that anybody may read, so that whoever has no credentials can see whether the server lives.
@@ -115,7 +125,14 @@ impl ApiServer {
         let head = request.method() == Method::HEAD;
         let gzip = !head && crate::compress::accepted(request.headers());
         let started = tokio::time::Instant::now();
-        let (verb, resource) = (info.verb, info.resource.clone());
+        let running = {
+            let served = || self.serves(&info);
+            let content_type = text(request.headers(), "content-type");
+            self.metrics.begin(&info, request.method(), &query, content_type, served)
+        };
+        if running.is_long() {
+            request.extensions_mut().insert(running.clone());
+        }
         let answer = match crate::socket::asked(&mut request, &info) {
             Err(status) => Err(status),
             Ok(None) => self.answer(request, peer, route, info, query).await,
@@ -127,11 +144,25 @@ impl ApiServer {
         if gzip {
             response = crate::compress::compress(response);
         }
-        self.metrics.count(verb, &resource, response.status().as_u16(), started.elapsed());
+        running.counters().answered(response.status().as_u16(), started.elapsed());
+        if running.is_long() {
+            response = response.map(|body| running.follow(body));
+        }
         if head {
             *response.body_mut() = Body::default();
         }
         response
+    }
+
+    /// Whether a resource is one of this server's, or of one behind it.
+    fn serves(&self, info: &RequestInfo) -> bool {
+        match self.kinds.load().find(&info.group, &info.version, &info.resource) {
+            None => self.serves_remotely(&info.group, &info.version, &info.resource),
+            Some(found) => {
+                info.subresource.is_empty()
+                    || found.kind.versions[found.version].subresource(&info.subresource).is_some()
+            }
+        }
     }
 
     /// [`handle`](Self::handle), to its end even if nobody waits for it any more: a client that hangs up in the middle of a write
@@ -172,11 +203,9 @@ impl ApiServer {
     }
 
     fn authenticate(&self, headers: &HeaderMap, peer: &Peer) -> Result<Arc<UserInfo>, Status> {
-        if let Some(user) = &peer.user {
-            if peer.until.is_some_and(|until| until <= base::clock::now()) {
-                tracing::debug!(user = user.name, "the client's certificate has ended");
-                return Err(Status::unauthorized());
-            }
+        if let Shown::User(user, until) = &peer.shown
+            && until.is_none_or(|until| base::clock::now() <= until)
+        {
             return Ok(user.clone());
         }
         let given = match headers.get(header::AUTHORIZATION).map(header::HeaderValue::to_str) {
@@ -198,7 +227,10 @@ impl ApiServer {
                     Err(Status::unauthorized())
                 }
             },
-            _ if self.options.anonymous => Ok(Arc::new(UserInfo::anonymous())),
+            // Who shows what is no good is not nobody.
+            _ if self.options.anonymous && matches!(peer.shown, Shown::Nothing) => {
+                Ok(Arc::new(UserInfo::anonymous()))
+            }
             _ => Err(Status::unauthorized()),
         }
     }

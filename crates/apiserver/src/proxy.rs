@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use api::{Kind, Object, Status, Value};
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Empty, Full, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -17,7 +18,9 @@ use crate::admission::{self, Operation, Review};
 use crate::authz::Attributes;
 use crate::body::{Body, BoxError};
 use crate::cache::local_key;
+use crate::metrics::Running;
 use crate::pipeline::{Call, Payload};
+use crate::pool::{Leased, Outgoing, Peer};
 use crate::rewrite::Place;
 
 /// How long a connection may take to come about. A peer that drops packets says nothing.
@@ -51,6 +54,8 @@ pub(crate) enum Proof {
     Node,
     /// By a certificate for this name, as the connector judges it.
     Named(tokio_rustls::TlsConnector, String),
+    /// As the peer is to prove it to whoever has a connection to it already.
+    Kept(Peer),
 }
 
 /// Where a request leads.
@@ -82,7 +87,7 @@ impl Dialer {
 
     async fn connect(&self, target: &Target) -> Result<Box<dyn Stream>, Status> {
         let tls = match &target.proof {
-            Proof::Plain => None,
+            Proof::Plain | Proof::Kept(_) => None,
             Proof::Node => Some((&self.0, target.host.as_str())),
             Proof::Named(connector, name) => Some((connector, name.as_str())),
         };
@@ -125,16 +130,9 @@ fn is_others(ip: &str) -> bool {
 }
 
 /// A connector that takes any certificate, for peers that are not to be verified by the user's own word.
-pub(crate) fn unverified(identity: Option<&pki::Identity>) -> tokio_rustls::TlsConnector {
-    let builder = sockets::AnyCertificate::client_config();
-    let shown = identity.and_then(|id| {
-        use rustls_pki_types::pem::PemObject;
-        let chain: Result<Vec<_>, _> =
-            rustls_pki_types::CertificateDer::pem_slice_iter(id.cert_pem.as_bytes()).collect();
-        let key = rustls_pki_types::PrivateKeyDer::from_pem_slice(id.key_pem.as_bytes()).ok()?;
-        builder.clone().with_client_auth_cert(chain.ok()?, key).ok()
-    });
-    tokio_rustls::TlsConnector::from(Arc::new(shown.unwrap_or_else(|| builder.with_no_client_auth())))
+fn unverified() -> tokio_rustls::TlsConnector {
+    let config = sockets::AnyCertificate::client_config().with_no_client_auth();
+    tokio_rustls::TlsConnector::from(Arc::new(config))
 }
 
 impl ApiServer {
@@ -174,6 +172,7 @@ impl ApiServer {
             warnings: &mut warnings,
             notes: Vec::new(),
             charges: Vec::new(),
+            rounds: admission::Rounds::default(),
         };
         // A log is read; the others are connections, whose options admission may change.
         if sub != "log" {
@@ -442,16 +441,16 @@ impl ApiServer {
         if scheme != "https" {
             return Proof::Plain;
         }
-        Proof::Named(unverified(None), "localhost".to_owned())
+        Proof::Named(unverified(), "localhost".to_owned())
     }
 
     /// Sends the request on and brings the answer back.
     pub(crate) async fn forward(&self, call: Call, target: Target) -> Result<Response<Body>, Status> {
-        let stream = self.nodes.connect(&target).await?;
         let mut request = call.request;
         let upgrade = upgrade_of(request.headers());
         let client_side = upgrade.as_ref().map(|_| hyper::upgrade::on(&mut request));
-        let (parts, payload) = request.into_parts();
+        let (mut parts, payload) = request.into_parts();
+        let running = parts.extensions.remove::<Arc<Running>>();
         let mut headers = outgoing(parts.headers, &target);
         let host = format!("{}:{}", target.host, target.port);
         if let Ok(value) = header::HeaderValue::from_str(&host) {
@@ -461,7 +460,7 @@ impl ApiServer {
             headers.insert(header::CONNECTION, header::HeaderValue::from_static("Upgrade"));
             headers.insert(header::UPGRADE, protocol.clone());
         }
-        let body: UnsyncBoxBody<bytes::Bytes, BoxError> = match payload {
+        let body: Outgoing = match payload {
             Payload::Incoming(_) if upgrade.is_some() => Empty::new().map_err(|e| match e {}).boxed_unsync(),
             Payload::Incoming(body) => body.map_err(|e| -> BoxError { Box::new(e) }).boxed_unsync(),
             Payload::Bytes(bytes) => Full::new(bytes).map_err(|e| match e {}).boxed_unsync(),
@@ -471,23 +470,22 @@ impl ApiServer {
         *outgoing.headers_mut() = headers;
         *outgoing.uri_mut() =
             target.path.parse().map_err(|e| Status::bad_request(format!("{}: {e}", target.path)))?;
-        let failed = |e: hyper::Error| {
-            Status::failure(503, "ServiceUnavailable", format!("error trying to reach service: {e}"))
-        };
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "proxied connection ended");
+        let (mut response, lease) = match &target.proof {
+            Proof::Kept(peer) => {
+                let sent = self.pool.send(peer, outgoing).await;
+                let (response, lease) = sent.map_err(|failed| unreachable(&failed.why))?;
+                (response, Some(lease))
             }
-        });
-        let mut response = sender.send_request(outgoing).await.map_err(failed)?;
+            _ => (self.send_once(&target, outgoing).await?, None),
+        };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let Some(client_side) = client_side else {
                 return Err(Status::internal("the backend switched protocols without being asked to"));
             };
             let node_side = hyper::upgrade::on(&mut response);
             tokio::spawn(async move {
+                // The request lasts as long as the connection does.
+                let _running = running;
                 let (Ok(a), Ok(b)) = tokio::join!(client_side, node_side) else { return };
                 let (mut a, mut b) = (TokioIo::new(a), TokioIo::new(b));
                 if let Err(error) = tokio::io::copy_bidirectional(&mut a, &mut b).await {
@@ -499,9 +497,34 @@ impl ApiServer {
         }
         let (mut parts, body) = response.into_parts();
         strip(&mut parts.headers);
-        let body = body.map_err(|e| -> BoxError { Box::new(e) }).boxed_unsync();
+        let body = match lease {
+            Some(lease) => Leased::new(body, lease).map_err(|e| -> BoxError { Box::new(e) }).boxed_unsync(),
+            None => body.map_err(|e| -> BoxError { Box::new(e) }).boxed_unsync(),
+        };
         Ok(Response::from_parts(parts, Body::Proxied(body)))
     }
+
+    /// Sends a request over a connection of its own.
+    async fn send_once(
+        &self,
+        target: &Target,
+        request: Request<Outgoing>,
+    ) -> Result<Response<Incoming>, Status> {
+        let stream = self.nodes.connect(target).await?;
+        let failed = |e: hyper::Error| unreachable(&e.to_string());
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "proxied connection ended");
+            }
+        });
+        sender.send_request(request).await.map_err(failed)
+    }
+}
+
+fn unreachable(why: &str) -> Status {
+    Status::failure(503, "ServiceUnavailable", format!("error trying to reach service: {why}"))
 }
 
 /// Larger pages are passed on as they are.

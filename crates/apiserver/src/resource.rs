@@ -270,7 +270,11 @@ impl ApiServer {
         if !(has(verb) || verb == "watch" && has("list")) {
             return Err(unsupported(verb));
         }
+        // What is new has no name in its path, and what is changed has one.
+        let named = !r.cx.info.name.is_empty();
         match verb {
+            "create" if named => Err(not_here()),
+            "update" | "patch" if !named => Err(not_here()),
             "get" => {
                 if let Some(v) = r.call.query.some("resourceVersion").filter(|v| *v != "0") {
                     let revision = crate::query::resource_version(v).map_err(Status::bad_request)?;
@@ -384,4 +388,10 @@ impl ApiServer {
             _ => Err(Status::method_not_supported(&r.cx.gvr(), r.cx.info.verb)),
         }
     }
+}
+
+/// The method is none of this path's.
+fn not_here() -> Status {
+    let why = "the server does not allow this method on the requested resource";
+    Status::failure(405, "MethodNotAllowed", why)
 }

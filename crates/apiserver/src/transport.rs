@@ -16,11 +16,14 @@ use crate::authz::Attributes;
 use crate::body::Body;
 use crate::cache::Change;
 use crate::path::RequestInfo;
-use crate::pipeline::{Payload, Peer};
+use crate::pipeline::{Payload, Peer, Shown};
 use crate::query::{ListOptions, VersionMatch};
 use crate::registry::{Context, WatchItem, bookmark_object, is_plain, value_in, watch_stream};
 use crate::resource::{Found, check_scope};
 use crate::user::UserInfo;
+
+/// Where requests go that take no socket, for their metrics.
+const HOST: &str = "in-process";
 
 /// See the module.
 pub struct InProcess {
@@ -33,7 +36,16 @@ impl InProcess {
     /// A transport as `user`.
     pub fn new(server: Arc<ApiServer>, user: UserInfo) -> Self {
         let user = Arc::new(user);
-        Self { server, peer: Peer { user: Some(user.clone()), ..Peer::default() }, user }
+        Self { server, peer: Peer { shown: Shown::User(user.clone(), None), address: None }, user }
+    }
+
+    /// Answers a request, and counts it as clients' requests are.
+    async fn answer(&self, request: http::Request<Bytes>) -> http::Response<Body> {
+        let method = request.method().clone();
+        let started = tokio::time::Instant::now();
+        let response = self.server.carry_out(request.map(Payload::Bytes), self.peer.clone()).await;
+        client::metrics::requested(HOST, &method, Some(response.status()), started.elapsed());
+        response
     }
 
     fn context(
@@ -123,13 +135,12 @@ async fn whole(body: Body) -> client::Result<Bytes> {
 #[async_trait]
 impl client::Transport for InProcess {
     async fn call(&self, request: http::Request<Bytes>) -> client::Result<http::Response<Bytes>> {
-        let response = self.server.carry_out(request.map(Payload::Bytes), self.peer.clone()).await;
-        let (parts, body) = response.into_parts();
+        let (parts, body) = self.answer(request).await.into_parts();
         Ok(http::Response::from_parts(parts, whole(body).await?))
     }
 
     async fn open(&self, request: http::Request<Bytes>) -> client::Result<http::Response<BoxBody>> {
-        let response = self.server.carry_out(request.map(Payload::Bytes), self.peer.clone()).await;
+        let response = self.answer(request).await;
         Ok(response.map(|b| b.map_err(|e| Error::Transport(e.to_string())).boxed_unsync()))
     }
 

@@ -129,7 +129,22 @@ impl Https {
 
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Incoming>> {
         let request = self.prepare(request).await?.map(Full::new);
-        self.pool.request(request).await.map_err(|e| broken(&e))
+        self.counted(&self.pool, request).await
+    }
+
+    /// Sends a request, and counts it.
+    async fn counted(
+        &self,
+        pool: &Pool<Connector, Full<Bytes>>,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>> {
+        let method = request.method().clone();
+        let host = self.base.strip_prefix("https://").unwrap_or(&self.base);
+        let started = tokio::time::Instant::now();
+        let answer = pool.request(request).await;
+        let code = answer.as_ref().ok().map(Response::status);
+        crate::metrics::requested(host, &method, code, started.elapsed());
+        answer.map_err(|e| broken(&e))
     }
 
     fn query(gvr: &Gvr, ns: Option<&str>, parameters: &[(&str, String)]) -> Result<Request<Bytes>> {
@@ -167,7 +182,7 @@ impl Transport for Https {
 
     async fn upgrade(&self, request: Request<()>) -> Result<(Response<()>, Box<dyn Duplex>)> {
         let request = self.prepare(request).await?.map(|()| Full::new(Bytes::new()));
-        let response = self.single.request(request).await.map_err(|e| broken(&e))?;
+        let response = self.counted(&self.single, request).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let code = response.status();
             let body = response.into_body().collect().await.map_err(|e| broken(&e))?.to_bytes();

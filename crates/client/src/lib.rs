@@ -12,6 +12,7 @@ pub mod fake;
 mod https;
 mod informer;
 mod kubeconfig;
+pub mod metrics;
 mod queue;
 mod recorder;
 mod transport;

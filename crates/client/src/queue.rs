@@ -3,12 +3,14 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use crate::metrics::{Figures, Histogram, QueueFigures};
 
 /// The delay after the first failure of a key; it doubles with each further one.
 const FIRST_DELAY: Duration = Duration::from_millis(5);
@@ -32,15 +34,21 @@ struct Inner<K> {
 }
 
 struct State<K> {
-    ready: VecDeque<K>,
+    /// With the time since when they wait.
+    ready: VecDeque<(K, Instant)>,
     /// What is in `ready`, or must go there once it is out of hands.
     wanted: HashSet<K>,
-    in_hands: HashSet<K>,
+    /// With the time since when they are worked on.
+    in_hands: HashMap<K, Instant>,
     later: BinaryHeap<Reverse<(Instant, u64)>>,
     later_keys: HashMap<u64, K>,
     tickets: u64,
     failures: HashMap<K, u32>,
     closed: bool,
+    adds: u64,
+    retries: u64,
+    waited: Histogram,
+    worked: Histogram,
 }
 
 impl<K: Eq + Hash + Clone + Send> Default for WorkQueue<K> {
@@ -55,14 +63,29 @@ impl<K: Eq + Hash + Clone + Send> WorkQueue<K> {
         let state = State {
             ready: VecDeque::new(),
             wanted: HashSet::new(),
-            in_hands: HashSet::new(),
+            in_hands: HashMap::new(),
             later: BinaryHeap::new(),
             later_keys: HashMap::new(),
             tickets: 0,
             failures: HashMap::new(),
             closed: false,
+            adds: 0,
+            retries: 0,
+            waited: Histogram::of_queue(),
+            worked: Histogram::of_queue(),
         };
         Self { inner: Arc::new(Inner { state: Mutex::new(state), wake: Notify::new() }) }
+    }
+
+    /// An empty queue that is counted under this name ([`crate::metrics`]).
+    pub fn named(name: &str) -> Self
+    where
+        K: 'static,
+    {
+        let queue = Self::new();
+        let weak: Weak<Inner<K>> = Arc::downgrade(&queue.inner);
+        crate::metrics::register(name, weak);
+        queue
     }
 
     /// Puts a key in, unless it is there. A key that is being worked on is given out again after that.
@@ -91,7 +114,9 @@ impl<K: Eq + Hash + Clone + Send> WorkQueue<K> {
             let mut state = self.inner.state.lock();
             let n = state.failures.entry(key.clone()).or_insert(0);
             *n += 1;
-            *n
+            let n = *n;
+            state.retries += 1;
+            n
         };
         let delay =
             FIRST_DELAY.saturating_mul(1u32.checked_shl(failures - 1).unwrap_or(u32::MAX)).min(LAST_DELAY);
@@ -118,9 +143,11 @@ impl<K: Eq + Hash + Clone + Send> WorkQueue<K> {
                     return None;
                 }
                 state.move_due();
-                if let Some(key) = state.ready.pop_front() {
+                if let Some((key, since)) = state.ready.pop_front() {
+                    let now = Instant::now();
+                    state.waited.add(now.saturating_duration_since(since));
                     state.wanted.remove(&key);
-                    state.in_hands.insert(key.clone());
+                    state.in_hands.insert(key.clone(), now);
                     if !state.ready.is_empty() {
                         self.inner.wake.notify_one(); // another worker may have slept through its turn
                     }
@@ -139,9 +166,12 @@ impl<K: Eq + Hash + Clone + Send> WorkQueue<K> {
     /// The key is out of hands.
     pub fn done(&self, key: &K) {
         let mut state = self.inner.state.lock();
-        state.in_hands.remove(key);
+        let now = Instant::now();
+        if let Some(since) = state.in_hands.remove(key) {
+            state.worked.add(now.saturating_duration_since(since));
+        }
         if state.wanted.contains(key) {
-            state.ready.push_back(key.clone());
+            state.ready.push_back((key.clone(), now));
             drop(state);
             self.inner.wake.notify_one();
         }
@@ -167,8 +197,12 @@ impl<K: Eq + Hash + Clone + Send> WorkQueue<K> {
 
 impl<K: Eq + Hash + Clone> State<K> {
     fn add(&mut self, key: K) {
-        if self.wanted.insert(key.clone()) && !self.in_hands.contains(&key) {
-            self.ready.push_back(key);
+        if !self.wanted.insert(key.clone()) {
+            return;
+        }
+        self.adds += 1;
+        if !self.in_hands.contains_key(&key) {
+            self.ready.push_back((key, Instant::now()));
         }
     }
 
@@ -182,6 +216,23 @@ impl<K: Eq + Hash + Clone> State<K> {
             if let Some(key) = self.later_keys.remove(&ticket) {
                 self.add(key);
             }
+        }
+    }
+}
+
+impl<K: Eq + Hash + Clone + Send> Figures for Inner<K> {
+    fn figures(&self) -> QueueFigures {
+        let state = self.state.lock();
+        let now = Instant::now();
+        let running = || state.in_hands.values().map(|since| now.saturating_duration_since(*since));
+        QueueFigures {
+            depth: state.ready.len(),
+            adds: state.adds,
+            retries: state.retries,
+            waited: state.waited.clone(),
+            worked: state.worked.clone(),
+            unfinished: running().sum(),
+            longest: running().max().unwrap_or_default(),
         }
     }
 }

@@ -36,7 +36,7 @@ pub(crate) fn start(machine: &Machine) {
     let collector = Arc::new(Collector {
         client: machine.client().named(NAME),
         graph: Mutex::default(),
-        queue: WorkQueue::new(),
+        queue: WorkQueue::named(NAME),
         kinds: RwLock::default(),
     });
     let shutdown = machine.shutdown().clone();

@@ -268,7 +268,7 @@ impl Machine {
     pub fn start(&self, controller: impl Controller) {
         let name = controller.name();
         let sources = controller.sources();
-        let queue = WorkQueue::new();
+        let queue = WorkQueue::named(name.trim_end_matches("-controller"));
         let informers: Vec<Arc<Informer>> = sources.iter().map(|s| s.informer.clone()).collect();
         for source in sources {
             let (queue, shutdown) = (queue.clone(), self.shutdown.clone());

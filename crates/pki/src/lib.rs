@@ -27,7 +27,9 @@ use x509_parser::prelude::FromDer;
 
 pub use kubeconfig::kubeconfig;
 pub use rustls_pki_types::CertificateDer;
-pub use tls::{ClientAuth, ClientIdentity, client_config, end_of_certificate, user_of_certificate};
+pub use tls::{
+    ClientAuth, ClientIdentity, Clients, Shown, client_config, end_of_certificate, user_of_certificate,
+};
 pub use token::KeySet;
 
 /// How long a certificate authority lives: ten years.

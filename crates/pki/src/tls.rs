@@ -7,11 +7,15 @@ use std::sync::{Arc, OnceLock, RwLock};
 use base::clock;
 use jiff::{SignedDuration, Timestamp};
 use rustls::client::ResolvesClientCert;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use x509_parser::prelude::FromDer;
 
 use crate::{Error, Identity, LEAF_DAYS, Pki, Result, not_after};
@@ -19,7 +23,8 @@ use crate::{Error, Identity, LEAF_DAYS, Pki, Result, not_after};
 /// Whether a server asks its clients for a certificate of the cluster's authority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientAuth {
-    /// A client may show one; without one it is anonymous at this layer.
+    /// A client may show one, of whatever authority: who asks must be told in the protocol's own words that it is no good. It is
+    /// worth nothing before [`Clients`] has judged it; without one the client is anonymous at this layer.
     Optional,
     /// A client must show one.
     Required,
@@ -167,9 +172,11 @@ impl Pki {
         };
         let builder = match clients {
             ClientAuth::None => builder.with_no_client_auth(),
-            ClientAuth::Optional => builder.with_client_cert_verifier(
-                verifier()?.allow_unauthenticated().build().map_err(|e| Error::Certificate(e.to_string()))?,
-            ),
+            ClientAuth::Optional => {
+                let inner = verifier()?.allow_unauthenticated().build();
+                let inner = inner.map_err(|e| Error::Certificate(e.to_string()))?;
+                builder.with_client_cert_verifier(Arc::new(Unjudged(inner)))
+            }
             ClientAuth::Required => builder.with_client_cert_verifier(
                 verifier()?.build().map_err(|e| Error::Certificate(e.to_string()))?,
             ),
@@ -184,8 +191,93 @@ impl Pki {
         client_config(&self.ca_pem, identity)
     }
 
+    /// The judge of certificates that clients have shown.
+    pub fn clients(&self) -> Result<Clients> {
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()?), provider());
+        Ok(Clients(builder.build().map_err(|e| Error::Certificate(e.to_string()))?))
+    }
+
     fn roots(&self) -> Result<RootCertStore> {
         roots(&self.ca_pem)
+    }
+}
+
+/// Sees to it that a client holds the key of the certificate that it shows, and leaves the certificate to be judged later.
+#[derive(Debug)]
+struct Unjudged(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for Unjudged {
+    fn offer_client_auth(&self) -> bool {
+        self.0.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.0.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> std::result::Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+/// Judges the certificates of clients: signed by the cluster's authority, for clients, and of this time.
+#[derive(Debug, Clone)]
+pub struct Clients(Arc<dyn ClientCertVerifier>);
+
+/// Who a client is by its certificate, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// The user: the certificate's common name.
+    pub user: String,
+    /// The user's groups: its organizations.
+    pub groups: Vec<String>,
+    /// When the certificate ends.
+    pub until: Timestamp,
+}
+
+impl Clients {
+    /// Judges a chain as the client has shown it, its own certificate first. Fails if it is not to be believed now, or names
+    /// no user.
+    pub fn judge(&self, chain: &[CertificateDer<'_>]) -> Result<Shown> {
+        let (own, others) =
+            chain.split_first().ok_or_else(|| Error::Certificate("no certificate was shown".into()))?;
+        let seconds = u64::try_from(clock::now().as_second()).unwrap_or(0);
+        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
+        self.0.verify_client_cert(own, others, now)?;
+        let (user, groups) = user_of_certificate(own)?;
+        let until = end_of_certificate(own)?;
+        Ok(Shown { user, groups, until })
     }
 }
 
@@ -348,5 +440,18 @@ mod tests {
         let other = tempfile::tempdir().unwrap();
         let stranger = Pki::open(other.path()).unwrap();
         assert!(handshake(server(ClientAuth::None), stranger.client_config(None).unwrap()).is_err());
+        // A stranger's certificate is let through where it is optional, and believed nowhere.
+        let other = stranger.issue_client("admin", &["system:masters".into()]).unwrap();
+        let shows = || client_config(pki.ca_pem(), Some(&other)).unwrap();
+        assert!(handshake(server(ClientAuth::Required), shows()).is_err());
+        assert_eq!(handshake(server(ClientAuth::Optional), shows()).unwrap().as_deref(), Some("admin"));
+        let clients = pki.clients().unwrap();
+        assert!(clients.judge(&certificates(&other.cert_pem).unwrap()).is_err());
+        let shown = clients.judge(&certificates(&admin.cert_pem).unwrap()).unwrap();
+        assert_eq!((shown.user.as_str(), shown.groups), ("admin", vec!["system:masters".to_owned()]));
+        assert_eq!(shown.until, not_after(&admin.cert_pem).unwrap());
+        let serving = pki.issue_server("admin", &["localhost".into()], &[]).unwrap();
+        assert!(clients.judge(&certificates(&serving.cert_pem).unwrap()).is_err(), "it is for servers");
+        assert!(clients.judge(&[]).is_err());
     }
 }

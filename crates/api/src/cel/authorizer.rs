@@ -3,43 +3,14 @@
 use std::rc::Rc;
 
 use super::value::{Val, no_overload};
+use crate::access::{Ask, Decision};
 
 /// Who decides; given by whoever evaluates an expression.
 pub trait Authorizer: std::fmt::Debug {
     /// What the request is about: API group, resource, subresource, namespace, name.
     fn resource(&self) -> [&str; 5];
-    /// Whether what is asked is allowed.
-    fn decide(&self, ask: &Ask<'_>) -> Answer;
-}
-
-/// A question.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Ask<'a> {
-    /// Of which service account, by namespace and name; of the request's user if none.
-    pub account: Option<(&'a str, &'a str)>,
-    /// The verb.
-    pub verb: &'a str,
-    /// The path; empty if the question is about a resource.
-    pub path: &'a str,
-    /// API group.
-    pub group: &'a str,
-    /// Resource.
-    pub resource: &'a str,
-    /// Subresource.
-    pub subresource: &'a str,
-    /// Namespace.
-    pub namespace: &'a str,
-    /// Name.
-    pub name: &'a str,
-}
-
-/// An answer.
-#[derive(Debug, Clone, Default)]
-pub struct Answer {
-    /// Yes?
-    pub allowed: bool,
-    /// Why, if that is known.
-    pub reason: String,
+    /// Whether what is asked is allowed: to a service account, by namespace and name, or to the request's user.
+    fn decide(&self, account: Option<(&str, &str)>, ask: &Ask<'_>) -> Decision;
 }
 
 /// What a check costs: more than everything that only computes.
@@ -82,7 +53,7 @@ enum Stage {
 #[derive(Debug, Clone)]
 pub(crate) enum Auth<'a> {
     Question(Question<'a>),
-    Decision(Answer),
+    Decision(Decision),
 }
 
 /// A question on its way.
@@ -133,8 +104,8 @@ impl<'a> Auth<'a> {
         }
         match self {
             Auth::Decision(answer) => match (name, &texts[..]) {
-                ("allowed", []) => Ok(Val::Bool(answer.allowed)),
-                ("reason", []) => Ok(Val::text(answer.reason.clone())),
+                ("allowed", []) => Ok(Val::Bool(answer.allowed())),
+                ("reason", []) => Ok(Val::text(answer.reason().to_owned())),
                 ("error", []) => Ok(Val::text("")),
                 ("errored", []) => Ok(Val::Bool(false)),
                 _ => Err(no_overload(name)),
@@ -191,8 +162,8 @@ impl<'a> Question<'a> {
                 let [group, resource, subresource, namespace, name] = &self.target.resource;
                 let account = self.account.as_ref().map(|(ns, name)| (ns.as_str(), name.as_str()));
                 let path = self.target.path.as_str();
-                let ask = Ask { account, verb, path, group, resource, subresource, namespace, name };
-                Val::Auth(Rc::new(Auth::Decision(self.by.decide(&ask))))
+                let ask = Ask { verb, path, group, resource, subresource, namespace, name };
+                Val::Auth(Rc::new(Auth::Decision(self.by.decide(account, &ask))))
             }
             _ => return Err(no_overload(name)),
         })

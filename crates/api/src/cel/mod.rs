@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::field::{ErrorList, ErrorType, Path};
 use crate::kinds::crd::Structural;
-pub use authorizer::{Answer, Ask, Authorizer};
+pub use authorizer::Authorizer;
 pub(crate) use check::limit;
 use check::{Checker, Ty};
 use eval::{Fault, Machine, Outcome};

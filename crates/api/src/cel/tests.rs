@@ -247,6 +247,15 @@ fn bad_rules_are_refused_when_they_are_written() {
         (json!({"rule": ""}), "rule is not specified"),
         (json!({"rule": "other == 1"}), "undeclared reference to 'other'"),
         (json!({"rule": "self.nofunc()"}), "undeclared reference to 'nofunc'"),
+        // What a webhook's condition may ask, a rule may not: it is to judge by the object alone.
+        (
+            json!({"rule": "authorizer.path('/x').check('get').allowed()"}),
+            "undeclared reference to 'authorizer'",
+        ),
+        (
+            json!({"rule": "true", "messageExpression": "authorizer.group('').resource('pods').check('get').reason()"}),
+            "undeclared reference to 'authorizer'",
+        ),
         (
             json!({"rule": "self.min == 'a'"}),
             "found no matching overload for '_==_' applied to '(int, string)'",

@@ -93,7 +93,8 @@ impl Strategy for ConfigMap {
             }
         }
         if size > MAX_SIZE {
-            errors.too_long(&Path::root(), MAX_SIZE);
+            // The path of all of it, as upstream writes it and its clients show it.
+            errors.too_long(&Path::new("[]"), MAX_SIZE);
         }
         errors
     }

@@ -95,6 +95,13 @@ impl Strategy for Definition {
         if !versions.is_empty() && stored != 1 {
             errors.invalid(&at, &spec["versions"], "must have exactly one version marked as storage version");
         }
+        // Only v1beta1 may ask for it, whose conversion makes every schema say so too.
+        let keep = "/schema/openAPIV3Schema/x-kubernetes-preserve-unknown-fields";
+        if spec["preserveUnknownFields"] == true
+            && !versions.iter().all(|v| v.pointer(keep) == Some(&Value::Bool(true)))
+        {
+            errors.invalid(&path.child("preserveUnknownFields"), &json!(true), "must be false");
+        }
         let mut seen = HashSet::new();
         for (i, version) in versions.iter().enumerate() {
             let at = at.index(i);
@@ -239,7 +246,10 @@ fn to_storage(obj: &mut Value) {
             set_text(schema, "type", "object");
         }
     }
-    spec.shift_remove("preserveUnknownFields");
+    // That it was asked for so is kept: such a definition is told to be not structural.
+    if !preserve {
+        spec.shift_remove("preserveUnknownFields");
+    }
     if let Some(conversion) = sub(spec, "conversion") {
         let config = conversion.shift_remove("webhookClientConfig");
         let versions = conversion.shift_remove("conversionReviewVersions");
@@ -307,6 +317,7 @@ mod tests {
         assert_eq!((&version["name"], &version["storage"]), (&json!("v1"), &json!(true)));
         assert_eq!(version["schema"]["openAPIV3Schema"]["x-kubernetes-preserve-unknown-fields"], true);
         assert_eq!(version["additionalPrinterColumns"][0]["jsonPath"], ".spec.r");
+        assert_eq!(obj["spec"]["preserveUnknownFields"], true);
         assert_eq!(obj["spec"]["names"]["listKind"], "WebsiteList");
         kind.from_storage(&mut obj, kind.served("apiextensions.k8s.io", "v1beta1").unwrap());
         assert_eq!(obj["spec"]["version"], "v1");
@@ -329,6 +340,10 @@ mod tests {
                 "spec.scope: Unsupported value: \"Galaxy\": supported values: \"Cluster\", \"Namespaced\"",
             ),
             (json!({"spec": {"versions": []}}), "spec.versions: Required value"),
+            (
+                json!({"spec": {"preserveUnknownFields": true}}),
+                "spec.preserveUnknownFields: Invalid value: true: must be false",
+            ),
         ] {
             let mut obj = good.clone();
             crate::patch::merge_patch(&mut obj, &patch);

@@ -220,6 +220,95 @@ impl Strategy for PriorityClass {
     }
 }
 
+/// What a quota counts that is of a known sort: only of these is known in which scopes they can be.
+const COUNTED: [&str; 19] = [
+    "configmaps",
+    "cpu",
+    "ephemeral-storage",
+    "limits.cpu",
+    "limits.ephemeral-storage",
+    "limits.memory",
+    "memory",
+    "persistentvolumeclaims",
+    "pods",
+    "replicationcontrollers",
+    "requests.cpu",
+    "requests.ephemeral-storage",
+    "requests.memory",
+    "requests.storage",
+    "resourcequotas",
+    "secrets",
+    "services",
+    "services.loadbalancers",
+    "services.nodeports",
+];
+
+/// What can be counted of pods.
+const POD: &[&str] =
+    &["pods", "cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
+
+/// What can be counted in a scope; nothing if there is no such scope.
+fn countable(scope: &str) -> Option<&'static [&'static str]> {
+    let countable: &'static [&'static str] = match scope {
+        "BestEffort" => &["pods"],
+        "VolumeAttributesClass" => &["persistentvolumeclaims", "requests.storage"],
+        "Terminating" | "NotTerminating" | "NotBestEffort" => POD,
+        "PriorityClass" | "CrossNamespacePodAffinity" => POD,
+        _ => return None,
+    };
+    Some(countable)
+}
+
+/// Judges the scopes of a quota, however they are said.
+fn scopes(spec: &Value, errors: &mut ErrorList) {
+    let hard: Vec<&str> = spec["hard"].as_object().into_iter().flatten().map(|(k, _)| k.as_str()).collect();
+    let judge = |scope: &str, path: &Path, shown: &Value, errors: &mut ErrorList| {
+        let Some(countable) = countable(scope) else {
+            errors.invalid(path, shown, "unsupported scope");
+            return;
+        };
+        if hard.iter().any(|k| COUNTED.contains(k) && !countable.contains(k)) {
+            errors.invalid(path, shown, "unsupported scope applied to resource");
+        }
+    };
+    let path = Path::new("spec").child("scopes");
+    let plain: Vec<&str> = items(&spec["scopes"]).iter().map(text).collect();
+    for scope in &plain {
+        judge(scope, &path, &spec["scopes"], errors);
+    }
+    for pair in [["BestEffort", "NotBestEffort"], ["Terminating", "NotTerminating"]] {
+        if pair.iter().all(|scope| plain.contains(scope)) {
+            errors.invalid(&path, &spec["scopes"], "conflicting scopes");
+        }
+    }
+    let path = Path::new("spec").child("scopeSelector").child("matchExpressions");
+    for (i, term) in items(&spec["scopeSelector"]["matchExpressions"]).iter().enumerate() {
+        let path = path.index(i);
+        let (scope, operator) = (text(&term["scopeName"]), text(&term["operator"]));
+        judge(scope, &path.child("scopeName"), &term["scopeName"], errors);
+        let chosen = !items(&term["values"]).is_empty();
+        let by_value = matches!(scope, "PriorityClass" | "VolumeAttributesClass");
+        match operator {
+            "In" | "NotIn" | "DoesNotExist" if !by_value && countable(scope).is_some() => errors.invalid_str(
+                &path.child("operator"),
+                operator,
+                "must be 'Exist' only operator when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort and ResourceQuotaScopeCrossNamespacePodAffinity",
+            ),
+            "In" | "NotIn" if !chosen => errors.required(
+                &path.child("values"),
+                "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",
+            ),
+            "Exists" | "DoesNotExist" if chosen => errors.invalid(
+                &path.child("values"),
+                &term["values"],
+                "must be no value when `operator` is 'Exists' or 'DoesNotExist' for scope selector",
+            ),
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            other => errors.invalid_str(&path.child("operator"), other, "not a valid selector operator"),
+        }
+    }
+}
+
 struct Quota;
 
 impl Strategy for Quota {
@@ -238,6 +327,7 @@ impl Strategy for Quota {
                 errors.invalid(&path.key(name), amount, "must be greater than or equal to 0");
             }
         }
+        scopes(&obj["spec"], &mut errors);
         errors
     }
 

@@ -396,15 +396,38 @@ fn info() -> Value {
     json!({"title": "Kubernetes", "version": KUBERNETES_VERSION})
 }
 
-/// `/openapi/v2` as JSON.
-pub fn v2(kinds: &[Arc<Kind>], docs: &dyn Docs) -> Vec<u8> {
+/// The paths of other servers' documents.
+fn foreign_paths(others: &[Arc<Value>]) -> impl Iterator<Item = (String, Value)> + '_ {
+    let of = |o: &'_ Arc<Value>| o["paths"].as_object().into_iter().flatten().map(owned).collect::<Vec<_>>();
+    others.iter().flat_map(of)
+}
+
+/// These definitions, and of other servers' documents those whose names are not among them.
+fn with_foreign_definitions<'a>(
+    own: impl Iterator<Item = (String, Value)> + 'a,
+    others: &'a [Arc<Value>],
+) -> impl Iterator<Item = (String, Value)> + 'a {
+    let foreign = others.iter().flat_map(|o| o["definitions"].as_object().into_iter().flatten().map(owned));
+    let mut seen = std::collections::HashSet::new();
+    own.chain(foreign).filter(move |(name, _)| seen.insert(name.clone()))
+}
+
+fn owned((name, value): (&String, &Value)) -> (String, Value) {
+    (name.clone(), value.clone())
+}
+
+/// `/openapi/v2` as JSON; `others` are the documents of servers behind this one.
+pub fn v2(kinds: &[Arc<Kind>], docs: &dyn Docs, others: &[Arc<Value>]) -> Vec<u8> {
     let mut out = Vec::with_capacity(3 << 20);
     out.extend_from_slice(b"{\"swagger\":\"2.0\",\"info\":");
     out.extend(crate::object::encode(&info()));
     out.extend_from_slice(b",\"paths\":");
-    push_entries(&mut out, served(kinds, None).flat_map(|(k, v)| paths::of(k, v, Form::V2)));
+    let paths = served(kinds, None).flat_map(|(k, v)| paths::of(k, v, Form::V2));
+    push_entries(&mut out, paths.chain(foreign_paths(others)));
     out.extend_from_slice(b",\"definitions\":");
-    push_entries(&mut out, definitions(kinds, None, Form::V2, &docs.texts()));
+    let texts = docs.texts();
+    let own = definitions(kinds, None, Form::V2, &texts);
+    push_entries(&mut out, with_foreign_definitions(own, others));
     out.push(b'}');
     out
 }
@@ -499,14 +522,14 @@ mod tests {
 
     #[test]
     fn version_2_is_whole() {
-        let bytes = v2(kinds::all(), &NoDocs);
+        let bytes = v2(kinds::all(), &NoDocs, &[]);
         let doc: Value = serde_json::from_slice(&bytes).unwrap();
         assert!(doc["definitions"].as_object().unwrap().len() > 900);
         assert_eq!(
             doc["definitions"]["io.k8s.api.core.v1.Pod"]["properties"]["spec"]["$ref"],
             "#/definitions/io.k8s.api.core.v1.PodSpec"
         );
-        let proto = v2_protobuf(kinds::all(), &NoDocs);
+        let proto = v2_protobuf(kinds::all(), &NoDocs, &[]);
         assert!(proto.len() > 100_000 && proto.len() < bytes.len() * 2);
     }
 }

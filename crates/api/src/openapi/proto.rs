@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Docs, Form, definitions, info, paths, served};
+use super::{Docs, Form, definitions, foreign_paths, info, paths, served, with_foreign_definitions};
 use crate::codec::wire::{bytes, double, number};
 use crate::{Kind, Map};
 
 /// `/openapi/v2` as `application/com.github.proto-openapi.spec.v2.v1.0+protobuf`.
-pub fn v2_protobuf(kinds: &[Arc<Kind>], docs: &dyn Docs) -> Vec<u8> {
+///
+/// `others` are the documents of servers behind this one.
+pub fn v2_protobuf(kinds: &[Arc<Kind>], docs: &dyn Docs, others: &[Arc<Value>]) -> Vec<u8> {
     let mut out = Vec::with_capacity(2 << 20);
     bytes(&mut out, 1, b"2.0");
     let mut title = Vec::new();
@@ -20,12 +22,15 @@ pub fn v2_protobuf(kinds: &[Arc<Kind>], docs: &dyn Docs) -> Vec<u8> {
     text(&mut title, 2, &info()["version"]);
     bytes(&mut out, 2, &title);
     let mut list = Vec::new();
-    for (name, item) in served(kinds, None).flat_map(|(k, v)| paths::of(k, v, Form::V2)) {
+    let paths = served(kinds, None).flat_map(|(k, v)| paths::of(k, v, Form::V2));
+    for (name, item) in paths.chain(foreign_paths(others)) {
         bytes(&mut list, 2, &named(&name, &path_item(&item)));
     }
     bytes(&mut out, 8, &list);
     let mut list = Vec::new();
-    for (name, definition) in definitions(kinds, None, Form::V2, &docs.texts()) {
+    let texts = docs.texts();
+    let own = definitions(kinds, None, Form::V2, &texts);
+    for (name, definition) in with_foreign_definitions(own, others) {
         bytes(&mut list, 1, &named(&name, &schema(&definition)));
     }
     bytes(&mut out, 9, &list);

@@ -3,11 +3,16 @@
 //! Every writer owns the fields that it has set. An apply states all the fields that its manager wants to own: what it states is laid
 //! over the live object, what it stated the last time and no longer does goes unless somebody else owns it, and stating
 //! another value for a field that somebody else owns is a conflict unless forced.
+//!
+//! What a manager owns is kept in the version that it spoke. Where that is not the writer's, objects are compared, and fields
+//! taken away, in each of the versions, by conversions that the caller makes ([`Versions`]).
+
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::fields::{self, Set};
+use super::fields::{self, Diff, Set};
 use crate::schema::Schema;
 use crate::status::{Cause, Details};
 use crate::{Status, meta};
@@ -23,6 +28,104 @@ pub struct Writer<'a> {
     pub subresource: &'a str,
     /// The version of the request, e.g. `apps/v1`.
     pub api_version: &'a str,
+}
+
+/// A kind's versions, and its objects in each of them.
+pub trait Versions {
+    /// The schema of a version (`apps/v1`); nothing if there is no such version any more.
+    fn schema(&self, api_version: &str) -> Option<Schema<'_>>;
+    /// Objects in another version, in the same order; [`Stop::Convert`] where that is still to be made.
+    fn convert(&self, objects: &[&Value], to: &str) -> Result<Vec<Value>, Stop>;
+}
+
+/// Why ownership cannot be told.
+#[derive(Debug)]
+pub enum Stop {
+    /// The write is refused.
+    Refused(Status),
+    /// These objects must be known in the version `to` first; then the same is to be asked again.
+    Convert {
+        /// The objects.
+        objects: Vec<Value>,
+        /// The version, e.g. `apps/v1`.
+        to: String,
+    },
+}
+
+impl From<Status> for Stop {
+    fn from(status: Status) -> Self {
+        Stop::Refused(status)
+    }
+}
+
+/// The objects of one version alone: nobody has spoken another.
+#[derive(Clone, Copy, Debug)]
+pub struct OneVersion<'a>(pub Schema<'a>);
+
+impl Versions for OneVersion<'_> {
+    fn schema(&self, _: &str) -> Option<Schema<'_>> {
+        Some(self.0)
+    }
+
+    fn convert(&self, objects: &[&Value], _: &str) -> Result<Vec<Value>, Stop> {
+        Ok(objects.iter().map(|o| (*o).clone()).collect())
+    }
+}
+
+/// What a write changes, as seen in each version that a manager speaks.
+struct Diffs<'a> {
+    versions: &'a dyn Versions,
+    old: &'a Value,
+    new: &'a Value,
+    /// By version; nothing for one that is no more.
+    seen: BTreeMap<String, Option<Diff>>,
+}
+
+impl<'a> Diffs<'a> {
+    /// Of two objects of version `api_version`.
+    fn new(
+        versions: &'a dyn Versions,
+        old: &'a Value,
+        new: &'a Value,
+        api_version: &str,
+    ) -> Result<Self, Stop> {
+        let diff = fields::compare(Some(old), Some(new), schema_of(versions, api_version)?);
+        let seen = BTreeMap::from([(api_version.to_owned(), Some(diff))]);
+        Ok(Diffs { versions, old, new, seen })
+    }
+
+    /// Sees to it that the change is known in the versions of `managers`, and drops those whose version is no more. What
+    /// changes nothing in one version changes nothing in another.
+    fn cover(&mut self, managers: &mut Vec<Entry>) -> Result<(), Stop> {
+        let nothing = self.seen.values().flatten().all(Diff::is_empty);
+        for entry in managers.iter() {
+            if self.seen.contains_key(&entry.api_version) {
+                continue;
+            }
+            let diff = match self.versions.schema(&entry.api_version) {
+                None => None,
+                Some(_) if nothing => Some(Diff::default()),
+                Some(schema) => {
+                    let (old, new) = (bare(self.old), bare(self.new));
+                    let both = self.versions.convert(&[&old, &new], &entry.api_version)?;
+                    Some(fields::compare(both.first(), both.get(1), schema))
+                }
+            };
+            self.seen.insert(entry.api_version.clone(), diff);
+        }
+        managers.retain(|e| self.seen.get(&e.api_version).is_some_and(Option::is_some));
+        Ok(())
+    }
+
+    fn of(&self, entry: &Entry) -> &Diff {
+        const NONE: &Diff = &Diff { changed: Set::NONE, removed: Set::NONE };
+        self.seen.get(&entry.api_version).and_then(Option::as_ref).unwrap_or(NONE)
+    }
+}
+
+fn schema_of<'a>(versions: &'a dyn Versions, api_version: &str) -> Result<Schema<'a>, Stop> {
+    let unknown = || Status::bad_request(format!("there is no version \"{api_version}\" of this kind"));
+    Ok(versions.schema(api_version).ok_or_else(unknown)?)
 }
 
 /// One entry of `metadata.managedFields`.
@@ -158,18 +261,19 @@ fn bare(obj: &Value) -> Value {
 }
 
 /// Applies a configuration to the live object (`None`: it is created) and returns the new object, with its managed fields.
-/// Fields that others own and this configuration changes are conflicts (409) unless `force`. An apply that changes nothing
-/// returns the live object.
+/// All three are of the writer's version. Fields that others own and this configuration changes are conflicts (409) unless
+/// `force`. An apply that changes nothing returns the live object.
 pub fn apply(
     live: Option<&Value>,
     config: &Value,
-    schema: Schema<'_>,
+    versions: &dyn Versions,
     writer: Writer<'_>,
     force: bool,
-) -> Result<Value, Status> {
+) -> Result<Value, Stop> {
     if !meta::of(config)["managedFields"].is_null() {
-        return Err(Status::bad_request("metadata.managedFields must be nil"));
+        return Err(Status::bad_request("metadata.managedFields must be nil").into());
     }
+    let schema = schema_of(versions, writer.api_version)?;
     if let Some((path, key)) = fields::duplicate(config, schema, "") {
         let (text, metadata) = (|v: &Value| v.as_str().unwrap_or_default().to_owned(), meta::of(config));
         return Err(Status::bad_request(format!(
@@ -178,7 +282,8 @@ pub fn apply(
             text(&metadata["name"]),
             text(&config["apiVersion"]),
             text(&config["kind"])
-        )));
+        ))
+        .into());
     }
     let mut wanted = fields::of(config, schema);
     strip(&mut wanted, writer.subresource);
@@ -201,37 +306,79 @@ pub fn apply(
     // A resourceVersion in the configuration is a precondition, which the caller has checked.
     meta::of_mut(&mut stated).shift_remove("resourceVersion");
     let mut new = fields::merge(&old, &stated, schema);
-    let last = managers.iter().find(|e| e.is(writer, true)).map(|e| e.set.clone()).unwrap_or_default();
-    let others = managers.iter().filter(|e| !e.is(writer, true)).fold(Set::default(), |s, e| s.union(&e.set));
-    let owned = others.union(&wanted);
-    let gone = last.difference(&owned);
-    fields::remove(&mut new, &gone, &owned, schema);
-
-    let diff = fields::compare(Some(&old), Some(&new), schema);
+    if let Some(last) = managers.iter().find(|e| e.is(writer, true)) {
+        let mut owned = BTreeMap::from([(writer.api_version, wanted.clone())]);
+        for entry in managers.iter().filter(|e| !e.is(writer, true)) {
+            let all = owned.remove(entry.api_version.as_str()).unwrap_or_default();
+            owned.insert(&entry.api_version, all.union(&entry.set));
+        }
+        new = take_away(new, last, &mut owned, versions, writer.api_version)?;
+    }
+    let mut diffs = Diffs::new(versions, &old, &new, writer.api_version)?;
+    let mine = managers.iter().position(|e| e.is(writer, true)).map(|i| managers.remove(i));
+    diffs.cover(&mut managers)?;
     let mut conflicts: Vec<(&Entry, Set)> = Vec::new();
-    for entry in managers.iter().filter(|e| !e.is(writer, true)) {
-        let both = entry.set.intersection(&diff.changed);
+    for entry in &managers {
+        let both = entry.set.intersection(&diffs.of(entry).changed);
         if !both.is_empty() {
             conflicts.push((entry, both));
         }
     }
     if !force && !conflicts.is_empty() {
-        return Err(conflict(&conflicts));
+        return Err(conflict(&conflicts).into());
     }
-    for entry in managers.iter_mut().filter(|e| !e.is(writer, true)) {
+    for entry in &mut managers {
+        let diff = diffs.of(entry);
         entry.set = entry.set.difference(&diff.changed).difference(&diff.removed);
     }
-    match managers.iter_mut().find(|e| e.is(writer, true)) {
-        Some(entry) if entry.set == wanted && entry.api_version == writer.api_version => {}
-        Some(entry) => *entry = Entry::new(writer, true, wanted),
-        None => managers.push(Entry::new(writer, true, wanted)),
-    }
+    managers.push(match mine {
+        Some(entry) if entry.set == wanted && entry.api_version == writer.api_version => entry,
+        _ => Entry::new(writer, true, wanted),
+    });
     managers.retain(|e| !e.set.is_empty());
-    if diff.changed.is_empty() && diff.removed.is_empty() && managers == before {
+    let same = |a: &[Entry], b: &[Entry]| a.len() == b.len() && a.iter().all(|e| b.contains(e));
+    let unchanged = diffs.seen.get(writer.api_version).and_then(Option::as_ref).is_some_and(Diff::is_empty);
+    if unchanged && same(&managers, &before) {
         return Ok(live.clone());
     }
     write_entries(&mut new, managers);
     Ok(new)
+}
+
+/// `merged`, an object of version `own`, without what its manager stated the `last` time and is in none of the sets that
+/// are `owned`, by version, now.
+fn take_away(
+    merged: Value,
+    last: &Entry,
+    owned: &mut BTreeMap<&str, Set>,
+    versions: &dyn Versions,
+    own: &str,
+) -> Result<Value, Stop> {
+    let here = owned.remove(last.api_version.as_str()).unwrap_or_default();
+    let gone = last.set.difference(&here);
+    // What is no version any more has no fields that could go.
+    let Some(schema) = versions.schema(&last.api_version).filter(|_| !gone.is_empty()) else {
+        return Ok(merged);
+    };
+    let seen = |value: &Value, from: &str, to: &str| {
+        if from == to {
+            return Ok(value.clone());
+        }
+        versions.convert(&[value], to).map(|mut one| one.pop().unwrap_or_default())
+    };
+    let mut rest = seen(&merged, own, &last.api_version)?;
+    fields::remove(&mut rest, &gone, &here, schema);
+    let mut at = last.api_version.as_str();
+    // What somebody owns under the name that it has in another version stays.
+    for (version, theirs) in owned.iter() {
+        let Some(schema) = versions.schema(version).filter(|_| !theirs.is_empty()) else { continue };
+        let mut whole = seen(&merged, own, version)?;
+        let less = seen(&rest, at, version)?;
+        let gone = fields::compare(Some(&whole), Some(&less), schema).removed;
+        fields::remove(&mut whole, &gone, theirs, schema);
+        (rest, at) = (whole, version);
+    }
+    seen(&rest, at, own)
 }
 
 fn conflict(conflicts: &[(&Entry, Set)]) -> Status {
@@ -260,10 +407,16 @@ fn conflict(conflicts: &[(&Entry, Set)]) -> Status {
     status
 }
 
-/// Notes in `new`'s managed fields which fields a create, update or other patch has changed since `old`.
+/// Notes in `new`'s managed fields which fields a create, update or other patch has changed since `old`. Both are of the
+/// writer's version.
 ///
 /// What the client sent as managed fields counts if it sent any (an empty list gives them up); else the live object's.
-pub fn track_update(old: Option<&Value>, new: &mut Value, schema: Schema<'_>, writer: Writer<'_>) {
+pub fn track_update(
+    old: Option<&Value>,
+    new: &mut Value,
+    versions: &dyn Versions,
+    writer: Writer<'_>,
+) -> Result<(), Stop> {
     let given = meta::of(new)["managedFields"].as_array();
     let mut managers = match (given, old) {
         (Some(list), _) if !list.is_empty() && list.iter().all(|e| e["manager"].is_string()) => entries(new),
@@ -272,15 +425,32 @@ pub fn track_update(old: Option<&Value>, new: &mut Value, schema: Schema<'_>, wr
         (_, Some(old)) => entries(old),
         _ => Vec::new(),
     };
-    meta::of_mut(new).shift_remove("managedFields");
-    let old = old.map(bare);
-    let diff = fields::compare(old.as_ref(), Some(new), schema);
-    let mut changed = diff.changed;
-    strip(&mut changed, writer.subresource);
-    let mut removed = diff.removed;
-    strip(&mut removed, writer.subresource);
-    for entry in managers.iter_mut().filter(|e| !e.is(writer, false)) {
-        entry.set = entry.set.difference(&changed).difference(&removed);
+    // Nothing is written before all is known. What managed fields say of themselves is stripped from the differences.
+    let (mut changed, removed);
+    match old {
+        None => {
+            let schema = schema_of(versions, writer.api_version)?;
+            (changed, removed) = (fields::compare(None, Some(new), schema).changed, Set::default());
+            strip(&mut changed, writer.subresource);
+            // Whoever creates an object owns all of it.
+            managers.retain(|e| e.is(writer, false));
+        }
+        Some(old) => {
+            let mut diffs = Diffs::new(versions, old, new, writer.api_version)?;
+            diffs.cover(&mut managers)?;
+            let stripped = |diff: &Diff| {
+                let (mut changed, mut removed) = (diff.changed.clone(), diff.removed.clone());
+                strip(&mut changed, writer.subresource);
+                strip(&mut removed, writer.subresource);
+                (changed, removed)
+            };
+            for entry in managers.iter_mut().filter(|e| !e.is(writer, false)) {
+                let (changed, removed) = stripped(diffs.of(entry));
+                entry.set = entry.set.difference(&changed).difference(&removed);
+            }
+            (changed, removed) =
+                diffs.seen.get(writer.api_version).and_then(Option::as_ref).map(stripped).unwrap_or_default();
+        }
     }
     match managers.iter_mut().find(|e| e.is(writer, false)) {
         Some(entry) => {
@@ -292,7 +462,43 @@ pub fn track_update(old: Option<&Value>, new: &mut Value, schema: Schema<'_>, wr
         None if !changed.is_empty() => managers.push(Entry::new(writer, false, changed)),
         None => {}
     }
-    write_entries(new, managers);
+    managers.retain(|e| !e.set.is_empty());
+    write_entries(new, capped(managers));
+    Ok(())
+}
+
+/// How many entries those who update have at most, as upstream.
+const MAX_UPDATERS: usize = 10;
+/// Who has what those changed who updated longest ago, where there are more.
+const ANCIENT: &str = "ancient-changes";
+
+/// Joins the oldest updaters of each version, so that names of programs that come and go do not gather for ever.
+fn capped(managers: Vec<Entry>) -> Vec<Entry> {
+    let mut count = managers.iter().filter(|e| !e.apply).count();
+    if count <= MAX_UPDATERS {
+        return managers;
+    }
+    let (mut updaters, mut out): (Vec<Entry>, Vec<Entry>) = managers.into_iter().partition(|e| !e.apply);
+    let age = |e: &Entry| (e.manager != ANCIENT, e.time.clone(), e.manager.clone());
+    updaters.sort_by_key(age);
+    let mut oldest: BTreeMap<String, usize> = BTreeMap::new();
+    for entry in updaters {
+        let place = oldest.get(&entry.api_version).filter(|_| count > MAX_UPDATERS);
+        match place.and_then(|at| out.get_mut(*at)) {
+            Some(joined) => {
+                joined.manager = ANCIENT.to_owned();
+                joined.subresource = String::new();
+                joined.set = joined.set.clone().union(&entry.set);
+                joined.time = entry.time;
+                count -= 1;
+            }
+            None => {
+                oldest.entry(entry.api_version.clone()).or_insert(out.len());
+                out.push(entry);
+            }
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -303,6 +509,23 @@ mod tests {
 
     fn schema() -> Schema<'static> {
         kinds::by_gvr(&gvr::DEPLOYMENTS).unwrap().schema()
+    }
+
+    fn apply(
+        live: Option<&Value>,
+        config: &Value,
+        schema: Schema<'_>,
+        writer: Writer<'_>,
+        force: bool,
+    ) -> Result<Value, Status> {
+        super::apply(live, config, &OneVersion(schema), writer, force).map_err(|stop| match stop {
+            Stop::Refused(status) => status,
+            Stop::Convert { to, .. } => panic!("nothing is to be converted to {to}"),
+        })
+    }
+
+    fn track_update(old: Option<&Value>, new: &mut Value, schema: Schema<'_>, writer: Writer<'_>) {
+        super::track_update(old, new, &OneVersion(schema), writer).unwrap();
     }
 
     fn by(manager: &str) -> Writer<'_> {
@@ -411,6 +634,33 @@ mod tests {
         let mut untouched = status.clone();
         track_update(Some(&status), &mut untouched, schema(), by("nobody"));
         assert_eq!(untouched, status);
+    }
+
+    #[test]
+    fn old_updaters_are_joined() {
+        let mut object = config(Some(1), "i");
+        track_update(None, &mut object, schema(), by("maker"));
+        for i in 0..30 {
+            let old = object.clone();
+            object["metadata"]["labels"][format!("l{i}")] = json!("v");
+            let (manager, now) = (format!("m{i}"), format!("2024-01-01T00:01:{i:02}Z"));
+            track_update(
+                Some(&old),
+                &mut object,
+                schema(),
+                Writer { now: now.parse().unwrap(), ..by(&manager) },
+            );
+        }
+        let managers = entries(&object);
+        assert_eq!(managers.len(), MAX_UPDATERS);
+        let ancient = managers.iter().find(|e| e.manager == ANCIENT).unwrap();
+        let paths = ancient.set.paths();
+        assert!(
+            paths.contains(&".spec.replicas".to_owned())
+                && paths.contains(&".metadata.labels.l20".to_owned())
+        );
+        assert!(!paths.contains(&".metadata.labels.l21".to_owned()), "{paths:?}");
+        assert_eq!(ancient.time, "2024-01-01T00:01:20Z");
     }
 
     proptest::proptest! {

@@ -20,6 +20,9 @@ pub struct Set {
 }
 
 impl Set {
+    /// Nothing.
+    pub const NONE: Set = Set { member: false, children: BTreeMap::new() };
+
     /// Only this path.
     pub fn leaf() -> Set {
         Set { member: true, children: BTreeMap::new() }
@@ -258,6 +261,11 @@ pub struct Diff {
 }
 
 impl Diff {
+    /// Is there no difference?
+    pub fn is_empty(&self) -> bool {
+        self.changed.is_empty() && self.removed.is_empty()
+    }
+
     fn put(&mut self, element: String, child: Diff) {
         self.changed.put(element.clone(), child.changed);
         self.removed.put(element, child.removed);

@@ -65,6 +65,8 @@ fn covers(rule: &Value, seen: &Seen<'_>) -> bool {
 
 /// A webhook that wants to see a write.
 pub(super) struct Wanted {
+    /// Tells it from all others: the names of its configuration and its own.
+    pub(super) id: String,
     pub(super) hook: Value,
     /// The index of the version, among the kind's, in which its rules ask for the object.
     pub(super) version: usize,
@@ -125,7 +127,8 @@ pub(super) fn wanted(r: &Review<'_>, resource: &str) -> Result<Vec<Wanted>, Stat
             let matches = by_object.matches(new.labels())
                 || old.as_ref().is_some_and(|o| by_object.matches(o.labels()));
             if matches {
-                out.push(Wanted { hook: hook.clone(), version });
+                let id = format!("{}/{}", configuration.name(), text(hook, "/name"));
+                out.push(Wanted { id, hook: hook.clone(), version });
             }
         }
     }

@@ -17,6 +17,7 @@ use api::{Gvr, Kind, Status, Value};
 use async_trait::async_trait;
 
 use crate::ApiServer;
+use crate::audit::Event;
 use crate::conversion::Converter;
 use crate::user::UserInfo;
 
@@ -67,10 +68,28 @@ pub struct Review<'a> {
     pub options: Value,
     /// Warnings for the client.
     pub warnings: &'a mut Vec<String>,
-    /// What plugins note of the write for the audit log.
+    /// What plugins note of the write for the audit log ([`crate::audit`]).
     pub notes: Vec<(String, String)>,
     /// What quotas were charged for it; to be given back if it is not written after all.
     pub charges: Vec<Charge>,
+    /// Which webhooks are to see what others made of the object.
+    pub rounds: Rounds,
+}
+
+/// How far mutation has gone round. A webhook that changes the object calls for a second round, in which every plugin sees
+/// it once more, and those webhooks that were asked before and want to be again.
+#[derive(Debug, Default)]
+pub struct Rounds {
+    /// This is the second round, the last.
+    second: bool,
+    /// A webhook has changed the object.
+    again: bool,
+    /// The webhooks that were asked and want to be asked again if the object changes.
+    asked: Vec<String>,
+    /// Those of them that it has changed for.
+    due: Vec<String>,
+    /// The object as the webhooks left it.
+    left: Option<Value>,
 }
 
 impl Review<'_> {
@@ -128,8 +147,19 @@ pub fn stock() -> Vec<Box<dyn Plugin>> {
     ]
 }
 
-/// Runs the mutating half of all plugins.
+/// Runs the mutating half of all plugins; once more if a webhook has changed the object, so that what it put there gets its
+/// defaults too.
 pub async fn mutate(plugins: &[Box<dyn Plugin>], review: &mut Review<'_>) -> Result<(), Status> {
+    let mut answer = mutate_once(plugins, review).await;
+    if answer.is_ok() && review.rounds.again {
+        review.rounds.second = true;
+        answer = mutate_once(plugins, review).await;
+    }
+    remember(review, answer.is_ok());
+    answer
+}
+
+async fn mutate_once(plugins: &[Box<dyn Plugin>], review: &mut Review<'_>) -> Result<(), Status> {
     for plugin in plugins {
         if plugin.handles(review) {
             plugin.mutate(review).await?;
@@ -138,8 +168,7 @@ pub async fn mutate(plugins: &[Box<dyn Plugin>], review: &mut Review<'_>) -> Res
     Ok(())
 }
 
-/// Runs the validating half of all plugins. What they noted is written down, whether the write is refused or not; what was
-/// charged for one that is refused is given back.
+/// Runs the validating half of all plugins. What was charged for a write that is refused is given back.
 pub async fn validate(plugins: &[Box<dyn Plugin>], review: &mut Review<'_>) -> Result<(), Status> {
     let mut answer = Ok(());
     for plugin in plugins {
@@ -153,9 +182,26 @@ pub async fn validate(plugins: &[Box<dyn Plugin>], review: &mut Review<'_>) -> R
     if answer.is_err() {
         give_back(review.server, review.namespace, std::mem::take(&mut review.charges)).await;
     }
-    let Review { user, gvr, namespace, name, .. } = *review;
-    for (key, value) in std::mem::take(&mut review.notes) {
-        tracing::debug!(target: "audit", user = user.name, resource = %gvr.resource, namespace, name, key, value);
-    }
+    remember(review, answer.is_ok());
     answer
+}
+
+/// Hands on what plugins noted, whether they refused the write or not.
+fn remember(review: &mut Review<'_>, admitted: bool) {
+    let annotations = std::mem::take(&mut review.notes);
+    if annotations.is_empty() {
+        return;
+    }
+    let event = Event {
+        user: &review.user.name,
+        operation: review.operation.word(),
+        group: &review.gvr.group,
+        resource: &review.gvr.resource,
+        subresource: review.subresource,
+        namespace: review.namespace,
+        name: review.name,
+        admitted,
+        annotations,
+    };
+    review.server.options.audit.take(&event);
 }

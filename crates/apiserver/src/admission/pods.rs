@@ -249,12 +249,19 @@ impl Plugin for Priority {
                 "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {priority} from the given PriorityClass name"
             )));
         }
+        if let Some(given) = spec.get("preemptionPolicy").and_then(Value::as_str)
+            && given != preemption
+        {
+            return Err(r.forbidden(format!(
+                "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {preemption} from the given PriorityClass name"
+            )));
+        }
         let spec = api::meta::child(r.object, "spec");
         if let Some(class) = class {
             spec.insert("priorityClassName".into(), json!(class.name()));
         }
         spec.insert("priority".into(), json!(priority));
-        spec.entry("preemptionPolicy").or_insert_with(|| json!(preemption));
+        spec.insert("preemptionPolicy".into(), json!(preemption));
         Ok(())
     }
 
@@ -309,6 +316,12 @@ impl Plugin for TaintNodesByCondition {
     }
 }
 
+/// Whether two maps of quantities mean the same, however they are written.
+fn same_amounts(a: &Value, b: &Value) -> bool {
+    let (a, b) = (api::quota::amounts(Some(a)), api::quota::amounts(Some(b)));
+    a.len() == b.len() && a.iter().all(|(name, q)| b.get(name).is_some_and(|other| q.minus(*other).is_zero()))
+}
+
 /// RuntimeClass: the overhead and placement that a class asks for.
 pub struct RuntimeClass;
 
@@ -341,7 +354,7 @@ impl Plugin for RuntimeClass {
         let spec = api::meta::child(r.object, "spec");
         if let Some(overhead) = class.pointer("/overhead/podFixed") {
             let given = spec.get("overhead").filter(|o| o.as_object().is_some_and(|m| !m.is_empty()));
-            if given.is_some_and(|g| g != overhead) {
+            if given.is_some_and(|g| !same_amounts(g, overhead)) {
                 return Err(r.forbidden(
                     "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead",
                 ));

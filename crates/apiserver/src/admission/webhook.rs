@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use api::cel::{Answer, Ask, Authorizer};
+use api::access::Ask;
+use api::cel::Authorizer;
 use api::{Status, Value};
 use async_trait::async_trait;
 use base64::Engine;
@@ -228,24 +229,9 @@ impl Authorizer for Allowed<'_> {
         self.about
     }
 
-    fn decide(&self, ask: &Ask<'_>) -> Answer {
-        let account = ask.account.map(|(ns, name)| UserInfo::service_account(ns, name, ""));
-        let attributes = Attributes {
-            user: account.as_ref().unwrap_or(self.user),
-            verb: ask.verb,
-            is_resource: ask.path.is_empty(),
-            group: ask.group,
-            resource: ask.resource,
-            subresource: ask.subresource,
-            namespace: ask.namespace,
-            name: ask.name,
-            path: ask.path,
-            fields: "",
-        };
-        match self.server.authorize(&attributes) {
-            Decision::Allow(reason) => Answer { allowed: true, reason },
-            Decision::NoOpinion(reason) => Answer { allowed: false, reason },
-        }
+    fn decide(&self, account: Option<(&str, &str)>, ask: &Ask<'_>) -> Decision {
+        let account = account.map(|(ns, name)| UserInfo::service_account(ns, name, ""));
+        self.server.authorize(&Attributes::asked(account.as_ref().unwrap_or(self.user), ask))
     }
 }
 
@@ -276,7 +262,9 @@ async fn ask(r: &Review<'_>, wanted: &Wanted, form: Form) -> Result<Option<Value
             return Err(Status::failure(403, "Forbidden", why));
         }
     }
-    if r.dry_run && !matches!(text(hook, "/sideEffects"), "None" | "NoneOnDryRun") {
+    let effects = text(hook, "/sideEffects");
+    let harmless = effects == "None" || r.dry_run && effects == "NoneOnDryRun";
+    if r.dry_run && !harmless {
         return Err(Status::bad_request(format!("admission webhook \"{name}\" does not support dry run")));
     }
     let seconds = hook.get("timeoutSeconds").and_then(Value::as_u64).unwrap_or(10);
@@ -284,7 +272,8 @@ async fn ask(r: &Review<'_>, wanted: &Wanted, form: Form) -> Result<Option<Value
     let answer = match r.server.callback(config, seconds) {
         Ok(to) => {
             // A peer that never answers sends no event: its configuration says how long it may take.
-            let answered = tokio::time::timeout(Duration::from_secs(seconds), post(&to, &review)).await;
+            let posted = post(&r.server.pool, &to, &review, harmless);
+            let answered = tokio::time::timeout(Duration::from_secs(seconds), posted).await;
             let answer = answered.unwrap_or_else(|_| Err("context deadline exceeded".to_owned()));
             answer.map_err(|why| format!("Post \"{}\": {why}", to.shown))
         }
@@ -363,20 +352,24 @@ impl Plugin for Webhooks {
 
     async fn mutate(&self, r: &mut Review<'_>) -> Result<(), Status> {
         let hooks = wanted(r, MUTATING)?;
-        let mut again: Vec<usize> = Vec::new();
-        for (i, wanted) in hooks.iter().enumerate() {
+        // Other plugins may have changed what the webhooks made of the object.
+        if r.rounds.second && r.rounds.left.as_ref().is_some_and(|left| left != r.object) {
+            r.rounds.due.append(&mut r.rounds.asked);
+        }
+        for wanted in &hooks {
+            if r.rounds.second && !r.rounds.due.contains(&wanted.id) {
+                continue;
+            }
             if mutate_with(r, wanted).await? {
-                // Those before it that asked for it see the object once more.
-                for (j, earlier) in hooks.iter().enumerate().take(i) {
-                    if text(&earlier.hook, "/reinvocationPolicy") == "IfNeeded" && !again.contains(&j) {
-                        again.push(j);
-                    }
-                }
+                r.rounds.again = true;
+                r.rounds.due.append(&mut r.rounds.asked);
+            }
+            if text(&wanted.hook, "/reinvocationPolicy") == "IfNeeded" {
+                r.rounds.asked.push(wanted.id.clone());
             }
         }
-        for i in again {
-            mutate_with(r, &hooks[i]).await?;
-        }
+        let some = !(r.rounds.asked.is_empty() && r.rounds.due.is_empty());
+        r.rounds.left = some.then(|| r.object.clone());
         Ok(())
     }
 
@@ -408,11 +401,11 @@ mod tests {
             ["", "pods", "", "default", "a"]
         }
 
-        fn decide(&self, ask: &Ask<'_>) -> Answer {
+        fn decide(&self, account: Option<(&str, &str)>, ask: &Ask<'_>) -> Decision {
             let seen =
                 [ask.group, ask.resource, ask.subresource, ask.namespace, ask.name, ask.verb, ask.path];
-            let reason = format!("{seen:?} {:?}", ask.account);
-            Answer { allowed: ask.resource == "pods", reason }
+            let reason = format!("{seen:?} {account:?}");
+            if ask.resource == "pods" { Decision::Allow(reason) } else { Decision::NoOpinion(reason) }
         }
     }
 

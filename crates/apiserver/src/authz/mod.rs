@@ -9,6 +9,8 @@ pub mod policy;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use api::access::Ask;
+pub use api::access::Decision;
 use serde_json::{Value, json};
 
 use crate::path::RequestInfo;
@@ -40,6 +42,13 @@ pub struct Attributes<'a> {
 }
 
 impl<'a> Attributes<'a> {
+    /// What `user` asks.
+    pub fn asked(user: &'a UserInfo, ask: &Ask<'a>) -> Self {
+        let Ask { verb, path, group, resource, subresource, namespace, name } = *ask;
+        let is_resource = path.is_empty();
+        Self { user, verb, is_resource, group, resource, subresource, namespace, name, path, fields: "" }
+    }
+
     /// Those of a request.
     pub fn of(user: &'a UserInfo, info: &'a RequestInfo) -> Self {
         Self {
@@ -88,22 +97,6 @@ impl<'a> Attributes<'a> {
             text.push_str(reason);
         }
         text
-    }
-}
-
-/// An authorizer's answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
-    /// Yes, and why.
-    Allow(String),
-    /// Nothing says yes; why not, if that is known.
-    NoOpinion(String),
-}
-
-impl Decision {
-    /// Whether it is a yes.
-    pub fn allowed(&self) -> bool {
-        matches!(self, Self::Allow(_))
     }
 }
 

@@ -1,7 +1,9 @@
 //! The node authorizer: a kubelet may do what its job needs, and read only what pods bound to its node refer to.
 
-use api::Value;
+use std::sync::Arc;
+
 use api::selector::Field;
+use api::{Object, Value};
 
 use super::{Attributes, Decision, Rule, policy};
 use crate::cache::Cache;
@@ -117,21 +119,14 @@ fn is_bound(cache: &Cache, node: &str, namespace: &str, name: &str) -> bool {
 
 /// Whether a pod on `node` refers to the object.
 fn refers(cache: &Cache, node: &str, a: &Attributes<'_>) -> bool {
-    let claims = cache.kind("", "persistentvolumeclaims");
-    let pods = cache.kind("", "pods");
-    // Pods without the node's name need not be decoded.
-    pods.all(a.namespace).iter().filter(|pod| pod.encoded().mentions(node)).any(|pod| {
+    let volumes = || cache.kind("", "persistentvolumes");
+    if a.resource == "persistentvolumes" {
+        return volumes().get(a.name).is_some_and(|volume| uses(cache, node, &volume));
+    }
+    let direct = pods_of(cache, node, a.namespace).any(|pod| {
         let spec = pod.spec();
-        if spec.get("nodeName").and_then(Value::as_str) != Some(node) {
-            return false;
-        }
         match a.resource {
             "serviceaccounts" => spec.get("serviceAccountName").and_then(Value::as_str) == Some(a.name),
-            "persistentvolumes" => claim_names(pod.name(), spec).any(|c| {
-                claims.get(&crate::cache::local_key(pod.namespace(), &c)).is_some_and(|claim| {
-                    claim.spec().get("volumeName").and_then(Value::as_str) == Some(a.name)
-                })
-            }),
             "persistentvolumeclaims" => claim_names(pod.name(), spec).any(|c| c == a.name),
             "secrets" => names(
                 spec,
@@ -140,7 +135,57 @@ fn refers(cache: &Cache, node: &str, a: &Attributes<'_>) -> bool {
             ),
             _ => names(spec, &["configMap", "configMapRef", "configMapKeyRef"], a.name),
         }
-    })
+    });
+    // A volume may need a secret to be mounted, wherever that is.
+    direct
+        || a.resource == "secrets"
+            && volumes().all("").iter().any(|volume| {
+                volume_secrets(volume.spec()).any(|s| s == (a.namespace, a.name)) && uses(cache, node, volume)
+            })
+}
+
+fn pods_of(cache: &Cache, node: &str, namespace: &str) -> impl Iterator<Item = Arc<Object>> {
+    // Pods without the node's name need not be decoded.
+    let here = move |pod: &Arc<Object>| {
+        pod.encoded().mentions(node) && pod.spec().get("nodeName").and_then(Value::as_str) == Some(node)
+    };
+    cache.kind("", "pods").all(namespace).into_iter().filter(here)
+}
+
+/// Whether a pod on `node` uses the claim that the volume is bound to.
+fn uses(cache: &Cache, node: &str, volume: &Object) -> bool {
+    let claim = |field: &str| volume.spec().get("claimRef")?.get(field)?.as_str();
+    let (Some(namespace), Some(name)) = (claim("namespace"), claim("name")) else { return false };
+    pods_of(cache, node, namespace).any(|pod| claim_names(pod.name(), pod.spec()).any(|c| c == name))
+}
+
+/// The secrets that a kubelet needs to mount a volume: namespace and name.
+fn volume_secrets(spec: &Value) -> impl Iterator<Item = (&str, &str)> {
+    const REFERENCES: [&str; 10] = [
+        "/cephfs/secretRef",
+        "/cinder/secretRef",
+        "/csi/nodeExpandSecretRef",
+        "/csi/nodePublishSecretRef",
+        "/csi/nodeStageSecretRef",
+        "/flexVolume/secretRef",
+        "/iscsi/secretRef",
+        "/rbd/secretRef",
+        "/scaleIO/secretRef",
+        "/storageos/secretRef",
+    ];
+    // One that names no namespace means that of the claim.
+    let claim = spec.pointer("/claimRef/namespace").and_then(Value::as_str).unwrap_or("");
+    let file = spec.get("azureFile").and_then(|f| {
+        let name = f.get("secretName")?.as_str()?;
+        Some((f.get("secretNamespace").and_then(Value::as_str).unwrap_or(claim), name))
+    });
+    let of = move |reference: &&str| {
+        let reference = spec.pointer(reference)?;
+        let name = reference.get("name")?.as_str()?;
+        let namespace = reference.get("namespace").and_then(Value::as_str).filter(|s| !s.is_empty());
+        Some((namespace.unwrap_or(claim), name))
+    };
+    REFERENCES.iter().filter_map(of).chain(file)
 }
 
 fn claim_names<'a>(pod: &'a str, spec: &'a Value) -> impl Iterator<Item = String> + 'a {

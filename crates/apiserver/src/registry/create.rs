@@ -92,6 +92,7 @@ impl ApiServer {
             warnings: &mut warnings,
             notes: Vec::new(),
             charges: Vec::new(),
+            rounds: admission::Rounds::default(),
         };
         // Whether there is such a namespace comes before everything else that could be wrong.
         admission::mutate(&self.admission, &mut review).await?;
@@ -112,14 +113,14 @@ impl ApiServer {
         let charges = std::mem::take(&mut review.charges);
         cx.warnings.append(&mut warnings);
         cx.warnings.extend(kind.warnings(&object));
-        let writer = api::patch::apply::Writer {
-            manager: cx.manager(options),
-            now: base::clock::now(),
-            subresource: "",
-            api_version: &cx.version().api_version(),
-        };
         if !options.applied {
-            api::patch::apply::track_update(None, &mut object, kind.schema(), writer);
+            let writer = api::patch::apply::Writer {
+                manager: cx.manager(options),
+                now: base::clock::now(),
+                subresource: "",
+                api_version: &cx.version().api_version(),
+            };
+            super::versions::track(cx, None, &mut object, writer).await?;
         }
         if options.dry_run {
             return Ok(Object::from_value(object));

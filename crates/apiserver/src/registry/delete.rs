@@ -41,6 +41,13 @@ impl DeleteOptions {
         let bad = Status::bad_request;
         let mut errors = api::ErrorList::new();
         let mut options = Self { dry_run: crate::query::dry_run(query, &mut errors), ..Self::default() };
+        // Whoever meant a dry run, and said it wrong, must not have something deleted.
+        for v in body.get("dryRun").and_then(Value::as_array).into_iter().flatten() {
+            match v.as_str() {
+                Some("All") => options.dry_run = true,
+                _ => errors.not_supported(&api::Path::new("dryRun"), v, &["All"]),
+            }
+        }
         if !errors.is_empty() {
             return Err(invalid(&errors.message()));
         }
@@ -78,8 +85,6 @@ impl DeleteOptions {
         if let Some(v) = preconditions.get("resourceVersion").and_then(Value::as_str) {
             options.revision = Some(crate::query::resource_version(v).map_err(bad)?);
         }
-        let dry = body.get("dryRun").and_then(Value::as_array);
-        options.dry_run |= dry.is_some_and(|d| d.iter().any(|v| v == "All"));
         Ok(options)
     }
 
@@ -175,6 +180,7 @@ impl ApiServer {
             warnings: &mut cx.warnings,
             notes: Vec::new(),
             charges: Vec::new(),
+            rounds: admission::Rounds::default(),
         };
         admission::mutate(&self.admission, &mut review).await?;
         admission::validate(&self.admission, &mut review).await
@@ -304,5 +310,7 @@ mod tests {
         let whole = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1", "gracePeriodSeconds": 5,
             "propagationPolicy": "Foreground", "preconditions": {"uid": "u", "resourceVersion": "7"}, "dryRun": ["All"]});
         assert_eq!(parse(whole.clone(), "").unwrap().document(), whole);
+        let refused = parse(json!({"dryRun": ["Some"]}), "").unwrap_err();
+        assert!(refused.message.contains("dryRun: Unsupported value: \"Some\""), "{}", refused.message);
     }
 }

@@ -10,6 +10,7 @@ mod list;
 mod patch;
 mod render;
 mod update;
+mod versions;
 mod watch;
 
 use std::sync::Arc;

@@ -2,11 +2,17 @@
 
 use std::sync::Arc;
 
-use api::{Object, Status, Value};
+use api::kinds::Version;
+use api::patch::apply::{Writer, apply};
+use api::{Kind, Object, Status, Value};
+use async_trait::async_trait;
 use serde_json::json;
 
+use super::update::Change;
+use super::versions::Views;
 use super::{Context, Modify, value_in};
 use crate::ApiServer;
+use crate::conversion::Converter;
 use crate::query::WriteOptions;
 
 /// The most operations a JSON patch may have, as upstream.
@@ -69,6 +75,47 @@ impl PatchBody {
             Self::Strategic(patch) => api::patch::strategic_merge(target, patch, schema),
             Self::Apply(_) => Err(Status::bad_request("server-side apply is not possible here")),
         }
+    }
+}
+
+/// A configuration that is applied.
+struct Applied<'a> {
+    kind: &'a Kind,
+    /// That of the request, and of the configuration.
+    version: &'a Version,
+    converter: Option<&'a Converter>,
+    config: &'a Value,
+    /// The resourceVersion that the object must have, if that is not empty.
+    wanted: &'a str,
+    writer: Writer<'a>,
+    force: bool,
+}
+
+impl Applied<'_> {
+    /// The object with the configuration applied, in the version of the request.
+    async fn made(&self, live: Option<&Value>) -> Result<Value, Status> {
+        let mut views = Views::new(self.kind, self.converter);
+        let step = |views: &Views<'_>| apply(live, self.config, views, self.writer, self.force);
+        views.settle(step).await
+    }
+}
+
+#[async_trait]
+impl Change for Applied<'_> {
+    async fn make(&mut self, old: &Arc<Object>) -> Result<Value, Status> {
+        if !self.wanted.is_empty() && self.wanted != old.revision().to_string() {
+            return Err(Status::modified(&self.version.gvr(self.kind), old.name()));
+        }
+        let mut new = if self.kind.custom || self.kind.is_storage(self.version) {
+            self.made(Some(old.value())).await?
+        } else {
+            let mut new = self.made(Some(&value_in(self.kind, self.version, old))).await?;
+            self.kind.to_storage(&mut new)?;
+            self.kind.keep_unsaid(self.version, old.value(), &mut new);
+            new
+        };
+        self.kind.default(&mut new);
+        Ok(new)
     }
 }
 
@@ -158,23 +205,22 @@ impl ApiServer {
             return Err(Status::bad_request("metadata.managedFields must be nil"));
         }
         self.check_namespace(cx, &mut config)?;
-        kind.to_storage(&mut config)?;
         let wanted = api::meta::resource_version(&config).to_owned();
-        let gvr = cx.gvr();
-        let writer = api::patch::apply::Writer {
+        let writer = Writer {
             manager: &options.manager,
             now: base::clock::now(),
             subresource,
             api_version: &api_version,
         };
-        let mut change = |old: &Arc<Object>| {
-            if !wanted.is_empty() && wanted != old.revision().to_string() {
-                return Err(Status::modified(&gvr, old.name()));
-            }
-            let mut new =
-                api::patch::apply::apply(Some(old.value()), &config, kind.schema(), writer, options.force)?;
-            kind.default(&mut new);
-            Ok(new)
+        let converter = cx.converter.clone();
+        let mut change = Applied {
+            kind: &kind,
+            version,
+            converter: converter.as_deref(),
+            config: &config,
+            wanted: &wanted,
+            writer,
+            force: options.force,
         };
         let modify = Modify { name: &name, subresource, options, applied: true, checked: true };
         // Two appliers may race to create the object: whoever loses applies to what the other made.
@@ -187,11 +233,7 @@ impl ApiServer {
                 return Err(Status::not_found(&cx.gvr(), &name));
             }
             self.require_create(cx)?;
-            let mut new = api::patch::apply::apply(None, &config, kind.schema(), writer, options.force)?;
-            // What is created goes through the same door as every other new object, in the version of the request.
-            if !kind.is_storage(version) {
-                kind.from_storage(&mut new, version);
-            }
+            let new = change.made(None).await?;
             let creating = WriteOptions { applied: true, ..options.clone() };
             match self.create(cx, new, &creating).await {
                 Err(status) if status.reason == "AlreadyExists" => {}
@@ -201,7 +243,8 @@ impl ApiServer {
         Err(Status::modified(&cx.gvr(), &name))
     }
 
-    /// Patches a subresource that is a document of its own (Scale): `read` makes it of the object, `write` puts it back.
+    /// Patches a subresource that is a document of its own (Scale), not by server-side apply: `read` makes it of the object,
+    /// `write` puts it back.
     pub async fn patch_document(
         &self,
         cx: &mut Context,
@@ -213,14 +256,7 @@ impl ApiServer {
     ) -> Result<Arc<Object>, Status> {
         let mut change = |old: &Arc<Object>| {
             let document = read(old)?;
-            let patched = match patch {
-                PatchBody::Apply(config) => {
-                    let mut out = document;
-                    api::patch::merge_patch(&mut out, config);
-                    out
-                }
-                patch => patch.onto(&document, schema)?,
-            };
+            let patched = patch.onto(&document, schema)?;
             let mut new = old.value().clone();
             write(&patched, &mut new)?;
             Ok(new)

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api::{Object, Status, Value};
+use async_trait::async_trait;
 use serde_json::json;
 use store::Expect;
 
@@ -15,6 +16,20 @@ use crate::query::WriteOptions;
 /// How often an unconditional change is tried again when others are faster. Each round means that somebody else
 /// succeeded; the bound only keeps a client from waiting behind an endless stream of others.
 const ATTEMPTS: usize = 64;
+
+/// What makes the new object (storage version) of the old one; a closure, where nobody else must be asked for it.
+#[async_trait]
+pub trait Change: Send {
+    /// The new object.
+    async fn make(&mut self, old: &Arc<Object>) -> Result<Value, Status>;
+}
+
+#[async_trait]
+impl<F: FnMut(&Arc<Object>) -> Result<Value, Status> + Send> Change for F {
+    async fn make(&mut self, old: &Arc<Object>) -> Result<Value, Status> {
+        self(old)
+    }
+}
 
 /// How an object is changed.
 pub struct Modify<'a> {
@@ -113,11 +128,11 @@ impl ApiServer {
         &self,
         cx: &mut Context,
         how: &Modify<'_>,
-        change: &mut (dyn FnMut(&Arc<Object>) -> Result<Value, Status> + Send),
+        change: &mut dyn Change,
     ) -> Result<Arc<Object>, Status> {
         let mut old = self.get_object(cx, how.name).await?;
         for _ in 0..ATTEMPTS {
-            let new = change(&old)?;
+            let new = change.make(&old).await?;
             match self.replace(cx, how, &old, new).await {
                 Ok(object) => return Ok(object),
                 Err(Missed::Failed(status)) => return Err(status),
@@ -161,6 +176,7 @@ impl ApiServer {
             warnings: &mut warnings,
             notes: Vec::new(),
             charges: Vec::new(),
+            rounds: admission::Rounds::default(),
         };
         if how.checked {
             admission::mutate(&self.admission, &mut review).await.map_err(Missed::Failed)?;
@@ -193,7 +209,7 @@ impl ApiServer {
                 subresource: how.subresource,
                 api_version: &api_version,
             };
-            api::patch::apply::track_update(Some(old.value()), &mut new, kind.schema(), writer);
+            super::versions::track(cx, Some(old.value()), &mut new, writer).await.map_err(Missed::Failed)?;
         }
         if same(&new, old.value()) && !self.is_stored_otherwise(cx, how.name) {
             return Ok(old.clone());

@@ -42,6 +42,7 @@ impl ApiServer {
             warnings: &mut cx.warnings,
             notes: Vec::new(),
             charges: Vec::new(),
+            rounds: admission::Rounds::default(),
         };
         admission::mutate(&self.admission, &mut review).await?;
         admission::validate(&self.admission, &mut review).await

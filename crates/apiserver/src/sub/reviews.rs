@@ -174,7 +174,13 @@ impl ApiServer {
                 target.push(value);
             }
         }
-        json!({"resourceRules": resources, "nonResourceRules": others, "incomplete": false})
+        let mut status = json!({"resourceRules": resources, "nonResourceRules": others, "incomplete": false});
+        // What a kubelet may read follows from its pods, and cannot be listed.
+        if user.node().is_some() {
+            status["incomplete"] = json!(true);
+            status["evaluationError"] = json!("node authorizer does not support user rule resolution");
+        }
+        status
     }
 
     /// The parts of the control plane, as far as this process can tell: those that hold a lease are healthy while they

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use api::schema::{Schema, TypeId};
 use api::{Gvk, Object, Status, Value};
 use http::{Method, Response, StatusCode};
+use serde_json::json;
 
 use crate::ApiServer;
 use crate::body::Body;
+use crate::query::WriteOptions;
 use crate::registry::{Modify, PatchBody};
 use crate::resource::Resolved;
 
@@ -32,12 +34,7 @@ impl ApiServer {
                 return Err(Status::modified(&kind.gvr(), &name));
             }
             let replicas = scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
-            if replicas < 0 {
-                let mut errors = api::ErrorList::new();
-                let path = api::Path::new("spec").child("replicas");
-                errors.invalid(&path, &replicas.into(), "must be greater than or equal to 0");
-                return Err(Status::invalid(&Gvk::new("autoscaling", "v1", "Scale"), &name, &errors));
-            }
+            judge(&name, replicas)?;
             kind.set_scale(object, replicas);
             Ok(())
         };
@@ -58,9 +55,52 @@ impl ApiServer {
             let patch = PatchBody::parse(&content_type, &body, kind.custom)?;
             let schema =
                 TypeId::of_gvk(&gvk.group, &gvk.version, &gvk.kind).map_or(Schema::Any, TypeId::schema);
+            if let PatchBody::Apply(scale) = patch {
+                return self.apply_scale(r, gvk, scale, schema, &options).await;
+            }
             self.patch_document(&mut r.cx, &patch, &modify, schema, read, write).await?
         };
         let scale = read(&object)?;
         r.document(StatusCode::OK, &scale)
     }
+
+    /// Server-side apply of a Scale: of the object itself, of which it states the replicas alone. So they have an owner, and
+    /// who else owns them conflicts.
+    async fn apply_scale(
+        &self,
+        r: &mut Resolved,
+        gvk: &Gvk,
+        scale: Value,
+        schema: Schema<'_>,
+        options: &WriteOptions,
+    ) -> Result<Response<Body>, Status> {
+        let kind = r.cx.kind.clone();
+        let decoded = api::codec::check(scale, &gvk.api_version(), &gvk.kind, schema, options.validation)?;
+        r.cx.warnings.extend(decoded.warnings);
+        let (name, version) = (r.cx.info.name.clone(), r.cx.version().api_version());
+        let mut config = json!({"apiVersion": version, "kind": kind.kind, "metadata": {"name": name}});
+        for field in ["name", "namespace", "uid", "resourceVersion"] {
+            if let Some(value) = api::meta::of(&decoded.value).get(field) {
+                api::meta::of_mut(&mut config).insert(field.into(), value.clone());
+            }
+        }
+        if let Some(replicas) = decoded.value.pointer("/spec/replicas").and_then(Value::as_i64) {
+            judge(&name, replicas)?;
+            kind.set_scale(&mut config, replicas);
+        }
+        let (object, _) = self.patch(&mut r.cx, PatchBody::Apply(config), "scale", options).await?;
+        let scale = kind.scale_of(object.value()).unwrap_or_default();
+        r.document(StatusCode::OK, &scale)
+    }
+}
+
+/// Refuses less than nothing.
+fn judge(name: &str, replicas: i64) -> Result<(), Status> {
+    if replicas >= 0 {
+        return Ok(());
+    }
+    let mut errors = api::ErrorList::new();
+    let path = api::Path::new("spec").child("replicas");
+    errors.invalid(&path, &replicas.into(), "must be greater than or equal to 0");
+    Err(Status::invalid(&Gvk::new("autoscaling", "v1", "Scale"), name, &errors))
 }

@@ -1,6 +1,7 @@
 //! A webhook's server: answers each posted document by a function, and remembers what it was asked.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use api::Value;
@@ -8,13 +9,18 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 type Answer = dyn Fn(&Value) -> Value + Send + Sync;
 
-/// A running webhook; it ends with its test.
+/// A running webhook; it ends, and its connections with it, with its test.
 pub struct Hook {
     pub address: SocketAddr,
     asked: Arc<Mutex<Vec<Value>>>,
+    accepted: Arc<AtomicUsize>,
+    open: watch::Receiver<usize>,
+    hang_up: watch::Sender<()>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -24,40 +30,81 @@ impl Drop for Hook {
     }
 }
 
+/// A connection, as long as it is open.
+struct Open(watch::Sender<usize>);
+
+impl Open {
+    fn new(count: &watch::Sender<usize>) -> Self {
+        count.send_modify(|n| *n += 1);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.send_modify(|n| *n -= 1);
+    }
+}
+
 impl Hook {
     pub async fn start(
         pki: &Arc<pki::Pki>,
         answer: impl Fn(&Value) -> Value + Send + Sync + 'static,
     ) -> Self {
-        let (_, at_once) = tokio::sync::watch::channel(true);
+        let (_, at_once) = watch::channel(true);
         Self::start_slow(pki, at_once, answer).await
     }
 
     /// One that remembers at once what it is asked, and answers when it is released.
     pub async fn start_slow(
         pki: &Arc<pki::Pki>,
-        released: tokio::sync::watch::Receiver<bool>,
+        released: watch::Receiver<bool>,
         answer: impl Fn(&Value) -> Value + Send + Sync + 'static,
     ) -> Self {
-        let mut tls =
-            pki.server_config("hook", &[], &[IpAddr::from([127, 0, 0, 1])], pki::ClientAuth::None).unwrap();
+        // The names that services of the tests have, and the address of those that have none.
+        let names = ["hook.default.svc".to_owned()];
+        let mut tls = pki
+            .server_config("hook", &names, &[IpAddr::from([127, 0, 0, 1])], pki::ClientAuth::None)
+            .unwrap();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let asked: Arc<Mutex<Vec<Value>>> = Arc::default();
         let (remembered, answer): (_, Arc<Answer>) = (asked.clone(), Arc::new(answer));
+        let accepted: Arc<AtomicUsize> = Arc::default();
+        let counted = accepted.clone();
+        let (count, open) = watch::channel(0);
+        let (hang_up, mut hung_up) = watch::channel(());
         let task = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, asked, answer, released) =
-                    (acceptor.clone(), remembered.clone(), answer.clone(), released.clone());
-                tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let stream = tokio::select! {
+                    accepted = listener.accept() => accepted.unwrap().0,
+                    _ = hung_up.changed() => {
+                        connections.abort_all();
+                        continue;
+                    }
+                };
+                counted.fetch_add(1, Ordering::SeqCst);
+                let (acceptor, asked, answer, released, open) = (
+                    acceptor.clone(),
+                    remembered.clone(),
+                    answer.clone(),
+                    released.clone(),
+                    Open::new(&count),
+                );
+                connections.spawn(async move {
+                    let _open = open;
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
                         let (asked, answer, mut released) = (asked.clone(), answer.clone(), released.clone());
                         async move {
+                            let path = request.uri().path().to_owned();
                             let body = request.into_body().collect().await.unwrap().to_bytes();
-                            let value: Value = serde_json::from_slice(&body).unwrap();
+                            // A read has no document: what is asked is the path.
+                            let value: Value =
+                                serde_json::from_slice(&body).unwrap_or_else(|_| Value::String(path));
                             asked.lock().unwrap().push(value.clone());
                             let _ = released.wait_for(|r| *r).await;
                             let reply = answer(&value);
@@ -72,7 +119,7 @@ impl Hook {
                 });
             }
         });
-        Self { address, asked, task }
+        Self { address, asked, accepted, open, hang_up, task }
     }
 
     /// What `clientConfig` leads here; the authority is the cluster's, so none is named.
@@ -83,5 +130,29 @@ impl Hook {
     /// What it was asked since the last call.
     pub fn asked(&self) -> Vec<Value> {
         std::mem::take(&mut *self.asked.lock().unwrap())
+    }
+
+    /// How often it was asked since the last call of [`asked`](Self::asked).
+    pub fn asked_so_far(&self) -> usize {
+        self.asked.lock().unwrap().len()
+    }
+
+    /// How many connections were made to it.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Waits until so many connections are open.
+    pub async fn holds(&self, connections: usize) {
+        let mut open = self.open.clone();
+        let settled = open.wait_for(|n| *n == connections);
+        let waited = tokio::time::timeout(std::time::Duration::from_secs(20), settled).await;
+        assert!(waited.is_ok(), "{} connections are open, not {connections}", *self.open.borrow());
+    }
+
+    /// Ends all connections.
+    pub async fn hang_up(&self) {
+        self.hang_up.send_replace(());
+        self.holds(0).await;
     }
 }

@@ -247,6 +247,28 @@ impl Structural {
             }
             return;
         }
+        // What OpenAPI has and definitions have not.
+        for field in ["$ref", "additionalItems", "definitions", "dependencies", "id", "patternProperties"] {
+            let empty = |v: &Value| v.as_object().is_some_and(serde_json::Map::is_empty);
+            if given(field) && !raw.get(field).is_some_and(empty) {
+                errors.forbidden(&path.child(field), format!("{field} is not supported"));
+            }
+        }
+        if flag(raw, "uniqueItems") {
+            errors.forbidden(
+                &path.child("uniqueItems"),
+                "uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
+            );
+        }
+        if raw.get("additionalProperties") == Some(&Value::Bool(false)) {
+            errors.forbidden(
+                &path.child("additionalProperties"),
+                "additionalProperties cannot be set to false",
+            );
+        }
+        if raw.get("items").is_some_and(Value::is_array) {
+            errors.forbidden(&path.child("items"), "items must be a schema object and not an array");
+        }
         const KINDS: [&str; 7] = ["", "array", "boolean", "integer", "number", "object", "string"];
         if !KINDS.contains(&self.kind.as_str()) {
             errors.not_supported(&path.child("type"), &Value::from(self.kind.as_str()), &KINDS[1..]);

@@ -1,0 +1,501 @@
+//! `/metrics`, with upstream's names and labels, in Prometheus' text form.
+//!
+//! A request finds its counters before it is carried out, and only what this server serves has counters of its own: paths
+//! are the caller's to invent, and must not take memory.
+
+mod process;
+mod stored;
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt;
+use http::Method;
+use http_body_util::BodyExt;
+use parking_lot::{Mutex, RwLock};
+
+use crate::ApiServer;
+use crate::body::Body;
+use crate::path::RequestInfo;
+use crate::query::Query;
+
+pub use stored::Metered;
+
+/// Upper bounds of the histograms, in seconds.
+const BUCKETS: [f64; 23] = [
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0,
+    20.0, 30.0, 45.0, 60.0,
+];
+/// Subresources whose requests may last as long as their callers want.
+const LONG: [&str; 5] = ["attach", "exec", "proxy", "log", "portforward"];
+/// Paths that are no resources and have counters of their own.
+const PATHS: [&str; 5] = ["/healthz", "/livez", "/metrics", "/readyz", "/version"];
+
+/// How often something took how long.
+#[derive(Debug, Default)]
+struct Histogram {
+    /// By bucket, each without the ones below it.
+    buckets: [u64; BUCKETS.len()],
+    count: u64,
+    sum: f64,
+}
+
+impl Histogram {
+    fn add(&mut self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        self.count += 1;
+        self.sum += seconds;
+        if let Some(n) = BUCKETS.iter().position(|b| seconds <= *b).and_then(|i| self.buckets.get_mut(i)) {
+            *n += 1;
+        }
+    }
+
+    /// Its lines; `labels` are written as they are.
+    fn render(&self, out: &mut String, name: &str, labels: &str) {
+        let mut below = 0;
+        for (bound, n) in BUCKETS.iter().zip(&self.buckets) {
+            below += n;
+            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {below}");
+        }
+        let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {}", self.count);
+        let _ = writeln!(out, "{name}_sum{{{labels}}} {}", self.sum);
+        let _ = writeln!(out, "{name}_count{{{labels}}} {}", self.count);
+    }
+}
+
+/// The first lines of a metric.
+fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+/// What tells requests apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Labels<'a> {
+    verb: &'static str,
+    group: &'a str,
+    version: &'a str,
+    resource: &'a str,
+    subresource: &'a str,
+    scope: &'static str,
+    dry_run: &'static str,
+}
+
+impl<'a> Labels<'a> {
+    fn of(info: &'a RequestInfo, method: &Method, query: &Query, content_type: &str) -> Self {
+        let long = info.is_resource && LONG.contains(&info.subresource.as_str());
+        let verb = match info.verb {
+            _ if long && info.subresource != "log" => "CONNECT",
+            "create" | "post" => "POST",
+            "update" | "put" => "PUT",
+            "patch" if content_type.starts_with("application/apply-patch") => "APPLY",
+            "patch" => "PATCH",
+            "get" if *method == Method::HEAD => "HEAD",
+            "get" => "GET",
+            "list" => "LIST",
+            "watch" => "WATCH",
+            "delete" => "DELETE",
+            "deletecollection" => "DELETECOLLECTION",
+            _ => "other",
+        };
+        if !info.is_resource {
+            let path = PATHS.into_iter().find(|p| *p == info.path).unwrap_or("");
+            return Labels { subresource: path, ..Self::unknown(verb) };
+        }
+        let scope = match (info.name.is_empty(), info.namespace.is_empty()) {
+            (false, _) => "resource",
+            (true, false) => "namespace",
+            (true, true) => "cluster",
+        };
+        let dry_run = if query.some("dryRun").is_some() { "All" } else { "" };
+        let RequestInfo { group, version, resource, subresource, .. } = info;
+        Labels { verb, group, version, resource, subresource, scope, dry_run }
+    }
+
+    /// Of what this server does not serve.
+    fn unknown(verb: &'static str) -> Self {
+        Labels { verb, group: "", version: "", resource: "", subresource: "", scope: "", dry_run: "" }
+    }
+}
+
+/// The counters of requests with the same labels.
+#[derive(Debug)]
+pub struct Counters {
+    verb: &'static str,
+    scope: &'static str,
+    dry_run: &'static str,
+    /// Group, version, resource, subresource.
+    names: [String; 4],
+    long: bool,
+    counted: Mutex<Counted>,
+    running: AtomicI64,
+    events: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Counted {
+    codes: Vec<(u16, u64)>,
+    durations: Histogram,
+}
+
+impl Counters {
+    fn new(l: &Labels<'_>) -> Self {
+        let names = [l.group, l.version, l.resource, l.subresource].map(str::to_owned);
+        let long = l.verb == "WATCH" || !l.resource.is_empty() && LONG.contains(&l.subresource);
+        Self {
+            verb: l.verb,
+            scope: l.scope,
+            dry_run: l.dry_run,
+            names,
+            long,
+            counted: Mutex::default(),
+            running: AtomicI64::new(0),
+            events: AtomicU64::new(0),
+        }
+    }
+
+    fn labels(&self) -> Labels<'_> {
+        let [group, version, resource, subresource] = &self.names;
+        let (verb, scope, dry_run) = (self.verb, self.scope, self.dry_run);
+        Labels { verb, group, version, resource, subresource, scope, dry_run }
+    }
+
+    fn render_labels(&self) -> String {
+        let [group, version, resource, subresource] = &self.names;
+        format!(
+            "component=\"apiserver\",group=\"{group}\",resource=\"{resource}\",scope=\"{}\",subresource=\"{subresource}\",verb=\"{}\",version=\"{version}\"",
+            self.scope, self.verb
+        )
+    }
+
+    /// Counts an answer.
+    pub fn answered(&self, code: u16, took: Duration) {
+        let mut counted = self.counted.lock();
+        match counted.codes.iter_mut().find(|(c, _)| *c == code) {
+            Some((_, n)) => *n += 1,
+            None => counted.codes.push((code, 1)),
+        }
+        // How long a caller wants to be answered says nothing about the server.
+        if !self.long {
+            counted.durations.add(took);
+        }
+    }
+}
+
+/// A request that is being answered; dropped, it no longer is.
+#[derive(Debug)]
+pub struct Running {
+    counters: Arc<Counters>,
+    /// What of the server's counts it, if it does not last as long as its caller wants.
+    in_flight: Option<Arc<InFlight>>,
+    mutating: bool,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        match &self.in_flight {
+            Some(in_flight) => in_flight.of(self.mutating).fetch_sub(1, Ordering::Relaxed),
+            None => self.counters.running.fetch_sub(1, Ordering::Relaxed),
+        };
+    }
+}
+
+impl Running {
+    /// The counters of the request.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Whether it lasts as long as its caller wants.
+    pub fn is_long(&self) -> bool {
+        self.in_flight.is_none()
+    }
+
+    /// A body that is counted until its end, and whose watch events are.
+    pub fn follow(self: &Arc<Self>, body: Body) -> Body {
+        let running = self.clone();
+        match body {
+            Body::Stream(stream) => Body::Stream(Box::pin(stream.inspect(move |chunk| {
+                if let Ok(bytes) = chunk
+                    && running.counters.verb == "WATCH"
+                {
+                    // JSON's events end with a line; others come one at a time.
+                    let lines = if bytes.last() == Some(&b'\n') {
+                        bytes.iter().filter(|b| **b == b'\n').count()
+                    } else {
+                        1
+                    };
+                    running.counters.events.fetch_add(lines as u64, Ordering::Relaxed);
+                }
+            }))),
+            Body::Proxied(body) => Body::Proxied(
+                body.map_frame(move |frame| {
+                    let _running = &running;
+                    frame
+                })
+                .boxed_unsync(),
+            ),
+            other => other,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct InFlight {
+    mutating: AtomicI64,
+    reading: AtomicI64,
+}
+
+impl InFlight {
+    fn of(&self, mutating: bool) -> &AtomicI64 {
+        if mutating { &self.mutating } else { &self.reading }
+    }
+}
+
+/// Counters of requests.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    hasher: RandomState,
+    /// By the labels' hash, so that looking takes no copy of them.
+    requests: RwLock<HashMap<u64, Vec<Arc<Counters>>>>,
+    in_flight: Arc<InFlight>,
+}
+
+impl Metrics {
+    /// The request has come: it is counted as running until what this returns is dropped. `served` is asked, once for
+    /// each set of labels, whether there is such a resource.
+    pub fn begin(
+        &self,
+        info: &RequestInfo,
+        method: &Method,
+        query: &Query,
+        content_type: &str,
+        served: impl FnOnce() -> bool,
+    ) -> Arc<Running> {
+        let labels = Labels::of(info, method, query, content_type);
+        let counters = self.known(&labels).unwrap_or_else(|| {
+            if !info.is_resource || served() {
+                self.add(&labels)
+            } else {
+                let unknown = Labels::unknown(labels.verb);
+                self.known(&unknown).unwrap_or_else(|| self.add(&unknown))
+            }
+        });
+        let mutating = !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+        let in_flight = if counters.long {
+            counters.running.fetch_add(1, Ordering::Relaxed);
+            None
+        } else {
+            self.in_flight.of(mutating).fetch_add(1, Ordering::Relaxed);
+            Some(self.in_flight.clone())
+        };
+        Arc::new(Running { counters, in_flight, mutating })
+    }
+
+    fn known(&self, labels: &Labels<'_>) -> Option<Arc<Counters>> {
+        let requests = self.requests.read();
+        requests.get(&self.hasher.hash_one(labels))?.iter().find(|c| c.labels() == *labels).cloned()
+    }
+
+    fn add(&self, labels: &Labels<'_>) -> Arc<Counters> {
+        let mut requests = self.requests.write();
+        let all = requests.entry(self.hasher.hash_one(labels)).or_default();
+        if let Some(known) = all.iter().find(|c| c.labels() == *labels) {
+            return known.clone();
+        }
+        let made = Arc::new(Counters::new(labels));
+        all.push(made.clone());
+        made
+    }
+}
+
+impl ApiServer {
+    /// The text form.
+    pub(crate) fn render_metrics(&self) -> String {
+        let metrics = &self.metrics;
+        let mut all: Vec<Arc<Counters>> = metrics.requests.read().values().flatten().cloned().collect();
+        all.sort_by(|a, b| {
+            (&a.names, a.verb, a.scope, a.dry_run).cmp(&(&b.names, b.verb, b.scope, b.dry_run))
+        });
+        let mut out = String::new();
+        head(
+            &mut out,
+            "apiserver_request_total",
+            "counter",
+            "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.",
+        );
+        for c in &all {
+            let labels = c.render_labels();
+            for (code, n) in &c.counted.lock().codes {
+                let dry_run = c.dry_run;
+                let _ = writeln!(
+                    out,
+                    "apiserver_request_total{{code=\"{code}\",dry_run=\"{dry_run}\",{labels}}} {n}"
+                );
+            }
+        }
+        let name = "apiserver_request_duration_seconds";
+        head(
+            &mut out,
+            name,
+            "histogram",
+            "Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.",
+        );
+        for c in all.iter().filter(|c| !c.long) {
+            let labels = format!("dry_run=\"{}\",{}", c.dry_run, c.render_labels());
+            c.counted.lock().durations.render(&mut out, name, &labels);
+        }
+        let name = "apiserver_current_inflight_requests";
+        head(
+            &mut out,
+            name,
+            "gauge",
+            "Maximal number of currently used inflight request limit of this apiserver per request kind in last second.",
+        );
+        for (kind, mutating) in [("mutating", true), ("readOnly", false)] {
+            let n = metrics.in_flight.of(mutating).load(Ordering::Relaxed);
+            let _ = writeln!(out, "{name}{{request_kind=\"{kind}\"}} {n}");
+        }
+        let name = "apiserver_longrunning_requests";
+        head(
+            &mut out,
+            name,
+            "gauge",
+            "Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component. Not all requests are tracked this way.",
+        );
+        for c in all.iter().filter(|c| c.long) {
+            let n = c.running.load(Ordering::Relaxed);
+            let _ = writeln!(out, "{name}{{{}}} {n}", c.render_labels());
+        }
+        let name = "apiserver_watch_events_total";
+        head(&mut out, name, "counter", "Number of events sent in watch clients");
+        let kinds = self.kinds.load();
+        let mut sent: Vec<([&str; 3], u64)> = Vec::new();
+        for c in all.iter().filter(|c| c.verb == "WATCH") {
+            let [group, version, resource, _] = &c.names;
+            let n = c.events.load(Ordering::Relaxed);
+            let kind = kinds.all.iter().find(|k| k.plural == *resource && k.served(group, version).is_some());
+            let labels = [group.as_str(), kind.map_or("", |k| k.kind.as_str()), version.as_str()];
+            match sent.iter_mut().find(|(l, _)| *l == labels) {
+                Some((_, sum)) => *sum += n,
+                None => sent.push((labels, n)),
+            }
+        }
+        for ([group, kind, version], n) in sent {
+            let _ = writeln!(out, "{name}{{group=\"{group}\",kind=\"{kind}\",version=\"{version}\"}} {n}");
+        }
+        let name = "apiserver_storage_objects";
+        head(&mut out, name, "gauge", "Number of stored objects at the time of last check split by kind.");
+        for (prefix, n) in self.cache.counts() {
+            if let Some(resource) = stored::resource_of(prefix.as_bytes()) {
+                let _ = writeln!(out, "{name}{{resource=\"{resource}\"}} {n}");
+            }
+        }
+        self.stored.render(&mut out);
+        let (name, version, release) = ("kubernetes_build_info", self.version(), self.options.release);
+        head(
+            &mut out,
+            name,
+            "gauge",
+            "A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.",
+        );
+        let _ = writeln!(
+            out,
+            "{name}{{compiler=\"rustc\",git_version=\"{version}\",major=\"{}\",minor=\"{}\"}} 1",
+            release.major(),
+            release.minor()
+        );
+        client::metrics::render(&mut out);
+        process::render(&mut out);
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begin(metrics: &Metrics, method: Method, path: &str, query: &str, served: bool) -> Arc<Running> {
+        let query = Query::parse(Some(query));
+        let (_, info) = RequestInfo::parse(&method, path, query.flag("watch"));
+        metrics.begin(&info, &method, &query, "application/apply-patch+yaml", || served)
+    }
+
+    #[test]
+    fn requests_are_told_apart_as_upstream_does() {
+        for (method, path, query, want) in [
+            (Method::GET, "/api/v1/pods", "", ("LIST", "pods", "", "cluster", "")),
+            (Method::GET, "/api/v1/namespaces/a/pods", "watch=1", ("WATCH", "pods", "", "namespace", "")),
+            (Method::GET, "/api/v1/namespaces/a/pods/p", "", ("GET", "pods", "", "resource", "")),
+            (Method::GET, "/api/v1/namespaces/a/pods/p/log", "", ("GET", "pods", "log", "resource", "")),
+            (
+                Method::POST,
+                "/api/v1/namespaces/a/pods/p/exec",
+                "",
+                ("CONNECT", "pods", "exec", "resource", ""),
+            ),
+            (
+                Method::PATCH,
+                "/api/v1/namespaces/a/pods/p",
+                "dryRun=All",
+                ("APPLY", "pods", "", "resource", "All"),
+            ),
+            (Method::DELETE, "/api/v1/nodes", "", ("DELETECOLLECTION", "nodes", "", "cluster", "")),
+            (Method::GET, "/healthz", "", ("GET", "", "/healthz", "", "")),
+            (Method::GET, "/invented", "", ("GET", "", "", "", "")),
+        ] {
+            let metrics = Metrics::default();
+            let running = begin(&metrics, method, path, query, true);
+            let l = running.counters().labels();
+            assert_eq!((l.verb, l.resource, l.subresource, l.scope, l.dry_run), want, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_served_has_one_set_of_counters() {
+        let metrics = Metrics::default();
+        for i in 0..100 {
+            let path = format!("/apis/g{i}/v1/things{i}");
+            begin(&metrics, Method::GET, &path, "", false).counters().answered(403, Duration::ZERO);
+        }
+        let all: Vec<_> = metrics.requests.read().values().flatten().cloned().collect();
+        assert_eq!(all.len(), 1);
+        assert_eq!(all[0].counted.lock().codes, [(403, 100)]);
+    }
+
+    #[test]
+    fn running_requests_are_counted_while_they_run() {
+        let metrics = Metrics::default();
+        let read = begin(&metrics, Method::GET, "/api/v1/pods", "", true);
+        let watch = begin(&metrics, Method::GET, "/api/v1/pods", "watch=1", true);
+        assert!(watch.is_long() && !read.is_long());
+        assert_eq!(metrics.in_flight.reading.load(Ordering::Relaxed), 1);
+        assert_eq!(watch.counters().running.load(Ordering::Relaxed), 1);
+        let counters = watch.counters.clone();
+        drop((read, watch));
+        assert_eq!(metrics.in_flight.reading.load(Ordering::Relaxed), 0);
+        assert_eq!(counters.running.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn histograms_are_cumulative() {
+        let mut h = Histogram::default();
+        for ms in [1, 30, 30, 100_000] {
+            h.add(Duration::from_millis(ms));
+        }
+        let mut out = String::new();
+        h.render(&mut out, "m", "a=\"b\"");
+        for line in [
+            "m_bucket{a=\"b\",le=\"0.005\"} 1",
+            "m_bucket{a=\"b\",le=\"0.05\"} 3",
+            "m_bucket{a=\"b\",le=\"60\"} 3",
+            "m_bucket{a=\"b\",le=\"+Inf\"} 4",
+            "m_count{a=\"b\"} 4",
+        ] {
+            assert!(out.lines().any(|l| l == line), "{line} in {out}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What users and nodes are told they may do, and what a node may read for its pods.
+
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
+mod common;
+
+use std::sync::Arc;
+
+use api::Value;
+use apiserver::UserInfo;
+use client::Transport;
+use common::{Answer, Cluster, JSON, call};
+use http::Method;
+use serde_json::json;
+
+const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
+
+async fn made(c: &Cluster, path: &str, object: Value) -> Value {
+    let answer = c.post(path, object).await;
+    assert_eq!(answer.code, 201, "{}", answer.value);
+    answer.value
+}
+
+async fn rules(who: &Arc<dyn Transport>, namespace: &str) -> Answer {
+    let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview", "spec": {"namespace": namespace}});
+    let path = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews";
+    call(who, Method::POST, path, JSON, review.to_string()).await
+}
+
+fn has(answer: &Answer, list: &str, rule: &Value) -> bool {
+    answer.value["status"][list].as_array().unwrap().contains(rule)
+}
+
+#[tokio::test]
+async fn users_are_told_what_they_may_do() {
+    let c = Cluster::start().await;
+    let role = |kind: &str, rules: Value| json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": {"name": "r"}, "rules": rules});
+    let binding = |kind: &str, to: &str| {
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": {"name": "b"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": to, "name": "r"},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "devs"}]})
+    };
+    let secrets = json!({"verbs": ["get", "list"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["one"]});
+    let nodes = json!({"verbs": ["*"], "apiGroups": [""], "resources": ["nodes"]});
+    let logs = json!({"verbs": ["get"], "nonResourceURLs": ["/logs/*"]});
+    let default = format!("{RBAC}/namespaces/default");
+    made(&c, &format!("{default}/roles"), role("Role", json!([secrets]))).await;
+    made(&c, &format!("{default}/rolebindings"), binding("RoleBinding", "Role")).await;
+    made(&c, &format!("{RBAC}/clusterroles"), role("ClusterRole", json!([nodes, logs]))).await;
+    made(&c, &format!("{RBAC}/clusterrolebindings"), binding("ClusterRoleBinding", "ClusterRole")).await;
+    let ann = c.as_user(UserInfo::new("ann", &["devs"]));
+    let here = rules(&ann, "default").await;
+    assert_eq!(here.code, 201, "{}", here.value);
+    assert!(has(&here, "resourceRules", &secrets) && has(&here, "resourceRules", &nodes), "{}", here.value);
+    assert!(has(&here, "nonResourceRules", &logs), "{}", here.value);
+    assert_eq!(
+        (&here.value["status"]["incomplete"], &here.value["spec"]),
+        (&json!(false), &json!({"namespace": "default"}))
+    );
+    let there = rules(&ann, "kube-system").await;
+    assert!(
+        !has(&there, "resourceRules", &secrets) && has(&there, "resourceRules", &nodes),
+        "{}",
+        there.value
+    );
+    // Everybody may ask about themselves, and nobody gets more by asking.
+    let review = json!({"verbs": ["create"], "apiGroups": ["authorization.k8s.io"],
+        "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews"]});
+    let bob = c.as_user(UserInfo::new("bob", &[]));
+    let his = rules(&bob, "default").await;
+    assert!(has(&his, "resourceRules", &review) && !has(&his, "resourceRules", &nodes), "{}", his.value);
+    let refused = rules(&bob, "").await;
+    assert_eq!((refused.code, refused.message()), (400, "no namespace on request"));
+    let nobody = c.nobody().await;
+    assert_eq!(rules(&nobody, "default").await.code, 403);
+    // Masters may do everything; what a node may read cannot be listed.
+    let all = rules(c.admin.transport(), "default").await;
+    assert!(
+        has(&all, "resourceRules", &json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]})),
+        "{}",
+        all.value
+    );
+    assert!(
+        has(&all, "nonResourceRules", &json!({"verbs": ["*"], "nonResourceURLs": ["*"]})),
+        "{}",
+        all.value
+    );
+    let node = c.as_user(UserInfo::new("system:node:n1", &["system:nodes"]));
+    let status = rules(&node, "default").await.value["status"].clone();
+    assert_eq!(
+        (&status["incomplete"], &status["evaluationError"]),
+        (&json!(true), &json!("node authorizer does not support user rule resolution"))
+    );
+}
+
+#[tokio::test]
+async fn nodes_read_what_their_pods_volumes_need() {
+    let c = Cluster::start().await;
+    for namespace in ["vault", "other"] {
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+        made(&c, "/api/v1/namespaces", namespace).await;
+    }
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    made(&c, "/api/v1/namespaces/default/serviceaccounts", account).await;
+    for (namespace, name) in [
+        ("vault", "stage"),
+        ("vault", "publish"),
+        ("vault", "expand"),
+        ("vault", "controller"),
+        ("default", "share"),
+        ("other", "stage"),
+        ("vault", "unused"),
+    ] {
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}});
+        made(&c, &format!("/api/v1/namespaces/{namespace}/secrets"), secret).await;
+    }
+    let volume = |name: &str, claim: &str, source: Value| {
+        let mut volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
+            "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
+                "claimRef": {"namespace": "default", "name": claim}}});
+        api::patch::merge_patch(&mut volume["spec"], &source);
+        volume
+    };
+    let of = |name: &str| json!({"namespace": "vault", "name": name});
+    let csi = json!({"csi": {"driver": "d.example.com", "volumeHandle": "h", "nodeStageSecretRef": of("stage"),
+        "nodePublishSecretRef": of("publish"), "nodeExpandSecretRef": of("expand"),
+        "controllerPublishSecretRef": of("controller")}});
+    made(&c, "/api/v1/persistentvolumes", volume("csi", "data", csi)).await;
+    let file = json!({"azureFile": {"shareName": "s", "secretName": "share"}});
+    made(&c, "/api/v1/persistentvolumes", volume("file", "files", file)).await;
+    let idle =
+        json!({"csi": {"driver": "d.example.com", "volumeHandle": "i", "nodeStageSecretRef": of("unused")}});
+    made(&c, "/api/v1/persistentvolumes", volume("idle", "nobody", idle)).await;
+    let claims =
+        ["data", "files"].map(|claim| json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}}));
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+        "spec": {"nodeName": "n1", "containers": [{"name": "a", "image": "b"}], "volumes": claims}});
+    made(&c, "/api/v1/namespaces/default/pods", pod).await;
+    let node = |name: &str| c.as_user(UserInfo::new(&format!("system:node:{name}"), &["system:nodes"]));
+    let (own, other) = (node("n1"), node("n2"));
+    let read = async |who: &Arc<dyn Transport>, path: &str| call(who, Method::GET, path, &[], "").await.code;
+    for (path, code) in [
+        ("/api/v1/namespaces/vault/secrets/stage", 200),
+        ("/api/v1/namespaces/vault/secrets/publish", 200),
+        ("/api/v1/namespaces/vault/secrets/expand", 200),
+        ("/api/v1/namespaces/default/secrets/share", 200),
+        // What only the controllers need, what is another one, and what no pod here uses.
+        ("/api/v1/namespaces/vault/secrets/controller", 403),
+        ("/api/v1/namespaces/other/secrets/stage", 403),
+        ("/api/v1/namespaces/vault/secrets/unused", 403),
+        ("/api/v1/namespaces/vault/secrets", 403),
+        ("/api/v1/persistentvolumes/csi", 200),
+        ("/api/v1/persistentvolumes/idle", 403),
+    ] {
+        assert_eq!(read(&own, path).await, code, "{path}");
+        assert_eq!(read(&other, path).await, 403, "{path} by another node");
+    }
+    // With the pod goes the right.
+    let gone = c.delete("/api/v1/namespaces/default/pods/p?gracePeriodSeconds=0").await;
+    assert_eq!(gone.code, 200, "{}", gone.value);
+    assert_eq!(read(&own, "/api/v1/namespaces/vault/secrets/stage").await, 403);
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_is_told_so() {
+    let c = Cluster::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let stranger = pki::Pki::open(dir.path()).unwrap();
+    let masters = ["system:masters".to_owned()];
+    let over = |identity: pki::Identity| {
+        let endpoint = client::Endpoint {
+            server: format!("https://127.0.0.1:{}", c.server.address().port()),
+            ca_pem: c.pki.ca_pem().to_owned(),
+            identity: Some(identity),
+            ..client::Endpoint::default()
+        };
+        Arc::new(client::Https::new(&endpoint).unwrap()) as Arc<dyn Transport>
+    };
+    let good = over(c.pki.issue_client("admin", &masters).unwrap());
+    assert_eq!(call(&good, Method::GET, "/api/v1/nodes", &[], "").await.code, 200);
+    let bad = over(stranger.issue_client("admin", &masters).unwrap());
+    for path in ["/api/v1/nodes", "/version"] {
+        let refused = call(&bad, Method::GET, path, &[], "").await;
+        assert_eq!(
+            (refused.code, &refused.value["reason"]),
+            (401, &json!("Unauthorized")),
+            "{path}: {}",
+            refused.value
+        );
+        assert_eq!(refused.value["kind"], "Status");
+    }
+    // A token says who it is all the same.
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "a"}});
+    made(&c, "/api/v1/namespaces/default/serviceaccounts", account).await;
+    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+    let token =
+        made(&c, "/api/v1/namespaces/default/serviceaccounts/a/token", request).await["status"]["token"]
+            .clone();
+    let bearer = format!("Bearer {}", token.as_str().unwrap());
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}).to_string();
+    let headers = [("authorization", bearer.as_str()), JSON[0]];
+    let who =
+        call(&bad, Method::POST, "/apis/authentication.k8s.io/v1/selfsubjectreviews", &headers, review).await;
+    assert_eq!(
+        who.value["status"]["userInfo"]["username"], "system:serviceaccount:default:a",
+        "{}",
+        who.value
+    );
+}
