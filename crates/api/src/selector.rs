@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::object::Labels;
+use crate::object::{Encoded, Labels};
 use crate::{Map, Status, validate};
 
 /// Something that has labels.
@@ -431,6 +432,18 @@ impl Field {
         self.terms().find(|(f, equal, _)| *f == field && *equal).map(|(_, _, v)| v)
     }
 
+    /// Does an object satisfy it? It is decoded only if its JSON has what it must be equal to, which of many is that of few.
+    pub fn selects(&self, object: &Arc<Encoded>) -> bool {
+        let may = |value: &str| {
+            // An absent field may read as the first three; JSON writes the other characters otherwise.
+            matches!(value, "" | "false" | "0")
+                || value.contains(|c: char| c == '"' || c == '\\' || c.is_control())
+                || object.mentions(value)
+        };
+        self.terms.iter().all(|(_, equal, value)| !equal || may(value.as_str()))
+            && self.matches(object.object().value())
+    }
+
     /// Does a decoded object satisfy it? An absent field is `""`, booleans and numbers are their text, as upstream's field sets
     /// have them.
     pub fn matches(&self, obj: &Value) -> bool {
@@ -510,6 +523,31 @@ fn unescape(text: &str) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn fields_of_encoded_objects() {
+        let value = json!({"metadata": {"name": "a\"b"}, "spec": {"nodeName": "n1", "count": 12, "on": true}, "status": {"phase": "Running"}});
+        let object = crate::Object::from_value(value);
+        for (text, want) in [
+            ("spec.nodeName=n1", true),
+            ("spec.nodeName=n2", false),
+            ("spec.nodeName!=n2", true),
+            ("spec.nodeName!=n1", false),
+            ("spec.nodeName=Running", false),
+            ("spec.count=12,spec.on=true", true),
+            ("spec.unschedulable=false,spec.none=", true),
+            ("status.replicas=0", true),
+            ("metadata.name=a\"b", true),
+            ("status.phase=Running,spec.nodeName=n2", false),
+        ] {
+            let field = Field::parse(text).unwrap();
+            assert_eq!(
+                (field.selects(object.encoded()), field.matches(object.value())),
+                (want, want),
+                "{text}"
+            );
+        }
+    }
 
     #[test]
     fn label_selectors() {

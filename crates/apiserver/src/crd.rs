@@ -447,6 +447,7 @@ pub async fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
                     clearing.insert(crd.uid().to_owned(), task);
                 }
             }
+            drop(all); // or all definitions stay decoded until one changes
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 events = watcher.next() => if events.is_err() {

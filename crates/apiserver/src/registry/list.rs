@@ -89,7 +89,7 @@ impl ApiServer {
         let (labels, fields) = parse_selectors(cx, options)?;
         let matches = |o: &Arc<Encoded>| {
             (labels.is_everything() || labels.matches(o.labels()))
-                && (fields.is_everything() || fields.matches(o.object().value()))
+                && (fields.is_everything() || fields.selects(o))
         };
         let kind = self.cache.kind(&cx.kind.group, &cx.kind.plural);
         let namespace = cx.namespace();

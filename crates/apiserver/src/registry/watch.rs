@@ -74,7 +74,7 @@ impl State {
     fn matches(&self, object: &Arc<Encoded>) -> bool {
         (self.namespace.is_empty() || object.namespace() == self.namespace)
             && (self.labels.is_everything() || self.labels.matches(object.labels()))
-            && (self.fields.is_everything() || self.fields.matches(object.object().value()))
+            && (self.fields.is_everything() || self.fields.selects(object))
     }
 
     fn initial(&mut self) {
