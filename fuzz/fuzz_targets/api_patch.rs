@@ -37,10 +37,12 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
             let version = kind.api_version();
             let writer = |manager| apply::Writer { manager, now, subresource: "", api_version: &version };
             let live = object.is_object().then_some(&object);
-            let Ok(first) = apply::apply(live, &change, schema, writer("a"), *how > 128) else { return };
+            let versions = apply::OneVersion(schema);
+            let Ok(first) = apply::apply(live, &change, &versions, writer("a"), *how > 128) else { return };
             let mut updated = object.clone();
-            apply::track_update(Some(&first), &mut updated, schema, writer("b"));
-            let second = apply::apply(Some(&first), &change, schema, writer("a"), false);
+            let tracked = apply::track_update(Some(&first), &mut updated, &versions, writer("b"));
+            assert!(tracked.is_ok(), "nothing is to be converted");
+            let second = apply::apply(Some(&first), &change, &versions, writer("a"), false);
             // Managed fields that came with the object may say anything.
             if object["metadata"]["managedFields"].is_null() {
                 assert_eq!(second.ok(), Some(first), "what is applied twice is applied once");
