@@ -374,14 +374,21 @@ impl Cgroup {
         if let Some(dir) = self.v1_dir("freezer") {
             let file = dir.join("freezer.state");
             let want = if frozen { "FROZEN" } else { "THAWED" };
-            // Version 1 has no event for this. FREEZING lasts while a process is in a system call; writing again
-            // makes the kernel try again, and yielding lets that process come out.
-            for _ in 0..10_000 {
-                write(&file, want).map_err(context("write", &file))?;
-                if read(&file)? == want {
-                    return Ok(());
+            // Version 1 has no event for this. FREEZING lasts while a process is in a system call, or waits for its turn
+            // on a busy machine; writing again makes the kernel try again, and yielding lets that process come out.
+            let (mut pause, mut waited) = (0, 0);
+            while waited < 10_000_000_000 {
+                for _ in 0..100 {
+                    write(&file, want).map_err(context("write", &file))?;
+                    if read(&file)? == want {
+                        return Ok(());
+                    }
+                    rustix::thread::sched_yield();
                 }
-                rustix::thread::sched_yield();
+                let time = rustix::thread::Timespec { tv_sec: 0, tv_nsec: pause };
+                let _ = rustix::thread::nanosleep(&time);
+                waited += pause;
+                pause = (2 * pause).clamp(100_000, 10_000_000);
             }
             write(&file, "THAWED")?;
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the freezer did not stop every process"));
