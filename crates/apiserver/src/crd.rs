@@ -541,7 +541,8 @@ async fn write(
     let mut cx = context(server, name)?;
     let options = WriteOptions::default();
     let modify = Modify { name, subresource, options: &options, applied: false, checked: false };
-    match server.modify(&mut cx, &modify, &mut |old: &Arc<Object>| Ok(change(old.value()))).await {
+    let mut change = |old: &Arc<Object>| Ok(change(old.value()));
+    match server.modify(&mut cx, &modify, &mut change).await {
         Err(status) if status.code == 404 => Ok(()),
         answer => answer.map(|_| ()),
     }

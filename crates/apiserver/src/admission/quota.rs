@@ -135,7 +135,8 @@ async fn write(
     let mut cx = Context::internal(user, kind, namespace, name);
     let options = WriteOptions { dry_run, ..WriteOptions::default() };
     let modify = Modify { name, subresource: "status", options: &options, applied: false, checked: false };
-    match Box::pin(server.modify(&mut cx, &modify, change)).await {
+    let mut change = |old: &Arc<Object>| change(old);
+    match Box::pin(server.modify(&mut cx, &modify, &mut change)).await {
         Err(status) if status.code == 404 => Ok(()),
         answer => answer.map(|_| ()),
     }
