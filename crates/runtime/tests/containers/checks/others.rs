@@ -124,9 +124,7 @@ const KINDS: &[(&str, Change)] = &[
     }),
     ("other paths hidden", |spec, _| {
         linux(spec)
-            .set_masked_paths(Some(
-                ["/proc/kcore", "/etc/group", "/tmp", "/nowhere"].map(String::from).into(),
-            ))
+            .set_masked_paths(Some(["/proc/kcore", "/tmp", "/nowhere"].map(String::from).into()))
             .set_readonly_paths(Some(["/proc/sys", "/home", "/nowhere"].map(String::from).into()));
     }),
     ("more devices", |spec, _| {
@@ -152,7 +150,7 @@ const KINDS: &[(&str, Change)] = &[
         tmpfs.set_destination("/data/inner".into()).set_typ(Some("tmpfs".into()));
         tmpfs.set_source(Some("tmpfs".into())).set_options(Some(vec!["ro".into(), "size=64k".into()]));
         add_mount(spec, tmpfs);
-        add_mount(spec, defaults::bind(&host, Path::new("/data/inner"), &["noexec", "nosuid", "private"]));
+        add_mount(spec, defaults::bind(&host, Path::new("/etc/over"), &["noexec", "nosuid", "private"]));
     }),
     ("more swap, a reservation, shares alone", |spec, _| {
         let mut resources = memory(64 << 20);
