@@ -93,15 +93,18 @@ pub(crate) async fn post(
 }
 
 impl ApiServer {
-    /// Where a webhook's `clientConfig` leads. What a service's certificate is signed by is the cluster's authority if the
-    /// configuration names no other.
+    /// Where a webhook's `clientConfig` leads. Where the configuration names no authority, a service's certificate is signed by
+    /// the cluster's, and a URL's by that or by one that the system trusts.
     pub(crate) fn callback(&self, config: &Value, seconds: u64) -> Result<Callback, String> {
         let bundle = STANDARD.decode(text(config, "/caBundle")).ok().and_then(|b| String::from_utf8(b).ok());
-        let authority =
-            bundle.filter(|b| !b.is_empty()).unwrap_or_else(|| self.options.pki.ca_pem().to_owned());
-        let peer = |host: String, port: u16, name: String| {
-            let trust = Trust::Authority(authority.clone());
-            Peer { host, port, name, trust, identified: false }
+        let bundle = bundle.filter(|b| !b.is_empty()).map(Trust::Authority);
+        let own = || self.options.pki.ca_pem().to_owned();
+        let peer = |host: String, port: u16, name: String, trust: Trust| Peer {
+            host,
+            port,
+            name,
+            trust,
+            identified: false,
         };
         if let Some(service) = config.get("service").filter(|s| !s.is_null()) {
             let (ns, name) = (text(service, "/namespace"), text(service, "/name"));
@@ -112,7 +115,8 @@ impl ApiServer {
             let (host, port) = self
                 .endpoint_of(ns, name, Some(&wanted.to_string()))
                 .map_err(|s| format!("Post \"{shown}\": {}", s.message))?;
-            return Ok(Callback { peer: peer(host, port, server), path, shown });
+            let trust = bundle.unwrap_or_else(|| Trust::Authority(own()));
+            return Ok(Callback { peer: peer(host, port, server, trust), path, shown });
         }
         let url: http::Uri = text(config, "/url").parse().map_err(|e| format!("clientConfig.url: {e}"))?;
         let host = url.host().ok_or("clientConfig.url has no host")?;
@@ -122,6 +126,7 @@ impl ApiServer {
         let path = format!("{path}{separator}timeout={seconds}s");
         let port = url.port_u16().unwrap_or(443);
         let shown = format!("https://{}{path}", url.authority().map_or("", |a| a.as_str()));
-        Ok(Callback { peer: peer(host.clone(), port, host), path, shown })
+        let trust = bundle.unwrap_or_else(|| Trust::Public(own()));
+        Ok(Callback { peer: peer(host.clone(), port, host, trust), path, shown })
     }
 }

@@ -40,8 +40,10 @@ type Sender = hyper::client::conn::http1::SendRequest<Outgoing>;
 /// Whose certificates are believed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Trust {
-    /// Those that one of these authorities has signed (PEM).
+    /// Those that one of these authorities has signed (PEM); of an empty list those that the system trusts.
     Authority(String),
+    /// Those that the system trusts, and these (PEM).
+    Public(String),
     /// Anybody's, by the user's own word.
     Anybody,
 }
@@ -208,6 +210,7 @@ impl Inner {
                 self.identity.client_config(pem).map_err(|e| e.to_string())?
             }
             Trust::Authority(pem) => pki::client_config(pem, None).map_err(|e| e.to_string())?,
+            Trust::Public(pem) => pki::public_client_config(pem).map_err(|e| e.to_string())?,
         };
         let connector = TlsConnector::from(Arc::new(config));
         let known = Known { connector: connector.clone(), idle: Vec::new(), used: Instant::now() };

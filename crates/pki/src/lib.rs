@@ -28,7 +28,8 @@ use x509_parser::prelude::FromDer;
 pub use kubeconfig::kubeconfig;
 pub use rustls_pki_types::CertificateDer;
 pub use tls::{
-    ClientAuth, ClientIdentity, Clients, Shown, client_config, end_of_certificate, user_of_certificate,
+    ClientAuth, ClientIdentity, Clients, Shown, client_config, end_of_certificate, public_client_config,
+    user_of_certificate,
 };
 pub use token::KeySet;
 

@@ -291,6 +291,20 @@ pub fn client_config(ca_pem: &str, identity: Option<&Identity>) -> Result<Client
     })
 }
 
+/// A client configuration for servers of the world: it trusts what the system trusts, and the authorities in `also`. Where the
+/// system has no list, those are all.
+pub fn public_client_config(also: &str) -> Result<ClientConfig> {
+    let mut trusted = roots(also)?;
+    match system_roots() {
+        Ok(system) => trusted.roots.extend(system.roots.iter().cloned()),
+        Err(error) => tracing::debug!(%error, "only the cluster's own authority is trusted"),
+    }
+    Ok(ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(trusted)
+        .with_no_client_auth())
+}
+
 fn trusting(ca_pem: &str) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>> {
     let roots = if ca_pem.trim().is_empty() { system_roots()? } else { Arc::new(roots(ca_pem)?) };
     Ok(ClientConfig::builder_with_provider(provider())
@@ -424,6 +438,8 @@ mod tests {
             let server = pki.server_config("s", &["localhost".into()], &[], ClientAuth::None).unwrap();
             assert!(handshake(server, config).is_err());
         }
+        let server = pki.server_config("s", &["localhost".into()], &[], ClientAuth::None).unwrap();
+        assert!(handshake(server, public_client_config(pki.ca_pem()).unwrap()).is_ok());
     }
 
     #[test]

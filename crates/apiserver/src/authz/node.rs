@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::podrefs::{Referred, references};
 use api::selector::Field;
 use api::{Object, Value};
 
@@ -123,18 +124,15 @@ fn refers(cache: &Cache, node: &str, a: &Attributes<'_>) -> bool {
     if a.resource == "persistentvolumes" {
         return volumes().get(a.name).is_some_and(|volume| uses(cache, node, &volume));
     }
-    let direct = pods_of(cache, node, a.namespace).any(|pod| {
-        let spec = pod.spec();
-        match a.resource {
-            "serviceaccounts" => spec.get("serviceAccountName").and_then(Value::as_str) == Some(a.name),
-            "persistentvolumeclaims" => claim_names(pod.name(), spec).any(|c| c == a.name),
-            "secrets" => names(
-                spec,
-                &["secretName", "secretRef", "secretKeyRef", "secret", "imagePullSecrets"],
-                a.name,
-            ),
-            _ => names(spec, &["configMap", "configMapRef", "configMapKeyRef"], a.name),
-        }
+    let wanted = match a.resource {
+        "secrets" => Some(Referred::Secret),
+        "configmaps" => Some(Referred::ConfigMap),
+        "persistentvolumeclaims" => Some(Referred::Claim),
+        _ => None,
+    };
+    let direct = pods_of(cache, node, a.namespace).any(|pod| match wanted {
+        None => pod.spec().get("serviceAccountName").and_then(Value::as_str) == Some(a.name),
+        Some(wanted) => references(pod.value()).iter().any(|(what, name)| *what == wanted && name == a.name),
     });
     // A volume may need a secret to be mounted, wherever that is.
     direct
@@ -156,7 +154,8 @@ fn pods_of(cache: &Cache, node: &str, namespace: &str) -> impl Iterator<Item = A
 fn uses(cache: &Cache, node: &str, volume: &Object) -> bool {
     let claim = |field: &str| volume.spec().get("claimRef")?.get(field)?.as_str();
     let (Some(namespace), Some(name)) = (claim("namespace"), claim("name")) else { return false };
-    pods_of(cache, node, namespace).any(|pod| claim_names(pod.name(), pod.spec()).any(|c| c == name))
+    let is_it = |(what, named): &(Referred, String)| *what == Referred::Claim && named == name;
+    pods_of(cache, node, namespace).any(|pod| references(pod.value()).iter().any(is_it))
 }
 
 /// The secrets that a kubelet needs to mount a volume: namespace and name.
@@ -186,35 +185,6 @@ fn volume_secrets(spec: &Value) -> impl Iterator<Item = (&str, &str)> {
         Some((namespace.unwrap_or(claim), name))
     };
     REFERENCES.iter().filter_map(of).chain(file)
-}
-
-fn claim_names<'a>(pod: &'a str, spec: &'a Value) -> impl Iterator<Item = String> + 'a {
-    spec.get("volumes").and_then(Value::as_array).into_iter().flatten().filter_map(move |v| {
-        let claim = v.pointer("/persistentVolumeClaim/claimName").and_then(Value::as_str).map(str::to_owned);
-        claim.or_else(|| v.get("ephemeral").and(v.get("name")?.as_str()).map(|name| format!("{pod}-{name}")))
-    })
-}
-
-/// Whether below one of `fields`, anywhere in `value`, there is a reference to `name`.
-fn names(value: &Value, fields: &[&str], name: &str) -> bool {
-    match value {
-        Value::Object(map) => map.iter().any(|(k, v)| {
-            let here = fields.contains(&k.as_str())
-                && match v {
-                    Value::String(s) => s == name,
-                    Value::Object(o) => {
-                        ["name", "secretName"].iter().any(|f| o.get(*f).and_then(Value::as_str) == Some(name))
-                    }
-                    Value::Array(list) => {
-                        list.iter().any(|x| x.get("name").and_then(Value::as_str) == Some(name))
-                    }
-                    _ => false,
-                };
-            here || names(v, fields, name)
-        }),
-        Value::Array(list) => list.iter().any(|v| names(v, fields, name)),
-        _ => false,
-    }
 }
 
 #[cfg(test)]
