@@ -442,12 +442,13 @@ impl Pieces {
 
 impl Read for Pieces {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.wanted.strong_count() == 0 {
-            self.broken = true;
-            return Err(io::Error::other("nobody waits for the download any more"));
-        }
         while self.current.is_empty() {
             match self.stream.blocking_recv() {
+                // With whoever waited its connection went too: this is not the layer's end.
+                _ if self.wanted.strong_count() == 0 => {
+                    self.broken = true;
+                    return Err(io::Error::other("nobody waits for the download any more"));
+                }
                 None => return Ok(0),
                 Some(Ok(data)) => self.current = data,
                 Some(Err(e)) => {
