@@ -274,8 +274,8 @@ fn a_slow_plugin() {
     ]});
     let body = json!({"Image": "busybox:test", "Volumes": {"/etc": {}}, "HostConfig": host}).to_string();
     let mounting = Plugin::hold(&dir, "Mount far");
-    let mut creation =
-        engine.open("POST", "/containers/create?name=user", "Connection: close\r\n", body.as_bytes());
+    let more = "Content-Type: application/json\r\nConnection: close\r\n";
+    let mut creation = engine.open("POST", "/containers/create?name=user", more, body.as_bytes());
     until("the plugin is asked", || plugin.count("Mount far") == 1);
     for name in ["near", "far"] {
         let used = engine.delete(&format!("/volumes/{name}"));
@@ -302,7 +302,7 @@ fn a_slow_plugin() {
 
     let creating = Plugin::hold(&dir, "Create later");
     let wanted = json!({"Name": "later", "Driver": driver}).to_string();
-    let mut later = engine.open("POST", "/volumes/create", "Connection: close\r\n", wanted.as_bytes());
+    let mut later = engine.open("POST", "/volumes/create", more, wanted.as_bytes());
     until("the plugin is asked", || plugin.count("Create later") == 1);
     assert_eq!(engine.post("/volumes/create", &json!({"Name": "other", "Driver": "local"})).status, 201);
     assert_eq!(engine.delete("/volumes/other").status, 204);

@@ -295,7 +295,9 @@ impl Runtime for ShimRuntime {
         if status == Status::Stopped {
             return Err(handle.invalid_state(status, "signal"));
         }
-        let result = handle.link()?.call(Op::Signal { signal, all }).await?;
+        // A shim that is gone before it answers has seen its container end.
+        let asked = handle.link()?.call(Op::Signal { signal, all }).await;
+        let result = asked.map_err(|_| handle.invalid_state(Status::Stopped, "signal"))?;
         if status == Status::Paused && signal == nix::libc::SIGKILL {
             // A frozen process dies when it thaws.
             handle.freeze(false).await?;
