@@ -61,6 +61,16 @@ impl Hook {
         released: watch::Receiver<bool>,
         answer: impl Fn(&Value) -> Value + Send + Sync + 'static,
     ) -> Self {
+        Self::start_at(pki, IpAddr::from([127, 0, 0, 1]), released, answer).await
+    }
+
+    /// One at another address of this machine.
+    pub async fn start_at(
+        pki: &Arc<pki::Pki>,
+        ip: IpAddr,
+        released: watch::Receiver<bool>,
+        answer: impl Fn(&Value) -> Value + Send + Sync + 'static,
+    ) -> Self {
         // The names that services of the tests have, and the address of those that have none.
         let names = ["hook.default.svc".to_owned()];
         let mut tls = pki
@@ -68,7 +78,7 @@ impl Hook {
             .unwrap();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = tokio::net::TcpListener::bind((ip, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let asked: Arc<Mutex<Vec<Value>>> = Arc::default();
         let (remembered, answer): (_, Arc<Answer>) = (asked.clone(), Arc::new(answer));
