@@ -292,10 +292,6 @@ async fn quotas_count_what_is_in_their_scopes() {
     assert_eq!(status("best").await, "2");
     refused(&c.post(PODS, pod("high2", json!({"priorityClassName": "high"}))).await, 403, &over("high"));
     // A scope and what it cannot count do not go together.
-    let by = |scope: &str, operator: &str, values: Value| {
-        json!({"hard": {"pods": "1"}, "scopeSelector": {"matchExpressions": [
-            {"scopeName": scope, "operator": operator, "values": values}]}})
-    };
     for (spec, text) in [
         (
             json!({"hard": {"requests.cpu": "1"}, "scopes": ["BestEffort"]}),
@@ -464,7 +460,10 @@ async fn answers_that_are_no_good_count_as_failures() {
 
 /// Keeps what it is given.
 #[derive(Debug, Default)]
-struct Kept(std::sync::Mutex<Vec<(String, bool, Vec<(String, String)>)>>);
+struct Kept(std::sync::Mutex<Vec<Told>>);
+
+/// A request's path, whether it was allowed, and its annotations.
+type Told = (String, bool, Vec<(String, String)>);
 
 impl apiserver::audit::Sink for Kept {
     fn take(&self, event: &apiserver::audit::Event<'_>) {

@@ -42,7 +42,7 @@ pub trait Versions {
 #[derive(Debug)]
 pub enum Stop {
     /// The write is refused.
-    Refused(Status),
+    Refused(Box<Status>),
     /// These objects must be known in the version `to` first; then the same is to be asked again.
     Convert {
         /// The objects.
@@ -54,7 +54,7 @@ pub enum Stop {
 
 impl From<Status> for Stop {
     fn from(status: Status) -> Self {
-        Stop::Refused(status)
+        Stop::Refused(Box::new(status))
     }
 }
 
@@ -519,7 +519,7 @@ mod tests {
         force: bool,
     ) -> Result<Value, Status> {
         super::apply(live, config, &OneVersion(schema), writer, force).map_err(|stop| match stop {
-            Stop::Refused(status) => status,
+            Stop::Refused(status) => *status,
             Stop::Convert { to, .. } => panic!("nothing is to be converted to {to}"),
         })
     }

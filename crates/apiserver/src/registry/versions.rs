@@ -52,7 +52,7 @@ impl<'a> Views<'a> {
         loop {
             let (objects, to) = match step(self) {
                 Ok(done) => return Ok(done),
-                Err(Stop::Refused(status)) => return Err(status),
+                Err(Stop::Refused(status)) => return Err(*status),
                 Err(Stop::Convert { objects, to }) => (objects, to),
             };
             let converter = self.converter.ok_or_else(|| Status::internal("nothing converts this kind"))?;
