@@ -291,7 +291,11 @@ async fn quotas_count_what_is_in_their_scopes() {
     assert_eq!(c.post(&format!("{PODS}?dryRun=All"), pod("dry", json!({}))).await.code, 201);
     assert_eq!(status("best").await, "2");
     refused(&c.post(PODS, pod("high2", json!({"priorityClassName": "high"}))).await, 403, &over("high"));
-    // A scope and what it cannot count do not go together.
+    // A scope and what it cannot count do not go together, nor an operator and what it cannot compare.
+    let by = |scope: &str, operator: &str, values: Value| {
+        json!({"hard": {"pods": "1"}, "scopeSelector": {"matchExpressions": [
+            {"scopeName": scope, "operator": operator, "values": values}]}})
+    };
     for (spec, text) in [
         (
             json!({"hard": {"requests.cpu": "1"}, "scopes": ["BestEffort"]}),
@@ -303,6 +307,10 @@ async fn quotas_count_what_is_in_their_scopes() {
             json!({"hard": {"services": "1"}, "scopes": ["Terminating"]}),
             "unsupported scope applied to resource",
         ),
+        (by("PriorityClass", "In", json!([])), "must be at least one value"),
+        (by("PriorityClass", "Exists", json!(["a"])), "must be no value"),
+        (by("Terminating", "In", json!(["a"])), "must be 'Exist' only operator"),
+        (by("PriorityClass", "Like", json!(["a"])), "not a valid selector operator"),
     ] {
         let bad =
             json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "bad"}, "spec": spec});
