@@ -160,11 +160,17 @@ mod tests {
     #[tokio::test]
     async fn over_tcp() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut theirs = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (mut ours, _) = listener.accept().await.unwrap();
-        let (mut half, mut whole) = (Hangup::of(&ours), Hangup::below_tls(&ours));
+        let address = listener.local_addr().unwrap();
+        let mut theirs = TcpStream::connect(address).await.unwrap();
+        let (ours, _) = listener.accept().await.unwrap();
+        let mut whole = Hangup::below_tls(&ours);
         theirs.shutdown().await.unwrap();
         whole.happened().await;
+
+        let mut theirs = TcpStream::connect(address).await.unwrap();
+        let (mut ours, _) = listener.accept().await.unwrap();
+        let mut half = Hangup::of(&ours);
+        theirs.shutdown().await.unwrap();
         let early = tokio::time::timeout(std::time::Duration::from_millis(50), half.happened()).await;
         assert!(early.is_err(), "it may go on reading");
         drop(theirs);
