@@ -295,6 +295,8 @@ pub fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
                 all.iter().map(|s| (s.uid().to_owned(), api::meta::generation(s.value()))).collect();
             if now != known {
                 server.documents.clear();
+                // Whoever was asked meanwhile was asked where the services led before.
+                server.pool.clear();
                 known = now;
             }
             let judge = async |service: Arc<Object>| {

@@ -102,8 +102,12 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 
 async fn endpoints(c: &Cluster) -> Vec<String> {
     let value = c.get("/api/v1/namespaces/default/endpoints/kubernetes").await.value;
-    let addresses = value["subsets"][0]["addresses"].as_array().cloned().unwrap_or_default();
-    addresses.iter().filter_map(|a| a["ip"].as_str().map(str::to_owned)).collect()
+    // Servers on one port share a subset; these listen on different ones.
+    let subsets = value["subsets"].as_array().into_iter().flatten();
+    let addresses = subsets.flat_map(|s| s["addresses"].as_array().into_iter().flatten());
+    let mut found: Vec<String> = addresses.filter_map(|a| a["ip"].as_str().map(str::to_owned)).collect();
+    found.sort();
+    found
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -232,7 +232,7 @@ async fn selectors_and_options() {
             "dryRun: Unsupported value: \"Some\"",
         ),
         bad(Method::POST, &format!("{MAPS}?fieldValidation=No"), js, map(json!({})), 422, "fieldValidation"),
-        bad(Method::POST, &one, js, map(json!({})), 405, "does not allow this method"),
+        bad(Method::POST, &one, js, map(json!({})), 405, "create is not supported on resources of kind"),
         bad(Method::PUT, MAPS, js, map(json!({})), 405, ""),
         bad(Method::OPTIONS, MAPS, js, "", 405, ""),
     ];
