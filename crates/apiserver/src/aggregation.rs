@@ -291,8 +291,8 @@ pub fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
             let gone = |name: &String| !all.iter().any(|s| s.name() == name);
             server.remote.resources.lock().retain(|name, _| !gone(name));
             server.remote.described.lock().retain(|name, _| !gone(name));
-            let now: Vec<(String, i64)> =
-                all.iter().map(|s| (s.uid().to_owned(), api::meta::generation(s.value()))).collect();
+            let now: Vec<(String, Value)> =
+                all.iter().map(|s| (s.uid().to_owned(), s.value()["spec"].clone())).collect();
             if now != known {
                 server.documents.clear();
                 // Whoever was asked meanwhile was asked where the services led before.

@@ -338,12 +338,16 @@ pub(crate) fn follow(server: &Arc<ApiServer>, shutdown: &CancellationToken) {
                     () = shutdown.cancelled() => return,
                     events = watcher.next() => events,
                 };
-                let generation = |o: &Arc<api::object::Encoded>| api::meta::generation(o.object().value());
+                // APIServices have no generation.
+                let told = |o: &Arc<api::object::Encoded>| {
+                    let object = o.object();
+                    (api::meta::generation(object.value()), object.value()["spec"].clone())
+                };
                 let changed = match &events {
                     // What is new has no connections yet; a changed status says nothing about them.
                     Ok(events) => events.iter().any(|e| {
                         e.change == crate::cache::Change::Deleted
-                            || e.previous.as_ref().is_some_and(|p| generation(p) != generation(&e.object))
+                            || e.previous.as_ref().is_some_and(|p| told(p) != told(&e.object))
                     }),
                     Err(_) => true,
                 };
