@@ -1,9 +1,10 @@
 //! What every crate needs and no crate owns: the instance (names, paths, ports), the wall clock, randomness,
-//! durable files. It promises nothing about containers or clusters and depends on no other crate of ours.
+//! durable files, the text form of metrics. It promises nothing about containers or clusters and depends on no other crate of ours.
 
 pub mod clock;
 pub mod fsx;
 pub mod instance;
+pub mod prometheus;
 pub mod rng;
 
 pub use instance::Instance;

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use std::sync::Weak;
 use std::time::Duration;
 
+use base::prometheus::{Histogram, head};
 use parking_lot::Mutex;
 
 /// Upper bounds of how long keys wait and are worked on, in seconds.
@@ -13,45 +14,9 @@ const QUEUE_BUCKETS: [f64; 10] = [1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1
 /// Upper bounds of how long requests take, in seconds.
 const REQUEST_BUCKETS: [f64; 10] = [0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 15.0, 60.0];
 
-/// How often something took how long.
-#[derive(Debug, Clone)]
-pub(crate) struct Histogram {
-    bounds: &'static [f64; 10],
-    /// By bucket, each without the ones below it.
-    buckets: [u64; 10],
-    count: u64,
-    sum: f64,
-}
-
-impl Histogram {
-    fn new(bounds: &'static [f64; 10]) -> Self {
-        Self { bounds, buckets: [0; 10], count: 0, sum: 0.0 }
-    }
-
-    pub(crate) fn of_queue() -> Self {
-        Self::new(&QUEUE_BUCKETS)
-    }
-
-    pub(crate) fn add(&mut self, took: Duration) {
-        let seconds = took.as_secs_f64();
-        self.count += 1;
-        self.sum += seconds;
-        let at = self.bounds.iter().position(|b| seconds <= *b);
-        if let Some(n) = at.and_then(|i| self.buckets.get_mut(i)) {
-            *n += 1;
-        }
-    }
-
-    fn render(&self, out: &mut String, name: &str, labels: &str) {
-        let mut below = 0;
-        for (bound, n) in self.bounds.iter().zip(&self.buckets) {
-            below += n;
-            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {below}");
-        }
-        let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {}", self.count);
-        let _ = writeln!(out, "{name}_sum{{{labels}}} {}", self.sum);
-        let _ = writeln!(out, "{name}_count{{{labels}}} {}", self.count);
-    }
+/// How long keys of a queue wait or are worked on.
+pub(crate) fn times_of_queue() -> Histogram {
+    Histogram::new(&QUEUE_BUCKETS)
 }
 
 /// A work queue's figures.
@@ -98,11 +63,7 @@ pub fn requested(host: &str, method: &http::Method, code: Option<http::StatusCod
     let mut registry = REGISTRY.lock();
     *registry.requests.entry((code, host.to_owned(), method.to_string())).or_default() += 1;
     let durations = registry.durations.entry((host.to_owned(), method.to_string()));
-    durations.or_insert_with(|| Histogram::new(&REQUEST_BUCKETS)).add(took);
-}
-
-fn head(out: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    durations.or_insert_with(|| Histogram::new(&REQUEST_BUCKETS)).observe(took);
 }
 
 /// A metric of a queue: its name, its type, what it says, and its value.
@@ -121,7 +82,7 @@ pub fn render(out: &mut String) {
     let name = "rest_client_request_duration_seconds";
     head(out, name, "histogram", "Request latency in seconds. Broken down by verb, and host.");
     for ((host, verb), histogram) in &registry.durations {
-        histogram.render(out, name, &format!("host=\"{host}\",verb=\"{verb}\""));
+        histogram.write(out, name, &format!("host=\"{host}\",verb=\"{verb}\""));
     }
     let queues = registry.queues.iter().filter_map(|(name, q)| Some((name.clone(), q.upgrade()?)));
     let queues: Vec<_> = queues.collect();
@@ -167,7 +128,7 @@ pub fn render(out: &mut String) {
     for (name, help, value) in times {
         head(out, name, "histogram", help);
         for (queue, figures) in &queues {
-            value(figures).render(out, name, &format!("name=\"{queue}\""));
+            value(figures).write(out, name, &format!("name=\"{queue}\""));
         }
     }
 }

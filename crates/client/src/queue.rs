@@ -10,7 +10,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::metrics::{Figures, Histogram, QueueFigures};
+use base::prometheus::Histogram;
+
+use crate::metrics::{Figures, QueueFigures, times_of_queue};
 
 /// The delay after the first failure of a key; it doubles with each further one.
 const FIRST_DELAY: Duration = Duration::from_millis(5);
@@ -71,8 +73,8 @@ impl<K: Eq + Hash + Clone + Send> WorkQueue<K> {
             closed: false,
             adds: 0,
             retries: 0,
-            waited: Histogram::of_queue(),
-            worked: Histogram::of_queue(),
+            waited: times_of_queue(),
+            worked: times_of_queue(),
         };
         Self { inner: Arc::new(Inner { state: Mutex::new(state), wake: Notify::new() }) }
     }
@@ -145,7 +147,7 @@ impl<K: Eq + Hash + Clone + Send> WorkQueue<K> {
                 state.move_due();
                 if let Some((key, since)) = state.ready.pop_front() {
                     let now = Instant::now();
-                    state.waited.add(now.saturating_duration_since(since));
+                    state.waited.observe(now.saturating_duration_since(since));
                     state.wanted.remove(&key);
                     state.in_hands.insert(key.clone(), now);
                     if !state.ready.is_empty() {
@@ -168,7 +170,7 @@ impl<K: Eq + Hash + Clone + Send> WorkQueue<K> {
         let mut state = self.inner.state.lock();
         let now = Instant::now();
         if let Some(since) = state.in_hands.remove(key) {
-            state.worked.add(now.saturating_duration_since(since));
+            state.worked.observe(now.saturating_duration_since(since));
         }
         if state.wanted.contains(key) {
             state.ready.push_back((key.clone(), now));

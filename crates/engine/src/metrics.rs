@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
+use base::prometheus::{Histogram, head, process, quoted, single};
 use parking_lot::Mutex;
 
 use crate::Engine;
@@ -12,8 +13,6 @@ use crate::container::Phase;
 
 /// The upper bounds of Prometheus' default buckets, seconds.
 const BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-/// The kernel's clock ticks per second, as user space is told them on every architecture.
-const TICKS: f64 = 100.0;
 
 /// Which objects an action is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,52 +59,32 @@ impl Family {
     }
 }
 
-#[derive(Debug, Default, Clone)]
-struct Histogram {
-    counts: [u64; BUCKETS.len()],
-    count: u64,
-    sum: f64,
-}
-
-impl Histogram {
-    fn observe(&mut self, took: Duration) {
-        let seconds = took.as_secs_f64();
-        for (count, bound) in self.counts.iter_mut().zip(BUCKETS) {
-            *count += u64::from(seconds <= bound);
-        }
-        self.count += 1;
-        self.sum += seconds;
-    }
-
-    fn write(&self, out: &mut String, name: &str, label: &str) {
-        let (inside, alone) = match label {
-            "" => (String::new(), String::new()),
-            label => (format!("{label},"), format!("{{{label}}}")),
-        };
-        for (count, bound) in self.counts.iter().zip(BUCKETS) {
-            let _ = writeln!(out, "{name}_bucket{{{inside}le=\"{bound}\"}} {count}");
-        }
-        let _ = writeln!(out, "{name}_bucket{{{inside}le=\"+Inf\"}} {}", self.count);
-        let _ = writeln!(out, "{name}_sum{alone} {}", self.sum);
-        let _ = writeln!(out, "{name}_count{alone} {}", self.count);
-    }
+/// How long an action takes.
+fn times() -> Histogram {
+    Histogram::new(&BUCKETS)
 }
 
 /// The measurements.
 #[derive(Debug, Default)]
 pub struct Metrics(Mutex<Inner>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     actions: BTreeMap<(Family, &'static str), Histogram>,
     checks: Histogram,
     failed_checks: u64,
 }
 
+impl Default for Inner {
+    fn default() -> Self {
+        Self { actions: BTreeMap::new(), checks: times(), failed_checks: 0 }
+    }
+}
+
 impl Metrics {
     /// An action that succeeded.
     pub fn action(&self, family: Family, action: &'static str, took: Duration) {
-        self.0.lock().actions.entry((family, action)).or_default().observe(took);
+        self.0.lock().actions.entry((family, action)).or_insert_with(times).observe(took);
     }
 
     /// A health check that has ended.
@@ -114,20 +93,6 @@ impl Metrics {
         inner.checks.observe(took);
         inner.failed_checks += u64::from(!well);
     }
-}
-
-fn head(out: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-}
-
-fn single(out: &mut String, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
-    head(out, name, kind, help);
-    let _ = writeln!(out, "{name} {value}");
-}
-
-/// A label's value.
-fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
 }
 
 impl Engine {
@@ -141,8 +106,7 @@ impl Engine {
         for family in [Family::Container, Family::Host, Family::Image, Family::Network] {
             let (name, label, help, always) = family.text();
             head(&mut out, name, "histogram", help);
-            let mut all: BTreeMap<&str, Histogram> =
-                always.iter().map(|action| (*action, Histogram::default())).collect();
+            let mut all: BTreeMap<&str, Histogram> = always.iter().map(|action| (*action, times())).collect();
             all.extend(actions.iter().filter(|((f, _), _)| *f == family).map(|((_, a), h)| (*a, h.clone())));
             for (action, histogram) in all {
                 histogram.write(&mut out, name, &format!("{label}={}", quoted(action)));
@@ -191,53 +155,11 @@ impl Engine {
         let help = "The total number of failed health checks";
         single(&mut out, "engine_daemon_health_checks_failed_total", "counter", help, failed);
         let help = "The total number of health checks";
-        single(&mut out, "engine_daemon_health_checks_total", "counter", help, checks.count);
+        single(&mut out, "engine_daemon_health_checks_total", "counter", help, checks.count());
         let name = "engine_daemon_health_check_start_duration_seconds";
         head(&mut out, name, "histogram", "The number of seconds it takes to run a health check");
         checks.write(&mut out, name, "");
         process(&mut out);
         out
-    }
-}
-
-/// The process itself, from proc(5).
-fn process(out: &mut String) {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The name may hold spaces; what follows it does not.
-    let fields: Vec<&str> = stat.rsplit_once(") ").map_or(Vec::new(), |(_, rest)| rest.split(' ').collect());
-    let field = |n: usize| fields.get(n - 3).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-    let seconds = (field(14) + field(15)) as f64 / TICKS;
-    let help = "Total user and system CPU time spent in seconds.";
-    single(out, "process_cpu_seconds_total", "counter", help, seconds);
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let bytes = |key: &str| {
-        let line =
-            status.lines().find_map(|l| l.strip_prefix(key)?.split_whitespace().next()?.parse::<u64>().ok());
-        line.unwrap_or(0) * 1024
-    };
-    single(out, "process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", bytes("VmRSS:"));
-    single(out, "process_virtual_memory_bytes", "gauge", "Virtual memory size in bytes.", bytes("VmSize:"));
-    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-    single(out, "process_open_fds", "gauge", "Number of open file descriptors.", open);
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(0);
-    single(out, "process_max_fds", "gauge", "Maximum number of open file descriptors.", limit);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn histograms_and_labels() {
-        let mut histogram = Histogram::default();
-        histogram.observe(Duration::from_millis(30));
-        histogram.observe(Duration::from_secs(60));
-        let mut out = String::new();
-        histogram.write(&mut out, "x_seconds", "action=\"start\"");
-        assert!(out.contains("x_seconds_bucket{action=\"start\",le=\"0.025\"} 0\n"), "{out}");
-        assert!(out.contains("x_seconds_bucket{action=\"start\",le=\"0.05\"} 1\n"), "{out}");
-        assert!(out.contains("x_seconds_bucket{action=\"start\",le=\"+Inf\"} 2\n"), "{out}");
-        assert!(out.contains("x_seconds_count{action=\"start\"} 2\n"), "{out}");
-        assert_eq!(quoted("a\"b\\c\nd"), r#""a\"b\\c\nd""#);
     }
 }

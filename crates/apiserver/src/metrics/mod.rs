@@ -3,7 +3,6 @@
 //! A request finds its counters before it is carried out, and only what this server serves has counters of its own: paths
 //! are the caller's to invent, and must not take memory.
 
-mod process;
 mod stored;
 
 use std::collections::HashMap;
@@ -13,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use base::prometheus::{Histogram, head, process};
 use futures::StreamExt;
 use http::Method;
 use http_body_util::BodyExt;
@@ -35,41 +35,9 @@ const LONG: [&str; 5] = ["attach", "exec", "proxy", "log", "portforward"];
 /// Paths that are no resources and have counters of their own.
 const PATHS: [&str; 5] = ["/healthz", "/livez", "/metrics", "/readyz", "/version"];
 
-/// How often something took how long.
-#[derive(Debug, Default)]
-struct Histogram {
-    /// By bucket, each without the ones below it.
-    buckets: [u64; BUCKETS.len()],
-    count: u64,
-    sum: f64,
-}
-
-impl Histogram {
-    fn add(&mut self, took: Duration) {
-        let seconds = took.as_secs_f64();
-        self.count += 1;
-        self.sum += seconds;
-        if let Some(n) = BUCKETS.iter().position(|b| seconds <= *b).and_then(|i| self.buckets.get_mut(i)) {
-            *n += 1;
-        }
-    }
-
-    /// Its lines; `labels` are written as they are.
-    fn render(&self, out: &mut String, name: &str, labels: &str) {
-        let mut below = 0;
-        for (bound, n) in BUCKETS.iter().zip(&self.buckets) {
-            below += n;
-            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {below}");
-        }
-        let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {}", self.count);
-        let _ = writeln!(out, "{name}_sum{{{labels}}} {}", self.sum);
-        let _ = writeln!(out, "{name}_count{{{labels}}} {}", self.count);
-    }
-}
-
-/// The first lines of a metric.
-fn head(out: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+/// How long requests take.
+fn times() -> Histogram {
+    Histogram::new(&BUCKETS)
 }
 
 /// What tells requests apart.
@@ -135,7 +103,7 @@ pub struct Counters {
     events: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Counted {
     codes: Vec<(u16, u64)>,
     durations: Histogram,
@@ -151,7 +119,7 @@ impl Counters {
             dry_run: l.dry_run,
             names,
             long,
-            counted: Mutex::default(),
+            counted: Mutex::new(Counted { codes: Vec::new(), durations: times() }),
             running: AtomicI64::new(0),
             events: AtomicU64::new(0),
         }
@@ -180,7 +148,7 @@ impl Counters {
         }
         // How long a caller wants to be answered says nothing about the server.
         if !self.long {
-            counted.durations.add(took);
+            counted.durations.observe(took);
         }
     }
 }
@@ -346,7 +314,7 @@ impl ApiServer {
         );
         for c in all.iter().filter(|c| !c.long) {
             let labels = format!("dry_run=\"{}\",{}", c.dry_run, c.render_labels());
-            c.counted.lock().durations.render(&mut out, name, &labels);
+            c.counted.lock().durations.write(&mut out, name, &labels);
         }
         let name = "apiserver_current_inflight_requests";
         head(
@@ -409,7 +377,7 @@ impl ApiServer {
             release.minor()
         );
         client::metrics::render(&mut out);
-        process::render(&mut out);
+        process(&mut out);
         out
     }
 }
@@ -478,24 +446,5 @@ mod tests {
         drop((read, watch));
         assert_eq!(metrics.in_flight.reading.load(Ordering::Relaxed), 0);
         assert_eq!(counters.running.load(Ordering::Relaxed), 0);
-    }
-
-    #[test]
-    fn histograms_are_cumulative() {
-        let mut h = Histogram::default();
-        for ms in [1, 30, 30, 100_000] {
-            h.add(Duration::from_millis(ms));
-        }
-        let mut out = String::new();
-        h.render(&mut out, "m", "a=\"b\"");
-        for line in [
-            "m_bucket{a=\"b\",le=\"0.005\"} 1",
-            "m_bucket{a=\"b\",le=\"0.05\"} 3",
-            "m_bucket{a=\"b\",le=\"60\"} 3",
-            "m_bucket{a=\"b\",le=\"+Inf\"} 4",
-            "m_count{a=\"b\"} 4",
-        ] {
-            assert!(out.lines().any(|l| l == line), "{line} in {out}");
-        }
     }
 }

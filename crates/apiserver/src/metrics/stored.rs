@@ -9,7 +9,9 @@ use parking_lot::Mutex;
 use store::{Expect, LeaseId, Op, Range, RangeResult, Result, Store, Txn, TxnResult, WatchStream};
 use tokio::time::Instant;
 
-use super::{Histogram, head};
+use base::prometheus::{Histogram, head};
+
+use super::times;
 
 /// A store whose requests are timed.
 pub struct Metered {
@@ -37,9 +39,9 @@ impl Metered {
         let resource = resource.unwrap_or_default();
         let mut all = self.took.lock();
         if let Some(histogram) = all.get_mut(&*resource).and_then(|r| r.get_mut(operation)) {
-            return histogram.add(took);
+            return histogram.observe(took);
         }
-        all.entry(resource.into()).or_default().entry(operation).or_default().add(took);
+        all.entry(resource.into()).or_default().entry(operation).or_insert_with(times).observe(took);
     }
 
     /// The text form.
@@ -49,7 +51,7 @@ impl Metered {
         for (resource, operations) in self.took.lock().iter() {
             for (operation, histogram) in operations {
                 let labels = format!("operation=\"{operation}\",type=\"{resource}\"");
-                histogram.render(out, name, &labels);
+                histogram.write(out, name, &labels);
             }
         }
     }

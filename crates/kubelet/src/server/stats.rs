@@ -138,7 +138,7 @@ fn metric(
     help: &str,
     samples: impl IntoIterator<Item = (String, f64)>,
 ) {
-    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    base::prometheus::head(out, name, kind, help);
     for (labels, value) in samples {
         let _ = writeln!(out, "{name}{labels} {value}");
     }
