@@ -9,41 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use api::Value;
-use common::hook::Hook;
+use common::hook::{Hook, addresses_converted};
 use common::{Cluster, call};
 use futures::StreamExt;
 use http::Method;
 use serde_json::json;
 
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-
-/// v1 has `hostPort`, v2 has `host` and `port`, as in the original's own test.
-fn convert(object: &Value, to: &str) -> Value {
-    let mut out = object.clone();
-    out["apiVersion"] = json!(to);
-    let map = out.as_object_mut().unwrap();
-    if to.ends_with("/v2") {
-        if let Some(Value::String(both)) = map.shift_remove("hostPort") {
-            let (host, port) = both.split_once(':').unwrap();
-            map.insert("host".into(), json!(host));
-            map.insert("port".into(), json!(port));
-        }
-    } else if let (Some(host), Some(port)) = (map.shift_remove("host"), map.shift_remove("port")) {
-        map.insert(
-            "hostPort".into(),
-            json!(format!("{}:{}", host.as_str().unwrap(), port.as_str().unwrap())),
-        );
-    }
-    out
-}
-
-fn answer(review: &Value) -> Value {
-    let request = &review["request"];
-    let to = request["desiredAPIVersion"].as_str().unwrap();
-    let objects: Vec<Value> = request["objects"].as_array().unwrap().iter().map(|o| convert(o, to)).collect();
-    json!({"kind": "ConversionReview", "apiVersion": review["apiVersion"],
-        "response": {"uid": request["uid"], "convertedObjects": objects, "result": {"status": "Success"}}})
-}
 
 fn crd(stored: &str, conversion: Value) -> Value {
     let text = json!({"type": "string"});
@@ -108,7 +80,7 @@ fn address(version: &str, name: &str, fields: Value) -> Value {
 async fn objects_are_converted_by_the_webhook() {
     for reviews in [json!(["v1", "v1beta1"]), json!(["v1beta1"])] {
         let c = Cluster::start().await;
-        let hook = Hook::start(&c.pki, answer).await;
+        let hook = Hook::start(&c.pki, addresses_converted).await;
         served(&c, crd("v1", webhook(&hook, reviews.clone()))).await;
         let made = c.post(&path("v1"), address("v1", "a", json!({"hostPort": "localhost:8080"}))).await;
         assert_eq!(made.code, 201, "{}", made.value);
@@ -151,7 +123,7 @@ async fn objects_are_converted_by_the_webhook() {
 #[tokio::test]
 async fn a_mixed_list_is_converted_and_storage_migrates() {
     let c = Cluster::start().await;
-    let hook = Hook::start(&c.pki, answer).await;
+    let hook = Hook::start(&c.pki, addresses_converted).await;
     let conversion = webhook(&hook, json!(["v1"]));
     served(&c, crd("v1", conversion.clone())).await;
     c.post(&path("v1"), address("v1", "one", json!({"hostPort": "localhost:1"}))).await;
@@ -189,7 +161,7 @@ async fn a_mixed_list_is_converted_and_storage_migrates() {
 #[tokio::test]
 async fn watches_are_of_the_version_asked_for() {
     let c = Cluster::start().await;
-    let hook = Hook::start(&c.pki, answer).await;
+    let hook = Hook::start(&c.pki, addresses_converted).await;
     served(&c, crd("v1", webhook(&hook, json!(["v1"])))).await;
     c.post(&path("v1"), address("v1", "a", json!({"hostPort": "localhost:1"}))).await;
     hook.asked();
@@ -232,7 +204,7 @@ async fn a_webhook_that_fails_is_said_to() {
     let broken = Arc::new(AtomicBool::new(false));
     let flag = broken.clone();
     let hook = Hook::start(&c.pki, move |review| {
-        let mut reply = answer(review);
+        let mut reply = addresses_converted(review);
         if flag.load(Ordering::SeqCst) {
             reply["response"]["convertedObjects"][0]["metadata"]["name"] = json!("another");
         }

@@ -5,7 +5,7 @@
 mod common;
 
 use api::Value;
-use common::hook::Hook;
+use common::hook::{Hook, addresses_converted};
 use common::{Answer, Cluster, call};
 use http::Method;
 use serde_json::json;
@@ -27,32 +27,6 @@ fn owned(object: &Value, manager: &str) -> Vec<(String, Value)> {
 
 fn own(version: &str, fields: Value) -> Vec<(String, Value)> {
     vec![(version.to_owned(), fields)]
-}
-
-/// v1 has `hostPort`, v2 has `host` and `port`.
-fn convert(review: &Value) -> Value {
-    let request = &review["request"];
-    let to = request["desiredAPIVersion"].as_str().unwrap();
-    let one = |object: &Value| {
-        let mut out = object.clone();
-        out["apiVersion"] = json!(to);
-        let map = out.as_object_mut().unwrap();
-        if to.ends_with("/v2") {
-            if let Some(Value::String(both)) = map.shift_remove("hostPort") {
-                let (host, port) = both.split_once(':').unwrap();
-                map.insert("host".into(), json!(host));
-                map.insert("port".into(), json!(port));
-            }
-        } else if let (Some(Value::String(host)), Some(Value::String(port))) =
-            (map.shift_remove("host"), map.shift_remove("port"))
-        {
-            map.insert("hostPort".into(), json!(format!("{host}:{port}")));
-        }
-        out
-    };
-    let objects: Vec<Value> = request["objects"].as_array().unwrap().iter().map(one).collect();
-    json!({"kind": "ConversionReview", "apiVersion": review["apiVersion"],
-        "response": {"uid": request["uid"], "convertedObjects": objects, "result": {"status": "Success"}}})
 }
 
 fn crd(plural: &str, conversion: Value, schemas: [Value; 2]) -> Value {
@@ -95,7 +69,7 @@ fn thing(version: &str, fields: Value) -> Value {
 #[tokio::test]
 async fn ownership_is_told_through_the_conversion_webhook() {
     let c = Cluster::start().await;
-    let hook = Hook::start(&c.pki, convert).await;
+    let hook = Hook::start(&c.pki, addresses_converted).await;
     let conversion = json!({"strategy": "Webhook",
         "webhook": {"clientConfig": hook.config("convert"), "conversionReviewVersions": ["v1"]}});
     let text = json!({"type": "string"});
@@ -141,7 +115,7 @@ async fn ownership_is_told_through_the_conversion_webhook() {
 #[tokio::test]
 async fn updates_take_fields_from_managers_of_other_versions() {
     let c = Cluster::start().await;
-    let hook = Hook::start(&c.pki, convert).await;
+    let hook = Hook::start(&c.pki, addresses_converted).await;
     let conversion = json!({"strategy": "Webhook",
         "webhook": {"clientConfig": hook.config("convert"), "conversionReviewVersions": ["v1"]}});
     let text = json!({"type": "string"});

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -165,4 +166,34 @@ impl Hook {
         self.hang_up.send_replace(());
         self.holds(0).await;
     }
+}
+
+/// v1 has `hostPort`, v2 has `host` and `port`, as in the original's own test.
+fn converted(object: &Value, to: &str) -> Value {
+    let mut out = object.clone();
+    out["apiVersion"] = json!(to);
+    let map = out.as_object_mut().unwrap();
+    if to.ends_with("/v2") {
+        if let Some(Value::String(both)) = map.shift_remove("hostPort") {
+            let (host, port) = both.split_once(':').unwrap();
+            map.insert("host".into(), json!(host));
+            map.insert("port".into(), json!(port));
+        }
+    } else if let (Some(host), Some(port)) = (map.shift_remove("host"), map.shift_remove("port")) {
+        map.insert(
+            "hostPort".into(),
+            json!(format!("{}:{}", host.as_str().unwrap(), port.as_str().unwrap())),
+        );
+    }
+    out
+}
+
+/// Answers a ConversionReview of such objects.
+pub fn addresses_converted(review: &Value) -> Value {
+    let request = &review["request"];
+    let to = request["desiredAPIVersion"].as_str().unwrap();
+    let objects: Vec<Value> =
+        request["objects"].as_array().unwrap().iter().map(|o| converted(o, to)).collect();
+    json!({"kind": "ConversionReview", "apiVersion": review["apiVersion"],
+        "response": {"uid": request["uid"], "convertedObjects": objects, "result": {"status": "Success"}}})
 }
