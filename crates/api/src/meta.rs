@@ -38,33 +38,38 @@ pub fn as_map(value: &mut Value) -> &mut Map {
     }
 }
 
-fn text<'a>(obj: &'a Value, key: &str) -> &'a str {
+fn own<'a>(obj: &'a Value, key: &str) -> &'a str {
     of(obj).get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The string at an RFC 6901 pointer; empty if there is none.
+pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or("")
 }
 
 /// `metadata.name` or `""`.
 pub fn name(obj: &Value) -> &str {
-    text(obj, "name")
+    own(obj, "name")
 }
 
 /// `metadata.generateName` or `""`.
 pub fn generate_name(obj: &Value) -> &str {
-    text(obj, "generateName")
+    own(obj, "generateName")
 }
 
 /// `metadata.namespace` or `""`.
 pub fn namespace(obj: &Value) -> &str {
-    text(obj, "namespace")
+    own(obj, "namespace")
 }
 
 /// `metadata.uid` or `""`.
 pub fn uid(obj: &Value) -> &str {
-    text(obj, "uid")
+    own(obj, "uid")
 }
 
 /// `metadata.resourceVersion` or `""`.
 pub fn resource_version(obj: &Value) -> &str {
-    text(obj, "resourceVersion")
+    own(obj, "resourceVersion")
 }
 
 /// `metadata.generation` or 0.
@@ -74,12 +79,12 @@ pub fn generation(obj: &Value) -> i64 {
 
 /// `metadata.creationTimestamp`.
 pub fn created(obj: &Value) -> Option<jiff::Timestamp> {
-    text(obj, "creationTimestamp").parse().ok()
+    own(obj, "creationTimestamp").parse().ok()
 }
 
 /// `metadata.deletionTimestamp`.
 pub fn deleted(obj: &Value) -> Option<jiff::Timestamp> {
-    text(obj, "deletionTimestamp").parse().ok()
+    own(obj, "deletionTimestamp").parse().ok()
 }
 
 /// Is `metadata.deletionTimestamp` set?

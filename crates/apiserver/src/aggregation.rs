@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::meta::text;
 use api::{Object, Status, Value};
 use base64::Engine;
 use futures::StreamExt;
@@ -57,10 +58,6 @@ impl Remote {
     pub(crate) fn documents(&self) -> Vec<Arc<Value>> {
         self.described.lock().values().filter_map(|d| d.v2.clone()).collect()
     }
-}
-
-fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
-    v.pointer(pointer).and_then(Value::as_str).unwrap_or("")
 }
 
 /// Whether it is somebody else who answers.

@@ -1,6 +1,7 @@
 //! Calls of other servers that answer with JSON: webhooks, and servers behind this one that say what they serve.
 
 use api::Value;
+use api::meta::text;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -13,10 +14,6 @@ use crate::pool::{Outgoing, Peer, Pool, Trust};
 
 /// The longest answer that is read.
 const MAX_ANSWER: usize = 8 << 20;
-
-fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
-    v.pointer(pointer).and_then(Value::as_str).unwrap_or("")
-}
 
 /// Reads a JSON document of a peer.
 pub(crate) async fn fetch(pool: &Pool, peer: &Peer, path: &str, headers: HeaderMap) -> Result<Value, String> {

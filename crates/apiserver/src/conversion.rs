@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use api::kinds::VersionSchema;
+use api::meta::text;
 use api::object::Encoded;
 use api::{Object, Status, Value};
 use parking_lot::Mutex;
@@ -24,10 +25,6 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const REVIEW_BYTES: usize = 1 << 20;
 /// How many converted events are kept for the other watchers of the same version.
 const REMEMBERED: usize = 256;
-
-fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
-    v.pointer(pointer).and_then(Value::as_str).unwrap_or("")
-}
 
 /// The definition's webhook.
 struct Webhook {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use api::kinds::crd::Structural;
 use api::kinds::{Conversion, Subresource, Version, VersionSchema};
+use api::meta::text;
 use api::object::Encoded;
 use api::table::{Columns, PathColumn};
 use api::{Gvk, Kind, Object, Status, Value};
@@ -26,10 +27,6 @@ const GROUP: &str = "apiextensions.k8s.io";
 const PLURAL: &str = "customresourcedefinitions";
 /// Holds a definition until its objects are gone.
 pub const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
-
-fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
-    v.pointer(pointer).and_then(Value::as_str).unwrap_or("")
-}
 
 fn list<'a>(v: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
     v.pointer(pointer).and_then(Value::as_array).into_iter().flatten()

@@ -162,31 +162,6 @@ fn endpoints(shared: &Shared, backend: &Backend) -> Vec<SocketAddr> {
     found
 }
 
-/// Headers that are between two neighbours (RFC 9110 section 7.6.1).
-const HOP_BY_HOP: [HeaderName; 8] = [
-    header::CONNECTION,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("keep-alive"),
-];
-
-fn strip(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .filter_map(|n| n.trim().parse().ok())
-        .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
-        headers.remove(name);
-    }
-}
-
 async fn forward(
     mut request: Request<Incoming>,
     stream: TcpStream,
@@ -207,7 +182,7 @@ async fn forward(
     let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
     parts.uri = path.parse().unwrap_or_else(|_| Uri::from_static("/"));
     parts.version = Version::HTTP_11;
-    strip(&mut parts.headers);
+    sockets::strip_hop_by_hop(&mut parts.headers);
     if let (Some(authority), false) = (authority, parts.headers.contains_key(header::HOST)) {
         set(&mut parts.headers, header::HOST, &authority);
     }
@@ -235,7 +210,7 @@ async fn forward(
             }
         });
     } else {
-        strip(response.headers_mut());
+        sockets::strip_hop_by_hop(response.headers_mut());
     }
     Ok(response.map(BodyExt::boxed))
 }

@@ -1,6 +1,7 @@
 //! CertificateApproval, CertificateSigning and CertificateSubjectRestriction: who approves or signs a request must be allowed
 //! to for its signer, and nobody gets a certificate of the group that may do everything.
 
+use api::meta::text;
 use api::{Status, Value};
 use async_trait::async_trait;
 use base64::Engine;
@@ -12,10 +13,6 @@ use crate::user::MASTERS;
 
 /// See the module.
 pub struct Certificates;
-
-fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
-    v.pointer(pointer).and_then(Value::as_str).unwrap_or("")
-}
 
 /// Whether the user has the verb on the signer, or on all of its domain.
 fn may(r: &Review<'_>, verb: &str, signer: &str) -> bool {

@@ -1,5 +1,6 @@
 //! Which webhooks want to see a write, and in which version of its object.
 
+use api::meta::text;
 use api::selector::Label;
 use api::{Object, Status, Value};
 use serde_json::json;
@@ -7,10 +8,6 @@ use serde_json::json;
 use super::{Operation, Review};
 
 pub(super) const GROUP: &str = "admissionregistration.k8s.io";
-
-fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
-    v.pointer(pointer).and_then(Value::as_str).unwrap_or("")
-}
 
 fn list<'a>(v: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
     v.pointer(pointer).and_then(Value::as_array).into_iter().flatten()

@@ -1,5 +1,6 @@
 //! NodeRestriction: a kubelet changes its own node, its own leases, and the pods bound to it, nothing else.
 
+use api::meta::text;
 use api::podrefs::{Referred, references};
 use api::{Status, Value};
 use async_trait::async_trait;
@@ -26,10 +27,6 @@ const OWN_LABELS: [&str; 11] = [
 
 /// See the module.
 pub struct NodeRestriction;
-
-fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
-    v.pointer(pointer).and_then(Value::as_str).unwrap_or("")
-}
 
 fn node_of(pod: &Value) -> &str {
     text(pod, "/spec/nodeName")

@@ -4,6 +4,7 @@
 //! A label may name the version whose standard holds: what a later one added or allowed is left out then. What `audit` asks
 //! for is noted beside the review, for the audit log.
 
+use api::meta::text;
 use api::podrefs::VOLUMES;
 use api::{Status, Value};
 use async_trait::async_trait;
@@ -140,10 +141,6 @@ const SAFE_SYSCTLS: [(&str, u32); 12] = [
     ("net.ipv4.tcp_rmem", 32),
     ("net.ipv4.tcp_wmem", 32),
 ];
-
-fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
-    v.pointer(pointer).and_then(Value::as_str).unwrap_or("")
-}
 
 fn flag(v: &Value, pointer: &str) -> Option<bool> {
     v.pointer(pointer).and_then(Value::as_bool)

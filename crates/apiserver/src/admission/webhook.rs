@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use api::access::Ask;
 use api::cel::Authorizer;
+use api::meta::text;
 use api::{Status, Value};
 use async_trait::async_trait;
 use base64::Engine;
@@ -25,10 +26,6 @@ const VALIDATING: &str = "validatingwebhookconfigurations";
 
 /// See the module.
 pub struct Webhooks;
-
-fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
-    v.pointer(pointer).and_then(Value::as_str).unwrap_or("")
-}
 
 fn list<'a>(v: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
     v.pointer(pointer).and_then(Value::as_array).into_iter().flatten()

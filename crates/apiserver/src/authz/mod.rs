@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use api::access::Ask;
 pub use api::access::Decision;
+use api::meta::text;
 use serde_json::{Value, json};
 
 use crate::path::RequestInfo;
@@ -261,10 +262,6 @@ pub struct RbacObjects<'a> {
     pub bindings: Vec<&'a Value>,
     /// ClusterRoleBinding
     pub cluster_bindings: Vec<&'a Value>,
-}
-
-fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
-    v.pointer(pointer).and_then(Value::as_str).unwrap_or("")
 }
 
 /// The rules of a Role or ClusterRole.

@@ -20,16 +20,6 @@ use crate::pool::{Leased, Outgoing, Peer};
 /// How long a connection may take to come about. A peer that drops packets says nothing.
 const CONNECT: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// Headers that belong to one hop.
-const HOP: [HeaderName; 6] = [
-    header::CONNECTION,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-];
-
 /// What begins the names of headers that say who asks, to servers that trust our certificate.
 pub(crate) const IDENTITY: &str = "x-remote-";
 
@@ -166,7 +156,7 @@ impl ApiServer {
             return Ok(Response::from_parts(parts, Body::default()));
         }
         let (mut parts, body) = response.into_parts();
-        strip(&mut parts.headers);
+        sockets::strip_hop_by_hop(&mut parts.headers);
         let body = match lease {
             Some(lease) => Leased::new(body, lease).map_err(|e| -> BoxError { Box::new(e) }).boxed_unsync(),
             None => body.map_err(|e| -> BoxError { Box::new(e) }).boxed_unsync(),
@@ -209,7 +199,7 @@ pub(super) fn upgrade_of(headers: &HeaderMap) -> Option<header::HeaderValue> {
 /// The headers that go on: without what was meant for us, and with who asks. Nothing that the client says of who it is may
 /// stand beside that: the peer takes our certificate as proof of all of it.
 fn outgoing(mut headers: HeaderMap, target: &Target) -> HeaderMap {
-    strip(&mut headers);
+    sockets::strip_hop_by_hop(&mut headers);
     for name in [header::AUTHORIZATION, header::HOST] {
         headers.remove(name);
     }
@@ -222,14 +212,6 @@ fn outgoing(mut headers: HeaderMap, target: &Target) -> HeaderMap {
     }
     headers.extend(target.headers.clone());
     headers
-}
-
-fn strip(headers: &mut HeaderMap) {
-    for name in HOP {
-        headers.remove(name);
-    }
-    headers.remove(header::UPGRADE);
-    headers.remove("keep-alive");
 }
 
 #[cfg(test)]

@@ -2,16 +2,13 @@
 
 use std::sync::Arc;
 
+use api::meta::text;
 use api::{Object, Status, Value};
 
 use super::forward::{Proof, Target};
 use crate::ApiServer;
 use crate::cache::local_key;
 use crate::pipeline::Call;
-
-fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
-    v.pointer(pointer).and_then(Value::as_str).unwrap_or("")
-}
 
 /// Whether an address that a client may have written is one to be spoken to for him: this machine's own, and those of its
 /// links, are not.

@@ -1,5 +1,6 @@
 //! Kinds that are asked, not stored: who is it, may they, what may they; bindings by collection; component statuses.
 
+use api::meta::text;
 use api::{Gvk, Status, Value};
 use http::{Response, StatusCode};
 use serde_json::{Map, json};
@@ -9,10 +10,6 @@ use crate::authz::{Attributes, Decision};
 use crate::body::Body;
 use crate::resource::Resolved;
 use crate::user::{MASTERS, UserInfo};
-
-fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
-    v.pointer(pointer).and_then(Value::as_str).unwrap_or("")
-}
 
 fn list(v: &Value, field: &str) -> Vec<String> {
     let items = v.get(field).and_then(Value::as_array).into_iter().flatten();
