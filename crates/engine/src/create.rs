@@ -200,7 +200,7 @@ impl Engine {
             }
             Err(error) => {
                 let _ = std::fs::remove_dir_all(&container.dir);
-                let _ = self.images.discard(&id).await;
+                let _ = self.discard_layer(&id).await;
                 self.forget(&container);
                 drop(reserved);
                 self.remove_anonymous(&container).await;
@@ -230,6 +230,16 @@ impl Engine {
             ));
         }
         Ok(size)
+    }
+
+    /// Removes a container's layer, and what it was allowed to take.
+    pub(crate) async fn discard_layer(&self, id: &str) -> Result<()> {
+        let layer = self.images.snapshot(id).ok().filter(|_| self.on_xfs());
+        self.images.discard(id).await?;
+        if let Some(layer) = layer {
+            self.layer_quotas.forget(&layer.upper);
+        }
+        Ok(())
     }
 
     /// What takes place on disk: the folder, the writable layer, volumes; last the file that makes it a container.

@@ -102,7 +102,7 @@ impl Engine {
         }
         let engine = Arc::new(Engine {
             ids,
-            layer_quotas: Quotas::new(instance.data_dir.join("snapshots"), "fs"),
+            layer_quotas: Quotas::new(images.snapshots_dir(), "fs"),
             volumes: Arc::new(Volumes::open(instance.data_dir.join("volumes"))?),
             networks: Networks::open(root.join("networks"), &instance, pools, &settings, own)?,
             upstreams: network::dns::Upstreams::system(vec![crate::resolver::OWN.into()]),
@@ -334,7 +334,7 @@ impl Engine {
 
     /// Removes the layer of a container that is gone; if it cannot be, the next start tries again.
     async fn discard_leftover(&self, id: &str) {
-        if let Err(error) = self.images.discard(id).await {
+        if let Err(error) = self.discard_layer(id).await {
             tracing::error!(container = %id, %error, "its layer could not be removed");
         }
     }

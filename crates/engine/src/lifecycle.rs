@@ -476,12 +476,7 @@ impl Engine {
             }
             _ => {}
         }
-        let limited = !container.lock().asked.host.storage_opt.is_empty();
-        let layer = self.images.snapshot(&container.id).ok().filter(|_| limited);
-        self.images.discard(&container.id).await.map_err(|e| fail(e.into()))?;
-        if let Some(layer) = layer {
-            self.layer_quotas.forget(&layer.upper);
-        }
+        self.discard_layer(&container.id).await.map_err(fail)?;
         self.discard_image_mounts(container).await.map_err(fail)?;
         // Nobody needs to wait for the rest of its folder.
         let gone = container.clone();

@@ -93,8 +93,7 @@ impl ProjectQuotas {
     pub fn open(home: &Path, folders: impl IntoIterator<Item = PathBuf>) -> io::Result<Option<Self>> {
         let opened = folder(home)?;
         let Ok(own) = project_of(&opened) else { return Ok(None) };
-        let mut quotas =
-            Self { home: opened, node: home.join("backingFsBlockDev"), projects: HashMap::new() };
+        let mut quotas = Self { home: opened, node: home.with_extension("device"), projects: HashMap::new() };
         NEXT.fetch_max(own + 1, Ordering::Relaxed);
         for path in folders {
             let project = match folder(&path).and_then(|f| project_of(&f)) {

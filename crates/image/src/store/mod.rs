@@ -127,6 +127,11 @@ impl ImageStore {
         blocking(move || Self::open_blocking(root)).await
     }
 
+    /// Where the snapshots are: a folder each, whose `fs` is its own layer.
+    pub fn snapshots_dir(&self) -> PathBuf {
+        self.root.join("snapshots")
+    }
+
     fn open_blocking(root: PathBuf) -> Result<Arc<Self>> {
         for dir in ["layers", "blobs/sha256", "blobs/partial", "snapshots", "empty", "dead"] {
             std::fs::create_dir_all(root.join(dir))
