@@ -249,6 +249,10 @@ impl Settings {
                 Refused(_) | Always(_) => {}
             }
         }
+        let features = keys.get("features").and_then(Value::as_object).into_iter().flatten();
+        for (name, _) in features.filter(|(name, _)| !quiet && *name != "buildkit") {
+            tracing::info!("daemon.json: features: {name} has no effect: there is no such feature here");
+        }
         let given = keys.keys().cloned().collect();
         // A null is as good as nothing, as with Go.
         let document: serde_json::Map<String, Value> =

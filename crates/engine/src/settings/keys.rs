@@ -106,8 +106,7 @@ pub(super) const KEYS: &[(&str, Meaning)] = &[
     ("runtimes", Honoured),
     ("seccomp-profile", Honoured),
     ("selinux-enabled", Refused("containers get no SELinux labels")),
-    // Containers outlive the engine, as with Docker's live-restore: nobody waits for them. It is told by the event of a reload.
-    ("shutdown-timeout", Honoured),
+    ("shutdown-timeout", Idle("containers outlive the engine, as with live-restore: nobody waits for them")),
     ("storage-driver", Honoured),
     ("storage-opts", Honoured),
     ("swarm-default-advertise-addr", Idle("there is no swarm")),
