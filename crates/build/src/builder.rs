@@ -116,7 +116,7 @@ impl Builder {
     }
 
     /// Forgets what the cache holds: everything, or with `keep` only what it is false for.
-    pub async fn prune_cache(&self, mut keep: impl FnMut(&Record) -> bool) -> Result<Pruned> {
+    pub(crate) async fn prune_cache(&self, mut keep: impl FnMut(&Record) -> bool) -> Result<Pruned> {
         self.cache.flush(Vec::new()).await?;
         let mut pruned = Pruned::default();
         let going = self.cache_records().await?.into_iter().filter(|r| !keep(r));

@@ -64,7 +64,7 @@ async fn what_is_told_is_what_du_counts() {
     let counted = du(&[&images.join("layers"), &images.join("blobs"), &caches]);
     assert!(agrees(told, counted), "{told} and {counted}: {disk:?}");
     // Removing gives back what it says.
-    let pruned = w.builder.prune_cache(|r| r.shared).await.unwrap();
+    let pruned = w.builder.prune(&engine::gc::Rule::default()).await.unwrap();
     until("the removal", async || {
         agrees(counted - pruned.bytes, du(&[&images.join("layers"), &images.join("blobs"), &caches]))
     })

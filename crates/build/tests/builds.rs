@@ -242,7 +242,7 @@ async fn builds_at_once_share_steps_and_the_cache_outlives_images() {
     w.images.remove("three", false, true, &|_| None).await.unwrap();
     let records = w.builder.cache_records().await.unwrap();
     assert!(records.iter().any(|r| r.description.contains("echo slow") && r.size > 0), "{records:?}");
-    let pruned = w.builder.prune_cache(|_| false).await.unwrap();
+    let pruned = w.builder.prune(&engine::gc::Rule { all: true, ..Default::default() }).await.unwrap();
     assert!(pruned.bytes > 0 && pruned.records.len() == records.len(), "{pruned:?}");
     assert!(w.builder.cache_records().await.unwrap().is_empty());
     w.build(&files, tagged("four")).await.0.unwrap();

@@ -98,11 +98,12 @@ async fn store(
         line.status(&format!("naming to {name}"), 0, 0, true);
     }
     let called: Vec<String> = names.iter().map(reference::Reference::familiar).collect();
-    for (number, id) in ids.iter().enumerate() {
-        builder.runner.made(id, if number == 0 { &called } else { &[] });
-    }
+    // The names are those of the image for this machine, of several.
     if let Some(main) = names.first().and_then(|n| builder.images.get(&n.to_string()).ok()) {
         ids.sort_by_key(|id| *id != main.id);
+    }
+    for (number, id) in ids.iter().enumerate() {
+        builder.runner.made(id, if number == 0 { &called } else { &[] });
     }
     Ok((ids, names))
 }
