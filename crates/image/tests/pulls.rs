@@ -348,9 +348,12 @@ async fn a_pull_that_nobody_waits_for_ends_and_is_gone_on_with() {
         let files = std::fs::read_dir(dir.path().join("images/blobs/partial/sha256")).into_iter().flatten();
         files.flatten().any(|f| f.metadata().is_ok_and(|m| m.len() > 100_000))
     };
-    while !come() {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    let comes = async {
+        while !come() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), comes).await.expect("the half comes");
     given_up.abort();
     assert!(given_up.await.unwrap_err().is_cancelled());
     let image = pull(&store, &address).await.unwrap();

@@ -1,13 +1,15 @@
 //! Settings, their reload, TLS over TCP, measurements.
 
+use std::collections::HashSet;
 use std::io::{BufRead, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 use serde_json::{Value, json};
 
 use crate::support::{Engine, read_head, which};
-use crate::survival::until;
+use crate::survival::within;
 
 #[test]
 fn settings_and_their_reload() {
@@ -88,9 +90,11 @@ fn tls_settings(files: &Path) -> Value {
     })
 }
 
-/// How many files the daemon has open.
-fn open_files(engine: &Engine) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", engine.pid())).unwrap().count()
+/// The sockets and pipes that the daemon has open, by the numbers that the kernel gives each once.
+fn open_streams(engine: &Engine) -> HashSet<PathBuf> {
+    let files = std::fs::read_dir(format!("/proc/{}/fd", engine.pid())).unwrap();
+    let links = files.flatten().filter_map(|file| std::fs::read_link(file.path()).ok());
+    links.filter(|link| link.to_string_lossy().contains(":[")).collect()
 }
 
 /// Whoever only looks at a silent container and goes away is noticed, however he came.
@@ -110,14 +114,20 @@ fn clients_that_leave_are_noticed() {
     let mut first = engine.open("POST", "/containers/silent/attach?stream=1&stdout=1", upgrade, b"");
     assert_eq!(read_head(&mut first).0, 101);
     drop(first);
-    let until_closed = |before: usize, who: &str| until(who, || open_files(&engine) <= before);
+    // Sooner than the kernel's first question whether a silent client is still there.
+    let soon = Duration::from_secs(15);
+    let until_closed = |opened: &HashSet<PathBuf>, who: &str| {
+        assert!(!opened.is_empty(), "{who} opened nothing");
+        within(soon, who, || open_streams(&engine).is_disjoint(opened));
+    };
 
     let websocket = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-    let before = open_files(&engine);
     for (name, say) in [("waiting", false), ("waiting", true), ("silent", false), ("silent", true)] {
+        let before = open_streams(&engine);
         let path = format!("/containers/{name}/attach/ws?stream=1&stdout=1");
         let mut socket = engine.open("GET", &path, websocket, b"");
         assert_eq!(read_head(&mut socket).0, 101);
+        let opened = &open_streams(&engine) - &before;
         if say {
             // A closing frame with a mask of zeroes; it is answered, and then the connection ends.
             socket.get_mut().write_all(&[0x88, 0x80, 0, 0, 0, 0]).unwrap();
@@ -125,17 +135,17 @@ fn clients_that_leave_are_noticed() {
             socket.read_to_end(&mut rest).unwrap();
         }
         drop(socket);
-        until_closed(before, &format!("a WebSocket to one that is {name}, closed: {say}"));
+        until_closed(&opened, &format!("a WebSocket to one that is {name}, closed: {say}"));
     }
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let before = open_files(&engine);
     for name in ["silent", "waiting"] {
+        let before = open_streams(&engine);
         let (head, stream) = runtime.block_on(over_tls(&engine, files.path(), name));
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-        assert!(open_files(&engine) > before);
+        let opened = &open_streams(&engine) - &before;
         drop(stream);
-        until_closed(before, &format!("a client over TLS of one that is {name}"));
+        until_closed(&opened, &format!("a client over TLS of one that is {name}"));
     }
 }
 

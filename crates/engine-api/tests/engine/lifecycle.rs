@@ -68,13 +68,8 @@ fn a_start_waits_for_what_is_copied_in() {
     let engine = Engine::start();
     let body = json!({"Image": "busybox:test", "Cmd": ["cat", "/tmp/second"], "HostConfig": {"NetworkMode": "none"}});
     let id = engine.create("filled", &body);
-    let mut tar = Vec::new();
-    for name in ["first", "second"] {
-        let mut entry = image::archive::tar::Entry::new(name, image::archive::tar::Kind::File);
-        entry.size = 1 << 20;
-        image::archive::tar::write_entry(&mut tar, &entry, &vec![b'x'; 1 << 20][..]).unwrap();
-    }
-    tar.extend_from_slice(&image::archive::tar::END);
+    let content = vec![b'x'; 1 << 20];
+    let tar = image::archive::tar::archive(&[("first", &content), ("second", &content)]).unwrap();
     let (one, rest) = tar.split_at((1 << 20) + 4096);
     let head = format!(
         "PUT /containers/{id}/archive?path=/tmp HTTP/1.1\r\nHost: docker\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",

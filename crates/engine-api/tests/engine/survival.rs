@@ -14,8 +14,14 @@ fn state(engine: &Engine, name: &str) -> Value {
 
 /// Waits until something holds; a test has no other way to see what happens inside a container.
 #[allow(clippy::disallowed_methods)] // a test watches from outside
-pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(600);
+pub fn until(what: &str, holds: impl FnMut() -> bool) {
+    within(Duration::from_secs(600), what, holds);
+}
+
+/// Waits until something holds, where a later end would mean that something else has brought it about.
+#[allow(clippy::disallowed_methods)] // a test watches from outside
+pub fn within(patience: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + patience;
     while !holds() {
         assert!(Instant::now() < end, "in vain: {what}");
         std::thread::sleep(Duration::from_millis(20));

@@ -316,13 +316,8 @@ fn an_image_of_many_layers_is_mounted() {
     skip_if_lacking!();
     let engine = Engine::start();
     let file = (0..12).fold("FROM busybox:test\n".to_owned(), |text, n| format!("{text}COPY f /f{n}\n"));
-    let mut context = Vec::new();
-    for (name, content) in [("Dockerfile", file.as_bytes()), ("f", b"layer\n".as_slice())] {
-        let mut entry = image::archive::tar::Entry::new(name, image::archive::tar::Kind::File);
-        entry.size = content.len() as u64;
-        image::archive::tar::write_entry(&mut context, &entry, content).unwrap();
-    }
-    context.extend_from_slice(&image::archive::tar::END);
+    let files = [("Dockerfile", file.as_bytes()), ("f", b"layer\n".as_slice())];
+    let context = image::archive::tar::archive(&files).unwrap();
     let built = engine.call("POST", "/build?t=many", "application/x-tar", &context);
     let text = String::from_utf8_lossy(&built.body).into_owned();
     assert!(text.contains("Successfully tagged many:latest"), "{text}");
