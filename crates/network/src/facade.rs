@@ -517,6 +517,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_machine_that_was_no_router_does_not_become_one() {
+        let bridge = BridgeSpec::new("br.1", net("10.1.0.1/24"));
+        for (told, dropped) in [(false, true), (true, false)] {
+            let (_, table, network) = open();
+            if told {
+                network.let_pass().unwrap();
+            }
+            network.ensure_bridge(&bridge).await.unwrap();
+            let of = |chain: &str| table.state().chains.get(chain).is_some_and(|rules| !rules.is_empty());
+            assert_eq!(of("others"), dropped, "told to let pass: {told}");
+            assert!(!of("others6"), "nothing was switched on for IPv6");
+        }
+        // Somebody else's router stays one.
+        let (link, table, network) = open();
+        link.sysctl("net.ipv4.ip_forward", "1").await.unwrap();
+        network.ensure_bridge(&bridge).await.unwrap();
+        assert!(table.state().chains.get("others").is_none_or(|rules| rules.is_empty()));
+    }
+
+    #[tokio::test]
     async fn endpoints() {
         let (_, _, network) = open();
         let e = network.endpoint(&AttachSpec {

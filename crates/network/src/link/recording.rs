@@ -1,5 +1,6 @@
 //! A fake that notes what was asked, for tests without root.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use async_trait::async_trait;
@@ -14,6 +15,7 @@ use crate::error::Result;
 pub struct RecordingLink {
     lines: Mutex<Vec<String>>,
     links: Mutex<Vec<LinkInfo>>,
+    sysctls: Mutex<HashMap<String, String>>,
 }
 
 impl RecordingLink {
@@ -96,6 +98,7 @@ impl Link for RecordingLink {
     }
     async fn sysctl(&self, name: &str, value: &str) -> Result<bool> {
         self.note(format!("{name}={value}"));
-        Ok(false)
+        let was = self.sysctls.lock().insert(name.into(), value.into());
+        Ok(was.as_deref() != Some(value))
     }
 }
