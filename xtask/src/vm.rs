@@ -231,7 +231,7 @@ fn write_image(path: &Path, kernel: &Kernel, built: &Built, script: &str) -> Res
     Ok(())
 }
 
-/// A program without what only a debugger reads: the machine has no disk, and its memory is not all for this.
+/// A program without what only a debugger reads: the archive is unpacked into the machine's memory, which is not all for this.
 fn small(program: &Path, beside: &Path) -> Result<Vec<u8>> {
     let stripped = beside.with_extension("stripped");
     let done = Command::new("strip").arg("--strip-debug").arg("-o").arg(&stripped).arg(program).status();
