@@ -168,20 +168,27 @@ fn a_fast_writer_fills_no_memory_and_the_engine_answers() {
 fn attaching_with_the_log() {
     skip_if_lacking!();
     let engine = Engine::start();
-    let script = "i=0; while [ $i -lt 30000 ]; do echo line $i; i=$((i+1)); done; echo ready >&2; \
+    let script = "i=0; while [ $i -lt 30000 ]; do echo line $i; i=$((i+1)); done; \
                   while :; do echo line $i; i=$((i+1)); sleep 0.01; done";
     let log = json!({"Type": "json-file", "Config": {"max-size": "100m"}});
     let body = json!({"Image": "busybox:test", "Cmd": ["sh", "-c", script],
                       "HostConfig": {"NetworkMode": "none", "LogConfig": log}});
     let id = engine.create("talking", &body);
     assert_eq!(engine.post(&format!("/containers/{id}/start"), &json!(null)).status, 204);
-    until("it has said much", || !logs(&engine, &id, "&stdout=0&tail=3").is_empty());
+    let said = || {
+        let last = logs(&engine, &id, "&tail=1");
+        last.first().map_or(0, |(_, line)| line["line ".len()..].trim_end().parse::<u64>().unwrap())
+    };
+    until("it has said much", || said() > 30_000);
     let path = format!("/containers/{id}/attach?logs=1&stream=1&stdout=1");
     let mut attached = engine.open("POST", &path, "Connection: Upgrade\r\nUpgrade: tcp\r\n", b"");
     assert_eq!(crate::support::read_head(&mut attached).0, 101);
+    // What is written while the client takes its time is in the stream, not in the log that comes first.
+    let then = said();
+    until("it has said more", || said() > then + 300);
     let (mut next, mut twice) = (0, 0);
     let mut rest = String::new();
-    while next < 30_020 {
+    while next < then + 320 {
         let mut head = [0; 8];
         std::io::Read::read_exact(&mut attached, &mut head).unwrap();
         let mut data = vec![0; u32::from_be_bytes([head[4], head[5], head[6], head[7]]) as usize];
@@ -196,7 +203,7 @@ fn attaching_with_the_log() {
         }
     }
     // Only what is written in the very moment of attaching may be in both.
-    assert!(twice <= 5, "{twice} lines came twice");
+    assert!(twice <= 100, "{twice} lines came twice");
     drop(attached);
     assert_eq!(engine.delete(&format!("/containers/{id}?force=1")).status, 204);
 

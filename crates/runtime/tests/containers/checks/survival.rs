@@ -71,7 +71,7 @@ pub async fn broken_connection(w: &World) {
         let number = entry.unwrap().file_name().to_str().unwrap().parse().unwrap();
         let flags = rustix::process::PidfdGetfdFlags::empty();
         let Ok(fd) = rustix::process::pidfd_getfd(&own, number, flags) else { continue };
-        // That of the second daemon, which has connected to what the shim listens on.
+        // Those that were made to what the shim listens on: the second daemon's, and what is left of the first one's viewer.
         if rustix::net::sockopt::socket_peercred(&fd)
             .is_ok_and(|peer| peer.pid.as_raw_nonzero().get() == shim)
         {
@@ -79,7 +79,7 @@ pub async fn broken_connection(w: &World) {
             broken += 1;
         }
     }
-    assert_eq!(broken, 1);
+    assert!(broken >= 1, "the second daemon has no connection");
     let mut answered = false;
     for _ in 0..500 {
         answered = next.signal(&spec.id, 18, false).await.is_ok();
