@@ -82,7 +82,7 @@ pub async fn exec_in_terminal(w: &World) {
 
 /// A command that ends at once: its only line must not go with its terminal.
 pub async fn short_execs_in_terminals(w: &World) {
-    let spec = w.sh("sleep 100");
+    let spec = w.sh("sleep 10000");
     drop(w.begin(&spec).await);
     for n in 0..200 {
         let mut exec = exec_spec(&spec, &format!("e{n}"), "");
