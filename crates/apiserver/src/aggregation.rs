@@ -10,19 +10,19 @@ use std::time::Duration;
 
 use api::meta::text;
 use api::{Object, Status, Value};
-use base64::Engine;
 use futures::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use parking_lot::Mutex;
+use pki::Trust;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::ApiServer;
 use crate::body::Body;
 use crate::cache::{CacheEvent, Watcher, local_key};
-use crate::callback::fetch;
+use crate::callback::{ca_bundle, fetch};
 use crate::pipeline::Call;
-use crate::pool::{Peer, Trust};
+use crate::pool::Peer;
 use crate::proxy::{IDENTITY, Proof, Target};
 use crate::query::WriteOptions;
 use crate::registry::{Context, Modify};
@@ -114,11 +114,10 @@ impl ApiServer {
         let (ns, name) = (text(service, "/spec/service/namespace"), text(service, "/spec/service/name"));
         let (host, port) = self.endpoint_of(ns, name, Some(&port))?;
         let trust = if service.pointer("/spec/insecureSkipTLSVerify") == Some(&json!(true)) {
-            Trust::Anybody
+            None
         } else {
-            let bundle =
-                base64::engine::general_purpose::STANDARD.decode(text(service, "/spec/caBundle")).ok();
-            Trust::Authority(bundle.and_then(|b| String::from_utf8(b).ok()).unwrap_or_default())
+            let bundle = ca_bundle(&service["spec"]).map_err(Status::unavailable)?;
+            Some(bundle.map_or(Trust::System, Trust::Only))
         };
         Ok(Peer { host, port, name: format!("{name}.{ns}.svc"), trust, identified: true })
     }

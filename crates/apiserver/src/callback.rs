@@ -7,10 +7,11 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{HeaderMap, Request, header};
 use http_body_util::{BodyExt, Full, Limited};
+use pki::Trust;
 
 use crate::ApiServer;
 use crate::body::BoxError;
-use crate::pool::{Outgoing, Peer, Pool, Trust};
+use crate::pool::{Outgoing, Peer, Pool};
 
 /// The longest answer that is read.
 const MAX_ANSWER: usize = 8 << 20;
@@ -59,6 +60,24 @@ async fn exchange(
     serde_json::from_slice(&body).map_err(|e| e.to_string())
 }
 
+/// The authorities (PEM) in the `caBundle` of an APIService or of the `clientConfig` of a webhook of any kind, if there is one.
+/// One that cannot be read is an error: whoever named authorities is not to trust others.
+pub(crate) fn ca_bundle(holder: &Value) -> Result<Option<String>, String> {
+    let given = match holder.get("caBundle") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(given) => given.as_str().ok_or("caBundle is not a string")?,
+    };
+    if given.is_empty() {
+        return Ok(None);
+    }
+    let wrong = |e: &dyn std::fmt::Display| format!("unable to load root certificates of caBundle: {e}");
+    let bytes = STANDARD.decode(given).map_err(|e| wrong(&e))?;
+    // Between the certificates there may be whatever there is.
+    let pem = String::from_utf8_lossy(&bytes).into_owned();
+    pki::check_authorities(&pem).map_err(|e| wrong(&e))?;
+    Ok(Some(pem))
+}
+
 /// Where a webhook listens, and who may answer there.
 pub(crate) struct Callback {
     /// The server that is asked.
@@ -93,14 +112,13 @@ impl ApiServer {
     /// Where a webhook's `clientConfig` leads. Where the configuration names no authority, a service's certificate is signed by
     /// the cluster's, and a URL's by that or by one that the system trusts.
     pub(crate) fn callback(&self, config: &Value, seconds: u64) -> Result<Callback, String> {
-        let bundle = STANDARD.decode(text(config, "/caBundle")).ok().and_then(|b| String::from_utf8(b).ok());
-        let bundle = bundle.filter(|b| !b.is_empty()).map(Trust::Authority);
+        let bundle = ca_bundle(config)?.map(Trust::Only);
         let own = || self.options.pki.ca_pem().to_owned();
         let peer = |host: String, port: u16, name: String, trust: Trust| Peer {
             host,
             port,
             name,
-            trust,
+            trust: Some(trust),
             identified: false,
         };
         if let Some(service) = config.get("service").filter(|s| !s.is_null()) {
@@ -112,7 +130,7 @@ impl ApiServer {
             let (host, port) = self
                 .endpoint_of(ns, name, Some(&wanted.to_string()))
                 .map_err(|s| format!("Post \"{shown}\": {}", s.message))?;
-            let trust = bundle.unwrap_or_else(|| Trust::Authority(own()));
+            let trust = bundle.unwrap_or_else(|| Trust::Only(own()));
             return Ok(Callback { peer: peer(host, port, server, trust), path, shown });
         }
         let url: http::Uri = text(config, "/url").parse().map_err(|e| format!("clientConfig.url: {e}"))?;
@@ -123,7 +141,34 @@ impl ApiServer {
         let path = format!("{path}{separator}timeout={seconds}s");
         let port = url.port_u16().unwrap_or(443);
         let shown = format!("https://{}{path}", url.authority().map_or("", |a| a.as_str()));
-        let trust = bundle.unwrap_or_else(|| Trust::Public(own()));
+        let trust = bundle.unwrap_or_else(|| Trust::SystemAnd(own()));
         Ok(Callback { peer: peer(host.clone(), port, host, trust), path, shown })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_bundle_is_read_or_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = pki::Pki::open(dir.path()).unwrap();
+        let read = |bundle: Value| ca_bundle(&json!({"caBundle": bundle}));
+        assert_eq!(
+            (read(Value::Null), read(json!("")), ca_bundle(&json!({}))),
+            (Ok(None), Ok(None), Ok(None))
+        );
+        let commented = [b"J\xfcrgen's\n".as_slice(), pki.ca_pem().as_bytes()].concat();
+        for good in [pki.ca_pem().as_bytes(), &commented] {
+            assert!(read(json!(STANDARD.encode(good))).unwrap().unwrap().ends_with(pki.ca_pem()));
+        }
+        let cut = pki.ca_pem().split_at(pki.ca_pem().len() / 2).0;
+        let encoded = ["\n", "nobody", cut].map(|text| json!(STANDARD.encode(text)));
+        for bad in [json!("%"), json!("a"), json!(7), json!([])].iter().chain(&encoded) {
+            let why = read(bad.clone()).unwrap_err();
+            assert!(why.contains("caBundle"), "{bad}: {why}");
+        }
     }
 }

@@ -17,6 +17,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::ApiServer;
+use crate::callback::ca_bundle;
 use crate::conversion::Converter;
 use crate::query::WriteOptions;
 use crate::registry::{Context, DeleteOptions, Modify, store_failure};
@@ -226,6 +227,22 @@ fn schema_of(version: &Value) -> VersionSchema {
     }
 }
 
+/// Why the webhook that converts the objects of a definition could not be believed whatever it showed.
+fn unreadable_bundle(crd: &Value) -> Option<String> {
+    ca_bundle(crd.pointer("/spec/conversion/webhook/clientConfig")?).err()
+}
+
+/// What is wrong with the authorities that the webhook of a definition is to be believed by. Where nobody could be believed
+/// before either it is not refused; until it is mended such a definition is not served.
+pub fn check_bundle(new: &Value, old: &Value) -> api::ErrorList {
+    let mut errors = api::ErrorList::new();
+    if let Some(why) = unreadable_bundle(new).filter(|_| unreadable_bundle(old).is_none()) {
+        let path = api::Path::new("spec").child("conversion").child("webhookClientConfig").child("caBundle");
+        errors.invalid(&path, &new["spec"]["conversion"]["webhook"]["clientConfig"]["caBundle"], why);
+    }
+    errors
+}
+
 /// What is wrong with the schemas of a definition.
 pub fn check_schemas(crd: &Value) -> api::ErrorList {
     let mut errors = api::ErrorList::new();
@@ -385,13 +402,12 @@ fn decide(crd: &Value, others: &[Arc<Object>], structure: Option<String>) -> Opt
     match conflict {
         None => {
             set_condition(&mut new, "NamesAccepted", "True", "NoConflicts", "no conflicts found");
-            set_condition(
-                &mut new,
-                "Established",
-                "True",
-                "InitialNamesAccepted",
-                "the initial names have been accepted",
-            );
+            let unreadable = unreadable_bundle(crd).filter(|_| !is_true(crd, "Established"));
+            let (status, reason, message) = match &unreadable {
+                None => ("True", "InitialNamesAccepted", "the initial names have been accepted"),
+                Some(why) => ("False", "InvalidCABundle", why.as_str()),
+            };
+            set_condition(&mut new, "Established", status, reason, message);
         }
         Some((reason, message)) => {
             set_condition(&mut new, "NamesAccepted", "False", reason, &message);
@@ -679,6 +695,29 @@ mod tests {
         let refused = decided(&grown, &[Object::from_value(second)]).unwrap();
         assert!(is_true(&refused, "Established") && !is_true(&refused, "NamesAccepted"));
         assert_eq!(refused["status"]["acceptedNames"]["shortNames"], json!(["fo"]));
+    }
+
+    #[test]
+    fn who_could_not_convert_is_not_served() {
+        let mut broken = crd();
+        broken["spec"]["conversion"] = json!({"strategy": "Webhook", "webhook": {"clientConfig": {
+            "url": "https://a", "caBundle": "Cg=="}, "conversionReviewVersions": ["v1"]}});
+        let told = decided(&broken, &[]).unwrap();
+        let established = condition(&told, "Established").unwrap();
+        assert_eq!(
+            (text(established, "/status"), text(established, "/reason")),
+            ("False", "InvalidCABundle")
+        );
+        assert!(decided(&told, &[]).is_none(), "nothing more to do");
+        assert!(!check_bundle(&broken, &crd()).is_empty());
+        assert!(check_bundle(&broken, &broken).is_empty() && check_bundle(&crd(), &broken).is_empty());
+        // What is served goes on being served.
+        let mut served = decided(&crd(), &[]).unwrap();
+        served["spec"] = broken["spec"].clone();
+        assert!(decided(&served, &[]).is_none_or(|told| is_true(&told, "Established")));
+        let mut mended = told;
+        mended["spec"] = crd()["spec"].clone();
+        assert!(is_true(&decided(&mended, &[]).unwrap(), "Established"));
     }
 
     #[test]

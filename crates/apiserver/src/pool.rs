@@ -18,6 +18,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use pki::Trust;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
@@ -37,17 +38,6 @@ const TOTAL: usize = 128;
 pub(crate) type Outgoing = UnsyncBoxBody<Bytes, BoxError>;
 type Sender = hyper::client::conn::http1::SendRequest<Outgoing>;
 
-/// Whose certificates are believed.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Trust {
-    /// Those that one of these authorities has signed (PEM); of an empty list those that the system trusts.
-    Authority(String),
-    /// Those that the system trusts, and these (PEM).
-    Public(String),
-    /// Anybody's, by the user's own word.
-    Anybody,
-}
-
 /// Another server, and how it and this one prove who they are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Peer {
@@ -57,8 +47,8 @@ pub(crate) struct Peer {
     pub port: u16,
     /// The name its certificate must bear.
     pub name: String,
-    /// Who may have signed that.
-    pub trust: Trust,
+    /// Who may have signed that; without it anybody, by the user's own word.
+    pub trust: Option<Trust>,
     /// Whether this server's client certificate is shown.
     pub identified: bool,
 }
@@ -198,20 +188,18 @@ impl Inner {
             return Ok((known.connector.clone(), epoch));
         }
         let config = match &to.trust {
-            Trust::Anybody => {
+            None => {
                 let builder = sockets::AnyCertificate::client_config();
-                if to.identified {
+                Ok(if to.identified {
                     builder.with_client_cert_resolver(self.identity.clone())
                 } else {
                     builder.with_no_client_auth()
-                }
+                })
             }
-            Trust::Authority(pem) if to.identified => {
-                self.identity.client_config(pem).map_err(|e| e.to_string())?
-            }
-            Trust::Authority(pem) => pki::client_config(pem, None).map_err(|e| e.to_string())?,
-            Trust::Public(pem) => pki::public_client_config(pem).map_err(|e| e.to_string())?,
+            Some(trust) if to.identified => self.identity.client_config(trust),
+            Some(trust) => pki::client_config(trust, None),
         };
+        let config = config.map_err(|e| e.to_string())?;
         let connector = TlsConnector::from(Arc::new(config));
         let known = Known { connector: connector.clone(), idle: Vec::new(), used: Instant::now() };
         state.peers.insert(to.clone(), known);

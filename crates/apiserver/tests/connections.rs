@@ -121,6 +121,98 @@ async fn a_changed_configuration_ends_connections() {
 }
 
 #[tokio::test]
+async fn authorities_that_cannot_be_read_are_nobody() {
+    let c = Cluster::start().await;
+    let hook = Hook::start(&c.pki, allowed).await;
+    judge(&c, &hook, "None").await;
+    let services = "/apis/apiregistration.k8s.io/v1/apiservices";
+    let service = |bundle: &str| {
+        json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
+            "metadata": {"name": "v1.remote.example.com"}, "spec": {"group": "remote.example.com", "version": "v1",
+                "groupPriorityMinimum": 100, "versionPriority": 10, "caBundle": bundle,
+                "service": {"namespace": "default", "name": "hook"}}})
+    };
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let definition = |bundle: &str| {
+        json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": "foos.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+                "names": {"plural": "foos", "kind": "Foo"},
+                "conversion": {"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"],
+                    "clientConfig": {"url": "https://127.0.0.1:1/", "caBundle": bundle}}},
+                "versions": [{"name": "v1", "served": true, "storage": true,
+                    "schema": {"openAPIV3Schema": {"type": "object"}}}]}})
+    };
+    // What is not even base64 is refused when it is written.
+    let bundle =
+        |text: &str| json!([{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": text}]);
+    for answer in [
+        c.patch(CONFIGURATION, "json-patch+json", bundle("%")).await,
+        c.post(services, service("%")).await,
+        c.post(definitions, definition("%")).await,
+    ] {
+        assert!((400..500).contains(&answer.code), "{}", answer.value);
+        assert!(answer.message().contains("illegal base64 data"), "{}", answer.message());
+    }
+    // What holds no certificate is often put there to be replaced. Until then nobody is believed, the system's least.
+    for text in ["\n", "nobody"] {
+        let patch = bundle(&STANDARD.encode(text));
+        assert_eq!(c.patch(CONFIGURATION, "json-patch+json", patch).await.code, 200);
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}});
+        let answer = c.post(MAPS, map).await;
+        assert!(answer.message().contains("unable to load root certificates"), "{}", answer.value);
+    }
+    assert_eq!(hook.accepted(), 0);
+    let patch = bundle(&STANDARD.encode(c.pki.ca_pem()));
+    assert_eq!(c.patch(CONFIGURATION, "json-patch+json", patch).await.code, 200);
+    assert_eq!((make(&c, "a").await, hook.accepted()), (201, 1));
+
+    assert_eq!(c.post(services, service("Cg==")).await.code, 201);
+    let endless = Duration::from_secs(20);
+    let available = async {
+        loop {
+            let read = c.get(&format!("{services}/v1.remote.example.com")).await.value;
+            let condition = &read["status"]["conditions"][0];
+            if !condition.is_null() {
+                return condition.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let condition = tokio::time::timeout(endless, available).await.unwrap();
+    assert_eq!(condition["status"], "False", "{condition}");
+
+    // A definition whose objects nobody could convert is served when that is mended, and not broken afterwards.
+    assert_eq!(c.post(definitions, definition("Cg==")).await.code, 201);
+    let one = format!("{definitions}/foos.example.com");
+    let established = async |want: &str| {
+        let settled = async {
+            loop {
+                let read = c.get(&one).await.value;
+                let found = read["status"]["conditions"].as_array().and_then(|l| {
+                    l.iter().find(|c| c["type"] == "Established" && c["status"] == want).cloned()
+                });
+                if let Some(found) = found {
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(endless, settled).await.unwrap()
+    };
+    assert_eq!(established("False").await["reason"], "InvalidCABundle");
+    let foos = "/apis/example.com/v1/namespaces/default/foos";
+    assert_eq!(c.get(foos).await.code, 404);
+    let bundle =
+        |text: &str| json!({"spec": {"conversion": {"webhook": {"clientConfig": {"caBundle": text}}}}});
+    let mended = bundle(&STANDARD.encode(c.pki.ca_pem()));
+    assert_eq!(c.patch(&one, "merge-patch+json", mended).await.code, 200);
+    established("True").await;
+    let broken = c.patch(&one, "merge-patch+json", bundle("Cg==")).await;
+    assert_eq!(broken.code, 422, "{}", broken.value);
+    assert!(broken.message().contains("webhookClientConfig.caBundle"), "{}", broken.message());
+}
+
+#[tokio::test]
 async fn what_nobody_uses_is_closed() {
     let c = Cluster::start().await;
     let hook = Hook::start(&c.pki, allowed).await;

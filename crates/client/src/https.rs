@@ -71,7 +71,8 @@ impl Https {
             return Err(wrong(&"the server's address must begin with https://"));
         }
         base.parse::<Uri>().map_err(|e| wrong(&e))?;
-        let tls = pki::client_config(&endpoint.ca_pem, endpoint.identity.as_ref()).map_err(|e| wrong(&e))?;
+        let trust = pki::Trust::given(&endpoint.ca_pem);
+        let tls = pki::client_config(&trust, endpoint.identity.as_ref()).map_err(|e| wrong(&e))?;
         let resolver = sockets::Resolver::default();
         let connector = || {
             let mut tcp = HttpConnector::new_with_resolver(resolver.clone());

@@ -28,8 +28,7 @@ use x509_parser::prelude::FromDer;
 pub use kubeconfig::kubeconfig;
 pub use rustls_pki_types::CertificateDer;
 pub use tls::{
-    ClientAuth, ClientIdentity, Clients, Shown, client_config, end_of_certificate, public_client_config,
-    user_of_certificate,
+    ClientAuth, ClientIdentity, Clients, Shown, Trust, check_authorities, client_config, user_of_certificate,
 };
 pub use token::KeySet;
 
@@ -284,12 +283,9 @@ pub fn groups_of_request(pem: &[u8]) -> Result<Vec<String>> {
 
 /// When a PEM certificate ends.
 pub fn not_after(cert_pem: &str) -> Result<Timestamp> {
-    let (_, block) = x509_parser::pem::parse_x509_pem(cert_pem.as_bytes())
-        .map_err(|e| Error::Certificate(e.to_string()))?;
-    let (_, cert) = x509_parser::certificate::X509Certificate::from_der(&block.contents)
-        .map_err(|e| Error::Certificate(e.to_string()))?;
-    Timestamp::from_second(cert.validity().not_after.timestamp())
-        .map_err(|e| Error::Certificate(e.to_string()))
+    let certificates = tls::certificates(cert_pem)?;
+    let first = certificates.first().ok_or_else(|| Error::Certificate("there is no certificate".into()))?;
+    tls::end_of_certificate(first)
 }
 
 #[cfg(test)]

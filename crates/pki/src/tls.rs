@@ -32,12 +32,56 @@ pub enum ClientAuth {
     None,
 }
 
-/// A server's names, from which its certificate is renewed.
+/// Whose certificates are believed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Trust {
+    /// Those that one of these authorities (PEM) has signed. None of them, or none that can be read, is an error.
+    Only(String),
+    /// Those that the system trusts.
+    System,
+    /// Those that the system trusts, and these authorities' (PEM). Where the system has no list, these are all.
+    SystemAnd(String),
+}
+
+impl Trust {
+    /// The authorities that somebody named, if anything was: else those of the system.
+    pub fn given(ca_pem: &str) -> Self {
+        if ca_pem.is_empty() { Self::System } else { Self::Only(ca_pem.to_owned()) }
+    }
+
+    /// A configuration without what the client shows. `system` reads what the system trusts.
+    fn config(
+        &self,
+        system: &dyn Fn() -> Result<Arc<RootCertStore>>,
+    ) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>> {
+        let trusted = match self {
+            Self::Only(pem) => Arc::new(roots(pem)?),
+            Self::System => system()?,
+            Self::SystemAnd(pem) => {
+                let mut trusted = roots(pem)?;
+                match system() {
+                    Ok(system) => trusted.roots.extend(system.roots.iter().cloned()),
+                    Err(error) => tracing::debug!(%error, "only the cluster's own authority is trusted"),
+                }
+                Arc::new(trusted)
+            }
+        };
+        Ok(ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(trusted))
+    }
+}
+
+/// Fails if a list of authorities (PEM) holds none, or one that cannot be used.
+pub fn check_authorities(pem: &str) -> Result<()> {
+    roots(pem).map(|_| ())
+}
+
+/// A certificate that is issued anew in the last third of its life.
 struct Renewing {
-    pki: Arc<Pki>,
+    /// Whose it is, for the log.
     name: String,
-    dns_names: Vec<String>,
-    ips: Vec<IpAddr>,
+    issue: Box<dyn Fn() -> Result<Identity> + Send + Sync>,
     current: RwLock<(Arc<CertifiedKey>, Timestamp)>,
 }
 
@@ -48,87 +92,59 @@ impl std::fmt::Debug for Renewing {
 }
 
 impl Renewing {
-    fn issue(
-        pki: &Pki,
-        name: &str,
-        dns: &[String],
-        ips: &[IpAddr],
-    ) -> Result<(Arc<CertifiedKey>, Timestamp)> {
-        let identity = pki.issue_server(name, dns, ips)?;
+    fn new(name: &str, issue: impl Fn() -> Result<Identity> + Send + Sync + 'static) -> Result<Self> {
+        let current = RwLock::new(Self::fresh(&issue)?);
+        Ok(Self { name: name.to_owned(), issue: Box::new(issue), current })
+    }
+
+    fn fresh(issue: &dyn Fn() -> Result<Identity>) -> Result<(Arc<CertifiedKey>, Timestamp)> {
+        let identity = issue()?;
         let renew_at = not_after(&identity.cert_pem)? - SignedDuration::from_hours(LEAF_DAYS * 24 / 3);
         Ok((certified(&identity)?, renew_at))
+    }
+
+    /// The certificate to show now. The check rides on the handshake, so no timer is needed: who is in none needs no fresh
+    /// certificate. If it cannot be renewed it is the one that there is.
+    fn current(&self) -> Option<Arc<CertifiedKey>> {
+        let (key, renew_at) = self.current.read().ok()?.clone();
+        if clock::now() < renew_at {
+            return Some(key);
+        }
+        match Self::fresh(&self.issue) {
+            Ok(fresh) => {
+                let key = fresh.0.clone();
+                *self.current.write().ok()? = fresh;
+                tracing::info!(name = %self.name, "certificate renewed");
+                Some(key)
+            }
+            Err(e) => {
+                tracing::error!(name = %self.name, error = %e, "certificate not renewed");
+                Some(key)
+            }
+        }
     }
 }
 
 impl ResolvesServerCert for Renewing {
-    // The check rides on the handshake, so no timer is needed: a server nobody calls needs no fresh certificate.
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let (key, renew_at) = self.current.read().ok()?.clone();
-        if clock::now() < renew_at {
-            return Some(key);
-        }
-        match Self::issue(&self.pki, &self.name, &self.dns_names, &self.ips) {
-            Ok(fresh) => {
-                let key = fresh.0.clone();
-                *self.current.write().ok()? = fresh;
-                tracing::info!(server = %self.name, "server certificate renewed");
-                Some(key)
-            }
-            Err(e) => {
-                tracing::error!(server = %self.name, error = %e, "server certificate not renewed");
-                Some(key)
-            }
-        }
+        self.current()
     }
 }
 
 /// Who a client is for as long as it runs: a certificate that is renewed in the last third of its life.
-pub struct ClientIdentity {
-    pki: Arc<Pki>,
-    name: String,
-    groups: Vec<String>,
-    current: RwLock<(Arc<CertifiedKey>, Timestamp)>,
-}
-
-impl std::fmt::Debug for ClientIdentity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ClientIdentity").field("name", &self.name).finish_non_exhaustive()
-    }
-}
+#[derive(Debug)]
+pub struct ClientIdentity(Renewing);
 
 impl ClientIdentity {
-    fn issue(pki: &Pki, name: &str, groups: &[String]) -> Result<(Arc<CertifiedKey>, Timestamp)> {
-        let identity = pki.issue_client(name, groups)?;
-        let renew_at = not_after(&identity.cert_pem)? - SignedDuration::from_hours(LEAF_DAYS * 24 / 3);
-        Ok((certified(&identity)?, renew_at))
-    }
-
-    /// A configuration that trusts only the authorities in `ca_pem` (of an empty one those that the system trusts), and shows
-    /// this identity. It may be kept as long as the client runs.
-    pub fn client_config(self: &Arc<Self>, ca_pem: &str) -> Result<ClientConfig> {
-        Ok(trusting(ca_pem)?.with_client_cert_resolver(self.clone()))
+    /// A configuration that shows this identity. It may be kept as long as the client runs.
+    pub fn client_config(self: &Arc<Self>, trust: &Trust) -> Result<ClientConfig> {
+        Ok(trust.config(&system_roots)?.with_client_cert_resolver(self.clone()))
     }
 }
 
 impl ResolvesClientCert for ClientIdentity {
-    // The check rides on the handshake, so no timer is needed. If the certificate cannot be renewed it is the one that there is.
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        let (key, renew_at) = self.current.read().ok()?.clone();
-        if clock::now() < renew_at {
-            return Some(key);
-        }
-        match Self::issue(&self.pki, &self.name, &self.groups) {
-            Ok(fresh) => {
-                let key = fresh.0.clone();
-                *self.current.write().ok()? = fresh;
-                tracing::info!(client = %self.name, "client certificate renewed");
-                Some(key)
-            }
-            Err(e) => {
-                tracing::error!(client = %self.name, error = %e, "client certificate not renewed");
-                Some(key)
-            }
-        }
+        self.0.current()
     }
 
     fn has_certs(&self) -> bool {
@@ -139,13 +155,9 @@ impl ResolvesClientCert for ClientIdentity {
 impl Pki {
     /// An identity of a client of this authority's servers that lasts as long as it is used.
     pub fn client_identity(self: &Arc<Self>, name: &str, groups: &[String]) -> Result<Arc<ClientIdentity>> {
-        let current = RwLock::new(ClientIdentity::issue(self, name, groups)?);
-        Ok(Arc::new(ClientIdentity {
-            pki: self.clone(),
-            name: name.into(),
-            groups: groups.to_vec(),
-            current,
-        }))
+        let (pki, user, groups) = (self.clone(), name.to_owned(), groups.to_vec());
+        let renewing = Renewing::new(name, move || pki.issue_client(&user, &groups))?;
+        Ok(Arc::new(ClientIdentity(renewing)))
     }
 
     /// A server configuration whose certificate, for these names and addresses, is renewed in the last third of its life.
@@ -157,14 +169,9 @@ impl Pki {
         ips: &[IpAddr],
         clients: ClientAuth,
     ) -> Result<ServerConfig> {
-        let current = Renewing::issue(self, name, dns_names, ips)?;
-        let resolver = Renewing {
-            pki: self.clone(),
-            name: name.into(),
-            dns_names: dns_names.to_vec(),
-            ips: ips.to_vec(),
-            current: RwLock::new(current),
-        };
+        let (pki, server) = (self.clone(), name.to_owned());
+        let (dns_names, ips) = (dns_names.to_vec(), ips.to_vec());
+        let resolver = Renewing::new(name, move || pki.issue_server(&server, &dns_names, &ips))?;
         let builder =
             ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
         let verifier = || {
@@ -188,7 +195,7 @@ impl Pki {
 
     /// A client configuration that trusts only this authority and shows `identity`, if any. No ALPN is set.
     pub fn client_config(&self, identity: Option<&Identity>) -> Result<ClientConfig> {
-        client_config(&self.ca_pem, identity)
+        client_config(&Trust::Only(self.ca_pem.clone()), identity)
     }
 
     /// The judge of certificates that clients have shown.
@@ -281,35 +288,13 @@ impl Clients {
     }
 }
 
-/// A client configuration that trusts only the authorities in `ca_pem` (of an empty one those that the system trusts) and
-/// shows `identity`, if any.
-pub fn client_config(ca_pem: &str, identity: Option<&Identity>) -> Result<ClientConfig> {
-    let builder = trusting(ca_pem)?;
+/// A client configuration that shows `identity`, if any.
+pub fn client_config(trust: &Trust, identity: Option<&Identity>) -> Result<ClientConfig> {
+    let builder = trust.config(&system_roots)?;
     Ok(match identity {
         None => builder.with_no_client_auth(),
         Some(id) => builder.with_client_auth_cert(certificates(&id.cert_pem)?, private_key(&id.key_pem)?)?,
     })
-}
-
-/// A client configuration for servers of the world: it trusts what the system trusts, and the authorities in `also`. Where the
-/// system has no list, those are all.
-pub fn public_client_config(also: &str) -> Result<ClientConfig> {
-    let mut trusted = roots(also)?;
-    match system_roots() {
-        Ok(system) => trusted.roots.extend(system.roots.iter().cloned()),
-        Err(error) => tracing::debug!(%error, "only the cluster's own authority is trusted"),
-    }
-    Ok(ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(trusted)
-        .with_no_client_auth())
-}
-
-fn trusting(ca_pem: &str) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>> {
-    let roots = if ca_pem.trim().is_empty() { system_roots()? } else { Arc::new(roots(ca_pem)?) };
-    Ok(ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots))
 }
 
 /// Where systems keep the authorities that they trust, each in its own way.
@@ -358,7 +343,7 @@ pub fn user_of_certificate(der: &CertificateDer<'_>) -> Result<(String, Vec<Stri
 }
 
 /// When a certificate ends.
-pub fn end_of_certificate(der: &CertificateDer<'_>) -> Result<Timestamp> {
+pub(crate) fn end_of_certificate(der: &CertificateDer<'_>) -> Result<Timestamp> {
     let (_, cert) = x509_parser::certificate::X509Certificate::from_der(der)
         .map_err(|e| Error::Certificate(format!("not a certificate: {e}")))?;
     Timestamp::from_second(cert.validity().not_after.timestamp())
@@ -373,6 +358,9 @@ fn roots(ca_pem: &str) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     for cert in certificates(ca_pem)? {
         roots.add(cert)?;
+    }
+    if roots.is_empty() {
+        return Err(Error::Certificate("no certificate of an authority is in what should hold them".into()));
     }
     Ok(roots)
 }
@@ -422,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn who_names_no_authority_trusts_those_of_the_system() {
+    fn the_list_of_the_system_is_found() {
         let dir = tempfile::tempdir().unwrap();
         let pki = Pki::open(&dir.path().join("pki")).unwrap();
         let missing = dir.path().join("missing").display().to_string();
@@ -433,13 +421,38 @@ mod tests {
         assert!(read_system_roots(&[&missing, &list]).unwrap_err().contains("holds no authority"));
         std::fs::write(&list, pki.ca_pem().repeat(2)).unwrap();
         assert_eq!(read_system_roots(&[&missing, &list]).unwrap().len(), 2);
-        // Which is not everybody: a server of this authority is none of theirs.
-        if let Ok(config) = client_config("", None) {
-            let server = pki.server_config("s", &["localhost".into()], &[], ClientAuth::None).unwrap();
-            assert!(handshake(server, config).is_err());
+    }
+
+    #[test]
+    fn whose_certificates_are_believed() {
+        let pki = |dir: &tempfile::TempDir| Pki::open(dir.path()).unwrap();
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [own, of_the_system, stranger] = dirs.each_ref().map(pki);
+        let listed = dirs[1].path().join("ca.crt").display().to_string();
+        let system = || read_system_roots(&[&listed]).map(Arc::new).map_err(Error::Certificate);
+        let none = || Err(Error::Certificate("the system trusts none".into()));
+        let with = |trust: &Trust, system: &dyn Fn() -> Result<Arc<RootCertStore>>| {
+            [&own, &of_the_system, &stranger].map(|pki| {
+                let config = trust.config(system).ok()?.with_no_client_auth();
+                let names = ["localhost".to_owned()];
+                let server = pki.server_config("s", &names, &[], ClientAuth::None).unwrap();
+                Some(handshake(server, config).is_ok())
+            })
+        };
+        let only = Trust::Only(own.ca_pem().into());
+        let and = Trust::SystemAnd(own.ca_pem().into());
+        assert_eq!(with(&only, &system), [Some(true), Some(false), Some(false)]);
+        assert_eq!(with(&Trust::System, &system), [Some(false), Some(true), Some(false)]);
+        assert_eq!(with(&and, &system), [Some(true), Some(true), Some(false)]);
+        assert_eq!(with(&Trust::System, &none), [None; 3]);
+        assert_eq!(with(&and, &none), [Some(true), Some(false), Some(false)]);
+        // What holds no authority is not a wish to trust others.
+        let garbled = own.ca_pem().replace("MII", "?");
+        for nobody in ["", " \n", "nonsense", &garbled] {
+            assert_eq!(with(&Trust::Only(nobody.into()), &system), [None; 3], "{nobody}");
+            assert!(check_authorities(nobody).is_err(), "{nobody}");
         }
-        let server = pki.server_config("s", &["localhost".into()], &[], ClientAuth::None).unwrap();
-        assert!(handshake(server, public_client_config(pki.ca_pem()).unwrap()).is_ok());
+        assert_eq!((Trust::given(""), Trust::given(own.ca_pem())), (Trust::System, only));
     }
 
     #[test]
@@ -458,7 +471,7 @@ mod tests {
         assert!(handshake(server(ClientAuth::None), stranger.client_config(None).unwrap()).is_err());
         // A stranger's certificate is let through where it is optional, and believed nowhere.
         let other = stranger.issue_client("admin", &["system:masters".into()]).unwrap();
-        let shows = || client_config(pki.ca_pem(), Some(&other)).unwrap();
+        let shows = || client_config(&Trust::Only(pki.ca_pem().into()), Some(&other)).unwrap();
         assert!(handshake(server(ClientAuth::Required), shows()).is_err());
         assert_eq!(handshake(server(ClientAuth::Optional), shows()).unwrap().as_deref(), Some("admin"));
         let clients = pki.clients().unwrap();

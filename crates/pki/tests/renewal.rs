@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use base::clock;
 use jiff::SignedDuration;
-use pki::{ClientAuth, LEAF_DAYS, Pki};
+use pki::{ClientAuth, LEAF_DAYS, Pki, Trust};
 
 /// Days that have passed.
 static DAYS: AtomicI64 = AtomicI64::new(0);
@@ -44,7 +44,7 @@ fn a_client_that_runs_for_years_shows_a_certificate_that_is_good() {
     let dir = tempfile::tempdir().unwrap();
     let pki = Pki::open(dir.path()).unwrap();
     let identity = pki.client_identity("kube-apiserver", &["system:masters".into()]).unwrap();
-    let config = Arc::new(identity.client_config(pki.ca_pem()).unwrap());
+    let config = Arc::new(identity.client_config(&Trust::Only(pki.ca_pem().into())).unwrap());
     let server = pki.server_config("s", &["localhost".into()], &[], ClientAuth::Required).unwrap();
     let server = Arc::new(server);
     let first = shown(&server, &config);

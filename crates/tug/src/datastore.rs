@@ -68,7 +68,7 @@ impl Datastore {
         let identity = cert.zip(key).map(|(cert_pem, key_pem)| pki::Identity { cert_pem, key_pem });
         let tls = match read("--datastore-cafile", &self.datastore_cafile)? {
             Some(ca) => Some(
-                pki::client_config(&ca, identity.as_ref())
+                pki::client_config(&pki::Trust::Only(ca), identity.as_ref())
                     .context("--datastore-cafile, --datastore-certfile, --datastore-keyfile")?,
             ),
             None if endpoints.contains("https://") => {

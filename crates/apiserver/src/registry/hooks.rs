@@ -409,7 +409,10 @@ impl ApiServer {
                     crate::crd::prepare(object);
                 }
                 if old.is_none_or(|o| o.get("spec") != object.get("spec")) {
-                    let errors = crate::crd::check_schemas(object);
+                    let mut errors = crate::crd::check_schemas(object);
+                    if let Some(old) = old {
+                        errors.append(crate::crd::check_bundle(object, old));
+                    }
                     if !errors.is_empty() {
                         return Err(Status::invalid(&cx.kind.gvk(), api::meta::name(object), &errors));
                     }

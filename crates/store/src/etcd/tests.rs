@@ -193,7 +193,7 @@ async fn with_client_certificates() {
         ]
     });
     let with = |identity: Option<&pki::Identity>| {
-        let tls = pki::client_config(pki.ca_pem(), identity).unwrap();
+        let tls = pki::client_config(&pki::Trust::Only(pki.ca_pem().into()), identity).unwrap();
         open(Options { endpoints: server.url(), tls: Some(tls) }).unwrap()
     };
     let identity = pki.issue_client("tug", &[]).unwrap();
