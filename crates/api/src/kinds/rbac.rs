@@ -481,6 +481,27 @@ impl Strategy for ApiService {
                 errors.invalid(&path.child(field), &spec[field], "must be positive");
             }
         }
+        let trust_all = path.child("insecureSkipTLSVerify");
+        let trusts_all = spec["insecureSkipTLSVerify"] == true;
+        if spec["service"].is_null() {
+            if !empty(&spec["caBundle"]) {
+                let why = "local APIServices may not have a caBundle";
+                errors.invalid(&path.child("caBundle"), &spec["caBundle"], why);
+            }
+            if trusts_all {
+                let why = "local APIServices may not have insecureSkipTLSVerify";
+                errors.invalid(&trust_all, &json!(true), why);
+            }
+            return errors;
+        }
+        for field in ["namespace", "name"] {
+            if empty(&spec["service"][field]) {
+                errors.required(&path.child("service").child(field), "");
+            }
+        }
+        if trusts_all && !empty(&spec["caBundle"]) {
+            errors.invalid(&trust_all, &json!(true), "may not be true if caBundle is present");
+        }
         errors
     }
 
