@@ -251,6 +251,31 @@ pub fn micro_time(at: jiff::Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
 }
 
+/// Sets a condition in a list of conditions: `lastTransitionTime` changes only with the status. Gives whether anything did.
+pub fn set_condition(
+    conditions: &mut Vec<Value>,
+    kind: &str,
+    status: &str,
+    reason: &str,
+    message: &str,
+    now: &str,
+) -> bool {
+    let mut new = serde_json::json!({"type": kind, "status": status, "lastTransitionTime": now, "reason": reason, "message": message});
+    match conditions.iter_mut().find(|c| c["type"] == kind) {
+        Some(c) => {
+            if c["status"] == new["status"] {
+                if c["reason"] == new["reason"] && c["message"] == new["message"] {
+                    return false;
+                }
+                new["lastTransitionTime"] = c["lastTransitionTime"].clone();
+            }
+            *c = new;
+        }
+        None => conditions.push(new),
+    }
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -293,5 +318,16 @@ mod tests {
         let at: jiff::Timestamp = "2024-02-29T01:02:03.123456789Z".parse().unwrap();
         assert_eq!(time(at), "2024-02-29T01:02:03Z");
         assert_eq!(micro_time(at), "2024-02-29T01:02:03.123456Z");
+    }
+
+    #[test]
+    fn conditions() {
+        let mut c = Vec::new();
+        assert!(set_condition(&mut c, "Ready", "True", "R", "m", "t1"));
+        assert!(!set_condition(&mut c, "Ready", "True", "R", "m", "t2"));
+        assert!(set_condition(&mut c, "Ready", "True", "R2", "m", "t2"));
+        assert_eq!(c[0]["lastTransitionTime"], "t1");
+        assert!(set_condition(&mut c, "Ready", "False", "R2", "m", "t2"));
+        assert_eq!(c[0]["lastTransitionTime"], "t2");
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::meta::text;
+use api::object::Encoded;
 use api::{Object, Status, Value};
 use futures::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ApiServer;
 use crate::body::Body;
-use crate::cache::{CacheEvent, Watcher, local_key};
+use crate::cache::{CacheEvent, Change, Watcher, local_key};
 use crate::callback::{ca_bundle, fetch};
 use crate::pipeline::Call;
 use crate::pool::Peer;
@@ -30,6 +31,7 @@ use crate::user::UserInfo;
 
 const GROUP: &str = "apiregistration.k8s.io";
 const PLURAL: &str = "apiservices";
+const AVAILABLE: &str = "Available";
 /// How often an available service is asked whether it still is.
 const CHECK_EVERY: Duration = Duration::from_secs(30);
 /// How long it may take to say so.
@@ -261,12 +263,28 @@ fn service_of(value: &Value) -> String {
     local_key(text(value, "/spec/service/namespace"), text(value, "/spec/service/name"))
 }
 
-/// Waits until the endpoints of one of these services change; false if the watch cannot go on.
-async fn moved(endpoints: &mut Watcher, services: &HashSet<String>) -> bool {
+fn endpoints_of(event: &CacheEvent) -> String {
+    local_key(event.object.namespace(), event.object.name())
+}
+
+/// Whether a change of an APIService asks for another look at it: what is only said anew of its availability does not, or one
+/// that says something else each time would be asked without end.
+fn concerns(event: &CacheEvent) -> bool {
+    let Some(before) = event.previous.as_ref().filter(|_| event.change != Change::Deleted) else { return true };
+    let told = |object: &Arc<Encoded>| {
+        let object = object.object();
+        let conditions = object.value().pointer("/status/conditions").and_then(Value::as_array);
+        let available = conditions.into_iter().flatten().find(|c| c["type"] == AVAILABLE);
+        (object.spec().clone(), available.map(|c| c["status"].clone()))
+    };
+    told(before) != told(&event.object)
+}
+
+/// Waits until something changes that matters; false if the watch cannot go on.
+async fn changed(watcher: &mut Watcher, matters: impl Fn(&CacheEvent) -> bool) -> bool {
     loop {
-        let Ok(events) = endpoints.next().await else { return false };
-        let key = |e: &CacheEvent| local_key(e.object.namespace(), e.object.name());
-        if events.iter().any(|e| services.contains(&key(e))) {
+        let Ok(events) = watcher.next().await else { return false };
+        if events.iter().any(|e| matters(e)) {
             return true;
         }
     }
@@ -306,10 +324,10 @@ pub fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
             let remote = !behind.is_empty();
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                events = changes.next() => if events.is_err() {
+                changed = changed(&mut changes, concerns) => if !changed {
                     (_, changes) = server.cache.list_and_watch(services.clone(), "");
                 },
-                moved = moved(&mut moves, &behind), if remote => if !moved {
+                moved = changed(&mut moves, |e| behind.contains(&endpoints_of(e))), if remote => if !moved {
                     (_, moves) = server.cache.list_and_watch(endpoints.clone(), "");
                 },
                 () = tokio::time::sleep(CHECK_EVERY), if remote => {}
@@ -415,18 +433,23 @@ async fn check(server: &Arc<ApiServer>, service: &Arc<Object>) -> Result<(), Sta
     } else {
         ("True", "Local", "Local APIServices are always available".to_owned())
     };
-    let current = value.pointer("/status/conditions/0").cloned().unwrap_or(Value::Null);
-    if text(&current, "/status") == status && text(&current, "/reason") == reason {
+    let now = api::meta::time(base::clock::now());
+    let said = |old: &Value| {
+        let mut conditions = old.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+        let changed = api::meta::set_condition(&mut conditions, AVAILABLE, status, reason, &message, &now);
+        changed.then_some(conditions)
+    };
+    if said(value).is_none() {
         return Ok(());
     }
     let kind = server.kinds.load().stored(GROUP, PLURAL).ok_or_else(Status::no_such_path)?;
     let user = Arc::new(UserInfo::master("system:apiserver"));
     let mut cx = Context::internal(user, kind, "", service.name());
-    let now = api::meta::time(base::clock::now());
     let mut change = |old: &Arc<Object>| {
         let mut new = old.value().clone();
-        new["status"] = json!({"conditions": [{"type": "Available", "status": status, "reason": reason,
-            "message": message, "lastTransitionTime": now}]});
+        if let Some(conditions) = said(&new) {
+            new["status"]["conditions"] = conditions.into();
+        }
         Ok(new)
     };
     let options = WriteOptions::default();

@@ -337,14 +337,10 @@ fn is_true(crd: &Value, kind: &str) -> bool {
 }
 
 fn set_condition(crd: &mut Value, kind: &str, status: &str, reason: &str, message: &str) {
-    if condition(crd, kind).is_some_and(|c| text(c, "/status") == status && text(c, "/reason") == reason) {
-        return;
-    }
     let now = api::meta::time(base::clock::now());
     let conditions = api::meta::child(crd, "status").entry("conditions").or_insert_with(|| json!([]));
     if let Some(list) = conditions.as_array_mut() {
-        list.retain(|c| text(c, "/type") != kind);
-        list.push(json!({"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": now}));
+        api::meta::set_condition(list, kind, status, reason, message, &now);
     }
 }
 
@@ -687,6 +683,18 @@ mod tests {
             let why = condition(&refused, "NamesAccepted").unwrap();
             assert_eq!((text(why, "/status"), text(why, "/reason")), ("False", reason), "{names}");
         }
+        // Another name that is taken is told in its turn, and is no new refusal.
+        second["spec"]["names"] = json!({"plural": "bars", "kind": "Bar", "shortNames": ["fo"]});
+        let mut refused = decided(&second, &first).unwrap();
+        let long_ago = json!("2020-01-01T00:00:00Z");
+        for condition in refused["status"]["conditions"].as_array_mut().unwrap() {
+            condition["lastTransitionTime"] = long_ago.clone();
+        }
+        refused["spec"]["names"]["shortNames"] = json!(["foos"]);
+        let again = decided(&refused, &first).unwrap();
+        let why = condition(&again, "NamesAccepted").unwrap();
+        assert_eq!(text(why, "/message"), "\"foos\" is already in use");
+        assert_eq!(why["lastTransitionTime"], long_ago);
         second["spec"]["names"] = json!({"plural": "bars", "kind": "Bar"});
         assert!(is_true(&decided(&second, &first).unwrap(), "Established"));
         let mut grown = accepted;

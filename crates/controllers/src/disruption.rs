@@ -186,7 +186,7 @@ fn decide(o: &Observed<'_>) -> Decision {
 }
 
 fn set(conditions: &mut Vec<Value>, status: &str, reason: &str, message: &str, now: &str) {
-    view::set_condition(conditions, "DisruptionAllowed", status, reason, message, now);
+    meta::set_condition(conditions, "DisruptionAllowed", status, reason, message, now);
 }
 
 #[cfg(test)]

@@ -361,7 +361,7 @@ impl State<'_> {
 
     fn set(&mut self, kind: &str, status: &str, reason: &str, message: &str) -> bool {
         let now = meta::time(self.o.now);
-        let changed = view::set_condition(&mut self.conditions, kind, status, reason, message, &now);
+        let changed = meta::set_condition(&mut self.conditions, kind, status, reason, message, &now);
         if changed {
             for c in self.conditions.iter_mut().filter(|c| c["type"] == kind) {
                 c["lastProbeTime"] = now.as_str().into();

@@ -141,9 +141,9 @@ fn status(o: &Observed<'_>) -> Option<Action> {
     let now = meta::time(o.now);
     let mut set = |kind: &str, bad: bool, reason: (&str, &str), message: String, good: &str| {
         if bad {
-            view::set_condition(&mut conditions, kind, "True", reason.0, &message, &now)
+            meta::set_condition(&mut conditions, kind, "True", reason.0, &message, &now)
         } else {
-            view::set_condition(&mut conditions, kind, "False", reason.1, good, &now)
+            meta::set_condition(&mut conditions, kind, "False", reason.1, good, &now)
         }
     };
     let mut changed = set(

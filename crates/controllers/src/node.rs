@@ -286,7 +286,7 @@ fn drive_out(o: &Observed<'_>, decision: &mut Decision) {
                 let mut conditions = view::list(pod, &["status", "conditions"]).to_vec();
                 let text = "Taint manager: deleting due to NoExecute taint";
                 let now = meta::time(o.now);
-                view::set_condition(
+                meta::set_condition(
                     &mut conditions,
                     "DisruptionTarget",
                     "True",

@@ -88,7 +88,7 @@ fn orphaned(node: &str, pods: &[Arc<Object>], gone_for: Duration, now: jiff::Tim
             let mut status = pod.status().clone();
             let mut conditions = view::list(pod, &["status", "conditions"]).to_vec();
             let text = format!("PodGC: node {node} no longer exists");
-            view::set_condition(&mut conditions, "DisruptionTarget", "True", "DeletionByPodGC", &text, &now);
+            meta::set_condition(&mut conditions, "DisruptionTarget", "True", "DeletionByPodGC", &text, &now);
             status["conditions"] = conditions.into();
             status["phase"] = "Failed".into();
             let patch = json!({"metadata": {"uid": pod.uid()}, "status": status});

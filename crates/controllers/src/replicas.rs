@@ -239,7 +239,7 @@ fn status(o: &Observed<'_>, active: &[Arc<Object>], decision: &mut Decision) -> 
             } else {
                 "FailedDelete"
             };
-            view::set_condition(&mut conditions, "ReplicaFailure", "True", reason, message, &now);
+            meta::set_condition(&mut conditions, "ReplicaFailure", "True", reason, message, &now);
         }
         None => conditions.retain(|c| c["type"] != "ReplicaFailure"),
     }

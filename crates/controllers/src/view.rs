@@ -72,31 +72,6 @@ pub(crate) fn until_available(pod: &Object, min_ready: i64, now: Timestamp) -> O
     Some(need.saturating_sub(base::clock::between(since, now)))
 }
 
-/// Sets a condition in a list of conditions: `lastTransitionTime` changes only with the status. Gives whether anything did.
-pub(crate) fn set_condition(
-    conditions: &mut Vec<Value>,
-    kind: &str,
-    status: &str,
-    reason: &str,
-    message: &str,
-    now: &str,
-) -> bool {
-    let mut new = json!({"type": kind, "status": status, "lastTransitionTime": now, "reason": reason, "message": message});
-    match conditions.iter_mut().find(|c| c["type"] == kind) {
-        Some(c) => {
-            if c["status"] == new["status"] {
-                if c["reason"] == new["reason"] && c["message"] == new["message"] {
-                    return false;
-                }
-                new["lastTransitionTime"] = c["lastTransitionTime"].clone();
-            }
-            *c = new;
-        }
-        None => conditions.push(new),
-    }
-    true
-}
-
 /// A number that is given as such or in percent of `total`, rounded up or down; `default` if it is neither.
 pub(crate) fn scaled(value: &Value, total: i64, up: bool, default: i64) -> i64 {
     match value {
@@ -186,16 +161,5 @@ mod tests {
         let a = json!({"b": 1, "a": {"x": null, "y": [{"q": null}]}});
         let b = json!({"a": {"y": [{}]}, "b": 1});
         assert_eq!(canonical(&a).to_string(), canonical(&b).to_string());
-    }
-
-    #[test]
-    fn conditions() {
-        let mut c = Vec::new();
-        assert!(set_condition(&mut c, "Ready", "True", "R", "m", "t1"));
-        assert!(!set_condition(&mut c, "Ready", "True", "R", "m", "t2"));
-        assert!(set_condition(&mut c, "Ready", "True", "R2", "m", "t2"));
-        assert_eq!(c[0]["lastTransitionTime"], "t1");
-        assert!(set_condition(&mut c, "Ready", "False", "R2", "m", "t2"));
-        assert_eq!(c[0]["lastTransitionTime"], "t2");
     }
 }
