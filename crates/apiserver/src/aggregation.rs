@@ -25,8 +25,7 @@ use crate::callback::{ca_bundle, fetch};
 use crate::pipeline::Call;
 use crate::pool::Peer;
 use crate::proxy::{IDENTITY, Proof, Target};
-use crate::query::WriteOptions;
-use crate::registry::{Context, Modify};
+use crate::registry::Own;
 use crate::user::UserInfo;
 
 const GROUP: &str = "apiregistration.k8s.io";
@@ -270,7 +269,9 @@ fn endpoints_of(event: &CacheEvent) -> String {
 /// Whether a change of an APIService asks for another look at it: what is only said anew of its availability does not, or one
 /// that says something else each time would be asked without end.
 fn concerns(event: &CacheEvent) -> bool {
-    let Some(before) = event.previous.as_ref().filter(|_| event.change != Change::Deleted) else { return true };
+    let Some(before) = event.previous.as_ref().filter(|_| event.change != Change::Deleted) else {
+        return true;
+    };
     let told = |object: &Arc<Encoded>| {
         let object = object.object();
         let conditions = object.value().pointer("/status/conditions").and_then(Value::as_array);
@@ -435,16 +436,14 @@ async fn check(server: &Arc<ApiServer>, service: &Arc<Object>) -> Result<(), Sta
     };
     let now = api::meta::time(base::clock::now());
     let said = |old: &Value| {
-        let mut conditions = old.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+        let mut conditions =
+            old.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
         let changed = api::meta::set_condition(&mut conditions, AVAILABLE, status, reason, &message, &now);
         changed.then_some(conditions)
     };
     if said(value).is_none() {
         return Ok(());
     }
-    let kind = server.kinds.load().stored(GROUP, PLURAL).ok_or_else(Status::no_such_path)?;
-    let user = Arc::new(UserInfo::master("system:apiserver"));
-    let mut cx = Context::internal(user, kind, "", service.name());
     let mut change = |old: &Arc<Object>| {
         let mut new = old.value().clone();
         if let Some(conditions) = said(&new) {
@@ -452,18 +451,14 @@ async fn check(server: &Arc<ApiServer>, service: &Arc<Object>) -> Result<(), Sta
         }
         Ok(new)
     };
-    let options = WriteOptions::default();
-    let modify = Modify {
+    let own = Own {
+        resource: (GROUP, PLURAL),
+        namespace: "",
         name: service.name(),
         subresource: "status",
-        options: &options,
-        applied: false,
-        checked: false,
+        dry_run: false,
     };
-    match server.modify(&mut cx, &modify, &mut change).await {
-        Err(status) if status.code == 404 => Ok(()),
-        answer => answer.map(|_| ()),
-    }
+    server.modify_own(&own, &mut change).await
 }
 
 #[cfg(test)]

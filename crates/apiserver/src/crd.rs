@@ -19,8 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::ApiServer;
 use crate::callback::ca_bundle;
 use crate::conversion::Converter;
-use crate::query::WriteOptions;
-use crate::registry::{Context, DeleteOptions, Modify, store_failure};
+use crate::registry::{Context, DeleteOptions, Own, store_failure};
 use crate::resource::{Custom, Kinds};
 use crate::user::UserInfo;
 
@@ -521,11 +520,6 @@ fn serve(server: &Arc<ApiServer>, crds: &[Arc<Object>]) {
     server.documents.clear();
 }
 
-fn context(server: &ApiServer, name: &str) -> Result<Context, Status> {
-    let kind = server.kinds.load().stored(GROUP, PLURAL).ok_or_else(Status::no_such_path)?;
-    Ok(Context::internal(Arc::new(UserInfo::master("system:apiserver")), kind, "", name))
-}
-
 async fn settle(
     server: &Arc<ApiServer>,
     crd: &Arc<Object>,
@@ -540,21 +534,15 @@ async fn settle(
     server.cache.caught_up().await.map_err(store_failure)
 }
 
-/// Changes a definition through a subresource. One that is gone needs no change.
+/// Changes a definition through a subresource.
 async fn write(
     server: &ApiServer,
     name: &str,
     subresource: &str,
     change: &(dyn Fn(&Value) -> Value + Sync),
 ) -> Result<(), Status> {
-    let mut cx = context(server, name)?;
-    let options = WriteOptions::default();
-    let modify = Modify { name, subresource, options: &options, applied: false, checked: false };
-    let mut change = |old: &Arc<Object>| Ok(change(old.value()));
-    match server.modify(&mut cx, &modify, &mut change).await {
-        Err(status) if status.code == 404 => Ok(()),
-        answer => answer.map(|_| ()),
-    }
+    let own = Own { resource: (GROUP, PLURAL), namespace: "", name, subresource, dry_run: false };
+    server.modify_own(&own, &mut |old: &Arc<Object>| Ok(change(old.value()))).await
 }
 
 /// Whether the definition of a custom kind is being deleted: nothing new of the kind may come then, or the end of it would

@@ -12,9 +12,7 @@ use serde_json::json;
 
 use super::{Operation, Plugin, Review};
 use crate::ApiServer;
-use crate::query::WriteOptions;
-use crate::registry::{Context, Modify};
-use crate::user::UserInfo;
+use crate::registry::Own;
 
 /// See the module.
 #[derive(Default)]
@@ -111,7 +109,7 @@ pub async fn give_back(server: &ApiServer, namespace: &str, charges: Vec<Charge>
             }
             Ok(new)
         };
-        if let Err(status) = write(server, namespace, &quota, false, &mut change).await {
+        if let Err(status) = server.modify_own(&status_of(namespace, &quota, false), &mut change).await {
             tracing::warn!(
                 quota,
                 namespace,
@@ -122,24 +120,9 @@ pub async fn give_back(server: &ApiServer, namespace: &str, charges: Vec<Charge>
     }
 }
 
-/// Changes a quota's status. One that has been deleted limits nothing any more.
-async fn write(
-    server: &ApiServer,
-    namespace: &str,
-    name: &str,
-    dry_run: bool,
-    change: &mut (dyn FnMut(&Arc<Object>) -> Result<Value, Status> + Send),
-) -> Result<(), Status> {
-    let kind = server.kinds.load().stored("", "resourcequotas").ok_or_else(Status::no_such_path)?;
-    let user = Arc::new(UserInfo::master("system:apiserver"));
-    let mut cx = Context::internal(user, kind, namespace, name);
-    let options = WriteOptions { dry_run, ..WriteOptions::default() };
-    let modify = Modify { name, subresource: "status", options: &options, applied: false, checked: false };
-    let mut change = |old: &Arc<Object>| change(old);
-    match Box::pin(server.modify(&mut cx, &modify, &mut change)).await {
-        Err(status) if status.code == 404 => Ok(()),
-        answer => answer.map(|_| ()),
-    }
+/// The status of a quota. One that has been deleted limits nothing any more.
+fn status_of<'a>(namespace: &'a str, name: &'a str, dry_run: bool) -> Own<'a> {
+    Own { resource: ("", "resourcequotas"), namespace, name, subresource: "status", dry_run }
 }
 
 /// Under a quota of cpu or memory, every container says how much it wants.
@@ -211,7 +194,7 @@ fn charged(gvr: &Gvr, name: &str, quota: &Object, delta: &Amounts) -> Result<Val
 async fn charge(r: &Review<'_>, quota: &Object, delta: &Amounts) -> Result<(), Status> {
     let (gvr, name) = (r.gvr.clone(), r.name.to_owned());
     let mut change = |old: &Arc<Object>| charged(&gvr, &name, old, delta);
-    write(r.server, r.namespace, quota.name(), r.dry_run, &mut change).await
+    r.server.modify_own(&status_of(r.namespace, quota.name(), r.dry_run), &mut change).await
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::ApiServer;
 use crate::admission::{self, Operation, Review};
 use crate::authz::Attributes;
 use crate::query::WriteOptions;
+use crate::user::UserInfo;
 
 /// How often an unconditional change is tried again when others are faster. Each round means that somebody else
 /// succeeded; the bound only keeps a client from waiting behind an endless stream of others.
@@ -44,6 +45,20 @@ pub struct Modify<'a> {
     /// Whether the kind's update rules and admission are asked. They are not for what the server itself changes (a pod's
     /// node, a quota's usage).
     pub checked: bool,
+}
+
+/// An object that the server changes of itself.
+pub struct Own<'a> {
+    /// Its group and resource.
+    pub resource: (&'a str, &'a str),
+    /// Its namespace, empty if it has none.
+    pub namespace: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// The subresource it is changed through, empty for the object itself.
+    pub subresource: &'a str,
+    /// Whether nothing is to be stored.
+    pub dry_run: bool,
 }
 
 impl ApiServer {
@@ -141,6 +156,22 @@ impl ApiServer {
             }
         }
         Err(Status::modified(&cx.gvr(), how.name))
+    }
+
+    /// As [`modify`](Self::modify), of what is the server's own to change. An object that is gone needs no change.
+    pub async fn modify_own(&self, own: &Own<'_>, change: &mut dyn Change) -> Result<(), Status> {
+        let (group, plural) = own.resource;
+        let kind = self.kinds.load().stored(group, plural).ok_or_else(Status::no_such_path)?;
+        let user = Arc::new(UserInfo::master("system:apiserver"));
+        let mut cx = Context::internal(user, kind, own.namespace, own.name);
+        let options = WriteOptions { dry_run: own.dry_run, ..WriteOptions::default() };
+        let Own { name, subresource, .. } = *own;
+        let modify = Modify { name, subresource, options: &options, applied: false, checked: false };
+        // Boxed, because admission of other writes comes here too.
+        match Box::pin(self.modify(&mut cx, &modify, change)).await {
+            Err(status) if status.code == 404 => Ok(()),
+            answer => answer.map(|_| ()),
+        }
     }
 
     async fn replace(
