@@ -21,7 +21,7 @@ use crate::audit::Event;
 use crate::conversion::Converter;
 use crate::user::UserInfo;
 
-pub use quota::{Charge, give_back};
+pub use quota::Charges;
 
 /// The kind of write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,18 +68,25 @@ pub struct Review<'a> {
     pub options: Value,
     /// Warnings for the client.
     pub warnings: &'a mut Vec<String>,
-    /// What plugins note of the write for the audit log ([`crate::audit`]).
-    pub notes: Vec<(String, String)>,
-    /// What quotas were charged for it; to be given back if it is not written after all.
-    pub charges: Vec<Charge>,
+    /// What the plugins have come to.
+    pub progress: Progress,
+}
+
+/// What plugins leave behind for each other and for the end of a review.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// What they note of the write for the audit log ([`crate::audit`]).
+    notes: Vec<(String, String)>,
+    /// What quotas were charged for it.
+    charges: Charges,
     /// Which webhooks are to see what others made of the object.
-    pub rounds: Rounds,
+    rounds: Rounds,
 }
 
 /// How far mutation has gone round. A webhook that changes the object calls for a second round, in which every plugin sees
 /// it once more, and those webhooks that were asked before and want to be again.
 #[derive(Debug, Default)]
-pub struct Rounds {
+struct Rounds {
     /// This is the second round, the last.
     second: bool,
     /// A webhook has changed the object.
@@ -151,8 +158,8 @@ pub fn stock() -> Vec<Box<dyn Plugin>> {
 /// defaults too.
 pub async fn mutate(plugins: &[Box<dyn Plugin>], review: &mut Review<'_>) -> Result<(), Status> {
     let mut answer = mutate_once(plugins, review).await;
-    if answer.is_ok() && review.rounds.again {
-        review.rounds.second = true;
+    if answer.is_ok() && review.progress.rounds.again {
+        review.progress.rounds.second = true;
         answer = mutate_once(plugins, review).await;
     }
     remember(review, answer.is_ok());
@@ -168,8 +175,9 @@ async fn mutate_once(plugins: &[Box<dyn Plugin>], review: &mut Review<'_>) -> Re
     Ok(())
 }
 
-/// Runs the validating half of all plugins. What was charged for a write that is refused is given back.
-pub async fn validate(plugins: &[Box<dyn Plugin>], review: &mut Review<'_>) -> Result<(), Status> {
+/// Runs the validating half of all plugins. Gives what quotas were charged for the write, which is settled when it has been
+/// written or not.
+pub async fn validate(plugins: &[Box<dyn Plugin>], review: &mut Review<'_>) -> Result<Charges, Status> {
     let mut answer = Ok(());
     for plugin in plugins {
         if plugin.handles(review) {
@@ -179,16 +187,19 @@ pub async fn validate(plugins: &[Box<dyn Plugin>], review: &mut Review<'_>) -> R
             }
         }
     }
-    if answer.is_err() {
-        give_back(review.server, review.namespace, std::mem::take(&mut review.charges)).await;
-    }
+    let charges = std::mem::take(&mut review.progress.charges);
     remember(review, answer.is_ok());
-    answer
+    match answer {
+        Ok(()) => Ok(charges),
+        refused => {
+            charges.settle(review.server, review.namespace, refused).await.map(|()| Charges::default())
+        }
+    }
 }
 
 /// Hands on what plugins noted, whether they refused the write or not.
 fn remember(review: &mut Review<'_>, admitted: bool) {
-    let annotations = std::mem::take(&mut review.notes);
+    let annotations = std::mem::take(&mut review.progress.notes);
     if annotations.is_empty() {
         return;
     }

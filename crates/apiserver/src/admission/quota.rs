@@ -80,43 +80,56 @@ impl Plugin for ResourceQuota {
         for (quota, delta) in wanting {
             charge(r, quota, &delta).await?;
             if !r.dry_run {
-                r.charges.push(Charge { quota: quota.name().to_owned(), amounts: delta });
+                r.progress.charges.0.push((quota.name().to_owned(), delta));
             }
         }
         Ok(())
     }
 }
 
-/// What a write has been charged to a quota.
-#[derive(Debug)]
-pub struct Charge {
-    quota: String,
-    amounts: Amounts,
+/// What a write has been charged to quotas, by their names.
+#[derive(Debug, Default)]
+#[must_use = "what was charged is given back if nothing is written"]
+pub struct Charges(Vec<(String, Amounts)>);
+
+impl Charges {
+    /// The outcome of the write; if that did not come about, what was charged for it is given back.
+    pub async fn settle<T, E>(
+        self,
+        server: &ApiServer,
+        namespace: &str,
+        outcome: Result<T, E>,
+    ) -> Result<T, E> {
+        if outcome.is_err() {
+            for (quota, delta) in self.0 {
+                give_back(server, namespace, &quota, &delta).await;
+            }
+        }
+        outcome
+    }
 }
 
-/// Gives back what was charged for a write that did not come about. The quota controller counts anew when it sees this.
-pub async fn give_back(server: &ApiServer, namespace: &str, charges: Vec<Charge>) {
-    for Charge { quota, amounts: delta } in charges {
-        let mut change = |old: &Arc<Object>| {
-            let used = amounts(old.status().get("used"));
-            let mut new = old.value().clone();
-            let into = api::meta::entry(api::meta::child(&mut new, "status"), "used");
-            for (k, q) in &delta {
-                // Counted anew meanwhile, it is given back already.
-                if let Some(left) = used.get(k).map(|u| u.minus(*q)).filter(|left| left.signum() >= 0) {
-                    into.insert(k.clone(), json!(left.to_string()));
-                }
+/// Takes what was charged off a quota's usage. The quota controller counts anew when it sees this.
+async fn give_back(server: &ApiServer, namespace: &str, quota: &str, delta: &Amounts) {
+    let mut change = |old: &Arc<Object>| {
+        let used = amounts(old.status().get("used"));
+        let mut new = old.value().clone();
+        let into = api::meta::entry(api::meta::child(&mut new, "status"), "used");
+        for (k, q) in delta {
+            // Counted anew meanwhile, it is given back already.
+            if let Some(left) = used.get(k).map(|u| u.minus(*q)).filter(|left| left.signum() >= 0) {
+                into.insert(k.clone(), json!(left.to_string()));
             }
-            Ok(new)
-        };
-        if let Err(status) = server.modify_own(&status_of(namespace, &quota, false), &mut change).await {
-            tracing::warn!(
-                quota,
-                namespace,
-                error = %status.message,
-                "a quota stays charged for what was not written, until it is counted anew"
-            );
         }
+        Ok(new)
+    };
+    if let Err(status) = server.modify_own(&status_of(namespace, quota, false), &mut change).await {
+        tracing::warn!(
+            quota,
+            namespace,
+            error = %status.message,
+            "a quota stays charged for what was not written, until it is counted anew"
+        );
     }
 }
 

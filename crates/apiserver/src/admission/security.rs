@@ -384,10 +384,10 @@ impl Plugin for PodSecurity {
         let wrong = audit.violations(pod);
         if !wrong.is_empty() {
             let note = format!("would {}", audit.says(&wrong));
-            r.notes.push((format!("{LABEL}audit-violations"), note));
+            r.progress.notes.push((format!("{LABEL}audit-violations"), note));
         }
         if r.kind.template.is_none() {
-            r.notes.push((
+            r.progress.notes.push((
                 format!("{LABEL}enforce-policy"),
                 format!("{}:{}", enforce.level.name(), enforce.version),
             ));

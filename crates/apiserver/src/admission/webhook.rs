@@ -294,7 +294,7 @@ fn judge(r: &mut Review<'_>, hook: &Value, response: &Value) -> Result<(), Statu
     let name = text(hook, "/name");
     r.warnings.extend(list(response, "/warnings").filter_map(|w| w.as_str().map(str::to_owned)));
     for (key, value) in response.get("auditAnnotations").and_then(Value::as_object).into_iter().flatten() {
-        r.notes.push((format!("{name}/{key}"), value.as_str().unwrap_or("").to_owned()));
+        r.progress.notes.push((format!("{name}/{key}"), value.as_str().unwrap_or("").to_owned()));
     }
     if response.get("allowed").and_then(Value::as_bool) == Some(true) {
         return Ok(());
@@ -350,23 +350,23 @@ impl Plugin for Webhooks {
     async fn mutate(&self, r: &mut Review<'_>) -> Result<(), Status> {
         let hooks = wanted(r, MUTATING)?;
         // Other plugins may have changed what the webhooks made of the object.
-        if r.rounds.second && r.rounds.left.as_ref().is_some_and(|left| left != r.object) {
-            r.rounds.due.append(&mut r.rounds.asked);
+        if r.progress.rounds.second && r.progress.rounds.left.as_ref().is_some_and(|left| left != r.object) {
+            r.progress.rounds.due.append(&mut r.progress.rounds.asked);
         }
         for wanted in &hooks {
-            if r.rounds.second && !r.rounds.due.contains(&wanted.id) {
+            if r.progress.rounds.second && !r.progress.rounds.due.contains(&wanted.id) {
                 continue;
             }
             if mutate_with(r, wanted).await? {
-                r.rounds.again = true;
-                r.rounds.due.append(&mut r.rounds.asked);
+                r.progress.rounds.again = true;
+                r.progress.rounds.due.append(&mut r.progress.rounds.asked);
             }
             if text(&wanted.hook, "/reinvocationPolicy") == "IfNeeded" {
-                r.rounds.asked.push(wanted.id.clone());
+                r.progress.rounds.asked.push(wanted.id.clone());
             }
         }
-        let some = !(r.rounds.asked.is_empty() && r.rounds.due.is_empty());
-        r.rounds.left = some.then(|| r.object.clone());
+        let some = !(r.progress.rounds.asked.is_empty() && r.progress.rounds.due.is_empty());
+        r.progress.rounds.left = some.then(|| r.object.clone());
         Ok(())
     }
 

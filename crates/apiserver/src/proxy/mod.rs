@@ -18,7 +18,7 @@ pub(crate) use forward::{IDENTITY, Proof, Target, dial};
 use self::forward::upgrade_of;
 use self::target::{rest_path, split_name};
 use crate::ApiServer;
-use crate::admission::{self, Operation, Review};
+use crate::admission::{self, Operation, Progress, Review};
 use crate::authz::Attributes;
 use crate::body::Body;
 use crate::pipeline::Call;
@@ -59,14 +59,12 @@ impl ApiServer {
             dry_run: false,
             options: Value::Null,
             warnings: &mut warnings,
-            notes: Vec::new(),
-            charges: Vec::new(),
-            rounds: admission::Rounds::default(),
+            progress: Progress::default(),
         };
         // A log is read; the others are connections, whose options admission may change.
         if sub != "log" {
             admission::mutate(&self.admission, &mut review).await?;
-            admission::validate(&self.admission, &mut review).await?;
+            admission::validate(&self.admission, &mut review).await.map(drop)?;
         }
         let safe = matches!(*call.request.method(), http::Method::GET | http::Method::HEAD);
         if sub == "proxy"

@@ -8,7 +8,7 @@ use store::Expect;
 
 use super::{Context, Missed};
 use crate::ApiServer;
-use crate::admission::{self, Operation, Review};
+use crate::admission::{self, Operation, Progress, Review};
 use crate::query::WriteOptions;
 
 /// How often a generated name is drawn again when it is taken.
@@ -90,13 +90,11 @@ impl ApiServer {
             dry_run: options.dry_run,
             options: options.document("CreateOptions"),
             warnings: &mut warnings,
-            notes: Vec::new(),
-            charges: Vec::new(),
-            rounds: admission::Rounds::default(),
+            progress: Progress::default(),
         };
         // Whether there is such a namespace comes before everything else that could be wrong.
         admission::mutate(&self.admission, &mut review).await?;
-        let _held = self.allocate(cx, review.object, None).await?;
+        let held = self.allocate(cx, review.object, None).await?;
         let errors = kind.validate_create(review.object);
         if !errors.is_empty() {
             return Err(Status::invalid(&cx.kind.gvk(), &name, &errors));
@@ -109,10 +107,24 @@ impl ApiServer {
                 return Err(Status::already_exists(&cx.gvr(), &name));
             }
         }
-        admission::validate(&self.admission, &mut review).await?;
-        let charges = std::mem::take(&mut review.charges);
+        let charges = admission::validate(&self.admission, &mut review).await?;
         cx.warnings.append(&mut warnings);
         cx.warnings.extend(kind.warnings(&object));
+        let written = self.write_new(cx, &name, object, options).await;
+        let object = charges.settle(self, &namespace, written).await?;
+        if held.is_some() && !options.dry_run {
+            self.cache.wait_for(object.revision()).await;
+        }
+        Ok(object)
+    }
+
+    async fn write_new(
+        &self,
+        cx: &mut Context,
+        name: &str,
+        mut object: Value,
+        options: &WriteOptions,
+    ) -> Result<Arc<Object>, Status> {
         if !options.applied {
             let writer = api::patch::apply::Writer {
                 manager: cx.manager(options),
@@ -125,21 +137,10 @@ impl ApiServer {
         if options.dry_run {
             return Ok(Object::from_value(object));
         }
-        match self.put(cx, &name, object, Expect::Absent).await {
-            Ok(object) => {
-                if _held.is_some() {
-                    self.cache.wait_for(object.revision()).await;
-                }
-                Ok(object)
-            }
-            Err(missed) => {
-                admission::give_back(self, &namespace, charges).await;
-                Err(match missed {
-                    Missed::Conflict(_) => Status::already_exists(&cx.gvr(), &name),
-                    Missed::Failed(status) => status,
-                })
-            }
-        }
+        self.put(cx, name, object, Expect::Absent).await.map_err(|missed| match missed {
+            Missed::Conflict(_) => Status::already_exists(&cx.gvr(), name),
+            Missed::Failed(status) => status,
+        })
     }
 
     /// The object's namespace is the path's, or is left to it.

@@ -10,7 +10,7 @@ use store::Expect;
 use super::update::is_finished;
 use super::{Context, Missed};
 use crate::ApiServer;
-use crate::admission::{self, Operation, Review};
+use crate::admission::{self, Operation, Progress, Review};
 use crate::query::Query;
 
 /// The finalizer that makes the garbage collector delete dependents first.
@@ -178,12 +178,10 @@ impl ApiServer {
             dry_run: options.dry_run,
             options: options.document(),
             warnings: &mut cx.warnings,
-            notes: Vec::new(),
-            charges: Vec::new(),
-            rounds: admission::Rounds::default(),
+            progress: Progress::default(),
         };
         admission::mutate(&self.admission, &mut review).await?;
-        admission::validate(&self.admission, &mut review).await
+        admission::validate(&self.admission, &mut review).await.map(drop)
     }
 
     async fn delete_once(

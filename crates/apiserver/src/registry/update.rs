@@ -9,7 +9,7 @@ use store::Expect;
 
 use super::{Context, Missed};
 use crate::ApiServer;
-use crate::admission::{self, Operation, Review};
+use crate::admission::{self, Charges, Operation, Progress, Review};
 use crate::authz::Attributes;
 use crate::query::WriteOptions;
 use crate::user::UserInfo;
@@ -205,14 +205,12 @@ impl ApiServer {
             dry_run: how.options.dry_run,
             options: how.options.document("UpdateOptions"),
             warnings: &mut warnings,
-            notes: Vec::new(),
-            charges: Vec::new(),
-            rounds: admission::Rounds::default(),
+            progress: Progress::default(),
         };
         if how.checked {
             admission::mutate(&self.admission, &mut review).await.map_err(Missed::Failed)?;
         }
-        let _held = self.allocate(cx, review.object, Some(old.value())).await.map_err(Missed::Failed)?;
+        let held = self.allocate(cx, review.object, Some(old.value())).await.map_err(Missed::Failed)?;
         if how.checked {
             let errors = kind.validate_update(review.object, old.value(), how.subresource);
             if !errors.is_empty() {
@@ -223,14 +221,30 @@ impl ApiServer {
             self.check_escalation(&user, &kind, &namespace, review.object, Some(old.value()))
                 .map_err(Missed::Failed)?;
         }
-        if how.checked {
-            admission::validate(&self.admission, &mut review).await.map_err(Missed::Failed)?;
-        }
-        let charges = std::mem::take(&mut review.charges);
+        let charges = if how.checked {
+            admission::validate(&self.admission, &mut review).await.map_err(Missed::Failed)?
+        } else {
+            Charges::default()
+        };
         cx.warnings.append(&mut warnings);
         if how.subresource.is_empty() {
             cx.warnings.extend(kind.warnings(&new));
         }
+        let written = self.write_over(cx, how, old, new).await;
+        let object = charges.settle(self, &namespace, written).await?;
+        if held.is_some() && !how.options.dry_run {
+            self.cache.wait_for(object.revision()).await;
+        }
+        Ok(object)
+    }
+
+    async fn write_over(
+        &self,
+        cx: &mut Context,
+        how: &Modify<'_>,
+        old: &Arc<Object>,
+        mut new: Value,
+    ) -> Result<Arc<Object>, Missed> {
         api::object::set_revision(&mut new, old.revision());
         if !how.applied {
             let api_version = cx.version().api_version();
@@ -248,28 +262,12 @@ impl ApiServer {
         if how.options.dry_run {
             return Ok(Object::from_value(new));
         }
-        if is_finished(&kind, &new) {
-            let revision = match self.remove(cx, how.name, old.revision()).await {
-                Ok(revision) => revision,
-                Err(missed) => {
-                    admission::give_back(self, &namespace, charges).await;
-                    return Err(missed);
-                }
-            };
+        if is_finished(&cx.kind, &new) {
+            let revision = self.remove(cx, how.name, old.revision()).await?;
             api::object::set_revision(&mut new, revision);
             return Ok(Object::from_value(new));
         }
-        let object = match self.put(cx, how.name, new, Expect::ModRevision(old.revision())).await {
-            Ok(object) => object,
-            Err(missed) => {
-                admission::give_back(self, &namespace, charges).await;
-                return Err(missed);
-            }
-        };
-        if _held.is_some() {
-            self.cache.wait_for(object.revision()).await;
-        }
-        Ok(object)
+        self.put(cx, how.name, new, Expect::ModRevision(old.revision())).await
     }
 }
 

@@ -8,7 +8,7 @@ mod tokens;
 use api::{Status, Value};
 
 use crate::ApiServer;
-use crate::admission::{self, Operation, Review};
+use crate::admission::{self, Operation, Progress, Review};
 use crate::resource::Resolved;
 
 impl ApiServer {
@@ -40,11 +40,9 @@ impl ApiServer {
             dry_run,
             options,
             warnings: &mut cx.warnings,
-            notes: Vec::new(),
-            charges: Vec::new(),
-            rounds: admission::Rounds::default(),
+            progress: Progress::default(),
         };
         admission::mutate(&self.admission, &mut review).await?;
-        admission::validate(&self.admission, &mut review).await
+        admission::validate(&self.admission, &mut review).await.map(drop)
     }
 }
