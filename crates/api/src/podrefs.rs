@@ -134,12 +134,34 @@ pub fn references(pod: &Value) -> Vec<(Referred, String)> {
             note(Referred::Secret, name(source, "/secret/name"));
             note(Referred::ConfigMap, name(source, "/configMap/name"));
         }
-        if volume.get("ephemeral").is_some_and(|e| !e.is_null()) {
-            let claim = format!("{}-{}", meta::name(pod), name(volume, "/name").unwrap_or_default());
-            note(Referred::Claim, Some(&claim));
+        if is_ephemeral(volume) {
+            note(Referred::Claim, claim(meta::name(pod), volume).as_deref());
         }
     }
     found
+}
+
+fn is_ephemeral(volume: &Value) -> bool {
+    volume.get("ephemeral").is_some_and(|e| !e.is_null())
+}
+
+/// The name of the claim that is made for an ephemeral volume of a pod.
+pub fn ephemeral_claim(pod: &str, volume: &str) -> String {
+    format!("{pod}-{volume}")
+}
+
+/// The claim that a volume of a pod of this name is by, if it is by one.
+pub fn claim(pod: &str, volume: &Value) -> Option<String> {
+    if is_ephemeral(volume) {
+        return Some(ephemeral_claim(pod, name(volume, "/name").unwrap_or_default()));
+    }
+    name(volume, "/persistentVolumeClaim/claimName").map(str::to_owned)
+}
+
+/// The claims of a pod, in the order of its volumes.
+pub fn claims(pod: &Value) -> impl Iterator<Item = String> {
+    let volumes = pod.pointer("/spec/volumes").and_then(Value::as_array);
+    volumes.into_iter().flatten().filter_map(|v| claim(meta::name(pod), v))
 }
 
 #[cfg(test)]
@@ -188,6 +210,7 @@ mod tests {
         assert_eq!(of(Referred::Secret), ["pull", "alls", "key", "s", "chap", "csi", "ps", "az"]);
         assert_eq!(of(Referred::ConfigMap), ["all", "one", "pc"]);
         assert_eq!(of(Referred::Claim), ["p-e", "cl"]);
+        assert_eq!(claims(&pod).collect::<Vec<_>>(), of(Referred::Claim));
         assert_eq!(references(&json!(null)), []);
     }
 }

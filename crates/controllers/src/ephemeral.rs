@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{Key, Object, Value, meta};
+use api::{Key, Object, Value, meta, podrefs};
 use async_trait::async_trait;
 use client::{Informer, Result, gvr};
 use serde_json::json;
@@ -57,7 +57,7 @@ fn decide(pod: &Arc<Object>, claim: &dyn Fn(&str) -> Option<Arc<Object>>) -> Vec
     }
     let mut actions = Vec::new();
     for volume in wanted(pod) {
-        let name = format!("{}-{}", pod.name(), volume["name"].as_str().unwrap_or_default());
+        let name = podrefs::ephemeral_claim(pod.name(), volume["name"].as_str().unwrap_or_default());
         match claim(&name) {
             Some(c) if meta::controller_of(c.value()).is_some_and(|o| o.uid == pod.uid()) => {}
             Some(_) => {

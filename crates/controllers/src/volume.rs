@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use api::{Key, Object, Value, meta};
+use api::{Key, Object, Value, meta, podrefs};
 use async_trait::async_trait;
 use client::{Informer, Result, gvr};
 use scheduler::NodeView;
@@ -53,14 +53,7 @@ impl Claims {
 }
 
 fn claims_of(pod: &Object) -> Vec<Key> {
-    let volumes = view::list(pod, &["spec", "volumes"]).iter();
-    let name = |v: &Value| match v["persistentVolumeClaim"]["claimName"].as_str() {
-        Some(name) => Some(name.to_owned()),
-        None => v["ephemeral"]
-            .is_object()
-            .then(|| format!("{}-{}", pod.name(), v["name"].as_str().unwrap_or_default())),
-    };
-    volumes.filter_map(name).map(|n| Key::new(pod.namespace(), n)).collect()
+    podrefs::claims(pod.value()).map(|name| Key::new(pod.namespace(), name)).collect()
 }
 
 #[async_trait]

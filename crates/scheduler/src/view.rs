@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use api::object::Encoded;
 use api::quantity::Quantity;
 use api::selector::Label;
-use api::{Key, Object, Value, meta};
+use api::{Key, Object, Value, meta, podrefs};
 
 /// What a container counts as, for spreading, if it asks for nothing: a tenth of a processor and 200 MB.
 const UNASKED: (i64, i64) = (100, 200 * 1024 * 1024);
@@ -364,17 +364,7 @@ impl PodView {
             apart_preferred,
             spread: spread(spec, object),
             images: containers().map(|c| strings(&c["image"])).collect(),
-            claims: spec["volumes"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(|v| match v["persistentVolumeClaim"]["claimName"].as_str() {
-                    Some(name) => Some(name.to_owned()),
-                    None => v["ephemeral"]
-                        .is_object()
-                        .then(|| format!("{}-{}", object.name(), strings(&v["name"]))),
-                })
-                .collect(),
+            claims: podrefs::claims(object.value()).collect(),
             gated: spec["schedulingGates"].as_array().is_some_and(|g| !g.is_empty()),
         }
     }

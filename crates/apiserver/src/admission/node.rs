@@ -1,7 +1,7 @@
 //! NodeRestriction: a kubelet changes its own node, its own leases, and the pods bound to it, nothing else.
 
 use api::meta::text;
-use api::podrefs::{Referred, references};
+use api::podrefs::{self, Referred, references};
 use api::{Status, Value};
 use async_trait::async_trait;
 
@@ -212,13 +212,9 @@ fn audiences(r: &Review<'_>, pod: &Value) -> Vec<String> {
             let token = source.get("serviceAccountToken").filter(|t| !t.is_null());
             found.extend(token.map(|t| text(t, "/audience").to_owned()));
         }
-        let driver = if volume.get("ephemeral").is_some_and(|e| !e.is_null()) {
-            claimed(&format!("{}-{}", api::meta::name(pod), text(&volume, "/name")))
-        } else {
-            match text(&volume, "/persistentVolumeClaim/claimName") {
-                "" => Some(text(&volume, "/csi/driver").to_owned()),
-                claim => claimed(claim),
-            }
+        let driver = match podrefs::claim(api::meta::name(pod), &volume) {
+            Some(claim) => claimed(&claim),
+            None => Some(text(&volume, "/csi/driver").to_owned()),
         };
         let driver = driver.filter(|d| !d.is_empty()).and_then(|d| of("storage.k8s.io", "csidrivers", &d));
         let requests = driver.map(|d| list(d.spec(), "/tokenRequests")).unwrap_or_default();

@@ -87,7 +87,8 @@ async fn one(
         return claimed(context, pod, &claim.claim_name, claim.read_only, given).await;
     }
     if volume.ephemeral.is_some() {
-        return claimed(context, pod, &format!("{}-{}", pod.name, volume.name), false, given).await;
+        let claim = api::podrefs::ephemeral_claim(&pod.name, &volume.name);
+        return claimed(context, pod, &claim, false, given).await;
     }
     if let Some((kind, payload)) = payload::of(context, pod, volume, renew).await? {
         let path = context.volatile(&pod.uid).join("volumes").join(kind).join(&volume.name);
