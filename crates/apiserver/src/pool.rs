@@ -306,12 +306,11 @@ impl Body for Leased {
     }
 }
 
-/// The kinds whose objects say how others are reached.
-const CONFIGURATIONS: [(&str, &str); 4] = [
+/// The kinds whose objects say how others are reached; APIServices do too, and aggregation looks after them.
+const CONFIGURATIONS: [(&str, &str); 3] = [
     ("admissionregistration.k8s.io", "mutatingwebhookconfigurations"),
     ("admissionregistration.k8s.io", "validatingwebhookconfigurations"),
     ("apiextensions.k8s.io", "customresourcedefinitions"),
-    ("apiregistration.k8s.io", "apiservices"),
 ];
 
 /// Closes kept connections when what they were made by has changed or is gone, until `shutdown`.
@@ -326,11 +325,7 @@ pub(crate) fn follow(server: &Arc<ApiServer>, shutdown: &CancellationToken) {
                     () = shutdown.cancelled() => return,
                     events = watcher.next() => events,
                 };
-                // APIServices have no generation.
-                let told = |o: &Arc<api::object::Encoded>| {
-                    let object = o.object();
-                    (api::meta::generation(object.value()), object.value()["spec"].clone())
-                };
+                let told = |o: &Arc<api::object::Encoded>| api::meta::generation(o.object().value());
                 let changed = match &events {
                     // What is new has no connections yet; a changed status says nothing about them.
                     Ok(events) => events.iter().any(|e| {
