@@ -96,9 +96,8 @@ impl Converter {
         }
         let Some(webhook) = &self.webhook else {
             for i in other {
-                let mut value = objects[i].object().value().clone();
-                value["apiVersion"] = json!(to);
-                objects[i] = self.pruned(value, to).encoded().clone();
+                let value = self.renamed(objects[i].object().value(), to);
+                objects[i] = Object::from_value(value).encoded().clone();
             }
             return Ok(objects);
         };
@@ -114,18 +113,21 @@ impl Converter {
             let some_objects: Vec<Arc<Object>> = some.iter().map(|i| objects[*i].object()).collect();
             let values: Vec<&Value> = some_objects.iter().map(|o| o.value()).collect();
             let converted = self.ask(webhook, &values, to).await?;
-            for (i, value) in some.iter().zip(converted) {
-                objects[*i] = self.pruned(value, to).encoded().clone();
+            for (i, mut value) in some.iter().zip(converted) {
+                self.prune(&mut value, to);
+                objects[*i] = Object::from_value(value).encoded().clone();
             }
             rest = later;
         }
         Ok(objects)
     }
 
-    /// An object without what its new version does not have.
-    fn pruned(&self, mut value: Value, to: &str) -> Arc<Object> {
+    /// An object that is in the version `to` the same, without what that does not have.
+    fn renamed(&self, value: &Value, to: &str) -> Value {
+        let mut value = value.clone();
+        value["apiVersion"] = json!(to);
         self.prune(&mut value, to);
-        Object::from_value(value)
+        value
     }
 
     fn prune(&self, value: &mut Value, to: &str) {
@@ -163,19 +165,13 @@ impl Converter {
 
     /// An object in the version `to` without what that does not have, if it takes no webhook to know it.
     pub fn by_name(&self, value: &Value, to: &str) -> Option<Value> {
-        if self.webhook.is_some() {
-            return None;
-        }
-        let mut value = value.clone();
-        value["apiVersion"] = json!(to);
-        self.prune(&mut value, to);
-        Some(value)
+        self.webhook.is_none().then(|| self.renamed(value, to))
     }
 
     /// Decoded objects, all of one version, in the version `to` without what that does not have.
     pub async fn values(&self, values: &[Value], to: &str) -> Result<Vec<Value>, Status> {
         let Some(webhook) = &self.webhook else {
-            return Ok(values.iter().filter_map(|v| self.by_name(v, to)).collect());
+            return Ok(values.iter().map(|v| self.renamed(v, to)).collect());
         };
         let mut out = self.ask(webhook, &values.iter().collect::<Vec<_>>(), to).await?;
         for value in &mut out {

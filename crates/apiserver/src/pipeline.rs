@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use api::access::Ask;
 use api::{Gvr, Status};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
@@ -272,18 +273,10 @@ impl ApiServer {
             extra.iter().map(|(k, v)| ("authentication.k8s.io", "userextras", k.as_str(), "", v.as_str())),
         );
         for (group, resource, subresource, namespace, name) in asked {
-            self.require(&Attributes {
-                user: &user,
-                verb: "impersonate",
-                is_resource: true,
-                group,
-                resource,
-                subresource,
-                namespace,
-                name,
-                path: "",
-                fields: "",
-            })?;
+            self.require(&Attributes::asked(
+                &user,
+                &Ask { verb: "impersonate", group, resource, subresource, namespace, name, ..Ask::default() },
+            ))?;
         }
         let mut other = match name.strip_prefix("system:serviceaccount:").and_then(|s| s.split_once(':')) {
             Some((ns, account)) if groups.is_empty() => UserInfo::service_account(ns, account, ""),

@@ -1,6 +1,7 @@
 //! CertificateApproval, CertificateSigning and CertificateSubjectRestriction: who approves or signs a request must be allowed
 //! to for its signer, and nobody gets a certificate of the group that may do everything.
 
+use api::access::Ask;
 use api::meta::text;
 use api::{Status, Value};
 use async_trait::async_trait;
@@ -19,18 +20,10 @@ fn may(r: &Review<'_>, verb: &str, signer: &str) -> bool {
     let domain = signer.split_once('/').map(|(domain, _)| format!("{domain}/*"));
     let asked = std::iter::once(signer.to_owned()).chain(domain);
     asked.into_iter().any(|name| {
-        let attributes = Attributes {
-            user: r.user,
-            verb,
-            is_resource: true,
-            group: "certificates.k8s.io",
-            resource: "signers",
-            subresource: "",
-            namespace: "",
-            name: &name,
-            path: "",
-            fields: "",
-        };
+        let attributes = Attributes::asked(
+            r.user,
+            &Ask { verb, group: "certificates.k8s.io", resource: "signers", name: &name, ..Ask::default() },
+        );
         r.server.authorize(&attributes).allowed()
     })
 }

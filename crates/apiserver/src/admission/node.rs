@@ -1,5 +1,6 @@
 //! NodeRestriction: a kubelet changes its own node, its own leases, and the pods bound to it, nothing else.
 
+use api::access::Ask;
 use api::meta::text;
 use api::podrefs::{self, Referred, references};
 use api::{Status, Value};
@@ -179,18 +180,16 @@ fn audience(r: &Review<'_>, pod: &Value) -> Result<(), Status> {
     if audiences(r, pod).iter().any(|a| a == wanted) {
         return Ok(());
     }
-    let attributes = Attributes {
-        user: r.user,
-        verb: "request-serviceaccounts-token-audience",
-        is_resource: true,
-        group: "",
-        resource: wanted,
-        subresource: "",
-        namespace: r.namespace,
-        name: r.name,
-        path: "",
-        fields: "",
-    };
+    let attributes = Attributes::asked(
+        r.user,
+        &Ask {
+            verb: "request-serviceaccounts-token-audience",
+            resource: wanted,
+            namespace: r.namespace,
+            name: r.name,
+            ..Ask::default()
+        },
+    );
     if r.server.authorize(&attributes).allowed() {
         return Ok(());
     }

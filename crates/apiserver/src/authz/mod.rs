@@ -381,18 +381,10 @@ mod tests {
         sub: &'a str,
         ns: &'a str,
     ) -> Attributes<'a> {
-        Attributes {
+        Attributes::asked(
             user,
-            verb,
-            is_resource: true,
-            group: "",
-            resource,
-            subresource: sub,
-            namespace: ns,
-            name: "x",
-            path: "",
-            fields: "",
-        }
+            &Ask { verb, resource, subresource: sub, namespace: ns, name: "x", ..Ask::default() },
+        )
     }
 
     #[test]

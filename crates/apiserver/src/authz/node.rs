@@ -191,6 +191,7 @@ fn volume_secrets(spec: &Value) -> impl Iterator<Item = (&str, &str)> {
 mod tests {
     use super::*;
     use crate::user::{NODES, UserInfo};
+    use api::access::Ask;
     use serde_json::json;
     use store::{Expect, Op, Txn};
     use tokio_util::sync::CancellationToken;
@@ -211,18 +212,18 @@ mod tests {
         let rules = NodeRules::default();
         let ask = |node: &str, verb: &str, group: &str, resource: &str, sub: &str, name: &str| {
             let user = UserInfo::new(&format!("system:node:{node}"), &[NODES]);
-            let a = Attributes {
-                user: &user,
-                verb,
-                is_resource: true,
-                group,
-                resource,
-                subresource: sub,
-                namespace: if resource == "leases" { "kube-node-lease" } else { "a" },
-                name,
-                path: "",
-                fields: "",
-            };
+            let a = Attributes::asked(
+                &user,
+                &Ask {
+                    verb,
+                    group,
+                    resource,
+                    subresource: sub,
+                    namespace: if resource == "leases" { "kube-node-lease" } else { "a" },
+                    name,
+                    ..Ask::default()
+                },
+            );
             rules.authorize(&cache, node, &a).allowed()
         };
         for (resource, name, want) in [

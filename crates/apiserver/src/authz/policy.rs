@@ -144,6 +144,7 @@ mod tests {
     use super::super::{Attributes, Rbac, RbacObjects};
     use super::*;
     use crate::user::UserInfo;
+    use api::access::Ask;
 
     #[test]
     fn stock_roles_allow_and_refuse() {
@@ -160,18 +161,10 @@ mod tests {
         });
         let ask = |user: &str, verb: &str, group: &str, resource: &str, sub: &str| {
             let user = UserInfo::new(user, &[]);
-            let attributes = Attributes {
-                user: &user,
-                verb,
-                is_resource: true,
-                group,
-                resource,
-                subresource: sub,
-                namespace: "a",
-                name: "",
-                path: "",
-                fields: "",
-            };
+            let attributes = Attributes::asked(
+                &user,
+                &Ask { verb, group, resource, subresource: sub, namespace: "a", ..Ask::default() },
+            );
             rbac.authorize(&attributes).allowed()
         };
         assert!(ask("ed", "create", "apps", "deployments", ""));

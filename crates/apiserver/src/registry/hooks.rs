@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use api::access::Ask;
 use api::{ErrorList, Kind, Path, Status, Value};
 use ipnet::Ipv4Net;
 use serde_json::json;
@@ -450,18 +451,10 @@ impl ApiServer {
         let gvr = kind.gvr();
         let name = api::meta::name(object);
         let ask = |verb: &str, resource: &str, name: &str| {
-            let attributes = Attributes {
+            let attributes = Attributes::asked(
                 user,
-                verb,
-                is_resource: true,
-                group: &kind.group,
-                resource,
-                subresource: "",
-                namespace,
-                name,
-                path: "",
-                fields: "",
-            };
+                &Ask { verb, group: &kind.group, resource, namespace, name, ..Ask::default() },
+            );
             self.authorize(&attributes).allowed()
         };
         let wanted = match kind.plural.as_str() {
