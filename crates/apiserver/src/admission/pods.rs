@@ -283,7 +283,7 @@ impl Plugin for Priority {
     }
 }
 
-/// TaintNodesByCondition: a new node takes no pods before it has said that it is ready.
+/// TaintNodesByCondition: a new node takes no pods before the node controller has seen that it is ready.
 pub struct TaintNodesByCondition;
 
 #[async_trait]
@@ -297,19 +297,13 @@ impl Plugin for TaintNodesByCondition {
     }
 
     async fn mutate(&self, r: &mut Review<'_>) -> Result<(), Status> {
-        let ready = r
-            .object
-            .pointer("/status/conditions")
-            .and_then(Value::as_array)
-            .is_some_and(|c| c.iter().any(|c| text(c, "type") == "Ready" && text(c, "status") == "True"));
         let spec = api::meta::child(r.object, "spec");
         let key = "node.kubernetes.io/not-ready";
         let tainted = spec
             .get("taints")
             .and_then(Value::as_array)
             .is_some_and(|t| t.iter().any(|t| text(t, "key") == key && text(t, "effect") == "NoSchedule"));
-        // A node that registers ready needs no one to find that out and lift the taint.
-        if !tainted && !ready {
+        if !tainted {
             push(spec, "taints", json!({"key": key, "effect": "NoSchedule"}));
         }
         Ok(())
