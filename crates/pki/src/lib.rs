@@ -8,6 +8,7 @@
 //! 0600). Who may do what with an identity is left to the API server.
 
 mod kubeconfig;
+mod request;
 mod tls;
 mod token;
 
@@ -26,6 +27,7 @@ use rcgen::{
 use x509_parser::prelude::FromDer;
 
 pub use kubeconfig::kubeconfig;
+pub use request::{Name, Request, usages};
 pub use rustls_pki_types::CertificateDer;
 pub use tls::{
     ClientAuth, ClientIdentity, Clients, Shown, Trust, check_authorities, client_config, user_of_certificate,
@@ -271,17 +273,7 @@ fn belongs(pem: &str, key: &KeyPair) -> std::result::Result<(), String> {
     Ok(())
 }
 
-/// The groups (organizations) that a certificate request in PEM asks for.
-pub fn groups_of_request(pem: &[u8]) -> Result<Vec<String>> {
-    let bad = |e: String| Error::Certificate(format!("the request cannot be read: {e}"));
-    let (_, pem) = x509_parser::pem::parse_x509_pem(pem).map_err(|e| bad(e.to_string()))?;
-    let (_, request) = x509_parser::certification_request::X509CertificationRequest::from_der(&pem.contents)
-        .map_err(|e| bad(e.to_string()))?;
-    let subject = &request.certification_request_info.subject;
-    Ok(subject.iter_organization().filter_map(|o| o.as_str().ok().map(str::to_owned)).collect())
-}
-
-/// When a PEM certificate ends.
+/// When the certificate that comes first in a PEM document ends.
 pub fn not_after(cert_pem: &str) -> Result<Timestamp> {
     let certificates = tls::certificates(cert_pem)?;
     let first = certificates.first().ok_or_else(|| Error::Certificate("there is no certificate".into()))?;

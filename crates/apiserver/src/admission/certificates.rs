@@ -48,7 +48,7 @@ impl Plugin for Certificates {
                 }
                 let request = STANDARD.decode(text(r.object, "/spec/request")).unwrap_or_default();
                 // What cannot be read is for validation to refuse.
-                let groups = pki::groups_of_request(&request).unwrap_or_default();
+                let groups = pki::Request::parse(&request).map(|r| r.organizations).unwrap_or_default();
                 if groups.iter().any(|g| g == MASTERS) {
                     return Err(
                         r.forbidden(format!("use of {signer} signer with {MASTERS} group is not allowed"))
