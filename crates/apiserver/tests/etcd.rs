@@ -4,8 +4,7 @@
 
 mod common;
 
-use std::net::{IpAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,75 +14,21 @@ use client::{WatchEvent, WatchKind, WatchOptions};
 use common::Cluster;
 use futures::StreamExt;
 use serde_json::{Value, json};
+use store::etcd::testing::Server as Etcd;
 use tokio_util::sync::CancellationToken;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
-/// An etcd on loopback; it ends with its test.
-struct Etcd {
-    process: Option<Child>,
-    dir: tempfile::TempDir,
-    ports: [u16; 2],
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-impl Etcd {
-    /// Nothing, and a word about it, where the machine has none.
-    fn start() -> Option<Self> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        if !std::env::split_paths(&path).any(|dir| dir.join("etcd").is_file()) {
-            eprintln!("skipped: etcd is not installed (Debian's package etcd-server has it)");
-            return None;
-        }
-        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut etcd = Self { process: None, dir: tempfile::tempdir().unwrap(), ports: [free(), free()] };
-        etcd.run();
-        Some(etcd)
-    }
-
-    fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.ports[0])
-    }
-
-    fn run(&mut self) {
-        let peer = format!("http://127.0.0.1:{}", self.ports[1]);
-        let process = Command::new("etcd")
-            .args(["--name", "t", "--log-level", "error", "--data-dir"])
-            .arg(self.dir.path().join("data"))
-            .args(["--listen-client-urls", &self.url(), "--advertise-client-urls", &self.url()])
-            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("t={peer}")])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        self.process = Some(process);
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().unwrap();
-            process.wait().unwrap();
-        }
-    }
-
-    /// A server with a connection of its own to this etcd.
-    async fn server(&self, keys: &Arc<pki::Pki>, ip: [u8; 4]) -> Cluster {
-        let options = store::etcd::Options { endpoints: self.url(), tls: None };
-        let store = store::etcd::open(options).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let set = |o: &mut apiserver::Options| {
-            o.shared_store = true;
-            o.instance.node_ip = IpAddr::from(ip);
-        };
-        Cluster::start_in(dir, store, keys.clone(), set).await.unwrap()
-    }
+/// A server with a connection of its own to an etcd.
+async fn server(etcd: &Etcd, keys: &Arc<pki::Pki>, ip: [u8; 4]) -> Cluster {
+    let options = store::etcd::Options { endpoints: etcd.url(), tls: None };
+    let store = store::etcd::open(options).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let set = |o: &mut apiserver::Options| {
+        o.shared_store = true;
+        o.instance.node_ip = IpAddr::from(ip);
+    };
+    Cluster::start_in(dir, store, keys.clone(), set).await.unwrap()
 }
 
 fn map(name: &str, n: usize) -> Value {
@@ -115,8 +60,8 @@ async fn what_one_writes_the_other_serves() {
     let Some(etcd) = Etcd::start() else { return };
     let dir = tempfile::tempdir().unwrap();
     let keys = pki::Pki::open(dir.path()).unwrap();
-    let one = etcd.server(&keys, [10, 0, 0, 1]).await;
-    let two = etcd.server(&keys, [10, 0, 0, 2]).await;
+    let one = server(&etcd, &keys, [10, 0, 0, 1]).await;
+    let two = server(&etcd, &keys, [10, 0, 0, 2]).await;
     until("both are endpoints", async || endpoints(&one).await == ["10.0.0.1", "10.0.0.2"]).await;
     // Whoever reads after a write was answered sees it, wherever it was made.
     for n in 0..50 {
@@ -179,8 +124,8 @@ async fn a_watch_goes_on_when_etcd_or_a_server_goes_away() {
     let Some(mut etcd) = Etcd::start() else { return };
     let dir = tempfile::tempdir().unwrap();
     let keys = pki::Pki::open(dir.path()).unwrap();
-    let one = etcd.server(&keys, [10, 0, 0, 1]).await;
-    let two = etcd.server(&keys, [10, 0, 0, 2]).await;
+    let one = server(&etcd, &keys, [10, 0, 0, 1]).await;
+    let two = server(&etcd, &keys, [10, 0, 0, 2]).await;
     let made = one.post(MAPS, map("m", 0)).await.value;
     let mut last: u64 = made["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
     let options = |revision: u64| WatchOptions { revision, ..WatchOptions::default() };
@@ -224,7 +169,7 @@ async fn one_of_them_leads() {
     let Some(etcd) = Etcd::start() else { return };
     let dir = tempfile::tempdir().unwrap();
     let keys = pki::Pki::open(dir.path()).unwrap();
-    let servers = [etcd.server(&keys, [10, 0, 0, 1]).await, etcd.server(&keys, [10, 0, 0, 2]).await];
+    let servers = [server(&etcd, &keys, [10, 0, 0, 1]).await, server(&etcd, &keys, [10, 0, 0, 2]).await];
     let leading: Arc<[AtomicUsize; 2]> = Arc::default();
     let terms: Arc<AtomicUsize> = Arc::default();
     let stops = [CancellationToken::new(), CancellationToken::new()];

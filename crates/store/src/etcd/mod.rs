@@ -8,6 +8,8 @@
 mod compactor;
 mod messages;
 mod peers;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 mod watch;

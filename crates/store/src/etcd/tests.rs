@@ -1,91 +1,16 @@
 //! Against a real etcd, started on loopback for each test.
 
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 use bytes::Bytes;
 use futures::StreamExt;
 
+use super::testing::{Server, free_port, there};
 use super::*;
 
-/// An etcd process of one test; it ends with this value.
-struct Server {
-    process: Option<Child>,
-    dir: tempfile::TempDir,
-    scheme: &'static str,
-    port: u16,
-    peer_port: u16,
-    flags: Vec<String>,
-}
-
-/// Whether the machine has etcd; says so if not.
-fn there() -> bool {
-    let found = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("etcd").is_file()));
-    if !found {
-        eprintln!("skipped: etcd is not installed (Debian's package etcd-server has it)");
-    }
-    found
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-impl Server {
-    fn new() -> Self {
-        Self::with("http", |_| Vec::new())
-    }
-
-    fn with(scheme: &'static str, flags: impl FnOnce(&Path) -> Vec<String>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let flags = flags(dir.path());
-        let mut server =
-            Self { process: None, dir, scheme, port: free_port(), peer_port: free_port(), flags };
-        server.start();
-        server
-    }
-
-    fn url(&self) -> String {
-        format!("{}://127.0.0.1:{}", self.scheme, self.port)
-    }
-
-    fn start(&mut self) {
-        let peer = format!("http://127.0.0.1:{}", self.peer_port);
-        let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("log"));
-        let process = Command::new("etcd")
-            .args(["--name", "t", "--data-dir"])
-            .arg(self.dir.path().join("data"))
-            .args(["--listen-client-urls", &self.url(), "--advertise-client-urls", &self.url()])
-            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("t={peer}")])
-            .args(&self.flags)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log.unwrap())
-            .spawn()
-            .unwrap();
-        self.process = Some(process);
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().unwrap();
-            process.wait().unwrap();
-        }
-    }
-
-    fn open(&self) -> Arc<dyn Store> {
-        open(Options { endpoints: self.url(), tls: None }).unwrap()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.kill();
-    }
+fn connect(server: &Server) -> Arc<dyn Store> {
+    open(Options { endpoints: server.url(), tls: None }).unwrap()
 }
 
 async fn put(store: &Arc<dyn Store>, key: &str, value: &str) -> Result<u64> {
@@ -106,8 +31,8 @@ async fn conforms() {
     }
     let servers = Mutex::new(Vec::new());
     let fresh = || {
-        let server = Server::new();
-        let store = server.open();
+        let server = Server::start().unwrap();
+        let store = connect(&server);
         servers.lock().unwrap().push(server);
         store
     };
@@ -116,11 +41,8 @@ async fn conforms() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_and_a_reader_outlive_a_restart() {
-    if !there() {
-        return;
-    }
-    let mut server = Server::new();
-    let store = server.open();
+    let Some(mut server) = Server::start() else { return };
+    let store = connect(&server);
     let first = put(&store, "/a/1", "1").await.unwrap();
     let mut watch = store.watch(b"/a/".to_vec(), first).await.unwrap();
     assert_eq!(next(&mut watch).await, ("/a/1".into(), first));
@@ -129,7 +51,7 @@ async fn a_watch_and_a_reader_outlive_a_restart() {
         let store = store.clone();
         async move { store.range(Range::prefix("/a/")).await.unwrap().count }
     });
-    server.start();
+    server.run();
     assert_eq!(reader.await.unwrap(), 1, "asked while etcd was away, answered when it was back");
     let second = put(&store, "/a/2", "2").await.unwrap();
     assert_eq!(second, first + 1);
@@ -138,19 +60,16 @@ async fn a_watch_and_a_reader_outlive_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn history_that_was_set_back_ends_a_watch() {
-    if !there() {
-        return;
-    }
-    let mut server = Server::new();
-    let store = server.open();
+    let Some(mut server) = Server::start() else { return };
+    let store = connect(&server);
     for _ in 0..5 {
         put(&store, "/a", "1").await.unwrap();
     }
     let mut watch = store.watch(b"/a".to_vec(), 1).await.unwrap();
     while watch.next().await.unwrap().unwrap().revision < 6 {}
     server.kill();
-    std::fs::remove_dir_all(server.dir.path().join("data")).unwrap();
-    server.start();
+    server.forget();
+    server.run();
     let error = watch.next().await.unwrap().unwrap_err().to_string();
     assert!(error.contains("set back"), "{error}");
     assert!(watch.next().await.is_none());
@@ -158,10 +77,7 @@ async fn history_that_was_set_back_ends_a_watch() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_member_is_asked() {
-    if !there() {
-        return;
-    }
-    let server = Server::new();
+    let Some(server) = Server::start() else { return };
     let endpoints = format!("http://127.0.0.1:{},{}", free_port(), server.url());
     let store = open(Options { endpoints: endpoints.clone(), tls: None }).unwrap();
     put(&store, "/a", "1").await.unwrap();
@@ -173,12 +89,9 @@ async fn the_next_member_is_asked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_client_certificates() {
-    if !there() {
-        return;
-    }
     let keys = tempfile::tempdir().unwrap();
     let pki = pki::Pki::open(keys.path()).unwrap();
-    let server = Server::with("https", |dir| {
+    let server = Server::start_with("https", |dir| {
         let write = |name: &str, text: &str| {
             let path: PathBuf = dir.join(name);
             std::fs::write(&path, text).unwrap();
@@ -192,6 +105,7 @@ async fn with_client_certificates() {
             format!("--key-file={}", write("tls.key", &identity.key_pem)),
         ]
     });
+    let Some(server) = server else { return };
     let with = |identity: Option<&pki::Identity>| {
         let tls = pki::client_config(&pki::Trust::Only(pki.ca_pem().into()), identity).unwrap();
         open(Options { endpoints: server.url(), tls: Some(tls) }).unwrap()
@@ -208,11 +122,8 @@ async fn with_client_certificates() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_value_that_is_too_large_is_refused_and_a_large_range_is_read() {
-    if !there() {
-        return;
-    }
-    let server = Server::new();
-    let store = server.open();
+    let Some(server) = Server::start() else { return };
+    let store = connect(&server);
     for size in [1_600_000, 3 << 20] {
         let large = put(&store, "/large", &"x".repeat(size)).await.unwrap_err();
         assert!(matches!(large, Error::TooLarge), "{large}");
@@ -231,11 +142,8 @@ async fn a_value_that_is_too_large_is_refused_and_a_large_range_is_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_one_of_several_compacts() {
-    if !there() {
-        return;
-    }
-    let server = Server::new();
-    let store = server.open();
+    let Some(server) = Server::start() else { return };
+    let store = connect(&server);
     let another = || Etcd { peers: Arc::new(Peers::new(&server.url(), None).unwrap()) };
     let (a, b) = (another(), another());
     let first = put(&store, "/a", "1").await.unwrap();
