@@ -8,12 +8,10 @@ use crate::snapshot::{NodeInfo, Snapshot};
 use crate::view::{NodeView, PodView};
 
 /// Why a pod cannot be on a node, as people read it.
-pub type Reason = Cow<'static, str>;
+pub(crate) type Reason = Cow<'static, str>;
 
-/// One reason to put a pod here and not there. The list of them is [`PLUGINS`](crate::plugins::PLUGINS).
-pub trait Plugin: Sync {
-    /// Its name, as upstream's.
-    fn name(&self) -> &'static str;
+/// One reason to put a pod here and not there, named as upstream's. The list of them is [`PLUGINS`](crate::plugins::PLUGINS).
+pub(crate) trait Plugin: Sync {
     /// What keeps this pod off nodes; nothing if no node is refused.
     fn filter<'a>(&self, _pod: &'a PodView, _snapshot: &'a Snapshot) -> Option<Box<dyn Filter + 'a>> {
         None
@@ -25,7 +23,7 @@ pub trait Plugin: Sync {
 }
 
 /// Says where one pod cannot be.
-pub trait Filter {
+pub(crate) trait Filter {
     /// Nothing if the pod can be on the node, else why not.
     fn refusals(&self, node: &NodeView, info: &NodeInfo) -> Vec<Reason>;
     /// Whether the pod might fit if other pods left the node.
@@ -35,7 +33,7 @@ pub trait Filter {
 }
 
 /// Says where one pod would better be.
-pub trait Score {
+pub(crate) trait Score {
     /// How much it counts.
     fn weight(&self) -> i64 {
         1
@@ -47,7 +45,7 @@ pub trait Score {
 }
 
 /// The highest score after normalizing.
-pub const MAX_SCORE: i64 = 100;
+pub(crate) const MAX_SCORE: i64 = 100;
 
 /// Scales scores so that the highest is [`MAX_SCORE`]; with `reverse`, the lowest.
 pub(crate) fn normalize(scores: &mut [i64], reverse: bool) {

@@ -1,7 +1,7 @@
 //! Which pod runs where.
 //!
 //! One task holds a snapshot of the cluster, kept up to date change by change, in views cut to what scheduling looks at.
-//! Each [`Plugin`] looks at the pod; a node goes through every [`Filter`], those that remain through every [`Score`]; the best one gets it,
+//! Each `Plugin` looks at the pod; a node goes through every `Filter`, those that remain through every `Score`; the best one gets it,
 //! by a binding through the API that nobody waits for: until the cache shows it, the snapshot assumes it.
 //!
 //! A pod that fits nowhere waits for a change that may help it, not for a timer; only a pod that has failed often waits
@@ -19,10 +19,8 @@ mod snapshot;
 mod view;
 mod volumes;
 
-pub use framework::{Filter, Plugin, Reason, Score};
 pub use run::run;
-pub use snapshot::{NodeInfo, Snapshot};
-pub use view::{NodeView, PodView, Resources};
+pub use view::{NodeView, PodView};
 
 /// How the scheduler works.
 #[derive(Debug, Clone)]

@@ -127,7 +127,7 @@ impl Trial<'_> {
         let fits = self.fits(name);
         if fits {
             // As many as can stay are given back, first those that budgets would keep, the most important first.
-            lower.sort_by_cached_key(|p| (Reverse(p.priority), began(p).to_owned()));
+            lower.sort_by_cached_key(|p| (Reverse(p.priority), began(p)));
             let (kept, free) = by_budget(lower, self.budgets);
             for (pods, violates) in [(kept, 1), (free, 0)] {
                 for pod in pods {

@@ -7,26 +7,26 @@ use crate::view::{NodeView, PodView, Resources};
 
 /// A node and what is on it.
 #[derive(Debug, Clone, Default)]
-pub struct NodeInfo {
+pub(crate) struct NodeInfo {
     /// The node; none if only its pods are known yet.
-    pub node: Option<Arc<NodeView>>,
+    pub(crate) node: Option<Arc<NodeView>>,
     /// Its pods, by UID.
-    pub pods: BTreeMap<String, Arc<PodView>>,
+    pub(crate) pods: BTreeMap<String, Arc<PodView>>,
     /// What they ask for.
-    pub requested: Resources,
+    pub(crate) requested: Resources,
     /// Processor and memory, counting something for those that ask for nothing.
-    pub nonzero: (i64, i64),
+    pub(crate) nonzero: (i64, i64),
 }
 
 impl NodeInfo {
     /// Adds a pod.
-    pub fn add(&mut self, pod: Arc<PodView>) {
+    pub(crate) fn add(&mut self, pod: Arc<PodView>) {
         self.count(&pod, 1);
         self.pods.insert(pod.uid.clone(), pod);
     }
 
     /// Takes a pod away.
-    pub fn remove(&mut self, uid: &str) -> Option<Arc<PodView>> {
+    pub(crate) fn remove(&mut self, uid: &str) -> Option<Arc<PodView>> {
         let pod = self.pods.remove(uid)?;
         self.count(&pod, -1);
         Some(pod)
@@ -41,11 +41,11 @@ impl NodeInfo {
 
 /// The cluster. See the module's documentation.
 #[derive(Debug, Clone, Default)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// The nodes, by name.
-    pub nodes: BTreeMap<String, NodeInfo>,
+    pub(crate) nodes: BTreeMap<String, NodeInfo>,
     /// Labels of the namespaces, by name.
-    pub namespaces: HashMap<String, Arc<api::object::Encoded>>,
+    pub(crate) namespaces: HashMap<String, Arc<api::object::Encoded>>,
     /// On which node each pod is, by UID.
     places: HashMap<String, String>,
     /// How many pods on nodes want others to stay away: most clusters have none, and then nobody needs to look.
@@ -56,7 +56,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Sets a node, or with none takes it away; its pods stay known until they go too.
-    pub fn set_node(&mut self, name: &str, node: Option<Arc<NodeView>>) {
+    pub(crate) fn set_node(&mut self, name: &str, node: Option<Arc<NodeView>>) {
         let info = self.nodes.entry(name.into()).or_default();
         info.node = node;
         if info.node.is_none() && info.pods.is_empty() {
@@ -65,7 +65,7 @@ impl Snapshot {
     }
 
     /// Puts a pod on the node that it names, from wherever it was.
-    pub fn set_pod(&mut self, pod: Arc<PodView>) {
+    pub(crate) fn set_pod(&mut self, pod: Arc<PodView>) {
         self.remove_pod(&pod.uid);
         self.with_apart += usize::from(!pod.apart.is_empty());
         self.with_wishes += usize::from(has_wishes(&pod));
@@ -74,7 +74,7 @@ impl Snapshot {
     }
 
     /// Takes a pod away. Gives whether it was there.
-    pub fn remove_pod(&mut self, uid: &str) -> bool {
+    pub(crate) fn remove_pod(&mut self, uid: &str) -> bool {
         let Some(node) = self.places.remove(uid) else { return false };
         let Some(info) = self.nodes.get_mut(&node) else { return false };
         if let Some(pod) = info.remove(uid) {
@@ -88,7 +88,7 @@ impl Snapshot {
     }
 
     /// The nodes that are there.
-    pub fn present(&self) -> impl Iterator<Item = (&Arc<NodeView>, &NodeInfo)> {
+    pub(crate) fn present(&self) -> impl Iterator<Item = (&Arc<NodeView>, &NodeInfo)> {
         self.nodes.values().filter_map(|i| i.node.as_ref().map(|n| (n, i)))
     }
 }

@@ -12,22 +12,22 @@ const UNASKED: (i64, i64) = (100, 200 * 1024 * 1024);
 
 /// Amounts of resources.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Resources {
+pub(crate) struct Resources {
     /// Thousandths of a processor.
-    pub cpu: i64,
+    pub(crate) cpu: i64,
     /// Bytes.
-    pub memory: i64,
+    pub(crate) memory: i64,
     /// Bytes of local storage.
-    pub ephemeral: i64,
+    pub(crate) ephemeral: i64,
     /// How many pods.
-    pub pods: i64,
+    pub(crate) pods: i64,
     /// Everything else, by name.
-    pub other: BTreeMap<String, i64>,
+    pub(crate) other: BTreeMap<String, i64>,
 }
 
 impl Resources {
     /// From a map of names to quantities. What cannot be read counts as nothing (the API server has validated it).
-    pub fn of(map: &Value) -> Resources {
+    pub(crate) fn of(map: &Value) -> Resources {
         let mut out = Resources::default();
         for (name, value) in map.as_object().into_iter().flatten() {
             let Ok(q) = Quantity::of_value(value) else { continue };
@@ -43,7 +43,7 @@ impl Resources {
     }
 
     /// Adds, or with `sign` -1 subtracts.
-    pub fn add(&mut self, o: &Resources, sign: i64) {
+    pub(crate) fn add(&mut self, o: &Resources, sign: i64) {
         self.cpu += sign * o.cpu;
         self.memory += sign * o.memory;
         self.ephemeral += sign * o.ephemeral;
@@ -66,7 +66,7 @@ impl Resources {
 
 /// One term of a node selector.
 #[derive(Debug, Clone)]
-pub struct NodeTerm {
+pub(crate) struct NodeTerm {
     labels: Vec<Expression>,
     fields: Vec<Expression>,
 }
@@ -111,7 +111,7 @@ impl Expression {
 
 impl NodeTerm {
     /// The terms of a list; `None` if there is no list. An empty term matches nothing.
-    pub fn list(value: &Value) -> Option<Vec<NodeTerm>> {
+    pub(crate) fn list(value: &Value) -> Option<Vec<NodeTerm>> {
         let of = |t: &Value| NodeTerm {
             labels: Expression::list(&t["matchExpressions"]),
             fields: Expression::list(&t["matchFields"]),
@@ -120,7 +120,7 @@ impl NodeTerm {
     }
 
     /// Whether a node satisfies the term.
-    pub fn matches(&self, node: &NodeView) -> bool {
+    pub(crate) fn matches(&self, node: &NodeView) -> bool {
         !(self.labels.is_empty() && self.fields.is_empty())
             && self.labels.iter().all(|e| e.holds(node.label(&e.key)))
             && self.fields.iter().all(|e| e.holds((e.key == "metadata.name").then_some(node.name.as_str())))
@@ -129,7 +129,7 @@ impl NodeTerm {
 
 /// One toleration.
 #[derive(Debug, Clone)]
-pub struct Toleration {
+pub(crate) struct Toleration {
     key: String,
     exists: bool,
     value: String,
@@ -140,16 +140,16 @@ pub struct Toleration {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Taint {
     /// Its key.
-    pub key: String,
+    pub(crate) key: String,
     /// Its value.
-    pub value: String,
+    pub(crate) value: String,
     /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
     pub effect: String,
 }
 
 impl Toleration {
     /// Whether a pod with this toleration puts up with the taint.
-    pub fn tolerates(&self, taint: &Taint) -> bool {
+    pub(crate) fn tolerates(&self, taint: &Taint) -> bool {
         (self.effect.is_empty() || self.effect == taint.effect)
             && (self.key.is_empty() || self.key == taint.key)
             && (self.exists || self.value == taint.value)
@@ -158,17 +158,17 @@ impl Toleration {
 
 /// A term of pod affinity or anti-affinity.
 #[derive(Debug, Clone)]
-pub struct PodTerm {
+pub(crate) struct PodTerm {
     /// Which pods.
-    pub selector: Label,
+    pub(crate) selector: Label,
     /// In which namespaces; empty together with `namespace_selector`: none.
-    pub namespaces: Vec<String>,
+    pub(crate) namespaces: Vec<String>,
     /// In which namespaces besides, by their labels.
-    pub namespace_selector: Option<Label>,
+    pub(crate) namespace_selector: Option<Label>,
     /// What counts as the same place: nodes with the same value of this label.
-    pub topology: String,
+    pub(crate) topology: String,
     /// Of preferences: how much they count.
-    pub weight: i64,
+    pub(crate) weight: i64,
 }
 
 impl PodTerm {
@@ -220,26 +220,26 @@ impl PodTerm {
 
 /// A constraint on how pods spread.
 #[derive(Debug, Clone)]
-pub struct Spread {
+pub(crate) struct Spread {
     /// By how many the fullest and the emptiest place may differ.
-    pub max_skew: i64,
+    pub(crate) max_skew: i64,
     /// What a place is: nodes with the same value of this label.
-    pub topology: String,
+    pub(crate) topology: String,
     /// Whether it must hold, or only should.
-    pub hard: bool,
+    pub(crate) hard: bool,
     /// Which pods are counted.
-    pub selector: Label,
+    pub(crate) selector: Label,
     /// With fewer places than this, the emptiest counts as having none.
-    pub min_domains: i64,
+    pub(crate) min_domains: i64,
     /// Whether only nodes are counted that the pod's node affinity allows.
-    pub honor_affinity: bool,
+    pub(crate) honor_affinity: bool,
     /// Whether only nodes are counted whose taints the pod tolerates.
-    pub honor_taints: bool,
+    pub(crate) honor_taints: bool,
 }
 
 /// A host port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostPort {
+pub(crate) struct HostPort {
     ip: String,
     protocol: String,
     port: i64,
@@ -247,7 +247,7 @@ pub struct HostPort {
 
 impl HostPort {
     /// Whether both cannot be had on one node.
-    pub fn conflicts(&self, other: &HostPort) -> bool {
+    pub(crate) fn conflicts(&self, other: &HostPort) -> bool {
         let any = |ip: &str| ip.is_empty() || ip == "0.0.0.0" || ip == "::";
         self.port == other.port
             && self.protocol == other.protocol
@@ -259,49 +259,49 @@ impl HostPort {
 #[derive(Debug, Clone)]
 pub struct PodView {
     /// Namespace and name.
-    pub key: Key,
+    pub(crate) key: Key,
     /// UID.
-    pub uid: String,
+    pub(crate) uid: String,
     /// The object.
-    pub object: std::sync::Arc<Encoded>,
+    pub(crate) object: std::sync::Arc<Encoded>,
     /// The node that it is bound to; empty: none.
-    pub node: String,
+    pub(crate) node: String,
     /// Which scheduler is to take it.
-    pub scheduler: String,
+    pub(crate) scheduler: String,
     /// Higher ones go first and may push others out.
-    pub priority: i64,
+    pub(crate) priority: i64,
     /// Whether it may push others out.
-    pub may_preempt: bool,
+    pub(crate) may_preempt: bool,
     /// What it asks for.
-    pub requests: Resources,
+    pub(crate) requests: Resources,
     /// Processor and memory, with what counts for containers that ask for none.
-    pub nonzero: (i64, i64),
+    pub(crate) nonzero: (i64, i64),
     /// Ports of the node that it wants.
-    pub ports: Vec<HostPort>,
+    pub(crate) ports: Vec<HostPort>,
     /// Labels that the node must have.
-    pub node_selector: Vec<(String, String)>,
+    pub(crate) node_selector: Vec<(String, String)>,
     /// Terms of which the node must satisfy one; `None`: no such condition.
-    pub node_required: Option<Vec<NodeTerm>>,
+    pub(crate) node_required: Option<Vec<NodeTerm>>,
     /// Terms that the node should satisfy, with their weights.
-    pub node_preferred: Vec<(i64, NodeTerm)>,
+    pub(crate) node_preferred: Vec<(i64, NodeTerm)>,
     /// What it puts up with.
-    pub tolerations: Vec<Toleration>,
+    pub(crate) tolerations: Vec<Toleration>,
     /// Pods that it must be near.
-    pub near: Vec<PodTerm>,
+    pub(crate) near: Vec<PodTerm>,
     /// Pods that it should be near.
-    pub near_preferred: Vec<PodTerm>,
+    pub(crate) near_preferred: Vec<PodTerm>,
     /// Pods that it must not be near.
-    pub apart: Vec<PodTerm>,
+    pub(crate) apart: Vec<PodTerm>,
     /// Pods that it should not be near.
-    pub apart_preferred: Vec<PodTerm>,
+    pub(crate) apart_preferred: Vec<PodTerm>,
     /// How it and its like spread.
-    pub spread: Vec<Spread>,
+    pub(crate) spread: Vec<Spread>,
     /// Its images.
-    pub images: Vec<String>,
+    pub(crate) images: Vec<String>,
     /// Claims in its volumes.
-    pub claims: Vec<String>,
+    pub(crate) claims: Vec<String>,
     /// Whether something keeps it from being scheduled yet.
-    pub gated: bool,
+    pub(crate) gated: bool,
 }
 
 /// Whether a pod takes up room: it has not ended.
@@ -467,17 +467,17 @@ fn spread(spec: &Value, pod: &Object) -> Vec<Spread> {
 #[derive(Debug, Clone)]
 pub struct NodeView {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// The object.
-    pub object: std::sync::Arc<Encoded>,
+    pub(crate) object: std::sync::Arc<Encoded>,
     /// What pods may use of it.
-    pub allocatable: Resources,
+    pub(crate) allocatable: Resources,
     /// What keeps pods away.
     pub taints: Vec<Taint>,
     /// Whether nothing new is to come.
-    pub unschedulable: bool,
+    pub(crate) unschedulable: bool,
     /// Sizes of the images that it has, by their names.
-    pub images: BTreeMap<String, i64>,
+    pub(crate) images: BTreeMap<String, i64>,
 }
 
 /// Whether they are alike in all that a pod could wait for.
@@ -517,7 +517,7 @@ impl NodeView {
     }
 
     /// The value of a label.
-    pub fn label(&self, key: &str) -> Option<&str> {
+    pub(crate) fn label(&self, key: &str) -> Option<&str> {
         self.object.labels().get(key)
     }
 }

@@ -13,10 +13,6 @@ type Place = (String, String);
 pub(crate) struct InterPodAffinity;
 
 impl Plugin for InterPodAffinity {
-    fn name(&self) -> &'static str {
-        "InterPodAffinity"
-    }
-
     fn filter<'a>(&self, pod: &'a PodView, snapshot: &'a Snapshot) -> Option<Box<dyn Filter + 'a>> {
         if pod.near.is_empty() && pod.apart.is_empty() && snapshot.with_apart == 0 {
             return None; // nobody cares: the usual case

@@ -8,10 +8,6 @@ use crate::view::{NodeView, PodView, Taint};
 pub(crate) struct NodeUnschedulable;
 
 impl Plugin for NodeUnschedulable {
-    fn name(&self) -> &'static str {
-        "NodeUnschedulable"
-    }
-
     fn filter<'a>(&self, pod: &'a PodView, _: &'a Snapshot) -> Option<Box<dyn Filter + 'a>> {
         let taint = Taint {
             key: "node.kubernetes.io/unschedulable".into(),
@@ -34,10 +30,6 @@ impl Filter for Open {
 pub(crate) struct NodeName;
 
 impl Plugin for NodeName {
-    fn name(&self) -> &'static str {
-        "NodeName"
-    }
-
     fn filter<'a>(&self, pod: &'a PodView, _: &'a Snapshot) -> Option<Box<dyn Filter + 'a>> {
         (!pod.node.is_empty()).then(|| Box::new(Named(&pod.node)) as _)
     }
@@ -58,10 +50,6 @@ impl Filter for Named<'_> {
 pub(crate) struct TaintToleration;
 
 impl Plugin for TaintToleration {
-    fn name(&self) -> &'static str {
-        "TaintToleration"
-    }
-
     fn filter<'a>(&self, pod: &'a PodView, _: &'a Snapshot) -> Option<Box<dyn Filter + 'a>> {
         Some(Box::new(Tolerant(pod)))
     }
@@ -105,10 +93,6 @@ impl Score for Tolerant<'_> {
 pub(crate) struct NodeAffinity;
 
 impl Plugin for NodeAffinity {
-    fn name(&self) -> &'static str {
-        "NodeAffinity"
-    }
-
     fn filter<'a>(&self, pod: &'a PodView, _: &'a Snapshot) -> Option<Box<dyn Filter + 'a>> {
         let choosy = !pod.node_selector.is_empty() || pod.node_required.is_some();
         choosy.then(|| Box::new(Choosy(pod)) as _)

@@ -8,10 +8,6 @@ use crate::view::{HostPort, NodeView, PodView};
 pub(crate) struct NodeResourcesFit;
 
 impl Plugin for NodeResourcesFit {
-    fn name(&self) -> &'static str {
-        "NodeResourcesFit"
-    }
-
     fn filter<'a>(&self, pod: &'a PodView, _: &'a Snapshot) -> Option<Box<dyn Filter + 'a>> {
         Some(Box::new(Fit(pod)))
     }
@@ -40,7 +36,7 @@ impl Filter for Fit<'_> {
             }
         }
         for (name, want) in want.other.iter().filter(|(_, n)| **n > 0) {
-            let of = |r: &crate::Resources| r.other.get(name).copied().unwrap_or(0);
+            let of = |r: &crate::view::Resources| r.other.get(name).copied().unwrap_or(0);
             if *want > of(have) - of(used) {
                 reasons.push(format!("Insufficient {name}").into());
             }
@@ -68,10 +64,6 @@ impl Score for Fit<'_> {
 pub(crate) struct NodePorts;
 
 impl Plugin for NodePorts {
-    fn name(&self) -> &'static str {
-        "NodePorts"
-    }
-
     fn filter<'a>(&self, pod: &'a PodView, _: &'a Snapshot) -> Option<Box<dyn Filter + 'a>> {
         (!pod.ports.is_empty()).then(|| Box::new(Ports(&pod.ports)) as _)
     }
@@ -97,10 +89,6 @@ impl Filter for Ports<'_> {
 pub(crate) struct NodeResourcesBalancedAllocation;
 
 impl Plugin for NodeResourcesBalancedAllocation {
-    fn name(&self) -> &'static str {
-        "NodeResourcesBalancedAllocation"
-    }
-
     fn score<'a>(&self, pod: &'a PodView, _: &'a Snapshot) -> Option<Box<dyn Score + 'a>> {
         Some(Box::new(Balance(pod)))
     }
@@ -130,10 +118,6 @@ const SMALL: i64 = 23 << 20;
 const LARGE: i64 = 1000 << 20;
 
 impl Plugin for ImageLocality {
-    fn name(&self) -> &'static str {
-        "ImageLocality"
-    }
-
     fn score<'a>(&self, pod: &'a PodView, snapshot: &'a Snapshot) -> Option<Box<dyn Score + 'a>> {
         let total = snapshot.nodes.len().max(1) as i64;
         let have = |image: &str| snapshot.present().filter(|(n, _)| size(n, image).is_some()).count() as i64;

@@ -10,10 +10,6 @@ use crate::view::{NodeView, PodView, Spread};
 pub(crate) struct PodTopologySpread;
 
 impl Plugin for PodTopologySpread {
-    fn name(&self) -> &'static str {
-        "PodTopologySpread"
-    }
-
     fn filter<'a>(&self, pod: &'a PodView, snapshot: &'a Snapshot) -> Option<Box<dyn Filter + 'a>> {
         Spreading::count(pod, snapshot, true).map(|s| Box::new(s) as _)
     }
