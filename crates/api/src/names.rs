@@ -199,6 +199,7 @@ gvrs! {
     ROLE_BINDINGS = "rbac.authorization.k8s.io" "v1" "rolebindings";
     CLUSTER_ROLES = "rbac.authorization.k8s.io" "v1" "clusterroles";
     CLUSTER_ROLE_BINDINGS = "rbac.authorization.k8s.io" "v1" "clusterrolebindings";
+    SUBJECT_ACCESS_REVIEWS = "authorization.k8s.io" "v1" "subjectaccessreviews";
     CERTIFICATE_SIGNING_REQUESTS = "certificates.k8s.io" "v1" "certificatesigningrequests";
     CUSTOM_RESOURCE_DEFINITIONS = "apiextensions.k8s.io" "v1" "customresourcedefinitions";
     API_SERVICES = "apiregistration.k8s.io" "v1" "apiservices";

@@ -388,6 +388,20 @@ async fn signers_are_for_who_may_use_them() {
     assert!(refused.message().contains("with system:masters group is not allowed"), "{}", refused.message());
     let good = c.post(requests, made("devs")).await;
     assert_eq!(good.code, 201, "{}", good.value);
+    assert_eq!(good.value["spec"]["username"], "admin");
+    for (field, value, why) in [
+        ("request", json!("Y3Ny"), "spec.request"),
+        ("usages", json!(["world peace"]), "spec.usages[0]: Unsupported value: \"world peace\""),
+        ("usages", json!([]), "spec.usages: Required value"),
+        ("signerName", json!("kubernetes.io/legacy-unknown"), "not allowed via this API version"),
+    ] {
+        let mut bad = made("devs");
+        bad["metadata"]["name"] = json!("bad");
+        bad["spec"][field] = value;
+        let refused = c.post(requests, bad).await;
+        assert_eq!(refused.code, 422, "{}", refused.value);
+        assert!(refused.message().contains(why), "{}", refused.message());
+    }
     let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "approver"},
         "rules": [{"apiGroups": ["certificates.k8s.io"], "resources": ["certificatesigningrequests/approval"], "verbs": ["update", "patch"]}]});
     c.post("/apis/rbac.authorization.k8s.io/v1/clusterroles", role).await;
@@ -413,6 +427,17 @@ async fn signers_are_for_who_may_use_them() {
     c.patch("/apis/rbac.authorization.k8s.io/v1/clusterroles/approver", "merge-patch+json", signers).await;
     let approved = approve().await;
     assert_eq!(approved.code, 200, "{}", approved.value);
+    let condition = &approved.value["status"]["conditions"][0];
+    assert!(
+        condition["lastUpdateTime"].is_string() && condition["lastTransitionTime"].is_string(),
+        "{condition}"
+    );
+    // Who signs does not approve, nor take back.
+    let answer =
+        json!({"status": {"certificate": "eA==", "conditions": [{"type": "Denied", "status": "True"}]}});
+    let answered = c.patch(&format!("{requests}/r/status"), "merge-patch+json", answer).await;
+    assert_eq!(answered.value["status"]["certificate"], "eA==", "{}", answered.value);
+    assert_eq!(answered.value["status"]["conditions"], json!([condition]));
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 //!
 //! No controller keeps anything in memory that a restart would lose. They speak to the API server only, as clients.
 
+mod certificate;
 mod children;
 mod cluster_role;
 mod cron;
@@ -48,7 +49,7 @@ pub use machine::{Action, Announce, Controller, Decision, Machine, Source};
 pub struct Options {
     /// The instance they work for.
     pub instance: base::Instance,
-    /// The cluster's authority, whose certificate every namespace gets.
+    /// The cluster's authority, whose certificate every namespace gets, and which answers certificate requests.
     pub pki: Arc<pki::Pki>,
     /// The release that the cluster behaves like.
     pub release: api::Release,
@@ -78,6 +79,7 @@ pub async fn run(options: Options, client: Client, informers: Informers, shutdow
     machine.start(cluster_role::ClusterRoles::new(&machine));
     machine.start(ephemeral::Ephemeral::new(&machine));
     machine.start(token::Tokens::new(&machine, options.pki.clone(), options.release));
+    machine.start(certificate::Certificates::new(&machine, options.pki.clone()));
     gc::start(&machine);
     shutdown.cancelled().await;
     machine.stopped().await;

@@ -1,4 +1,5 @@
-//! Rights as `kubectl auth` sees them, with the controllers running: roles that gather others, and what one may do.
+//! Rights as `kubectl auth` sees them, with the controllers running: roles that gather others, what one may do, and the
+//! certificates by which one is somebody.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 mod common;
@@ -59,4 +60,99 @@ rules: [{apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, lis
     assert!(
         machine.kubectl(&["auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"]).contains("admin")
     );
+}
+
+/// A request for a certificate of this subject, as openssl makes it; its key lies beside it.
+fn request(machine: &Machine, name: &str, subject: &str, more: &str) -> String {
+    let file = |kind: &str| machine.folder().join(format!("{name}.{kind}")).display().to_string();
+    let output = std::process::Command::new("openssl")
+        .args(["req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", subject])
+        .args(["-keyout", &file("key"), "-out", &file("csr")])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let encoded = machine.feed("base64", &["-w0"], &std::fs::read(file("csr")).unwrap());
+    format!(
+        "apiVersion: certificates.k8s.io/v1
+kind: CertificateSigningRequest
+metadata: {{name: {name}}}
+spec: {{request: {encoded}, {more}}}
+"
+    )
+}
+
+#[test]
+fn certificates_are_requested_approved_and_used() {
+    if lacking(&["kubectl", "openssl", "base64"]) {
+        return;
+    }
+    let machine = Machine::new("certs", false);
+    machine.tug("up");
+    let within = Duration::from_secs(20);
+    let field = |name: &str, template: &str| {
+        machine.kubectl(&["get", "csr", name, "-o", &format!("go-template={template}")])
+    };
+    let conditions = "{{range .status.conditions}}{{.type}} {{.reason}};{{end}}";
+    let certificate = "{{with .status.certificate}}{{.|base64decode}}{{end}}";
+    let issued = |name: &str| {
+        machine.eventually("the certificate is there", within, || {
+            Some(field(name, certificate)).filter(|pem| !pem.is_empty())
+        })
+    };
+    let client =
+        "signerName: kubernetes.io/kube-apiserver-client, usages: [client auth], expirationSeconds: 3600";
+    let asked = request(&machine, "ann", "/O=dev/O=ops/CN=ann", client);
+    machine.feed("kubectl", &["create", "-f", "-"], asked.as_bytes());
+    assert!(machine.kubectl(&["get", "csr", "ann"]).contains("Pending"));
+    machine.kubectl(&["certificate", "approve", "ann"]);
+    let file = |kind: &str| machine.folder().join(format!("ann.{kind}"));
+    std::fs::write(file("crt"), issued("ann")).unwrap();
+    assert!(machine.kubectl(&["get", "csr", "ann"]).contains("Approved,Issued"));
+    // Who shows it is who was asked for, for as long as was asked for.
+    let whoami = machine.kubectl(&[
+        "auth",
+        "whoami",
+        "-o",
+        "jsonpath={.status.userInfo.username} {.status.userInfo.groups}",
+        &format!("--client-certificate={}", file("crt").display()),
+        &format!("--client-key={}", file("key").display()),
+    ]);
+    assert_eq!(whoami, r#"ann ["dev","ops","system:authenticated"]"#);
+    let lasts = |seconds: &str| {
+        let path = file("crt").display().to_string();
+        let check = std::process::Command::new("openssl")
+            .args(["x509", "-noout", "-checkend", seconds, "-in", &path])
+            .output();
+        check.unwrap().status.success()
+    };
+    assert!(lasts("3000") && !lasts("4000"));
+
+    // What breaks the rules of its signer fails, whoever approved it.
+    let kubelet =
+        "signerName: kubernetes.io/kube-apiserver-client-kubelet, usages: [digital signature, client auth]";
+    let wrong = request(&machine, "wrong", "/O=dev/CN=system:node:n", kubelet);
+    machine.feed("kubectl", &["create", "-f", "-"], wrong.as_bytes());
+    machine.kubectl(&["certificate", "approve", "wrong"]);
+    machine.eventually("the request has failed", within, || {
+        field("wrong", conditions).contains("Failed SignerValidationFailure").then_some(())
+    });
+    assert_eq!(field("wrong", certificate), "");
+    let denied = request(&machine, "denied", "/CN=bob", client);
+    machine.feed("kubectl", &["create", "-f", "-"], denied.as_bytes());
+    machine.kubectl(&["certificate", "deny", "denied"]);
+    let refused = machine.command("kubectl").args(["certificate", "approve", "denied"]).output().unwrap();
+    assert!(!refused.status.success() || field("denied", conditions).starts_with("Denied"));
+    assert_eq!(field("denied", certificate), "");
+
+    // A kubelet gets its own for the asking, when it may.
+    let own = request(&machine, "own", "/O=system:nodes/CN=system:node:n", kubelet);
+    let as_node = ["create", "-f", "-", "--as", "system:node:n", "--as-group", "system:nodes"];
+    machine.feed("kubectl", &as_node, own.as_bytes());
+    assert_eq!(field("own", conditions), "");
+    let role = "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient";
+    let arguments =
+        ["create", "clusterrolebinding", "renewal", "--clusterrole", role, "--group", "system:nodes"];
+    machine.kubectl(&arguments);
+    assert!(issued("own").contains("BEGIN CERTIFICATE"));
+    assert_eq!(field("own", conditions), "Approved AutoApproved;");
 }

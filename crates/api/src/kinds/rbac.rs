@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::common::*;
 use super::registry::{Decl, PLAIN};
-use super::{Conversion, Strategy};
+use super::{Conversion, Part, Strategy};
 use crate::field::{ErrorList, Path};
 use crate::{meta, validate};
 
@@ -111,7 +111,15 @@ pub(super) const DECLS: &[Decl] = &[
             "v1beta1",
             Conversion::Functions {
                 to_storage: |o| {
-                    set_text(meta::child(o, "spec"), "signerName", "kubernetes.io/legacy-unknown")
+                    let spec = meta::child(o, "spec");
+                    set_text(spec, "signerName", "kubernetes.io/legacy-unknown");
+                    if spec.get("usages").is_none_or(empty) {
+                        spec.insert("usages".to_owned(), json!(["digital signature", "key encipherment"]));
+                    }
+                    let status = sub(meta::as_map(o), "status");
+                    for condition in status.into_iter().flat_map(|s| each(s, "conditions")) {
+                        set_text(condition, "status", "True");
+                    }
                 },
                 from_storage: |_| {},
             },
@@ -373,13 +381,6 @@ const CSR_FIELDS: &[Cow<'static, str>] = &[Cow::Borrowed("spec.signerName")];
 struct SigningRequest;
 
 impl Strategy for SigningRequest {
-    fn default(&self, obj: &mut Value) {
-        let spec = meta::child(obj, "spec");
-        if spec.get("usages").is_none_or(empty) {
-            spec.insert("usages".to_owned(), json!(["digital signature", "key encipherment"]));
-        }
-    }
-
     fn prepare_update(&self, new: &mut Value, old: &Value) {
         meta::as_map(new).insert("spec".to_owned(), old["spec"].clone());
     }
@@ -411,7 +412,44 @@ impl Strategy for SigningRequest {
                 "may not specify a duration less than 600 seconds (10 minutes)",
             );
         }
+        let usages = items(&spec["usages"]);
+        if usages.is_empty() {
+            errors.required(&path.child("usages"), "");
+        }
+        for (i, usage) in usages.iter().enumerate() {
+            if usages[..i].contains(usage) {
+                errors.duplicate(&path.child("usages").index(i), usage);
+            }
+        }
+        let path = Path::new("status").child("conditions");
+        let conditions = items(&obj["status"]["conditions"]);
+        for (i, condition) in conditions.iter().enumerate() {
+            let at = path.index(i);
+            if text(&condition["type"]).is_empty() {
+                errors.required(&at.child("type"), "");
+            }
+            let supported: &[&str] = match text(&condition["type"]) {
+                "Approved" | "Denied" | "Failed" => &["True"],
+                _ => &["False", "True", "Unknown"],
+            };
+            one_of(&mut errors, &at.child("status"), &condition["status"], supported);
+            if conditions[..i].iter().any(|c| c["type"] == condition["type"]) {
+                errors.duplicate(&at.child("type"), &condition["type"]);
+            }
+        }
+        if has(obj, "Approved") && has(obj, "Denied") {
+            let why = "Approved and Denied conditions are mutually exclusive";
+            errors.invalid(&path, &obj["status"]["conditions"], why);
+        }
         errors
+    }
+
+    fn part(&self, subresource: &str) -> Option<Part> {
+        match subresource {
+            "approval" => Some(Part { put: put_approval, validate: validate_conditions }),
+            "status" => Some(Part { put: put_answer, validate: validate_answer }),
+            _ => None,
+        }
     }
 
     fn check_name(&self, name: &str, prefix: bool) -> Vec<String> {
@@ -421,6 +459,56 @@ impl Strategy for SigningRequest {
     fn selectable_fields(&self) -> &[Cow<'static, str>] {
         CSR_FIELDS
     }
+}
+
+fn has(request: &Value, kind: &str) -> bool {
+    items(&request["status"]["conditions"]).iter().any(|c| c["type"] == kind)
+}
+
+/// Conditions that say whether a request is approved.
+fn is_approval(condition: &Value) -> bool {
+    matches!(text(&condition["type"]), "Approved" | "Denied")
+}
+
+/// Who approves says nothing of the certificate.
+fn put_approval(sent: &Value, into: &mut Value) {
+    meta::child(into, "status").insert("conditions".to_owned(), sent["status"]["conditions"].clone());
+}
+
+/// Who signs does not approve.
+fn put_answer(sent: &Value, into: &mut Value) {
+    let kept = items(&into["status"]["conditions"]).iter().filter(|c| is_approval(c)).cloned();
+    let said = items(&sent["status"]["conditions"]).iter().filter(|c| !is_approval(c)).cloned();
+    let conditions: Vec<Value> = kept.chain(said).collect();
+    let mut status = sent["status"].clone();
+    let map = meta::as_map(&mut status);
+    map.shift_remove("conditions");
+    if !conditions.is_empty() {
+        map.insert("conditions".to_owned(), conditions.into());
+    }
+    meta::as_map(into).insert("status".to_owned(), status);
+}
+
+/// What has been decided stays.
+fn validate_conditions(new: &Value, old: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    for kind in ["Approved", "Denied", "Failed"] {
+        if has(old, kind) && !has(new, kind) {
+            let why = format!("updates may not remove a condition of type \"{kind}\"");
+            errors.forbidden(&Path::new("status").child("conditions"), why);
+        }
+    }
+    errors
+}
+
+fn validate_answer(new: &Value, old: &Value) -> ErrorList {
+    let mut errors = validate_conditions(new, old);
+    let (before, now) = (&old["status"]["certificate"], &new["status"]["certificate"]);
+    if !empty(before) && before != now {
+        let why = "updates may not modify existing certificate content";
+        errors.forbidden(&Path::new("status").child("certificate"), why);
+    }
+    errors
 }
 
 struct AdmissionPolicy;
@@ -507,5 +595,63 @@ impl Strategy for ApiService {
 
     fn check_name(&self, name: &str, prefix: bool) -> Vec<String> {
         validate::path_segment_name(name, prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds;
+    use crate::names::gvr;
+
+    #[test]
+    fn who_signs_does_not_approve() {
+        let kind = kinds::by_gvr(&gvr::CERTIFICATE_SIGNING_REQUESTS).unwrap();
+        let condition = |of: &str| json!({"type": of, "status": "True", "reason": "r"});
+        let request = |conditions: &[&str], certificate: &str| {
+            let conditions: Vec<Value> = conditions.iter().map(|of| condition(of)).collect();
+            json!({"metadata": {"name": "r"}, "spec": {"request": "cg==", "signerName": "a.b/c", "usages": ["client auth"]},
+                "status": {"conditions": conditions, "certificate": certificate}})
+        };
+        // What is there, what is sent, and what becomes of it.
+        for (sub, old, sent, conditions, certificate, why) in [
+            ("approval", request(&[], ""), request(&["Approved"], "eA=="), "Approved", "", "[]"),
+            (
+                "approval",
+                request(&["Approved"], "eA=="),
+                request(&["Denied"], ""),
+                "Denied",
+                "eA==",
+                "status.conditions: Forbidden: updates may not remove a condition of type \"Approved\"",
+            ),
+            ("status", request(&[], ""), request(&["Approved", "Failed"], "eA=="), "Failed", "eA==", "[]"),
+            ("status", request(&["Approved"], ""), request(&[], "eA=="), "Approved", "eA==", "[]"),
+            (
+                "status",
+                request(&["Approved"], "eA=="),
+                request(&[], "eQ=="),
+                "Approved",
+                "eQ==",
+                "status.certificate: Forbidden: updates may not modify existing certificate content",
+            ),
+        ] {
+            let mut new = sent.clone();
+            kind.prepare_update(&mut new, &old, sub);
+            let found: Vec<&str> =
+                items(&new["status"]["conditions"]).iter().map(|c| text(&c["type"])).collect();
+            assert_eq!(
+                (found.join(" ").as_str(), &new["status"]["certificate"]),
+                (conditions, &json!(certificate))
+            );
+            assert_eq!(kind.validate_update(&new, &old, sub).message(), why);
+        }
+        let mut both = request(&["Approved", "Denied"], "");
+        assert!(kind.validate_create(&both).message().contains("mutually exclusive"));
+        both["status"] = json!({"conditions": [{"type": "Approved", "status": "False"}]});
+        both["spec"]["usages"] = json!(["any", "any"]);
+        assert_eq!(
+            kind.validate_create(&both).message(),
+            "[spec.usages[1]: Duplicate value: \"any\", status.conditions[0].status: Unsupported value: \"False\": supported values: \"True\"]"
+        );
     }
 }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use api::access::Ask;
 use api::{ErrorList, Kind, Path, Status, Value};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use ipnet::Ipv4Net;
 use serde_json::json;
 use tokio::sync::Mutex;
@@ -420,16 +422,16 @@ impl ApiServer {
                 }
                 Ok(None)
             }
-            ("certificates.k8s.io", "certificatesigningrequests") if old.is_none() => {
-                let spec = api::meta::child(object, "spec");
-                spec.insert("username".into(), json!(cx.user.name));
-                spec.insert("groups".into(), json!(cx.user.groups));
-                if !cx.user.uid.is_empty() {
-                    spec.insert("uid".into(), json!(cx.user.uid));
-                }
-                if !cx.user.extra.is_empty() {
-                    spec.insert("extra".into(), json!(cx.user.extra));
-                }
+            ("certificates.k8s.io", "certificatesigningrequests") => {
+                let Some(old) = old else {
+                    asked_by(object, &cx.user);
+                    let errors = check_request(object, &cx.version().version);
+                    if !errors.is_empty() {
+                        return Err(Status::invalid(&cx.kind.gvk(), api::meta::name(object), &errors));
+                    }
+                    return Ok(None);
+                };
+                date_conditions(object, old);
                 Ok(None)
             }
             _ => Ok(None),
@@ -534,6 +536,64 @@ fn show_rule(rule: &authz::Rule) -> String {
         }
     }
     format!("{{{}}}", parts.join(", "))
+}
+
+/// Notes in a certificate request whose it is.
+fn asked_by(request: &mut Value, user: &UserInfo) {
+    let spec = api::meta::child(request, "spec");
+    spec.insert("username".into(), json!(user.name));
+    spec.insert("groups".into(), json!(user.groups));
+    for (field, value) in [("uid", json!(user.uid)), ("extra", json!(user.extra))] {
+        let empty =
+            value.as_str().is_some_and(str::is_empty) || value.as_object().is_some_and(api::Map::is_empty);
+        if empty {
+            spec.shift_remove(field);
+        } else {
+            spec.insert(field.into(), value);
+        }
+    }
+}
+
+/// What is wrong with what a certificate request asks for in a version of the API, as far as it is the certificate's own.
+fn check_request(request: &Value, version: &str) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let (spec, path) = (&request["spec"], Path::new("spec"));
+    if version == "v1" && spec["signerName"] == "kubernetes.io/legacy-unknown" {
+        let why = "the legacy signerName is not allowed via this API version";
+        errors.invalid(&path.child("signerName"), &spec["signerName"], why);
+    }
+    let asked = STANDARD.decode(text(spec, "request")).unwrap_or_default();
+    if let Err(error) = pki::Request::parse(&asked) {
+        errors.invalid(&path.child("request"), &spec["request"], error.to_string());
+    }
+    for (i, usage) in spec["usages"].as_array().into_iter().flatten().enumerate() {
+        if !pki::usages().any(|known| usage == known) {
+            let known: Vec<&str> = pki::usages().collect();
+            errors.not_supported(&path.child("usages").index(i), usage, &known);
+        }
+    }
+    errors
+}
+
+/// Says of the conditions of a certificate request that came or changed when that was.
+fn date_conditions(request: &mut Value, old: &Value) {
+    let now = api::meta::time(base::clock::now());
+    let before = old.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+    let conditions = request.pointer_mut("/status/conditions").and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten().filter_map(Value::as_object_mut) {
+        let missing = |c: &api::Map, field: &str| c.get(field).is_none_or(Value::is_null);
+        if missing(condition, "lastUpdateTime") {
+            condition.insert("lastUpdateTime".into(), json!(now));
+        }
+        if missing(condition, "lastTransitionTime") {
+            let same = |c: &&Value| {
+                Some(&c["type"]) == condition.get("type") && Some(&c["status"]) == condition.get("status")
+            };
+            let since = before.iter().find(same).map(|c| c["lastTransitionTime"].clone());
+            let since = since.filter(|t| !t.is_null()).unwrap_or_else(|| json!(now));
+            condition.insert("lastTransitionTime".into(), since);
+        }
+    }
 }
 
 #[cfg(test)]
