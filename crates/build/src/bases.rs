@@ -19,9 +19,8 @@ impl Job {
     async fn find_base(&self, stage: usize, name: &str, platform: &Platform) -> Result<Arc<Image>> {
         match (self.builder.images.get_for(name, platform), self.options.pull) {
             (Ok(image), false) => {
-                let c = &image.config;
                 if (self.options.platform.is_some() || *platform != self.platform)
-                    && !platform.accepts(&c.os, &c.architecture, &c.variant)
+                    && !image.config.fits(platform)
                 {
                     tracing::debug!(image = name, %platform, "the local image is for another platform");
                 } else {
@@ -51,9 +50,8 @@ impl Job {
         };
         let whole = reference.to_string();
         let images = &self.builder.images;
-        let host = Platform::host();
         let pull = async {
-            match host.accepts(&platform.os, &platform.architecture, &platform.variant) || self.classic {
+            match Platform::host().is(platform) || self.classic {
                 true => images.pull(&whole, auth, Some(platform.clone()), tx).await,
                 // What is built for another machine does not change what a name means on this one.
                 false => images.pull_beside(&whole, auth, platform.clone(), tx).await,

@@ -95,15 +95,10 @@ fn named_by_request(error: Error) -> Error {
 
 /// Refuses an image that is for another platform.
 fn of_platform(image: Arc<Image>, name: &str, wanted: &Platform) -> Result<Arc<Image>> {
-    let config = &image.config;
-    if wanted.accepts(&config.os, &config.architecture, &config.variant) {
+    if image.config.fits(wanted) {
         return Ok(image);
     }
-    let has = Platform {
-        os: config.os.clone(),
-        architecture: config.architecture.clone(),
-        variant: config.variant.clone(),
-    };
+    let has = image.config.platform();
     Err(not_found(format!(
         "image with reference {name} was found but its platform ({has}) does not match the specified platform ({wanted})"
     )))

@@ -21,6 +21,7 @@ mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod http;
+mod platform;
 pub mod reference;
 pub mod registry;
 mod store;
@@ -29,6 +30,7 @@ mod types;
 pub use bridge::Bridge;
 pub use config::{Config, Empty, Healthcheck, History, ImageConfig};
 pub use error::{Error, Result};
+pub use platform::Platform;
 pub use reference::Reference;
 pub use registry::{Auth, Found, Registry, RegistryConfig};
 pub use store::{Finished, ImageStore, Import, OnDisk, Snapshot, Thresholds, on_disk};

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::config::{Config, History, ImageConfig};
+use crate::platform::Platform;
 use crate::store::Lease;
 
 /// An image as the store knows it at one moment. Immutable; shared by reference.
@@ -159,75 +160,6 @@ pub struct Progress {
 
 /// Where progress goes. A full or closed channel never stops the work.
 pub type ProgressSender = tokio::sync::mpsc::Sender<Progress>;
-
-/// An operating system and processor.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Platform {
-    /// `linux`
-    pub os: String,
-    /// `amd64`
-    pub architecture: String,
-    /// `v8`, or empty.
-    pub variant: String,
-}
-
-impl Platform {
-    /// This machine's.
-    pub fn host() -> Self {
-        let (architecture, variant) = crate::config::host_platform();
-        Self { os: "linux".into(), architecture: architecture.into(), variant: variant.into() }
-    }
-
-    /// Parses `linux/arm64/v8`, `linux/arm64`, `arm64` or `linux`.
-    pub fn parse(text: &str) -> crate::Result<Self> {
-        let host = Self::host();
-        let parts: Vec<&str> = text.split('/').collect();
-        let bad = || {
-            crate::Error::Invalid(format!("\"{text}\": invalid platform: specify os/architecture[/variant]"))
-        };
-        if parts.iter().any(|p| {
-            p.is_empty() || !p.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
-        }) {
-            return Err(bad());
-        }
-        let arch = |a: &str| match a {
-            "x86_64" | "x86-64" => "amd64".to_string(),
-            "aarch64" => "arm64".into(),
-            "armhf" | "armel" => "arm".into(),
-            other => other.into(),
-        };
-        match parts.as_slice() {
-            ["linux" | "windows" | "darwin" | "freebsd"] => Ok(Self { os: parts[0].into(), ..host }),
-            [a] => Ok(Self { os: host.os, architecture: arch(a), variant: String::new() }),
-            [os, a] => Ok(Self { os: os.to_string(), architecture: arch(a), variant: String::new() }),
-            [os, a, v] => Ok(Self { os: os.to_string(), architecture: arch(a), variant: v.to_string() }),
-            _ => Err(bad()),
-        }
-    }
-
-    /// Whether an image for `other` runs where `self` is wanted.
-    pub fn accepts(&self, os: &str, architecture: &str, variant: &str) -> bool {
-        let default = |a: &str, v: &str| match (a, v) {
-            ("arm64", "") => "v8".to_string(),
-            ("arm", "") => "v7".into(),
-            (_, v) => v.into(),
-        };
-        self.os == os
-            && self.architecture == architecture
-            && (self.variant.is_empty()
-                || default(architecture, variant) == default(&self.architecture, &self.variant))
-    }
-}
-
-impl std::fmt::Display for Platform {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
-        if !self.variant.is_empty() {
-            write!(f, "/{}", self.variant)?;
-        }
-        Ok(())
-    }
-}
 
 /// What a collection or a prune freed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

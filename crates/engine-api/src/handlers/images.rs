@@ -85,8 +85,7 @@ fn one_platform(call: &Call) -> Result<Option<Platform>> {
 fn meant(call: &Call, name: &str) -> Result<String> {
     let Some(platform) = one_platform(call)? else { return Ok(name.to_owned()) };
     let image = call.engine.images().get_for(name, &platform)?;
-    let c = &image.config;
-    if !platform.accepts(&c.os, &c.architecture, &c.variant) {
+    if !image.config.fits(&platform) {
         return Err(engine::Error::NotFound(format!(
             "image with reference {name} was found but does not provide the specified platform ({platform})"
         ))

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::types::Platform;
+use crate::platform::Platform;
 
 /// Media types.
 pub mod media {
@@ -80,6 +80,12 @@ pub struct PlatformSpec {
 impl From<&Platform> for PlatformSpec {
     fn from(p: &Platform) -> Self {
         Self { architecture: p.architecture.clone(), os: p.os.clone(), variant: p.variant.clone() }
+    }
+}
+
+impl From<&PlatformSpec> for Platform {
+    fn from(p: &PlatformSpec) -> Self {
+        Self { os: p.os.clone(), architecture: p.architecture.clone(), variant: p.variant.clone() }
     }
 }
 
@@ -161,18 +167,10 @@ impl Index {
 
     /// The manifest for a platform; one that says no platform fits any, as the last choice.
     pub fn choose(&self, platform: &Platform) -> Option<&Descriptor> {
-        let fits = |d: &&Descriptor, exact: bool| {
-            d.platform.as_ref().is_some_and(|p| {
-                platform.accepts(&p.os, &p.architecture, &p.variant)
-                    && (!exact || p.variant == platform.variant)
-            })
-        };
-        let none = |d: &&Descriptor| d.platform.is_none();
-        let all = &self.manifests;
-        all.iter()
-            .find(|d| fits(d, true))
-            .or_else(|| all.iter().find(|d| fits(d, false)))
-            .or_else(|| all.iter().find(none))
+        let ranked =
+            self.manifests.iter().filter_map(|d| Some((platform.rank(&d.platform.as_ref()?.into())?, d)));
+        let best = ranked.min_by_key(|(rank, _)| *rank).map(|(_, d)| d);
+        best.or_else(|| self.manifests.iter().find(|d| d.platform.is_none()))
     }
 }
 

@@ -15,9 +15,10 @@ use super::{Auth, BlobStream, Document, Registry};
 use crate::archive::compress::{self, Compression, Digesting, digest_as, digest_of};
 use crate::config::ImageConfig;
 use crate::error::{Error, Result};
+use crate::platform::Platform;
 use crate::reference::{self, Reference};
 use crate::store::{Download, ImageStore, blocking, db};
-use crate::types::{Image, Layer, Platform, Progress, ProgressSender, short};
+use crate::types::{Image, Layer, Progress, ProgressSender, short};
 
 /// The largest configuration, in bytes.
 const CONFIG_LIMIT: usize = 8 << 20;
@@ -140,18 +141,14 @@ impl ImageStore {
         drop(turn);
         if let Ok(image) = &result
             && asked
-            && !platform.accepts(&image.config.os, &image.config.architecture, &image.config.variant)
+            && !image.config.fits(&platform)
         {
             // A repository with one image alone gives that one; its user should know.
-            let has = Platform {
-                os: image.config.os.clone(),
-                architecture: image.config.architecture.clone(),
-                variant: image.config.variant.clone(),
-            };
             let warning = format!(
                 "WARNING: image with reference {} was found but does not match the specified platform: wanted \
-                 {platform}, actual: {has}",
-                wanted.familiar()
+                 {platform}, actual: {}",
+                wanted.familiar(),
+                image.config.platform()
             );
             tell(&progress, "", warning).await;
         }

@@ -14,9 +14,10 @@ use super::manifest::{Descriptor, Index, media};
 use super::{Auth, Registry};
 use crate::archive::compress::{self, Digesting};
 use crate::error::{Error, Result};
+use crate::platform::Platform;
 use crate::reference::{self, Reference};
 use crate::store::{ImageStore, blocking, db};
-use crate::types::{Image, Platform, Progress, ProgressSender, short};
+use crate::types::{Image, Progress, ProgressSender, short};
 
 async fn tell(progress: &ProgressSender, id: &str, status: impl Into<String>) {
     // Whoever went away does not stop a push.

@@ -9,8 +9,9 @@ use crate::archive::compress;
 use crate::bridge::Bridge;
 use crate::config::{Config, History, ImageConfig};
 use crate::error::{Error, Result};
+use crate::platform::Platform;
 use crate::reference;
-use crate::types::{Image, Layer, NewImage, Platform};
+use crate::types::{Image, Layer, NewImage};
 
 /// What an import makes of a tar.
 #[derive(Debug, Clone, Default)]

@@ -10,8 +10,9 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use super::{Index, LayerInfo};
 use crate::config::ImageConfig;
 use crate::error::{Error, Result};
+use crate::platform::Platform;
 use crate::reference::{self, Reference};
-use crate::types::{Image, Platform};
+use crate::types::Image;
 
 /// The format of the database; higher ones are refused.
 const FORMAT: i64 = 1;

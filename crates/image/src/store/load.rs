@@ -17,9 +17,10 @@ use crate::blocking_on_stream;
 use crate::bridge::Bridge;
 use crate::config::ImageConfig;
 use crate::error::{Error, Result};
+use crate::platform::Platform;
 use crate::reference;
 use crate::registry::manifest::{Descriptor, Index, Manifest, is_index};
-use crate::types::{Layer, Loaded, Platform, Progress, ProgressSender};
+use crate::types::{Layer, Loaded, Progress, ProgressSender};
 
 /// The largest document (configuration, manifest) that is read, and all of an archive's together.
 const DOCUMENT_LIMIT: u64 = 8 << 20;
@@ -375,16 +376,11 @@ impl Found {
             if let Some(wanted) = &mut wanted {
                 for d in &index.manifests {
                     let Some(platform) = d.platform.as_ref().filter(|p| p.os != "unknown") else { continue };
-                    let platform = Platform {
-                        os: platform.os.clone(),
-                        architecture: platform.architecture.clone(),
-                        variant: platform.variant.clone(),
-                    };
                     // Most archives have the one image alone that somebody wanted.
                     if let Ok(Some(variant)) = self.oci_image(d, None, depth + 1)
                         && variant.layers.iter().all(|l| self.layers.contains_key(l))
                     {
-                        wanted.variants.push((platform, variant));
+                        wanted.variants.push((platform.into(), variant));
                     }
                 }
             }

@@ -33,10 +33,11 @@ pub use snapshots::Snapshot;
 pub(crate) use blobs::Download;
 
 use crate::error::{Error, Result};
+use crate::platform::Platform;
 use crate::reference;
 use crate::registry::RegistryConfig;
 use crate::registry::lanes::Lanes;
-use crate::types::{Image, Layer, Platform};
+use crate::types::{Image, Layer};
 
 /// All images of one instance.
 pub struct ImageStore {

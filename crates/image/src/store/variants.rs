@@ -7,16 +7,18 @@ use std::sync::Arc;
 
 use super::{ImageStore, blocking, db};
 use crate::error::{Error, Result};
+use crate::platform::Platform;
 use crate::reference::{self, Reference};
-use crate::types::{Image, Platform};
+use crate::types::Image;
 
 impl ImageStore {
     /// Puts a tag on an image for each of several platforms.
     pub async fn tag_all(self: &Arc<Self>, target: &str, images: Vec<(Platform, String)>) -> Result<()> {
         let tag = reference::parse(target)?.with_default_tag();
         let host = Platform::host();
-        let fits = |(p, _): &&(Platform, String)| host.accepts(&p.os, &p.architecture, &p.variant);
-        let main = images.iter().find(fits).or(images.first());
+        let main =
+            images.iter().filter_map(|one| Some((host.rank(&one.0)?, one))).min_by_key(|(rank, _)| *rank);
+        let main = main.map(|(_, one)| one).or(images.first());
         let main = main.ok_or_else(|| Error::Invalid(format!("{target}: a tag needs an image")))?.1.clone();
         let store = self.clone();
         blocking(move || {
@@ -46,21 +48,16 @@ impl ImageStore {
     /// As `get`, but of a tag for several platforms the image of that one, or what was pulled for it beside the tag's own.
     pub fn get_for(&self, text: &str, platform: &Platform) -> Result<Arc<Image>> {
         if let Ok(tag) = reference::parse(text).map(Reference::with_default_tag) {
-            let all = self.variants(&tag);
-            let found = all
-                .iter()
-                .find(|(p, _)| p == platform)
-                .or_else(|| all.iter().find(|(p, _)| platform.accepts(&p.os, &p.architecture, &p.variant)));
-            if let Some((_, image)) = found {
-                return Ok(image.clone());
+            let ranked =
+                self.variants(&tag).into_iter().filter_map(|(p, image)| Some((platform.rank(&p)?, image)));
+            if let Some((_, image)) = ranked.min_by_key(|(rank, _)| *rank) {
+                return Ok(image);
             }
             let own = self.get(text);
-            let fits = |image: &Image| {
-                platform.accepts(&image.config.os, &image.config.architecture, &image.config.variant)
-            };
-            if !own.as_ref().is_ok_and(|image| fits(image)) {
+            if !own.as_ref().is_ok_and(|image| image.config.fits(platform)) {
                 let beside = db::beside(&self.db.lock(), &tag)?;
-                if let Some(image) = beside.iter().filter_map(|id| self.get(id).ok()).find(|i| fits(i)) {
+                let mut beside = beside.iter().filter_map(|id| self.get(id).ok());
+                if let Some(image) = beside.find(|image| image.config.fits(platform)) {
                     return Ok(image);
                 }
             }
