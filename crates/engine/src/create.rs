@@ -93,18 +93,19 @@ fn named_by_request(error: Error) -> Error {
     }
 }
 
-/// Refuses an image that is for another platform.
-fn of_platform(image: Arc<Image>, name: &str, wanted: &Platform) -> Result<Arc<Image>> {
-    if image.config.fits(wanted) {
-        return Ok(image);
-    }
-    let has = image.config.platform();
-    Err(not_found(format!(
-        "image with reference {name} was found but its platform ({has}) does not match the specified platform ({wanted})"
-    )))
-}
-
 impl Engine {
+    /// Why an image is not taken that is here for another platform.
+    fn of_other_platform(&self, name: &str, wanted: &Platform) -> Error {
+        match self.images.get(name) {
+            Ok(image) => not_found(format!(
+                "image with reference {name} was found but its platform ({}) does not match the specified platform \
+                 ({wanted})",
+                image.config.platform()
+            )),
+            Err(e) => e.into(),
+        }
+    }
+
     /// Makes a container; it is not started.
     ///
     /// With a `platform` the image must be for that: what a client gets to know as missing, it pulls.
@@ -125,9 +126,10 @@ impl Engine {
         }
         let image = match &platform {
             None => self.images.get(&config.image)?,
-            Some(platform) => {
-                of_platform(self.images.get_for(&config.image, platform)?, &config.image, platform)?
-            }
+            Some(platform) => self
+                .images
+                .fitting(&config.image, platform)?
+                .map_or_else(|| Err(self.of_other_platform(&config.image, platform)), Ok)?,
         };
         merge(&mut config, image.run_config());
         validate::config(&config)?;

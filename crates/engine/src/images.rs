@@ -103,8 +103,18 @@ impl Engine {
     }
 
     /// Everything about one image.
-    pub fn image_inspect(&self, reference: &str) -> Result<Value> {
-        let image = self.images.get(reference)?;
+    ///
+    /// With a `platform` what the name has for that; `manifests` tells what it has for each.
+    pub fn image_inspect(
+        &self,
+        reference: &str,
+        platform: Option<&Platform>,
+        manifests: bool,
+    ) -> Result<Value> {
+        let image = match platform {
+            Some(platform) => self.images.exactly(reference, platform)?,
+            None => self.images.get(reference)?,
+        };
         let c = &image.config;
         let run = image.run_config();
         let mut config = json!({
@@ -116,7 +126,7 @@ impl Engine {
             all.extend(own);
         }
         let last = image.tagged_at.map_or("0001-01-01T00:00:00Z".to_owned(), base::clock::rfc3339_nano);
-        Ok(json!({
+        let mut document = json!({
             "Id": image.id, "RepoTags": image.tags, "RepoDigests": image.repo_digests,
             "Parent": image.parent.as_deref().unwrap_or(""), "Comment": c.comment,
             "Created": c.created.map_or("0001-01-01T00:00:00Z".to_owned(), base::clock::rfc3339_nano),
@@ -124,12 +134,22 @@ impl Engine {
             "Architecture": c.architecture, "Variant": c.variant, "Os": c.os, "Size": image.size,
             "VirtualSize": image.size, "GraphDriver": {"Name": "overlay2", "Data": null},
             "RootFS": {"Type": "layers", "Layers": image.diff_ids()}, "Metadata": {"LastTagTime": last},
-        }))
+        });
+        if manifests {
+            document["Manifests"] = self.manifest_summaries(&image);
+        }
+        Ok(document)
     }
 
-    /// The history, newest first.
-    pub fn image_history(&self, reference: &str) -> Result<Value> {
-        let image = self.images.get(reference)?;
+    /// The history, newest first; with a `platform` of what the name has for that.
+    pub fn image_history(&self, reference: &str, platform: Option<&Platform>) -> Result<Value> {
+        let image = match platform {
+            Some(platform) => self
+                .images
+                .fitting(reference, platform)?
+                .ok_or_else(|| image::Error::not_provided(reference, platform))?,
+            None => self.images.get(reference)?,
+        };
         let mut sizes = image.layer_sizes.iter();
         let mut lines: Vec<Value> = Vec::new();
         let entries: Vec<image::History> = if image.config.history.is_empty() {
@@ -204,11 +224,20 @@ impl Engine {
         Value::Array(list.iter().map(line).collect())
     }
 
-    /// Removes an image or one of its references.
-    pub async fn image_remove(&self, reference: &str, force: bool, no_prune: bool) -> Result<Value> {
+    /// Removes an image or one of its references; given platforms, what the name has for those.
+    pub async fn image_remove(
+        &self,
+        reference: &str,
+        platforms: &[Platform],
+        force: bool,
+        no_prune: bool,
+    ) -> Result<Value> {
         let image = self.images.get(reference)?;
         let users = self.image_users();
-        let deleted = self.images.remove(reference, force, !no_prune, &users).await?;
+        let deleted = match platforms {
+            [] => self.images.remove(reference, force, !no_prune, &users).await?,
+            some => self.images.remove_for(reference, some, force, !no_prune, &users).await?,
+        };
         for one in &deleted {
             match one {
                 Deleted::Untagged(_) => {
@@ -252,24 +281,29 @@ impl Engine {
         Ok(json!({"ImagesDeleted": self.deleted(&freed.images), "SpaceReclaimed": freed.bytes}))
     }
 
-    /// Loads an archive.
-    pub async fn image_load<R>(&self, tar: R, progress: Option<ProgressSender>) -> Result<Vec<Loaded>>
+    /// Loads an archive, or what it has for one platform.
+    pub async fn image_load<R>(
+        &self,
+        tar: R,
+        platform: Option<Platform>,
+        progress: Option<ProgressSender>,
+    ) -> Result<Vec<Loaded>>
     where
         R: AsyncRead + Send + Unpin + 'static,
     {
-        let loaded = self.images.load(tar, progress).await?;
+        let loaded = self.images.load_for(tar, platform, progress).await?;
         for one in &loaded {
             self.image_event(&one.image.id, "load", &one.image.id);
         }
         Ok(loaded)
     }
 
-    /// Saves images into an archive.
-    pub async fn image_save<W>(&self, names: &[String], out: W) -> Result<()>
+    /// Saves images into an archive, or what they have for one platform.
+    pub async fn image_save<W>(&self, names: &[String], platform: Option<&Platform>, out: W) -> Result<()>
     where
         W: AsyncWrite + Send + Unpin + 'static,
     {
-        self.images.save(names, out).await?;
+        self.images.save_for(names, platform, out).await?;
         for name in names {
             if let Ok(image) = self.images.get(name) {
                 self.image_event(&image.id, "save", &image.id);
@@ -372,9 +406,10 @@ impl Engine {
         &self,
         reference: &str,
         auth: Option<Auth>,
+        platform: Option<&Platform>,
         progress: ProgressSender,
     ) -> Result<()> {
-        self.images.push(reference, auth, progress).await?;
+        self.images.push_for(reference, auth, platform, progress).await?;
         self.transfer_event("push", &image::reference::parse(reference)?);
         Ok(())
     }

@@ -57,6 +57,13 @@ pub enum Error {
 }
 
 impl Error {
+    /// That a name is here, but not for a platform.
+    pub fn not_provided(name: &str, platform: &crate::Platform) -> Self {
+        Self::NotFound(format!(
+            "image with reference {name} was found but does not provide the specified platform ({platform})"
+        ))
+    }
+
     /// Wraps a failed system call on `path`.
     pub fn file(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.as_ref().to_path_buf();

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use http_body_util::BodyExt;
 use image::archive::tar;
 use image::http::{Client, full};
+use image::registry::manifest::{Manifest, is_index};
 use image::registry::{Registry, Remote};
-use image::{Config, Error, ImageStore, Import, Progress, RegistryConfig, reference};
+use image::{Config, Error, ImageStore, Import, Platform, Progress, RegistryConfig, reference};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -87,6 +88,37 @@ async fn push_and_pull() {
     let (get, _) = (&there, ());
     let files = get.prepare("s", &pulled).await.unwrap();
     assert_eq!(std::fs::read(files.lower[1].join("big")).unwrap(), big);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_platform_of_a_tag_is_pushed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (address, _) = registry(dir.path()).await;
+    let here = store(dir.path(), "here").await;
+    let name = format!("{address}/many:1");
+    let mut images = Vec::new();
+    for platform in ["linux/amd64", "linux/arm64"].map(|p| Platform::parse(p).unwrap()) {
+        let import = Import { platform: Some(platform.clone()), ..Import::default() };
+        let layer = tar::archive(&[("for", platform.to_string().as_bytes())]).unwrap();
+        images.push((platform, here.import(Cursor::new(layer), import).await.unwrap().id.clone()));
+    }
+    here.tag_all(&name, images.clone()).await.unwrap();
+    let (arm, id) = &images[1];
+    let (pushed, _) = lines(async |tx| here.push_for(&name, None, Some(arm), tx).await).await;
+    pushed.unwrap();
+    let reference = reference::parse(&name).unwrap();
+    let remote = Remote::connect(&reference, None, false, &RegistryConfig::default()).await.unwrap();
+    let document = remote.manifest("1").await.unwrap();
+    let manifest = Manifest::parse(&document.bytes, "1").unwrap();
+    assert_eq!(manifest.config.digest, *id, "no index, but the one image");
+    // All of them go out as before.
+    let (pushed, _) = lines(async |tx| here.push(&name, None, tx).await).await;
+    pushed.unwrap();
+    let document = remote.manifest("1").await.unwrap();
+    assert!(is_index(&document.media_type, &document.bytes));
+    let other = Platform::parse("linux/s390x").unwrap();
+    let none = here.push_for(&name, None, Some(&other), mpsc::channel(1).0).await;
+    assert!(matches!(none, Err(Error::NotFound(why)) if why.contains("(linux/s390x)")));
 }
 
 async fn ask(
@@ -252,7 +284,9 @@ async fn all_tags_search_and_distribution() {
         let import = Import { reference: Some(format!("{repository}:{tag}")), ..Import::default() };
         here.import(Cursor::new(tar::archive(&[("f", content)]).unwrap()), import).await.unwrap();
     }
-    assert!(here.can_push(&repository).is_ok() && here.can_push(&format!("{repository}:3")).is_err());
+    assert!(
+        here.can_push(&repository, None).is_ok() && here.can_push(&format!("{repository}:3"), None).is_err()
+    );
     let (pushed, told) = lines(async |tx| here.push(&repository, None, tx).await).await;
     pushed.unwrap();
     assert_eq!(told.iter().filter(|p| p.pushed.is_some()).count(), 2);

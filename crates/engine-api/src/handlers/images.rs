@@ -31,11 +31,17 @@ pub(crate) async fn list(call: Call) -> Result<Answer> {
 }
 
 pub(crate) async fn inspect(call: Call) -> Result<Answer> {
-    Ok(body::ok(&call.engine.image_inspect(&meant(&call, call.id())?)?))
+    let platform = one_platform(&call, 49)?;
+    let manifests = call.query.flag("manifests") && call.at_least(1, 48);
+    if manifests && platform.is_some() {
+        return Err(Error::invalid("conflicting options: manifests and platform options cannot both be set"));
+    }
+    Ok(body::ok(&call.engine.image_inspect(call.id(), platform.as_ref(), manifests)?))
 }
 
 pub(crate) async fn history(call: Call) -> Result<Answer> {
-    Ok(body::ok(&call.engine.image_history(&meant(&call, call.id())?)?))
+    let platform = one_platform(&call, 48)?;
+    Ok(body::ok(&call.engine.image_history(call.id(), platform.as_ref())?))
 }
 
 pub(crate) async fn tag(call: Call) -> Result<Answer> {
@@ -59,52 +65,60 @@ fn target(repo: Option<&str>, tag: Option<&str>) -> Result<Option<String>> {
 
 pub(crate) async fn remove(call: Call) -> Result<Answer> {
     let q = &call.query;
-    Ok(body::ok(&call.engine.image_remove(call.id(), q.flag("force"), q.flag("noprune")).await?))
+    let platforms: Vec<Platform> = match call.at_least(1, 50) {
+        true => q.all("platforms").iter().map(|p| decode_platform(p)).collect::<Result<_>>()?,
+        false => Vec::new(),
+    };
+    let (force, no_prune) = (q.flag("force"), q.flag("noprune"));
+    Ok(body::ok(&call.engine.image_remove(call.id(), &platforms, force, no_prune).await?))
 }
 
 pub(crate) async fn prune(call: Call) -> Result<Answer> {
     Ok(body::ok(&call.engine.image_prune(&call.query.filters()?).await?))
 }
 
-/// The platform that a request about one image names, as OCI's descriptors write it (`{"os": ..., "architecture": ...}`).
-fn one_platform(call: &Call) -> Result<Option<Platform>> {
-    let Some(text) = call.query.text("platform").filter(|_| call.at_least(1, 48)) else { return Ok(None) };
-    let wrong =
-        || Error::invalid(format!("invalid platform {text:?}: it is {{\"os\": ..., \"architecture\": ...}}"));
-    let value: Value = serde_json::from_str(text).map_err(|_| wrong())?;
-    let field = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
-    let platform =
-        Platform { os: field("os"), architecture: field("architecture"), variant: field("variant") };
-    if platform.os.is_empty() || platform.architecture.is_empty() {
-        return Err(wrong());
+/// A platform as OCI's descriptors write it (`{"os": ..., "architecture": ...}`).
+fn decode_platform(text: &str) -> Result<Platform> {
+    #[derive(serde::Deserialize)]
+    #[serde(default, rename_all = "lowercase")]
+    #[derive(Default)]
+    struct Given {
+        os: String,
+        architecture: String,
+        variant: String,
+        #[serde(rename = "os.version")]
+        version: String,
+        #[serde(rename = "os.features")]
+        features: Vec<String>,
     }
-    Ok(Some(platform))
+    let given: Given = engine::model::decode(text.as_bytes())
+        .map_err(|e| Error::invalid(format!("failed to parse platform: {e}")))?;
+    match (given.os.is_empty(), given.architecture.is_empty()) {
+        (false, false) => {
+            Ok(Platform { os: given.os, architecture: given.architecture, variant: given.variant })
+        }
+        (true, true)
+            if !(given.variant.is_empty() && given.version.is_empty() && given.features.is_empty()) =>
+        {
+            Err(Error::invalid("optional platform fields provided, but OS and Architecture are missing"))
+        }
+        _ => Err(Error::invalid("both OS and Architecture must be provided")),
+    }
 }
 
-/// Which image a request means: the one of that name, for the platform that it asks for if it does.
-fn meant(call: &Call, name: &str) -> Result<String> {
-    let Some(platform) = one_platform(call)? else { return Ok(name.to_owned()) };
-    let image = call.engine.images().get_for(name, &platform)?;
-    if !image.config.fits(&platform) {
-        return Err(engine::Error::NotFound(format!(
-            "image with reference {name} was found but does not provide the specified platform ({platform})"
-        ))
-        .into());
+/// The platform that a request about images names, since that version of the API; one at most, until API 1.52.
+fn one_platform(call: &Call, since: u32) -> Result<Option<Platform>> {
+    if !call.at_least(1, since) {
+        return Ok(None);
     }
-    Ok(image.id.clone())
-}
-
-/// As [`meant`], for what goes out under its name: of a tag for several platforms they go together.
-fn going_out(call: &Call, name: &str) -> Result<()> {
-    meant(call, name)?;
-    let several = |tag: image::Reference| call.engine.images().variants(&tag.with_default_tag()).len() > 1;
-    if one_platform(call)?.is_some() && reference::parse(name).is_ok_and(several) {
-        return Err(engine::Error::NotImplemented(format!(
-            "{name} is for several platforms, which go out together: leave --platform out, or tag the one image by its id"
-        ))
-        .into());
+    match call.query.all("platform").as_slice() {
+        [] => Ok(None),
+        [one] if one.is_empty() => Ok(None),
+        [one] => decode_platform(one).map(Some),
+        _ => Err(Error::invalid(
+            "multiple platform parameters are not supported in this API version; use API version 1.52 or later",
+        )),
     }
-    Ok(())
 }
 
 /// One line of progress in the API's form.
@@ -241,10 +255,11 @@ async fn downloaded(
 pub(crate) async fn load(call: Call) -> Result<Answer> {
     let engine = call.engine.clone();
     let quiet = call.query.flag("quiet");
+    let platform = one_platform(&call, 48)?;
     let tar = body::upload_reader(call.request.into_body());
     progress::lines(progress_line, move |progress| async move {
         // A broken archive is told in the stream: the client has sent all of it by then.
-        let loaded = match engine.image_load(tar, (!quiet).then_some(progress)).await {
+        let loaded = match engine.image_load(tar, platform, (!quiet).then_some(progress)).await {
             Ok(loaded) => loaded,
             Err(e) => return Ok(vec![Error::from(e).document()]),
         };
@@ -263,15 +278,16 @@ pub(crate) async fn load(call: Call) -> Result<Answer> {
 }
 
 fn archive(call: &Call, names: Vec<String>) -> Result<Answer> {
+    let platform = one_platform(call, 48)?;
     if names.is_empty() {
         return Err(Error::invalid("no images to save: give names"));
     }
     let engine = call.engine.clone();
-    engine.images().can_save(&names)?;
+    engine.images().can_save(&names, platform.as_ref())?;
     let (near, far) = tokio::io::duplex(1 << 18);
     let (to, mut failed) = mpsc::channel::<io::Error>(1);
     tokio::spawn(async move {
-        if let Err(e) = engine.image_save(&names, near).await {
+        if let Err(e) = engine.image_save(&names, platform.as_ref(), near).await {
             let _ = to.send(io::Error::other(e.to_string())).await; // the client may be gone
         }
     });
@@ -283,23 +299,20 @@ fn archive(call: &Call, names: Vec<String>) -> Result<Answer> {
 }
 
 pub(crate) async fn save(call: Call) -> Result<Answer> {
-    let names = call.query.all("names");
-    names.iter().try_for_each(|name| going_out(&call, name))?;
-    archive(&call, names)
+    archive(&call, call.query.all("names"))
 }
 
 pub(crate) async fn save_one(call: Call) -> Result<Answer> {
-    going_out(&call, call.id())?;
     archive(&call, vec![call.id().to_owned()])
 }
 
 pub(crate) async fn push(call: Call) -> Result<Answer> {
     let whole = target(Some(call.id()), call.query.text("tag"))?.unwrap_or_default();
     let (auth, engine) = (call.registry_auth()?, call.engine.clone());
-    engine.images().can_push(&whole)?;
-    going_out(&call, &whole)?;
+    let platform = one_platform(&call, 46)?;
+    engine.images().can_push(&whole, platform.as_ref())?;
     progress::lines(progress_line, move |progress| async move {
-        engine.image_push(&whole, auth, progress).await?;
+        engine.image_push(&whole, auth, platform.as_ref(), progress).await?;
         Ok(Vec::new())
     })
     .await
@@ -347,6 +360,21 @@ pub(crate) async fn commit(call: Call) -> Result<Answer> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn platforms() {
+        let arm = decode_platform(r#"{"os":"linux","architecture":"arm","variant":"v6"}"#).unwrap();
+        assert_eq!(arm.to_string(), "linux/arm/v6");
+        for (text, why) in [
+            ("linux/arm", "failed to parse platform: "),
+            (r#"{"os":"linux"}"#, "both OS and Architecture must be provided"),
+            (r#"{}"#, "both OS and Architecture must be provided"),
+            (r#"{"variant":"v6"}"#, "optional platform fields provided, but OS and Architecture are missing"),
+        ] {
+            let error = decode_platform(text).unwrap_err().document().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
 
     #[test]
     fn targets_and_bars() {

@@ -103,6 +103,74 @@ fn an_import_from_an_address() {
     assert!(other.status == 400 && other.message().contains("ftp://host/x"), "{other:?}");
 }
 
+/// What an image does not have for a platform is neither looked at, nor saved, pushed, loaded or removed; older versions
+/// of the API do not know the parameters.
+#[test]
+fn an_image_for_another_platform() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    let own = engine.get("/images/busybox:test/json").json();
+    let json = |os: &str, architecture: &str| {
+        format!("%7B%22os%22:%22{os}%22,%22architecture%22:%22{architecture}%22%7D")
+    };
+    let (here, there) = (json("linux", own["Architecture"].as_str().unwrap()), json("linux", "s390x"));
+    let ask = |method: &str, path: &str, platform: &str| {
+        let path = path.replace("PLATFORM", platform);
+        engine.call(method, &path, "application/x-tar", b"")
+    };
+    let lacking = "image with reference busybox:test was found but does not provide the specified platform (linux/s390x)";
+    for (method, path, why) in [
+        ("GET", "/v1.49/images/busybox:test/json?platform=PLATFORM", lacking),
+        ("GET", "/v1.48/images/busybox:test/history?platform=PLATFORM", lacking),
+        ("GET", "/v1.48/images/busybox:test/get?platform=PLATFORM", lacking),
+        (
+            "GET",
+            "/v1.48/images/get?names=busybox:test&platform=PLATFORM",
+            "no suitable export target found: ",
+        ),
+        ("POST", "/v1.46/images/busybox/push?tag=test&platform=PLATFORM", lacking),
+        (
+            "DELETE",
+            "/v1.50/images/busybox:test?platforms=PLATFORM",
+            "failed to delete platform linux/s390x for image ",
+        ),
+    ] {
+        let answer = ask(method, path, &there);
+        assert!(answer.status == 404 && answer.message().contains(why), "{path}: {answer:?}");
+        let answer = ask(method, path, "linux");
+        assert!(
+            answer.status == 400 && answer.message().contains("failed to parse platform: "),
+            "{answer:?}"
+        );
+        // One version earlier nothing asks for it.
+        let (major, minor) = path[2..6].split_once('.').unwrap();
+        let before =
+            path.replacen(&path[..6], &format!("/v{major}.{}", minor.parse::<u32>().unwrap() - 1), 1);
+        if method == "GET" {
+            assert_eq!(ask(method, &before, &there).status, 200, "{before}");
+            assert_eq!(ask(method, path, &here).status, 200, "{path}");
+        }
+    }
+    let two = "/v1.51/images/get?names=busybox:test&platform=PLATFORM&platform=PLATFORM";
+    let answer = ask("GET", two, &here);
+    assert!(answer.status == 400 && answer.message().contains("use API version 1.52 or later"), "{answer:?}");
+    let both = ask("GET", "/v1.51/images/busybox:test/json?manifests=1&platform=PLATFORM", &here);
+    assert!(both.status == 400 && both.message().contains("cannot both be set"), "{both:?}");
+    let told = engine.get("/v1.51/images/busybox:test/json?manifests=1").json();
+    assert_eq!(told["Manifests"][0]["ImageData"]["Platform"]["architecture"], own["Architecture"], "{told}");
+    assert!(engine.get("/v1.47/images/busybox:test/json?manifests=1").json().get("Manifests").is_none());
+    let archive = ask("GET", "/v1.51/images/busybox:test/get?platform=PLATFORM", &here).body;
+    let load = |platform: &str| {
+        let path = format!("/v1.51/images/load?platform={platform}");
+        String::from_utf8_lossy(&engine.call("POST", &path, "application/x-tar", &archive).body).into_owned()
+    };
+    let none = load(&there);
+    assert!(none.contains("no images providing the requested platform(s) found: [linux/s390x]"), "{none}");
+    assert!(load(&here).contains("Loaded image: busybox:test"));
+    let gone = ask("DELETE", "/v1.51/images/busybox:test?force=1&platforms=PLATFORM", &here);
+    assert!(gone.status == 200 && gone.json()[0]["Untagged"] == "busybox:test", "{gone:?}");
+}
+
 /// Builds until the daemon goes; what it acknowledged.
 fn builds(socket: &Path, name: &str, from: u64) -> Vec<String> {
     let mut acknowledged = Vec::new();

@@ -33,7 +33,7 @@ pub struct ImageLine {
     digests: Option<Vec<String>>,
     shared: i64,
     containers: i64,
-    manifest: Option<Value>,
+    manifests: Option<Value>,
     virtual_size: bool,
 }
 
@@ -58,8 +58,8 @@ impl Serialize for ImageLine {
         line.serialize_field("Created", &created(image))?;
         line.serialize_field("Id", &image.id)?;
         line.serialize_field("Labels", &(!labels.is_empty()).then_some(labels))?;
-        if let Some(manifest) = &self.manifest {
-            line.serialize_field("Manifests", &[manifest])?;
+        if let Some(manifests) = &self.manifests {
+            line.serialize_field("Manifests", manifests)?;
         }
         line.serialize_field("ParentId", image.parent.as_deref().unwrap_or(""))?;
         line.serialize_field("RepoDigests", self.digests.as_ref().unwrap_or(&image.repo_digests))?;
@@ -171,12 +171,25 @@ impl Engine {
                 digests,
                 shared: usage.get(image.id.as_str()).map_or(-1, |n| i64::try_from(*n).unwrap_or(i64::MAX)),
                 containers: -1,
-                manifest: options.manifests.then(|| self.manifest_summary(image)),
+                manifests: options.manifests.then(|| self.manifest_summaries(image)),
                 virtual_size: options.virtual_size,
                 image: image.clone(),
             });
         }
         Ok(lines)
+    }
+
+    /// The manifests that are here of an image and of what its tags have for other platforms.
+    pub(super) fn manifest_summaries(&self, image: &Arc<Image>) -> Value {
+        let tags = image.tags.iter().filter_map(|tag| image::reference::parse(tag).ok());
+        let others = tags.flat_map(|tag| self.images.variants(&tag)).map(|(_, image)| image);
+        let mut all = vec![image.clone()];
+        for other in others {
+            if !all.iter().any(|i| i.id == other.id) {
+                all.push(other);
+            }
+        }
+        all.iter().map(|image| self.manifest_summary(image)).collect()
     }
 
     /// The one manifest that is kept of an image, as `docker images --tree` shows it.

@@ -40,13 +40,26 @@ impl ImageStore {
         auth: Option<Auth>,
         progress: ProgressSender,
     ) -> Result<()> {
+        self.push_for(text, auth, None, progress).await
+    }
+
+    /// As `push`, but of each tag only what it has for one platform.
+    pub async fn push_for(
+        self: &Arc<Self>,
+        text: &str,
+        auth: Option<Auth>,
+        platform: Option<&Platform>,
+        progress: ProgressSender,
+    ) -> Result<()> {
         let wanted = reference::parse(text)?;
-        let images = self.to_push(&wanted)?;
+        let images = self.to_push(&wanted, platform)?;
         tell(&progress, "", format!("The push refers to repository [{}]", wanted.name())).await;
         let remote = Remote::connect(&wanted, auth, true, &self.registry_config()).await?;
         for (tag, image) in images {
             match self.variants(&tag) {
-                all if all.is_empty() => self.push_to(&remote, &tag, &image, &progress).await?,
+                all if all.is_empty() || platform.is_some() => {
+                    self.push_to(&remote, &tag, &image, &progress).await?
+                }
                 all => self.push_index(&remote, &tag, &image, &all, &progress).await?,
             }
         }
@@ -54,12 +67,16 @@ impl ImageStore {
     }
 
     /// Whether there is something to push under this name.
-    pub fn can_push(&self, text: &str) -> Result<()> {
-        self.to_push(&reference::parse(text)?).map(|_| ())
+    pub fn can_push(&self, text: &str, platform: Option<&Platform>) -> Result<()> {
+        self.to_push(&reference::parse(text)?, platform).map(|_| ())
     }
 
     /// What a name means for a push: one tag, or all tags of a repository.
-    fn to_push(&self, wanted: &Reference) -> Result<Vec<(Reference, Arc<Image>)>> {
+    fn to_push(
+        &self,
+        wanted: &Reference,
+        platform: Option<&Platform>,
+    ) -> Result<Vec<(Reference, Arc<Image>)>> {
         if wanted.digest.is_some() {
             return Err(Error::Invalid("cannot push a digest reference".into()));
         }
@@ -73,7 +90,15 @@ impl ImageStore {
         };
         let found = tags.into_iter().map(|tag| Some((tag.clone(), self.get(&tag.to_string()).ok()?)));
         match found.collect::<Option<Vec<_>>>() {
-            Some(images) if !images.is_empty() => Ok(images),
+            Some(images) if !images.is_empty() => match platform {
+                Some(platform) => {
+                    let of = |(tag, _): (Reference, _)| {
+                        Ok((tag.clone(), self.exactly(&tag.familiar(), platform)?))
+                    };
+                    images.into_iter().map(of).collect()
+                }
+                None => Ok(images),
+            },
             _ => Err(Error::NotFound(format!(
                 "An image does not exist locally with the tag: {}",
                 wanted.familiar_name()

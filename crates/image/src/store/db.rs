@@ -276,6 +276,8 @@ pub(crate) fn set_variants(
 ) -> Result<()> {
     let full = tag.to_string();
     for (platform, image) in images {
+        // What is written here must be understood when the store is opened.
+        Platform::parse(&platform.to_string())?;
         c.tx.prepare_cached(
             "INSERT OR REPLACE INTO variants (reference, platform, image) VALUES (?1, ?2, ?3)",
         )?

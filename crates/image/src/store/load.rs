@@ -56,6 +56,8 @@ struct Found {
     broken: HashMap<String, String>,
     /// Bytes of documents that were named so far.
     named: usize,
+    /// The platform that alone is wanted.
+    platform: Option<Platform>,
 }
 
 /// An image that the archive describes.
@@ -74,10 +76,24 @@ impl ImageStore {
     where
         R: AsyncRead + Send + Unpin + 'static,
     {
+        self.load_for(tar, None, progress).await
+    }
+
+    /// As `load`, of each image what the archive has for one platform; what it lacks for that is left out.
+    pub async fn load_for<R>(
+        self: &Arc<Self>,
+        tar: R,
+        platform: Option<Platform>,
+        progress: Option<ProgressSender>,
+    ) -> Result<Vec<Loaded>>
+    where
+        R: AsyncRead + Send + Unpin + 'static,
+    {
         let store = self.clone();
         let bridge = Bridge::new(tar);
         let loaded = blocking_on_stream(move || {
             let mut found = store.read_archive(bridge, progress.as_ref())?;
+            found.platform = platform;
             let wanted = found.images()?;
             let mut all = Vec::with_capacity(wanted.len());
             for mut w in wanted {
@@ -300,6 +316,17 @@ impl Found {
     }
 
     fn images(&mut self) -> Result<Vec<Wanted>> {
+        let wanted = self.all_images()?;
+        let Some(platform) = &self.platform else { return Ok(wanted) };
+        if wanted.is_empty() {
+            return Err(Error::NotFound(format!(
+                "no images providing the requested platform(s) found: [{platform}]"
+            )));
+        }
+        Ok(wanted)
+    }
+
+    fn all_images(&mut self) -> Result<Vec<Wanted>> {
         if self.documents.contains_key("manifest.json") {
             let mut wanted = self.docker_images()?;
             // Beside it stands, for other tools, what an image has for other platforms.
@@ -307,14 +334,28 @@ impl Found {
                 true => self.oci_images().unwrap_or_default(),
                 false => Vec::new(),
             };
-            for other in others.into_iter().filter(|o| o.variants.len() > 1) {
+            let same = |other: &Wanted, w: &Wanted| {
                 let name = other.names.first().and_then(|n| reference::parse(n).ok());
-                let same = |n: &String| reference::parse_tagged(n).ok() == name;
-                if let Some(main) = wanted.iter_mut().find(|w| w.names.iter().any(same)) {
-                    main.variants = other.variants;
+                w.names.iter().any(|n| reference::parse_tagged(n).ok() == name)
+            };
+            let Some(platform) = &self.platform else {
+                for other in others.into_iter().filter(|o| o.variants.len() > 1) {
+                    if let Some(main) = wanted.iter_mut().find(|w| same(&other, w)) {
+                        main.variants = other.variants;
+                    }
+                }
+                return Ok(wanted);
+            };
+            let mut others = others;
+            let mut out = Vec::new();
+            for w in wanted {
+                if let Some(at) = others.iter().position(|o| same(o, &w)) {
+                    out.push(Wanted { names: w.names, ..others.swap_remove(at) });
+                } else if ImageConfig::parse(&w.config, "in the archive")?.platform().is(platform) {
+                    out.push(w);
                 }
             }
-            return Ok(wanted);
+            return Ok(out);
         }
         if self.documents.contains_key("index.json") {
             return self.oci_images();
@@ -369,6 +410,14 @@ impl Found {
                 return Err(Error::Corrupt("the archive's indexes are nested too deeply".into()));
             }
             let index = Index::parse(&bytes, &descriptor.digest)?;
+            if let Some(platform) = self.platform.clone() {
+                let is =
+                    |d: &&Descriptor| d.platform.as_ref().is_some_and(|p| Platform::from(p).is(&platform));
+                return match index.manifests.iter().find(is) {
+                    Some(own) => self.oci_image(own, name, depth + 1),
+                    None => Ok(None),
+                };
+            }
             let Some(own) = index.choose(&Platform::host()) else {
                 return Err(Error::Corrupt(format!("the archive has no image for {}", Platform::host())));
             };
@@ -376,11 +425,15 @@ impl Found {
             if let Some(wanted) = &mut wanted {
                 for d in &index.manifests {
                     let Some(platform) = d.platform.as_ref().filter(|p| p.os != "unknown") else { continue };
+                    // One that cannot be written cannot be kept either.
+                    let Ok(platform) = Platform::parse(&Platform::from(platform).to_string()) else {
+                        continue;
+                    };
                     // Most archives have the one image alone that somebody wanted.
                     if let Ok(Some(variant)) = self.oci_image(d, None, depth + 1)
                         && variant.layers.iter().all(|l| self.layers.contains_key(l))
                     {
-                        wanted.variants.push((platform.into(), variant));
+                        wanted.variants.push((platform, variant));
                     }
                 }
             }
@@ -399,8 +452,16 @@ impl Found {
             }
             layers.push(path);
         }
+        let config = self.blob(&manifest.config.digest)?;
+        // What an index says of it counts; who is not in one says so itself.
+        if let Some(platform) = &self.platform
+            && depth == 0
+            && !ImageConfig::parse(&config, &manifest.config.digest)?.platform().is(platform)
+        {
+            return Ok(None);
+        }
         Ok(Some(Wanted {
-            config: self.blob(&manifest.config.digest)?,
+            config,
             layers,
             names: name.into_iter().filter(|n| reference::parse(n).is_ok()).collect(),
             manifest: Some((descriptor.digest.clone(), descriptor.media_type.clone(), bytes)),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{ImageStore, blocking, db};
 use crate::error::{Error, Result};
+use crate::platform::Platform;
 use crate::reference::{self, Reference};
 use crate::types::{Deleted, Image, InUse, short};
 
@@ -90,6 +91,58 @@ impl ImageStore {
         }
         self.delete(image.id.clone(), force, prune, quiet, in_use, &mut out).await?;
         self.delete_others(of_others, prune, in_use, &mut out).await?;
+        let store = self.clone();
+        blocking(move || store.collect_layers()).await?;
+        Ok(out)
+    }
+
+    /// Removes what a name has for some platforms. A tag for several stays on the rest; of one that is for these alone it
+    /// is as `remove`.
+    pub async fn remove_for(
+        self: &Arc<Self>,
+        text: &str,
+        platforms: &[Platform],
+        force: bool,
+        prune: bool,
+        in_use: &InUse<'_>,
+    ) -> Result<Vec<Deleted>> {
+        let own = self.get(text)?;
+        let mut going: Vec<Arc<Image>> = Vec::new();
+        for platform in platforms {
+            let image = self.exactly(text, platform).map_err(|e| match e {
+                Error::NotFound(why) => Error::NotFound(format!(
+                    "failed to delete platform {platform} for image {}: {why}",
+                    own.id
+                )),
+                other => other,
+            })?;
+            if !going.iter().any(|i| i.id == image.id) {
+                going.push(image);
+            }
+        }
+        let tag = reference::parse(text).map(Reference::with_default_tag).ok();
+        let all = tag.as_ref().map(|tag| self.variants(tag)).unwrap_or_default();
+        let of_tag = |image: &Image| all.iter().any(|(_, i)| i.id == image.id);
+        if all.iter().all(|(_, i)| going.iter().any(|g| g.id == i.id)) && going.iter().any(|i| i.id == own.id)
+        {
+            return self.remove(text, force, prune, in_use).await;
+        }
+        for image in &going {
+            if let Some(obstacle) = self.obstacle(image, force, false, in_use) {
+                return Err(obstacle.into());
+            }
+        }
+        let mut out = Vec::new();
+        if let Some(tag) = tag.filter(|_| going.iter().any(|i| of_tag(i))) {
+            let (store, gone) = (self.clone(), going.iter().map(|i| i.id.clone()).collect::<Vec<_>>());
+            blocking(move || store.without(&tag, &gone)).await?;
+            let gone = going.iter().filter(|i| of_tag(i)).map(|i| i.id.clone()).collect();
+            self.delete_others(gone, prune, in_use, &mut out).await?;
+        }
+        for image in going.iter().filter(|i| !of_tag(i)) {
+            // What was pulled for another machine goes by the digest.
+            out.extend(self.remove(&image.id, force, prune, in_use).await?);
+        }
         let store = self.clone();
         blocking(move || store.collect_layers()).await?;
         Ok(out)

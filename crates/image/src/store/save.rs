@@ -13,9 +13,13 @@ use crate::archive::tar::{self, Entry, Kind};
 use crate::blocking_on_stream;
 use crate::bridge::Bridge;
 use crate::error::{Error, Result};
+use crate::platform::Platform;
 use crate::reference::{self, Reference};
 use crate::registry::manifest::{Descriptor, Index, media};
 use crate::types::Image;
+
+/// An image that is saved, with its tags, each with the images that it has for several platforms.
+type Chosen = (Arc<Image>, Vec<(Reference, Vec<(Platform, Arc<Image>)>)>);
 
 impl ImageStore {
     /// Writes an archive of the named images. A name without a tag means all tags of that repository.
@@ -23,7 +27,20 @@ impl ImageStore {
     where
         W: AsyncWrite + Send + Unpin + 'static,
     {
-        let chosen = self.chosen(names)?;
+        self.save_for(names, None, out).await
+    }
+
+    /// As `save`, of each name what it has for one platform.
+    pub async fn save_for<W>(
+        self: &Arc<Self>,
+        names: &[String],
+        platform: Option<&Platform>,
+        out: W,
+    ) -> Result<()>
+    where
+        W: AsyncWrite + Send + Unpin + 'static,
+    {
+        let chosen = self.chosen(names, platform)?;
         let store = self.clone();
         let bridge = Bridge::new(out);
         blocking_on_stream(move || {
@@ -37,22 +54,39 @@ impl ImageStore {
     }
 
     /// Checks that every image is there, before an answer is begun.
-    pub fn can_save(&self, names: &[String]) -> Result<()> {
-        self.chosen(names).map(|_| ())
+    pub fn can_save(&self, names: &[String], platform: Option<&Platform>) -> Result<()> {
+        self.chosen(names, platform).map(|_| ())
     }
 
-    fn chosen(&self, names: &[String]) -> Result<Vec<(Arc<Image>, Vec<Reference>)>> {
-        let mut chosen: Vec<(Arc<Image>, Vec<Reference>)> = Vec::new();
+    fn chosen(&self, names: &[String], platform: Option<&Platform>) -> Result<Vec<Chosen>> {
+        let mut chosen: Vec<Chosen> = Vec::new();
         let mut add = |image: Arc<Image>, tag: Option<Reference>| {
+            let image = match platform {
+                Some(platform) => {
+                    let name = tag.as_ref().map_or_else(|| image.id.clone(), Reference::familiar);
+                    self.exactly(&name, platform).map_err(|e| match e {
+                        Error::NotFound(why) => {
+                            Error::NotFound(format!("no suitable export target found: {why}"))
+                        }
+                        other => other,
+                    })?
+                }
+                None => image,
+            };
+            let tag = tag.map(|tag| match platform {
+                Some(_) => (tag, Vec::new()),
+                None => (tag.clone(), self.variants(&tag)),
+            });
             let at = chosen.iter().position(|(i, _)| i.id == image.id).unwrap_or_else(|| {
                 chosen.push((image, Vec::new()));
                 chosen.len() - 1
             });
             if let Some(tag) = tag
-                && !chosen[at].1.contains(&tag)
+                && !chosen[at].1.iter().any(|(other, _)| *other == tag.0)
             {
                 chosen[at].1.push(tag);
             }
+            Ok::<_, Error>(())
         };
         for name in names {
             let bare = name.strip_prefix("sha256:").unwrap_or(name);
@@ -68,13 +102,16 @@ impl ImageStore {
                     .collect()
                 };
                 if !of_repository.is_empty() {
-                    of_repository.into_iter().for_each(|(i, t)| add(i, Some(t)));
+                    of_repository.into_iter().try_for_each(|(i, t)| add(i, Some(t)))?;
                     continue;
                 }
             }
             let image = self.get(name)?;
             let by_id = image.id["sha256:".len()..].starts_with(bare);
-            add(image, parsed.filter(|_| !by_id).and_then(|r| r.tag.is_some().then(|| r.tagged()).flatten()));
+            add(
+                image,
+                parsed.filter(|_| !by_id).and_then(|r| r.tag.is_some().then(|| r.tagged()).flatten()),
+            )?;
         }
         if chosen.is_empty() {
             return Err(Error::Invalid("no image was named".into()));
@@ -82,7 +119,7 @@ impl ImageStore {
         Ok(chosen)
     }
 
-    fn write_archive(&self, chosen: &[(Arc<Image>, Vec<Reference>)], out: &mut dyn Write) -> Result<()> {
+    fn write_archive(&self, chosen: &[Chosen], out: &mut dyn Write) -> Result<()> {
         out.write_all(&tar::header(&Entry::new("blobs/", Kind::Dir)))?;
         let algorithms = chosen.iter().flat_map(|(i, _)| i.diff_ids()).filter_map(|d| d.split(':').next());
         for algorithm in algorithms.chain(["sha256"]).collect::<BTreeSet<_>>() {
@@ -107,12 +144,12 @@ impl ImageStore {
             if tags.is_empty() {
                 manifests.push(descriptor.clone());
             }
-            for tag in tags {
+            for (tag, variants) in tags {
                 let name = tag.tag.clone().unwrap_or_default();
                 let mut parts = Vec::new();
-                for (platform, variant) in self.variants(tag) {
-                    let own = written_one(&variant, out)?;
-                    parts.push(Descriptor { platform: Some((&platform).into()), ..own });
+                for (platform, variant) in variants {
+                    let own = written_one(variant, out)?;
+                    parts.push(Descriptor { platform: Some(platform.into()), ..own });
                 }
                 let top = match parts.is_empty() {
                     true => descriptor.clone(),
@@ -140,7 +177,7 @@ impl ImageStore {
             }
             docker.push(json!({
                 "Config": blob_name(&image.id),
-                "RepoTags": (!tags.is_empty()).then(|| tags.iter().map(Reference::familiar).collect::<Vec<_>>()),
+                "RepoTags": (!tags.is_empty()).then(|| tags.iter().map(|(tag, _)| tag.familiar()).collect::<Vec<_>>()),
                 "Layers": image.diff_ids().iter().map(|d| blob_name(d)).collect::<Vec<_>>(),
             }));
         }

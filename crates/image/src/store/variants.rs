@@ -11,26 +11,25 @@ use crate::platform::Platform;
 use crate::reference::{self, Reference};
 use crate::types::Image;
 
+/// Puts a tag on images of different platforms: itself on the best for this machine.
+fn put(c: &mut db::Changes<'_>, tag: &Reference, images: &[(Platform, String)]) -> Result<()> {
+    let host = Platform::host();
+    let best = images.iter().filter_map(|(p, id)| Some((host.rank(p)?, id))).min_by_key(|(rank, _)| *rank);
+    let main = best.map(|(_, id)| id).or(images.first().map(|(_, id)| id));
+    let main = main.ok_or_else(|| Error::Invalid(format!("{}: a tag needs an image", tag.familiar())))?;
+    db::set_tag(c, tag, main)?;
+    if images.len() > 1 {
+        db::set_variants(c, tag, images)?;
+    }
+    Ok(())
+}
+
 impl ImageStore {
     /// Puts a tag on an image for each of several platforms.
     pub async fn tag_all(self: &Arc<Self>, target: &str, images: Vec<(Platform, String)>) -> Result<()> {
         let tag = reference::parse(target)?.with_default_tag();
-        let host = Platform::host();
-        let main =
-            images.iter().filter_map(|one| Some((host.rank(&one.0)?, one))).min_by_key(|(rank, _)| *rank);
-        let main = main.map(|(_, one)| one).or(images.first());
-        let main = main.ok_or_else(|| Error::Invalid(format!("{target}: a tag needs an image")))?.1.clone();
         let store = self.clone();
-        blocking(move || {
-            store.write(|c| {
-                db::set_tag(c, &tag, &main)?;
-                if images.len() > 1 {
-                    db::set_variants(c, &tag, &images)?;
-                }
-                Ok(())
-            })
-        })
-        .await
+        blocking(move || store.write(|c| put(c, &tag, &images))).await
     }
 
     /// The images of a tag that is for several platforms; none of any other.
@@ -45,24 +44,62 @@ impl ImageStore {
         self.index.read().variants.values().flatten().any(|(_, other)| other == id)
     }
 
-    /// As `get`, but of a tag for several platforms the image of that one, or what was pulled for it beside the tag's own.
-    pub fn get_for(&self, text: &str, platform: &Platform) -> Result<Arc<Image>> {
-        if let Ok(tag) = reference::parse(text).map(Reference::with_default_tag) {
-            let ranked =
-                self.variants(&tag).into_iter().filter_map(|(p, image)| Some((platform.rank(&p)?, image)));
-            if let Some((_, image)) = ranked.min_by_key(|(rank, _)| *rank) {
+    /// The image that a name has for exactly this platform.
+    pub fn exactly(&self, text: &str, platform: &Platform) -> Result<Arc<Image>> {
+        let own = self.get(text)?;
+        let tag = reference::parse(text).map(Reference::with_default_tag);
+        if let Ok(tag) = &tag
+            && let Some((_, image)) = self.variants(tag).into_iter().find(|(p, _)| p.is(platform))
+        {
+            return Ok(image);
+        }
+        if own.config.platform().is(platform) {
+            return Ok(own);
+        }
+        if let Ok(tag) = &tag {
+            let beside = db::beside(&self.db.lock(), tag)?;
+            let mut beside = beside.iter().filter_map(|id| self.get(id).ok());
+            if let Some(image) = beside.find(|image| image.config.platform().is(platform)) {
                 return Ok(image);
             }
-            let own = self.get(text);
-            if !own.as_ref().is_ok_and(|image| image.config.fits(platform)) {
-                let beside = db::beside(&self.db.lock(), &tag)?;
-                let mut beside = beside.iter().filter_map(|id| self.get(id).ok());
-                if let Some(image) = beside.find(|image| image.config.fits(platform)) {
-                    return Ok(image);
-                }
-            }
-            return own;
         }
-        self.get(text)
+        Err(Error::not_provided(text, platform))
+    }
+
+    /// Takes the images of some platforms from a tag for several. The tag stays on what is left; nothing left is an error.
+    pub(super) fn without(&self, tag: &Reference, gone: &[String]) -> Result<()> {
+        let all = self.variants(tag).into_iter().map(|(p, image)| (p, image.id.clone()));
+        let left: Vec<(Platform, String)> = all.filter(|(_, id)| !gone.contains(id)).collect();
+        self.write(|c| put(c, tag, &left))
+    }
+
+    /// As `get`, but of a tag for several platforms the image of that one, or what was pulled for it beside the tag's own.
+    pub fn get_for(&self, text: &str, platform: &Platform) -> Result<Arc<Image>> {
+        match self.fitting(text, platform)? {
+            Some(image) => Ok(image),
+            None => self.get(text),
+        }
+    }
+
+    /// The image that a name has for a platform, or the best of those that run there; none if it has none.
+    pub fn fitting(&self, text: &str, platform: &Platform) -> Result<Option<Arc<Image>>> {
+        let own = self.get(text);
+        let tag = reference::parse(text).map(Reference::with_default_tag).ok();
+        let variants = tag.as_ref().map(|tag| self.variants(tag)).unwrap_or_default();
+        let ranked = variants.into_iter().filter_map(|(p, image)| Some((platform.rank(&p)?, image)));
+        if let Some((_, image)) = ranked.min_by_key(|(rank, _)| *rank) {
+            return Ok(Some(image));
+        }
+        if let Some(own) = own.as_ref().ok().filter(|image| image.config.fits(platform)) {
+            return Ok(Some(own.clone()));
+        }
+        if let Some(tag) = &tag {
+            let beside = db::beside(&self.db.lock(), tag)?;
+            let mut beside = beside.iter().filter_map(|id| self.get(id).ok());
+            if let Some(image) = beside.find(|image| image.config.fits(platform)) {
+                return Ok(Some(image));
+            }
+        }
+        own.map(|_| None)
     }
 }
