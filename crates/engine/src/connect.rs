@@ -340,7 +340,7 @@ impl Engine {
                 let place = std::net::SocketAddr::new(*host_ip, *host_port);
                 format!("Bind for {place} failed: port is already allocated (by {holder})")
             }
-            other => crate::error::kernel_words(other.to_string()),
+            other => base::errno::words(other.to_string()),
         };
         let endpoint = {
             let inner = container.lock();

@@ -54,7 +54,7 @@ impl Error {
 
     /// A failure of the machine while doing `what`.
     pub fn io(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> Error {
-        move |e| Error::System(format!("{what}: {}", kernel_words(e.to_string())))
+        move |e| Error::System(format!("{what}: {}", base::errno::words(e.to_string())))
     }
 
     /// The same error in other words.
@@ -77,21 +77,6 @@ impl Error {
     }
 }
 
-/// The kernel's errors in the words that clients know and compare, Go's: `no such file or directory`, and not `No such file
-/// or directory (os error 2)`.
-pub(crate) fn kernel_words(mut text: String) -> String {
-    const MARK: &str = " (os error ";
-    while let Some(mark) = text.find(MARK) {
-        let Some(close) = text[mark..].find(')') else { break };
-        text.replace_range(mark..=mark + close, "");
-        let begin = text[..mark].rfind(": ").map_or(0, |at| at + 2);
-        if let Some(first) = text[begin..].chars().next() {
-            text.replace_range(begin..begin + first.len_utf8(), &first.to_lowercase().to_string());
-        }
-    }
-    text
-}
-
 macro_rules! constructor {
     ($($name:ident => $variant:ident),*) => {$(
         #[doc = concat!("An [`Error::", stringify!($variant), "`].")]
@@ -104,7 +89,7 @@ constructor!(invalid => Invalid, forbidden => Forbidden, not_found => NotFound, 
 
 impl From<image::Error> for Error {
     fn from(e: image::Error) -> Self {
-        let text = kernel_words(e.to_string());
+        let text = base::errno::words(e.to_string());
         match e {
             image::Error::NoSuchImage(_) | image::Error::NotFound(_) => Error::NotFound(text),
             image::Error::Invalid(_) | image::Error::Corrupt(_) => Error::Invalid(text),
@@ -117,7 +102,7 @@ impl From<image::Error> for Error {
 
 impl From<network::Error> for Error {
     fn from(e: network::Error) -> Self {
-        let text = kernel_words(e.to_string());
+        let text = base::errno::words(e.to_string());
         match e {
             network::Error::AddressInvalid { .. } | network::Error::Invalid(_) => Error::Invalid(text),
             network::Error::AddressTaken { .. } => Error::Forbidden(text),
@@ -128,7 +113,7 @@ impl From<network::Error> for Error {
 
 impl From<runtime::Error> for Error {
     fn from(e: runtime::Error) -> Self {
-        let text = kernel_words(e.to_string());
+        let text = base::errno::words(e.to_string());
         match e {
             runtime::Error::NotFound { .. } => Error::NotFound(text),
             runtime::Error::Exec { .. } | runtime::Error::Invalid { .. } => Error::Invalid(text),
@@ -146,8 +131,5 @@ mod tests {
     fn words() {
         let missing = std::io::Error::from_raw_os_error(2);
         assert_eq!(Error::io("open /x")(missing).to_string(), "open /x: no such file or directory");
-        let two = "a: Permission denied (os error 13); b: Invalid argument (os error 22)";
-        assert_eq!(kernel_words(two.into()), "a: permission denied; b: invalid argument");
-        assert_eq!(kernel_words("nothing: Here".into()), "nothing: Here");
     }
 }

@@ -219,17 +219,9 @@ impl<T, E: Into<std::io::Error>> Step<T> for std::result::Result<T, E> {
     }
 }
 
-/// An error's text without Rust's "(os error 2)".
+/// An error's text as Go has it.
 pub(crate) fn plain(e: &std::io::Error) -> String {
-    let text = e.to_string();
-    let text = match text.find(" (os error ") {
-        Some(at) => format!("{}{}", &text[..at], text[at..].split_once(')').map_or("", |(_, rest)| rest)),
-        None => text,
-    };
-    match e.raw_os_error() {
-        Some(_) => text.to_lowercase(),
-        None => text,
-    }
+    base::errno::words(e.to_string())
 }
 
 #[derive(Debug, Serialize, Deserialize)]

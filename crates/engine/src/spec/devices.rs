@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
 
-use crate::error::{Result, invalid, kernel_words};
+use crate::error::{Result, invalid};
 use crate::model::HostConfig;
 
 pub(crate) fn rule(
@@ -68,7 +68,7 @@ pub(super) fn devices(host: &HostConfig) -> Result<(Vec<LinuxDevice>, Vec<LinuxD
             invalid(format!(
                 "error gathering device information while adding custom device \"{}\": {}",
                 mapping.path_on_host,
-                kernel_words(e.to_string())
+                base::errno::words(e.to_string())
             ))
         };
         let real = std::fs::canonicalize(source).map_err(gather)?;
