@@ -6,6 +6,13 @@ use crate::model::{Config, HostConfig, RestartPolicy};
 
 /// /dev/shm unless told otherwise: 64 MiB.
 pub(crate) const SHM_SIZE: i64 = 64 * 1024 * 1024;
+/// A container's IPC namespace unless told otherwise.
+pub(crate) const IPC_MODE: &str = "private";
+
+/// A container's cgroup namespace unless told otherwise, as with the original: its own where there is cgroup v2 alone.
+pub(crate) fn cgroupns_mode() -> &'static str {
+    if crate::spec::cgroup_v2() { "private" } else { "host" }
+}
 
 /// Checks a container's own configuration.
 pub(crate) fn config(config: &Config) -> Result<()> {
@@ -131,7 +138,7 @@ pub(crate) fn host(host: &mut HostConfig) -> Result<Vec<String>> {
         _ => {}
     }
     if host.ipc_mode.is_empty() {
-        host.ipc_mode = "private".into();
+        host.ipc_mode = IPC_MODE.into();
     }
     if !matches!(host.ipc_mode.as_str(), "private" | "shareable" | "host" | "none")
         && !host.ipc_mode.starts_with("container:")
@@ -151,7 +158,7 @@ pub(crate) fn host(host: &mut HostConfig) -> Result<Vec<String>> {
         return Err(invalid(format!("invalid cgroup namespace mode: {}", host.cgroupns_mode)));
     }
     if host.cgroupns_mode.is_empty() {
-        host.cgroupns_mode = if crate::spec::cgroup_v2() { "private" } else { "host" }.into();
+        host.cgroupns_mode = cgroupns_mode().into();
     }
     if host.cgroupns_mode == "private" && !std::path::Path::new("/proc/self/ns/cgroup").exists() {
         warnings.push(

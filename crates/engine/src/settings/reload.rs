@@ -33,13 +33,12 @@ impl Settings {
         let features: Vec<String> = self.features.iter().map(|(k, v)| format!("{k}:{v}")).collect();
         let runtimes: Vec<String> = self.runtimes.iter().map(|(n, r)| format!("{n}:{}", r.path)).collect();
         let transfers = self.transfers();
-        let cgroupns = if crate::spec::cgroup_v2() { "private" } else { "host" };
         Map::from(
             [
                 ("name", crate::system::hostname()),
                 ("debug", self.debug.to_string()),
-                ("default-cgroupns-mode", or(&self.default_cgroupns_mode, cgroupns)),
-                ("default-ipc-mode", or(&self.default_ipc_mode, "private")),
+                ("default-cgroupns-mode", or(&self.default_cgroupns_mode, crate::validate::cgroupns_mode())),
+                ("default-ipc-mode", or(&self.default_ipc_mode, crate::validate::IPC_MODE)),
                 ("default-runtime", self.default_runtime().to_owned()),
                 ("default-shm-size", shm.to_string()),
                 ("features", format!("map[{}]", features.join(" "))),
