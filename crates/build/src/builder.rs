@@ -66,9 +66,11 @@ impl Builder {
             std::fs::create_dir_all(&scratch)?;
             for entry in std::fs::read_dir(&scratch)? {
                 let entry = entry?;
-                if entry.file_name().as_encoded_bytes().starts_with(b"context-") {
+                let name = entry.file_name();
+                let begins = |with: &str| name.as_encoded_bytes().starts_with(with.as_bytes());
+                if begins(context::BEGIN) || begins(context::GONE) {
                     std::fs::remove_dir_all(entry.path())?;
-                } else if entry.file_name().as_encoded_bytes().starts_with(b".tmp") {
+                } else if begins(".tmp") {
                     std::fs::remove_file(entry.path())?;
                 }
             }

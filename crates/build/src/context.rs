@@ -37,6 +37,10 @@ impl std::fmt::Debug for Context {
     }
 }
 
+/// How the folders of contexts begin, and those of contexts that are being removed.
+pub(crate) const BEGIN: &str = "context-";
+pub(crate) const GONE: &str = "gone-";
+
 /// Files at rest.
 #[derive(Debug)]
 pub(crate) struct Tree {
@@ -48,10 +52,18 @@ pub(crate) struct Tree {
 
 impl Drop for Tree {
     fn drop(&mut self) {
-        if let Some(path) = &self.temporary
-            && let Err(error) = std::fs::remove_dir_all(path)
-        {
-            tracing::warn!(%error, path = %path.display(), "a build context stays until the next start");
+        let Some(path) = self.temporary.take() else { return };
+        let remove = |path: PathBuf| {
+            if let Err(error) = std::fs::remove_dir_all(&path) {
+                tracing::warn!(%error, path = %path.display(), "a build context stays until the next start");
+            }
+        };
+        // Of many files that takes long. At once it is in nobody's way, and known as what nobody needs.
+        let gone = path.with_file_name(format!("{GONE}{}", base::rng::hex(8)));
+        match (tokio::runtime::Handle::try_current(), std::fs::rename(&path, &gone)) {
+            (Ok(handle), Ok(())) => drop(handle.spawn_blocking(move || remove(gone))),
+            (Err(_), Ok(())) => remove(gone),
+            (_, Err(_)) => remove(path),
         }
     }
 }
@@ -101,7 +113,7 @@ impl Contexts for Single {
 
 /// A folder of its own below `scratch`.
 pub(crate) fn folder(scratch: &Path) -> Result<Tree> {
-    let path = scratch.join(format!("context-{}", base::rng::hex(8)));
+    let path = scratch.join(format!("{BEGIN}{}", base::rng::hex(8)));
     std::fs::create_dir_all(&path)?;
     Ok(Tree { temporary: Some(path.clone()), path, ignore: Ignore::default() })
 }
@@ -186,4 +198,37 @@ pub(crate) fn text(name: &str, bytes: Vec<u8>) -> Result<String> {
         return Err(Error::Invalid(format!("{name} is larger than {} MiB", parse::SIZE_LIMIT >> 20)));
     }
     String::from_utf8(bytes).map_err(|_| Error::Invalid(format!("{name} is not UTF-8 text")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn removing_a_context_holds_up_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = || {
+            let all = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name());
+            all.map(|n| n.to_string_lossy().into_owned()).collect::<Vec<_>>()
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let tree = folder(dir.path()).unwrap();
+            std::fs::write(tree.path.join("file"), "content").unwrap();
+            // The one thread for such work is busy: what is gone all the same was removed on this one.
+            let (go, wait) = std::sync::mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || wait.recv());
+            drop(tree);
+            let left = names();
+            assert!(left.len() == 1 && left[0].starts_with(GONE), "{left:?}");
+            go.send(()).unwrap();
+            busy.await.unwrap().unwrap();
+            // Its queue is in order.
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+            assert!(names().is_empty());
+        });
+        // Where no runtime is, it is removed at once.
+        drop(folder(dir.path()).unwrap());
+        assert!(names().is_empty());
+    }
 }

@@ -287,7 +287,7 @@ impl Mounts {
         if self.all.is_empty() && self.script.is_none() {
             return Ok(p);
         }
-        let dir = tempfile::Builder::new().prefix("context-").tempdir_in(&builder.scratch)?;
+        let dir = tempfile::Builder::new().prefix(crate::context::BEGIN).tempdir_in(&builder.scratch)?;
         let mut targets: Vec<String> = self.all.iter().map(|(m, _)| m.target.clone()).collect();
         targets.push(SCRIPTS.to_string());
         let snapshot = builder.images.snapshot(key)?;
