@@ -5,27 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
+use image::archive::Room;
 use image::http::Client;
 
 /// How long a server may send nothing.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Bytes between two looks at the disk.
-const LOOK: usize = 32 << 20;
-
-/// Refuses to fill the disk to the end, on which databases lie too.
-fn room(folder: &Path) -> Result<(), String> {
-    let disk = rustix::fs::statvfs(folder).map_err(|e| e.to_string())?;
-    let reserve = (disk.f_blocks.saturating_mul(disk.f_frsize) / 50).min(1 << 30);
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    match free.saturating_sub(reserve) {
-        0 => Err(format!(
-            "no space left on device: {} MiB are free, of which {} MiB are kept for others",
-            free >> 20,
-            reserve >> 20
-        )),
-        _ => Ok(()),
-    }
-}
 
 /// What came.
 pub(crate) struct Download {
@@ -48,9 +32,11 @@ pub(crate) async fn get(url: &str, scratch: &Path) -> Result<Download, String> {
         .get(http::header::LAST_MODIFIED)
         .and_then(|t| jiff::fmt::rfc2822::parse(t.to_str().ok()?).ok())
         .map_or(0, |z| z.timestamp().as_second());
-    let mut file = tempfile::NamedTempFile::new_in(scratch).map_err(|e| e.to_string())?;
+    // Its disk is others' too, on which their databases lie.
+    let on_disk = |e: std::io::Error| format!("{url}: {}", image::Error::from(e));
+    let mut file = tempfile::NamedTempFile::new_in(scratch).map_err(on_disk)?;
+    let mut room = Room::new(file.as_file()).map_err(on_disk)?;
     let mut body = response.into_body();
-    let mut unchecked = 0;
     loop {
         // A peer that vanished sends nothing, not even an end: only time tells.
         let frame = tokio::time::timeout(PATIENCE, body.frame()).await;
@@ -58,14 +44,51 @@ pub(crate) async fn get(url: &str, scratch: &Path) -> Result<Download, String> {
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|e| format!("{url}: {e}"))?;
         if let Some(data) = frame.data_ref() {
-            if unchecked == 0 {
-                room(scratch).map_err(|e| format!("{url}: {e}"))?;
-                unchecked = LOOK;
-            }
-            unchecked = unchecked.saturating_sub(data.len());
+            room.take(file.as_file(), data.len() as u64).map_err(on_disk)?;
             // Pieces of at most some kilobytes into the page cache.
-            file.write_all(data).map_err(|e| e.to_string())?;
+            file.write_all(data).map_err(on_disk)?;
         }
     }
     Ok(Download { file, name, mtime })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// A small disk, which goes with the value.
+    struct SmallDisk(tempfile::TempDir);
+
+    impl Drop for SmallDisk {
+        fn drop(&mut self) {
+            let _ = rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_download_leaves_room_and_says_what_helps() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let disk = SmallDisk(tempfile::tempdir().unwrap());
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("build-test", disk.0.path(), "tmpfs", flags, Some(c"size=4m")).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/large", listener.local_addr().unwrap());
+        let serve = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 16777216\r\n\r\n").await;
+            // It ends when the other side has had enough.
+            while stream.write_all(&[7; 65536]).await.is_ok() {}
+        });
+        let error = get(&url, disk.0.path()).await.err().unwrap();
+        assert!(error.starts_with(&format!("{url}: no space left on device: ")), "{error}");
+        assert!(error.ends_with("remove images or files, or use a larger disk"), "{error}");
+        assert_eq!(std::fs::read_dir(disk.0.path()).unwrap().count(), 0);
+        serve.await.unwrap();
+    }
 }

@@ -36,7 +36,7 @@ pub enum Error {
     #[error("{0} was cancelled")]
     Cancelled(String),
     /// A system call failed on a file.
-    #[error("{action} {path}: {source}")]
+    #[error("{action} {path}: {source}{remedy}", remedy = crate::archive::remedy(.source))]
     File {
         /// What was tried: `open`, `write`...
         action: &'static str,
@@ -46,7 +46,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A stream failed.
-    #[error("{0}")]
+    #[error("{0}{remedy}", remedy = crate::archive::remedy(.0))]
     Io(#[from] std::io::Error),
     /// The metadata database failed.
     #[error("image metadata: {0}")]
@@ -79,5 +79,19 @@ impl Error {
 impl From<rustix::io::Errno> for Error {
     fn from(e: rustix::io::Errno) -> Self {
         Error::Io(e.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_says_what_helps() {
+        let full = || std::io::Error::from(rustix::io::Errno::NOSPC);
+        let remedy = ": remove images or files, or use a larger disk";
+        assert!(Error::file("write", "/x")(full()).to_string().ends_with(remedy));
+        assert!(Error::from(full()).to_string().ends_with(remedy));
+        assert!(!Error::from(std::io::Error::from(rustix::io::Errno::IO)).to_string().contains("remove"));
     }
 }

@@ -14,6 +14,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid
 use rustix::io::Errno;
 
 use super::mode::ModeChange;
+use super::room::Room;
 use super::tar::{Entry, Kind, Reader};
 use super::{compress, overlay, root};
 use crate::error::{Error, Result};
@@ -74,7 +75,7 @@ pub(crate) fn extract<R: Read>(
         options,
         parent: None,
         dirs: Late::default(),
-        guard: if options.guard { Some(Guard::new(root)?) } else { None },
+        room: if options.guard { Some(Room::new(root)?) } else { None },
         out: Extracted::default(),
         buf: vec![0u8; 128 * 1024],
     };
@@ -156,64 +157,18 @@ impl Late {
     }
 }
 
-/// Keeps an archive from filling the disk: what is unpacked from strangers must leave room for everybody else.
-struct Guard {
-    /// The size of the file system: no honest archive has files beyond it, however sparse.
-    most: u64,
-    /// Bytes and inodes that stay free.
-    reserve: (u64, u64),
-    /// Bytes and entries until the next look at the disk.
-    left: (u64, u64),
-}
-
-/// Between two looks at the disk.
-const LOOK: (u64, u64) = (32 << 20, 4096);
-
-impl Guard {
-    fn new(root: BorrowedFd<'_>) -> Result<Self> {
-        let disk = rustix::fs::fstatvfs(root)?;
-        let most = disk.f_blocks.saturating_mul(disk.f_frsize);
-        Ok(Self { most, reserve: ((most / 50).min(1 << 30), (disk.f_files / 100).min(10_000)), left: (0, 0) })
+/// Before `bytes` more of data; `sum` are the bytes so far, holes included.
+fn before(room: &mut Room, root: BorrowedFd<'_>, bytes: u64, sum: u64) -> io::Result<()> {
+    if sum.saturating_add(bytes) > room.most {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!(
+                "the archive's files have more than the {} MiB of the disk that it is unpacked on",
+                room.most >> 20
+            ),
+        ));
     }
-
-    /// Before `bytes` more of data in one more entry; `sum` are the bytes so far, holes included.
-    fn before(&mut self, root: BorrowedFd<'_>, bytes: u64, sum: u64) -> io::Result<()> {
-        if sum.saturating_add(bytes) > self.most {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!(
-                    "the archive's files have more than the {} MiB of the disk that it is unpacked on",
-                    self.most >> 20
-                ),
-            ));
-        }
-        if self.left.0 < bytes || self.left.1 == 0 {
-            let disk = rustix::fs::fstatvfs(root)?;
-            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-            let room = free.saturating_sub(self.reserve.0);
-            // File systems without a table of inodes say zero.
-            let inodes = match disk.f_files {
-                0 => u64::MAX,
-                _ => disk.f_favail.saturating_sub(self.reserve.1),
-            };
-            if room < bytes.min(LOOK.0) || room == 0 || inodes == 0 {
-                return Err(io::Error::new(
-                    io::ErrorKind::StorageFull,
-                    format!(
-                        "no space left on device: {} MiB and {} inodes are free, of which {} MiB and {} are kept for \
-                         others: remove images or files, or use a larger disk",
-                        free >> 20,
-                        disk.f_favail,
-                        self.reserve.0 >> 20,
-                        self.reserve.1
-                    ),
-                ));
-            }
-            self.left = (LOOK.0.min(room), LOOK.1.min(inodes));
-        }
-        self.left = (self.left.0.saturating_sub(bytes), self.left.1 - 1);
-        Ok(())
-    }
+    room.take(root, bytes)
 }
 
 /// A folder that entries go to.
@@ -230,7 +185,7 @@ struct Extractor<'a> {
     /// The folder that the last entry went to: tars list a folder's files together.
     parent: Option<(PathBuf, Parent)>,
     dirs: Late,
-    guard: Option<Guard>,
+    room: Option<Room>,
     out: Extracted,
     buf: Vec<u8>,
 }
@@ -278,12 +233,12 @@ impl Extractor<'_> {
     }
 
     fn place<R: Read>(&mut self, e: &Entry, path: &[u8], reader: &mut Reader<'_, R>) -> io::Result<()> {
-        if let Some(guard) = &mut self.guard {
+        if let Some(room) = &mut self.room {
             // Large files are looked after piece by piece while they are copied.
-            guard.before(self.root, 0, self.out.bytes)?;
+            before(room, self.root, 0, self.out.bytes)?;
             let whole = e.sparse.as_ref().map_or(e.size, |(_, whole)| *whole);
-            if self.out.bytes.saturating_add(whole) > guard.most {
-                guard.before(self.root, whole, self.out.bytes)?;
+            if self.out.bytes.saturating_add(whole) > room.most {
+                before(room, self.root, whole, self.out.bytes)?;
             }
         }
         let full = self.base.join(OsStr::from_bytes(path));
@@ -537,8 +492,8 @@ impl Extractor<'_> {
             if hole {
                 to.seek(SeekFrom::Current(n as i64))?;
             } else {
-                if let Some(guard) = &mut self.guard {
-                    guard.before(self.root, n as u64, 0)?;
+                if let Some(room) = &mut self.room {
+                    room.take(self.root, n as u64)?;
                 }
                 to.write_all(data)?;
             }

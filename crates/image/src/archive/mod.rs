@@ -11,6 +11,7 @@ mod mode;
 pub(crate) mod overlay;
 pub(crate) mod pack;
 pub(crate) mod recipe;
+mod room;
 pub mod root;
 pub mod tar;
 
@@ -18,3 +19,5 @@ pub use extract::{ExtractOptions, Extracted, extract_into};
 pub use mode::ModeChange;
 pub use overlay::is_opaque;
 pub use pack::{Filter, TarOptions, tar_of, tar_of_filtered};
+pub use room::Room;
+pub(crate) use room::remedy;
