@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use image::registry::manifest::{Index, Manifest, is_index};
+use image::registry::Document;
+use image::registry::manifest::{self, Manifest};
 use image::{ImageConfig, Layer, Platform};
 use tokio::io::AsyncReadExt;
 
@@ -13,8 +14,6 @@ use crate::state::State;
 
 /// The largest manifest or configuration that is read.
 const DOCUMENT: u64 = 16 << 20;
-/// How deep indexes may name indexes.
-const INDEX_DEPTH: u32 = 4;
 
 /// Reads a document and verifies it.
 async fn document(session: &Session, store: &str, digest: &str) -> Result<Vec<u8>> {
@@ -35,23 +34,14 @@ pub(super) async fn image(
     digest: &str,
     platform: &Platform,
 ) -> Result<(ImageConfig, Vec<Layer>)> {
-    let mut digest = digest.to_string();
-    let mut bytes = document(session, store, &digest).await?;
-    for depth in 0.. {
-        if !is_index("", &bytes) {
-            break;
-        }
-        if depth == INDEX_DEPTH {
-            return Err(Error::Session(format!("the client's {digest}: indexes are nested too deeply")));
-        }
-        let index = Index::parse(&bytes, &digest)?;
-        let chosen = index.choose(platform).ok_or_else(|| {
-            Error::Session(format!("the client's index {digest} has no manifest for {platform}"))
-        })?;
-        digest.clone_from(&chosen.digest);
-        bytes = document(session, store, &digest).await?;
-    }
-    let manifest = Manifest::parse(&bytes, &digest)?;
+    let read = |digest: String| async move {
+        let bytes = document(session, store, &digest).await?.into();
+        Ok::<_, Error>(Document { media_type: String::new(), digest, bytes })
+    };
+    let first = read(digest.to_string()).await?;
+    let found = manifest::follow(first, platform, &format!("the client's {digest}"), read).await?;
+    let digest = found.digest;
+    let manifest = Manifest::parse(&found.bytes, &digest)?;
     let config = document(session, store, &manifest.config.digest).await?;
     let config = ImageConfig::parse(&config, &manifest.config.digest)?;
     if config.rootfs.diff_ids.len() != manifest.layers.len() {

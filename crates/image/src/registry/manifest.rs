@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::Document;
 use crate::error::{Error, Result};
 use crate::platform::Platform;
 
@@ -172,6 +173,36 @@ impl Index {
         let best = ranked.min_by_key(|(rank, _)| *rank).map(|(_, d)| d);
         best.or_else(|| self.manifests.iter().find(|d| d.platform.is_none()))
     }
+}
+
+/// How deep indexes may name indexes.
+pub(crate) const INDEX_DEPTH: u32 = 4;
+
+/// Follows indexes from a document to the manifest for a platform; `read` gets a document by its digest, and `name` is
+/// what errors call the first.
+pub async fn follow<E, F>(
+    mut document: Document,
+    platform: &Platform,
+    name: &str,
+    mut read: impl FnMut(String) -> F,
+) -> std::result::Result<Document, E>
+where
+    E: From<Error>,
+    F: Future<Output = std::result::Result<Document, E>>,
+{
+    for _ in 0..=INDEX_DEPTH {
+        if !is_index(&document.media_type, &document.bytes) {
+            return Ok(document);
+        }
+        let index = Index::parse(&document.bytes, &document.digest)?;
+        let chosen = index.choose(platform).ok_or_else(|| {
+            Error::NotFound(format!(
+                "no matching manifest for {platform} in the manifest list entries of {name}"
+            ))
+        })?;
+        document = read(chosen.digest.clone()).await?;
+    }
+    Err(Error::Corrupt(format!("the indexes of {name} are nested too deeply")).into())
 }
 
 /// Whether a document is an index, by its declared type or else its members.

@@ -10,7 +10,7 @@ use futures::{FutureExt, StreamExt};
 
 use super::client::Remote;
 use super::hosts::hosts;
-use super::manifest::{Descriptor, Index, Manifest, is_index, is_schema_1, media};
+use super::manifest::{self, Descriptor, Manifest, is_schema_1, media};
 use super::{Auth, BlobStream, Document, Registry};
 use crate::archive::compress::{self, Compression, Digesting, digest_as, digest_of};
 use crate::config::ImageConfig;
@@ -22,7 +22,6 @@ use crate::types::{Image, Layer, Progress, ProgressSender, short};
 
 /// The largest configuration, in bytes.
 const CONFIG_LIMIT: usize = 8 << 20;
-const INDEX_DEPTH: u32 = 4;
 
 /// How long a listener may take nothing: there may be others who wait for the same pull, and a client that was stopped says
 /// nothing of it.
@@ -134,7 +133,8 @@ impl ImageStore {
         tell(&progress, &which, format!("Pulling from {}", wanted.path)).await;
         let asked = platform.is_some();
         let platform = platform.unwrap_or_else(Platform::host);
-        let document = choose(remote, top.clone(), &platform, &wanted.familiar()).await?;
+        let read = |digest: String| async move { remote.manifest(&digest).await };
+        let document = manifest::follow(top.clone(), &platform, &wanted.familiar(), read).await?;
         // Two pulls of one image do the work once: the second finds everything here.
         let turn = self.turn(&document.digest).await;
         let result = self.pull_manifest(remote, wanted, tagged, &top, &document, &progress).await;
@@ -369,28 +369,6 @@ fn unpack_download(
         _ => download.keep()?,
     }
     Ok(layer)
-}
-
-/// Follows indexes to the manifest for a platform.
-async fn choose(
-    remote: &dyn Registry,
-    mut document: Document,
-    platform: &Platform,
-    name: &str,
-) -> Result<Document> {
-    for _ in 0..INDEX_DEPTH {
-        if !is_index(&document.media_type, &document.bytes) {
-            return Ok(document);
-        }
-        let index = Index::parse(&document.bytes, &document.digest)?;
-        let chosen = index.choose(platform).ok_or_else(|| {
-            Error::NotFound(format!(
-                "no matching manifest for {platform} in the manifest list entries of {name}"
-            ))
-        })?;
-        document = remote.manifest(&chosen.digest).await?;
-    }
-    Err(Error::Corrupt(format!("the indexes of {name} are nested too deeply")))
 }
 
 pub(super) async fn fetch_config(remote: &dyn Registry, descriptor: &Descriptor) -> Result<Vec<u8>> {

@@ -101,8 +101,6 @@ impl ImageStore {
         }
         let bytes = super::pull::fetch_config(&remote, &manifest.config).await?;
         let config = ImageConfig::parse(&bytes, &manifest.config.digest)?;
-        let platform =
-            PlatformSpec { architecture: config.architecture, os: config.os, variant: config.variant };
-        Ok((descriptor, vec![platform]))
+        Ok((descriptor, vec![(&config.platform()).into()]))
     }
 }

@@ -19,7 +19,7 @@ use crate::config::ImageConfig;
 use crate::error::{Error, Result};
 use crate::platform::Platform;
 use crate::reference;
-use crate::registry::manifest::{Descriptor, Index, Manifest, is_index};
+use crate::registry::manifest::{Descriptor, INDEX_DEPTH, Index, Manifest, is_index};
 use crate::types::{Layer, Loaded, Progress, ProgressSender};
 
 /// The largest document (configuration, manifest) that is read, and all of an archive's together.
@@ -31,8 +31,6 @@ const NAMED_LIMIT: usize = 128 << 20;
 const NAMED: usize = 4 << 10;
 /// The most files an archive may have: each layer is three at most.
 const FILES_LIMIT: u32 = 20_000;
-/// How deep indexes may name indexes.
-const INDEX_DEPTH: u32 = 4;
 
 /// One member of `manifest.json`.
 #[derive(Debug, Deserialize)]
