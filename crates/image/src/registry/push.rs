@@ -251,7 +251,7 @@ impl ImageStore {
     ) -> Result<(String, db::LayerBlob)> {
         let id = short(diff_id).to_string();
         let _lane = self.lanes().upload().await;
-        let attempts = self.registry_config().attempts.max(1);
+        let attempts = self.attempts();
         let (store, d) = (self.clone(), diff_id.to_string());
         let known = blocking(move || store.known_blobs(&d)).await?;
         for (blob, _) in &known {

@@ -250,6 +250,11 @@ impl ImageStore {
         self.registries.read().clone()
     }
 
+    /// How often something is tried with a registry.
+    pub(crate) fn attempts(&self) -> u32 {
+        self.registries.read().attempts.max(1)
+    }
+
     /// How many layers may be on the road.
     pub(crate) fn lanes(&self) -> Lanes {
         self.lanes.read().clone()
