@@ -22,10 +22,11 @@ pub enum Compression {
     Bzip2,
 }
 
-/// The most memory that an xz stream may ask for, in KiB: what `xz -9` needs.
-const XZ_MEMORY: u32 = 70 * 1024;
-/// The largest window of a zstd stream, as a power of two: what `zstd -19` needs is 23, `--ultra -22` 27.
-const ZSTD_WINDOW: u32 = 27;
+/// The largest window that a stream may have, as a power of two: 64 MiB. `xz -9` needs that, `zstd -19` 8 MiB, and at most
+/// 32 MiB what registries hold; `zstd --long` and `--ultra -22` of more than that need twice as much.
+const WINDOW: u32 = 26;
+/// The same as the memory that an xz stream needs for it, in KiB.
+const XZ_MEMORY: u32 = (1 << (WINDOW - 10)) + 6 * 1024;
 
 /// The compression that the first bytes of a stream tell.
 pub fn sniff(head: &[u8]) -> Compression {
@@ -68,12 +69,38 @@ pub fn decoder<'a, R: Read + Send + 'a>(mut r: R) -> Result<(Compression, Box<dy
         Compression::Gzip => (kind, Box::new(flate2::bufread::MultiGzDecoder::new(buffered()))),
         Compression::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(buffered())?;
-            decoder.window_log_max(ZSTD_WINDOW)?;
-            (kind, Box::new(decoder))
+            decoder.window_log_max(WINDOW)?;
+            (kind, Box::new(Bounded(decoder)))
         }
-        Compression::Xz => (kind, Box::new(lzma_rust2::XzReader::new_mem_limit(buffered(), true, XZ_MEMORY))),
+        Compression::Xz => {
+            (kind, Box::new(Bounded(lzma_rust2::XzReader::new_mem_limit(buffered(), true, XZ_MEMORY))))
+        }
         Compression::Bzip2 => (kind, Box::new(bzip2::bufread::MultiBzDecoder::new(buffered()))),
     })
+}
+
+/// A decoder whose window is bounded: says what to do about one that is too large.
+struct Bounded<R>(R);
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf).map_err(|e| {
+            // The one says it by its kind, the other in words alone.
+            let large = e.kind() == io::ErrorKind::OutOfMemory
+                || e.kind() == io::ErrorKind::Other && e.to_string().contains("requires too much memory");
+            match large {
+                true => io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!(
+                        "the compression needs a window of more than {} MiB to be undone: compress it with gzip, \
+                         zstd -19 or xz -9",
+                        1 << (WINDOW - 20)
+                    ),
+                ),
+                false => e,
+            }
+        })
+    }
 }
 
 /// A digest being computed, by whichever algorithm digests may name (OCI image-spec, descriptor).
@@ -364,6 +391,39 @@ mod tests {
         }
         let (_, mut cut) = decoder(&b"BZh91AY"[..]).unwrap();
         assert!(cut.read(&mut [0]).is_err());
+    }
+
+    #[test]
+    fn windows_are_bounded() {
+        let zstd_of = |log: u32| {
+            let mut zstd = zstd::Encoder::new(Vec::new(), 1).unwrap();
+            zstd.window_log(log).unwrap();
+            zstd.write_all(b"text").unwrap();
+            zstd.finish().unwrap()
+        };
+        let xz_of = |dictionary: u32| {
+            let mut options = lzma_rust2::XzOptions::with_preset(0);
+            options.lzma_options.dict_size = dictionary;
+            let mut xz = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
+            xz.write_all(b"text").unwrap();
+            xz.finish().unwrap()
+        };
+        for (name, bytes, fits) in [
+            ("zstd of 8 MiB", zstd_of(23), true),
+            ("zstd of 64 MiB", zstd_of(26), true),
+            ("zstd of 128 MiB", zstd_of(27), false),
+            ("xz of 64 MiB", xz_of(64 << 20), true),
+            ("xz of 96 MiB", xz_of(96 << 20), false),
+        ] {
+            let mut out = Vec::new();
+            match decoder(&bytes[..]).unwrap().1.read_to_end(&mut out) {
+                Ok(_) => assert!(fits && out == b"text", "{name}"),
+                Err(e) => {
+                    assert!(!fits && e.kind() == io::ErrorKind::InvalidData, "{name}: {e}");
+                    assert!(e.to_string().contains("more than 64 MiB to be undone: compress it with"), "{e}");
+                }
+            }
+        }
     }
 
     #[test]

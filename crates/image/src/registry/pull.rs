@@ -346,7 +346,10 @@ fn unpack_download(
         // Where not the way to the registry broke, what came is not what it should be: the next attempt begins anew.
         Err(e) if !pieces.broken => {
             download.start_over()?;
-            return Err(e);
+            return Err(match e {
+                Error::Corrupt(why) => Error::Corrupt(format!("layer {want}: {why}")),
+                other => other,
+            });
         }
         other => other?,
     };
