@@ -1,14 +1,16 @@
 //! Collection by itself: after something was written, the build cache is held to its policy, and the whole store to its
-//! budget. What was not used for the longest time goes first; the cache goes before copies that a registry has too, and
+//! budget, which the node's registry has a part of too. What was not used for the longest time goes first; the cache goes before copies that a registry has too, and
 //! those before images that nothing names. Images with names or users stay, unless a node's thresholds want them gone.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use engine::gc::Rule;
 
+use crate::blocking;
 use crate::builder::{Builder, Pruned};
 use crate::cache::{Record, RecordKind};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Bytes that the cache may take on any disk.
 const SHARE: u64 = 2 << 30;
@@ -20,13 +22,15 @@ pub struct Policy {
     pub enabled: bool,
     /// The rules, one after the other; none is a tenth of the disk.
     pub rules: Vec<Rule>,
-    /// Bytes that images, layers and build cache may take together.
+    /// Bytes that images, layers, build cache and what lies in `beside` may take together.
     pub budget: Option<u64>,
+    /// A folder of others on the same disk, who alone remove something of it: the node's registry.
+    pub beside: Option<PathBuf>,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { enabled: true, rules: Vec::new(), budget: None }
+        Self { enabled: true, rules: Vec::new(), budget: None, beside: None }
     }
 }
 
@@ -56,6 +60,14 @@ fn surplus(mut records: Vec<Record>, need: u64, wanted: impl Fn(&Record) -> bool
         }
     }
     going
+}
+
+/// Bytes that a folder takes, which may not be there. Blocking.
+fn taken(folder: &Path) -> std::io::Result<u64> {
+    match image::on_disk(folder) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        other => other,
+    }
 }
 
 /// Collects for as long as the builder lives, each time that something was added.
@@ -103,8 +115,13 @@ impl Builder {
         let full = self.images.over_thresholds()?;
         let mut need = full;
         if let Some(budget) = policy.budget {
-            let mounts: u64 = self.caches.records()?.iter().map(|r| r.size).sum();
-            need = need.max((self.images.on_disk().await?.total() + mounts).saturating_sub(budget));
+            let (caches, beside) = (self.caches.clone(), policy.beside.clone());
+            let others = blocking(move || {
+                let mounts: u64 = caches.records()?.iter().map(|r| r.size).sum();
+                Ok::<_, Error>(mounts + beside.map_or(Ok(0), |folder| taken(&folder))?)
+            });
+            let all = self.images.on_disk().await?.total() + others.await?;
+            need = need.max(all.saturating_sub(budget));
         }
         if need > 0 {
             let before = gone.bytes;
@@ -127,7 +144,7 @@ impl Builder {
         if need > 0 {
             tracing::info!(
                 bytes = need,
-                "images take more than their budget, and all of them are named or used"
+                "images, or the registry, take more than the disk's budget, and what is left is named or used"
             );
         }
         Ok(gone)

@@ -122,6 +122,31 @@ async fn the_budget_takes_the_oldest_cache_first_then_what_nothing_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_registry_has_a_part_of_the_budget() {
+    let Some(w) = world().await else { return };
+    w.builder.set_policy(Policy { enabled: false, ..Policy::default() });
+    filled(&w, "old", 1000).await;
+    w.images.remove("old", true, true, &|_| None).await.unwrap();
+    let there =
+        async || w.builder.cache_records().await.unwrap().iter().any(|r| r.description.contains("/old"));
+    let registry = w.dir.path().join("registry");
+    let total = w.images.on_disk().await.unwrap().total();
+    let policy = Policy {
+        enabled: false,
+        budget: Some(total + (500 << 10)),
+        beside: Some(registry.clone()),
+        ..Policy::default()
+    };
+    w.builder.set_policy(policy);
+    w.builder.collect().await.unwrap();
+    assert!(there().await, "within the budget; there is no registry");
+    std::fs::create_dir(&registry).unwrap();
+    std::fs::write(registry.join("blob"), vec![1; 1 << 20]).unwrap();
+    w.builder.collect().await.unwrap();
+    assert!(!there().await && registry.join("blob").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rule_holds_the_cache_to_its_limit() {
     let Some(w) = world().await else { return };
     let rule = Rule { all: true, reserved: 3 << 20, ..Rule::default() };

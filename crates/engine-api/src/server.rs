@@ -28,7 +28,7 @@ struct Shared {
 pub async fn serve(engine: Arc<Engine>, listeners: Vec<Listener>, shutdown: CancellationToken) -> Result<()> {
     let steps = Arc::new(build::EngineRunner(engine.clone()));
     let builder = build::Builder::open(engine.images().clone(), steps, &engine.instance().data_dir).await?;
-    builder.set_policy(policy(&engine.settings()));
+    builder.set_policy(policy(&engine));
     let shared = Shared { engine, builder };
     let accepting = listeners.into_iter().map(|listener| accept(shared.clone(), listener, shutdown.clone()));
     futures::future::join_all(accepting).await;
@@ -36,9 +36,11 @@ pub async fn serve(engine: Arc<Engine>, listeners: Vec<Listener>, shutdown: Canc
 }
 
 /// What the settings say of collection.
-fn policy(settings: &engine::Settings) -> build::Policy {
+fn policy(engine: &Engine) -> build::Policy {
+    let settings = engine.settings();
     let gc = &settings.builder.gc;
-    build::Policy { enabled: gc.enabled, rules: gc.rules(), budget: settings.disk_budget }
+    let beside = Some(engine.instance().data_dir.join("registry"));
+    build::Policy { enabled: gc.enabled, rules: gc.rules(), budget: settings.disk_budget, beside }
 }
 
 async fn accept(shared: Shared, listener: Listener, shutdown: CancellationToken) {

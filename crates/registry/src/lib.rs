@@ -48,12 +48,22 @@ pub struct Options {
     pub quota: Quota,
     /// What it is a cache of, if it is one; then nobody can push to it.
     pub upstream: Option<UpstreamOptions>,
+    /// Who is woken whenever a blob has come, because the disk is theirs too.
+    pub written: Option<Arc<tokio::sync::Notify>>,
 }
 
 impl Options {
     /// A registry for everybody who reaches the listener.
     pub fn new(data_dir: PathBuf, listener: TcpListener) -> Self {
-        Self { data_dir, listener, tls: None, access: None, quota: Quota::default(), upstream: None }
+        Self {
+            data_dir,
+            listener,
+            tls: None,
+            access: None,
+            quota: Quota::default(),
+            upstream: None,
+            written: None,
+        }
     }
 }
 
@@ -62,7 +72,12 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> Result<()> {
     let (data_dir, quota) = (options.data_dir, options.quota);
     let storage = Arc::new(handlers::blocking(move || storage::Storage::open(&data_dir, quota)).await?);
     let upstream = options.upstream.map(|u| Arc::new(upstream::Upstream::new(u, storage.clone())));
-    let shared = Arc::new(Shared { storage: storage.clone(), access: options.access, upstream });
+    let shared = Arc::new(Shared {
+        storage: storage.clone(),
+        access: options.access,
+        upstream,
+        written: options.written,
+    });
     let acceptor = options.tls.map(tokio_rustls::TlsAcceptor::from);
     // What waits for its manifest does so for a time: only time tells when it has waited long enough.
     let mut collection = tokio::time::interval(storage::GRACE / 4);

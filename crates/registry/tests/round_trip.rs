@@ -6,6 +6,7 @@ use std::io::Cursor;
 use std::sync::Arc;
 
 use http_body_util::BodyExt;
+use image::archive::compress::digest_of;
 use image::archive::tar;
 use image::http::{Client, full};
 use image::registry::manifest::{Manifest, is_index};
@@ -88,6 +89,21 @@ async fn push_and_pull() {
     let (get, _) = (&there, ());
     let files = get.prepare("s", &pulled).await.unwrap();
     assert_eq!(std::fs::read(files.lower[1].join("big")).unwrap(), big);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_shares_the_disk_hears_of_blobs() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut options = registry::Options::new(dir.path().join("registry"), listener);
+    let written = Arc::new(tokio::sync::Notify::new());
+    options.written = Some(written.clone());
+    tokio::spawn(registry::run(options, CancellationToken::new()));
+    let digest = digest_of(b"blob");
+    let url = format!("http://{address}/v2/a/blobs/uploads/?digest={digest}");
+    assert_eq!(ask("POST", &url, &[], b"blob").await.0, 201);
+    tokio::time::timeout(std::time::Duration::from_secs(10), written.notified()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

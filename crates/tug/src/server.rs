@@ -274,7 +274,9 @@ async fn start_engine(made: &Instance, parts: &Parts, with: EngineStart) -> Resu
             .context("runtime")?;
     let images = image::ImageStore::open(&made.data_dir).await.context("image store")?;
     if let Some(listener) = own_registry(place.registry_port).await {
-        let options = registry::Options::new(made.data_dir.join("registry"), listener);
+        let mut options = registry::Options::new(made.data_dir.join("registry"), listener);
+        // What it takes counts in the budget of the disk.
+        options.written = Some(images.written());
         let s = parts.shutdown.clone();
         // Whoever does not push to this node does without it: that is no reason to end everything else.
         parts.running.spawn(async move {

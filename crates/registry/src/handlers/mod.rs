@@ -46,6 +46,7 @@ pub(crate) struct Shared {
     pub storage: Arc<Storage>,
     pub access: Option<Access>,
     pub upstream: Option<Arc<Upstream>>,
+    pub written: Option<Arc<tokio::sync::Notify>>,
 }
 
 /// The parts of a request besides its body.

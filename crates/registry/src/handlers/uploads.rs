@@ -183,5 +183,8 @@ async fn finish(call: &Call, name: &str, id: &str, digest: Digest) -> Result<Ans
     let (storage, id, d) = (call.storage(), id.to_string(), digest.clone());
     let mut upload = storage.upload(&id)?.lock_owned().await;
     blocking(move || storage.finish(&id, &mut upload, &d)).await?;
+    if let Some(written) = &call.shared.written {
+        written.notify_one();
+    }
     created(name, "blobs", &digest, &[])
 }
