@@ -110,6 +110,7 @@ impl Builder {
             if let Some(id) = id.as_deref() {
                 record.size = disk.layers.get(id).copied().unwrap_or(record.size);
                 record.shared = !seen.insert(id);
+                record.in_use = self.images.is_leased(id);
             }
         }
         let mounts = self.caches.clone();

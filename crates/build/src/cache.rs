@@ -44,6 +44,8 @@ pub struct Record {
     pub diff_id: Option<String>,
     /// Whether its files are an image's too, or another record's: removing it frees nothing.
     pub shared: bool,
+    /// Whether a build uses it at this moment.
+    pub in_use: bool,
     /// What it is.
     pub kind: RecordKind,
 }
@@ -187,6 +189,7 @@ impl Cache {
                 uses: r.get(5)?,
                 diff_id: r.get(6)?,
                 shared: false,
+                in_use: false,
                 kind: RecordKind::Step,
             })
         })?;

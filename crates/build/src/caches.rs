@@ -111,6 +111,7 @@ impl Caches {
                 uses: about.uses,
                 diff_id: None,
                 shared: false,
+                in_use: self.lock(&name).try_write_owned().is_err(),
                 kind: cache::RecordKind::Mount,
             });
         }

@@ -213,6 +213,7 @@ mod tests {
             uses: 1,
             diff_id: None,
             shared: id.starts_with("shared"),
+            in_use: false,
             kind: RecordKind::Step,
         }
     }

@@ -207,44 +207,18 @@ const FRONTEND: &[&str] = &[
     "gateway.warnings",
 ];
 
-/// What definitions could say; clients ask for some of it although they send none.
+/// What of definitions and of the rest is carried out: a definition names a source, and clients refuse to send one that says
+/// more than this.
 const LLB: &[&str] = &[
     "source.image",
-    "source.image.resolvemode",
-    "source.local",
-    "source.local.unique",
-    "source.local.sessionid",
-    "source.local.includepatterns",
-    "source.local.followpaths",
-    "source.local.excludepatterns",
-    "source.local.sharedkeyhint",
     "source.git",
-    "source.git.keepgitdir",
     "source.git.fullurl",
     "source.http",
-    "source.http.checksum",
-    "exec.meta.base",
-    "exec.meta.network",
-    "exec.meta.proxyenv",
-    "exec.meta.security",
-    "exec.meta.setsdefaultpath",
-    "exec.meta.ulimit",
-    "exec.mount.bind",
-    "exec.mount.bind.readwrite-nooutput",
-    "exec.mount.cache",
-    "exec.mount.cache.sharing",
-    "exec.mount.selector",
-    "exec.mount.tmpfs",
-    "exec.mount.tmpfs.size",
-    "exec.mount.secret",
-    "exec.mount.ssh",
-    "file.base",
-    "constraints",
     "platform",
     "meta.ignorecache",
     "meta.description",
-    "meta.exportcache",
     "exporter.multiple",
+    "gc.freespacefilter",
 ];
 
 /// Ends a build whose client has gone.
@@ -553,7 +527,7 @@ fn usage(record: &Record) -> UsageRecord {
     UsageRecord {
         id: record.id.clone(),
         mutable: record.kind == RecordKind::Mount,
-        in_use: false,
+        in_use: record.in_use,
         size: i64::try_from(record.size).unwrap_or(i64::MAX),
         created_at: Some(record.created.into()),
         last_used_at: Some(super::proto::Timestamp { seconds: record.used, nanos: 0 }),

@@ -34,6 +34,8 @@ pub(crate) enum Named {
         address: String,
         /// The name that a file is to have, if it says one.
         file: String,
+        /// The platform that an image is to be for, if it says one.
+        platform: Option<image::Platform>,
     },
 }
 
@@ -41,8 +43,8 @@ pub(crate) enum Named {
 pub(crate) fn source(definition: &Definition) -> Option<Named> {
     let ops: Vec<Op> =
         definition.def.iter().map(|b| Op::decode(b.as_slice())).collect::<Result<_, _>>().ok()?;
-    let mut sources = ops.iter().filter_map(|op| op.source.as_ref());
-    let (one, None) = (sources.next()?, sources.next()) else { return None };
+    let mut sources = ops.iter().filter_map(|op| Some((op.source.as_ref()?, op.platform.as_ref())));
+    let (Some((one, platform)), None) = (sources.next(), sources.next()) else { return None };
     // One more op at most: the one that says which output is meant.
     if ops.len() > 2 {
         return None;
@@ -55,7 +57,11 @@ pub(crate) fn source(definition: &Definition) -> Option<Named> {
             let fragment = one.identifier.split_once('#').map(|(_, f)| format!("#{f}")).unwrap_or_default();
             let whole = attribute("git.fullurl").map(|url| format!("{url}{fragment}"));
             let address = whole.unwrap_or_else(|| one.identifier.clone());
-            Named::Source { address, file: attribute("http.filename").cloned().unwrap_or_default() }
+            Named::Source {
+                address,
+                file: attribute("http.filename").cloned().unwrap_or_default(),
+                platform: platform.map(image::Platform::from),
+            }
         }
     })
 }
@@ -73,12 +79,21 @@ mod tests {
     #[test]
     fn repositories_with_their_protocol() {
         let attrs = HashMap::from([("git.fullurl".to_string(), "https://h/r.git".to_string())]);
-        let op = Op {
+        let mut op = Op {
             source: Some(SourceOp { identifier: "git://h/r.git#v1:sub".into(), attrs }),
             ..Op::default()
         };
         let definition = Definition { def: vec![op.encode_to_vec()], ..Definition::default() };
         let address = "https://h/r.git#v1:sub".to_string();
-        assert_eq!(source(&definition), Some(Named::Source { address, file: String::new() }));
+        let named =
+            |platform| Some(Named::Source { address: address.clone(), file: String::new(), platform });
+        assert_eq!(source(&definition), named(None));
+        op.platform = Some(super::super::proto::Platform {
+            architecture: "arm64".into(),
+            os: "linux".into(),
+            variant: String::new(),
+        });
+        let definition = Definition { def: vec![op.encode_to_vec()], ..Definition::default() };
+        assert_eq!(source(&definition), named(Some(image::Platform::parse("linux/arm64").unwrap())));
     }
 }

@@ -262,11 +262,7 @@ pub(crate) async fn image_config(
     if !pull && let Ok(image) = builder.images.get(name) {
         return Ok(image);
     }
-    let platform = platform.filter(|p| !p.os.is_empty()).map_or_else(Platform::host, |p| Platform {
-        os: p.os,
-        architecture: p.architecture,
-        variant: p.variant,
-    });
+    let platform = platform.filter(|p| !p.os.is_empty()).map_or_else(Platform::host, |p| (&p).into());
     let whole = reference::parse_tagged(name).map_err(|e| Status::new(INVALID, e.to_string()))?;
     let auth = match session {
         Some(session) => {

@@ -59,12 +59,15 @@ pub(super) async fn defined(
 ) -> Result<Arc<State>> {
     match definition::source(definition) {
         Some(Named::Result(id)) => result(builder, &id),
-        Some(Named::Source { address, .. }) if address.starts_with("docker-image://") => {
-            let name = address.trim_start_matches("docker-image://").to_string();
-            let text = format!("FROM {name}\n");
+        Some(Named::Source { address, platform, .. }) if address.starts_with("docker-image://") => {
+            let name = address.trim_start_matches("docker-image://");
+            let text = match platform {
+                Some(platform) => format!("FROM --platform={platform} {name}\n"),
+                None => format!("FROM {name}\n"),
+            };
             frontend::plain(builder, &build.log, &text).await
         }
-        Some(Named::Source { address, file }) if address.contains("://") || address.contains('@') => {
+        Some(Named::Source { address, file, .. }) if address.contains("://") || address.contains('@') => {
             let line = Line::begin(&build.log, &base::rng::hex(8), &format!("[internal] load {address}"));
             let fetched = fetched(builder, &address, &file).await;
             line.ends(fetched).map(Arc::new).map_err(|e| status(&e))

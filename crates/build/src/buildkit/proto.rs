@@ -60,6 +60,12 @@ pub struct Platform {
     pub variant: String,
 }
 
+impl From<&Platform> for image::Platform {
+    fn from(p: &Platform) -> Self {
+        Self { os: p.os.clone(), architecture: p.architecture.clone(), variant: p.variant.clone() }
+    }
+}
+
 #[derive(Clone, PartialEq, Message)]
 pub struct Definition {
     #[prost(bytes = "vec", repeated, tag = "1")]

@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::SessionHead;
 use super::proto::{
-    BytesMessage, Exporter, FrontendSolveRequest, FrontendSolveResponse, GetSecretRequest, Packet,
-    PacketType, PongResponse, ReturnRequest, SolveRequest, SolveResponse, Stat, StatusRequest,
-    StatusResponse,
+    BytesMessage, DiskUsageRequest, DiskUsageResponse, Exporter, FrontendSolveRequest, FrontendSolveResponse,
+    GetSecretRequest, Packet, PacketType, PongResponse, ReturnRequest, SolveRequest, SolveResponse, Stat,
+    StatusRequest, StatusResponse,
 };
 use super::rpc::{self, Answer, Call, Caller};
 use crate::{Builder, Output, Step, StepRunner};
@@ -21,8 +21,8 @@ use crate::{Builder, Output, Step, StepRunner};
 #[path = "../../tests/common/mod.rs"]
 mod common;
 
-/// Writes what it is given as `echo` does, and `cat`s a mounted secret.
-struct Shell(Mutex<Vec<Step>>);
+/// Writes what it is given as `echo` does, and `cat`s a mounted secret. At `hold` it says that it is there, and waits.
+struct Shell(Mutex<Vec<Step>>, tokio::sync::Notify, tokio::sync::Notify);
 
 #[async_trait]
 impl StepRunner for Shell {
@@ -37,6 +37,11 @@ impl StepRunner for Shell {
             "secret" => {
                 let mount = step.mounts.iter().find(|m| m.destination().ends_with("tok")).unwrap();
                 std::fs::read_to_string(mount.source().as_ref().unwrap()).unwrap()
+            }
+            "hold" => {
+                self.1.notify_one();
+                self.2.notified().await;
+                String::new()
             }
             other => format!("ran {other}\n"),
         };
@@ -55,7 +60,7 @@ struct World {
 
 async fn world() -> Option<World> {
     let (dir, images) = common::store_with("base:1", &[("bin/", "")]).await?;
-    let runner = Arc::new(Shell(Mutex::default()));
+    let runner = Arc::new(Shell(Mutex::default(), tokio::sync::Notify::new(), tokio::sync::Notify::new()));
     let builder = Builder::open(images.clone(), runner.clone(), dir.path()).await.unwrap();
     Some(World { _dir: dir, images, builder, runner })
 }
@@ -231,7 +236,11 @@ async fn a_client_drives_the_build() {
     let metadata = [("buildkit-controlapi-buildid".to_string(), "r1".to_string())];
     let (tx, mut pong) = caller.stream::<super::proto::Empty>(&own("Ping"), &metadata, 1).await.unwrap();
     drop(tx);
-    assert!(pong.next::<PongResponse>().await.unwrap().unwrap().frontend_caps.len() > 5);
+    let pong = pong.next::<PongResponse>().await.unwrap().unwrap();
+    assert!(pong.frontend_caps.len() > 5);
+    // Definitions with steps of their own are refused, and clients know it beforehand.
+    let steps = |id: &str| ["exec.", "file.", "source.local"].iter().any(|begin| id.starts_with(begin));
+    assert!(!pong.llb_caps.iter().any(|cap| steps(&cap.id)), "{:?}", pong.llb_caps);
     let (tx, mut solved) = caller.stream(&own("Solve"), &metadata, 1).await.unwrap();
     let inner = FrontendSolveRequest {
         frontend: "dockerfile.v0".into(),
@@ -340,6 +349,46 @@ async fn a_context_that_changes_while_it_is_sent() {
         assert_eq!(copy.next_back().map(|v| v.cached), Some(cached), "{n}");
     }
     assert_eq!(contexts(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_build_uses_is_in_use() {
+    let Some(w) = world().await else { return };
+    let usage = async |caller: &Caller| {
+        let path = "/moby.buildkit.v1.Control/DiskUsage";
+        let all: DiskUsageResponse = caller.unary(path, &DiskUsageRequest::default()).await.unwrap();
+        let of = |kind: &str, begin: &str| {
+            let found = all.record.iter().find(|r| r.record_type == kind && r.description.contains(begin));
+            found.unwrap_or_else(|| panic!("{begin}: {all:?}")).in_use
+        };
+        (of("regular", "COPY f"), of("exec.cachemount", ""))
+    };
+    let file = |command: &str| -> &'static str {
+        format!("FROM base:1\nCOPY f /f\nRUN --mount=type=cache,target=/c {command}\n").leak()
+    };
+    for (n, command) in ["first", "hold"].into_iter().enumerate() {
+        let folders = BTreeMap::from([
+            ("dockerfile", vec![("Dockerfile", file(command))]),
+            ("context", vec![("f", "text")]),
+        ]);
+        let client = Client { folders: Arc::new(folders), ..Client::default() };
+        let (session, reference) = (format!("s{n}"), format!("r{n}"));
+        let caller = w.connect(&session, client).await;
+        let request = solve(&reference, &session, exporter("moby", &[]));
+        let solving = {
+            let caller = caller.clone();
+            tokio::spawn(async move {
+                caller.unary::<_, SolveResponse>("/moby.buildkit.v1.Control/Solve", &request).await
+            })
+        };
+        if command == "hold" {
+            w.runner.1.notified().await;
+            assert_eq!(usage(&caller).await, (true, true));
+            w.runner.2.notify_one();
+        }
+        solving.await.unwrap().unwrap();
+        assert_eq!(usage(&caller).await, (false, false), "{command}");
+    }
 }
 
 const TWO: &str = "FROM --platform=linux/amd64 base:1 AS tool\nRUN tool\nFROM base:1\nARG TARGETARCH\nCOPY f /f-$TARGETARCH\nRUN for $TARGETPLATFORM\n";

@@ -55,7 +55,7 @@ async fn build_cache(call: &Call) -> Result<serde_json::Value> {
             "ID": r.id,
             "Type": r.kind.name(),
             "Description": r.description,
-            "InUse": false,
+            "InUse": r.in_use,
             "Shared": r.shared,
             "Size": r.size,
             "CreatedAt": r.created.to_string(),

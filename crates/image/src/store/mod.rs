@@ -228,6 +228,11 @@ impl ImageStore {
         Some(Layer { diff_id: diff_id.into(), size, _lease: Arc::new(lease) })
     }
 
+    /// Whether somebody works with a layer at this moment.
+    pub fn is_leased(&self, diff_id: &str) -> bool {
+        self.leases.lock().contains_key(diff_id)
+    }
+
     /// One transaction; afterwards the memory follows for the images that it names as changed.
     pub(crate) fn write<T>(&self, change: impl FnOnce(&mut db::Changes<'_>) -> Result<T>) -> Result<T> {
         let mut db = self.db.lock();
