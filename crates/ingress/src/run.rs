@@ -1,6 +1,6 @@
 //! The loop: changes of Ingress objects, classes and secrets in, routes and statuses out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use parking_lot::RwLock;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +25,9 @@ const CLASSES: Gvr = Gvr::new("networking.k8s.io", "v1", "ingressclasses");
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 /// The pause before a status that the server refused is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// How long a status that somebody wrote over ours stays: two controllers that both take an object for theirs would else
+/// write without end, and nobody could change one twice.
+const TOLERANCE: Duration = Duration::from_secs(60);
 
 /// What the proxy needs to know.
 #[derive(Debug)]
@@ -103,13 +107,14 @@ impl Controller {
         let mut ingresses = self.ingresses.subscribe();
         let mut classes = self.classes.subscribe();
         let mut secrets = self.secrets.subscribe();
+        let mut reported = HashMap::new();
         loop {
             self.route();
-            let complete = self.report().await;
+            let again = self.report(&mut reported).await;
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 // A timer, because nothing tells when the server would accept what it refused.
-                () = tokio::time::sleep(RETRY), if !complete => {}
+                () = tokio::time::sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
                 Some(_) = ingresses.recv() => {}
                 Some(_) = classes.recv() => {}
                 Some(_) = secrets.recv() => {}
@@ -158,13 +163,21 @@ impl Controller {
         self.certificates.set(by_host);
     }
 
-    /// Writes our address into the status of our objects; false if one could not be written.
-    async fn report(&self) -> bool {
-        let Some(address) = &self.address else { return true };
-        let mut complete = true;
-        for ingress in self.ours() {
-            let wanted = json!([{"ip": address}]);
+    /// Writes our address into the status of our objects. `reported` holds when that was done last, by uid. If there is
+    /// something left to write, when to try.
+    async fn report(&self, reported: &mut HashMap<String, Instant>) -> Option<Instant> {
+        let wanted = json!([{"ip": self.address.as_ref()?}]);
+        let ours = self.ours();
+        let present: HashSet<&str> = ours.iter().map(|i| i.uid()).collect();
+        reported.retain(|uid, _| present.contains(uid.as_str()));
+        let mut again: Vec<Instant> = Vec::new();
+        for ingress in &ours {
             if ingress.is_deleting() || *ingress.at(&["status", "loadBalancer", "ingress"]) == wanted {
+                continue;
+            }
+            let now = Instant::now();
+            if let Some(at) = reported.get(ingress.uid()).map(|at| *at + TOLERANCE).filter(|at| *at > now) {
+                again.push(at);
                 continue;
             }
             let patch = json!({"status": {"loadBalancer": {"ingress": wanted}}});
@@ -172,14 +185,16 @@ impl Controller {
             let patched =
                 self.client.patch_sub(&gvr::INGRESSES, ns, name, "status", PatchType::Merge, &patch).await;
             match patched {
-                Ok(_) => {}
+                Ok(_) => {
+                    reported.insert(ingress.uid().to_owned(), now);
+                }
                 Err(e) if e.is_not_found() => {}
                 Err(e) => {
                     tracing::warn!("status of ingress {}: {e}", ingress.key());
-                    complete = false;
+                    again.push(now + RETRY);
                 }
             }
         }
-        complete
+        again.into_iter().min()
     }
 }
