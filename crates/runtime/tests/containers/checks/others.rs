@@ -207,7 +207,7 @@ async fn outcome(w: &World, spec: &ContainerSpec) -> Result<(i32, String), Error
 
 /// Every kind of container by other runtimes is the same, from inside and by its end.
 pub async fn the_same_by_other_runtimes(w: &World) {
-    let holder = w.sh("sleep 1000");
+    let holder = w.sh("sleep 100000");
     drop(w.begin(&holder).await);
     let pid = w.runtime.state(&holder.id).await.unwrap().pid.unwrap();
     w.holder.store(pid, std::sync::atomic::Ordering::Relaxed);
