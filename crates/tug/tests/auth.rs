@@ -109,14 +109,11 @@ fn certificates_are_requested_approved_and_used() {
     std::fs::write(file("crt"), issued("ann")).unwrap();
     assert!(machine.kubectl(&["get", "csr", "ann"]).contains("Approved,Issued"));
     // Who shows it is who was asked for, for as long as was asked for.
-    let whoami = machine.kubectl(&[
-        "auth",
-        "whoami",
-        "-o",
-        "jsonpath={.status.userInfo.username} {.status.userInfo.groups}",
-        &format!("--client-certificate={}", file("crt").display()),
-        &format!("--client-key={}", file("key").display()),
-    ]);
+    let flag = |name: &str, kind: &str| format!("--client-{name}={}", file(kind).display());
+    let shows = [flag("certificate", "crt"), flag("key", "key")];
+    machine.kubectl(&["config", "set-credentials", "ann", &shows[0], &shows[1]]);
+    let who = "jsonpath={.status.userInfo.username} {.status.userInfo.groups}";
+    let whoami = machine.kubectl(&["auth", "whoami", "--user", "ann", "-o", who]);
     assert_eq!(whoami, r#"ann ["dev","ops","system:authenticated"]"#);
     let lasts = |seconds: &str| {
         let path = file("crt").display().to_string();
