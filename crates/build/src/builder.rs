@@ -1,5 +1,6 @@
 //! The builder of an instance: its cache, what is under way, and the classic front door.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -68,11 +69,15 @@ impl Builder {
                 let entry = entry?;
                 let name = entry.file_name();
                 let begins = |with: &str| name.as_encoded_bytes().starts_with(with.as_bytes());
-                if begins(context::BEGIN) || begins(context::GONE) {
-                    std::fs::remove_dir_all(entry.path())?;
+                let removed = if begins(context::BEGIN) || begins(context::GONE) {
+                    std::fs::remove_dir_all(entry.path())
                 } else if begins(".tmp") {
-                    std::fs::remove_file(entry.path())?;
-                }
+                    std::fs::remove_file(entry.path())
+                } else {
+                    Ok(())
+                };
+                // A builder before this one may be at it still.
+                removed.or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
             }
             crate::mounts::forget_secrets(&scratch)?;
             Cache::open(&scratch.join("cache.db"), store)

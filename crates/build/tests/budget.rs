@@ -12,7 +12,7 @@ use std::time::Duration;
 use build::Policy;
 use engine::gc::Rule;
 use image::{Import, Thresholds};
-use world::{World, tagged, world};
+use world::{World, tagged, until, world};
 
 /// What du says of folders.
 fn du(paths: &[&Path]) -> u64 {
@@ -28,17 +28,6 @@ fn agrees(a: u64, b: u64) -> bool {
 async fn filled(w: &World, name: &str, kib: u32) -> String {
     let file = format!("FROM base:1.0\nRUN fill {kib} /{name}\n");
     w.build(&[("Dockerfile", &file)], tagged(name)).await.0.unwrap()
-}
-
-/// Looks until something holds: what goes by itself does so in its own time.
-async fn until(what: &str, holds: impl AsyncFn() -> bool) {
-    tokio::time::timeout(Duration::from_secs(20), async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await
-    .unwrap_or_else(|_| panic!("{what} never came"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -116,3 +116,14 @@ impl World {
 pub fn tagged(tag: &str) -> Options {
     Options { tags: vec![tag.into()], ..Options::default() }
 }
+
+/// Looks until something holds: what goes by itself does so in its own time.
+pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+    tokio::time::timeout(std::time::Duration::from_secs(20), async {
+        while !holds().await {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("{what} never came"));
+}
