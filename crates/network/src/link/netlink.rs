@@ -254,6 +254,9 @@ impl Inner {
         let file = File::open(&e.netns)
             .map_err(|err| Error::io(format!("open network namespace {}", e.netns.display()), err))?;
         let mut make = Requests::default();
+        // Most kernels refuse a name that a link of this machine has, though the new one goes elsewhere:
+        // what is made by a request of its own gets its name in there.
+        let first = format!("tug{}", base::rng::hex(5));
         {
             let mut channel = self.channel.lock();
             let parent = match &e.uplink {
@@ -262,8 +265,8 @@ impl Inner {
                 | Uplink::Ipvlan { parent: p, .. } => p,
             };
             let parent = find(&mut channel, parent)?.ok_or_else(|| no_link(parent))?;
-            let inside = |w: &mut Writer| {
-                w.string(IFLA_IFNAME, &e.ifname);
+            let inside = |w: &mut Writer, name: &str| {
+                w.string(IFLA_IFNAME, name);
                 w.u32(IFLA_NET_NS_FD, file.as_raw_fd() as u32);
                 e.mac.iter().for_each(|mac| w.bytes(IFLA_ADDRESS, mac));
                 e.mtu.iter().for_each(|mtu| w.u32(IFLA_MTU, *mtu));
@@ -280,7 +283,7 @@ impl Inner {
                             w.nest(INFO_DATA, |w| {
                                 w.nest(VETH_PEER, |w| {
                                     w.raw(&ifinfo(0, 0));
-                                    inside(w);
+                                    inside(w, &e.ifname);
                                 });
                             });
                         });
@@ -299,7 +302,7 @@ impl Inner {
                 }
                 Uplink::Macvlan { mode, .. } => {
                     make.message(format!("add macvlan {}", e.ifname), NEWLINK, new, &ifinfo(0, 0), |w| {
-                        inside(w);
+                        inside(w, &first);
                         w.u32(IFLA_LINK, parent.index);
                         w.nest(IFLA_LINKINFO, |w| {
                             w.string(INFO_KIND, "macvlan");
@@ -309,7 +312,7 @@ impl Inner {
                 }
                 Uplink::Ipvlan { mode, flags, .. } => {
                     make.message(format!("add ipvlan {}", e.ifname), NEWLINK, new, &ifinfo(0, 0), |w| {
-                        inside(w);
+                        inside(w, &first);
                         w.u32(IFLA_LINK, parent.index);
                         w.nest(IFLA_LINKINFO, |w| {
                             w.string(INFO_KIND, "ipvlan");
@@ -322,12 +325,15 @@ impl Inner {
                 }
             }
             if let Err(err) = make.run(&mut channel) {
-                // What exists already is somebody's.
-                if err.errno() != Some(EEXIST) {
+                // What exists already is somebody's; and of macvlans and ipvlans nothing was made.
+                if err.errno() != Some(EEXIST) && matches!(e.uplink, Uplink::Bridge { .. }) {
                     self.undo(&mut channel, e);
                 }
                 return Err(err);
             }
+        }
+        if !matches!(e.uplink, Uplink::Bridge { .. }) {
+            in_netns(&e.netns, || rename(&first, &e.ifname))?;
         }
         let up = || {
             let mac = in_netns(&e.netns, || set_up(e))?;
@@ -378,6 +384,21 @@ impl Inner {
         let Some(index) = index else { return Ok(None) };
         Ok(self.list()?.into_iter().find(|l| l.index == index).map(|l| l.mtu))
     }
+}
+
+/// Gives a new link of this thread's namespace its name; it is removed if it cannot have that.
+fn rename(link: &str, name: &str) -> Result<()> {
+    let mut channel = Channel::open(NETLINK_ROUTE)?;
+    let index = find(&mut channel, link)?.ok_or_else(|| no_link(link))?.index;
+    let mut requests = Requests::default();
+    requests.message(format!("name a link {name}"), NEWLINK, 0, &ifinfo(index, 0), |w| {
+        w.string(IFLA_IFNAME, name);
+    });
+    requests.run(&mut channel).inspect_err(|_| {
+        if let Err(e) = delete(&mut channel, link) {
+            tracing::warn!("after a failed attach: {e}");
+        }
+    })
 }
 
 /// Inside the namespace: parameters, addresses, up, routes.

@@ -78,6 +78,15 @@ impl Ns {
         });
     }
 
+    /// The names of its links.
+    pub fn links(&self) -> Vec<String> {
+        let list = self.run(|| std::fs::read_to_string("/proc/thread-self/net/dev").unwrap());
+        let mut names: Vec<String> =
+            list.lines().skip(2).filter_map(|l| l.split(':').next()).map(|n| n.trim().to_owned()).collect();
+        names.sort();
+        names
+    }
+
     pub fn call(&self, to: &str) -> Result<String, std::io::ErrorKind> {
         let to: SocketAddr = to.parse().unwrap();
         self.run(|| call(to))
@@ -158,6 +167,18 @@ impl Machine {
     pub fn call_udp(&self, to: &str) -> Result<String, std::io::ErrorKind> {
         let to: SocketAddr = to.parse().unwrap();
         in_netns(&self.path, || Ok(call_udp(to))).unwrap()
+    }
+
+    /// Gives the machine a link with the name that containers' interfaces have.
+    pub async fn link_called_eth0(&self) {
+        let link = BridgeLink {
+            name: "eth0".into(),
+            alias: "someone else's".into(),
+            mac: [2, 0, 0, 0, 0, 2],
+            mtu: None,
+            addresses: Vec::new(),
+        };
+        self.link.ensure_bridge(&link).await.unwrap();
     }
 
     /// A neighbour outside, 192.168.50.2, whose default router is this machine, 192.168.50.1 on `wan0`.
