@@ -96,6 +96,7 @@ impl Engine {
             gateway: None,
             gateway6: None,
             mac: settings.mac_address.clone(),
+            made: false,
             host_ifname: String::new(),
             ifname,
         };
@@ -196,6 +197,14 @@ impl Engine {
     ) -> Result<()> {
         let name = &net.record.name;
         let Some(attached) = container.lock().life.attached.get(name).cloned() else { return Ok(()) };
+        let ipvlan = matches!(&net.driver, Driver::Vlan(options) if options.shares_address());
+        if ipvlan && !settings.mac_address.is_empty() {
+            return Err(system(format!(
+                "failed to create endpoint {} on network {name}: ipvlan interfaces do not support custom mac address \
+                 assignment",
+                container.name()
+            )));
+        }
         let uplink = match &net.driver {
             Driver::Bridge(_) => None,
             Driver::Vlan(options) => Some(options.uplink(&net.record.bridge)),
@@ -233,7 +242,8 @@ impl Engine {
             let mut inner = container.lock();
             if let Some(a) = inner.life.attached.get_mut(name) {
                 a.host_ifname = made.host_ifname;
-                a.mac = mac.join(":");
+                a.made = true;
+                a.mac = if ipvlan { String::new() } else { mac.join(":") };
             }
         }
         self.enter_names(container, net, settings);
@@ -440,7 +450,7 @@ impl Engine {
         for (name, one) in attached {
             let Ok(net) = self.networks.get(&name) else { continue };
             net.leave(&container.id);
-            if !one.mac.is_empty() {
+            if one.made || !one.mac.is_empty() {
                 self.network_event(&net, "disconnect", &[("container", container.id.clone())]);
             }
             let (engine, container) = (self.clone(), container.clone());

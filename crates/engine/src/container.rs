@@ -138,8 +138,11 @@ pub(crate) struct Attached {
     pub gateway: Option<std::net::IpAddr>,
     #[serde(default)]
     pub gateway6: Option<std::net::IpAddr>,
-    /// Its hardware address; empty until the interface is made.
+    /// Its hardware address; empty until the interface is made, and for an ipvlan, which has its parent's.
     pub mac: String,
+    /// The interface is made.
+    #[serde(default)]
+    pub made: bool,
     /// The host's end of the pair, by which it is detached.
     pub host_ifname: String,
     /// The container's end.

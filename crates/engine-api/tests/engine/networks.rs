@@ -260,6 +260,8 @@ fn macvlans() {
     skip_if_lacking!();
     let engine = Engine::start();
     let docker = client!(engine);
+    // That the machine has a link of that name, as most have, is nothing to the containers.
+    engine.beside(&["busybox", "ip", "link", "add", "eth0", "type", "bridge"]);
     docker.ok("network create -d macvlan --subnet 10.96.1.0/24 m1");
     serve(&docker, "--network m1", "aa");
     docker.ok("run -d --name bb --network m1 --mac-address 02:00:00:00:00:07 busybox:test sleep 1000");
@@ -283,6 +285,56 @@ fn macvlans() {
             .fails("network create -d ipvlan -o ipvlan_mode=l9 m2")
             .contains("requested ipvlan mode 'l9' is not valid")
     );
+}
+
+#[test]
+fn ipvlans() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    let docker = client!(engine);
+    let ip = |arguments: &str| {
+        let command: Vec<&str> = ["busybox", "ip"].into_iter().chain(arguments.split_whitespace()).collect();
+        engine.beside(&command)
+    };
+    ip("link add eth0 type bridge");
+    if !ip("link add up0 type dummy").is_empty() || !ip("link add link up0 name iv0 type ipvlan").is_empty() {
+        println!("skipped: this kernel has no dummy or no ipvlan");
+        return;
+    }
+    ip("link del iv0");
+    ip("link set up0 up");
+    docker.ok("network create -d ipvlan -o parent=up0 --subnet 10.95.1.0/24 --gateway 10.95.1.1 l2");
+    let second = docker.fails("network create -d ipvlan -o parent=up0 l2b");
+    assert!(second.contains("is already using parent interface up0"), "{second}");
+    serve(&docker, "--network l2", "aa");
+    docker.ok("run -d --name bb --network l2 --ip 10.95.1.9 busybox:test sleep 1000");
+    assert_eq!(docker.sh("bb", "wget -q -O - http://aa"), "aa\n");
+    assert!(docker.sh("bb", "ip route").starts_with("default via 10.95.1.1 dev eth0"));
+    // Its hardware address is its parent's, and nobody may choose another.
+    assert_eq!(docker.ok("inspect -f {{.NetworkSettings.Networks.l2.MacAddress}} bb"), "");
+    assert!(docker.ok("network inspect l2").contains("\"MacAddress\": \"\""));
+    let chosen = docker.fails("run --name cc --network l2 --mac-address 02:00:00:00:00:07 busybox:test true");
+    assert!(
+        chosen.contains(
+            "failed to create endpoint cc on network l2: ipvlan interfaces do not support custom mac address"
+        ),
+        "{chosen}"
+    );
+    docker.ok("network disconnect l2 bb");
+    assert!(!docker.sh("bb", "ip link").contains("eth0"));
+    docker.ok("network connect l2 bb");
+    assert_eq!(docker.sh("bb", "wget -q -O - http://aa"), "aa\n");
+    docker.ok("rm -f aa bb cc");
+    docker.ok("network rm l2");
+
+    docker.ok("network create -d ipvlan -o parent=up0 -o ipvlan_mode=l3 --subnet 10.95.2.0/24 --subnet 10.95.3.0/24 l3");
+    serve(&docker, "--network l3 --ip 10.95.2.5", "aa");
+    docker.ok("run -d --name bb --network l3 --ip 10.95.3.5 busybox:test sleep 1000");
+    assert!(docker.sh("bb", "ip route").starts_with("default dev eth0"));
+    assert_eq!(docker.sh("bb", "wget -q -O - http://aa"), "aa\n", "the kernel routes between its subnets");
+    docker.ok("rm -f aa bb");
+    docker.ok("network rm l3");
+    assert!(ip("link show up0").contains("up0"), "it is the machine's");
 }
 
 /// What fails after the interface is gone is told; it is disconnected all the same, also for the next daemon.

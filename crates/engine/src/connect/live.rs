@@ -92,7 +92,7 @@ impl Engine {
         if let Err(error) = made {
             let made = container.lock().life.attached.shift_remove(name);
             net.leave(&container.id);
-            if let Some(made) = made.filter(|a| !a.mac.is_empty()) {
+            if let Some(made) = made.filter(|a| a.made) {
                 self.unplug(net, &made, pid).await?;
                 self.reroute(container).await?;
             }

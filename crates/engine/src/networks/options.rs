@@ -95,6 +95,11 @@ impl Vlan {
         matches!(self.kind, VlanKind::Ipvlan(1 | 2, _))
     }
 
+    /// Whether its interfaces have the parent's hardware address, and none of their own.
+    pub(crate) fn shares_address(&self) -> bool {
+        matches!(self.kind, VlanKind::Ipvlan(..))
+    }
+
     /// Whether nobody else may hang on the same parent.
     pub(crate) fn exclusive(&self) -> bool {
         matches!(self.kind, VlanKind::Macvlan(PASSTHRU) | VlanKind::Ipvlan(..))
