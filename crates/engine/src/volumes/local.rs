@@ -96,8 +96,13 @@ pub(super) async fn mount(spec: &Spec, target: &Path) -> Result<()> {
     }
     let (flags, propagation, data) = read(&options);
     let (kind, device, target) = (spec.kind.clone(), spec.device.clone(), target.to_owned());
-    let what = format!("mount {device}:{}, flags: {:#x}", target.display(), flags.bits());
-    let what = if data.is_empty() { what } else { format!("{what}, data: {data}") };
+    let mut what = format!("mount {device}:{}", target.display());
+    if !flags.is_empty() {
+        what += &format!(", flags: {:#x}", flags.bits());
+    }
+    if !data.is_empty() {
+        what += &format!(", data: {data}");
+    }
     super::blocking(move || {
         let data = CString::new(data).map_err(|e| invalid(e.to_string()))?;
         let mounted = rustix::mount::mount(device.as_str(), &target, kind.as_str(), flags, data.as_c_str())
@@ -110,7 +115,7 @@ pub(super) async fn mount(spec: &Spec, target: &Path) -> Result<()> {
                 true => rustix::mount::mount_remount(&target, flags, c""),
                 false => Ok(()),
             });
-        mounted.map_err(|e| system(std::io::Error::from(e).to_string()))
+        mounted.map_err(|e| system(base::errno::words(std::io::Error::from(e).to_string())))
     })
     .await
     .map_err(|e| failed(format!("{what}: {e}")))
