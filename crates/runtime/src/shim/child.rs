@@ -42,6 +42,19 @@ impl Stdio {
         }
         Ok(())
     }
+
+    /// Inside the container's root: an input that is the machine's null device becomes the container's own, as it is
+    /// there under its name. Where there is none, or something else, it stays.
+    fn take_own_null(&mut self) {
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        if rootfs::is_null_device(&self.stdin)
+            && let Ok(own) = rustix::fs::open("/dev/null", flags, Mode::empty())
+            && rootfs::is_null_device(&own)
+            && rustix::fs::fcntl_setfl(&own, OFlags::empty()).is_ok()
+        {
+            self.stdin = own;
+        }
+    }
 }
 
 /// What the first process needs.
@@ -210,7 +223,7 @@ fn build(
     rootfs::mounts(root.as_fd(), &spec.oci, &env, sources)?;
     rootfs::devices(root.as_fd(), &spec.oci, &env)?;
     rootfs::working_folder(root.as_fd(), process.cwd(), None)?;
-    let stdio = match stdio {
+    let mut stdio = match stdio {
         Some(stdio) => stdio,
         None => {
             let path = Path::new("dev/pts/ptmx");
@@ -239,6 +252,7 @@ fn build(
     }
     let old_root = mount::pivot_root(root.as_fd()).step(|| "pivot_root".into())?;
     drop(root);
+    stdio.take_own_null();
     let mut parameters = None;
     if let Some(linux) = linux {
         rootfs::share_root(linux)?;
@@ -404,7 +418,10 @@ fn join(plan: Second<'_>) -> Result<(), Failure> {
         become_root()?;
     }
     let stdio = match stdio {
-        Some(stdio) => stdio,
+        Some(mut stdio) => {
+            stdio.take_own_null();
+            stdio
+        }
         None => {
             let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
             let (master, slave) = terminal(

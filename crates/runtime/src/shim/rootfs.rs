@@ -3,7 +3,7 @@
 //! Every step works on descriptors that were looked up inside the new root (`sys::rooted`), so that no symbolic link of
 //! an image leads a mount onto the machine. Everything happens in the container's own mount namespace.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, Mount, Spec};
@@ -629,18 +629,32 @@ fn existing(root: BorrowedFd<'_>, path: &Path) -> std::io::Result<Option<OwnedFd
     }
 }
 
-/// The machine's /dev/null, proven to be that device, as a detached mount to put over files.
+/// The machine's /dev/null, proven to be that device, as a detached mount to put over files. It is read-only, which
+/// keeps nobody from writing to the device: its mode and owner are the machine's, and not for a container to change.
 pub(super) fn null_device() -> Result<OwnedFd, Failure> {
     let tree = mount::clone_tree(Path::new("/dev/null"), false).step(|| "open /dev/null".into())?;
-    let stat = rustix::fs::fstat(&tree).step(|| "stat /dev/null".into())?;
-    let genuine = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
-        && stat.st_rdev == rustix::fs::makedev(1, 3);
-    if !genuine {
+    if !is_null_device(&tree) {
         return Err(Failure::setup("/dev/null of this machine is not the null device"));
     }
-    mount::set_attributes(tree.as_fd(), attr::NOSUID | attr::NOEXEC, 0, Some(Propagation::Private), false)
+    let attributes = attr::RDONLY | attr::NOSUID | attr::NOEXEC;
+    mount::set_attributes(tree.as_fd(), attributes, 0, Some(Propagation::Private), false)
         .step(|| "set attributes of /dev/null".into())?;
     Ok(tree)
+}
+
+/// The same, opened for reading.
+pub(super) fn open_null_device() -> Result<OwnedFd, Failure> {
+    let tree = null_device()?;
+    let path = format!("/proc/self/fd/{}", tree.as_raw_fd());
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).step(|| "open /dev/null".into())
+}
+
+/// Whether a file is the null device.
+pub(super) fn is_null_device(file: &OwnedFd) -> bool {
+    rustix::fs::fstat(file).is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+            && stat.st_rdev == rustix::fs::makedev(1, 3)
+    })
 }
 
 /// The container's own and genuine /proc/sys, as it is before it is made read-only, if there are parameters to be set.

@@ -55,8 +55,7 @@ impl Streams {
             nonblocking(&write)?;
             (read, Some(write))
         } else {
-            let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-            (rustix::fs::open("/dev/null", flags, 0.into()).step(|| "open /dev/null".into())?, None)
+            (super::rootfs::open_null_device()?, None)
         };
         let streams = Self { stdin: ours, output: [Some(out_read), Some(err_read)], ..Default::default() };
         Ok((streams, Some(Stdio { stdin: theirs, stdout: out_write, stderr: err_write })))

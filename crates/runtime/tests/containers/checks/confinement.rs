@@ -161,6 +161,28 @@ pub async fn nothing_leaks_in(w: &World) {
 }
 
 /// A container whose command is the runtime's own binary must not be able to write to it.
+/// A container's root may change the null device that it has, and has none of the machine's: neither as its input, nor
+/// over a hidden file.
+pub async fn null_device_is_its_own(w: &World) {
+    let before = std::fs::metadata("/dev/null").unwrap();
+    let change = "for f in /proc/self/fd/0 /proc/kcore /proc/keys; do chmod 0642 $f; chown 1000 $f; done 2>/dev/null; \
+                  echo x > /proc/keys 2>/dev/null; readlink /proc/self/fd/0; stat -c '%a %u' /dev/null";
+    let spec = w.sh(&format!("{change}; exec sleep 100"));
+    let mut io = w.begin(&spec).await;
+    let first = io.output.recv().await.map(|chunk| String::from_utf8(chunk.data.to_vec()).unwrap());
+    let second = w.runtime.exec(&spec.id, &exec_spec(&spec, "e", change)).await.unwrap().io;
+    let second = collect(second).await.stdout;
+    let after = std::fs::metadata("/dev/null").unwrap();
+    std::fs::set_permissions("/dev/null", before.permissions()).unwrap();
+    std::os::unix::fs::chown("/dev/null", Some(before.uid()), Some(before.gid())).unwrap();
+    assert_eq!((after.mode(), after.uid()), (before.mode(), before.uid()), "{first:?} {second:?}");
+    // With another runtime an exec's is the machine's, and cannot be changed.
+    if crate::world::other_runtime().is_none() {
+        assert!(first.is_some_and(|f| f.starts_with("/dev/null\n")));
+        assert_eq!(second, "/dev/null\n642 1000\n");
+    }
+}
+
 pub async fn executable_is_safe(w: &World) {
     let spec = w.sh("sleep 100");
     let created = w.runtime.create(&spec).await.unwrap();

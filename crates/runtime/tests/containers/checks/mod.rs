@@ -40,7 +40,7 @@ checks! {
     exec: exec, exec_in_terminal, short_execs_in_terminals;
     limits: killed_for_memory, pids_limit, pause_and_stats, update, disk_limits, cgroup_namespace;
     filesystem: read_only_root, hidden_paths, devices, mounts, shared_mounts, unbindable_root, many_layers;
-    confinement: capabilities, privileged, seccomp, no_new_privileges, links_cannot_lead_out, parts_of_volumes, nothing_leaks_in, executable_is_safe, user_namespace, user_namespace_joined;
+    confinement: capabilities, privileged, seccomp, no_new_privileges, links_cannot_lead_out, parts_of_volumes, nothing_leaks_in, null_device_is_its_own, executable_is_safe, user_namespace, user_namespace_joined;
     hooks: hooks_in_order, failing_hooks, impossible_hooks;
     survival: restart_finds_everything, killed_shim, broken_connection, strange_shim, half_made, events, delete, shim_is_small;
     sandbox: sandbox, sandbox_out_of_reach, sandbox_with_shared_pids;
