@@ -170,7 +170,7 @@ pub fn container(input: Input<'_>) -> Result<ContainerSpec, String> {
     oci.set_mounts(Some(mounts));
 
     let mut linux = oci.linux().clone().unwrap_or_default();
-    linux.set_namespaces(Some(namespaces(pod, input.sandbox)));
+    linux.set_namespaces(Some(namespaces(pod, input.sandbox, privileged)));
     let mut resources = qos::limits(&container.resources);
     let defaults = linux.resources().as_ref();
     resources.set_devices(defaults.and_then(|r| r.devices().clone()));
@@ -354,7 +354,7 @@ fn seccomp(pod: &Pod, container: &Container, root: &Path) -> Result<SeccompProfi
     }
 }
 
-fn namespaces(pod: &Pod, sandbox: &ReadySandbox) -> Vec<LinuxNamespace> {
+fn namespaces(pod: &Pod, sandbox: &ReadySandbox, privileged: bool) -> Vec<LinuxNamespace> {
     use runtime::defaults::{namespace, namespace_at};
     let spec = &pod.spec;
     let join = |kind, name: &str| namespace_at(kind, Path::new(&format!("/proc/{}/ns/{name}", sandbox.pid)));
@@ -369,6 +369,10 @@ fn namespaces(pod: &Pod, sandbox: &ReadySandbox) -> Vec<LinuxNamespace> {
         out.push(join(LinuxNamespaceType::Pid, "pid"));
     } else if !spec.host_pid {
         out.push(namespace(LinuxNamespaceType::Pid));
+    }
+    // In version 1 a container sees its own groups only; in version 2 it needs the namespace for that.
+    if !privileged && runtime::defaults::unified_cgroups() {
+        out.push(namespace(LinuxNamespaceType::Cgroup));
     }
     out
 }

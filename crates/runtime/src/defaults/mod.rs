@@ -166,6 +166,11 @@ pub fn all_devices() -> Vec<LinuxDeviceCgroup> {
     vec![device(true, LinuxDeviceType::A, None, None, "rwm")]
 }
 
+/// Whether this machine has cgroup version 2 only.
+pub fn unified_cgroups() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
 /// A namespace to make.
 pub fn namespace(kind: LinuxNamespaceType) -> LinuxNamespace {
     let mut n = LinuxNamespace::default();

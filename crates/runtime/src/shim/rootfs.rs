@@ -204,7 +204,7 @@ fn one(
     }
     let tree = match kind {
         "cgroup" | "cgroup2" if env.unified => {
-            if !env.cgroup_namespace {
+            if env.user_namespace && !env.cgroup_namespace {
                 return own_group(root, target, &options, env);
             }
             mount::new_filesystem("cgroup2", Some("cgroup"), &options.data, options.set).step(what)?
@@ -390,7 +390,8 @@ fn copy_up(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Version 2 without a cgroup namespace: the container sees its own group only.
+/// Version 2 for root of a user namespace in the machine's cgroup namespace, who may not mount all of it: the
+/// container sees its own group only.
 fn own_group(
     root: BorrowedFd<'_>,
     target: &Path,

@@ -38,6 +38,11 @@ fn weight(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142
 }
 
+/// blkio's weight (10 to 1,000) as io.weight (1 to 10,000).
+fn io_weight(weight: u16) -> u64 {
+    1 + (u64::from(weight).clamp(10, 1_000) - 10) * 9_999 / 990
+}
+
 /// What unlimited is called: -1 in version 1, `max` in version 2.
 fn or_max(value: i64) -> String {
     if value < 0 { "max".into() } else { value.to_string() }
@@ -206,9 +211,16 @@ impl Cgroup {
                     if let Some(v) = shares {
                         w.set(&dir, "cpu.weight", weight(v))?;
                     }
-                    if quota.is_some() || period.is_some() {
-                        let quota = quota.map_or("max".into(), or_max);
-                        w.set(&dir, "cpu.max", format!("{quota} {}", period.unwrap_or(100_000)))?;
+                    // One file has both, and what is not given stays: the kernel leaves the period alone, not the quota.
+                    match (quota.map(or_max), period) {
+                        (Some(quota), Some(period)) => w.set(&dir, "cpu.max", format!("{quota} {period}"))?,
+                        (Some(quota), None) => w.set(&dir, "cpu.max", quota)?,
+                        (None, Some(period)) => {
+                            let now = read(&dir.join("cpu.max")).unwrap_or_default();
+                            let quota = now.split_whitespace().next().unwrap_or("max");
+                            w.set(&dir, "cpu.max", format!("{quota} {period}"))?;
+                        }
+                        (None, None) => {}
                     }
                     if let Some(v) = c.burst() {
                         w.set(&dir, "cpu.max.burst", v)?;
@@ -278,25 +290,25 @@ impl Cgroup {
                 }
             }
         }
+        // Where the scheduler BFQ is, it is the one that knows weights.
+        let of_bfq =
+            |plain: &'static str, bfq: &'static str| if dir.join(bfq).exists() { bfq } else { plain };
+        let (file, by_device) = if v1.is_some() {
+            (
+                of_bfq("blkio.weight", "blkio.bfq.weight"),
+                of_bfq("blkio.weight_device", "blkio.bfq.weight_device"),
+            )
+        } else {
+            let file = of_bfq("io.weight", "io.bfq.weight");
+            (file, file)
+        };
+        let value = |weight: u16| if file == "io.weight" { io_weight(weight) } else { u64::from(weight) };
         if let Some(weight) = b.weight().filter(|v| *v != 0) {
-            let (plain, bfq) = if v1.is_some() {
-                ("blkio.weight", "blkio.bfq.weight")
-            } else {
-                ("io.weight", "io.bfq.weight")
-            };
-            let file = if dir.join(bfq).exists() { bfq } else { plain };
-            // blkio's 10 to 1,000 are io.weight's 1 to 10,000.
-            let value = if file == "io.weight" {
-                1 + (u64::from(weight).max(10) - 10) * 9_999 / 990
-            } else {
-                u64::from(weight)
-            };
-            w.set(dir, file, value)?;
+            w.set(dir, file, value(weight))?;
         }
         for d in b.weight_device().iter().flatten() {
             let Some(weight) = d.weight() else { continue };
-            let file = if v1.is_some() { "blkio.weight_device" } else { "io.weight" };
-            w.set(dir, file, format!("{}:{} {weight}", d.major(), d.minor()))?;
+            w.set(dir, by_device, format!("{}:{} {}", d.major(), d.minor(), value(weight)))?;
         }
         Ok(())
     }
@@ -309,6 +321,7 @@ mod tests {
     #[test]
     fn weights() {
         assert_eq!((weight(2), weight(1024), weight(262_144)), (1, 39, 10_000));
+        assert_eq!((io_weight(10), io_weight(500), io_weight(1_000)), (1, 4_950, 10_000));
         assert_eq!((or_max(-1), or_max(5)), ("max".into(), "5".into()));
     }
 }

@@ -17,7 +17,8 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use oci_spec::runtime::{
-    LinuxMemory, LinuxResources, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, User,
+    LinuxMemory, LinuxNamespaceType, LinuxResources, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType,
+    Process, User,
 };
 use runtime::{ContainerSpec, ExecSpec, SeccompProfile, defaults};
 
@@ -69,6 +70,12 @@ fn memory(bytes: i64) -> LinuxResources {
     let mut resources = LinuxResources::default();
     resources.set_memory(Some(memory));
     resources
+}
+
+/// A cgroup namespace of its own, in which version 2's files at /sys/fs/cgroup are those of its own group.
+fn with_cgroup_namespace(spec: &mut ContainerSpec) {
+    let linux = spec.oci.linux_mut().as_mut().unwrap();
+    linux.namespaces_mut().as_mut().unwrap().push(defaults::namespace(LinuxNamespaceType::Cgroup));
 }
 
 /// Every capability, no filter.

@@ -6,7 +6,9 @@ use oci_spec::runtime::{LinuxCpu, LinuxNamespaceType, LinuxPids, LinuxResources,
 use runtime::{ContainerSpec, Error, ExecErrorKind, Rootfs, Runtime, SeccompProfile, StdinMode, defaults};
 use tokio::io::AsyncWriteExt;
 
-use super::{add_mount, all_capabilities, as_user, exec_spec, limit, memory, process_of};
+use super::{
+    add_mount, all_capabilities, as_user, exec_spec, limit, memory, process_of, with_cgroup_namespace,
+};
 use crate::world::{World, collect};
 
 /// What a container sees of itself: who it is, what it may, its mounts, devices, limits and namespaces. Left out is what
@@ -37,6 +39,13 @@ fn linux(spec: &mut ContainerSpec) -> &mut oci_spec::runtime::Linux {
     spec.oci.linux_mut().as_mut().unwrap()
 }
 
+/// Version 1 shows a container its own groups' files in any case.
+fn with_group_in_sight(spec: &mut ContainerSpec) {
+    if defaults::unified_cgroups() {
+        with_cgroup_namespace(spec);
+    }
+}
+
 /// The kinds of containers that the other checks make.
 const KINDS: &[(&str, Change)] = &[
     ("plain", |_, _| {}),
@@ -48,6 +57,7 @@ const KINDS: &[(&str, Change)] = &[
         linux(spec).set_sysctl(Some([port].into()));
     }),
     ("limits", |spec, _| {
+        with_group_in_sight(spec);
         process_of(spec).set_rlimits(Some(vec![
             limit(PosixRlimitType::RlimitNofile, 99, 100),
             limit(PosixRlimitType::RlimitCore, 0, 0),
@@ -89,9 +99,7 @@ const KINDS: &[(&str, Change)] = &[
         resources.set_devices(Some(defaults::all_devices()));
         linux(spec).set_resources(Some(resources)).set_masked_paths(None).set_readonly_paths(None);
     }),
-    ("own cgroup namespace", |spec, _| {
-        linux(spec).namespaces_mut().as_mut().unwrap().push(defaults::namespace(LinuxNamespaceType::Cgroup));
-    }),
+    ("own cgroup namespace", |spec, _| with_cgroup_namespace(spec)),
     ("the machine's network and processes", |spec, _| {
         let shared = [LinuxNamespaceType::Network, LinuxNamespaceType::Pid, LinuxNamespaceType::Uts];
         linux(spec).namespaces_mut().as_mut().unwrap().retain(|n| !shared.contains(&n.typ()));
@@ -153,6 +161,7 @@ const KINDS: &[(&str, Change)] = &[
         add_mount(spec, defaults::bind(&host, Path::new("/etc/over"), &["noexec", "nosuid", "private"]));
     }),
     ("more swap, a reservation, shares alone", |spec, _| {
+        with_group_in_sight(spec);
         let mut resources = memory(64 << 20);
         let mut memory = resources.memory().unwrap();
         memory.set_swap(Some(128 << 20)).set_reservation(Some(32 << 20));
