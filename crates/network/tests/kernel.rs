@@ -559,31 +559,36 @@ fn ipvlan() {
         let out = m.outside(&net).await;
         out.serve("out", 80);
         m.link_called_eth0().await;
-        let attach = |ns: &Ns, ip: &str| network::AttachSpec {
+        let attach = |ns: &Ns, last: u8| network::AttachSpec {
             netns: ns.path.clone(),
             ifname: "eth0".into(),
-            addresses: vec![ip.parse().unwrap()],
+            addresses: [format!("192.168.50.{last}/24"), format!("fd50::{last}/64")]
+                .map(|a| a.parse().unwrap())
+                .into(),
             gateway: Some("192.168.50.2".parse().unwrap()),
             uplink: Some(network::link::Uplink::Ipvlan { parent: "wan0".into(), mode: 0, flags: 0 }),
             ..Default::default()
         };
         let (a, b) = (Ns::new(), Ns::new());
-        match net.attach(&attach(&a, "192.168.50.7/24")).await {
+        match net.attach(&attach(&a, 7)).await {
             Err(e) if e.errno() == Some(nix::libc::EOPNOTSUPP) => {
                 println!("skipped: no ipvlan in this kernel: {e}");
                 return;
             }
             attached => assert_eq!(attached.unwrap().mac, [2, 0, 0, 0, 0, 1], "it has its parent's"),
         }
-        net.attach(&attach(&b, "192.168.50.8/24")).await.unwrap();
+        net.attach(&attach(&b, 8)).await.unwrap();
         b.serve("b", 80);
+        b.serve6("b6", 81);
         assert_eq!(a.call("192.168.50.2:80").unwrap(), "out 192.168.50.7");
         assert_eq!(a.call("192.168.50.8:80").unwrap(), "b 192.168.50.7");
+        assert_eq!(a.call("[fd50::8]:81").unwrap(), "b6");
         // A link has macvlans or ipvlans, never both; and a namespace has each name once.
-        let mut other = attach(&Ns::new(), "192.168.50.9/24");
+        let c = Ns::new();
+        let mut other = attach(&c, 9);
         other.uplink = Some(network::link::Uplink::Macvlan { parent: "wan0".into(), mode: 4 });
         assert_eq!(net.attach(&other).await.unwrap_err().errno(), Some(nix::libc::EBUSY));
-        let again = net.attach(&attach(&a, "192.168.50.9/24")).await;
+        let again = net.attach(&attach(&a, 9)).await;
         assert_eq!(again.unwrap_err().errno(), Some(nix::libc::EEXIST));
         assert_eq!(a.links(), ["eth0", "lo"], "nothing is left of it");
         net.detach_in(&a.path, "eth0").await.unwrap();

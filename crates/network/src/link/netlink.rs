@@ -411,7 +411,8 @@ fn set_up(e: &Endpoint) -> Result<[u8; 6]> {
     let mut requests = Requests::default();
     requests.up("bring lo up".into(), LOOPBACK);
     let mac = link.mac.first_chunk().copied().unwrap_or_default();
-    if e.addresses.iter().any(|a| a.addr().is_ipv6()) {
+    // From an ipvlan's hardware address, which all with its parent share, the kernel itself makes addresses of their own.
+    if e.addresses.iter().any(|a| a.addr().is_ipv6()) && !matches!(e.uplink, Uplink::Ipvlan { .. }) {
         no_generated_address(&e.ifname);
         requests.address(&e.ifname, link.index, link_local(mac), true);
     }
