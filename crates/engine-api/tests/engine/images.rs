@@ -221,7 +221,7 @@ fn a_daemon_that_is_killed_while_it_builds() {
                 std::thread::spawn(move || builds(&socket, name, round * 1000))
             })
             .into();
-        let moment = Duration::from_millis(50 + base::rng::below(1500));
+        let moment = Duration::from_millis(50 + base::rng::below(1500)) * crate::support::patience();
         runtime.block_on(async { tokio::time::sleep(moment).await });
         engine.kill();
         for one in building {

@@ -22,6 +22,11 @@ pub fn lacking() -> Option<&'static str> {
     None
 }
 
+/// How many times longer things may take than on a machine that is not emulated (`TUG_TEST_PATIENCE`).
+pub fn patience() -> u32 {
+    std::env::var("TUG_TEST_PATIENCE").ok().and_then(|t| t.parse().ok()).unwrap_or(1)
+}
+
 /// A program's path.
 pub fn which(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?).map(|d| d.join(name)).find(|p| p.is_file())

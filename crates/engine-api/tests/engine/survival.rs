@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Engine, frames, read_head};
+use crate::support::{Engine, frames, patience, read_head};
 
 fn state(engine: &Engine, name: &str) -> Value {
     engine.get(&format!("/containers/{name}/json")).json()["State"].clone()
@@ -15,7 +15,7 @@ fn state(engine: &Engine, name: &str) -> Value {
 /// Waits until something holds; a test has no other way to see what happens inside a container.
 #[allow(clippy::disallowed_methods)] // a test watches from outside
 pub fn until(what: &str, holds: impl FnMut() -> bool) {
-    within(Duration::from_secs(600), what, holds);
+    within(Duration::from_secs(600) * patience(), what, holds);
 }
 
 /// Waits until something holds, where a later end would mean that something else has brought it about.
