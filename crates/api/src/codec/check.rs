@@ -1,6 +1,8 @@
 //! Fits a decoded value to a schema, as upstream's decoder fits it to Go types: unknown fields go (and are named), nulls go,
 //! quantities and times take their canonical form, and a value of the wrong type is an error in Go's words.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use serde_json::Value;
 
@@ -172,15 +174,21 @@ impl Walk<'_> {
                 return Ok(());
             }
             (Base::Bytes, Value::String(s)) => {
-                if let Err(e) = base64::engine::general_purpose::STANDARD.decode(s.as_bytes()) {
+                // Go's decoder passes over line breaks, which folded YAML is full of.
+                let broken = s.contains(['\n', '\r']);
+                let plain = if broken { s.replace(['\n', '\r'], "").into() } else { Cow::from(s) };
+                if let Err(e) = base64::engine::general_purpose::STANDARD.decode(plain.as_bytes()) {
                     let at = match e {
                         base64::DecodeError::InvalidByte(at, _)
                         | base64::DecodeError::InvalidLastSymbol(at, _) => at,
-                        _ => s.len(),
+                        _ => plain.len(),
                     };
                     return Err(format!("illegal base64 data at input byte {at}"));
                 }
-                true
+                if broken {
+                    *value = Value::String(plain.into_owned());
+                }
+                return Ok(());
             }
             (Base::Time | Base::MicroTime, Value::String(s)) => {
                 let Ok(at) = s.parse::<jiff::Timestamp>() else {

@@ -240,6 +240,17 @@ mod tests {
     }
 
     #[test]
+    fn line_breaks_in_base64_are_passed_over() {
+        let kind = kinds::by_gvr(&gvr::SECRETS).unwrap();
+        let secret = |data: &str| {
+            let body = crate::object::encode(&json!({"metadata": {"name": "a"}, "data": {"key": data}}));
+            decode(&body, MediaType::Json, kind, kind.storage().unwrap(), FieldValidation::Strict)
+        };
+        assert_eq!(secret("aGVs\r\nbG8=\n").unwrap().value["data"]["key"], "aGVsbG8=");
+        assert!(secret("aGVs bG8=").unwrap_err().message.contains("illegal base64 data at input byte 4"));
+    }
+
+    #[test]
     fn any_number_of_fields_too_much_takes_no_longer_than_it_must() {
         let many: crate::Map = (0..200_000).map(|i| (format!("x{i}"), json!(null))).collect();
         let decoded = pod(json!({"metadata": {"name": "a"}, "spec": many}), FieldValidation::Warn).unwrap();
