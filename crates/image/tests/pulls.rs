@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::io::Cursor;
 use std::sync::Arc;
 
-use common::{HOLD, INDEX, MANIFEST, Made, ended, entry, gzip, made, ok, pull, registry, reply};
+use common::{HOLD, INDEX, MANIFEST, Made, ended, entry, gzip, impatient, made, ok, pull, registry, reply};
 use image::archive::compress::{digest_as, digest_of};
 use image::archive::tar::Kind;
 use image::registry::{BlobStream, Document, Registry};
@@ -275,6 +275,7 @@ async fn two_images_with_one_layer_bring_it_once() {
 async fn another_platforms_image_is_found_again_without_asking() {
     let dir = tempfile::tempdir().unwrap();
     let store = ImageStore::open(dir.path()).await.unwrap();
+    impatient(&store);
     let own = made();
     let mut other = made();
     other.config = String::from_utf8(other.config).unwrap().replace("amd64", "ppc64").into_bytes();

@@ -141,11 +141,16 @@ impl Made {
     }
 }
 
-pub async fn pull(store: &Arc<ImageStore>, address: &str) -> Result<Arc<image::Image>, Error> {
+/// Of the registry of a test, which waits for the end of a greeting by TLS: whoever asks it so gives up soon.
+pub fn impatient(store: &ImageStore) {
     store.configure_registries(RegistryConfig {
         patience: Duration::from_secs(1),
         ..RegistryConfig::default()
     });
+}
+
+pub async fn pull(store: &Arc<ImageStore>, address: &str) -> Result<Arc<image::Image>, Error> {
+    impatient(store);
     let (tx, mut rx) = tokio::sync::mpsc::channel(100);
     let name = format!("{address}/app:1");
     let (result, ()) =
