@@ -470,13 +470,20 @@ fn is_approval(condition: &Value) -> bool {
     matches!(text(&condition["type"]), "Approved" | "Denied")
 }
 
+/// Upstream lets both parts of a request bring its metadata along.
+fn put_metadata(sent: &Value, into: &mut Value) {
+    meta::as_map(into).insert("metadata".to_owned(), sent["metadata"].clone());
+}
+
 /// Who approves says nothing of the certificate.
 fn put_approval(sent: &Value, into: &mut Value) {
+    put_metadata(sent, into);
     meta::child(into, "status").insert("conditions".to_owned(), sent["status"]["conditions"].clone());
 }
 
 /// Who signs does not approve.
 fn put_answer(sent: &Value, into: &mut Value) {
+    put_metadata(sent, into);
     let kept = items(&into["status"]["conditions"]).iter().filter(|c| is_approval(c)).cloned();
     let said = items(&sent["status"]["conditions"]).iter().filter(|c| !is_approval(c)).cloned();
     let conditions: Vec<Value> = kept.chain(said).collect();
@@ -636,7 +643,11 @@ mod tests {
             ),
         ] {
             let mut new = sent.clone();
+            new["metadata"]["annotations"] = json!({"by": "me"});
+            new["spec"]["signerName"] = json!("x.y/z");
             kind.prepare_update(&mut new, &old, sub);
+            assert_eq!(new["metadata"]["annotations"]["by"], "me");
+            assert_eq!(new["spec"], old["spec"]);
             let found: Vec<&str> =
                 items(&new["status"]["conditions"]).iter().map(|c| text(&c["type"])).collect();
             assert_eq!(
