@@ -67,6 +67,6 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         meta_version: "v1".to_owned(),
     };
     if let Some(version) = kind.storage() {
-        let _ = table::table(kind, version, &[Object::from_value(value)], &options);
+        let _ = table::table(kind, version, [Object::from_value(value)], &options);
     }
 });

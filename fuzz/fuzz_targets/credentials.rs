@@ -19,7 +19,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
             let _ = pki::not_after(text);
         }
         _ => {
-            let _ = pki::groups_of_request(body);
+            let _ = pki::Request::parse(body);
         }
     }
 });
