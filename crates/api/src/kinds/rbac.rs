@@ -478,7 +478,11 @@ fn put_metadata(sent: &Value, into: &mut Value) {
 /// Who approves says nothing of the certificate.
 fn put_approval(sent: &Value, into: &mut Value) {
     put_metadata(sent, into);
-    meta::child(into, "status").insert("conditions".to_owned(), sent["status"]["conditions"].clone());
+    let status = meta::child(into, "status");
+    match sent["status"].get("conditions") {
+        Some(conditions) => status.insert("conditions".to_owned(), conditions.clone()),
+        None => status.shift_remove("conditions"),
+    };
 }
 
 /// Who signs does not approve.
@@ -656,6 +660,10 @@ mod tests {
             );
             assert_eq!(kind.validate_update(&new, &old, sub).message(), why);
         }
+        let old = request(&[], "");
+        let mut nothing = json!({"metadata": {"name": "r"}});
+        kind.prepare_update(&mut nothing, &old, "approval");
+        assert_eq!(nothing["status"].get("conditions"), None, "a null is no list");
         let mut both = request(&["Approved", "Denied"], "");
         assert!(kind.validate_create(&both).message().contains("mutually exclusive"));
         both["status"] = json!({"conditions": [{"type": "Approved", "status": "False"}]});
