@@ -7,7 +7,6 @@ mod privilege;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use oci_spec::runtime::{
     LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, PosixRlimit,
@@ -26,12 +25,6 @@ use privilege::{linux_capabilities, seccomp, security};
 use crate::container::Asked;
 use crate::error::{Result, invalid, system};
 use crate::model::{Config, HostConfig};
-
-/// Whether this machine has the unified cgroup hierarchy.
-pub(crate) fn cgroup_v2() -> bool {
-    static V2: OnceLock<bool> = OnceLock::new();
-    *V2.get_or_init(|| Path::new("/sys/fs/cgroup/cgroup.controllers").exists())
-}
 
 /// How many CPUs this machine has.
 pub(crate) fn cpus() -> usize {

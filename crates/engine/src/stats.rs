@@ -71,7 +71,7 @@ impl Engine {
             total => s.memory.limit.min(total),
         };
         let mut memory = json!({"usage": s.memory.usage, "stats": s.memory.stat, "limit": limit});
-        if !crate::spec::cgroup_v2() {
+        if !runtime::defaults::unified_cgroups() {
             memory["max_usage"] = json!(s.memory.max_usage);
             memory["failcnt"] = json!(s.memory.failcnt);
         }
@@ -87,7 +87,8 @@ impl Engine {
         };
         // No limit is a number only with cgroup version 2.
         let mut pids = json!({"current": s.pids_current});
-        if let Some(limit) = s.pids_limit.or_else(|| crate::spec::cgroup_v2().then_some(u64::MAX)) {
+        if let Some(limit) = s.pids_limit.or_else(|| runtime::defaults::unified_cgroups().then_some(u64::MAX))
+        {
             pids["limit"] = json!(limit);
         }
         let mut blocks = no_block();

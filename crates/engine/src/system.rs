@@ -31,7 +31,7 @@ fn machine() -> &'static Machine {
     static MACHINE: OnceLock<Machine> = OnceLock::new();
     MACHINE.get_or_init(|| {
         let root = Path::new("/sys/fs/cgroup");
-        let v2 = spec::cgroup_v2();
+        let v2 = runtime::defaults::unified_cgroups();
         let unified = std::fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
         let has = |name: &str| {
             if v2 { unified.split_whitespace().any(|c| c == name) } else { root.join(name).is_dir() }
@@ -174,7 +174,7 @@ impl Engine {
                 _ => stopped += 1,
             }
         }
-        let v2 = spec::cgroup_v2();
+        let v2 = runtime::defaults::unified_cgroups();
         let mut warnings = Vec::new();
         if !m.swap {
             warnings.push("WARNING: No swap limit support");

@@ -11,7 +11,7 @@ pub(crate) const IPC_MODE: &str = "private";
 
 /// A container's cgroup namespace unless told otherwise, as with the original: its own where there is cgroup v2 alone.
 pub(crate) fn cgroupns_mode() -> &'static str {
-    if crate::spec::cgroup_v2() { "private" } else { "host" }
+    if runtime::defaults::unified_cgroups() { "private" } else { "host" }
 }
 
 /// Checks a container's own configuration.

@@ -4,6 +4,7 @@ mod calls;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use oci_spec::runtime::{
     Capability, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxDeviceCgroup,
@@ -168,7 +169,8 @@ pub fn all_devices() -> Vec<LinuxDeviceCgroup> {
 
 /// Whether this machine has cgroup version 2 only.
 pub fn unified_cgroups() -> bool {
-    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+    static UNIFIED: OnceLock<bool> = OnceLock::new();
+    *UNIFIED.get_or_init(|| Path::new("/sys/fs/cgroup/cgroup.controllers").exists())
 }
 
 /// A namespace to make.
