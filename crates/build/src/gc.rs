@@ -1,6 +1,7 @@
 //! Collection by itself: after something was written, the build cache is held to its policy, and the whole store to its
-//! budget, which the node's registry has a part of too. What was not used for the longest time goes first; the cache goes before copies that a registry has too, and
-//! those before images that nothing names. Images with names or users stay, unless a node's thresholds want them gone.
+//! budget, which the node's registry has a part of too. What was not used for the longest time goes first; the cache goes
+//! before copies that a registry has too, and those before images that nothing names. Images with names or users stay,
+//! unless a node's thresholds want them gone.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
