@@ -27,11 +27,16 @@ pub fn clone3_sibling(namespaces: u64) -> io::Result<Fork> {
     clone(namespaces, None, true)
 }
 
-fn clone(namespaces: u64, cgroup: Option<BorrowedFd<'_>>, sibling: bool) -> io::Result<Fork> {
+fn check_one_thread(what: &str) -> io::Result<()> {
     // A process has one link per thread and two for the folder itself.
     if !CHILD.load(Ordering::Relaxed) && std::fs::metadata("/proc/self/task")?.nlink() != 3 {
-        return Err(io::Error::other("clone3 needs a process with one thread"));
+        return Err(io::Error::other(format!("{what} needs a process with one thread")));
     }
+    Ok(())
+}
+
+fn clone(namespaces: u64, cgroup: Option<BorrowedFd<'_>>, sibling: bool) -> io::Result<Fork> {
+    check_one_thread("clone3")?;
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     #[repr(C)]
     #[derive(Default)]
@@ -74,12 +79,11 @@ fn clone(namespaces: u64, cgroup: Option<BorrowedFd<'_>>, sibling: bool) -> io::
 /// Whether this process was made by [`clone3`], and so has one thread unless it made more.
 static CHILD: AtomicBool = AtomicBool::new(false);
 
-/// Forks once more in a child of [`clone3`], by the oldest system call there is, which every system call filter allows.
+/// Forks by the oldest system call there is, which every system call filter allows. Refuses to in a process with more
+/// than one thread, as [`clone3`] does.
 pub fn fork() -> io::Result<Fork> {
-    if !CHILD.load(Ordering::Relaxed) {
-        return Err(io::Error::other("fork is for children of clone3 only"));
-    }
-    // SAFETY: this process was made by clone3 and has one thread, so no lock is held by a thread that is gone.
+    check_one_thread("fork")?;
+    // SAFETY: the only thread is this one (checked above), so no lock is held by a thread that is gone.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Fork::Child),

@@ -11,7 +11,7 @@ use sys::cgroup::Cgroup;
 
 use super::ShimRuntime;
 use crate::protocol::{ContainerConfig, HookConfig, ShimConfig, ShimKind};
-use crate::{ContainerSpec, Error, Result};
+use crate::{ContainerSpec, Error, Result, defaults};
 
 /// A bundle that is complete and has no shim yet.
 pub(super) struct Prepared {
@@ -28,6 +28,19 @@ pub(super) fn record_path(state_dir: &Path, id: &str) -> PathBuf {
 
 fn invalid(field: &'static str, message: impl Into<String>) -> Error {
     Error::Invalid { field, message: message.into() }
+}
+
+/// Another runtime has no reaper built in: this binary is mounted into the container, and its command runs under it.
+fn add_init(oci: &mut Spec, runtime: &ShimRuntime) {
+    const PATH: &str = "/sbin/docker-init";
+    let command = oci.process().as_ref().and_then(|p| p.args().clone()).unwrap_or_default();
+    let own = runtime.args.iter().cloned();
+    let args = [PATH.to_owned()].into_iter().chain(own).chain(["--init".into(), "--".into()]).chain(command);
+    if let Some(process) = oci.process_mut() {
+        process.set_args(Some(args.collect()));
+    }
+    let mount = defaults::bind(&runtime.exe.origin, Path::new(PATH), &["ro", "nosuid", "nodev"]);
+    oci.mounts_mut().get_or_insert_default().push(mount);
 }
 
 /// Checks the specification and writes the bundle.
@@ -112,14 +125,11 @@ pub(super) fn prepare(runtime: &ShimRuntime, spec: &ContainerSpec) -> Result<Pre
         created_at,
     };
     let external = match &spec.runtime {
-        Some(_) if spec.init => {
-            return Err(invalid(
-                "init",
-                "needs the built-in runtime: another one would need a program for it in the image",
-            ));
-        }
         Some(_) => {
             let mut oci = spec.oci.clone();
+            if spec.init {
+                add_init(&mut oci, runtime);
+            }
             let filter = runtime.filters.profile(spec)?;
             if let Some(linux) = oci.linux_mut() {
                 linux.set_seccomp(filter);

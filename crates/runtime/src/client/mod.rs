@@ -67,6 +67,8 @@ pub struct ShimRuntime {
 #[derive(Debug)]
 struct Executable {
     path: PathBuf,
+    /// Where the file lies in the machine's own mounts.
+    origin: PathBuf,
     /// Keeps `path` (/proc/self/fd/N) alive.
     _mount: Option<OwnedFd>,
 }
@@ -77,12 +79,16 @@ impl Executable {
             Some(path) => path,
             None => PathBuf::from("/proc/self/exe"),
         };
+        // Not /proc/self/exe: a child would read its own.
+        let origin = std::fs::read_link(&path).unwrap_or_else(|_| path.clone());
         match sys::mount::read_only_executable(&path) {
-            Ok(fd) => Ok(Self { path: format!("/proc/self/fd/{}", fd.as_raw_fd()).into(), _mount: Some(fd) }),
+            Ok(fd) => {
+                let path = format!("/proc/self/fd/{}", fd.as_raw_fd()).into();
+                Ok(Self { path, origin, _mount: Some(fd) })
+            }
             Err(e) => {
                 tracing::warn!("shims run from the writable file {}: {e}", path.display());
-                // Not /proc/self/exe: a child would read its own.
-                Ok(Self { path: std::fs::read_link(&path).unwrap_or(path), _mount: None })
+                Ok(Self { path: origin.clone(), origin, _mount: None })
             }
         }
     }

@@ -346,13 +346,7 @@ fn run(loaded: &Loaded, config: &ContainerConfig, sync: OwnedFd, stdio: Stdio) {
     }
     if loaded.init {
         match sys::process::fork() {
-            Ok(Fork::Child) => {
-                // A process group of its own in the foreground: the terminal's signals reach it once, not twice.
-                let _ = rustix::process::setpgid(None, None);
-                if tty {
-                    let _ = rustix::termios::tcsetpgrp(&stdio.stdin, rustix::process::getpid());
-                }
-            }
+            Ok(Fork::Child) => super::reaper::own_group(&stdio.stdin),
             Ok(Fork::Parent(child)) => {
                 sys::process::close_others(&[]);
                 super::reaper::run(child)

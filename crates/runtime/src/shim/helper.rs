@@ -1,5 +1,6 @@
 //! Children that do for a shim what it must not do itself: send its log over a network, compress a rotated file. They
 //! are the same binary (`tug shim --log-…`), run beside the shim, and outlive it only to finish what they were given.
+//! `tug shim --init` runs inside a container, as its first process.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -35,6 +36,7 @@ pub(super) fn main(args: &[OsString]) -> Option<i32> {
             let _ = rustix::process::nice(19);
             super::log::compress(io::stdin(), Path::new(to))
         }
+        ("--init", [dashes, program, args @ ..]) if dashes == "--" => super::reaper::main(program, args),
         _ => return None,
     };
     Some(match result {

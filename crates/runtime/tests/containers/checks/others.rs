@@ -339,5 +339,15 @@ pub async fn other_runtimes(w: &World) {
         w.runtime.resume(&spec.id).await.unwrap();
         assert!(w.runtime.stats(&spec.id).await.unwrap().memory.usage > 0);
         w.runtime.delete(&spec.id, true).await.unwrap();
+        // What its child leaves behind comes to the first process, which is ours and reaps it.
+        let mut spec = w.sh("cat /proc/1/comm; sh -c 'true & echo $! > /tmp/pid'; \
+            while [ -e /proc/$(cat /tmp/pid) ]; do :; done; kill -TERM 1; sleep 100");
+        (spec.runtime, spec.init) = (Some(binary.clone()), true);
+        let (code, text) = outcome(w, &spec).await.unwrap();
+        assert_eq!((code, text.trim()), (143, "docker-init"), "{}", binary.display());
+        let mut spec = w.spec(&["nope"]);
+        (spec.runtime, spec.init) = (Some(binary.clone()), true);
+        let (code, text) = outcome(w, &spec).await.unwrap();
+        assert_eq!((code, text.trim()), (127, "docker-init: exec nope: no such file or directory"));
     }
 }
