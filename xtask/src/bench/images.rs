@@ -56,16 +56,16 @@ pub fn measure(
                 let registry = Registry::start(instance.binary())?;
                 let name = format!("{}/large:1", registry.address);
                 let before = peak_from(instance, i)?;
-                tell(0, timed(engine.docker().arg("load").arg("-i").arg(&archive))?);
+                tell(0, settled(engine.docker().arg("load").arg("-i").arg(&archive))?);
                 peaks[0].extend(peak_since(instance, i, before)?);
                 let saved = folder.path().join("saved.tar");
-                tell(1, timed(engine.docker().arg("save").arg("-o").arg(&saved).arg(NAME))?);
+                tell(1, settled(engine.docker().arg("save").arg("-o").arg(&saved).arg(NAME))?);
                 fs::remove_file(saved)?;
                 timed(engine.docker().args(["tag", NAME, &name]))?;
-                tell(2, timed(engine.docker().args(["push", &name]))?);
+                tell(2, settled(engine.docker().args(["push", &name]))?);
                 timed(engine.docker().args(["rmi", &name, NAME]))?;
                 let before = peak_from(instance, i)?;
-                tell(3, timed(engine.docker().args(["pull", &name]))?);
+                tell(3, settled(engine.docker().args(["pull", &name]))?);
                 peaks[1].extend(peak_since(instance, i, before)?);
                 timed(engine.docker().args(["rmi", &name]))?;
                 registry.stop()?;
@@ -88,6 +88,7 @@ pub fn measure(
             let archive = folder.path().join("many.tar");
             many(&archive)?;
             timed(engine.docker().arg("load").arg("-q").arg("-i").arg(&archive))?;
+            rustix::fs::sync();
             for _ in 0..rounds * 3 {
                 samples.push(timed(engine.docker().arg("images"))?.as_secs_f64() * 1e3);
             }
@@ -117,9 +118,15 @@ fn peak_since(instance: &Instance, engine: usize, before: f64) -> Result<Option<
     Ok(Some(instance.server_mib()?.1 - before))
 }
 
+/// What the command before has left to be written is not this one's to wait for.
+fn settled(command: &mut Command) -> Result<Duration> {
+    rustix::fs::sync();
+    timed(command)
+}
+
 pub(super) fn timed(command: &mut Command) -> Result<Duration> {
     let begun = Instant::now();
-    let output = command.output().context("docker")?;
+    let output = command.stdout(Stdio::null()).output().context("docker")?;
     let took = begun.elapsed();
     if !output.status.success() {
         bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));

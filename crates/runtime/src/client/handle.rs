@@ -175,21 +175,18 @@ impl Handle {
         let _ = self.events.send(Event { id: self.id.clone(), kind });
     }
 
-    /// The container has ended. Told once.
+    /// The container has ended. Told once, before anybody can find it stopped: whoever does may delete it, which is
+    /// told too.
     fn end(&self, exit: Exit, started_at: Option<Timestamp>, tell: bool) {
-        {
-            let mut live = self.live.lock();
-            live.status = Status::Stopped;
-            live.started_at = live.started_at.or(started_at);
-        }
-        let mut first = false;
+        let mut live = self.live.lock();
         self.ended.send_modify(|e| {
-            first = e.is_none();
+            if e.is_none() && tell {
+                self.tell(EventKind::Exited { exec_id: None, exit });
+            }
             e.get_or_insert(exit);
         });
-        if first && tell {
-            self.tell(EventKind::Exited { exec_id: None, exit });
-        }
+        live.status = Status::Stopped;
+        live.started_at = live.started_at.or(started_at);
     }
 
     /// Handles one frame of the control connection.

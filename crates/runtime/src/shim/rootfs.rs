@@ -205,7 +205,7 @@ fn one(
     let tree = match kind {
         "cgroup" | "cgroup2" if env.unified => {
             if env.user_namespace && !env.cgroup_namespace {
-                return own_group(root, target, &options, env);
+                return cgroup_v2_bound(root, target, &options, env);
             }
             mount::new_filesystem("cgroup2", Some("cgroup"), &options.data, options.set).step(what)?
         }
@@ -390,16 +390,16 @@ fn copy_up(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Version 2 for root of a user namespace in the machine's cgroup namespace, who may not mount all of it: the
-/// container sees its own group only.
-fn own_group(
+/// Version 2 for root of a user namespace in the machine's cgroup namespace, who may not mount it: the machine's mount,
+/// in which nothing belongs to a user of that namespace.
+fn cgroup_v2_bound(
     root: BorrowedFd<'_>,
     target: &Path,
     options: &Options,
     env: &Environment<'_>,
 ) -> Result<(), Failure> {
-    let Some((_, folder)) = env.cgroup.and_then(|c| c.folders().into_iter().next()) else { return Ok(()) };
-    let tree = mount::clone_tree(&folder, false).step(|| format!("bind {}", folder.display()))?;
+    let Some(mount_point) = env.cgroup.and_then(Cgroup::v2_mount) else { return Ok(()) };
+    let tree = mount::clone_tree(mount_point, false).step(|| format!("bind {}", mount_point.display()))?;
     mount::set_attributes(tree.as_fd(), options.set, 0, Some(Propagation::Private), false)
         .step(|| "set cgroup mount attributes".into())?;
     let at = place(root, target, Kind::Folder)?;

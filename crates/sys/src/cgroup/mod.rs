@@ -164,6 +164,11 @@ impl Cgroup {
         self.hierarchies.v2.as_deref().map(|m| self.below(m))
     }
 
+    /// Where version 2 is mounted, if this machine uses it.
+    pub fn v2_mount(&self) -> Option<&Path> {
+        self.hierarchies.v2.as_deref()
+    }
+
     /// The group's folders that exist, with the place each has below /sys/fs/cgroup in a version 1 container.
     pub fn folders(&self) -> Vec<(String, PathBuf)> {
         let mut out = Vec::new();
