@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use api::Object;
+use api::podrefs::{Referred, references};
 use client::{Change, Informers, gvr};
 use runtime::{State, Status};
 use serde_json::json;
@@ -21,7 +22,6 @@ use crate::pod::state::*;
 use crate::pod::worker::{Message, Worker};
 use crate::spec::{annotation, label};
 use crate::view::{Pod, PodSpec};
-use crate::volumes::{self, Reference};
 
 /// What is found of one pod.
 #[derive(Default)]
@@ -61,9 +61,9 @@ pub async fn run(
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             Some(change) = changes.recv() => pod_changed(&context, &mut left, change),
-            Some(change) = config_maps.recv() => source_changed(&context, change.object(), Reference::ConfigMap),
-            Some(change) = secrets.recv() => source_changed(&context, change.object(), Reference::Secret),
-            Some(change) = claim_changes.recv() => source_changed(&context, change.object(), Reference::Claim),
+            Some(change) = config_maps.recv() => source_changed(&context, change.object(), Referred::ConfigMap),
+            Some(change) = secrets.recv() => source_changed(&context, change.object(), Referred::Secret),
+            Some(change) = claim_changes.recv() => source_changed(&context, change.object(), Referred::Claim),
         }
     }
 }
@@ -126,26 +126,12 @@ fn pod_changed(context: &Arc<Context>, left: &mut Leftovers, change: Change) {
     Worker::start(context, pod, state);
 }
 
-fn references(spec: &PodSpec, wanted: Reference<'_>) -> bool {
-    let volumes = spec.volumes.iter().flat_map(volumes::references);
-    let variables = spec.all().flat_map(|(_, c)| {
-        let one = c.env.iter().filter_map(|e| e.value_from.as_ref()).flat_map(|s| {
-            let map = s.config_map_key_ref.iter().map(|r| Reference::ConfigMap(&r.name));
-            map.chain(s.secret_key_ref.iter().map(|r| Reference::Secret(&r.name)))
-        });
-        let all = c.env_from.iter().flat_map(|f| {
-            let map = f.config_map_ref.iter().map(|r| Reference::ConfigMap(&r.name));
-            map.chain(f.secret_ref.iter().map(|r| Reference::Secret(&r.name)))
-        });
-        one.chain(all)
-    });
-    volumes.chain(variables).any(|r| r == wanted)
-}
-
-fn source_changed<'a>(context: &Context, object: &'a Object, kind: fn(&'a str) -> Reference<'a>) {
+/// Pods that name the object look at it anew.
+fn source_changed(context: &Context, object: &Object, kind: Referred) {
     for handle in context.registry.all() {
-        let pod = handle.known.read().pod.clone();
-        if pod.namespace == object.namespace() && references(&pod.spec, kind(object.name())) {
+        let pod = handle.known.read().pod.object.clone();
+        let names = |(what, name): &(Referred, String)| *what == kind && name == object.name();
+        if pod.namespace() == object.namespace() && references(pod.value()).iter().any(names) {
             let _ = handle.sender.send(Message::Sources);
         }
     }

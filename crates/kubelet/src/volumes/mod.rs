@@ -101,29 +101,6 @@ async fn one(
         .into())
 }
 
-/// An object that a pod names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reference<'a> {
-    /// A ConfigMap.
-    ConfigMap(&'a str),
-    /// A Secret.
-    Secret(&'a str),
-    /// A PersistentVolumeClaim.
-    Claim(&'a str),
-}
-
-/// The objects that a volume is made of: a change of one of them is a change of the volume.
-pub fn references(volume: &Volume) -> impl Iterator<Item = Reference<'_>> {
-    let claim = volume.persistent_volume_claim.iter().map(|c| Reference::Claim(&c.claim_name));
-    let map = volume.config_map.iter().map(|c| Reference::ConfigMap(&c.name));
-    let secret = volume.secret.iter().map(|s| Reference::Secret(&s.name));
-    let projected = volume.projected.iter().flat_map(|p| &p.sources).flat_map(|source| {
-        let map = source.config_map.iter().map(|c| Reference::ConfigMap(&c.name));
-        map.chain(source.secret.iter().map(|s| Reference::Secret(&s.name)))
-    });
-    claim.chain(map).chain(secret).chain(projected)
-}
-
 async fn blocking(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<(), String> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result.map_err(|e| e.to_string()),

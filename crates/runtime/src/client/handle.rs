@@ -13,9 +13,9 @@ use tokio::sync::{broadcast, oneshot, watch};
 
 use super::bundle::{self, Prepared};
 use super::link::{self, Link, read_frame};
-use super::{PATIENCE, ShimRuntime, remove_cgroup};
-use crate::protocol::{self, ExitRecord, Failure, FailureKind, Op, Reply};
-use crate::{ContainerSpec, Error, Event, EventKind, Exit, Result, State, Status};
+use super::{PATIENCE, ShimRuntime, remove_cgroup, streams};
+use crate::protocol::{self, Answer, ExitRecord, Failure, FailureKind, Op, Reply};
+use crate::{ContainerSpec, Error, Event, EventKind, Exit, IoStream, Result, State, Status};
 
 /// A container.
 #[derive(Debug)]
@@ -131,6 +131,25 @@ impl Handle {
             other => other,
         };
         socket.and_then(link::to_tokio).map_err(lost)
+    }
+
+    /// A connection of its own for the streams that `op` opens; `action` is what errors call it.
+    pub(super) async fn open(
+        &self,
+        op: Op,
+        with_stdin: bool,
+        action: &'static str,
+    ) -> Result<(Answer, IoStream)> {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        let socket = self.connect().await?;
+        match streams::open(&self.id, socket, op, with_stdin).await {
+            Ok(answered) => answered.map_err(|failure| self.failure(failure, action)),
+            // The container has ended in this moment, and its shim.
+            Err(e) if matches!(e.kind(), BrokenPipe | ConnectionReset | UnexpectedEof) => {
+                Err(self.invalid_state(Status::Stopped, action))
+            }
+            Err(e) => Err(self.shim_error(e.to_string())),
+        }
     }
 
     pub(super) async fn freeze(self: &Arc<Self>, frozen: bool) -> Result<()> {

@@ -143,15 +143,10 @@ impl ShimRuntime {
         if status == Status::Stopped {
             return Err(handle.invalid_state(status, "attach to"));
         }
-        let socket = handle.connect().await?;
         let with_stdin = input && handle.spec.io.stdin != crate::StdinMode::Closed;
-        match streams::open(id, socket, Op::Attach, with_stdin).await? {
-            Ok((_, mut io)) => {
-                io.exit = None;
-                Ok(io)
-            }
-            Err(failure) => Err(handle.failure(failure, "attach to")),
-        }
+        let (_, mut io) = handle.open(Op::Attach, with_stdin, "attach to").await?;
+        io.exit = None;
+        Ok(io)
     }
 
     fn handle(&self, id: &str) -> Result<Arc<Handle>> {
@@ -317,15 +312,9 @@ impl Runtime for ShimRuntime {
             Status::Running => {}
             other => return Err(handle.invalid_state(other, "exec in")),
         }
-        let socket = handle.connect().await?;
-        let op = Op::Exec(Box::new(exec.clone()));
-        match streams::open(id, socket, op, exec.stdin).await? {
-            Ok((answer, io)) => {
-                let pid = answer.pid.ok_or_else(|| handle.shim_error("an exec without a pid"))?;
-                Ok(ExecStarted { pid, io })
-            }
-            Err(failure) => Err(handle.failure(failure, "exec in")),
-        }
+        let (answer, io) = handle.open(Op::Exec(Box::new(exec.clone())), exec.stdin, "exec in").await?;
+        let pid = answer.pid.ok_or_else(|| handle.shim_error("an exec without a pid"))?;
+        Ok(ExecStarted { pid, io })
     }
 
     async fn attach(&self, id: &str) -> Result<IoStream> {

@@ -12,38 +12,37 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::link::read_frame;
 use crate::protocol::{self, Answer, Failure, Op, Reply, Request};
-use crate::{Chunk, Error, Exit, IoStream, Result, StdinWriter, Stream};
+use crate::{Chunk, Exit, IoStream, StdinWriter, Stream};
 
 /// Chunks between the socket and a slow reader.
 const QUEUE: usize = 16;
 /// The most input that one frame carries.
 const PIECE: usize = 64 * 1024;
 
-/// Turns a fresh connection into a stream connection by `op` (attach or exec).
+/// Turns a fresh connection into a stream connection by `op` (attach or exec). An error is the connection's.
 pub(super) async fn open(
     id: &str,
     socket: UnixStream,
     op: Op,
     with_stdin: bool,
-) -> Result<std::result::Result<(Answer, IoStream), Failure>> {
-    let lost = |e: io::Error| Error::Shim { id: id.into(), message: e.to_string() };
+) -> io::Result<Result<(Answer, IoStream), Failure>> {
     // What is executed belongs to nobody's connection: it is heard to its end, whoever reads along.
     let lasting = matches!(op, Op::Exec(_));
     let (mut reader, mut writer) = socket.into_split();
     let mut out = Vec::new();
     protocol::json_frame(&mut out, protocol::REQUEST, &Request { seq: 0, op, output_only: !with_stdin });
-    writer.write_all(&out).await.map_err(lost)?;
+    writer.write_all(&out).await?;
     let answer = loop {
-        match read_frame(&mut reader).await.map_err(lost)? {
+        match read_frame(&mut reader).await? {
             Some((protocol::REPLY, content)) => {
-                let reply: Reply = serde_json::from_slice(&content).map_err(|e| lost(e.into()))?;
+                let reply: Reply = serde_json::from_slice(&content)?;
                 match reply.result {
                     Ok(answer) => break answer,
                     Err(failure) => return Ok(Err(failure)),
                 }
             }
             Some(_) => {} // the greeting, or an event from before the answer
-            None => return Err(lost(io::ErrorKind::UnexpectedEof.into())),
+            None => return Err(io::ErrorKind::UnexpectedEof.into()),
         }
     };
     let (chunks, output) = mpsc::channel(QUEUE);
