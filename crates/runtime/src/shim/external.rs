@@ -194,12 +194,16 @@ fn failure(message: String) -> Failure {
     const PREFIX: &str = "unable to start container process: ";
     let text = message.find(PREFIX).map_or(message.as_str(), |at| &message[at + PREFIX.len()..]);
     let lower = text.to_lowercase();
-    let about_command = lower.starts_with("exec") || lower.contains("executable file");
+    // `open executable` is crun's, of a folder too, whose cause it does not tell.
+    let opened = lower.starts_with("open executable");
+    let about_command = lower.starts_with("exec") || lower.contains("executable file") || opened;
     let kind = if !about_command {
         FailureKind::Setup
     } else if lower.contains("not found") || lower.contains("no such file") {
         FailureKind::Exec(ExecErrorKind::NotFound)
-    } else if ["permission denied", "is a directory", "format error"].iter().any(|t| lower.contains(t)) {
+    } else if opened
+        || ["permission denied", "is a directory", "format error"].iter().any(|t| lower.contains(t))
+    {
         FailureKind::Exec(ExecErrorKind::NotExecutable)
     } else {
         FailureKind::Exec(ExecErrorKind::Other)
@@ -227,6 +231,7 @@ mod tests {
                 "runc create failed: unable to start container process: exec: \"/etc\": is a directory",
                 FailureKind::Exec(NotExecutable),
             ),
+            ("open executable: Operation not permitted", FailureKind::Exec(NotExecutable)),
             ("mount `proc` to `proc`: Operation not permitted", FailureKind::Setup),
         ] {
             assert_eq!(failure(message.into()).kind, kind, "{message}");

@@ -215,6 +215,21 @@ async fn outcome(w: &World, spec: &ContainerSpec) -> Result<(i32, String), Error
     Ok((w.runtime.wait(&spec.id).await?.code, text))
 }
 
+/// Where runc and crun differ the built-in runtime does as runc. crun binds the read-only parts of /proc without the
+/// flags of /proc, devices in a user namespace with more flags than they have, and gives the null device that is a
+/// container's input to the container's user.
+fn as_both_have_it(binary: &Path, line: &str) -> String {
+    let words: Vec<&str> = line.split(' ').collect();
+    match words[..] {
+        _ if !binary.ends_with("crun") => line.into(),
+        [path, flags, source @ ("proc" | "dev" | "devtmpfs")] if path.matches('/').count() > 1 => {
+            format!("{path} {} {source}", &flags[..2])
+        }
+        ["/dev/null", .., _owner] => words[..words.len() - 1].join(" "),
+        _ => line.into(),
+    }
+}
+
 /// Every kind of container by other runtimes is the same, from inside and by its end.
 pub async fn the_same_by_other_runtimes(w: &World) {
     // Programs in Go raise their own limit of open files as far as they may, and containers without one inherit that.
@@ -242,6 +257,12 @@ pub async fn the_same_by_other_runtimes(w: &World) {
                     println!("skipped: {}: {message}", binary.display());
                     break;
                 }
+                // crun sets the propagation before it mounts, at a place that is no mount yet.
+                (Ok(_), Err(Error::Create { message }))
+                    if binary.ends_with("crun") && message.contains("set propagation") =>
+                {
+                    println!("skipped: {kind}: {}: {message}", binary.display());
+                }
                 // A capability that this machine lacks is left out by the built-in runtime, and refused by others.
                 (Ok(_), Err(Error::Create { message }))
                     if lacks_capabilities() && message.contains("unable to apply caps") =>
@@ -255,8 +276,11 @@ pub async fn the_same_by_other_runtimes(w: &World) {
                     };
                     let own: Vec<String> = text.lines().filter_map(group).collect();
                     let told = |line: &&str| group(line).is_none_or(|g| own.contains(&g));
-                    let their_text =
-                        their_text.lines().filter(told).map(|l| format!("{l}\n")).collect::<String>();
+                    let comparable = |text: &str| {
+                        let lines = text.lines().filter(told).map(|l| as_both_have_it(&binary, l));
+                        lines.map(|l| l + "\n").collect::<String>()
+                    };
+                    let (text, their_text) = (comparable(&text), comparable(&their_text));
                     compared += 1;
                     let differ: Vec<_> = text
                         .lines()
