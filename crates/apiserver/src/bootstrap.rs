@@ -15,6 +15,9 @@ use crate::query::WriteOptions;
 use crate::registry::{Context, Modify};
 use crate::user::UserInfo;
 
+/// As whom this server speaks to those behind it (aggregated APIs, webhooks).
+pub const FRONT_PROXY: &str = "system:kube-apiserver";
+
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
 /// Writes what is missing.
@@ -33,7 +36,7 @@ pub async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
     rest.push(json!({"apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
         "data": {"client-ca-file": ca, "requestheader-client-ca-file": ca,
-            "requestheader-allowed-names": "[\"system:kube-apiserver\"]",
+            "requestheader-allowed-names": json!([FRONT_PROXY]).to_string(),
             "requestheader-username-headers": "[\"X-Remote-User\"]",
             "requestheader-group-headers": "[\"X-Remote-Group\"]",
             "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]"}}));

@@ -221,8 +221,10 @@ impl ApiServer {
         let tls = server_tls(&options)?;
         let issuer = authn::default_audience(&options.instance.cluster_domain);
         let authenticator = Authenticator::new(options.pki.clone(), cache.clone(), issuer);
-        let identity = options.pki.client_identity("system:kube-apiserver", &[user::MASTERS.to_owned()])?;
-        let mut client = identity.client_config(&pki::Trust::Only(options.pki.ca_pem().to_owned()))?;
+        // Neither may anything here: whoever leads one of our own requests back to us gains nothing by it.
+        let identity = options.pki.client_identity(bootstrap::FRONT_PROXY, &[])?;
+        let kubelets = options.pki.client_identity("kube-apiserver-kubelet-client", &[])?;
+        let mut client = kubelets.client_config(&pki::Trust::Only(options.pki.ca_pem().to_owned()))?;
         client.alpn_protocols = vec![b"http/1.1".to_vec()];
         let server = Arc::new(Self {
             kinds: ArcSwap::from_pointee(Kinds::new(api::kinds::all().to_vec())),

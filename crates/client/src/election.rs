@@ -99,8 +99,10 @@ impl Contender<'_> {
         while renewed.elapsed() < DEADLINE {
             // A lease is kept by renewing it in time.
             tokio::time::sleep(RETRY).await;
+            // Others count from the time in the lease, which is that of asking.
+            let asked = Instant::now();
             match tokio::time::timeout(DEADLINE.saturating_sub(renewed.elapsed()), self.acquire()).await {
-                Ok(Ok(true)) => renewed = Instant::now(),
+                Ok(Ok(true)) => renewed = asked,
                 // Somebody else has it.
                 Ok(Ok(false)) => return,
                 Ok(Err(error)) => tracing::debug!(lease = self.election.name, %error, "not renewed"),

@@ -42,9 +42,12 @@ struct State<K> {
     wanted: HashSet<K>,
     /// With the time since when they are worked on.
     in_hands: HashMap<K, Instant>,
+    /// When which ticket is due; a ticket that `tickets` has no more is void.
     later: BinaryHeap<Reverse<(Instant, u64)>>,
-    later_keys: HashMap<u64, K>,
-    tickets: u64,
+    tickets: HashMap<u64, K>,
+    last_ticket: u64,
+    /// The one ticket of a key that waits for its time.
+    due: HashMap<K, (Instant, u64)>,
     failures: HashMap<K, u32>,
     closed: bool,
     adds: u64,
@@ -67,8 +70,9 @@ impl<K: Eq + Hash + Clone + Send> WorkQueue<K> {
             wanted: HashSet::new(),
             in_hands: HashMap::new(),
             later: BinaryHeap::new(),
-            later_keys: HashMap::new(),
-            tickets: 0,
+            tickets: HashMap::new(),
+            last_ticket: 0,
+            due: HashMap::new(),
             failures: HashMap::new(),
             closed: false,
             adds: 0,
@@ -96,16 +100,23 @@ impl<K: Eq + Hash + Clone + Send> WorkQueue<K> {
         self.inner.wake.notify_one();
     }
 
-    /// Puts a key in when the time has passed.
+    /// Puts a key in when the time has passed; the earliest counts if there are several.
     pub fn add_after(&self, key: K, delay: Duration) {
         if delay.is_zero() {
             return self.add(key);
         }
         let mut state = self.inner.state.lock();
-        state.tickets += 1;
-        let ticket = state.tickets;
-        state.later.push(Reverse((base::clock::later(Instant::now(), delay), ticket)));
-        state.later_keys.insert(ticket, key);
+        let at = base::clock::later(Instant::now(), delay);
+        match state.due.get(&key).copied() {
+            Some((earlier, _)) if earlier <= at => return,
+            Some((_, void)) => drop(state.tickets.remove(&void)),
+            None => {}
+        }
+        state.last_ticket += 1;
+        let ticket = state.last_ticket;
+        state.later.push(Reverse((at, ticket)));
+        state.due.insert(key.clone(), (at, ticket));
+        state.tickets.insert(ticket, key);
         drop(state);
         self.inner.wake.notify_one();
     }
@@ -215,7 +226,8 @@ impl<K: Eq + Hash + Clone> State<K> {
                 return;
             }
             self.later.pop();
-            if let Some(key) = self.later_keys.remove(&ticket) {
+            if let Some(key) = self.tickets.remove(&ticket) {
+                self.due.remove(&key);
                 self.add(key);
             }
         }
@@ -285,6 +297,22 @@ mod tests {
             q.add_failed("late");
         }
         assert_eq!(q.failures(&"late"), 80);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_several_delays_the_earliest_counts() {
+        let q = WorkQueue::new();
+        let start = Instant::now();
+        for seconds in [5, 9, 2, 7] {
+            q.add_after("a", Duration::from_secs(seconds));
+        }
+        assert_eq!(q.next().await, Some("a"));
+        assert_eq!(start.elapsed().as_secs(), 2);
+        q.done(&"a");
+        let again = tokio::time::timeout(Duration::from_secs(60), q.next()).await;
+        assert!(again.is_err(), "it is given out once");
+        q.add_after("a", Duration::from_secs(1));
+        assert_eq!(q.next().await, Some("a"));
     }
 
     #[tokio::test(start_paused = true)]

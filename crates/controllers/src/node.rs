@@ -207,7 +207,7 @@ fn unready(pod: &Object, now: Timestamp) -> Action {
         c["status"] = "False".into();
         c["lastTransitionTime"] = meta::time(now).into();
     }
-    let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": conditions}});
+    let patch = json!({"metadata": view::unchanged(pod), "status": {"conditions": conditions}});
     Action::Patch { gvr: gvr::PODS, key: pod.key(), sub: "status", patch }
 }
 
@@ -294,7 +294,7 @@ fn drive_out(o: &Observed<'_>, decision: &mut Decision) {
                     text,
                     &now,
                 );
-                let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": conditions}});
+                let patch = json!({"metadata": view::unchanged(pod), "status": {"conditions": conditions}});
                 decision.actions.push(Action::Patch { gvr: gvr::PODS, key: pod.key(), sub: "status", patch });
                 let options = DeleteOptions::uid(pod.uid());
                 decision.actions.push(Action::Delete {

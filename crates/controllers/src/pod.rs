@@ -85,13 +85,11 @@ fn orphaned(node: &str, pods: &[Arc<Object>], gone_for: Duration, now: jiff::Tim
     for pod in pods {
         if !view::is_terminal(pod) {
             let now = meta::time(now);
-            let mut status = pod.status().clone();
             let mut conditions = view::list(pod, &["status", "conditions"]).to_vec();
             let text = format!("PodGC: node {node} no longer exists");
             meta::set_condition(&mut conditions, "DisruptionTarget", "True", "DeletionByPodGC", &text, &now);
-            status["conditions"] = conditions.into();
-            status["phase"] = "Failed".into();
-            let patch = json!({"metadata": {"uid": pod.uid()}, "status": status});
+            let status = json!({"conditions": conditions, "phase": "Failed"});
+            let patch = json!({"metadata": view::unchanged(pod), "status": status});
             actions.push(Action::Patch { gvr: gvr::PODS, key: pod.key(), sub: "status", patch });
         }
         actions.push(at_once(pod));

@@ -135,6 +135,12 @@ pub(crate) fn prefix(name: &str) -> String {
     if prefix.len() > 253 { name.to_owned() } else { prefix }
 }
 
+/// The metadata of a patch that is refused if the object is another by now, or has changed: for lists that can only be
+/// written whole.
+pub(crate) fn unchanged(object: &Object) -> Value {
+    json!({"uid": object.uid(), "resourceVersion": meta::resource_version(object.value())})
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

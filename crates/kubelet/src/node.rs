@@ -221,7 +221,7 @@ pub async fn keep(
 async fn report(context: &Context, status: &Value) -> Result<Arc<Object>, client::Error> {
     let patch = json!({"status": status});
     let name = context.node();
-    context.client.patch_sub(&gvr::NODES, "", name, "status", PatchType::Merge, &patch).await
+    context.client.patch_sub(&gvr::NODES, "", name, "status", PatchType::Strategic, &patch).await
 }
 
 /// Whether the node's own conditions are as they were reported.
@@ -251,6 +251,7 @@ async fn renew(context: &Context, node: &Object) -> Result<(), client::Error> {
     }
 }
 
+/// The kubelet's part of a node's status, as a strategic merge patch: conditions of others stay.
 fn status(context: &Context, existing: &Value, pressures: Pressures, now: jiff::Timestamp) -> Value {
     let instance = &context.options.instance;
     let capacity = context.machine.capacity();
@@ -271,6 +272,7 @@ fn status(context: &Context, existing: &Value, pressures: Pressures, now: jiff::
         "allocatable": capacity,
         "conditions": conditions(existing, pressures, now),
         "addresses": [
+            {"$patch": "replace"},
             {"type": "InternalIP", "address": instance.node_ip.to_string()},
             {"type": "Hostname", "address": instance.node_name},
         ],
@@ -284,15 +286,14 @@ fn status(context: &Context, existing: &Value, pressures: Pressures, now: jiff::
 fn conditions(existing: &Value, pressures: Pressures, now: jiff::Timestamp) -> Value {
     let time = meta::time(now);
     let table = table(pressures);
-    let old = existing["conditions"].as_array().cloned().unwrap_or_default();
+    let old = existing["conditions"].as_array();
     let own = table.iter().map(|(kind, status, reason, message)| {
-        let before = old.iter().find(|c| c["type"] == *kind && c["status"] == *status);
+        let before = old.into_iter().flatten().find(|c| c["type"] == *kind && c["status"] == *status);
         let since = before.map_or_else(|| time.clone().into(), |c| c["lastTransitionTime"].clone());
         json!({"type": kind, "status": status, "reason": reason, "message": message,
             "lastHeartbeatTime": time, "lastTransitionTime": since})
     });
-    let foreign = old.iter().filter(|c| !table.iter().any(|t| c["type"] == t.0)).cloned();
-    foreign.chain(own).collect()
+    own.collect()
 }
 
 /// The conditions that are the kubelet's: type, status, reason, message.
@@ -356,6 +357,6 @@ mod tests {
             (&json!("True"), &json!("2026-01-02T00:00:00Z"))
         );
         assert_eq!(of("Ready")["lastTransitionTime"], "2026-01-02T00:00:00Z");
-        assert_eq!(of("Mine")["status"], "True");
+        assert!(second.as_array().unwrap().iter().all(|c| c["type"] != "Mine"), "others write theirs");
     }
 }

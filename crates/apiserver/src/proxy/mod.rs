@@ -68,7 +68,8 @@ impl ApiServer {
         }
         let safe = matches!(*call.request.method(), http::Method::GET | http::Method::HEAD);
         if sub == "proxy"
-            && info.path.ends_with("/proxy")
+            && info.rest.is_empty()
+            && !info.path.ends_with('/')
             && safe
             && upgrade_of(call.request.headers()).is_none()
         {
@@ -85,12 +86,7 @@ impl ApiServer {
             ("pods", "proxy") => self.pod_target(&call)?,
             ("pods", _) => self.container_target(&call, &options)?,
             ("services", "proxy") => self.service_target(&call)?,
-            ("nodes", "proxy") => {
-                let (_, name, port) = split_name(&info.name);
-                let (host, kubelet) = self.kubelet(&name)?;
-                let port = port.and_then(|p| p.parse().ok()).unwrap_or(kubelet);
-                Target::new(host, port, Proof::Node, rest_path(&call))
-            }
+            ("nodes", "proxy") => self.node_target(&call)?,
             _ => return Err(Status::no_such_path()),
         };
         if sub != "proxy" {

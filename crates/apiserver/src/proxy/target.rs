@@ -172,6 +172,24 @@ impl ApiServer {
         Ok(Target::new(host, port, self.proof_of(&scheme), rest_path(call)))
     }
 
+    /// A kubelet, which this server proves its identity to, or whatever else listens at a node's address, which it does not.
+    pub(super) fn node_target(&self, call: &Call) -> Result<Target, Status> {
+        let (scheme, name, port) = split_name(&call.info.name);
+        let (host, kubelet) = self.kubelet(&name)?;
+        let port = match port {
+            None => kubelet,
+            Some(p) => p.parse().map_err(|_| Status::bad_request(format!("invalid node port \"{p}\"")))?,
+        };
+        if port == kubelet {
+            return Ok(Target::new(host, port, Proof::Node, rest_path(call)));
+        }
+        if !is_others(&host) {
+            let why = format!("address not allowed: node \"{name}\" says that it is at {host}");
+            return Err(Status::bad_request(why));
+        }
+        Ok(Target::new(host, port, self.proof_of(&scheme), rest_path(call)))
+    }
+
     pub(super) fn service_target(&self, call: &Call) -> Result<Target, Status> {
         let (scheme, name, wanted) = split_name(&call.info.name);
         let (host, port) = self.endpoint_of(&call.info.namespace, &name, wanted.as_deref())?;

@@ -371,8 +371,8 @@ pub async fn stop(
             tracing::debug!(container = id, %error, "nothing was left to kill");
         }
     }
-    let _ = runtime.wait(&id).await;
-    Message::Stopped(name)
+    let ended = runtime.wait(&id).await.is_ok();
+    Message::Stopped(name, id, ended)
 }
 
 async fn stop_signal(context: &Context, container: &crate::view::Container, id: &str) -> i32 {

@@ -30,6 +30,31 @@ pub fn agree(a: &Value, b: &Value) -> bool {
     })
 }
 
+/// What of a status goes into a strategic merge patch: of the conditions the kubelet's own, since others may have written
+/// theirs meanwhile; addresses as a whole.
+pub fn as_patch(mut status: Value) -> Value {
+    if let Some(list) = status["conditions"].as_array_mut() {
+        list.retain(|c| c["type"].as_str().is_some_and(|kind| OWN.contains(&kind)));
+    }
+    for name in ["podIPs", "hostIPs"] {
+        if let Some(list) = status.get_mut(name).and_then(Value::as_array_mut) {
+            list.insert(0, json!({"$patch": "replace"}));
+        }
+    }
+    status
+}
+
+/// Whether a container that runs counted as started and as ready when that was last reported. What probes find out is
+/// asked for in vain of one whose start was never reported; without a probe it follows from its running.
+pub fn as_reported(pod: &Pod, name: &str) -> (bool, bool) {
+    let lists = ["containerStatuses", "initContainerStatuses"].map(|l| pod.object.status()[l].as_array());
+    let before = lists.into_iter().flatten().flatten().find(|c| c["name"] == name).unwrap_or(&Value::Null);
+    let probed = |probe: fn(&Container) -> bool| pod.spec.container(name).is_some_and(probe);
+    let started = before["started"] == true || !probed(|c| c.startup_probe.is_some());
+    let ready = before["ready"] == true || started && !probed(|c| c.readiness_probe.is_some());
+    (started, ready)
+}
+
 fn condition<'a>(status: &'a Value, kind: &str) -> &'a Value {
     let list = status["conditions"].as_array();
     list.and_then(|l| l.iter().find(|c| c["type"] == kind)).unwrap_or(&Value::Null)

@@ -57,8 +57,8 @@ pub enum Message {
     Exited(String, String, Exit),
     /// The record of how a run ended is complete.
     Ended(String, String, Ended),
-    /// A stop has done what it can.
-    Stopped(String),
+    /// A stop has done what it can; whether the run has ended.
+    Stopped(String, String, bool),
     /// A probe of a run has found something.
     Probed(String, String, Found),
     /// What the pod had here is gone, or not; whether its records were kept.
@@ -90,6 +90,8 @@ pub struct Worker {
     reporting: bool,
     retry_report: Option<Instant>,
     refresh: bool,
+    /// Volumes are being prepared, which two must not do to one pod at once.
+    preparing: bool,
 }
 
 impl Worker {
@@ -116,6 +118,7 @@ impl Worker {
             reporting: false,
             retry_report: None,
             refresh: false,
+            preparing: false,
         };
         tokio::spawn(worker.run());
         handle
@@ -157,13 +160,9 @@ impl Worker {
         for name in names {
             let Some(run) = self.state.of(&name).running().cloned() else { continue };
             self.wait(&name, &run.id);
-            let before = self.pod.object.status()["containerStatuses"]
-                .as_array()
-                .and_then(|l| l.iter().find(|c| c["name"] == name.as_str()).cloned())
-                .unwrap_or_default();
+            let (started, ready) = status::as_reported(&self.pod, &name);
             let container = self.state.containers.entry(name.clone()).or_default();
-            container.started = before["started"] != false;
-            container.ready = before["ready"] == true;
+            (container.started, container.ready) = (started, ready);
             self.probe(&name, &run.id);
         }
         if self.state.start_time.is_none() {
@@ -230,7 +229,8 @@ impl Worker {
                     }
                 }
             }
-            if self.refresh && self.state.volumes == VolumesState::Ready && !self.pod.deleting {
+            let stale = self.refresh && self.state.volumes == VolumesState::Ready;
+            if stale && !self.preparing && !self.pod.deleting {
                 self.refresh = false;
                 self.prepare_volumes();
             }
@@ -293,6 +293,7 @@ impl Worker {
     }
 
     fn prepare_volumes(&mut self) {
+        self.preparing = true;
         let fresh = self.state.containers.values().all(|c| c.run.is_none());
         self.spawn(move |context, pod| operations::volumes(context, pod, fresh));
     }
@@ -392,7 +393,7 @@ impl Worker {
     fn report(&mut self, status: Value) {
         self.reporting = true;
         let mut patch = status.clone();
-        // A merge patch removes what is null: what was said and is no longer true must go.
+        // A patch removes what is null: what was said and is no longer true must go.
         if let (Some(old), Some(new)) = (self.acked.as_object(), patch.as_object_mut()) {
             for name in ["reason", "message", "podIP", "podIPs"] {
                 if old.contains_key(name) && !new.contains_key(name) {
@@ -400,11 +401,12 @@ impl Worker {
                 }
             }
         }
+        let patch = status::as_patch(patch);
         self.spawn(|context, pod| async move {
             let body = json!({"metadata": {"uid": pod.uid}, "status": patch});
             let result = context
                 .client
-                .patch_sub(&gvr::PODS, &pod.namespace, &pod.name, "status", PatchType::Merge, &body)
+                .patch_sub(&gvr::PODS, &pod.namespace, &pod.name, "status", PatchType::Strategic, &body)
                 .await;
             Message::Reported(status, result)
         });
@@ -430,7 +432,10 @@ impl Worker {
                     }
                 }
             }
-            Message::Volumes(result) => self.volumes(result),
+            Message::Volumes(result) => {
+                self.preparing = false;
+                self.volumes(result);
+            }
             Message::Sandbox(Ok(sandbox)) => self.state.sandbox = SandboxState::Ready(sandbox),
             Message::Sandbox(Err(error)) => {
                 let text = format!("Failed to create pod sandbox: {error}");
@@ -446,7 +451,12 @@ impl Worker {
             }
             Message::Exited(name, id, exit) => self.exited(&name, &id, exit),
             Message::Ended(name, id, ended) => self.ended(&name, &id, ended),
-            Message::Stopped(name) => self.container(&name).stopping = false,
+            // After an end it is over when the end is here: until then the run seems to go on.
+            Message::Stopped(name, id, ended) => {
+                if !ended && self.is_current(&name, &id) {
+                    self.container(&name).stopping = false;
+                }
+            }
             Message::Probed(name, id, found) => {
                 if self.is_current(&name, &id) {
                     let plain = self.pod.spec.container(&name).is_some_and(|c| c.readiness_probe.is_none());
@@ -614,6 +624,7 @@ impl Worker {
         let container = self.container(name);
         container.started = false;
         container.ready = false;
+        container.stopping = false;
         container.unhealthy = None;
         container.image = ImageState::Unknown;
         if let Some(run) = &mut container.run {

@@ -17,6 +17,8 @@ use super::session::{Event, Session};
 
 /// Pieces that may lie between the wire and a reader.
 const READ_AHEAD: usize = 8;
+/// What may wait to be written, in bytes, while more is read: answers to pings and refused streams are part of it.
+const MAX_OUTPUT: usize = 256 * 1024;
 /// How long a peer may take to close after we have: a limit of the protocol, there is no event for "never".
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -169,6 +171,8 @@ where
         }
         flushing.append(&mut session.sent());
         let pending = !session.output().is_empty();
+        // Who does not read what it is answered is not read from either.
+        let answers = session.output().len() < MAX_OUTPUT;
         if !pending && !flushing.is_empty() {
             write.flush().await?;
             flushing.drain(..).for_each(|token| {
@@ -203,7 +207,7 @@ where
                     }
                 }
             }
-            got = read.read(&mut buffer), if blocked.is_none() => match got? {
+            got = read.read(&mut buffer), if blocked.is_none() && answers => match got? {
                 0 => return Ok(()),
                 n => session.receive(&buffer[..n]),
             },

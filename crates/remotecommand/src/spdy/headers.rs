@@ -12,7 +12,7 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, 
 use super::Error;
 
 /// The largest header block accepted after decompression, in bytes.
-pub const MAX_BLOCK: usize = 64 * 1024;
+pub const MAX_BLOCK: usize = 4 * 1024;
 
 /// Headers of one stream, in the order of the wire.
 pub type Headers = Vec<(String, String)>;

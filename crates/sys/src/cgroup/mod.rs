@@ -28,10 +28,11 @@ pub struct Hierarchies {
     pub v2: Option<PathBuf>,
 }
 
-/// Version 1 controllers that every container is put under at once.
-const ALWAYS: [&str; 6] = ["memory", "pids", "cpuacct", "devices", "freezer", "blkio"];
+/// Version 1 controllers that every container is put under at once: what is limited or counted for most, and what programs
+/// look for before they believe in any limit (the Java virtual machine wants memory, cpu, cpuacct and cpuset in sight).
+const ALWAYS: [&str; 8] = ["memory", "pids", "cpuacct", "devices", "freezer", "blkio", "cpu", "cpuset"];
 /// Version 1 controllers that are used when asked for.
-const ON_DEMAND: [&str; 6] = ["cpu", "cpuset", "hugetlb", "net_cls", "net_prio", "rdma"];
+const ON_DEMAND: [&str; 4] = ["hugetlb", "net_cls", "net_prio", "rdma"];
 
 impl Hierarchies {
     /// Reads /proc/self/mountinfo.

@@ -270,15 +270,8 @@ pub async fn the_same_by_other_runtimes(w: &World) {
                     println!("skipped: {kind}: {}: {message}", binary.display());
                 }
                 (Ok((code, text)), Ok((their_code, their_text))) => {
-                    // Where nothing is limited the built-in runtime makes no group of version 1.
-                    let group = |line: &str| {
-                        line.strip_prefix("group ").and_then(|l| l.split(' ').next()).map(String::from)
-                    };
-                    let own: Vec<String> = text.lines().filter_map(group).collect();
-                    let told = |line: &&str| group(line).is_none_or(|g| own.contains(&g));
                     let comparable = |text: &str| {
-                        let lines = text.lines().filter(told).map(|l| as_both_have_it(&binary, l));
-                        lines.map(|l| l + "\n").collect::<String>()
+                        text.lines().map(|l| as_both_have_it(&binary, l) + "\n").collect::<String>()
                     };
                     let (text, their_text) = (comparable(&text), comparable(&their_text));
                     compared += 1;
