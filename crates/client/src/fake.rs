@@ -214,7 +214,7 @@ impl State {
         }
     }
 
-    fn handle(&mut self, method: &Method, path: &str, body: Value) -> Result<Value, Status> {
+    fn handle(&mut self, method: &Method, path: &str, body: Value, strategic: bool) -> Result<Value, Status> {
         let route = Route::parse(path).ok_or_else(Status::no_such_path)?;
         let Route { gvr, ns, name, sub } = &route;
         let full = if sub.is_empty() { gvr.resource.to_string() } else { format!("{}/{sub}", gvr.resource) };
@@ -279,8 +279,20 @@ impl State {
                 Ok(self.change(gvr, key, &old, body, sub).value().clone())
             }
             ("PATCH", _) => {
-                let mut new = old.value().clone();
-                merge(&mut new, &body);
+                let revision = meta::resource_version(&body);
+                if !revision.is_empty() && revision != old.revision().to_string() {
+                    return Err(Status::modified(gvr, name));
+                }
+                let new = if strategic {
+                    let kind = api::kinds::by_gvr(gvr);
+                    let version = kind.and_then(|k| k.served(&gvr.group, &gvr.version));
+                    let schema = version.map_or(api::schema::Schema::Any, |v| v.schema());
+                    api::patch::strategic_merge(old.value(), &body, schema)?
+                } else {
+                    let mut new = old.value().clone();
+                    api::patch::merge_patch(&mut new, &body);
+                    new
+                };
                 Ok(self.change(gvr, key, &old, new, sub).value().clone())
             }
             ("DELETE", "") => self.delete(gvr, key, &body),
@@ -354,22 +366,6 @@ fn waits(gvr: &Gvr, object: &Value) -> bool {
     gvr.resource == "namespaces" && object["spec"]["finalizers"].as_array().is_some_and(|f| !f.is_empty())
 }
 
-/// RFC 7386; of strategic merges only as much as conditions and finalizers need: lists are replaced.
-fn merge(target: &mut Value, patch: &Value) {
-    let Some(patch) = patch.as_object() else {
-        *target = patch.clone();
-        return;
-    };
-    let target = meta::as_map(target);
-    for (k, v) in patch {
-        if v.is_null() {
-            target.shift_remove(k);
-        } else {
-            merge(target.entry(k.clone()).or_insert(Value::Null), v);
-        }
-    }
-}
-
 struct Route {
     gvr: Gvr,
     ns: String,
@@ -425,7 +421,11 @@ impl Transport for Fake {
         {
             return Ok(Response::new(object::encode(&document).into()));
         }
-        let (code, body) = match state.handle(request.method(), &path, body) {
+        let strategic = request
+            .headers()
+            .get(http::header::CONTENT_TYPE)
+            .is_some_and(|t| t.as_bytes().starts_with(b"application/strategic-merge-patch"));
+        let (code, body) = match state.handle(request.method(), &path, body, strategic) {
             Ok(value) => (200, object::encode(&value)),
             Err(status) => (status.code, status.to_json()),
         };

@@ -72,7 +72,13 @@ impl Engine {
             Phase::Removing | Phase::Dead => {
                 return Err(conflict(format!("container {} is being removed", container.id)));
             }
-            Phase::Created | Phase::Exited => container.attach_later(Waiting { stream: sender, stdin }),
+            Phase::Created | Phase::Exited => {
+                // Started in between: it has its streams now.
+                if let Err(late) = container.attach_later(Waiting { stream: sender, stdin }) {
+                    let attached = self.open_streams(&container.id, stdin).await;
+                    drop(late.stream.send(attached.map_err(Error::from)));
+                }
+            }
         }
         self.container_event(&container, "attach", &[]);
         Ok(Attachment { tty, stream })

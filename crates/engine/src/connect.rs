@@ -37,8 +37,12 @@ fn networking(error: Error) -> Error {
 impl Engine {
     /// Takes addresses on every network of the container, and resolves its links.
     pub(crate) async fn prepare_endpoints(self: &Arc<Self>, container: &Arc<Container>) -> Result<Links> {
+        let leaving = std::mem::take(&mut *container.leaving.lock());
+        for one in leaving {
+            let _ = one.await; // a task that panicked has said so
+        }
         let asked = self.wanted_endpoints(container);
-        let last = std::mem::take(&mut container.lock().life.attached);
+        let last = std::mem::take(&mut container.lock().life.detached);
         for (name, settings) in &asked {
             let one = async {
                 let net = self.networks.get(name)?;
@@ -435,12 +439,14 @@ impl Engine {
     }
 
     /// Gives back what a container has on its networks, and its volumes. Its interfaces go with its namespace, but that may take a
-    /// while or be shared, so they are removed by name, in the background; the addresses are free after that.
+    /// while or be shared, so they are removed by name, in the background; the addresses are free after that, which its
+    /// own next start waits for.
     pub(crate) async fn disconnect_all(self: &Arc<Self>, container: &Arc<Container>) {
         let attached = {
             let mut inner = container.lock();
             inner.life.ports.clear();
             inner.life.gateways = Default::default();
+            inner.life.detached = inner.life.attached.clone();
             std::mem::take(&mut inner.life.attached)
         };
         if let Err(error) = self.network.ports().unpublish(&container.id) {
@@ -453,14 +459,14 @@ impl Engine {
             if one.made || !one.mac.is_empty() {
                 self.network_event(&net, "disconnect", &[("container", container.id.clone())]);
             }
-            let (engine, container) = (self.clone(), container.clone());
+            let (engine, gone) = (self.clone(), container.clone());
             let detach = async move {
                 if let Err(error) = engine.network.detach(&one.host_ifname).await {
-                    tracing::warn!(container = %container.short(), %error, "its interface could not be removed");
+                    tracing::warn!(container = %gone.short(), %error, "its interface could not be removed");
                 }
-                net.release(&owner(&container, &one.endpoint_id));
+                net.release(&owner(&gone, &one.endpoint_id));
             };
-            self.tasks.spawn(detach);
+            container.leaving.lock().push(self.tasks.spawn(detach));
         }
     }
 }

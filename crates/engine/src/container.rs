@@ -114,6 +114,9 @@ pub(crate) struct Life {
     pub last_delay: Duration,
     /// What it has got on its networks, by the network's name; empty while it has no process.
     pub attached: IndexMap<String, Attached>,
+    /// What it had there when it had a process last: it gets the same addresses again if they are free.
+    #[serde(skip)]
+    pub detached: IndexMap<String, Attached>,
     /// The volumes that had to be mounted for it, or by a plugin.
     pub volumes: Vec<String>,
     /// The networks that the default routes of IPv4 and IPv6 lead to.
@@ -213,6 +216,8 @@ pub(crate) struct Container {
     inner: Mutex<Inner>,
     pub mark: watch::Sender<Mark>,
     pub waiting: Mutex<Vec<Waiting>>,
+    /// What takes its interfaces away and gives its addresses back, after its end.
+    pub leaving: Mutex<Vec<tokio::task::JoinHandle<()>>>,
     /// Cancelled to give up waiting for the next restart.
     pub restart: Mutex<CancellationToken>,
     /// Ends the health checks.
@@ -246,6 +251,7 @@ impl Container {
             inner: Mutex::new(Inner { asked, life, kept: false }),
             mark: watch::Sender::new(mark),
             waiting: Mutex::default(),
+            leaving: Mutex::default(),
             restart: Mutex::default(),
             health: Mutex::default(),
             resolver: Mutex::default(),
@@ -290,11 +296,16 @@ impl Container {
         token
     }
 
-    /// Lets somebody attach when it is started next; those who have gone meanwhile are forgotten.
-    pub(crate) fn attach_later(&self, one: Waiting) {
+    /// Lets somebody attach when it is started next, unless it runs already; those who have gone meanwhile are forgotten.
+    /// A start looks for who waits once more when it has made the container run, under the same lock.
+    pub(crate) fn attach_later(&self, one: Waiting) -> std::result::Result<(), Waiting> {
         let mut waiting = self.waiting.lock();
+        if self.phase().alive() {
+            return Err(one);
+        }
         waiting.retain(|w| !w.stream.is_closed());
         waiting.push(one);
+        Ok(())
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -396,12 +407,14 @@ mod tests {
     fn who_has_gone_is_not_waited_for() {
         let container = container(Path::new("/"));
         let (stays, mut stream) = oneshot::channel();
-        container.attach_later(Waiting { stream: stays, stdin: false });
+        assert!(container.attach_later(Waiting { stream: stays, stdin: false }).is_ok());
         for _ in 0..10 {
-            container.attach_later(Waiting { stream: oneshot::channel().0, stdin: true });
+            assert!(container.attach_later(Waiting { stream: oneshot::channel().0, stdin: true }).is_ok());
         }
         assert_eq!(container.waiting.lock().len(), 2, "the first, and the last of those that have gone");
         assert!(stream.try_recv().is_err());
+        container.lock().life.phase = Phase::Running;
+        assert!(container.attach_later(Waiting { stream: oneshot::channel().0, stdin: true }).is_err());
     }
 
     #[test]

@@ -48,14 +48,14 @@ pub(crate) fn merge(config: &mut Config, image: &image::Config) {
     for (key, value) in &image.labels {
         config.labels.entry(key.clone()).or_insert_with(|| value.clone());
     }
-    if config.entrypoint.is_empty() {
-        if config.cmd.is_empty() {
-            config.cmd = Words(image.cmd.clone().unwrap_or_default());
-        }
-        config.entrypoint = Words(image.entrypoint.clone().unwrap_or_default());
-    } else if config.entrypoint.len() == 1 && config.entrypoint[0].is_empty() {
-        // `--entrypoint ""`: none at all.
-        config.entrypoint = Words::default();
+    let no_entrypoint = config.entrypoint.as_ref().is_none_or(|e| e.is_empty());
+    // A list of nothing is an entrypoint, too: none.
+    let own = config.entrypoint.get_or_insert_with(|| Words(image.entrypoint.clone().unwrap_or_default()));
+    if matches!(&own[..], [word] if word.is_empty()) {
+        // `--entrypoint ""`: none, and no command of the image's either.
+        own.0.clear();
+    } else if no_entrypoint && config.cmd.is_empty() {
+        config.cmd = Words(image.cmd.clone().unwrap_or_default());
     }
     if config.stop_signal.as_deref().unwrap_or("").is_empty() && !image.stop_signal.is_empty() {
         config.stop_signal = Some(image.stop_signal.clone());
@@ -141,7 +141,7 @@ impl Engine {
             crate::userns::check(&host_config)?;
         }
         warnings.extend(crate::runtimes::warning(&host_config.runtime));
-        let mut args: Vec<String> = config.entrypoint.0.clone();
+        let mut args: Vec<String> = config.entrypoint.clone().unwrap_or_default().0;
         args.extend(config.cmd.iter().cloned());
         if args.first().is_none_or(String::is_empty) {
             return Err(invalid("no command specified"));
@@ -461,11 +461,15 @@ mod tests {
             env: vec!["PATH=/p".into(), "X=1".into()],
             ..image::Config::default()
         };
-        let merged = |entrypoint: &[&str], cmd: &[&str]| {
-            let mut config = Config { entrypoint: words(entrypoint), cmd: words(cmd), ..Config::default() };
+        let all = |entrypoint: Option<Words>, cmd: &[&str]| {
+            let mut config = Config { entrypoint, cmd: words(cmd), ..Config::default() };
             merge(&mut config, &image);
-            [config.entrypoint.0, config.cmd.0].concat()
+            [config.entrypoint.unwrap_or_default().0, config.cmd.0].concat()
         };
+        let merged =
+            |entrypoint: &[&str], cmd: &[&str]| all((!entrypoint.is_empty()).then(|| words(entrypoint)), cmd);
+        assert_eq!(all(Some(Words::default()), &["b"]), ["b"]);
+        assert_eq!(all(Some(Words::default()), &[]), ["a"]);
         assert_eq!(merged(&[], &[]), ["/entry", "a"]);
         assert_eq!(merged(&[], &["b"]), ["/entry", "b"]);
         assert_eq!(

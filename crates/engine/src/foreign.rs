@@ -147,7 +147,8 @@ impl Engine {
         Ok(Some(pod))
     }
 
-    /// Follows the runtime's events about containers that are not the engine's.
+    /// Follows the runtime's events about containers that are not the engine's, and what nobody else follows of the
+    /// engine's own.
     pub(crate) fn watch_foreign(self: &Arc<Self>) {
         let mut events = self.runtime.events();
         let engine = self.clone();
@@ -171,7 +172,10 @@ impl Engine {
     }
 
     async fn foreign_changed(&self, id: &str, kind: &EventKind) {
-        if self.by_id(id).is_some() {
+        if let Some(own) = self.by_id(id) {
+            if *kind == EventKind::Oom && own.phase().alive() {
+                self.out_of_memory(&own);
+            }
             return;
         }
         let action = match kind {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use image::archive::{self, ExtractOptions, TarOptions, root};
+use runtime::shim::users::Database;
 use rustix::fs::{FileType, Mode, OFlags};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -99,6 +100,34 @@ enum Held {
     Nothing,
     Shared { _guard: OwnedRwLockReadGuard<()> },
     Alone { _guard: OwnedRwLockWriteGuard<()> },
+    Volumes { _volumes: Volumes },
+}
+
+/// The volumes of a container without a process that are held to look into them; the container is not started before
+/// they are let go of.
+struct Volumes {
+    engine: Arc<Engine>,
+    container: Arc<Container>,
+    guard: Option<OwnedRwLockWriteGuard<()>>,
+}
+
+impl Drop for Volumes {
+    fn drop(&mut self) {
+        let (engine, container, guard) = (self.engine.clone(), self.container.clone(), self.guard.take());
+        self.engine.tasks.spawn(async move {
+            engine.release_volumes(&container, false).await;
+            drop(guard);
+        });
+    }
+}
+
+/// How an archive is extracted into a container.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Extraction {
+    /// A folder does not take the place of something else, nor something else that of a folder.
+    pub no_overwrite: bool,
+    /// Everything belongs to the user that the container's processes run as, if one is configured.
+    pub as_user: bool,
 }
 
 /// Go's `os.FileMode` of a kernel mode.
@@ -133,40 +162,39 @@ fn means_folder(path: &str) -> bool {
 }
 
 impl Engine {
-    /// The root that a path of the container is to be looked up in, and the path inside it; for reading.
-    async fn root(&self, container: &Arc<Container>, path: &str) -> Result<Root> {
-        match live_root(container, path)? {
-            Some(root) => Ok(root),
-            None => Ok(self.resting_root(container, path, false).await?.0),
-        }
-    }
-
-    /// As [`Engine::root`], for writing, with what keeps the container from being started anew meanwhile: that would lay a
-    /// second writable root on the same layer.
-    async fn root_to_write(&self, container: &Arc<Container>, path: &str) -> Result<(Root, Held)> {
-        loop {
-            let guard = container.layers.clone().read_owned().await;
-            if let Some(root) = live_root(container, path)? {
-                return Ok((root, Held::Shared { _guard: guard }));
-            }
-            drop(guard);
-            let guard = container.layers.clone().write_owned().await;
-            if container.phase().alive() {
-                continue; // it was started in between
-            }
-            let (root, own_layers) = self.resting_root(container, path, true).await?;
-            let held = if own_layers { Held::Alone { _guard: guard } } else { Held::Nothing };
-            return Ok((root, held));
-        }
-    }
-
-    /// The root of a container without a process, and whether that is its own layers and not a volume.
-    async fn resting_root(
-        &self,
+    /// The root that a path of the container is to be looked up in, and the path inside it, with what has to last as long
+    /// as it is used.
+    async fn root(
+        self: &Arc<Self>,
         container: &Arc<Container>,
         path: &str,
         writable: bool,
-    ) -> Result<(Root, bool)> {
+    ) -> Result<(Root, Held)> {
+        loop {
+            let shared = match writable {
+                true => Some(container.layers.clone().read_owned().await),
+                false => None,
+            };
+            if let Some(root) = live_root(container, path)? {
+                return Ok((root, shared.map_or(Held::Nothing, |_guard| Held::Shared { _guard })));
+            }
+            drop(shared);
+            let guard = container.layers.clone().write_owned().await;
+            if !container.phase().alive() {
+                return self.resting_root(container, path, writable, guard).await;
+            }
+            // It was started in between.
+        }
+    }
+
+    /// The root of a container without a process: a volume's, or that of its own layers.
+    async fn resting_root(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        path: &str,
+        writable: bool,
+        guard: OwnedRwLockWriteGuard<()>,
+    ) -> Result<(Root, Held)> {
         let asked = container.lock().asked.clone();
         let (mounts, readonly, ids) = (asked.mounts, asked.host.readonly_rootfs, asked.ids);
         let clean = cleaned(path);
@@ -174,13 +202,25 @@ impl Engine {
             .iter()
             .filter(|m| clean.starts_with(&m.destination) && matches!(m.kind.as_str(), "bind" | "volume"))
             .max_by_key(|m| m.destination.len());
-        if let Some(point) = point.filter(|p| p.source.is_dir()) {
+        if let Some(point) = point.filter(|p| p.kind == "volume" || p.source.is_dir()) {
             if writable && !point.rw {
                 return Err(forbidden("mounted volume is marked read-only"));
             }
+            let (source, held) = match point.kind.as_str() {
+                "volume" => {
+                    let held =
+                        Volumes { engine: self.clone(), container: container.clone(), guard: Some(guard) };
+                    (self.hold_volume(container, &point.name).await?, Held::Volumes { _volumes: held })
+                }
+                _ => (point.source.clone(), Held::Nothing),
+            };
+            let mut fd = open_folder(&source)?;
+            if !point.subpath.is_empty() {
+                fd = root::open(fd.as_fd(), Path::new(&point.subpath), OFlags::PATH | OFlags::DIRECTORY)
+                    .map_err(Error::io(format!("{} of volume {}", point.subpath, point.name)))?;
+            }
             let inside = clean.strip_prefix(&point.destination).unwrap_or(Path::new(""));
-            let root = Root { fd: open_folder(&point.source)?, inside: Path::new("/").join(inside), ids };
-            return Ok((root, false));
+            return Ok((Root { fd, inside: Path::new("/").join(inside), ids }, held));
         }
         if writable && readonly {
             return Err(forbidden("container rootfs is marked read-only"));
@@ -189,14 +229,27 @@ impl Engine {
         let fd =
             blocking(move || snapshot.mount(writable).map_err(Error::io("mounting the container's layers")))
                 .await?;
+        let held = if writable { Held::Alone { _guard: guard } } else { Held::Nothing };
         // The layers themselves hold the container's ids.
-        Ok((Root { fd, inside: clean, ids: None }, true))
+        Ok((Root { fd, inside: clean, ids: None }, held))
+    }
+
+    /// The users and groups that a container knows by name.
+    async fn users(&self, container: &Container) -> Result<Database> {
+        let fd = match live_root(container, "/")? {
+            Some(root) => root.fd,
+            None => {
+                let snapshot = self.images.snapshot(&container.id)?;
+                return blocking(move || users_of(&snapshot)).await;
+            }
+        };
+        blocking(move || Ok(Database::read_in(fd.as_fd()))).await
     }
 
     /// What stands at a path.
-    pub async fn path_stat(&self, reference: &str, path: &str) -> Result<PathStat> {
+    pub async fn path_stat(self: &Arc<Self>, reference: &str, path: &str) -> Result<PathStat> {
         let container = self.find(reference)?;
-        let Root { fd, inside, .. } = self.root(&container, path).await?;
+        let (Root { fd, inside, .. }, _held) = self.root(&container, path, false).await?;
         self.stat_in(reference, &fd, &inside, path)
     }
 
@@ -231,27 +284,41 @@ impl Engine {
     }
 
     /// A tar of what is at a path.
-    pub async fn archive_get(&self, reference: &str, path: &str) -> Result<(PathStat, Pieces)> {
+    pub async fn archive_get(self: &Arc<Self>, reference: &str, path: &str) -> Result<(PathStat, Pieces)> {
         let container = self.find(reference)?;
-        let Root { fd, inside, ids } = self.root(&container, path).await?;
+        let (Root { fd, inside, ids }, held) = self.root(&container, path, false).await?;
         let stat = self.stat_in(reference, &fd, &inside, path)?;
         let name = if stat.name == "/" { ".".to_owned() } else { stat.name.clone() };
         let options =
             TarOptions { name: Some(name), follow: means_folder(path), ids, ..TarOptions::default() };
         self.container_event(&container, "archive-path", &[]);
-        Ok((stat, stream(move |out| archive::tar_of(fd.as_fd(), &inside, &options, out))))
+        let read = move |out: &mut dyn Write| {
+            // In this order: the root is let go of first.
+            let _held = held;
+            let fd = fd;
+            archive::tar_of(fd.as_fd(), &inside, &options, out)
+        };
+        Ok((stat, stream(read)))
     }
 
     /// Extracts a tar at a path, which must be a folder.
     pub async fn archive_put(
-        &self,
+        self: &Arc<Self>,
         reference: &str,
         path: &str,
         tar: impl std::io::Read + Send + 'static,
-        no_overwrite: bool,
+        how: Extraction,
     ) -> Result<()> {
         let container = self.find(reference)?;
-        let (Root { fd, inside, ids }, held) = self.root_to_write(&container, path).await?;
+        let user = container.lock().asked.config.user.clone();
+        let owner = match how.as_user && !user.is_empty() {
+            true => {
+                let id = self.users(&container).await?.resolve(&user).map_err(invalid)?;
+                Some((id.uid, id.gid))
+            }
+            false => None,
+        };
+        let (Root { fd, inside, ids }, held) = self.root(&container, path, true).await?;
         let folder = format!("{}/", path.trim_end_matches('/'));
         let stat = root::stat(fd.as_fd(), &inside, true).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {
@@ -267,8 +334,12 @@ impl Engine {
             let _held = held;
             let fd = fd;
             let root = ids.as_ref().map(sys::userns::IdMaps::root);
-            let options =
-                ExtractOptions { no_overwrite_dir_non_dir: no_overwrite, ids, ..ExtractOptions::default() };
+            let options = ExtractOptions {
+                no_overwrite_dir_non_dir: how.no_overwrite,
+                owner,
+                ids,
+                ..ExtractOptions::default()
+            };
             let extract = || archive::extract_into(fd.as_fd(), &inside, tar, &options);
             let extracted = match root {
                 None => extract(),
@@ -311,30 +382,17 @@ impl Engine {
     /// Group names of `--group-add` as numbers, looked up in the image; numbers as they are.
     pub(crate) async fn groups(&self, list: &[String], snapshot: &image::Snapshot) -> Result<Vec<u32>> {
         let mut out = Vec::new();
-        let mut file: Option<String> = None;
+        let mut users: Option<Database> = None;
         for name in list {
             if let Ok(number) = name.parse() {
                 out.push(number);
                 continue;
             }
-            if file.is_none() {
+            if users.is_none() {
                 let snapshot = snapshot.clone();
-                file = Some(
-                    blocking(move || {
-                        let fd =
-                            snapshot.mount(false).map_err(Error::io("mounting the container's layers"))?;
-                        let Ok(fd) = root::open(fd.as_fd(), Path::new("/etc/group"), OFlags::RDONLY) else {
-                            return Ok(String::new());
-                        };
-                        std::io::read_to_string(std::fs::File::from(fd)).map_err(Error::io("/etc/group"))
-                    })
-                    .await?,
-                );
+                users = Some(blocking(move || users_of(&snapshot)).await?);
             }
-            let found = file.as_deref().unwrap_or("").lines().find_map(|line| {
-                let mut fields = line.split(':');
-                (fields.next() == Some(name)).then(|| fields.nth(1)?.parse::<u32>().ok()).flatten()
-            });
+            let found = users.as_ref().and_then(|u| u.group(name));
             out.push(found.ok_or_else(|| {
                 invalid(format!("Unable to find group {name}: no matching entries in group file"))
             })?);
@@ -402,6 +460,11 @@ fn live_root(container: &Container, path: &str) -> Result<Option<Root>> {
     }
     let fd = open_folder(Path::new(&format!("/proc/{pid}/root")))?;
     Ok(Some(Root { fd, inside: cleaned(path), ids }))
+}
+
+fn users_of(snapshot: &image::Snapshot) -> Result<Database> {
+    let root = snapshot.mount(false).map_err(Error::io("mounting the container's layers"))?;
+    Ok(Database::read_in(root.as_fd()))
 }
 
 fn image_mount_key(container: &Container, number: usize) -> String {

@@ -43,7 +43,7 @@ pub(crate) fn image_config(config: &Config) -> image::Config {
         user: config.user.clone(),
         exposed_ports: set(&config.exposed_ports),
         env: config.env.clone(),
-        entrypoint: list(&config.entrypoint),
+        entrypoint: list(config.entrypoint.as_deref().map_or(&[], |e| e)),
         cmd: list(&config.cmd),
         healthcheck: config.healthcheck.as_ref().map(|h| image::Healthcheck {
             test: h.test.clone(),

@@ -55,7 +55,7 @@ pub use create::Created;
 pub use engine::{Engine, EngineOptions};
 pub use error::{Error, Result};
 pub use exec::ExecStart;
-pub use fs::PathStat;
+pub use fs::{Extraction, PathStat};
 pub use images::{CommitRequest, ImageLine, ImageListOptions, merge_config};
 pub use lifecycle::WaitCondition;
 pub use list::ListOptions;

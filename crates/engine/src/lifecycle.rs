@@ -469,6 +469,7 @@ impl Engine {
             e
         };
         self.runtime.delete(&container.id, true).await.map_err(|e| fail(e.into()))?;
+        self.discard_image_mounts(container).await.map_err(fail)?;
         // Without this file it is half-made, and the next start removes the rest.
         match std::fs::remove_file(container.dir.join("config.json")) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -477,7 +478,6 @@ impl Engine {
             _ => {}
         }
         self.discard_layer(&container.id).await.map_err(fail)?;
-        self.discard_image_mounts(container).await.map_err(fail)?;
         // Nobody needs to wait for the rest of its folder.
         let gone = container.clone();
         tokio::task::spawn_blocking(move || {

@@ -250,7 +250,8 @@ pub(crate) fn process(
             security(host, "no-new-privileges").is_some_and(|v| v.is_empty() || truth(v) == Some(true)),
         ))
         .set_apparmor_profile(None)
-        .set_oom_score_adj(i32::try_from(host.oom_score_adj).ok().filter(|a| *a != 0));
+        // Not the daemon's own, which may be protected.
+        .set_oom_score_adj(i32::try_from(host.oom_score_adj).ok());
     Ok(process)
 }
 

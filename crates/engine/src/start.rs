@@ -72,11 +72,7 @@ impl Engine {
         self.create_connected(container, &input).await?;
         // Saved before the process runs: a daemon that comes back finds the addresses of what it finds running.
         container.save_life();
-        let waiting = std::mem::take(&mut *container.waiting.lock());
-        for one in waiting.into_iter().filter(|one| !one.stream.is_closed()) {
-            let stream = self.open_streams(&container.id, one.stdin).await.map_err(Error::from);
-            let _ = one.stream.send(stream); // whoever waited may have gone
-        }
+        self.attach_waiting(container).await;
         self.runtime.start(&container.id).await.map_err(exec_error)?;
         {
             let mut inner = container.lock();
@@ -87,12 +83,22 @@ impl Engine {
             inner.life.oom_killed = false;
             inner.life.error.clear();
         }
+        self.attach_waiting(container).await;
         container.announce(|_| {});
         self.container_event(container, "start", &[]);
         self.start_health(container, true);
         container.save_life();
         self.watch_process(container);
         Ok(())
+    }
+
+    /// Gives everybody who waits for the container's start its streams.
+    async fn attach_waiting(&self, container: &Container) {
+        let waiting = std::mem::take(&mut *container.waiting.lock());
+        for one in waiting.into_iter().filter(|one| !one.stream.is_closed()) {
+            let stream = self.open_streams(&container.id, one.stdin).await.map_err(Error::from);
+            let _ = one.stream.send(stream); // whoever waited may have gone
+        }
     }
 
     /// The processes whose namespaces are joined.
@@ -229,13 +235,15 @@ impl Engine {
         container.health.lock().cancel();
         container.resolver.lock().take();
         self.forget_execs(container);
-        {
+        let oom_told = {
             // The runtime is about to forget how it ended: a daemon that comes back in between knows it from here.
             let mut inner = container.lock();
             inner.life.exit_code = exit.code;
-            inner.life.oom_killed = exit.oom_killed;
             inner.life.finished_at = Some(exit.at);
-        }
+            let told = inner.life.oom_killed;
+            inner.life.oom_killed |= exit.oom_killed;
+            told
+        };
         container.save_life();
         if let Err(error) = self.runtime.delete(&container.id, true).await {
             tracing::warn!(container = %container.short(), %error, "its leftovers could not be removed");
@@ -263,7 +271,7 @@ impl Engine {
             }
             (delay, delay.is_none() && inner.asked.host.auto_remove && !inner.kept)
         };
-        if exit.oom_killed {
+        if exit.oom_killed && !oom_told {
             self.container_event(container, "oom", &[]);
         }
         let ran = {
@@ -290,6 +298,13 @@ impl Engine {
                 tracing::warn!(container = %container.short(), %error, "it could not be removed");
             }
         }
+    }
+
+    /// The kernel has killed one of a container's processes for want of memory, not always the first.
+    pub(crate) fn out_of_memory(&self, container: &Container) {
+        container.lock().life.oom_killed = true;
+        container.save_life();
+        self.container_event(container, "oom", &[]);
     }
 
     /// Starts a container again after a while, unless that is given up.

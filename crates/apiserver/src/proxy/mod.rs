@@ -16,7 +16,7 @@ pub use forward::Dialer;
 pub(crate) use forward::{IDENTITY, Proof, Target, dial};
 
 use self::forward::upgrade_of;
-use self::target::{rest_path, split_name};
+
 use crate::ApiServer;
 use crate::admission::{self, Operation, Progress, Review};
 use crate::authz::Attributes;

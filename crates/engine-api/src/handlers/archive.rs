@@ -34,10 +34,13 @@ pub(crate) async fn get(call: Call) -> Result<Answer> {
 
 pub(crate) async fn put(call: Call) -> Result<Answer> {
     let path = path(&call)?;
-    let no_overwrite = call.query.flag("noOverwriteDirNonDir");
+    let how = engine::Extraction {
+        no_overwrite: call.query.flag("noOverwriteDirNonDir"),
+        as_user: call.query.flag("copyUIDGID"),
+    };
     let (engine, id) = (call.engine.clone(), call.id().to_owned());
     let tar = body::blocking_reader(call.request.into_body());
-    engine.archive_put(&id, &path, tar, no_overwrite).await?;
+    engine.archive_put(&id, &path, tar, how).await?;
     Ok(body::empty(StatusCode::OK))
 }
 

@@ -66,7 +66,7 @@ pub struct Config {
     #[serde(deserialize_with = "null_default", serialize_with = "nullable")]
     pub volumes: Set,
     pub working_dir: String,
-    pub entrypoint: Words,
+    pub entrypoint: Option<Words>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network_disabled: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -138,7 +138,7 @@ mod tests {
                 "NetworkingConfig":{"EndpointsConfig":{"n":null}}}"#,
         )
         .unwrap();
-        assert_eq!(body.config.entrypoint.0, ["sh"]);
+        assert_eq!(body.config.entrypoint.unwrap().0, ["sh"]);
         assert!(body.config.volumes.contains_key("/x"));
         assert!(body.host_config.port_bindings["80/tcp"].is_empty());
         assert!(body.networking_config.endpoints_config.contains_key("n"));

@@ -60,7 +60,7 @@ impl Inflater {
         let mut input = compressed;
         while !input.is_empty() {
             if plain.len() >= MAX_BLOCK {
-                return Err(Error::Protocol("a header block is larger than 64 KiB"));
+                return Err(Error::Protocol("a header block is larger than 4 KiB"));
             }
             if plain.len() == plain.capacity() {
                 plain.reserve(4096);
@@ -88,7 +88,7 @@ impl Inflater {
         // The input may be used up while output is still held back: draw until the buffer stays unfilled.
         while plain.len() == plain.capacity() {
             if plain.len() >= MAX_BLOCK {
-                return Err(Error::Protocol("a header block is larger than 64 KiB"));
+                return Err(Error::Protocol("a header block is larger than 4 KiB"));
             }
             plain.reserve(4096);
             let before = plain.len();
@@ -223,7 +223,7 @@ mod tests {
             let block = out.block(&headers).unwrap();
             assert_eq!(back.block(&block).unwrap(), headers);
         }
-        let long = pairs(&[("long", &"0123456789abcdef".repeat(3000))]);
+        let long = pairs(&[("long", &"0123456789abcdef".repeat(250))]);
         assert_eq!(back.block(&out.block(&long).unwrap()).unwrap(), long);
     }
 
@@ -238,6 +238,6 @@ mod tests {
         let mut out = Vec::with_capacity(1 << 20);
         bomb.set_dictionary(&DICTIONARY).unwrap();
         bomb.compress_vec(&vec![0u8; 8 << 20], &mut out, FlushCompress::Sync).unwrap();
-        assert!(matches!(Inflater::default().block(&out), Err(Error::Protocol(m)) if m.contains("64 KiB")));
+        assert!(matches!(Inflater::default().block(&out), Err(Error::Protocol(m)) if m.contains("4 KiB")));
     }
 }

@@ -22,7 +22,7 @@ mod sandbox;
 mod server;
 mod stdio;
 mod sync;
-pub(crate) mod users;
+pub mod users;
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;

@@ -7,9 +7,12 @@ use rustix::fs::{Mode, OFlags};
 
 /// A resolved user.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Identity {
+pub struct Identity {
+    /// The user's number.
     pub uid: u32,
+    /// The first group.
     pub gid: u32,
+    /// All groups, the first among them.
     pub groups: Vec<u32>,
     /// The home folder, if the user has an entry.
     pub home: Option<String>,
@@ -18,14 +21,15 @@ pub(crate) struct Identity {
 /// The largest /etc/passwd or /etc/group that is read.
 const LIMIT: usize = 4 << 20;
 
-/// Reads the container's user database. The calling process is inside its root already.
-pub(crate) struct Database {
+/// A container's users and groups by name: its /etc/passwd and /etc/group.
+pub struct Database {
     passwd: String,
     group: String,
 }
 
 impl Database {
-    /// Files that cannot be read count as empty, as with Docker: an image from scratch has none.
+    /// Of the root that the calling process is in. Files that cannot be read count as empty, as with Docker: an image
+    /// from scratch has none.
     pub(crate) fn read() -> Self {
         match rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
             Ok(root) => Self::read_in(root.as_fd()),
@@ -34,7 +38,7 @@ impl Database {
     }
 
     /// As `read`, of a root that this process is not in.
-    pub(crate) fn read_in(root: BorrowedFd<'_>) -> Self {
+    pub fn read_in(root: BorrowedFd<'_>) -> Self {
         let read = |path: &str| {
             let bytes = sys::rooted::read(root, Path::new(path), LIMIT).ok()??;
             Some(String::from_utf8_lossy(&bytes).into_owned())
@@ -72,7 +76,7 @@ impl Database {
 
     /// Docker's rules: a name or number, optionally `:` and a group's name or number; without a group, the user's own
     /// from /etc/passwd (0 if it has no entry) and every group that lists it.
-    pub(crate) fn resolve(&self, expression: &str) -> Result<Identity, String> {
+    pub fn resolve(&self, expression: &str) -> Result<Identity, String> {
         let (user, group) = match expression.split_once(':') {
             Some((u, g)) => (u, Some(g).filter(|g| !g.is_empty())),
             None => (expression, None),
@@ -117,6 +121,11 @@ impl Database {
             id.groups.insert(0, id.gid);
         }
         Ok(id)
+    }
+
+    /// The number of a group.
+    pub fn group(&self, name: &str) -> Option<u32> {
+        self.groups().find(|(known, ..)| *known == name).map(|(_, gid, _)| gid)
     }
 
     /// The home folder of a user who is given by number.
