@@ -238,6 +238,8 @@ impl Engine {
             routes,
             sysctls: networks::interface_parameters(settings, &attached.ifname),
             uplink,
+            // Where rules do not see what goes from port to port, nothing does.
+            port_isolated: net.bridge().is_some_and(|o| !o.icc) && !network::link::filters_bridged(),
             ..network::AttachSpec::default()
         };
         let made = self.network.attach(&spec).await?;

@@ -31,8 +31,17 @@ struct Finding {
 
 /// Runs `tug doctor`: exit status 1 if something fatal is lacking.
 pub fn run(place: &Place) -> Result<ExitCode> {
-    let mut findings =
-        vec![root(), kernel(), cgroups(), overlay(), nftables(), bridge(), seccomp(), capabilities()];
+    let mut findings = vec![
+        root(),
+        kernel(),
+        cgroups(),
+        overlay(),
+        nftables(),
+        bridge(),
+        bridged(),
+        seccomp(),
+        capabilities(),
+    ];
     if !server::is_running(&place.run_dir)? {
         findings.push(port(place.api_port, "API server port", "stop it or give another --api-port"));
         findings.push(port(place.kubelet_port, "kubelet port", "stop it or give another --kubelet-port"));
@@ -137,6 +146,17 @@ fn bridge() -> Finding {
             || loadable.contains("/bridge.ko")
     };
     finding("bridges", grade(has, Grade::Fatal), yes(has), "modprobe bridge")
+}
+
+fn bridged() -> Finding {
+    let has = network::link::filters_bridged();
+    finding(
+        "rules for bridged packets",
+        grade(has, Grade::Lacking),
+        yes(has),
+        "containers do not reach published ports by the machine's address, and links do not work where containers are \
+         kept apart; modprobe br_netfilter",
+    )
 }
 
 fn seccomp() -> Finding {

@@ -366,3 +366,32 @@ fn a_disconnect_that_half_fails_is_a_disconnect() {
     assert_eq!(networks(&engine), ["n2"], "it is saved");
     assert_eq!(engine.get("/containers/member/json").json()["State"]["Running"], true);
 }
+
+/// A restart gives a container the addresses it had, asked for or not.
+#[test]
+fn a_restart_keeps_the_addresses() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    let pool = json!({"Config": [{"Subnet": "10.231.78.0/24"}]});
+    assert_eq!(engine.post("/networks/create", &json!({"Name": "n1", "IPAM": pool})).status, 201);
+    let asked = json!({"n1": {"IPAMConfig": {"IPv4Address": "10.231.78.9"}}});
+    for (name, endpoints) in [("first", json!({"n1": {}})), ("fixed", asked), ("next", json!({"n1": {}}))] {
+        let body = json!({"Image": "busybox:test", "Cmd": ["sleep", "1000"], "StopSignal": "KILL",
+            "HostConfig": {"NetworkMode": "n1"}, "NetworkingConfig": {"EndpointsConfig": endpoints}});
+        engine.create(name, &body);
+        assert_eq!(engine.post(&format!("/containers/{name}/start"), &Value::Null).status, 204);
+    }
+    let address = |name: &str| {
+        let shown = engine.get(&format!("/containers/{name}/json")).json();
+        shown["NetworkSettings"]["Networks"]["n1"]["IPAddress"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(address("fixed"), "10.231.78.9");
+    for name in ["first", "fixed"] {
+        let before = address(name);
+        for _ in 0..3 {
+            let answer = engine.post(&format!("/containers/{name}/restart"), &Value::Null);
+            assert_eq!(answer.status, 204, "{answer:?}");
+            assert_eq!(address(name), before);
+        }
+    }
+}

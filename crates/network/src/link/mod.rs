@@ -168,3 +168,16 @@ pub trait Link: Send + Sync + 'static {
     /// Sets a kernel parameter of this machine's network: (`net.ipv4.ip_forward`, `1`). True if it had another value.
     async fn sysctl(&self, name: &str, value: &str) -> Result<bool>;
 }
+/// Whether firewall rules see what goes from one port of a bridge to another, which takes the kernel's module br_netfilter;
+/// it is loaded if it can be.
+pub fn filters_bridged() -> bool {
+    static LOADED: std::sync::Once = std::sync::Once::new();
+    let there = || std::path::Path::new("/proc/sys/net/bridge").exists();
+    if !there() {
+        LOADED.call_once(|| {
+            // Containers' networks work without it, so why it cannot be loaded is told by whoever misses it.
+            let _ = std::process::Command::new("modprobe").args(["-q", "br_netfilter"]).status();
+        });
+    }
+    there()
+}

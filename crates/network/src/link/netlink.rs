@@ -182,7 +182,15 @@ impl Inner {
         }
         let theirs = existing.is_some_and(|l| l.alias != b.alias);
         let index = find(&mut channel, &b.name)?.ok_or_else(|| no_link(&b.name))?.index;
-        // Packets between two ports must pass our rules as routed ones do. The kernel may lack the module for it.
+        // Packets between two ports must pass our rules as routed ones do. Without the module the kernel takes the wish and
+        // does nothing.
+        if !super::filters_bridged() {
+            tracing::warn!(
+                "traffic between containers of the network of {} is not filtered, and published ports cannot be \
+                 reached from them by the machine's address: load the kernel module br_netfilter",
+                b.name
+            );
+        }
         let mut filter = Requests::default();
         filter.message(format!("filter bridged packets of {}", b.name), NEWLINK, 0, &ifinfo(index, 0), |w| {
             w.nest(IFLA_LINKINFO, |w| {
@@ -194,9 +202,7 @@ impl Inner {
             });
         });
         if let Err(e) = filter.run(&mut channel) {
-            tracing::warn!(
-                "{e}: traffic between containers of one network is not filtered; load br_netfilter"
-            );
+            tracing::warn!("{e}: traffic between containers of one network is not filtered");
         }
         let mut requests = Requests::default();
         requests.message(format!("set up bridge {}", b.name), NEWLINK, 0, &ifinfo(index, IFF_UP), |w| {
