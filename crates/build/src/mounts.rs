@@ -539,8 +539,10 @@ fn bind(
             mount(target, "bind", &copy, &["rbind", "rprivate", "rw"])
         }
         (several, scratch) => {
-            let list: Vec<String> = several.iter().map(|p| p.display().to_string()).collect();
-            let mut options = vec![format!("lowerdir={}", list.join(":"))];
+            let lower = runtime::shim::lowerdir(several).ok_or_else(|| {
+                Error::Step(format!("{source:?} of the mount at {target}: a name that is not UTF-8"))
+            })?;
+            let mut options = vec![lower];
             match scratch {
                 Some(dir) => {
                     std::fs::create_dir_all(dir.join("upper"))?;

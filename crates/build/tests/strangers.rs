@@ -1,0 +1,45 @@
+//! What Dockerfiles, contexts and images from strangers try: nothing of the machine is theirs.
+
+#![allow(clippy::unwrap_used)] // a test may panic
+
+mod common;
+#[path = "common/world.rs"]
+mod world;
+
+use build::Options;
+use common::tar_of;
+use image::archive::tar::{self, Entry, Kind};
+use world::world;
+
+/// A tar of entries that have no content, a link's target beside each.
+fn tar_of_kinds(entries: &[(Kind, &[u8], &[u8])]) -> Vec<u8> {
+    let mut tar = Vec::new();
+    for (kind, name, link) in entries {
+        let entry = Entry { link: link.to_vec(), ..Entry::new(*name, *kind) };
+        tar::write_entry(&mut tar, &entry, &[]).unwrap();
+    }
+    tar
+}
+
+/// The folders of an overlay are one text: a colon in a name must not make one folder two, of which the second would be
+/// the machine's.
+#[tokio::test(flavor = "multi_thread")]
+async fn mounted_folders_stay_in_their_context() {
+    let Some(w) = world().await else { return };
+    let file = "FROM base:1.0\nRUN --mount=type=bind,rw,source=x:/etc,target=/h true\n";
+    let files = [("Dockerfile", file), ("x/f", "1"), ("x:/etc/f", "2")];
+    w.build(&files, Options::default()).await.0.unwrap();
+    let step = w.runner.steps.lock()[0].clone();
+    let lower = step.mounts[0].options().as_ref().unwrap()[0].clone();
+    assert!(lower.starts_with("lowerdir=/") && lower.ends_with("/x\\:/etc"), "{lower}");
+    // A link leads to a name that is not text. Made text, it would be the other link.
+    let mut tar = tar_of_kinds(&[
+        (Kind::Dir, b"n\xff/", b""),
+        (Kind::Symlink, b"l", b"n\xff"),
+        (Kind::Symlink, "n\u{fffd}".as_bytes(), b"/etc"),
+    ]);
+    let file = "FROM base:1.0\nRUN --mount=type=bind,rw,source=l,target=/h true\n";
+    tar.extend(tar_of(&[("Dockerfile", file)]));
+    let (result, _) = w.build_tar(tar, Options::default()).await;
+    assert!(result.unwrap_err().ends_with("a name that is not UTF-8"));
+}
