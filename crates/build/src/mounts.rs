@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use image::{Auth, ImageStore, Layer};
 use oci_spec::runtime::{Mount, MountBuilder};
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, FileType, OFlags};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::builder::Builder;
@@ -420,27 +420,32 @@ impl Prepared {
             return Ok(());
         }
         let snapshot = builder.images.snapshot(key)?;
-        blocking(move || {
-            let mut stubs = self.stubs.clone();
-            // Deepest first: a folder is empty once what was in it is gone.
-            stubs.sort_by_key(|p| std::cmp::Reverse(p.components().count()));
-            stubs.dedup();
-            for stub in stubs {
-                let path = snapshot.upper.join(stub.strip_prefix("/").unwrap_or(&stub));
-                let Ok(meta) = std::fs::symlink_metadata(&path) else { continue };
-                // A folder with something in it stays: the step made that.
-                let _ = if meta.is_dir() {
-                    std::fs::remove_dir(&path)
-                } else if meta.is_file() && meta.size() == 0 {
-                    std::fs::remove_file(&path)
-                } else {
-                    Ok(())
-                };
-            }
-            Ok(())
-        })
-        .await
+        blocking(move || Ok(remove_stubs(&snapshot.upper, self.stubs)?)).await
     }
+}
+
+/// Removes those of the mount points that are still empty. The step may have put links where folders were, so none is
+/// followed: what lies behind one is no mount point.
+fn remove_stubs(upper: &Path, mut stubs: Vec<PathBuf>) -> std::io::Result<()> {
+    let upper = std::fs::File::open(upper)?;
+    // Deepest first: a folder is empty once what was in it is gone.
+    stubs.sort_by_key(|p| std::cmp::Reverse(p.components().count()));
+    stubs.dedup();
+    for stub in &stubs {
+        let (Some(parent), Some(name)) = (stub.parent(), stub.file_name()) else { continue };
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let Ok(parent) = sys::rooted::open_plain(upper.as_fd(), parent, flags) else { continue };
+        let Ok(stat) = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        // A folder with something in it stays: the step made that.
+        let _ = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR),
+            FileType::RegularFile if stat.st_size == 0 => {
+                rustix::fs::unlinkat(&parent, name, AtFlags::empty())
+            }
+            _ => Ok(()),
+        };
+    }
+    Ok(())
 }
 
 /// A secret in memory: a file that no path but this process's own leads to, and that no disk ever sees.
@@ -606,6 +611,36 @@ mod tests {
     fn one(text: &str) -> Result<Wanted> {
         let line = crate::parse::instruction(&format!("RUN --mount={text} x"), 1, '\\').unwrap();
         parse(&line, |w| Ok(w.to_string())).map(|mut all| all.remove(0))
+    }
+
+    #[test]
+    fn mount_points_go_and_nothing_else() {
+        let (dir, machine) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (upper, outside) = (dir.path(), machine.path());
+        std::fs::create_dir_all(upper.join("in/deep")).unwrap();
+        std::fs::create_dir_all(upper.join("kept/deep")).unwrap();
+        std::fs::write(upper.join("kept/file"), "").unwrap();
+        std::fs::write(upper.join("kept/made"), "x").unwrap();
+        std::fs::create_dir(outside.join("folder")).unwrap();
+        std::fs::write(outside.join("file"), "").unwrap();
+        std::os::unix::fs::symlink(outside, upper.join("a")).unwrap();
+        std::os::unix::fs::symlink("kept", upper.join("b")).unwrap();
+        let stubs = [
+            "/",
+            "/in",
+            "/in/deep",
+            "/kept",
+            "/kept/file",
+            "/kept/made",
+            "/a",
+            "/a/folder",
+            "/a/file",
+            "/b/deep",
+        ];
+        remove_stubs(upper, stubs.map(PathBuf::from).to_vec()).unwrap();
+        let is = |path: &str| upper.join(path).exists();
+        assert!(!is("in") && !is("kept/file") && is("kept/made") && is("kept/deep") && is("a") && is("b"));
+        assert!(outside.join("folder").exists() && outside.join("file").exists());
     }
 
     #[test]
