@@ -151,15 +151,26 @@ impl Stage<'_> {
     pub async fn run(&mut self, state: &mut State, line: &Line) -> Result<()> {
         let job = self.job;
         let flag = |name: &str| line.flags.iter().find(|(n, _)| n == name).and_then(|(_, v)| v.as_deref());
+        let allows = |entitlement| job.holder.as_ref().is_some_and(|h| h.allows(entitlement));
         let network = match flag("network") {
             None | Some("default") => job.options.network_mode.clone(),
-            Some(mode @ ("none" | "host")) => mode.to_string(),
-            Some(other) if job.classic => other.to_string(),
-            Some(other) => return Err(Error::Step(format!("invalid network mode {other:?}"))),
+            // What the client chose for the whole build, a step may have by its name, too.
+            Some(mode) if mode == "none" || mode == job.options.network_mode => mode.to_string(),
+            Some("host") if allows("network.host") => "host".into(),
+            Some("host") => {
+                return Err(Error::Step(
+                    "network.host is not allowed: build with --network host or --allow network.host".into(),
+                ));
+            }
+            Some(other) => {
+                return Err(Error::Step(format!(
+                    "invalid network mode {other:?}: it is default, none or host; others are for --network of the build"
+                )));
+            }
         };
         let privileged = match flag("security") {
             None | Some("sandbox") => false,
-            Some("insecure") if job.holder.as_ref().is_some_and(|h| h.allows("security.insecure")) => true,
+            Some("insecure") if allows("security.insecure") => true,
             Some("insecure") => {
                 return Err(Error::Step(
                     "security.insecure is not allowed: build with --allow security.insecure".into(),

@@ -43,3 +43,32 @@ async fn mounted_folders_stay_in_their_context() {
     let (result, _) = w.build_tar(tar, Options::default()).await;
     assert!(result.unwrap_err().ends_with("a name that is not UTF-8"));
 }
+
+/// A step has the network that the client chose, or none; what is more is for the client to give.
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_choose_no_networks() {
+    let Some(w) = world().await else { return };
+    let build = async |wanted: &str, given: &str| {
+        let file = format!("FROM base:1.0\nRUN --network={wanted} true\n");
+        let options = Options { network_mode: given.into(), no_cache: true, ..Options::default() };
+        let (result, _) = w.build(&[("Dockerfile", &file)], options).await;
+        result.map(|_| w.runner.steps.lock().last().unwrap().network_mode.clone())
+    };
+    for (wanted, given, network) in [
+        ("default", "mine", "mine"),
+        ("none", "host", "none"),
+        ("host", "host", "host"),
+        ("mine", "mine", "mine"),
+    ] {
+        assert_eq!(build(wanted, given).await.unwrap(), network);
+    }
+    for (wanted, given, why) in [
+        ("host", "", "network.host is not allowed"),
+        ("host", "none", "network.host is not allowed"),
+        ("container:web", "", "invalid network mode \"container:web\""),
+        ("other", "mine", "invalid network mode \"other\""),
+    ] {
+        let error = build(wanted, given).await.unwrap_err();
+        assert!(error.starts_with(why), "{error}");
+    }
+}

@@ -303,6 +303,23 @@ async fn a_client_drives_the_build() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_machines_network_is_for_the_client_to_give() {
+    let Some(w) = world().await else { return };
+    let file = "FROM base:1\nRUN --network=host reach\n";
+    let folders = BTreeMap::from([("dockerfile", vec![("Dockerfile", file)])]);
+    let client = Client { folders: Arc::new(folders), ..Client::default() };
+    let caller = w.connect("s", client).await;
+    let path = "/moby.buildkit.v1.Control/Solve";
+    let refused = solve("r1", "s", exporter("tar", &[]));
+    let refused = caller.unary::<_, SolveResponse>(path, &refused).await.unwrap_err();
+    assert!(refused.message.contains("network.host is not allowed"), "{refused:?}");
+    let allowed =
+        SolveRequest { entitlements: vec!["network.host".into()], ..solve("r2", "s", exporter("tar", &[])) };
+    caller.unary::<_, SolveResponse>(path, &allowed).await.unwrap();
+    assert_eq!(w.runner.0.lock()[0].network_mode, "host");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_context_that_changes_while_it_is_sent() {
     let Some(w) = world().await else { return };
     let folders = BTreeMap::from([
