@@ -72,11 +72,15 @@ pub(crate) struct Wanted {
     env: Option<String>,
 }
 
-/// Reads the mounts of a `RUN`.
-pub(crate) fn parse(line: &Line, expand: impl Fn(&str) -> Result<String>) -> Result<Vec<Wanted>> {
+/// Reads the mounts of a `RUN` in the working directory `workdir`.
+pub(crate) fn parse(
+    line: &Line,
+    workdir: &str,
+    expand: impl Fn(&str) -> Result<String>,
+) -> Result<Vec<Wanted>> {
     let texts = line.flags.iter().filter(|(n, _)| n == "mount");
     let mut all = Vec::new();
-    let (mut agents, workdir) = (0, "/");
+    let mut agents = 0;
     for (_, text) in texts {
         let text = expand(text.as_deref().unwrap_or_default())?;
         let wrong = |why: String| Error::Step(why);
@@ -176,14 +180,15 @@ pub(crate) fn parse(line: &Line, expand: impl Fn(&str) -> Result<String>) -> Res
             _ if m.target.is_empty() => return Err(wrong("mount target is required".into())),
             _ => {}
         }
+        if m.kind == Kind::Cache && m.id.is_empty() {
+            // By the target as written: steps in several folders share it.
+            m.id = crate::instruction::absolute("/", &m.target);
+        }
         if !m.target.is_empty() {
             m.target = crate::instruction::absolute(workdir, &m.target);
             if m.target == "/" {
                 return Err(wrong(format!("invalid mount target {:?}", m.target)));
             }
-        }
-        if m.kind == Kind::Cache && m.id.is_empty() {
-            m.id.clone_from(&m.target);
         }
         all.push(m);
     }
@@ -610,7 +615,7 @@ mod tests {
 
     fn one(text: &str) -> Result<Wanted> {
         let line = crate::parse::instruction(&format!("RUN --mount={text} x"), 1, '\\').unwrap();
-        parse(&line, |w| Ok(w.to_string())).map(|mut all| all.remove(0))
+        parse(&line, "/work", |w| Ok(w.to_string())).map(|mut all| all.remove(0))
     }
 
     #[test]
@@ -650,7 +655,9 @@ mod tests {
         let m = one("type=secret,id=tok").unwrap();
         assert_eq!((m.target.as_str(), m.rw), ("/run/secrets/tok", false));
         let m = one("type=bind,from=a,source=/x,target=y,rw").unwrap();
-        assert_eq!((m.target.as_str(), m.rw, m.from.as_deref()), ("/y", true, Some("a")));
+        assert_eq!((m.target.as_str(), m.rw, m.from.as_deref()), ("/work/y", true, Some("a")));
+        let m = one("type=cache,target=./y/../z").unwrap();
+        assert_eq!((m.target.as_str(), m.id.as_str()), ("/work/z", "/z"));
         assert_eq!(one("type=tmpfs,target=/t,size=64m").unwrap().size, Some(64 << 20));
         assert_eq!(one("type=ssh").unwrap().target, "/run/buildkit/ssh_agent.0");
         for (text, why) in [
@@ -658,6 +665,7 @@ mod tests {
             ("type=bind", "mount target is required"),
             ("type=bind,target=/x,flub=1", "unexpected key 'flub' in 'flub=1'"),
             ("type=bind,target=/", "invalid mount target \"/\""),
+            ("type=bind,target=..", "invalid mount target \"/\""),
         ] {
             assert_eq!(one(text).unwrap_err().to_string(), why);
         }

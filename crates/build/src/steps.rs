@@ -199,7 +199,7 @@ impl Stage<'_> {
         if !job.classic {
             created_by = format!("RUN {created_by} # buildkit");
         }
-        let wanted = mounts::parse(line, |w| self.expand(state, w))?;
+        let wanted = mounts::parse(line, &state.run().working_dir, |w| self.expand(state, w))?;
         let mut mounts = Mounts::plan(self, wanted).await?;
         let config = state.run().clone();
         let key = {

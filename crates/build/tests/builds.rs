@@ -420,3 +420,13 @@ async fn contexts_that_change_while_they_are_packed() {
     }
     w.build_tar(whole, tagged("changing")).await.0.unwrap();
 }
+
+/// `RUN --mount=type=bind,source=package.json,target=package.json npm ci`
+#[tokio::test(flavor = "multi_thread")]
+async fn mounts_are_below_the_working_directory() {
+    let Some(w) = world().await else { return };
+    let file = "FROM base:1.0\nWORKDIR /app\nRUN --mount=type=bind,source=f,target=f true\n";
+    w.build(&[("Dockerfile", file), ("f", "x")], tagged("m")).await.0.unwrap();
+    let step = w.runner.steps.lock()[0].clone();
+    assert_eq!(step.mounts[0].destination(), std::path::Path::new("/app/f"));
+}
