@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +16,9 @@ use image::archive::{ExtractOptions, ModeChange, TarOptions, extract_into, root,
 use rustix::fs::{FileType, OFlags};
 
 use crate::pattern::{self, Ignore};
+
+/// An image's /etc/passwd is read up to so many bytes.
+const DATABASE: usize = 16 << 20;
 
 /// One source.
 #[derive(Debug)]
@@ -248,17 +251,16 @@ impl From<'_> {
         if let Source::Path { path: from, .. } = source
             && target.unpack
         {
-            let file = root::open(self.root.as_fd(), from, OFlags::RDONLY).map_err(|e| e.to_string())?;
-            if is_archive(File::from(file)) {
+            let open = || open_file(self.root, from).map_err(|e| format!("{}: {e}", from.display()));
+            if open()?.is_some_and(is_archive)
+                && let Some(file) = open()?
+            {
                 make_dirs(to, path, target)?;
-                let file = root::open(self.root.as_fd(), from, OFlags::RDONLY).map_err(|e| e.to_string())?;
                 let options = ExtractOptions {
                     owner: target.owner_given.then_some(target.owner),
                     ..ExtractOptions::default()
                 };
-                return extract_into(to.as_fd(), path, File::from(file), &options)
-                    .map(|_| ())
-                    .map_err(|e| e.to_string());
+                return extract_into(to.as_fd(), path, file, &options).map(|_| ()).map_err(|e| e.to_string());
             }
         }
         let own_name = match source {
@@ -351,6 +353,16 @@ fn make_dirs(to: &OwnedFd, path: &Path, target: &Target) -> Result<(), String> {
     })
 }
 
+/// A regular file inside a root; `None` for anything else, which is not even opened: a FIFO would hold whoever reads it,
+/// and a device is the machine's.
+fn open_file(root_fd: &OwnedFd, path: &Path) -> io::Result<Option<File>> {
+    let found = root::open(root_fd.as_fd(), path, OFlags::PATH)?;
+    match FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) {
+        FileType::RegularFile => File::open(format!("/proc/self/fd/{}", found.as_raw_fd())).map(Some),
+        _ => Ok(None),
+    }
+}
+
 /// The digest of a file.
 pub(crate) fn digest_of_file(mut file: File) -> crate::Result<String> {
     let mut hash = Digesting::new(io::sink());
@@ -395,9 +407,9 @@ fn lookup(root_fd: &OwnedFd, file: &str, name: &str) -> Option<u32> {
     if let Ok(n) = name.parse() {
         return Some(n);
     }
-    let fd = root::open(root_fd.as_fd(), Path::new(file), OFlags::RDONLY).ok()?;
+    let file = open_file(root_fd, Path::new(file)).ok()??;
     let mut text = String::new();
-    File::from(fd).take(16 << 20).read_to_string(&mut text).ok()?;
+    file.take(DATABASE as u64).read_to_string(&mut text).ok()?;
     text.lines().find_map(|l| {
         let mut fields = l.split(':');
         (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()

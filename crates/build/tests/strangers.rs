@@ -9,6 +9,7 @@ mod world;
 use build::Options;
 use common::tar_of;
 use image::archive::tar::{self, Entry, Kind};
+use rustix::fs::{AtFlags, FileType};
 use world::world;
 
 /// A tar of entries that have no content, a link's target beside each.
@@ -70,5 +71,33 @@ async fn steps_choose_no_networks() {
     ] {
         let error = build(wanted, given).await.unwrap_err();
         assert!(error.starts_with(why), "{error}");
+    }
+}
+
+/// Neither a FIFO nor a device of a context or an image is read as if it were a file.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_file_is_not_read() {
+    let Some(w) = world().await else { return };
+    let context = |file: &str| {
+        let mut tar = tar_of_kinds(&[(Kind::Fifo, b"fifo", b"")]);
+        // The machine's /dev/zero, which ends never.
+        let zero = Entry { device: (1, 5), ..Entry::new("zero", Kind::Char) };
+        tar::write_entry(&mut tar, &zero, &[]).unwrap();
+        tar.extend(tar_of(&[("Dockerfile", file)]));
+        tar
+    };
+    let options = Options { tags: vec!["kinds".into()], ..Options::default() };
+    let file = "FROM base:1.0\nADD fifo zero /d/\n";
+    let (result, _) = w.build_tar(context(file), options).await;
+    result.unwrap();
+    let root = w.images.mount_layers(w.images.get("kinds").unwrap().diff_ids()).unwrap();
+    for (path, kind) in [("d/fifo", FileType::Fifo), ("d/zero", FileType::CharacterDevice)] {
+        let stat = rustix::fs::statat(&root, path, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+        assert_eq!(FileType::from_raw_mode(stat.st_mode), kind);
+    }
+    for source in ["fifo", "zero"] {
+        let file = format!("FROM base:1.0\nCOPY {source} /etc/passwd\nCOPY --chown=nobody fifo /f\n");
+        let (result, _) = w.build_tar(context(&file), Options::default()).await;
+        assert!(result.unwrap_err().contains("no such user: nobody"));
     }
 }
