@@ -23,8 +23,10 @@ const DATABASE: usize = 16 << 20;
 /// One source.
 #[derive(Debug)]
 pub(crate) enum Source {
-    /// A file or folder below the sources' root; the components before them (`hidden`) are not kept by `--parents`.
-    Path { path: PathBuf, is_dir: bool, hidden: usize },
+    /// A file or folder below the sources' root. `below` is its path as `--exclude` sees it, and the destination with
+    /// `--parents`: of a folder's content below the folder, of a file its name; with `--parents` all but what they do
+    /// not keep.
+    Path { path: PathBuf, is_dir: bool, below: PathBuf },
     /// A here-document.
     Inline { name: String, content: String },
     /// A download, complete in a temporary file.
@@ -120,10 +122,10 @@ impl From<'_> {
         Ok(found.iter().filter_map(|p| self.source(p, hidden)).collect())
     }
 
-    /// Whether a path is left out.
-    fn leaves_out(&self, path: &Path) -> bool {
-        let text = path.to_string_lossy();
-        self.ignore.is_some_and(|i| i.excludes(&text)) || self.exclude.is_some_and(|i| i.excludes(&text))
+    /// Whether a path is left out, which is `below` for `--exclude`.
+    fn leaves_out(&self, path: &Path, below: &Path) -> bool {
+        self.ignore.is_some_and(|i| i.excludes(&path.to_string_lossy()))
+            || self.exclude.is_some_and(|i| i.excludes(&below.to_string_lossy()))
     }
 
     /// All folders below a folder.
@@ -142,19 +144,24 @@ impl From<'_> {
     fn source(&self, path: &Path, hidden: usize) -> Option<Source> {
         let stat = root::stat(self.root.as_fd(), path, true).ok()?;
         let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        let below: PathBuf = match is_dir {
+            _ if self.parents => path.components().skip(hidden).collect(),
+            true => PathBuf::new(),
+            false => path.file_name().unwrap_or_default().into(),
+        };
         // A folder that is left out may hold something that is not.
-        if !is_dir && self.leaves_out(path) {
+        if !is_dir && self.leaves_out(path, &below) {
             return None;
         }
-        if is_dir && !path.as_os_str().is_empty() && self.leaves_out(path) {
+        if is_dir && self.leaves_out(path, &below) {
             let mut probe = Count::default();
-            self.pack(path, "", true, &mut probe).ok()?;
+            self.pack(path, &below, "", true, &mut probe).ok()?;
             // Two blocks of zeros end an empty archive.
             if probe.0 <= 1024 {
                 return None;
             }
         }
-        Some(Source::Path { path: path.to_path_buf(), is_dir, hidden })
+        Some(Source::Path { path: path.to_path_buf(), is_dir, below })
     }
 
     fn names(&self, dir: &Path) -> Vec<String> {
@@ -171,12 +178,19 @@ impl From<'_> {
     }
 
     /// A tar of a source: a folder's content, or one file called `name`.
-    fn pack(&self, path: &Path, name: &str, content_only: bool, out: &mut dyn Write) -> image::Result<()> {
+    fn pack(
+        &self,
+        path: &Path,
+        below: &Path,
+        name: &str,
+        content_only: bool,
+        out: &mut dyn Write,
+    ) -> image::Result<()> {
         let options =
             TarOptions { name: Some(name.into()), follow: true, content_only, ..TarOptions::default() };
         let filter = |inside: &[u8]| {
-            let full = path.join(OsStr::from_bytes(inside));
-            !self.leaves_out(&full)
+            let inside = OsStr::from_bytes(inside);
+            !self.leaves_out(&path.join(inside), &below.join(inside))
         };
         tar_of_filtered(self.root.as_fd(), path, &options, Some(&filter), out)
     }
@@ -186,13 +200,13 @@ impl From<'_> {
         let mut all = Vec::new();
         for source in sources {
             let digest = match source {
-                Source::Path { path, is_dir, .. } => {
+                Source::Path { path, is_dir, below } => {
                     let name = if *is_dir { "" } else { file_name(path) };
                     let mut hash = Digesting::new(io::sink());
-                    self.pack(path, name, true, &mut hash).map_err(|e| e.to_string())?;
+                    self.pack(path, below, name, true, &mut hash).map_err(|e| e.to_string())?;
                     let kind = if *is_dir { "dir" } else { "file" };
                     if self.parents {
-                        hash.write_all(path.as_os_str().as_bytes()).map_err(|e| e.to_string())?;
+                        hash.write_all(below.as_os_str().as_bytes()).map_err(|e| e.to_string())?;
                     }
                     format!("{kind}:{}", hash.finish().0.trim_start_matches("sha256:"))
                 }
@@ -230,10 +244,10 @@ impl From<'_> {
     fn write_one(&self, source: &Source, to: &OwnedFd, target: &Target) -> Result<(), String> {
         let kept;
         let target = match source {
-            Source::Path { path, is_dir, hidden } if self.parents => {
-                let folders = if *is_dir { Some(path.as_path()) } else { path.parent() };
-                let below: PathBuf = folders.unwrap_or(Path::new("")).components().skip(*hidden).collect();
-                let path = Path::new(&target.path).join(below).to_string_lossy().into_owned();
+            Source::Path { is_dir, below, .. } if self.parents => {
+                let folders = if *is_dir { Some(below.as_path()) } else { below.parent() };
+                let path = Path::new(&target.path).join(folders.unwrap_or(Path::new("")));
+                let path = path.to_string_lossy().into_owned();
                 kept = Target { path, folder: true, ..target.clone() };
                 &kept
             }
@@ -241,12 +255,12 @@ impl From<'_> {
         };
         let path = Path::new(&target.path);
         let existing = root::stat(to.as_fd(), path, true).ok().map(|s| FileType::from_raw_mode(s.st_mode));
-        if let Source::Path { path: from, is_dir: true, .. } = source {
+        if let Source::Path { path: from, is_dir: true, below } = source {
             if existing.is_some_and(|k| k != FileType::Directory) {
                 return Err(format!("cannot copy to non-directory: {}", target.path));
             }
             make_dirs(to, path, target)?;
-            return self.pipe(to, path, target, |out| self.pack(from, "", false, out));
+            return self.pipe(to, path, target, |out| self.pack(from, below, "", false, out));
         }
         if let Source::Path { path: from, .. } = source
             && target.unpack
@@ -276,7 +290,9 @@ impl From<'_> {
         };
         make_dirs(to, dir, target)?;
         match source {
-            Source::Path { path, .. } => self.pipe(to, dir, target, |out| self.pack(path, &name, false, out)),
+            Source::Path { path, below, .. } => {
+                self.pipe(to, dir, target, |out| self.pack(path, below, &name, false, out))
+            }
             Source::Inline { content, .. } => self.pipe(to, dir, target, |out| {
                 let mut e = Entry::new(name.as_bytes(), Kind::File);
                 e.size = content.len() as u64;
@@ -460,6 +476,39 @@ mod tests {
         assert!(from.find("../x").unwrap_err().starts_with("forbidden path outside the build context: ../x"));
         assert!(from.find("b.txt").unwrap_err().contains("excluded by .dockerignore"));
         assert!(from.find("none").unwrap_err().contains("stat none: file does not exist"));
+    }
+
+    #[test]
+    fn excludes_what_is_below_the_source() {
+        let t = tree();
+        let out = tempfile::tempdir().unwrap();
+        let (fd, to) = (open(t.path()), open(out.path()));
+        let exclude = Ignore::parse("deep\nsub/c.txt\nb.txt").unwrap();
+        let copy = |word: &str, path: &str, parents| {
+            let from = From { root: &fd, ignore: None, exclude: Some(&exclude), parents };
+            let found = from.find(word).unwrap();
+            from.write(&found, &to, &Target { path: path.into(), folder: true, ..Target::default() })
+                .unwrap();
+            let mut all = Vec::new();
+            image::archive::tar_of(to.as_fd(), Path::new(path), &TarOptions::default(), &mut all).unwrap();
+            let (mut names, mut tar) = (Vec::new(), tar::Reader::new(all.as_slice()));
+            while let Some(e) = tar.next_entry().unwrap() {
+                names.push(String::from_utf8_lossy(&e.path).into_owned());
+            }
+            names.join(" ")
+        };
+        assert_eq!(copy("sub", "/a", false), "a/ a/c.txt");
+        assert_eq!(copy("*.txt", "/b", false), "b/ b/a.txt");
+        assert_eq!(copy(".", "/c", false), "c/ c/a.txt c/link c/sub/ c/sub/deep/ c/sub/deep/d.txt");
+        assert_eq!(copy("sub", "/d", true), "d/ d/sub/ d/sub/deep/ d/sub/deep/d.txt");
+        assert_eq!(copy("sub/./c.txt", "/e", true), "e/ e/c.txt");
+        let all = Ignore::parse("*").unwrap();
+        let from = From { root: &fd, ignore: None, exclude: Some(&all), parents: false };
+        assert_eq!(shown(&from.find("sub").unwrap()), ["sub/"]);
+        // Where the kept folders begin is a part of what is copied.
+        let from = From { root: &fd, ignore: None, exclude: None, parents: true };
+        let digest = |word: &str| from.digest(&from.find(word).unwrap()).unwrap();
+        assert_ne!(digest("sub/deep/d.txt"), digest("sub/./deep/d.txt"));
     }
 
     #[test]
