@@ -18,7 +18,7 @@ use rustix::fs::{FileType, OFlags};
 use crate::pattern::{self, Ignore};
 
 /// An image's /etc/passwd is read up to so many bytes.
-const DATABASE: usize = 16 << 20;
+const DATABASE: u64 = 16 << 20;
 
 /// One source.
 #[derive(Debug)]
@@ -406,29 +406,43 @@ pub(crate) fn is_archive(file: File) -> bool {
     matches!(tar::Reader::new(stream).next_entry(), Ok(Some(_)))
 }
 
-/// `user[:group]` by the image's own files, as numbers.
-pub(crate) fn owner(root_fd: &OwnedFd, spec: &str) -> Result<(u32, u32), String> {
+/// `user[:group]` by the image's own files, as numbers. A user without a group gets the one that /etc/passwd says, or the
+/// classic builder's: that of the same name. A number means both.
+pub(crate) fn owner(root_fd: &OwnedFd, spec: &str, classic: bool) -> Result<(u32, u32), String> {
     let (user, group) = spec.split_once(':').map_or((spec, None), |(u, g)| (u, Some(g)));
+    let group = group.filter(|g| !g.is_empty()).or(classic.then_some(user));
     let fail = |why: String| format!("unable to convert uid/gid chown string to host mapping: {why}");
-    let uid = lookup(root_fd, "/etc/passwd", user)
-        .ok_or_else(|| fail(format!("can't find uid for user {user}: no such user: {user}")))?;
-    // A user without a group gets the group of the same name or number.
-    let group = group.filter(|g| !g.is_empty()).unwrap_or(user);
-    let gid = lookup(root_fd, "/etc/group", group)
-        .ok_or_else(|| fail(format!("can't find gid for group {group}: no such group: {group}")))?;
-    Ok((uid, gid))
+    let (uid, own) = match user.parse() {
+        Ok(n) => Some((n, n)),
+        Err(_) => lookup(root_fd, "/etc/passwd", user, |mut rest| {
+            Some((rest.nth(1)?.parse().ok()?, rest.next()?.parse().ok()?))
+        }),
+    }
+    .ok_or_else(|| fail(format!("can't find uid for user {user}: no such user: {user}")))?;
+    let gid = match group {
+        None => Some(own),
+        Some(group) => group
+            .parse()
+            .ok()
+            .or_else(|| lookup(root_fd, "/etc/group", group, |mut rest| rest.nth(1)?.parse().ok())),
+    };
+    let group = group.unwrap_or_default();
+    Ok((uid, gid.ok_or_else(|| fail(format!("can't find gid for group {group}: no such group: {group}")))?))
 }
 
-fn lookup(root_fd: &OwnedFd, file: &str, name: &str) -> Option<u32> {
-    if let Ok(n) = name.parse() {
-        return Some(n);
-    }
+/// What `read` makes of the fields after the name, on the line of that name.
+fn lookup<T>(
+    root_fd: &OwnedFd,
+    file: &str,
+    name: &str,
+    read: impl Fn(std::str::Split<'_, char>) -> Option<T>,
+) -> Option<T> {
     let file = open_file(root_fd, Path::new(file)).ok()??;
     let mut text = String::new();
-    file.take(DATABASE as u64).read_to_string(&mut text).ok()?;
+    file.take(DATABASE).read_to_string(&mut text).ok()?;
     text.lines().find_map(|l| {
         let mut fields = l.split(':');
-        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
+        (fields.next() == Some(name)).then(|| read(fields)).flatten()
     })
 }
 
@@ -545,6 +559,27 @@ mod tests {
         fs::write(t.path().join("sub/deep/d.txt"), "counts").unwrap();
         assert_ne!(digest("sub"), before);
         assert!(digest("*.txt").starts_with("multi:"));
+    }
+
+    #[test]
+    fn owners() {
+        let t = tempfile::tempdir().unwrap();
+        fs::create_dir(t.path().join("etc")).unwrap();
+        fs::write(t.path().join("etc/passwd"), "root:x:0:0::/:\napp:x:10:20::/:\n").unwrap();
+        fs::write(t.path().join("etc/group"), "root:x:0:\napp:x:30:\nweb:x:40:\n").unwrap();
+        let fd = open(t.path());
+        for (spec, modern, old) in [
+            ("app", (10, 20), (10, 30)),
+            ("app:", (10, 20), (10, 30)),
+            ("app:web", (10, 40), (10, 40)),
+            ("app:7", (10, 7), (10, 7)),
+            ("5", (5, 5), (5, 5)),
+            ("5:web", (5, 40), (5, 40)),
+        ] {
+            assert_eq!((owner(&fd, spec, false), owner(&fd, spec, true)), (Ok(modern), Ok(old)), "{spec}");
+        }
+        assert!(owner(&fd, "web", false).unwrap_err().contains("no such user: web"));
+        assert!(owner(&fd, "app:none", false).unwrap_err().contains("no such group: none"));
     }
 
     #[test]

@@ -454,6 +454,8 @@ impl Stage<'_> {
             target_path.as_bytes(),
             slash.as_bytes(),
             chown.as_deref().unwrap_or_default().as_bytes(),
+            // Which group a user has by name alone.
+            &[u8::from(classic && chown.is_some())],
             chmod.as_deref().unwrap_or_default().as_bytes(),
             &[u8::from(unpack), u8::from(parents), u8::from(link)],
         ]);
@@ -464,8 +466,8 @@ impl Stage<'_> {
                 let snapshot = builder.images.snapshot(&scratch.key)?;
                 blocking(move || {
                     let merged = snapshot.mount(true)?;
-                    let owner =
-                        chown.as_deref().map(|c| copy::owner(&merged, c)).transpose().map_err(Error::Step)?;
+                    let owner = chown.as_deref().map(|c| copy::owner(&merged, c, classic)).transpose();
+                    let owner = owner.map_err(Error::Step)?;
                     let target = Target {
                         path: target_path,
                         folder: written_as_folder,
