@@ -290,7 +290,14 @@ impl Stage<'_> {
         let text = self.apply(state, line)?;
         let created_by = self.nop(state, &format!(" {text}"));
         let path = PathBuf::from(&state.run().working_dir);
-        let key = cache::key(&[b"workdir", state.chain().as_bytes(), path.as_os_str().as_encoded_bytes()]);
+        // Whose it becomes: the classic builder's are root's.
+        let user = if self.job.classic { String::new() } else { state.run().user.clone() };
+        let key = cache::key(&[
+            b"workdir",
+            state.chain().as_bytes(),
+            path.as_os_str().as_encoded_bytes(),
+            user.as_bytes(),
+        ]);
         let (builder, layers) = (self.job.builder.clone(), state.layers.clone());
         let work: Work = Box::new(move |_, _| {
             Box::pin(async move {
@@ -309,7 +316,9 @@ impl Stage<'_> {
                     let snapshot = builder.images.snapshot(&scratch.key)?;
                     blocking(move || {
                         let root = snapshot.mount(true)?;
-                        image::archive::root::make_dirs(root.as_fd(), &path, 0o755, (0, 0)).map_err(|e| {
+                        // A user that is not there yet is nobody's mistake so far.
+                        let owner = copy::owner(&root, &user, false).unwrap_or((0, 0));
+                        image::archive::root::make_dirs(root.as_fd(), &path, 0o755, owner).map_err(|e| {
                             Error::Step(format!("cannot make the working directory {}: {e}", path.display()))
                         })?;
                         Ok(())

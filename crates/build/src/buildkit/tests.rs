@@ -320,6 +320,25 @@ async fn the_machines_network_is_for_the_client_to_give() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_working_directory_is_its_users() {
+    let Some(w) = world().await else { return };
+    let file = "FROM base:1\nCOPY passwd /etc/\nUSER app\nWORKDIR /home/app\nUSER 7:8\nWORKDIR /n\nUSER none\nWORKDIR /o\n";
+    let folders = BTreeMap::from([
+        ("dockerfile", vec![("Dockerfile", file)]),
+        ("context", vec![("passwd", "app:x:10:20::/:\n")]),
+    ]);
+    let client = Client { folders: Arc::new(folders), ..Client::default() };
+    let caller = w.connect("s", client).await;
+    let request = solve("r", "s", exporter("moby", &[("name", "homes")]));
+    caller.unary::<_, SolveResponse>("/moby.buildkit.v1.Control/Solve", &request).await.unwrap();
+    let root = w.images.mount_layers(w.images.get("homes").unwrap().diff_ids()).unwrap();
+    for (path, owner) in [("home", (10, 20)), ("home/app", (10, 20)), ("n", (7, 8)), ("o", (0, 0))] {
+        let stat = rustix::fs::statat(&root, path, rustix::fs::AtFlags::empty()).unwrap();
+        assert_eq!((stat.st_uid, stat.st_gid), owner, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_context_that_changes_while_it_is_sent() {
     let Some(w) = world().await else { return };
     let folders = BTreeMap::from([
