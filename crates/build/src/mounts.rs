@@ -210,10 +210,17 @@ fn size(text: &str) -> Option<u64> {
     lower[..digits].parse::<u64>().ok()?.checked_mul(factor)
 }
 
+/// A here-document that is a program of its own.
+pub(crate) struct Script {
+    /// Its file's name below [`SCRIPTS`].
+    pub name: String,
+    pub content: String,
+}
+
 /// The mounts of one step, with where their files come from.
 pub(crate) struct Mounts {
     all: Vec<(Wanted, Option<Origin>)>,
-    script: Option<(String, String)>,
+    script: Option<Script>,
     images: Arc<ImageStore>,
 }
 
@@ -242,8 +249,8 @@ impl Mounts {
     }
 
     /// Adds a here-document as a program.
-    pub fn script(&mut self, name: &str, content: Option<String>) {
-        self.script = content.map(|c| (name.to_string(), c));
+    pub fn script(&mut self, script: Option<Script>) {
+        self.script = script;
     }
 
     /// What of the mounts a step's result depends on.
@@ -404,7 +411,7 @@ impl Mounts {
                 (Kind::Bind, None) => return Err(Error::Step("mount without a source".into())),
             }
         }
-        if let Some((name, content)) = self.script {
+        if let Some(Script { name, content }) = self.script {
             let scripts = dir.path().join("scripts");
             std::fs::create_dir(&scripts)?;
             let file = scripts.join(name);

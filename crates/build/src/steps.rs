@@ -13,8 +13,8 @@ use crate::error::{Error, Result};
 use crate::flight::Work;
 use crate::instruction::{self, Command};
 use crate::job::PREDEFINED;
-use crate::mounts::{self, Mounts};
-use crate::parse::Line;
+use crate::mounts::{self, Mounts, Script};
+use crate::parse::{self, Line};
 use crate::pattern::Ignore;
 use crate::report::Told;
 use crate::runner::Step;
@@ -210,7 +210,7 @@ impl Stage<'_> {
                 b"run",
                 state.chain().as_bytes(),
                 &list(&args)?,
-                script.as_deref().unwrap_or_default().as_bytes(),
+                script.as_ref().map(|s| s.content.as_str()).unwrap_or_default().as_bytes(),
                 &list(&visible)?,
                 config.working_dir.as_bytes(),
                 config.user.as_bytes(),
@@ -221,9 +221,7 @@ impl Stage<'_> {
                 &[u8::from(privileged)],
             ])
         };
-        if script.is_some() {
-            mounts.script(line.heredocs.first().map_or("script", |h| h.name.as_str()), script);
-        }
+        mounts.script(script);
         let mut env = config.env.clone();
         env.extend(declared.iter().cloned());
         for (name, value) in &job.given {
@@ -343,6 +341,12 @@ impl Stage<'_> {
         let dest = self.expand(state, &dest)?;
         let mut found = Vec::new();
         for heredoc in &line.heredocs {
+            if Path::new(&heredoc.name).file_name() != Some(heredoc.name.as_ref()) {
+                return Err(Error::Step(format!(
+                    "here-document {:?}: its name is that of a file, without folders",
+                    heredoc.name
+                )));
+            }
             let content = if heredoc.expand {
                 self.expand_text(state, &heredoc.content)?
             } else {
@@ -532,18 +536,18 @@ fn switch(line: &Line, name: &str) -> Result<bool> {
 
 /// The command of a `RUN`, here-documents included; and a script that has to be there as a file, because it names its
 /// own interpreter.
-fn run_command(line: &Line, config: &Config) -> (Vec<String>, Option<String>) {
+fn run_command(line: &Line, config: &Config) -> (Vec<String>, Option<Script>) {
     if line.heredocs.is_empty() {
         return (Command::parse(&line.arguments).argv(config), None);
     }
-    let only = line.heredocs.len() == 1 && {
-        let rest = line.arguments.trim_start_matches("<<").trim_start_matches('-');
-        rest.trim_matches(['"', '\'']) == line.heredocs[0].name
-    };
+    let only = line.heredocs.len() == 1 && parse::heredoc(&line.arguments).is_some();
     let script = if only {
         let content = line.heredocs[0].content.clone();
         if content.starts_with("#!") {
-            return (vec![format!("{}/{}", mounts::SCRIPTS, line.heredocs[0].name)], Some(content));
+            // Its name may be any text, also a path.
+            let name = Path::new(&line.heredocs[0].name).file_name().and_then(|n| n.to_str());
+            let name = name.unwrap_or("script").to_string();
+            return (vec![format!("{}/{name}", mounts::SCRIPTS)], Some(Script { name, content }));
         }
         content
     } else {

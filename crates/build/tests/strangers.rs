@@ -101,3 +101,17 @@ async fn what_is_no_file_is_not_read() {
         assert!(result.unwrap_err().contains("no such user: nobody"));
     }
 }
+
+/// Names of here-documents are any text, and the names of files outside of every container.
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_lie_where_they_belong() {
+    let Some(w) = world().await else { return };
+    let file = "FROM base:1.0\nRUN <<../../up\n#!/bin/sh\n../../up\nRUN <<..\n#!/bin/sh\n..\n";
+    w.build(&[("Dockerfile", file)], Options::default()).await.0.unwrap();
+    let args: Vec<_> = w.runner.steps.lock().iter().map(|s| s.args.clone()).collect();
+    assert_eq!(args, [["/dev/pipes/up"], ["/dev/pipes/script"]]);
+    assert!(!w.dir.path().join("build/up").exists());
+    let file = "FROM base:1.0\nCOPY <<../up /d/\nx\n../up\n";
+    let (result, _) = w.build(&[("Dockerfile", file)], Options::default()).await;
+    assert!(result.unwrap_err().contains("without folders"));
+}
