@@ -550,3 +550,85 @@ async fn what_is_wrong_is_shown_where_it_stands() {
         caller.unary::<_, SolveResponse>("/moby.buildkit.v1.Control/Solve", &request).await.unwrap_err();
     assert!(failed.message.contains("invalid platform"), "{}", failed.message);
 }
+
+/// A registry with one image that has no layers, and these members in its configuration.
+async fn registry(members: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let config = format!(
+        r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":[]}},{members}}}"#
+    );
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{m}","config":{{"mediaType":"{c}","digest":"{}","size":{}}},"layers":[]}}"#,
+        image::archive::compress::digest_of(config.as_bytes()),
+        config.len(),
+        m = image::registry::manifest::media::OCI_MANIFEST,
+        c = image::registry::manifest::media::OCI_CONFIG,
+    );
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                match stream.read_u8().await {
+                    Ok(b) => head.push(b),
+                    Err(_) => break,
+                }
+            }
+            let line = String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_string();
+            let (kind, body) = match () {
+                () if line.contains("/manifests/") => {
+                    (image::registry::manifest::media::OCI_MANIFEST, manifest.as_str())
+                }
+                () if line.contains("/blobs/") => ("application/octet-stream", config.as_str()),
+                () => ("application/json", "{}"),
+            };
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_from_a_registry_leaves_names_and_images_alone() {
+    let Some(w) = world().await else { return };
+    w.images.configure_registries(image::registry::RegistryConfig {
+        patience: std::time::Duration::from_secs(1),
+        ..image::registry::RegistryConfig::default()
+    });
+    let step = r#"{"key":"k","description":"from elsewhere","created":"2024-01-01T00:00:00Z"}"#;
+    let address = registry(&format!(r#""tug.build.cache.v0":[{step}]"#)).await;
+    let name = format!("{address}/app:1");
+    let own = w.images.get("base:1").unwrap().id.clone();
+    for tagged in [false, true] {
+        if tagged {
+            w.images.tag(&own, &name).await.unwrap();
+        }
+        let client = Client {
+            folders: Arc::new(BTreeMap::from([(
+                "dockerfile",
+                vec![("Dockerfile", "FROM base:1\nLABEL a=b\n")],
+            )])),
+            ..Client::default()
+        };
+        let (reference, session) = (format!("r{tagged}"), format!("s{tagged}"));
+        let caller = w.connect(&session, client).await;
+        let entry = super::proto::CacheOptionsEntry {
+            kind: "registry".into(),
+            attrs: HashMap::from([("ref".to_string(), name.clone())]),
+        };
+        let cache = super::proto::CacheOptions { imports: vec![entry], ..Default::default() };
+        let request =
+            SolveRequest { cache: Some(cache), ..solve(&reference, &session, exporter("tar", &[])) };
+        caller.unary::<_, SolveResponse>("/moby.buildkit.v1.Control/Solve", &request).await.unwrap();
+        let records = w.builder.cache_records().await.unwrap();
+        assert!(records.iter().any(|r| r.description == "from elsewhere"), "{records:?}");
+        let left: Vec<String> = w.images.list().iter().map(|image| image.id.clone()).collect();
+        assert_eq!(left, [own.as_str()]);
+        assert_eq!(w.images.get(&name).is_ok_and(|image| image.id == own), tagged);
+    }
+}
