@@ -406,6 +406,9 @@ impl Stage<'_> {
             let from = From { root: &root, ignore: origin.ignore(), exclude: exclude.as_ref(), parents };
             let mut all = found;
             for word in &paths {
+                if classic && origin.ignore().is_some() && copy::escapes(word) {
+                    return Err(Error::Step(format!("forbidden path outside the build context: {word} ()")));
+                }
                 all.extend(from.find(word).map_err(|e| missing(classic, word, e))?);
             }
             if all.is_empty() && clones_in.is_empty() {
