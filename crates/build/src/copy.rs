@@ -56,6 +56,8 @@ pub(crate) struct Target {
     pub mode: Option<ModeChange>,
     /// `ADD`: archives of the context are unpacked.
     pub unpack: bool,
+    /// `ADD --unpack`: downloaded ones, too.
+    pub unpack_downloads: bool,
 }
 
 /// Whether a source leads out of the context by its text. Such a path ends at the context's root, except that the classic
@@ -262,20 +264,22 @@ impl From<'_> {
             make_dirs(to, path, target)?;
             return self.pipe(to, path, target, |out| self.pack(from, below, "", false, out));
         }
-        if let Source::Path { path: from, .. } = source
-            && target.unpack
+        // Twice: to see what it is, and to read it.
+        let open = || match source {
+            Source::Path { path, .. } if target.unpack => open_file(self.root, path),
+            Source::Download { file, .. } if target.unpack_downloads => file.reopen().map(Some),
+            _ => Ok(None),
+        };
+        let open = || open().map_err(|e| format!("cannot read the source of {}: {e}", target.path));
+        if open()?.is_some_and(is_archive)
+            && let Some(file) = open()?
         {
-            let open = || open_file(self.root, from).map_err(|e| format!("{}: {e}", from.display()));
-            if open()?.is_some_and(is_archive)
-                && let Some(file) = open()?
-            {
-                make_dirs(to, path, target)?;
-                let options = ExtractOptions {
-                    owner: target.owner_given.then_some(target.owner),
-                    ..ExtractOptions::default()
-                };
-                return extract_into(to.as_fd(), path, file, &options).map(|_| ()).map_err(|e| e.to_string());
-            }
+            make_dirs(to, path, target)?;
+            let options = ExtractOptions {
+                owner: target.owner_given.then_some(target.owner),
+                ..ExtractOptions::default()
+            };
+            return extract_into(to.as_fd(), path, file, &options).map(|_| ()).map_err(|e| e.to_string());
         }
         let own_name = match source {
             Source::Path { path, .. } => file_name(path).to_string(),
@@ -600,5 +604,16 @@ mod tests {
         from.write(&from.find("a.txt").unwrap(), &to, &target).unwrap();
         assert_eq!(fs::read_to_string(out.path().join("u/inside")).unwrap(), "in");
         assert_eq!(fs::read_to_string(out.path().join("u/a.txt")).unwrap(), "a");
+        // A download is for itself, unless it was asked for.
+        for unpack_downloads in [false, true] {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(&bytes).unwrap();
+            let source = Source::Download { name: "y.tar".into(), file, mtime: 0 };
+            let path = format!("/{unpack_downloads}");
+            let target = Target { path, folder: true, unpack: true, unpack_downloads, ..Target::default() };
+            from.write(&[source], &to, &target).unwrap();
+        }
+        assert!(out.path().join("false/y.tar").is_file() && !out.path().join("false/inside").exists());
+        assert!(out.path().join("true/inside").is_file() && !out.path().join("true/y.tar").exists());
     }
 }

@@ -443,10 +443,10 @@ impl Stage<'_> {
         let link = switch("link")? && chown.as_deref().is_none_or(copy::is_numeric);
         let below = if link { Vec::new() } else { state.layers.clone() };
         let slash = if written_as_folder && target_path != "/" { "/" } else { "" };
-        let unpack = match flag("unpack") {
-            None => line.keyword == "ADD",
-            Some(_) => switch("unpack")?,
-        };
+        // What is not said: archives of the context are unpacked, downloaded ones are not.
+        let unpack_downloads = switch("unpack")?;
+        let said = line.flags.iter().any(|(name, _)| name == "unpack");
+        let unpack = if said { unpack_downloads } else { line.keyword == "ADD" };
         let created_by = if job.classic {
             let mut text = line.keyword.to_string();
             for (name, value) in [("chown", &chown), ("chmod", &chmod)] {
@@ -473,7 +473,7 @@ impl Stage<'_> {
             // Which group a user has by name alone.
             &[u8::from(classic && chown.is_some())],
             chmod.as_deref().unwrap_or_default().as_bytes(),
-            &[u8::from(unpack), u8::from(parents), u8::from(link)],
+            &[u8::from(unpack), u8::from(unpack_downloads), u8::from(parents), u8::from(link)],
         ]);
         let builder = job.builder.clone();
         let work: Work = Box::new(move |_, _| {
@@ -491,6 +491,7 @@ impl Stage<'_> {
                         owner_given: owner.is_some(),
                         mode,
                         unpack,
+                        unpack_downloads,
                     };
                     let (root, exclude) = &root;
                     let from = From { root, ignore: origin.ignore(), exclude: exclude.as_ref(), parents };
