@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -17,11 +17,16 @@ use rustix::fs::{FileType, OFlags};
 
 use crate::pattern::{self, Ignore};
 
+/// An image's /etc/passwd is read up to so many bytes.
+const DATABASE: u64 = 16 << 20;
+
 /// One source.
 #[derive(Debug)]
 pub(crate) enum Source {
-    /// A file or folder below the sources' root; the components before them (`hidden`) are not kept by `--parents`.
-    Path { path: PathBuf, is_dir: bool, hidden: usize },
+    /// A file or folder below the sources' root. `below` is its path as `--exclude` sees it, and the destination with
+    /// `--parents`: of a folder's content below the folder, of a file its name; with `--parents` all but what they do
+    /// not keep.
+    Path { path: PathBuf, is_dir: bool, below: PathBuf },
     /// A here-document.
     Inline { name: String, content: String },
     /// A download, complete in a temporary file.
@@ -51,25 +56,27 @@ pub(crate) struct Target {
     pub mode: Option<ModeChange>,
     /// `ADD`: archives of the context are unpacked.
     pub unpack: bool,
+    /// `ADD --unpack`: downloaded ones, too.
+    pub unpack_downloads: bool,
+}
+
+/// Whether a source leads out of the context by its text. Such a path ends at the context's root, except that the classic
+/// builder refuses it.
+pub(crate) fn escapes(word: &str) -> bool {
+    let mut depth = 0i32;
+    word.split('/').any(|part| {
+        match part {
+            "" | "." => {}
+            ".." => depth -= 1,
+            _ => depth += 1,
+        }
+        depth < 0
+    })
 }
 
 impl From<'_> {
     /// Finds what a source word names: one path, or all that match a pattern.
     pub fn find(&self, word: &str) -> Result<Vec<Source>, String> {
-        let escapes = {
-            let mut depth = 0i32;
-            word.split('/').any(|part| {
-                match part {
-                    "" | "." => {}
-                    ".." => depth -= 1,
-                    _ => depth += 1,
-                }
-                depth < 0
-            })
-        };
-        if escapes && self.ignore.is_some() {
-            return Err(format!("forbidden path outside the build context: {word} ()"));
-        }
         // With `--parents`, what stands before `/./` is where to look, and not kept.
         let hidden = match word.split_once("/./") {
             Some((before, _)) if self.parents => root::clean(Path::new(before))
@@ -117,10 +124,10 @@ impl From<'_> {
         Ok(found.iter().filter_map(|p| self.source(p, hidden)).collect())
     }
 
-    /// Whether a path is left out.
-    fn leaves_out(&self, path: &Path) -> bool {
-        let text = path.to_string_lossy();
-        self.ignore.is_some_and(|i| i.excludes(&text)) || self.exclude.is_some_and(|i| i.excludes(&text))
+    /// Whether a path is left out, which is `below` for `--exclude`.
+    fn leaves_out(&self, path: &Path, below: &Path) -> bool {
+        self.ignore.is_some_and(|i| i.excludes(&path.to_string_lossy()))
+            || self.exclude.is_some_and(|i| i.excludes(&below.to_string_lossy()))
     }
 
     /// All folders below a folder.
@@ -139,19 +146,24 @@ impl From<'_> {
     fn source(&self, path: &Path, hidden: usize) -> Option<Source> {
         let stat = root::stat(self.root.as_fd(), path, true).ok()?;
         let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        let below: PathBuf = match is_dir {
+            _ if self.parents => path.components().skip(hidden).collect(),
+            true => PathBuf::new(),
+            false => path.file_name().unwrap_or_default().into(),
+        };
         // A folder that is left out may hold something that is not.
-        if !is_dir && self.leaves_out(path) {
+        if !is_dir && self.leaves_out(path, &below) {
             return None;
         }
-        if is_dir && !path.as_os_str().is_empty() && self.leaves_out(path) {
+        if is_dir && self.leaves_out(path, &below) {
             let mut probe = Count::default();
-            self.pack(path, "", true, &mut probe).ok()?;
+            self.pack(path, &below, "", true, &mut probe).ok()?;
             // Two blocks of zeros end an empty archive.
             if probe.0 <= 1024 {
                 return None;
             }
         }
-        Some(Source::Path { path: path.to_path_buf(), is_dir, hidden })
+        Some(Source::Path { path: path.to_path_buf(), is_dir, below })
     }
 
     fn names(&self, dir: &Path) -> Vec<String> {
@@ -168,12 +180,19 @@ impl From<'_> {
     }
 
     /// A tar of a source: a folder's content, or one file called `name`.
-    fn pack(&self, path: &Path, name: &str, content_only: bool, out: &mut dyn Write) -> image::Result<()> {
+    fn pack(
+        &self,
+        path: &Path,
+        below: &Path,
+        name: &str,
+        content_only: bool,
+        out: &mut dyn Write,
+    ) -> image::Result<()> {
         let options =
             TarOptions { name: Some(name.into()), follow: true, content_only, ..TarOptions::default() };
         let filter = |inside: &[u8]| {
-            let full = path.join(OsStr::from_bytes(inside));
-            !self.leaves_out(&full)
+            let inside = OsStr::from_bytes(inside);
+            !self.leaves_out(&path.join(inside), &below.join(inside))
         };
         tar_of_filtered(self.root.as_fd(), path, &options, Some(&filter), out)
     }
@@ -183,13 +202,13 @@ impl From<'_> {
         let mut all = Vec::new();
         for source in sources {
             let digest = match source {
-                Source::Path { path, is_dir, .. } => {
+                Source::Path { path, is_dir, below } => {
                     let name = if *is_dir { "" } else { file_name(path) };
                     let mut hash = Digesting::new(io::sink());
-                    self.pack(path, name, true, &mut hash).map_err(|e| e.to_string())?;
+                    self.pack(path, below, name, true, &mut hash).map_err(|e| e.to_string())?;
                     let kind = if *is_dir { "dir" } else { "file" };
                     if self.parents {
-                        hash.write_all(path.as_os_str().as_bytes()).map_err(|e| e.to_string())?;
+                        hash.write_all(below.as_os_str().as_bytes()).map_err(|e| e.to_string())?;
                     }
                     format!("{kind}:{}", hash.finish().0.trim_start_matches("sha256:"))
                 }
@@ -227,10 +246,10 @@ impl From<'_> {
     fn write_one(&self, source: &Source, to: &OwnedFd, target: &Target) -> Result<(), String> {
         let kept;
         let target = match source {
-            Source::Path { path, is_dir, hidden } if self.parents => {
-                let folders = if *is_dir { Some(path.as_path()) } else { path.parent() };
-                let below: PathBuf = folders.unwrap_or(Path::new("")).components().skip(*hidden).collect();
-                let path = Path::new(&target.path).join(below).to_string_lossy().into_owned();
+            Source::Path { is_dir, below, .. } if self.parents => {
+                let folders = if *is_dir { Some(below.as_path()) } else { below.parent() };
+                let path = Path::new(&target.path).join(folders.unwrap_or(Path::new("")));
+                let path = path.to_string_lossy().into_owned();
                 kept = Target { path, folder: true, ..target.clone() };
                 &kept
             }
@@ -238,28 +257,29 @@ impl From<'_> {
         };
         let path = Path::new(&target.path);
         let existing = root::stat(to.as_fd(), path, true).ok().map(|s| FileType::from_raw_mode(s.st_mode));
-        if let Source::Path { path: from, is_dir: true, .. } = source {
+        if let Source::Path { path: from, is_dir: true, below } = source {
             if existing.is_some_and(|k| k != FileType::Directory) {
                 return Err(format!("cannot copy to non-directory: {}", target.path));
             }
             make_dirs(to, path, target)?;
-            return self.pipe(to, path, target, |out| self.pack(from, "", false, out));
+            return self.pipe(to, path, target, |out| self.pack(from, below, "", false, out));
         }
-        if let Source::Path { path: from, .. } = source
-            && target.unpack
+        // Twice: to see what it is, and to read it.
+        let open = || match source {
+            Source::Path { path, .. } if target.unpack => open_file(self.root, path),
+            Source::Download { file, .. } if target.unpack_downloads => file.reopen().map(Some),
+            _ => Ok(None),
+        };
+        let open = || open().map_err(|e| format!("cannot read the source of {}: {e}", target.path));
+        if open()?.is_some_and(is_archive)
+            && let Some(file) = open()?
         {
-            let file = root::open(self.root.as_fd(), from, OFlags::RDONLY).map_err(|e| e.to_string())?;
-            if is_archive(File::from(file)) {
-                make_dirs(to, path, target)?;
-                let file = root::open(self.root.as_fd(), from, OFlags::RDONLY).map_err(|e| e.to_string())?;
-                let options = ExtractOptions {
-                    owner: target.owner_given.then_some(target.owner),
-                    ..ExtractOptions::default()
-                };
-                return extract_into(to.as_fd(), path, File::from(file), &options)
-                    .map(|_| ())
-                    .map_err(|e| e.to_string());
-            }
+            make_dirs(to, path, target)?;
+            let options = ExtractOptions {
+                owner: target.owner_given.then_some(target.owner),
+                ..ExtractOptions::default()
+            };
+            return extract_into(to.as_fd(), path, file, &options).map(|_| ()).map_err(|e| e.to_string());
         }
         let own_name = match source {
             Source::Path { path, .. } => file_name(path).to_string(),
@@ -274,7 +294,9 @@ impl From<'_> {
         };
         make_dirs(to, dir, target)?;
         match source {
-            Source::Path { path, .. } => self.pipe(to, dir, target, |out| self.pack(path, &name, false, out)),
+            Source::Path { path, below, .. } => {
+                self.pipe(to, dir, target, |out| self.pack(path, below, &name, false, out))
+            }
             Source::Inline { content, .. } => self.pipe(to, dir, target, |out| {
                 let mut e = Entry::new(name.as_bytes(), Kind::File);
                 e.size = content.len() as u64;
@@ -351,6 +373,16 @@ fn make_dirs(to: &OwnedFd, path: &Path, target: &Target) -> Result<(), String> {
     })
 }
 
+/// A regular file inside a root; `None` for anything else, which is not even opened: a FIFO would hold whoever reads it,
+/// and a device is the machine's.
+fn open_file(root_fd: &OwnedFd, path: &Path) -> io::Result<Option<File>> {
+    let found = root::open(root_fd.as_fd(), path, OFlags::PATH)?;
+    match FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) {
+        FileType::RegularFile => File::open(format!("/proc/self/fd/{}", found.as_raw_fd())).map(Some),
+        _ => Ok(None),
+    }
+}
+
 /// The digest of a file.
 pub(crate) fn digest_of_file(mut file: File) -> crate::Result<String> {
     let mut hash = Digesting::new(io::sink());
@@ -378,29 +410,43 @@ pub(crate) fn is_archive(file: File) -> bool {
     matches!(tar::Reader::new(stream).next_entry(), Ok(Some(_)))
 }
 
-/// `user[:group]` by the image's own files, as numbers.
-pub(crate) fn owner(root_fd: &OwnedFd, spec: &str) -> Result<(u32, u32), String> {
+/// `user[:group]` by the image's own files, as numbers. A user without a group gets the one that /etc/passwd says, or the
+/// classic builder's: that of the same name. A number means both.
+pub(crate) fn owner(root_fd: &OwnedFd, spec: &str, classic: bool) -> Result<(u32, u32), String> {
     let (user, group) = spec.split_once(':').map_or((spec, None), |(u, g)| (u, Some(g)));
+    let group = group.filter(|g| !g.is_empty()).or(classic.then_some(user));
     let fail = |why: String| format!("unable to convert uid/gid chown string to host mapping: {why}");
-    let uid = lookup(root_fd, "/etc/passwd", user)
-        .ok_or_else(|| fail(format!("can't find uid for user {user}: no such user: {user}")))?;
-    // A user without a group gets the group of the same name or number.
-    let group = group.filter(|g| !g.is_empty()).unwrap_or(user);
-    let gid = lookup(root_fd, "/etc/group", group)
-        .ok_or_else(|| fail(format!("can't find gid for group {group}: no such group: {group}")))?;
-    Ok((uid, gid))
+    let (uid, own) = match user.parse() {
+        Ok(n) => Some((n, n)),
+        Err(_) => lookup(root_fd, "/etc/passwd", user, |mut rest| {
+            Some((rest.nth(1)?.parse().ok()?, rest.next()?.parse().ok()?))
+        }),
+    }
+    .ok_or_else(|| fail(format!("can't find uid for user {user}: no such user: {user}")))?;
+    let gid = match group {
+        None => Some(own),
+        Some(group) => group
+            .parse()
+            .ok()
+            .or_else(|| lookup(root_fd, "/etc/group", group, |mut rest| rest.nth(1)?.parse().ok())),
+    };
+    let group = group.unwrap_or_default();
+    Ok((uid, gid.ok_or_else(|| fail(format!("can't find gid for group {group}: no such group: {group}")))?))
 }
 
-fn lookup(root_fd: &OwnedFd, file: &str, name: &str) -> Option<u32> {
-    if let Ok(n) = name.parse() {
-        return Some(n);
-    }
-    let fd = root::open(root_fd.as_fd(), Path::new(file), OFlags::RDONLY).ok()?;
+/// What `read` makes of the fields after the name, on the line of that name.
+fn lookup<T>(
+    root_fd: &OwnedFd,
+    file: &str,
+    name: &str,
+    read: impl Fn(std::str::Split<'_, char>) -> Option<T>,
+) -> Option<T> {
+    let file = open_file(root_fd, Path::new(file)).ok()??;
     let mut text = String::new();
-    File::from(fd).take(16 << 20).read_to_string(&mut text).ok()?;
+    file.take(DATABASE).read_to_string(&mut text).ok()?;
     text.lines().find_map(|l| {
         let mut fields = l.split(':');
-        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
+        (fields.next() == Some(name)).then(|| read(fields)).flatten()
     })
 }
 
@@ -445,9 +491,43 @@ mod tests {
         assert_eq!(shown(&from.find("/sub/").unwrap()), ["sub/"]);
         assert_eq!(shown(&from.find("s*/*").unwrap()), ["sub/deep/"]);
         assert_eq!(shown(&from.find(".").unwrap()), ["/"]);
-        assert!(from.find("../x").unwrap_err().starts_with("forbidden path outside the build context: ../x"));
+        assert_eq!(shown(&from.find("../sub/../../a.txt").unwrap()), ["a.txt"]);
+        assert!(escapes("../x") && escapes("a/../../x") && !escapes("a/../x/./y"));
         assert!(from.find("b.txt").unwrap_err().contains("excluded by .dockerignore"));
         assert!(from.find("none").unwrap_err().contains("stat none: file does not exist"));
+    }
+
+    #[test]
+    fn excludes_what_is_below_the_source() {
+        let t = tree();
+        let out = tempfile::tempdir().unwrap();
+        let (fd, to) = (open(t.path()), open(out.path()));
+        let exclude = Ignore::parse("deep\nsub/c.txt\nb.txt").unwrap();
+        let copy = |word: &str, path: &str, parents| {
+            let from = From { root: &fd, ignore: None, exclude: Some(&exclude), parents };
+            let found = from.find(word).unwrap();
+            from.write(&found, &to, &Target { path: path.into(), folder: true, ..Target::default() })
+                .unwrap();
+            let mut all = Vec::new();
+            image::archive::tar_of(to.as_fd(), Path::new(path), &TarOptions::default(), &mut all).unwrap();
+            let (mut names, mut tar) = (Vec::new(), tar::Reader::new(all.as_slice()));
+            while let Some(e) = tar.next_entry().unwrap() {
+                names.push(String::from_utf8_lossy(&e.path).into_owned());
+            }
+            names.join(" ")
+        };
+        assert_eq!(copy("sub", "/a", false), "a/ a/c.txt");
+        assert_eq!(copy("*.txt", "/b", false), "b/ b/a.txt");
+        assert_eq!(copy(".", "/c", false), "c/ c/a.txt c/link c/sub/ c/sub/deep/ c/sub/deep/d.txt");
+        assert_eq!(copy("sub", "/d", true), "d/ d/sub/ d/sub/deep/ d/sub/deep/d.txt");
+        assert_eq!(copy("sub/./c.txt", "/e", true), "e/ e/c.txt");
+        let all = Ignore::parse("*").unwrap();
+        let from = From { root: &fd, ignore: None, exclude: Some(&all), parents: false };
+        assert_eq!(shown(&from.find("sub").unwrap()), ["sub/"]);
+        // Where the kept folders begin is a part of what is copied.
+        let from = From { root: &fd, ignore: None, exclude: None, parents: true };
+        let digest = |word: &str| from.digest(&from.find(word).unwrap()).unwrap();
+        assert_ne!(digest("sub/deep/d.txt"), digest("sub/./deep/d.txt"));
     }
 
     #[test]
@@ -487,6 +567,27 @@ mod tests {
     }
 
     #[test]
+    fn owners() {
+        let t = tempfile::tempdir().unwrap();
+        fs::create_dir(t.path().join("etc")).unwrap();
+        fs::write(t.path().join("etc/passwd"), "root:x:0:0::/:\napp:x:10:20::/:\n").unwrap();
+        fs::write(t.path().join("etc/group"), "root:x:0:\napp:x:30:\nweb:x:40:\n").unwrap();
+        let fd = open(t.path());
+        for (spec, modern, old) in [
+            ("app", (10, 20), (10, 30)),
+            ("app:", (10, 20), (10, 30)),
+            ("app:web", (10, 40), (10, 40)),
+            ("app:7", (10, 7), (10, 7)),
+            ("5", (5, 5), (5, 5)),
+            ("5:web", (5, 40), (5, 40)),
+        ] {
+            assert_eq!((owner(&fd, spec, false), owner(&fd, spec, true)), (Ok(modern), Ok(old)), "{spec}");
+        }
+        assert!(owner(&fd, "web", false).unwrap_err().contains("no such user: web"));
+        assert!(owner(&fd, "app:none", false).unwrap_err().contains("no such group: none"));
+    }
+
+    #[test]
     fn unpacks_archives_only() {
         let t = tree();
         let mut bytes = Vec::new();
@@ -503,5 +604,16 @@ mod tests {
         from.write(&from.find("a.txt").unwrap(), &to, &target).unwrap();
         assert_eq!(fs::read_to_string(out.path().join("u/inside")).unwrap(), "in");
         assert_eq!(fs::read_to_string(out.path().join("u/a.txt")).unwrap(), "a");
+        // A download is for itself, unless it was asked for.
+        for unpack_downloads in [false, true] {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(&bytes).unwrap();
+            let source = Source::Download { name: "y.tar".into(), file, mtime: 0 };
+            let path = format!("/{unpack_downloads}");
+            let target = Target { path, folder: true, unpack: true, unpack_downloads, ..Target::default() };
+            from.write(&[source], &to, &target).unwrap();
+        }
+        assert!(out.path().join("false/y.tar").is_file() && !out.path().join("false/inside").exists());
+        assert!(out.path().join("true/inside").is_file() && !out.path().join("true/y.tar").exists());
     }
 }

@@ -42,7 +42,7 @@ pub fn dockerfile(text: &str) {
                 "RUN" => {
                     let _ = Command::parse(&line.arguments);
                     let wrong = |e: String| crate::Error::Invalid(e);
-                    let _ = mounts::parse(line, |word| expand(word).map_err(wrong));
+                    let _ = mounts::parse(line, "/", |word| expand(word).map_err(wrong));
                 }
                 "ADD" | "COPY" => {
                     for word in instruction::sources(line, escape).map(|(all, _)| all).unwrap_or_default() {

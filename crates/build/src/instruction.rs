@@ -128,7 +128,7 @@ pub(crate) fn sources(line: &Line, escape: char) -> Result<(Vec<String>, String)
         )
     };
     let dest = all.pop().ok_or_else(too_few)?;
-    all.retain(|s| !s.starts_with("<<") || line.heredocs.is_empty());
+    all.retain(|s| line.heredocs.is_empty() || crate::parse::heredoc(s).is_none());
     if all.is_empty() && line.heredocs.is_empty() {
         return Err(too_few());
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use image::{Auth, ImageStore, Layer};
 use oci_spec::runtime::{Mount, MountBuilder};
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, FileType, OFlags};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::builder::Builder;
@@ -72,11 +72,15 @@ pub(crate) struct Wanted {
     env: Option<String>,
 }
 
-/// Reads the mounts of a `RUN`.
-pub(crate) fn parse(line: &Line, expand: impl Fn(&str) -> Result<String>) -> Result<Vec<Wanted>> {
+/// Reads the mounts of a `RUN` in the working directory `workdir`.
+pub(crate) fn parse(
+    line: &Line,
+    workdir: &str,
+    expand: impl Fn(&str) -> Result<String>,
+) -> Result<Vec<Wanted>> {
     let texts = line.flags.iter().filter(|(n, _)| n == "mount");
     let mut all = Vec::new();
-    let (mut agents, workdir) = (0, "/");
+    let mut agents = 0;
     for (_, text) in texts {
         let text = expand(text.as_deref().unwrap_or_default())?;
         let wrong = |why: String| Error::Step(why);
@@ -176,14 +180,15 @@ pub(crate) fn parse(line: &Line, expand: impl Fn(&str) -> Result<String>) -> Res
             _ if m.target.is_empty() => return Err(wrong("mount target is required".into())),
             _ => {}
         }
+        if m.kind == Kind::Cache && m.id.is_empty() {
+            // By the target as written: steps in several folders share it.
+            m.id = crate::instruction::absolute("/", &m.target);
+        }
         if !m.target.is_empty() {
             m.target = crate::instruction::absolute(workdir, &m.target);
             if m.target == "/" {
                 return Err(wrong(format!("invalid mount target {:?}", m.target)));
             }
-        }
-        if m.kind == Kind::Cache && m.id.is_empty() {
-            m.id.clone_from(&m.target);
         }
         all.push(m);
     }
@@ -205,10 +210,17 @@ fn size(text: &str) -> Option<u64> {
     lower[..digits].parse::<u64>().ok()?.checked_mul(factor)
 }
 
+/// A here-document that is a program of its own.
+pub(crate) struct Script {
+    /// Its file's name below [`SCRIPTS`].
+    pub name: String,
+    pub content: String,
+}
+
 /// The mounts of one step, with where their files come from.
 pub(crate) struct Mounts {
     all: Vec<(Wanted, Option<Origin>)>,
-    script: Option<(String, String)>,
+    script: Option<Script>,
     images: Arc<ImageStore>,
 }
 
@@ -237,8 +249,8 @@ impl Mounts {
     }
 
     /// Adds a here-document as a program.
-    pub fn script(&mut self, name: &str, content: Option<String>) {
-        self.script = content.map(|c| (name.to_string(), c));
+    pub fn script(&mut self, script: Option<Script>) {
+        self.script = script;
     }
 
     /// What of the mounts a step's result depends on.
@@ -399,7 +411,7 @@ impl Mounts {
                 (Kind::Bind, None) => return Err(Error::Step("mount without a source".into())),
             }
         }
-        if let Some((name, content)) = self.script {
+        if let Some(Script { name, content }) = self.script {
             let scripts = dir.path().join("scripts");
             std::fs::create_dir(&scripts)?;
             let file = scripts.join(name);
@@ -420,27 +432,32 @@ impl Prepared {
             return Ok(());
         }
         let snapshot = builder.images.snapshot(key)?;
-        blocking(move || {
-            let mut stubs = self.stubs.clone();
-            // Deepest first: a folder is empty once what was in it is gone.
-            stubs.sort_by_key(|p| std::cmp::Reverse(p.components().count()));
-            stubs.dedup();
-            for stub in stubs {
-                let path = snapshot.upper.join(stub.strip_prefix("/").unwrap_or(&stub));
-                let Ok(meta) = std::fs::symlink_metadata(&path) else { continue };
-                // A folder with something in it stays: the step made that.
-                let _ = if meta.is_dir() {
-                    std::fs::remove_dir(&path)
-                } else if meta.is_file() && meta.size() == 0 {
-                    std::fs::remove_file(&path)
-                } else {
-                    Ok(())
-                };
-            }
-            Ok(())
-        })
-        .await
+        blocking(move || Ok(remove_stubs(&snapshot.upper, self.stubs)?)).await
     }
+}
+
+/// Removes those of the mount points that are still empty. The step may have put links where folders were, so none is
+/// followed: what lies behind one is no mount point.
+fn remove_stubs(upper: &Path, mut stubs: Vec<PathBuf>) -> std::io::Result<()> {
+    let upper = std::fs::File::open(upper)?;
+    // Deepest first: a folder is empty once what was in it is gone.
+    stubs.sort_by_key(|p| std::cmp::Reverse(p.components().count()));
+    stubs.dedup();
+    for stub in &stubs {
+        let (Some(parent), Some(name)) = (stub.parent(), stub.file_name()) else { continue };
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let Ok(parent) = sys::rooted::open_plain(upper.as_fd(), parent, flags) else { continue };
+        let Ok(stat) = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        // A folder with something in it stays: the step made that.
+        let _ = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR),
+            FileType::RegularFile if stat.st_size == 0 => {
+                rustix::fs::unlinkat(&parent, name, AtFlags::empty())
+            }
+            _ => Ok(()),
+        };
+    }
+    Ok(())
 }
 
 /// A secret in memory: a file that no path but this process's own leads to, and that no disk ever sees.
@@ -539,8 +556,10 @@ fn bind(
             mount(target, "bind", &copy, &["rbind", "rprivate", "rw"])
         }
         (several, scratch) => {
-            let list: Vec<String> = several.iter().map(|p| p.display().to_string()).collect();
-            let mut options = vec![format!("lowerdir={}", list.join(":"))];
+            let lower = runtime::shim::lowerdir(several).ok_or_else(|| {
+                Error::Step(format!("{source:?} of the mount at {target}: a name that is not UTF-8"))
+            })?;
+            let mut options = vec![lower];
             match scratch {
                 Some(dir) => {
                     std::fs::create_dir_all(dir.join("upper"))?;
@@ -603,7 +622,37 @@ mod tests {
 
     fn one(text: &str) -> Result<Wanted> {
         let line = crate::parse::instruction(&format!("RUN --mount={text} x"), 1, '\\').unwrap();
-        parse(&line, |w| Ok(w.to_string())).map(|mut all| all.remove(0))
+        parse(&line, "/work", |w| Ok(w.to_string())).map(|mut all| all.remove(0))
+    }
+
+    #[test]
+    fn mount_points_go_and_nothing_else() {
+        let (dir, machine) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (upper, outside) = (dir.path(), machine.path());
+        std::fs::create_dir_all(upper.join("in/deep")).unwrap();
+        std::fs::create_dir_all(upper.join("kept/deep")).unwrap();
+        std::fs::write(upper.join("kept/file"), "").unwrap();
+        std::fs::write(upper.join("kept/made"), "x").unwrap();
+        std::fs::create_dir(outside.join("folder")).unwrap();
+        std::fs::write(outside.join("file"), "").unwrap();
+        std::os::unix::fs::symlink(outside, upper.join("a")).unwrap();
+        std::os::unix::fs::symlink("kept", upper.join("b")).unwrap();
+        let stubs = [
+            "/",
+            "/in",
+            "/in/deep",
+            "/kept",
+            "/kept/file",
+            "/kept/made",
+            "/a",
+            "/a/folder",
+            "/a/file",
+            "/b/deep",
+        ];
+        remove_stubs(upper, stubs.map(PathBuf::from).to_vec()).unwrap();
+        let is = |path: &str| upper.join(path).exists();
+        assert!(!is("in") && !is("kept/file") && is("kept/made") && is("kept/deep") && is("a") && is("b"));
+        assert!(outside.join("folder").exists() && outside.join("file").exists());
     }
 
     #[test]
@@ -613,7 +662,9 @@ mod tests {
         let m = one("type=secret,id=tok").unwrap();
         assert_eq!((m.target.as_str(), m.rw), ("/run/secrets/tok", false));
         let m = one("type=bind,from=a,source=/x,target=y,rw").unwrap();
-        assert_eq!((m.target.as_str(), m.rw, m.from.as_deref()), ("/y", true, Some("a")));
+        assert_eq!((m.target.as_str(), m.rw, m.from.as_deref()), ("/work/y", true, Some("a")));
+        let m = one("type=cache,target=./y/../z").unwrap();
+        assert_eq!((m.target.as_str(), m.id.as_str()), ("/work/z", "/z"));
         assert_eq!(one("type=tmpfs,target=/t,size=64m").unwrap().size, Some(64 << 20));
         assert_eq!(one("type=ssh").unwrap().target, "/run/buildkit/ssh_agent.0");
         for (text, why) in [
@@ -621,6 +672,7 @@ mod tests {
             ("type=bind", "mount target is required"),
             ("type=bind,target=/x,flub=1", "unexpected key 'flub' in 'flub=1'"),
             ("type=bind,target=/", "invalid mount target \"/\""),
+            ("type=bind,target=..", "invalid mount target \"/\""),
         ] {
             assert_eq!(one(text).unwrap_err().to_string(), why);
         }

@@ -5,6 +5,7 @@
 //! triggers show it.
 
 use crate::error::{Error, Result};
+use crate::words;
 
 /// The keywords, in the order that the reference has them.
 const KEYWORDS: [&str; 18] = [
@@ -234,51 +235,30 @@ fn flags(rest: &str, escape: char) -> (Vec<(String, Option<String>)>, String) {
     (flags, rest.to_string())
 }
 
-/// The here-documents that a shell line asks for: `<<NAME`, `<<-NAME`, `<<"NAME"` outside of quotes.
+/// The here-documents that a line asks for: whole words alone are, so `$((1<<N))` is none.
 fn heredocs(arguments: &str) -> Vec<Heredoc> {
-    let mut found = Vec::new();
-    let chars: Vec<char> = arguments.chars().collect();
-    let (mut i, mut quote) = (0, None);
-    while i < chars.len() {
-        let c = chars[i];
-        if c == '\\' {
-            i += 2;
-            continue;
-        }
-        if quote == Some(c) {
-            quote = None;
-        } else if quote.is_none() && (c == '"' || c == '\'') {
-            quote = Some(c);
-        } else if quote.is_none()
-            && c == '<'
-            && chars.get(i + 1) == Some(&'<')
-            && chars.get(i + 2) != Some(&'<')
-        {
-            let mut at = i + 2;
-            let chomp = chars.get(at) == Some(&'-');
-            at += usize::from(chomp);
-            let quoted = chars.get(at).copied().filter(|q| *q == '"' || *q == '\'');
-            at += usize::from(quoted.is_some());
-            let start = at;
-            while at < chars.len()
-                && (chars[at].is_alphanumeric() || chars[at] == '_' || (at > start && chars[at] == '-'))
-            {
-                at += 1;
-            }
-            let closed = quoted.is_none_or(|q| chars.get(at) == Some(&q));
-            if at > start && !chars[start].is_ascii_digit() && closed {
-                let name: String = chars[start..at].iter().collect();
-                found.push(Heredoc { name, expand: quoted.is_none(), content: String::new(), chomp });
-            }
-            i = at;
-            continue;
-        } else if quote.is_none() && c == '<' && chars.get(i + 1) == Some(&'<') {
-            i += 3;
-            continue;
-        }
-        i += 1;
+    words::split(arguments, '\\').iter().filter_map(|word| heredoc(word)).collect()
+}
+
+/// The here-document that a word asks for: `<<NAME`, `<<-NAME`, perhaps with a file's number before it and quotes around
+/// or in the name.
+pub(crate) fn heredoc(word: &str) -> Option<Heredoc> {
+    let rest = word.trim_start_matches(|c: char| c.is_ascii_digit()).strip_prefix("<<")?;
+    let (rest, chomp) = rest.strip_prefix('-').map_or((rest, false), |rest| (rest, true));
+    if rest.contains('<') || words::split(rest, '\\').len() != 1 {
+        return None;
     }
-    found
+    let (mut name, mut quote, mut characters) = (String::new(), None, rest.chars());
+    while let Some(c) = characters.next() {
+        match (c, quote) {
+            ('\\', None | Some('"')) => name.extend(characters.next()),
+            (c, Some(q)) if c == q => quote = None,
+            ('"' | '\'', None) => quote = Some(c),
+            _ => name.push(c),
+        }
+    }
+    let expand = name == rest;
+    (!name.is_empty()).then_some(Heredoc { name, expand, content: String::new(), chomp })
 }
 
 #[cfg(test)]
@@ -326,6 +306,22 @@ mod tests {
         assert_eq!((h[1].content.as_str(), h[1].expand), ("b\n", false));
         assert_eq!(d.lines[2].keyword, "CMD");
         assert!(parse("RUN <<EOF\nx").is_err());
+        let names = |line: &str| {
+            let all = heredocs(line).into_iter().map(|h| (h.name, h.expand, h.chomp));
+            all.collect::<Vec<_>>()
+        };
+        let one = |name: &str, expand, chomp| vec![(name.to_string(), expand, chomp)];
+        assert_eq!(
+            names("<<robots.txt <<humans.txt /d/"),
+            [one("robots.txt", true, false), one("humans.txt", true, false)].concat()
+        );
+        assert_eq!(names("cat 3<<-\"a b\" && x"), one("a b", false, true));
+        assert_eq!(names("cat <<E\\OF"), one("EOF", false, false));
+        for line in
+            ["echo $((1<<N))", "a<<EOF", "x <<<EOF", "x << EOF", "x \"<<EOF\"", "x '<<EOF b'", "x \\<<EOF"]
+        {
+            assert_eq!(names(line), [], "{line}");
+        }
     }
 
     #[test]

@@ -271,6 +271,9 @@ impl Ignore {
     /// Whether a file of the context is left out: the last rule that matches it or a folder above it decides.
     pub fn excludes(&self, path: &str) -> bool {
         let path = path.trim_matches('/');
+        if path.is_empty() {
+            return false; // the folder itself
+        }
         let mut excluded = false;
         for (negated, pattern) in &self.rules {
             if excluded != *negated {

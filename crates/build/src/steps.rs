@@ -13,8 +13,8 @@ use crate::error::{Error, Result};
 use crate::flight::Work;
 use crate::instruction::{self, Command};
 use crate::job::PREDEFINED;
-use crate::mounts::{self, Mounts};
-use crate::parse::Line;
+use crate::mounts::{self, Mounts, Script};
+use crate::parse::{self, Line};
 use crate::pattern::Ignore;
 use crate::report::Told;
 use crate::runner::Step;
@@ -151,15 +151,26 @@ impl Stage<'_> {
     pub async fn run(&mut self, state: &mut State, line: &Line) -> Result<()> {
         let job = self.job;
         let flag = |name: &str| line.flags.iter().find(|(n, _)| n == name).and_then(|(_, v)| v.as_deref());
+        let allows = |entitlement| job.holder.as_ref().is_some_and(|h| h.allows(entitlement));
         let network = match flag("network") {
             None | Some("default") => job.options.network_mode.clone(),
-            Some(mode @ ("none" | "host")) => mode.to_string(),
-            Some(other) if job.classic => other.to_string(),
-            Some(other) => return Err(Error::Step(format!("invalid network mode {other:?}"))),
+            // What the client chose for the whole build, a step may have by its name, too.
+            Some(mode) if mode == "none" || mode == job.options.network_mode => mode.to_string(),
+            Some("host") if allows("network.host") => "host".into(),
+            Some("host") => {
+                return Err(Error::Step(
+                    "network.host is not allowed: build with --network host or --allow network.host".into(),
+                ));
+            }
+            Some(other) => {
+                return Err(Error::Step(format!(
+                    "invalid network mode {other:?}: it is default, none or host; others are for --network of the build"
+                )));
+            }
         };
         let privileged = match flag("security") {
             None | Some("sandbox") => false,
-            Some("insecure") if job.holder.as_ref().is_some_and(|h| h.allows("security.insecure")) => true,
+            Some("insecure") if allows("security.insecure") => true,
             Some("insecure") => {
                 return Err(Error::Step(
                     "security.insecure is not allowed: build with --allow security.insecure".into(),
@@ -188,7 +199,7 @@ impl Stage<'_> {
         if !job.classic {
             created_by = format!("RUN {created_by} # buildkit");
         }
-        let wanted = mounts::parse(line, |w| self.expand(state, w))?;
+        let wanted = mounts::parse(line, &state.run().working_dir, |w| self.expand(state, w))?;
         let mut mounts = Mounts::plan(self, wanted).await?;
         let config = state.run().clone();
         let key = {
@@ -199,7 +210,7 @@ impl Stage<'_> {
                 b"run",
                 state.chain().as_bytes(),
                 &list(&args)?,
-                script.as_deref().unwrap_or_default().as_bytes(),
+                script.as_ref().map(|s| s.content.as_str()).unwrap_or_default().as_bytes(),
                 &list(&visible)?,
                 config.working_dir.as_bytes(),
                 config.user.as_bytes(),
@@ -210,9 +221,7 @@ impl Stage<'_> {
                 &[u8::from(privileged)],
             ])
         };
-        if script.is_some() {
-            mounts.script(line.heredocs.first().map_or("script", |h| h.name.as_str()), script);
-        }
+        mounts.script(script);
         let mut env = config.env.clone();
         env.extend(declared.iter().cloned());
         for (name, value) in &job.given {
@@ -279,7 +288,14 @@ impl Stage<'_> {
         let text = self.apply(state, line)?;
         let created_by = self.nop(state, &format!(" {text}"));
         let path = PathBuf::from(&state.run().working_dir);
-        let key = cache::key(&[b"workdir", state.chain().as_bytes(), path.as_os_str().as_encoded_bytes()]);
+        // Whose it becomes: the classic builder's are root's.
+        let user = if self.job.classic { String::new() } else { state.run().user.clone() };
+        let key = cache::key(&[
+            b"workdir",
+            state.chain().as_bytes(),
+            path.as_os_str().as_encoded_bytes(),
+            user.as_bytes(),
+        ]);
         let (builder, layers) = (self.job.builder.clone(), state.layers.clone());
         let work: Work = Box::new(move |_, _| {
             Box::pin(async move {
@@ -298,7 +314,9 @@ impl Stage<'_> {
                     let snapshot = builder.images.snapshot(&scratch.key)?;
                     blocking(move || {
                         let root = snapshot.mount(true)?;
-                        image::archive::root::make_dirs(root.as_fd(), &path, 0o755, (0, 0)).map_err(|e| {
+                        // A user that is not there yet is nobody's mistake so far.
+                        let owner = copy::owner(&root, &user, false).unwrap_or((0, 0));
+                        image::archive::root::make_dirs(root.as_fd(), &path, 0o755, owner).map_err(|e| {
                             Error::Step(format!("cannot make the working directory {}: {e}", path.display()))
                         })?;
                         Ok(())
@@ -323,6 +341,12 @@ impl Stage<'_> {
         let dest = self.expand(state, &dest)?;
         let mut found = Vec::new();
         for heredoc in &line.heredocs {
+            if Path::new(&heredoc.name).file_name() != Some(heredoc.name.as_ref()) {
+                return Err(Error::Step(format!(
+                    "here-document {:?}: its name is that of a file, without folders",
+                    heredoc.name
+                )));
+            }
             let content = if heredoc.expand {
                 self.expand_text(state, &heredoc.content)?
             } else {
@@ -382,6 +406,9 @@ impl Stage<'_> {
             let from = From { root: &root, ignore: origin.ignore(), exclude: exclude.as_ref(), parents };
             let mut all = found;
             for word in &paths {
+                if classic && origin.ignore().is_some() && copy::escapes(word) {
+                    return Err(Error::Step(format!("forbidden path outside the build context: {word} ()")));
+                }
                 all.extend(from.find(word).map_err(|e| missing(classic, word, e))?);
             }
             if all.is_empty() && clones_in.is_empty() {
@@ -416,10 +443,10 @@ impl Stage<'_> {
         let link = switch("link")? && chown.as_deref().is_none_or(copy::is_numeric);
         let below = if link { Vec::new() } else { state.layers.clone() };
         let slash = if written_as_folder && target_path != "/" { "/" } else { "" };
-        let unpack = match flag("unpack") {
-            None => line.keyword == "ADD",
-            Some(_) => switch("unpack")?,
-        };
+        // What is not said: archives of the context are unpacked, downloaded ones are not.
+        let unpack_downloads = switch("unpack")?;
+        let said = line.flags.iter().any(|(name, _)| name == "unpack");
+        let unpack = if said { unpack_downloads } else { line.keyword == "ADD" };
         let created_by = if job.classic {
             let mut text = line.keyword.to_string();
             for (name, value) in [("chown", &chown), ("chmod", &chmod)] {
@@ -443,8 +470,10 @@ impl Stage<'_> {
             target_path.as_bytes(),
             slash.as_bytes(),
             chown.as_deref().unwrap_or_default().as_bytes(),
+            // Which group a user has by name alone.
+            &[u8::from(classic && chown.is_some())],
             chmod.as_deref().unwrap_or_default().as_bytes(),
-            &[u8::from(unpack), u8::from(parents), u8::from(link)],
+            &[u8::from(unpack), u8::from(unpack_downloads), u8::from(parents), u8::from(link)],
         ]);
         let builder = job.builder.clone();
         let work: Work = Box::new(move |_, _| {
@@ -453,8 +482,8 @@ impl Stage<'_> {
                 let snapshot = builder.images.snapshot(&scratch.key)?;
                 blocking(move || {
                     let merged = snapshot.mount(true)?;
-                    let owner =
-                        chown.as_deref().map(|c| copy::owner(&merged, c)).transpose().map_err(Error::Step)?;
+                    let owner = chown.as_deref().map(|c| copy::owner(&merged, c, classic)).transpose();
+                    let owner = owner.map_err(Error::Step)?;
                     let target = Target {
                         path: target_path,
                         folder: written_as_folder,
@@ -462,6 +491,7 @@ impl Stage<'_> {
                         owner_given: owner.is_some(),
                         mode,
                         unpack,
+                        unpack_downloads,
                     };
                     let (root, exclude) = &root;
                     let from = From { root, ignore: origin.ignore(), exclude: exclude.as_ref(), parents };
@@ -510,18 +540,18 @@ fn switch(line: &Line, name: &str) -> Result<bool> {
 
 /// The command of a `RUN`, here-documents included; and a script that has to be there as a file, because it names its
 /// own interpreter.
-fn run_command(line: &Line, config: &Config) -> (Vec<String>, Option<String>) {
+fn run_command(line: &Line, config: &Config) -> (Vec<String>, Option<Script>) {
     if line.heredocs.is_empty() {
         return (Command::parse(&line.arguments).argv(config), None);
     }
-    let only = line.heredocs.len() == 1 && {
-        let rest = line.arguments.trim_start_matches("<<").trim_start_matches('-');
-        rest.trim_matches(['"', '\'']) == line.heredocs[0].name
-    };
+    let only = line.heredocs.len() == 1 && parse::heredoc(&line.arguments).is_some();
     let script = if only {
         let content = line.heredocs[0].content.clone();
         if content.starts_with("#!") {
-            return (vec![format!("{}/{}", mounts::SCRIPTS, line.heredocs[0].name)], Some(content));
+            // Its name may be any text, also a path.
+            let name = Path::new(&line.heredocs[0].name).file_name().and_then(|n| n.to_str());
+            let name = name.unwrap_or("script").to_string();
+            return (vec![format!("{}/{name}", mounts::SCRIPTS)], Some(Script { name, content }));
         }
         content
     } else {

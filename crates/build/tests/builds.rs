@@ -420,3 +420,22 @@ async fn contexts_that_change_while_they_are_packed() {
     }
     w.build_tar(whole, tagged("changing")).await.0.unwrap();
 }
+
+/// `RUN --mount=type=bind,source=package.json,target=package.json npm ci`
+#[tokio::test(flavor = "multi_thread")]
+async fn mounts_are_below_the_working_directory() {
+    let Some(w) = world().await else { return };
+    let file = "FROM base:1.0\nWORKDIR /app\nRUN --mount=type=bind,source=f,target=f true\n";
+    w.build(&[("Dockerfile", file), ("f", "x")], tagged("m")).await.0.unwrap();
+    let step = w.runner.steps.lock()[0].clone();
+    assert_eq!(step.mounts[0].destination(), std::path::Path::new("/app/f"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_with_names_of_files() {
+    let Some(w) = world().await else { return };
+    let file = "FROM base:1.0\nCOPY <<robots.txt <<humans.txt /d/\nr\nrobots.txt\nh\nhumans.txt\n";
+    w.build(&[("Dockerfile", file)], tagged("names")).await.0.unwrap();
+    assert_eq!(w.read("names", "/d/robots.txt").as_deref(), Some("r\n"));
+    assert_eq!(w.read("names", "/d/humans.txt").as_deref(), Some("h\n"));
+}

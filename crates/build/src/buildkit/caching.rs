@@ -3,7 +3,7 @@
 //! What is kept is an image whose layers are the steps' results and whose configuration says which step each came from.
 //! It is read by this builder only: other builders name steps in their own way.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use image::registry::Remote;
@@ -227,9 +227,12 @@ async fn from_client(
 }
 
 /// Removes an image that was only a vehicle. One that has got a name meanwhile stays.
-async fn forget(builder: &Arc<Builder>, name: &str) {
-    if let Err(error) = builder.images.remove(name, false, false, &|_| None).await {
-        tracing::debug!(%error, name, "an image that carried a build cache stays");
+async fn forget(builder: &Arc<Builder>, id: &str) {
+    if builder.images.get(id).is_ok_and(|image| !image.tags.is_empty()) {
+        return;
+    }
+    if let Err(error) = builder.images.remove(id, false, false, &|_| None).await {
+        tracing::debug!(%error, id, "an image that carried a build cache stays");
     }
 }
 
@@ -261,8 +264,7 @@ async fn from_registry(
     let target = target(entry)?;
     let images = &builder.images;
     let name = target.to_string();
-    let before = images.get(&name).ok();
-    if let Some(image) = &before
+    if let Ok(image) = images.get(&name)
         && image.config.other.contains_key(MEMBER)
     {
         take(builder, &image.config);
@@ -272,15 +274,15 @@ async fn from_registry(
         Some(holder) => holder.credentials(&target.domain).await?,
         None => None,
     };
+    let known: HashSet<String> = images.list().iter().map(|image| image.id.clone()).collect();
     let (tx, mut rx) = mpsc::channel::<image::Progress>(64);
-    let pull = images.pull(&name, auth, Some(Platform::host()), tx);
+    // Pulled for its layers: the name stays where it is.
+    let pull = images.pull_beside(&name, auth, Platform::host(), tx);
     let (image, ()) = tokio::join!(pull, async { while rx.recv().await.is_some() {} });
     let image = image?;
     take(builder, &image.config);
-    // Pulled for its layers: the name goes back to where it was.
-    match before {
-        Some(old) => images.tag(&old.id, &name).await?,
-        None => forget(builder, &name).await,
+    if !known.contains(&image.id) {
+        forget(builder, &image.id).await;
     }
     Ok(())
 }

@@ -303,6 +303,42 @@ async fn a_client_drives_the_build() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_machines_network_is_for_the_client_to_give() {
+    let Some(w) = world().await else { return };
+    let file = "FROM base:1\nRUN --network=host reach\n";
+    let folders = BTreeMap::from([("dockerfile", vec![("Dockerfile", file)])]);
+    let client = Client { folders: Arc::new(folders), ..Client::default() };
+    let caller = w.connect("s", client).await;
+    let path = "/moby.buildkit.v1.Control/Solve";
+    let refused = solve("r1", "s", exporter("tar", &[]));
+    let refused = caller.unary::<_, SolveResponse>(path, &refused).await.unwrap_err();
+    assert!(refused.message.contains("network.host is not allowed"), "{refused:?}");
+    let allowed =
+        SolveRequest { entitlements: vec!["network.host".into()], ..solve("r2", "s", exporter("tar", &[])) };
+    caller.unary::<_, SolveResponse>(path, &allowed).await.unwrap();
+    assert_eq!(w.runner.0.lock()[0].network_mode, "host");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_working_directory_is_its_users() {
+    let Some(w) = world().await else { return };
+    let file = "FROM base:1\nCOPY passwd /etc/\nUSER app\nWORKDIR /home/app\nUSER 7:8\nWORKDIR /n\nUSER none\nWORKDIR /o\n";
+    let folders = BTreeMap::from([
+        ("dockerfile", vec![("Dockerfile", file)]),
+        ("context", vec![("passwd", "app:x:10:20::/:\n")]),
+    ]);
+    let client = Client { folders: Arc::new(folders), ..Client::default() };
+    let caller = w.connect("s", client).await;
+    let request = solve("r", "s", exporter("moby", &[("name", "homes")]));
+    caller.unary::<_, SolveResponse>("/moby.buildkit.v1.Control/Solve", &request).await.unwrap();
+    let root = w.images.mount_layers(w.images.get("homes").unwrap().diff_ids()).unwrap();
+    for (path, owner) in [("home", (10, 20)), ("home/app", (10, 20)), ("n", (7, 8)), ("o", (0, 0))] {
+        let stat = rustix::fs::statat(&root, path, rustix::fs::AtFlags::empty()).unwrap();
+        assert_eq!((stat.st_uid, stat.st_gid), owner, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_context_that_changes_while_it_is_sent() {
     let Some(w) = world().await else { return };
     let folders = BTreeMap::from([
@@ -513,4 +549,86 @@ async fn what_is_wrong_is_shown_where_it_stands() {
     let failed =
         caller.unary::<_, SolveResponse>("/moby.buildkit.v1.Control/Solve", &request).await.unwrap_err();
     assert!(failed.message.contains("invalid platform"), "{}", failed.message);
+}
+
+/// A registry with one image that has no layers, and these members in its configuration.
+async fn registry(members: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let config = format!(
+        r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":[]}},{members}}}"#
+    );
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{m}","config":{{"mediaType":"{c}","digest":"{}","size":{}}},"layers":[]}}"#,
+        image::archive::compress::digest_of(config.as_bytes()),
+        config.len(),
+        m = image::registry::manifest::media::OCI_MANIFEST,
+        c = image::registry::manifest::media::OCI_CONFIG,
+    );
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                match stream.read_u8().await {
+                    Ok(b) => head.push(b),
+                    Err(_) => break,
+                }
+            }
+            let line = String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_string();
+            let (kind, body) = match () {
+                () if line.contains("/manifests/") => {
+                    (image::registry::manifest::media::OCI_MANIFEST, manifest.as_str())
+                }
+                () if line.contains("/blobs/") => ("application/octet-stream", config.as_str()),
+                () => ("application/json", "{}"),
+            };
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_from_a_registry_leaves_names_and_images_alone() {
+    let Some(w) = world().await else { return };
+    w.images.configure_registries(image::registry::RegistryConfig {
+        patience: std::time::Duration::from_secs(1),
+        ..image::registry::RegistryConfig::default()
+    });
+    let step = r#"{"key":"k","description":"from elsewhere","created":"2024-01-01T00:00:00Z"}"#;
+    let address = registry(&format!(r#""tug.build.cache.v0":[{step}]"#)).await;
+    let name = format!("{address}/app:1");
+    let own = w.images.get("base:1").unwrap().id.clone();
+    for tagged in [false, true] {
+        if tagged {
+            w.images.tag(&own, &name).await.unwrap();
+        }
+        let client = Client {
+            folders: Arc::new(BTreeMap::from([(
+                "dockerfile",
+                vec![("Dockerfile", "FROM base:1\nLABEL a=b\n")],
+            )])),
+            ..Client::default()
+        };
+        let (reference, session) = (format!("r{tagged}"), format!("s{tagged}"));
+        let caller = w.connect(&session, client).await;
+        let entry = super::proto::CacheOptionsEntry {
+            kind: "registry".into(),
+            attrs: HashMap::from([("ref".to_string(), name.clone())]),
+        };
+        let cache = super::proto::CacheOptions { imports: vec![entry], ..Default::default() };
+        let request =
+            SolveRequest { cache: Some(cache), ..solve(&reference, &session, exporter("tar", &[])) };
+        caller.unary::<_, SolveResponse>("/moby.buildkit.v1.Control/Solve", &request).await.unwrap();
+        let records = w.builder.cache_records().await.unwrap();
+        assert!(records.iter().any(|r| r.description == "from elsewhere"), "{records:?}");
+        let left: Vec<String> = w.images.list().iter().map(|image| image.id.clone()).collect();
+        assert_eq!(left, [own.as_str()]);
+        assert_eq!(w.images.get(&name).is_ok_and(|image| image.id == own), tagged);
+    }
 }

@@ -128,13 +128,10 @@ fn user_mount(point: &MountPoint, images: &HashMap<String, Vec<PathBuf>>, mapped
                     several.len()
                 ))),
                 several => {
-                    let list: Vec<String> = several.iter().map(|l| l.display().to_string()).collect();
-                    Ok(mount(
-                        &point.destination,
-                        "overlay",
-                        "overlay",
-                        &["ro", &format!("lowerdir={}", list.join(":"))],
-                    ))
+                    let lower = runtime::shim::lowerdir(several).ok_or_else(|| {
+                        system(format!("mount {}: a path that is not UTF-8", point.destination))
+                    })?;
+                    Ok(mount(&point.destination, "overlay", "overlay", &["ro", &lower]))
                 }
             }
         }

@@ -28,6 +28,7 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+pub use options::lowerdir;
 use rustix::fs::{Mode, OFlags};
 
 use crate::protocol::{self, Event, Failure, ShimConfig, ShimKind, Step};

@@ -59,7 +59,8 @@ impl Overlay {
     }
 }
 
-/// A list of folders by colons; one that belongs to a name has a backslash before it.
+/// The folders of a list as [`lowerdir`] and the kernel have it: by colons; what belongs to a name has a backslash
+/// before it.
 fn folders(list: &str) -> Vec<PathBuf> {
     let (mut all, mut one, mut characters) = (Vec::new(), String::new(), list.chars());
     while let Some(c) = characters.next() {
@@ -71,6 +72,24 @@ fn folders(list: &str) -> Vec<PathBuf> {
     }
     all.push(one.into());
     all
+}
+
+/// The option `lowerdir` of an overlay of these folders, top first; `None` if a name is not text. Strangers choose names
+/// in contexts and images: a colon would make one folder two, a comma, where options are one text, an option of its own.
+pub fn lowerdir(folders: &[PathBuf]) -> Option<String> {
+    let mut option = String::from("lowerdir=");
+    for (n, folder) in folders.iter().enumerate() {
+        if n > 0 {
+            option.push(':');
+        }
+        for c in folder.to_str()?.chars() {
+            if matches!(c, '\\' | ':' | ',') {
+                option.push('\\');
+            }
+            option.push(c);
+        }
+    }
+    Some(option)
 }
 
 impl Options {
@@ -159,6 +178,12 @@ mod tests {
         assert_eq!(o.lower, ["/a/1", "/a:b/2", "/c"].map(PathBuf::from));
         assert_eq!((o.upper, o.work), (Some("/u".into()), Some("/w".into())));
         assert_eq!(o.rest, ["index=off"]);
+        let names = ["/a:b/c", "/d,upperdir=/etc", "/e\\", "\\:", "/f"].map(PathBuf::from);
+        let one = lowerdir(&names).unwrap();
+        assert_eq!(one, "lowerdir=/a\\:b/c:/d\\,upperdir=/etc:/e\\\\:\\\\\\::/f");
+        assert_eq!(Overlay::of(&[one]), Overlay { lower: names.to_vec(), ..Overlay::default() });
+        let bytes = std::os::unix::ffi::OsStringExt::from_vec(vec![b'/', 0xff]);
+        assert_eq!(lowerdir(&[std::ffi::OsString::into(bytes)]), None);
     }
 
     #[test]
