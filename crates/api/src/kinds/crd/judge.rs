@@ -148,8 +148,8 @@ impl Structural {
         if let Some(min) = self.limit("minLength").filter(|min| length < *min) {
             say(errors, format!("should be at least {min} chars long"));
         }
-        if let Some(pattern) = self.pattern.as_ref().filter(|p| !p.is_match(s)) {
-            say(errors, format!("should match '{pattern}'"));
+        if self.pattern.as_ref().is_some_and(|p| !p.is_match(s)) {
+            say(errors, format!("should match '{}'", text(&self.raw, "pattern")));
         }
         let format = text(&self.raw, "format");
         let good = match format {

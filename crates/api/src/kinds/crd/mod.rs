@@ -187,7 +187,7 @@ impl Structural {
             out.items = Some(Box::new(inner));
         }
         if let Some(pattern) = raw.get("pattern").and_then(Value::as_str) {
-            match Regex::new(pattern) {
+            match crate::regexp::compile(pattern) {
                 Ok(regex) => out.pattern = Some(regex),
                 Err(e) => errors.invalid_str(
                     &path.child("pattern"),
