@@ -578,6 +578,14 @@ async fn parts_of_pods_are_judged_as_pods_are() {
     }
     let grown = resize("1500m").await;
     assert_eq!((grown.code, &grown.value["metadata"]["generation"]), (200, &json!(2)), "{}", grown.value);
+    let ranges = "/api/v1/namespaces/default/limitranges";
+    let range = json!({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "l"},
+        "spec": {"limits": [{"type": "Container", "max": {"cpu": "1"}}]}});
+    assert_eq!(c.post(ranges, range).await.code, 201);
+    let refused = resize("1700m").await;
+    assert_eq!(refused.code, 403, "{}", refused.value);
+    assert!(refused.message().contains("maximum cpu usage per Container is 1"), "{}", refused.message());
+    assert_eq!(c.delete(&format!("{ranges}/l")).await.code, 200);
     let debug = async |containers: Value| {
         let patch = json!({"spec": {"ephemeralContainers": containers}});
         c.patch(&format!("{one}/ephemeralcontainers"), "merge-patch+json", patch).await
