@@ -60,6 +60,13 @@ pub trait Strategy: Send + Sync + 'static {
         0
     }
 
+    /// Does what the object owns stay when it is deleted through this version (`batch/v1`) and nobody says what is to become of
+    /// it? So it was before there was garbage collection, and clients of those versions may count on it.
+    fn orphans(&self, api_version: &str) -> bool {
+        let _ = api_version;
+        false
+    }
+
     /// Is the generation raised when something other than metadata and status changes?
     fn has_generation(&self) -> bool {
         false

@@ -205,7 +205,8 @@ impl ApiServer {
             )));
         }
         let mut new = old.value().clone();
-        set_propagation(&mut new, &options.propagation);
+        let orphans = cx.kind.strategy.orphans(&cx.version().api_version());
+        set_propagation(&mut new, &options.propagation, orphans);
         let grace = cx.kind.strategy.grace(old.value(), options.grace);
         let now = base::clock::now();
         let already = api::meta::deleted(old.value());
@@ -275,7 +276,9 @@ impl ApiServer {
     }
 }
 
-fn set_propagation(object: &mut Value, policy: &str) {
+/// Puts on the object what makes the garbage collector follow `policy`. If that is empty an earlier policy stays; without
+/// one, what it owns is orphaned if the kind `orphans` by default.
+fn set_propagation(object: &mut Value, policy: &str, orphans: bool) {
     match policy {
         "Orphan" => {
             api::meta::remove_finalizer(object, FOREGROUND);
@@ -289,6 +292,9 @@ fn set_propagation(object: &mut Value, policy: &str) {
             api::meta::remove_finalizer(object, ORPHAN);
             api::meta::remove_finalizer(object, FOREGROUND);
         }
+        _ if orphans && !api::meta::finalizers(object).any(|f| f == FOREGROUND) => {
+            api::meta::add_finalizer(object, ORPHAN);
+        }
         _ => {}
     }
 }
@@ -296,6 +302,34 @@ fn set_propagation(object: &mut Value, policy: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn some_kinds_orphan_unless_told_otherwise() {
+        let kind = |group, plural| api::kinds::all().iter().find(|k| k.group == group && k.plural == plural);
+        for (group, plural, version, want) in [
+            ("batch", "jobs", "batch/v1", true),
+            ("", "replicationcontrollers", "v1", true),
+            ("batch", "cronjobs", "batch/v1beta1", true),
+            ("batch", "cronjobs", "batch/v1", false),
+            ("apps", "replicasets", "apps/v1", false),
+        ] {
+            assert_eq!(kind(group, plural).unwrap().strategy.orphans(version), want, "{plural} of {version}");
+        }
+        for (before, policy, orphans, want) in [
+            (json!([]), "", true, json!([ORPHAN])),
+            (json!([]), "Background", true, json!([])),
+            (json!([FOREGROUND]), "", true, json!([FOREGROUND])),
+            (json!([ORPHAN]), "", true, json!([ORPHAN])),
+            (json!(["x"]), "", true, json!(["x", ORPHAN])),
+            (json!(["x"]), "", false, json!(["x"])),
+            (json!([ORPHAN]), "Foreground", true, json!([FOREGROUND])),
+        ] {
+            let mut object = json!({"metadata": {"finalizers": before}});
+            set_propagation(&mut object, policy, orphans);
+            let after: Vec<&str> = api::meta::finalizers(&object).collect();
+            assert_eq!(json!(after), want, "{policy:?}");
+        }
+    }
 
     #[test]
     fn options_are_read_from_body_and_query() {
