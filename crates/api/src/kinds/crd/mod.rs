@@ -4,6 +4,7 @@
 //! filled in, what it forbids is an error in upstream's words. Rules in CEL (`x-kubernetes-validations`) are compiled with
 //! it and judged by [`Structural::validate_rules`], which also knows the earlier state.
 
+mod format;
 mod judge;
 mod openapi;
 
@@ -493,6 +494,11 @@ impl Structural {
         text(&self.raw, "x-kubernetes-map-type") == "atomic"
     }
 
+    /// What the value is where it is left out.
+    pub fn default_value(&self) -> Option<&Value> {
+        self.raw.get("default")
+    }
+
     /// Does it fill anything in?
     pub fn has_defaults(&self) -> bool {
         self.has_defaults
@@ -569,6 +575,27 @@ mod tests {
             assert!(errors[0].to_string().starts_with(want), "{}", errors[0]);
         }
         assert_eq!(s.validate(&json!({})).0[0].to_string(), "spec: Required value");
+    }
+
+    #[test]
+    fn formats_and_steps_are_judged() {
+        let raw = json!({"type": "object", "properties": {
+            "when": {"type": "string", "format": "date-time"},
+            "step": {"type": "number", "multipleOf": 0.1},
+            "name": {"type": "string", "pattern": "^\\w{1,253}$"}}});
+        let s = Structural::compile(&raw, &Path::root()).unwrap();
+        for (good, value) in [
+            (true, json!({"when": "2024-01-01T00:00:00Z", "step": 0.3, "name": "a_1"})),
+            (true, json!({"step": 0})),
+            (true, json!({"step": -1.7})),
+            (false, json!({"when": "today"})),
+            (false, json!({"step": 0.35})),
+            (false, json!({"name": "é"})),
+        ] {
+            assert_eq!(s.validate(&value).is_empty(), good, "{value}");
+        }
+        let errors = s.validate(&json!({"name": "-"})).0;
+        assert!(errors[0].to_string().ends_with("name in body should match '^\\w{1,253}$'"), "{}", errors[0]);
     }
 
     #[test]
