@@ -211,6 +211,7 @@ impl ApiServer {
             now: base::clock::now(),
             subresource,
             api_version: &api_version,
+            has_status: version.subresource("status").is_some(),
         };
         let converter = cx.converter.clone();
         let mut change = Applied {
