@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::object::Encoded;
-use api::{Object, Status, Value};
+use api::{Gvr, Object, Status, Value};
 use serde_json::json;
 use store::Expect;
 
@@ -86,6 +86,20 @@ impl DeleteOptions {
             options.revision = Some(crate::query::resource_version(v).map_err(bad)?);
         }
         Ok(options)
+    }
+
+    /// Whether the object is the one that is to go, as it is to be then.
+    pub fn check(&self, gvr: &Gvr, object: &Object) -> Result<(), Status> {
+        let (uid, revision) = (object.uid(), object.revision());
+        let fail =
+            |why: String| Err(Status::conflict(gvr, object.name(), &format!("Precondition failed: {why}")));
+        match (&self.uid, self.revision) {
+            (Some(u), _) if u != uid => fail(format!("UID in precondition: {u}, UID in object meta: {uid}")),
+            (_, Some(r)) if r != revision => fail(format!(
+                "ResourceVersion in precondition: {r}, ResourceVersion in object meta: {revision}"
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// As a document, for admission webhooks.
@@ -191,19 +205,7 @@ impl ApiServer {
         options: &DeleteOptions,
         old: &Arc<Object>,
     ) -> Result<Deleted, Missed> {
-        let fail = |why: String| Missed::Failed(Status::conflict(&cx.gvr(), name, &why));
-        if let Some(uid) = options.uid.as_deref().filter(|u| *u != old.uid()) {
-            return Err(fail(format!(
-                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                old.uid()
-            )));
-        }
-        if let Some(r) = options.revision.filter(|r| *r != old.revision()) {
-            return Err(fail(format!(
-                "Precondition failed: ResourceVersion in precondition: {r}, ResourceVersion in object meta: {}",
-                old.revision()
-            )));
-        }
+        options.check(&cx.gvr(), old).map_err(Missed::Failed)?;
         let mut new = old.value().clone();
         let orphans = cx.kind.strategy.orphans(&cx.version().api_version());
         set_propagation(&mut new, &options.propagation, orphans);
