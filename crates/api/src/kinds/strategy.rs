@@ -36,7 +36,14 @@ pub trait Strategy: Send + Sync + 'static {
         ErrorList::new()
     }
 
-    /// What is wrong with a change, beyond what [`Strategy::validate`] says of the new object: fields that are immutable.
+    /// What is wrong with an object that is changed, by itself: what [`Strategy::validate`] says of it, unless it may stay as
+    /// it was.
+    fn validate_changed(&self, new: &Value, old: &Value) -> ErrorList {
+        let _ = old;
+        self.validate(new)
+    }
+
+    /// What is wrong with a change, beyond what [`Strategy::validate_changed`] says of the new object: fields that are immutable.
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
         let _ = (new, old);
         ErrorList::new()

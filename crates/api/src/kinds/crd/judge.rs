@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Structural, flag, text};
 use crate::cel;
-use crate::field::{ErrorList, ErrorType, Path, show};
+use crate::field::{ErrorList, ErrorType, FieldError, Path, show};
 use crate::patch::identity;
 use crate::schema::ListType;
 
@@ -63,11 +63,31 @@ impl Structural {
     /// What is wrong with an object.
     pub fn validate(&self, value: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        self.check(value, &Path::root(), &mut errors);
+        self.check(value, None, &Path::root(), &mut errors);
         errors
     }
 
-    pub(super) fn check(&self, value: &Value, path: &Path, errors: &mut ErrorList) {
+    /// What is wrong with an object that was `old` before. Values that have not changed are taken as they are, so that a
+    /// schema that has become stricter does not stand in the way of other changes; lists may go on having items of one key.
+    pub fn validate_change(&self, value: &Value, old: &Value) -> ErrorList {
+        let all = self.validate(value);
+        if all.is_empty() {
+            return all;
+        }
+        let mut errors = ErrorList::new();
+        self.check(value, Some(old), &Path::root(), &mut errors);
+        let duplicate = |e: &FieldError| e.kind == ErrorType::Duplicate;
+        if errors.0.iter().any(duplicate) && self.validate(old).0.iter().any(duplicate) {
+            errors.0.retain(|e| !duplicate(e));
+        }
+        errors
+    }
+
+    /// Says what is wrong with a value. Where its earlier state is known and the same, nothing is.
+    pub(super) fn check(&self, value: &Value, old: Option<&Value>, path: &Path, errors: &mut ErrorList) {
+        if old == Some(value) {
+            return;
+        }
         let say = |errors: &mut ErrorList, value: &Value, why: String| {
             let shown = show(value);
             errors.push(ErrorType::Invalid, path, Some(shown), format!("{} in body {why}", path.as_str()));
@@ -102,16 +122,17 @@ impl Structural {
         match value {
             Value::String(s) => self.check_text(s, value, path, errors),
             Value::Number(_) => self.check_number(value, path, errors),
-            Value::Array(list) => self.check_list(list, value, path, errors),
-            Value::Object(map) => self.check_object(map, value, path, errors),
+            Value::Array(list) => self.check_list(list, value, old, path, errors),
+            Value::Object(map) => self.check_object(map, value, old, path, errors),
             _ => {}
         }
+        // What these say is of the whole value, which has changed.
         for schema in &self.all {
-            schema.check(value, path, errors);
+            schema.check(value, None, path, errors);
         }
         let fits = |s: &&Structural| {
             let mut errors = ErrorList::new();
-            s.check(value, path, &mut errors);
+            s.check(value, None, path, &mut errors);
             errors.is_empty()
         };
         if !self.any.is_empty() && !self.any.iter().any(|s| fits(&s)) {
@@ -189,7 +210,24 @@ impl Structural {
         }
     }
 
-    fn check_list(&self, list: &[Value], value: &Value, path: &Path, errors: &mut ErrorList) {
+    /// The items of an earlier state of a list, by their keys: those of other lists are nobody's earlier state.
+    fn earlier<'v>(&self, old: Option<&'v Value>) -> HashMap<Vec<String>, &'v Value> {
+        let keys = if self.list_type() == ListType::Map { self.list_keys() } else { Vec::new() };
+        let mut before = HashMap::new();
+        for item in old.and_then(Value::as_array).filter(|_| !keys.is_empty()).into_iter().flatten() {
+            before.entry(key_of(item, &keys)).or_insert(item);
+        }
+        before
+    }
+
+    fn check_list(
+        &self,
+        list: &[Value],
+        value: &Value,
+        old: Option<&Value>,
+        path: &Path,
+        errors: &mut ErrorList,
+    ) {
         if let Some(max) = self.limit("maxItems").filter(|max| list.len() > *max) {
             errors.too_many(path, list.len(), max);
         }
@@ -201,6 +239,7 @@ impl Structural {
             );
         }
         let keys = self.list_keys();
+        let before = self.earlier(old);
         let mut seen: HashSet<Vec<String>> = HashSet::new();
         for (i, item) in list.iter().enumerate() {
             let at = path.index(i);
@@ -209,16 +248,24 @@ impl Structural {
                 ListType::Set => vec![identity(item)],
                 ListType::Atomic => Vec::new(),
             };
+            let old = before.get(&key).copied();
             if !key.is_empty() && !seen.insert(key) {
                 errors.duplicate(&at, item);
             }
             if let Some(items) = &self.items {
-                items.check(item, &at, errors);
+                items.check(item, old, &at, errors);
             }
         }
     }
 
-    fn check_object(&self, map: &crate::Map, value: &Value, path: &Path, errors: &mut ErrorList) {
+    fn check_object(
+        &self,
+        map: &crate::Map,
+        value: &Value,
+        old: Option<&Value>,
+        path: &Path,
+        errors: &mut ErrorList,
+    ) {
         for name in self.raw.get("required").and_then(Value::as_array).into_iter().flatten() {
             let name = name.as_str().unwrap_or_default();
             if !map.contains_key(name) {
@@ -236,10 +283,8 @@ impl Structural {
             if self.object && matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
                 continue;
             }
-            match (self.properties.get(name), &self.additional) {
-                (Some(schema), _) => schema.check(item, &path.child(name), errors),
-                (None, Some(schema)) => schema.check(item, &path.child(name), errors),
-                (None, None) => {}
+            if let Some(schema) = self.value_schema(name) {
+                schema.check(item, old.and_then(|o| o.get(name)), &path.child(name), errors);
             }
         }
     }
@@ -250,7 +295,8 @@ impl Structural {
         if !self.has_rules {
             return errors;
         }
-        if !self.validate(value).is_empty() {
+        let faults = old.map_or_else(|| self.validate(value), |old| self.validate_change(value, old));
+        if !faults.is_empty() {
             errors.push(
                 ErrorType::Invalid,
                 &Path::root(),
@@ -283,11 +329,7 @@ impl Structural {
             }
             Value::Array(list) => {
                 let Some(items) = &self.items else { return };
-                let keys = if self.list_type() == ListType::Map { self.list_keys() } else { Vec::new() };
-                let mut before: HashMap<Vec<String>, &Value> = HashMap::new();
-                for o in old.and_then(Value::as_array).filter(|_| !keys.is_empty()).into_iter().flatten() {
-                    before.entry(key_of(o, &keys)).or_insert(o);
-                }
+                let (keys, before) = (self.list_keys(), self.earlier(old));
                 for (i, item) in list.iter().enumerate() {
                     let old =
                         if before.is_empty() { None } else { before.get(&key_of(item, &keys)).copied() };
