@@ -35,7 +35,13 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         _ => {
             let now = "2024-01-02T03:04:05Z".parse().unwrap();
             let version = kind.api_version();
-            let writer = |manager| apply::Writer { manager, now, subresource: "", api_version: &version };
+            let writer = |manager| apply::Writer {
+                manager,
+                now,
+                subresource: "",
+                api_version: &version,
+                has_status: true,
+            };
             let live = object.is_object().then_some(&object);
             let versions = apply::OneVersion(schema);
             let Ok(first) = apply::apply(live, &change, &versions, writer("a"), *how > 128) else { return };

@@ -22,6 +22,7 @@ pub mod patch;
 pub mod podrefs;
 pub mod quantity;
 pub mod quota;
+pub mod regexp;
 pub mod release;
 pub mod schema;
 pub mod selector;

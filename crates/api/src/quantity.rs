@@ -66,7 +66,8 @@ impl Quantity {
         };
         // value = digits * 10^power * 2^shift units
         let mut digits: i128 = 0;
-        let mut power = ten + 9 - i32::try_from(fraction.len()).unwrap_or(i32::MAX).min(1000);
+        let behind = i32::try_from(fraction.len()).unwrap_or(i32::MAX).min(1000);
+        let mut power = i32::saturating_add(ten, 9).saturating_sub(behind);
         let mut lost = false;
         for c in whole.bytes().chain(fraction.bytes().take(1000)) {
             match digits.checked_mul(10).and_then(|d| d.checked_add(i128::from(c - b'0'))) {
@@ -262,6 +263,10 @@ mod tests {
             assert!(Quantity::parse(text).is_err(), "{text}");
         }
         assert_eq!(Quantity::parse("999999999999999999999999").unwrap().value(), i64::MAX);
+        assert_eq!(Quantity::parse("1e2147483647").unwrap().value(), i64::MAX);
+        assert_eq!(Quantity::parse("-1.5e2147483647").unwrap().value(), -i64::MAX);
+        assert_eq!(Quantity::parse("1.5e-2147483648").unwrap().nanos(), 1);
+        assert!(Quantity::parse("1e2147483648").is_err());
         assert_eq!(Quantity::parse("1.0000000001n").unwrap().nanos(), 2);
         assert_eq!(Quantity::parse("9Ei").unwrap().value(), i64::MAX);
     }

@@ -6,6 +6,8 @@
 
 use std::sync::OnceLock;
 
+use serde_json::Value;
+
 use crate::kinds::crd::Structural;
 
 const TYPES: &str = include_str!("../tables/types.txt");
@@ -429,6 +431,16 @@ impl<'a> Schema<'a> {
             Schema::Builtin(_, Some(f)) => f.keys.iter().collect(),
             Schema::Custom(s) => s.list_keys(),
             _ => Vec::new(),
+        }
+    }
+
+    /// What a key of a list's items is where it is left out, if that is said. Of the built-in types' keys, whose defaults the
+    /// table does not have, it is of one alone.
+    pub fn key_default(self) -> Option<Value> {
+        match self {
+            Schema::Builtin(_, Some(f)) => (f.name == "protocol").then(|| Value::from("TCP")),
+            Schema::Custom(s) => s.default_value().cloned(),
+            _ => None,
         }
     }
 

@@ -78,6 +78,10 @@ impl api::Strategy for Rules {
         self.schema.as_ref().map(|s| s.validate(obj)).unwrap_or_default()
     }
 
+    fn validate_changed(&self, new: &Value, old: &Value) -> api::ErrorList {
+        self.schema.as_ref().map(|s| s.validate_change(new, old)).unwrap_or_default()
+    }
+
     fn validate_create(&self, obj: &Value) -> api::ErrorList {
         self.schema.as_ref().map(|s| s.validate_rules(obj, None)).unwrap_or_default()
     }
@@ -87,7 +91,7 @@ impl api::Strategy for Rules {
     }
 
     fn validate_status(&self, new: &Value, old: &Value) -> api::ErrorList {
-        let mut errors = self.validate(new);
+        let mut errors = self.validate_changed(new, old);
         errors.append(self.validate_update(new, old));
         errors
     }

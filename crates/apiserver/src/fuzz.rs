@@ -1,6 +1,7 @@
 //! What fuzz targets call: the parts of a request before it is known who sent it.
 
 use api::Value;
+use api::codec::FieldValidation;
 use http::Method;
 
 use crate::negotiate;
@@ -38,7 +39,7 @@ pub fn request(bytes: &[u8]) {
     let json = serde_json::from_slice::<Value>(body).unwrap_or_default();
     let _ = DeleteOptions::parse(&json, &query);
     for custom in [false, true] {
-        let _ = PatchBody::parse(text(accept), body, custom);
+        let _ = PatchBody::parse(text(accept), body, custom, FieldValidation::Warn);
     }
     try_token(text(body));
 }

@@ -98,11 +98,11 @@ impl RequestInfo {
         if parts.len() == at {
             return (Route::Version, info);
         }
-        let mut watch = watch;
-        if parts[at] == "watch" && parts.len() > at + 1 {
-            watch = true;
+        let by_path = parts[at] == "watch" && parts.len() > at + 1;
+        if by_path {
             at += 1;
         }
+        let watch = watch || by_path;
         info.is_resource = true;
         if parts[at] == "namespaces" && parts.len() > at + 1 {
             info.namespace = parts[at + 1].clone();
@@ -124,8 +124,10 @@ impl RequestInfo {
         }
         info.verb = match *method {
             Method::GET | Method::HEAD => match (watch, info.name.is_empty()) {
-                (true, _) if info.subresource.is_empty() => "watch",
-                (_, true) => "list",
+                (true, true) => "watch",
+                (false, true) => "list",
+                // Of one object the query asks in vain: only a path can.
+                _ if by_path && info.subresource.is_empty() => "watch",
                 _ => "get",
             },
             Method::POST => "create",
@@ -149,6 +151,16 @@ mod tests {
             "{route:?} {} g={} v={} ns={} r={} n={} s={} rest={}",
             i.verb, i.group, i.version, i.namespace, i.resource, i.name, i.subresource, i.rest
         )
+    }
+
+    #[test]
+    fn only_collections_are_watched_by_query() {
+        let verb = |path: &str| RequestInfo::parse(&Method::GET, path, true).1.verb;
+        assert_eq!(verb("/api/v1/pods"), "watch");
+        assert_eq!(verb("/api/v1/namespaces/a/secrets"), "watch");
+        assert_eq!(verb("/api/v1/namespaces/a/secrets/s"), "get");
+        assert_eq!(verb("/api/v1/namespaces/a/pods/p/log"), "get");
+        assert_eq!(verb("/api/v1/watch/namespaces/a/pods/p"), "watch");
     }
 
     #[test]

@@ -166,10 +166,19 @@ impl ApiServer {
         }
     }
 
+    /// Whether somebody else answers a request on a resource: a node, a pod, what is behind a service, another server.
+    fn leads_on(&self, request: &Request<Payload>) -> bool {
+        let (_, info) = RequestInfo::parse(request.method(), request.uri().path(), false);
+        info.is_resource
+            && (crate::resource::CONNECT.contains(&info.subresource.as_str())
+                || self.kinds.load().find(&info.group, &info.version, &info.resource).is_none())
+    }
+
     /// [`handle`](Self::handle), to its end even if nobody waits for it any more: a client that hangs up in the middle of a write
-    /// must not leave half of it. What only reads ends with its caller; so does what leads on to another protocol.
+    /// must not leave half of it. What only reads ends with its caller; so does what leads on to somebody else, whose answer may
+    /// never come.
     pub async fn carry_out(self: &Arc<Self>, request: Request<Payload>, peer: Peer) -> Response<Body> {
-        if request.method().is_safe() || request.headers().contains_key(header::UPGRADE) {
+        if request.method().is_safe() || self.leads_on(&request) {
             return self.handle(request, peer).await;
         }
         let server = self.clone();

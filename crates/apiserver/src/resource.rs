@@ -22,7 +22,7 @@ use crate::registry::{
 };
 
 /// Subresources that lead to a node or a pod.
-const CONNECT: [&str; 5] = ["log", "exec", "attach", "portforward", "proxy"];
+pub(crate) const CONNECT: [&str; 5] = ["log", "exec", "attach", "portforward", "proxy"];
 
 /// Every kind that is served, built in or custom.
 #[derive(Debug, Default)]
@@ -353,7 +353,8 @@ impl ApiServer {
         let options = r.write_options()?;
         let content_type = r.call.header("content-type").to_owned();
         let body = r.body().await?;
-        let patch = PatchBody::parse(&content_type, &body, r.cx.kind.custom)?;
+        let (patch, warnings) = PatchBody::parse(&content_type, &body, r.cx.kind.custom, options.validation)?;
+        r.cx.warnings.extend(warnings);
         self.patch(&mut r.cx, patch, subresource, &options).await
     }
 

@@ -551,6 +551,42 @@ async fn a_rehearsed_eviction_spends_no_budget() {
 }
 
 #[tokio::test]
+async fn a_pod_that_changes_while_it_is_evicted_is_judged_anew() {
+    let c = std::sync::Arc::new(Cluster::start().await);
+    account(&c).await;
+    let mut one = pod("p", json!({}));
+    one["metadata"]["labels"] = json!({"a": "b"});
+    assert_eq!(c.post(PODS, one).await.code, 201);
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b"},
+        "spec": {"maxUnavailable": 0, "selector": {"matchLabels": {"a": "b"}}}});
+    assert_eq!(c.post(budgets, budget).await.code, 201);
+    let counted = json!({"status": {"observedGeneration": 1, "disruptionsAllowed": 0, "currentHealthy": 1,
+        "desiredHealthy": 1, "expectedPods": 1}});
+    assert_eq!(c.patch(&format!("{budgets}/b/status"), "merge-patch+json", counted).await.code, 200);
+    let (release, released) = tokio::sync::watch::channel(false);
+    let hook = Hook::start_slow(&c.pki, released, |r| reviewed(r, json!({}))).await;
+    let deletions =
+        json!({"apiGroups": [""], "apiVersions": ["v1"], "operations": ["DELETE"], "resources": ["pods"]});
+    hooks(&c, false, "slow", &hook, deletions, json!({})).await;
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
+    let evicting = tokio::spawn({
+        let c = c.clone();
+        async move { c.post(&format!("{PODS}/p/eviction"), eviction).await }
+    });
+    while hook.asked().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // It was pending when it was judged, and runs when it would go.
+    let ready = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+    assert_eq!(c.patch(&format!("{PODS}/p/status"), "merge-patch+json", ready).await.code, 200);
+    release.send(true).unwrap();
+    let answer = evicting.await.unwrap();
+    assert_eq!(answer.code, 429, "{}", answer.value);
+    assert_eq!(c.get(&format!("{PODS}/p")).await.value["metadata"]["deletionTimestamp"], json!(null));
+}
+
+#[tokio::test]
 async fn parts_of_pods_are_judged_as_pods_are() {
     let c = Cluster::start().await;
     account(&c).await;
@@ -578,6 +614,14 @@ async fn parts_of_pods_are_judged_as_pods_are() {
     }
     let grown = resize("1500m").await;
     assert_eq!((grown.code, &grown.value["metadata"]["generation"]), (200, &json!(2)), "{}", grown.value);
+    let ranges = "/api/v1/namespaces/default/limitranges";
+    let range = json!({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "l"},
+        "spec": {"limits": [{"type": "Container", "max": {"cpu": "1"}}]}});
+    assert_eq!(c.post(ranges, range).await.code, 201);
+    let refused = resize("1700m").await;
+    assert_eq!(refused.code, 403, "{}", refused.value);
+    assert!(refused.message().contains("maximum cpu usage per Container is 1"), "{}", refused.message());
+    assert_eq!(c.delete(&format!("{ranges}/l")).await.code, 200);
     let debug = async |containers: Value| {
         let patch = json!({"spec": {"ephemeralContainers": containers}});
         c.patch(&format!("{one}/ephemeralcontainers"), "merge-patch+json", patch).await

@@ -11,10 +11,12 @@ use std::time::Duration;
 use api::Value;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use common::hook::Hook;
 use common::{Cluster, call};
 use http::Method;
 use serde_json::json;
+use tokio::io::AsyncReadExt;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const CONFIGURATION: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/judge";
@@ -330,4 +332,33 @@ async fn a_server_behind_this_one_is_asked_over_the_same_connection() {
     let lost = c.get(&format!("{things}/a")).await;
     assert!(lost.code == 503 || lost.code == 404, "{}", lost.value);
     available("False").await;
+}
+
+#[tokio::test]
+async fn what_a_service_does_not_answer_ends_with_its_client() {
+    let Some(ip) = own_address() else {
+        eprintln!("skipped: this machine has no address but loopback's");
+        return;
+    };
+    let c = Cluster::start().await;
+    let silent = tokio::net::TcpListener::bind((ip, 0)).await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "silent"},
+        "spec": {"ports": [{"port": 80, "targetPort": port}]}});
+    assert_eq!(c.post("/api/v1/namespaces/default/services", service).await.code, 201);
+    let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "silent"},
+        "subsets": [{"addresses": [{"ip": ip.to_string()}], "ports": [{"port": port}]}]});
+    assert_eq!(c.post("/api/v1/namespaces/default/endpoints", endpoints).await.code, 201);
+    let request = http::Request::post("/api/v1/namespaces/default/services/silent:80/proxy/x");
+    let (request, admin) = (request.body(Bytes::from_static(b"{}")).unwrap(), c.admin.transport().clone());
+    let client = tokio::spawn(async move { admin.call(request).await });
+    let limit = Duration::from_secs(20);
+    let (mut stream, _) = tokio::time::timeout(limit, silent.accept()).await.unwrap().unwrap();
+    let mut asked = [0; 5];
+    stream.read_exact(&mut asked).await.unwrap();
+    assert_eq!(&asked, b"POST ");
+    client.abort();
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(limit, stream.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "the connection outlives its client");
 }

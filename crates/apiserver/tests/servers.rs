@@ -145,7 +145,8 @@ async fn a_write_whose_client_leaves_is_done_to_its_end() {
     c.post("/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations", all).await;
     let maps = "/api/v1/namespaces/default/configmaps";
     let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}}).to_string();
-    let mut request = Request::builder().method(Method::POST).uri(maps);
+    // Another protocol that it speaks of makes no difference.
+    let mut request = Request::builder().method(Method::POST).uri(maps).header("upgrade", "h2c");
     for (k, v) in JSON {
         request = request.header(*k, *v);
     }

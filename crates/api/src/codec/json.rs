@@ -26,21 +26,22 @@ pub fn nests_within(value: &Value, levels: usize) -> bool {
 pub fn parse(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
     let mut duplicates = Vec::new();
     let mut de = serde_json::Deserializer::from_slice(bytes);
-    let value = Seed(&mut duplicates).deserialize(&mut de).map_err(|e| e.to_string())?;
+    let value = Noting(&mut duplicates).deserialize(&mut de).map_err(|e| e.to_string())?;
     de.end().map_err(|e| e.to_string())?;
     Ok((value, duplicates))
 }
 
-struct Seed<'a>(&'a mut Vec<String>);
+/// Reads a value and notes which of its fields occur twice.
+pub(super) struct Noting<'a>(pub &'a mut Vec<String>);
 
-impl<'de> DeserializeSeed<'de> for Seed<'_> {
+impl<'de> DeserializeSeed<'de> for Noting<'_> {
     type Value = Value;
     fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Value, D::Error> {
         d.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Seed<'_> {
+impl<'de> Visitor<'de> for Noting<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -71,7 +72,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
         let mut start = self.0.len();
-        while let Some(item) = seq.next_element_seed(Seed(self.0))? {
+        while let Some(item) = seq.next_element_seed(Noting(self.0))? {
             for path in &mut self.0[start..] {
                 *path = join(&format!("[{}]", list.len()), path);
             }
@@ -85,7 +86,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let mut map = Map::new();
         while let Some(key) = access.next_key::<String>()? {
             let start = self.0.len();
-            let value = access.next_value_seed(Seed(self.0))?;
+            let value = access.next_value_seed(Noting(self.0))?;
             for path in &mut self.0[start..] {
                 *path = join(&key, path);
             }

@@ -66,6 +66,17 @@ impl FieldValidation {
             _ => None,
         }
     }
+
+    /// What is to be warned of, of fields that should not be there, or why they are refused.
+    pub fn judge(self, problems: Vec<String>) -> Result<Vec<String>, String> {
+        match self {
+            FieldValidation::Strict if !problems.is_empty() => {
+                Err(format!("strict decoding error: {}", problems.join(", ")))
+            }
+            FieldValidation::Warn => Ok(problems),
+            _ => Ok(Vec::new()),
+        }
+    }
 }
 
 /// A decoded body.
@@ -100,7 +111,7 @@ pub fn decode_as(
 ) -> Result<Decoded, Status> {
     let (value, duplicates) = match media {
         MediaType::Json => json::parse(bytes).map_err(|why| unreadable(api_version, kind, &why))?,
-        MediaType::Yaml => (yaml::decode(bytes)?, Vec::new()),
+        MediaType::Yaml => yaml::parse(bytes)?,
         MediaType::Protobuf => (protobuf::decode(bytes, schema)?, Vec::new()),
     };
     finish(value, duplicates, api_version, kind, schema, validation)
@@ -180,16 +191,16 @@ fn finish(
     let map = crate::meta::as_map(&mut value);
     map.insert("apiVersion".to_owned(), Value::String(api_version.to_owned()));
     map.insert("kind".to_owned(), Value::String(kind.to_owned()));
-    let mut problems: Vec<String> = duplicates.iter().map(|f| format!("duplicate field \"{f}\"")).collect();
+    let mut problems: Vec<String> = duplicates.iter().map(|f| duplicate(f)).collect();
     problems.extend(unknown.iter().map(|f| format!("unknown field \"{f}\"")));
     problems.truncate(json::MAX_PROBLEMS);
-    match validation {
-        FieldValidation::Strict if !problems.is_empty() => {
-            Err(unreadable(api_version, kind, &format!("strict decoding error: {}", problems.join(", "))))
-        }
-        FieldValidation::Warn => Ok(Decoded { value, warnings: problems }),
-        _ => Ok(Decoded { value, warnings: Vec::new() }),
-    }
+    let warnings = validation.judge(problems).map_err(|why| unreadable(api_version, kind, &why))?;
+    Ok(Decoded { value, warnings })
+}
+
+/// What is said of a field that occurs twice.
+pub fn duplicate(field: &str) -> String {
+    format!("duplicate field \"{field}\"")
 }
 
 /// Encodes a value. Protobuf needs the schema; where it has no protobuf form the answer is a 406.

@@ -1,19 +1,38 @@
 //! YAML in and out, through the same value as JSON.
 
+use serde::de::DeserializeSeed;
 use serde_json::Value;
+use serde_saphyr::DuplicateKeyPolicy;
 
+use super::json::Noting;
 use crate::Status;
 
-/// Decodes one YAML document.
+/// Decodes one YAML document, in which no field may occur twice.
 pub fn decode(bytes: &[u8]) -> Result<Value, Status> {
-    let text = std::str::from_utf8(bytes)
-        .map_err(|e| Status::bad_request(format!("error converting YAML to JSON: {e}")))?;
-    let value = serde_saphyr::from_str(text)
-        .map_err(|e| Status::bad_request(format!("error converting YAML to JSON: yaml: {e}")))?;
-    if !super::json::nests_within(&value, super::json::MAX_DEPTH) {
-        return Err(Status::bad_request("error converting YAML to JSON: yaml: nested too deeply"));
+    let (value, duplicates) = parse(bytes)?;
+    match duplicates.first() {
+        None => Ok(value),
+        Some(field) => Err(unreadable(format!("yaml: duplicate field \"{field}\""))),
     }
-    Ok(value)
+}
+
+/// Decodes one YAML document. The second part of the answer is that of [`super::json::parse`].
+pub fn parse(bytes: &[u8]) -> Result<(Value, Vec<String>), Status> {
+    let text = std::str::from_utf8(bytes).map_err(unreadable)?;
+    let mut duplicates = Vec::new();
+    let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::LastWins };
+    let read = serde_saphyr::with_deserializer_from_str_with_options(text, options, |de| {
+        Noting(&mut duplicates).deserialize(de)
+    });
+    let value = read.map_err(|e| unreadable(format!("yaml: {e}")))?;
+    if !super::json::nests_within(&value, super::json::MAX_DEPTH) {
+        return Err(unreadable("yaml: nested too deeply"));
+    }
+    Ok((value, duplicates))
+}
+
+fn unreadable(why: impl std::fmt::Display) -> Status {
+    Status::bad_request(format!("error converting YAML to JSON: {why}"))
 }
 
 /// Encodes a value.
@@ -23,8 +42,7 @@ pub fn encode(value: &Value) -> Result<Vec<u8>, Status> {
 
 /// Decodes every document of a YAML (or JSON) stream; empty ones are left out.
 pub fn documents(bytes: &[u8]) -> Result<Vec<Value>, Status> {
-    let text = std::str::from_utf8(bytes)
-        .map_err(|e| Status::bad_request(format!("error converting YAML to JSON: {e}")))?;
+    let text = std::str::from_utf8(bytes).map_err(unreadable)?;
     let mut out = Vec::new();
     let mut document = String::new();
     let mut take = |document: &mut String| -> Result<(), Status> {
@@ -70,6 +88,16 @@ mod tests {
         assert_eq!(documents(text).unwrap(), [json!({"a": 1}), json!({"b": ["x", "yes", 1.5, true, null]})]);
         assert_eq!(documents(b"{\"a\": {\"b\": \"1\"}}").unwrap(), [json!({"a": {"b": "1"}})]);
         assert!(documents(b"a: [").is_err());
+    }
+
+    #[test]
+    fn duplicates_are_named_and_the_last_one_counts() {
+        let text = b"a: {b: 1, b: [2]}\nc:\n- d: 1\n  d: 2\na: {}\n";
+        let (value, duplicates) = parse(text).unwrap();
+        assert_eq!(value, json!({"a": {}, "c": [{"d": 2}]}));
+        assert_eq!(duplicates, ["a.b", "c[0].d", "a"]);
+        assert!(decode(text).unwrap_err().message.ends_with("duplicate field \"a.b\""));
+        assert_eq!(parse(b"a: &x {b: 1}\nc: {<<: *x, b: 2}").unwrap().1, [""; 0]);
     }
 
     #[test]

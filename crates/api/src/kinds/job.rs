@@ -175,6 +175,10 @@ struct Job;
 const JOB_FIELDS: &[Cow<'static, str>] = &[Cow::Borrowed("status.successful")];
 
 impl Strategy for Job {
+    fn orphans(&self, api_version: &str) -> bool {
+        api_version == "batch/v1"
+    }
+
     fn default(&self, obj: &mut Value) {
         if empty(&meta::of(obj)["labels"]) {
             let labels = obj["spec"]["template"]["metadata"]["labels"].clone();
@@ -254,6 +258,10 @@ impl Strategy for Job {
 struct CronJob;
 
 impl Strategy for CronJob {
+    fn orphans(&self, api_version: &str) -> bool {
+        api_version == "batch/v1beta1"
+    }
+
     fn default(&self, obj: &mut Value) {
         let spec = meta::child(obj, "spec");
         set_text(spec, "concurrencyPolicy", "Allow");

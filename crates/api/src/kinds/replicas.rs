@@ -136,6 +136,10 @@ impl Strategy for ReplicaSet {
 struct ReplicationController;
 
 impl Strategy for ReplicationController {
+    fn orphans(&self, api_version: &str) -> bool {
+        api_version == "v1"
+    }
+
     fn default(&self, obj: &mut Value) {
         let labels = obj["spec"]["template"]["metadata"]["labels"].clone();
         if !empty(&labels) {

@@ -148,7 +148,7 @@ pub(super) fn validate_update(kind: &Kind, new: &Value, old: &Value, subresource
     let mut errors = metadata_update(kind, new, old);
     if let Some(part) = kind.strategy.part(subresource) {
         errors.append((part.validate)(new, old));
-        errors.append(kind.strategy.validate(new));
+        errors.append(kind.strategy.validate_changed(new, old));
         return errors;
     }
     match subresource {
@@ -156,7 +156,7 @@ pub(super) fn validate_update(kind: &Kind, new: &Value, old: &Value, subresource
         _ => {
             let mut own = kind.strategy.validate_update(new, old);
             // The same error found by both is said once.
-            let general = kind.strategy.validate(new);
+            let general = kind.strategy.validate_changed(new, old);
             own.0.extend(general.0);
             let mut seen = HashSet::new();
             own.0.retain(|e| seen.insert(e.to_string()));

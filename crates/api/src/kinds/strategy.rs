@@ -36,7 +36,14 @@ pub trait Strategy: Send + Sync + 'static {
         ErrorList::new()
     }
 
-    /// What is wrong with a change, beyond what [`Strategy::validate`] says of the new object: fields that are immutable.
+    /// What is wrong with an object that is changed, by itself: what [`Strategy::validate`] says of it, unless it may stay as
+    /// it was.
+    fn validate_changed(&self, new: &Value, old: &Value) -> ErrorList {
+        let _ = old;
+        self.validate(new)
+    }
+
+    /// What is wrong with a change, beyond what [`Strategy::validate_changed`] says of the new object: fields that are immutable.
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
         let _ = (new, old);
         ErrorList::new()
@@ -58,6 +65,13 @@ pub trait Strategy: Send + Sync + 'static {
     fn grace(&self, obj: &Value, asked: Option<i64>) -> i64 {
         let _ = (obj, asked);
         0
+    }
+
+    /// Does what the object owns stay when it is deleted through this version (`batch/v1`) and nobody says what is to become of
+    /// it? So it was before there was garbage collection, and clients of those versions may count on it.
+    fn orphans(&self, api_version: &str) -> bool {
+        let _ = api_version;
+        false
     }
 
     /// Is the generation raised when something other than metadata and status changes?

@@ -28,6 +28,8 @@ pub struct Writer<'a> {
     pub subresource: &'a str,
     /// The version of the request, e.g. `apps/v1`.
     pub api_version: &'a str,
+    /// Whether the status is written through a subresource of its own, so that no other write owns any of it.
+    pub has_status: bool,
 }
 
 /// A kind's versions, and its objects in each of them.
@@ -219,13 +221,13 @@ fn write_entries(obj: &mut Value, mut entries: Vec<Entry>) {
 }
 
 /// Takes out what nobody owns: names, what the server sets, and the half of the object that is not written here.
-fn strip(set: &mut Set, subresource: &str) {
+fn strip(set: &mut Set, writer: Writer<'_>) {
     set.member = false;
     for field in ["f:apiVersion", "f:kind"] {
         set.children.remove(field);
     }
-    match subresource {
-        "" => {
+    match writer.subresource {
+        "" if writer.has_status => {
             set.children.remove("f:status");
         }
         "status" => set.children.retain(|k, _| k == "f:status" || k == "f:metadata"),
@@ -274,10 +276,10 @@ pub fn apply(
         return Err(Status::bad_request("metadata.managedFields must be nil").into());
     }
     let schema = schema_of(versions, writer.api_version)?;
-    if let Some((path, key)) = fields::duplicate(config, schema, "") {
+    if let Some(why) = fields::fault(config, schema, "") {
         let (text, metadata) = (|v: &Value| v.as_str().unwrap_or_default().to_owned(), meta::of(config));
         return Err(Status::bad_request(format!(
-            "failed to create typed patch object ({}/{}; {}, Kind={}): {path}: duplicate entries for key {key}",
+            "failed to create typed patch object ({}/{}; {}, Kind={}): {why}",
             text(&metadata["namespace"]),
             text(&metadata["name"]),
             text(&config["apiVersion"]),
@@ -286,7 +288,7 @@ pub fn apply(
         .into());
     }
     let mut wanted = fields::of(config, schema);
-    strip(&mut wanted, writer.subresource);
+    strip(&mut wanted, writer);
     let Some(live) = live else {
         let mut new = config.clone();
         write_entries(&mut new, vec![Entry::new(writer, true, wanted)]);
@@ -297,8 +299,8 @@ pub fn apply(
     if managers.is_empty() {
         // What was there before anybody said whose it is belongs to nobody in particular.
         let mut all = fields::of(&bare(live), schema);
-        strip(&mut all, "");
         let first = Writer { manager: "before-first-apply", subresource: "", ..writer };
+        strip(&mut all, first);
         managers.push(Entry::new(first, false, all));
     }
     let old = bare(live);
@@ -431,7 +433,7 @@ pub fn track_update(
         None => {
             let schema = schema_of(versions, writer.api_version)?;
             (changed, removed) = (fields::compare(None, Some(new), schema).changed, Set::default());
-            strip(&mut changed, writer.subresource);
+            strip(&mut changed, writer);
             // Whoever creates an object owns all of it.
             managers.retain(|e| e.is(writer, false));
         }
@@ -440,8 +442,8 @@ pub fn track_update(
             diffs.cover(&mut managers)?;
             let stripped = |diff: &Diff| {
                 let (mut changed, mut removed) = (diff.changed.clone(), diff.removed.clone());
-                strip(&mut changed, writer.subresource);
-                strip(&mut removed, writer.subresource);
+                strip(&mut changed, writer);
+                strip(&mut removed, writer);
                 (changed, removed)
             };
             for entry in managers.iter_mut().filter(|e| !e.is(writer, false)) {
@@ -534,6 +536,61 @@ mod tests {
             now: "2024-01-01T00:00:00Z".parse().unwrap(),
             subresource: "",
             api_version: "apps/v1",
+            has_status: true,
+        }
+    }
+
+    fn custom(spec: &Value) -> crate::kinds::crd::Structural {
+        let status = json!({"type": "object", "properties": {"phase": {"type": "string"}}});
+        let raw = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": spec}, "status": status}});
+        crate::kinds::crd::Structural::compile(&raw, &crate::Path::root()).unwrap()
+    }
+
+    #[test]
+    fn keys_that_are_left_out_are_what_the_schema_gives_them() {
+        let rules = json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name", "mode"],
+            "items": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"},
+                "mode": {"type": "string", "default": "soft"}, "protocol": {"type": "string"}, "n": {"type": "integer"}}}});
+        let structural = custom(&json!({"rules": rules}));
+        let schema = Schema::Custom(&structural);
+        let config = |rules: Value| json!({"metadata": {"name": "a"}, "spec": {"rules": rules}});
+        let first = config(json!([{"name": "r", "n": 1}]));
+        let mut live = apply(None, &first, schema, by("x"), false).unwrap();
+        structural.fill_in(&mut live);
+        let again = apply(Some(&live), &first, schema, by("x"), false).unwrap();
+        assert_eq!(again, live, "applied twice it is the same");
+        let other = config(json!([{"name": "r", "mode": "hard", "n": 2}]));
+        let both = apply(Some(&live), &other, schema, by("y"), false).unwrap();
+        assert_eq!(both["spec"]["rules"].as_array().unwrap().len(), 2);
+        let twice = config(json!([{"name": "r"}, {"name": "r", "mode": "soft"}]));
+        let error = apply(None, &twice, schema, by("x"), false).unwrap_err();
+        assert!(
+            error.message.contains("duplicate entries for key [mode=\"soft\",name=\"r\"]"),
+            "{}",
+            error.message
+        );
+        let mut unnamed = super::tests::config(None, "i");
+        unnamed["spec"]["template"]["spec"]["containers"] = json!([{"image": "i"}]);
+        let error = apply(None, &unnamed, super::tests::schema(), by("x"), false).unwrap_err();
+        assert!(
+            error.message.ends_with(
+                ".spec.template.spec.containers: element 0: associative list with keys has an element that omits all key \
+                 fields [\"name\"] (and doesn't have default values for any key fields)"
+            ),
+            "{}",
+            error.message
+        );
+    }
+
+    #[test]
+    fn a_status_without_a_subresource_is_owned() {
+        let structural = custom(&json!({}));
+        let schema = Schema::Custom(&structural);
+        let config = json!({"metadata": {"name": "a"}, "status": {"phase": "p"}});
+        for (has_status, want) in [(true, None), (false, Some(&json!({"f:phase": {}})))] {
+            let live = apply(None, &config, schema, Writer { has_status, ..by("x") }, false).unwrap();
+            let set = entries(&live).first().map(|e| e.set.to_value()).unwrap_or_default();
+            assert_eq!(set.get("f:status"), want);
         }
     }
 

@@ -146,8 +146,8 @@ pub enum Grain<'a> {
     Leaf,
     /// Field by field; `named` are the fields of a struct, the others the entries of a map.
     Fields { named: bool },
-    /// Item by item, by these keys.
-    Items(Vec<&'a str>),
+    /// Item by item, by these keys of theirs.
+    Items(Vec<&'a str>, Schema<'a>),
     /// Value by value.
     Values,
 }
@@ -166,28 +166,26 @@ pub fn grain<'a>(schema: Schema<'a>, sample: &Value) -> Grain<'a> {
         Shape::List(_) => match schema.list_type() {
             ListType::Atomic => Grain::Leaf,
             ListType::Set => Grain::Values,
-            ListType::Map => Grain::Items(schema.list_keys()),
+            ListType::Map => Grain::Items(schema.list_keys(), schema.items()),
         },
     }
+}
+
+/// What an item of a list is known by. A key that is left out is what the schema gives it; without that it is no part of it.
+fn keys_of(item: &Value, keys: &[&str], items: Schema<'_>) -> Map {
+    let mut sorted: Vec<&str> = keys.to_vec();
+    sorted.sort_unstable();
+    let value = |key: &str| match item.get(key) {
+        Some(v) if !v.is_null() => Some(v.clone()),
+        _ => items.field(key).and_then(Schema::key_default),
+    };
+    sorted.into_iter().filter_map(|key| Some((key.to_owned(), value(key)?))).collect()
 }
 
 /// The path element of a list's item.
 pub fn element(item: &Value, grain: &Grain<'_>) -> String {
     match grain {
-        Grain::Items(keys) => {
-            let mut sorted: Vec<&str> = keys.clone();
-            sorted.sort_unstable();
-            let mut map = Map::new();
-            for key in sorted {
-                match item.get(key) {
-                    Some(v) if !v.is_null() => map.insert(key.to_owned(), v.clone()),
-                    // The one key that has a default.
-                    _ if key == "protocol" => map.insert(key.to_owned(), Value::String("TCP".to_owned())),
-                    _ => None,
-                };
-            }
-            format!("k:{}", Value::Object(map))
-        }
+        Grain::Items(keys, items) => format!("k:{}", Value::Object(keys_of(item, keys, *items))),
         _ => format!("v:{item}"),
     }
 }
@@ -213,7 +211,7 @@ pub fn of(value: &Value, schema: Schema<'_>) -> Set {
             }
             out
         }
-        (Grain::Items(_) | Grain::Values, Value::Array(list)) => {
+        (Grain::Items(..) | Grain::Values, Value::Array(list)) => {
             let mut out = Set::default();
             for item in list {
                 let mut child =
@@ -227,24 +225,34 @@ pub fn of(value: &Value, schema: Schema<'_>) -> Set {
     }
 }
 
-/// The first list of a configuration that has two items of one key, and the key, as upstream shows both: whose fields they
-/// are could not be said.
-pub fn duplicate(value: &Value, schema: Schema<'_>, path: &str) -> Option<(String, String)> {
+/// The first list of a configuration with items whose owner could not be told, and why, in upstream's words: an item that
+/// has no key, or two of one key.
+pub fn fault(value: &Value, schema: Schema<'_>, path: &str) -> Option<String> {
     let grain = grain(schema, value);
     match (&grain, value) {
         (Grain::Fields { .. }, Value::Object(map)) => map.iter().find_map(|(name, v)| {
-            duplicate(v, schema.field(name).unwrap_or(Schema::Any), &format!("{path}.{name}"))
+            fault(v, schema.field(name).unwrap_or(Schema::Any), &format!("{path}.{name}"))
         }),
-        (Grain::Items(_) | Grain::Values, Value::Array(list)) => {
+        (Grain::Items(..) | Grain::Values, Value::Array(list)) => {
             let mut seen = HashSet::new();
-            list.iter().find_map(|item| {
+            list.iter().enumerate().find_map(|(i, item)| {
+                if let Grain::Items(keys, items) = &grain
+                    && keys_of(item, keys, *items).is_empty()
+                {
+                    let keys: Vec<String> = keys.iter().map(|k| format!("{k:?}")).collect();
+                    return Some(format!(
+                        "{path}: element {i}: associative list with keys has an element that omits all key fields [{}] \
+                         (and doesn't have default values for any key fields)",
+                        keys.join(" ")
+                    ));
+                }
                 let key = element(item, &grain);
                 let shown = show(&key);
                 if !seen.insert(key) {
-                    return Some((path.to_owned(), shown));
+                    return Some(format!("{path}: duplicate entries for key {shown}"));
                 }
                 let inner = if matches!(grain, Grain::Values) { SCALAR } else { schema.items() };
-                duplicate(item, inner, &format!("{path}{shown}"))
+                fault(item, inner, &format!("{path}{shown}"))
             })
         }
         _ => None,
@@ -304,7 +312,7 @@ pub fn compare(old: Option<&Value>, new: Option<&Value>, schema: Schema<'_>) -> 
             }
             diff.changed.member = old.is_none() && !named;
         }
-        Grain::Items(_) | Grain::Values => {
+        Grain::Items(..) | Grain::Values => {
             let empty = Vec::new();
             let (o, n) = (old.and_then(Value::as_array), new.and_then(Value::as_array));
             let (o, n) = (o.unwrap_or(&empty), n.unwrap_or(&empty));
@@ -358,13 +366,13 @@ pub fn merge(live: &Value, config: &Value, schema: Schema<'_>) -> Value {
             }
             Value::Object(out)
         }
-        (Grain::Items(_) | Grain::Values, Value::Array(l), Value::Array(c)) => {
+        (Grain::Items(..) | Grain::Values, Value::Array(l), Value::Array(c)) => {
             let keys = |list: &[Value]| list.iter().map(|i| element(i, &grain)).collect::<Vec<_>>();
             let (lk, ck) = (keys(l), keys(c));
             let (in_live, in_config) = (places(&lk), places(&ck));
             let overlaid =
                 |key: &String, item: &Value| match in_live.get(key.as_str()).and_then(|i| l.get(*i)) {
-                    Some(old) if matches!(grain, Grain::Items(_)) => merge(old, item, schema.items()),
+                    Some(old) if matches!(grain, Grain::Items(..)) => merge(old, item, schema.items()),
                     _ => item.clone(),
                 };
             // The configuration's items in its order; what only the live list has stays between its neighbours.
@@ -412,7 +420,7 @@ pub fn remove(value: &mut Value, gone: &Set, keep: &Set, schema: Schema<'_>) -> 
             });
             map.is_empty() && before > 0
         }
-        Value::Array(list) if matches!(grain, Grain::Items(_) | Grain::Values) => {
+        Value::Array(list) if matches!(grain, Grain::Items(..) | Grain::Values) => {
             let before = list.len();
             let items = schema.items();
             list.retain_mut(|item| {

@@ -142,6 +142,16 @@ fn pod_sums(pod: &Value, field: &str) -> Value {
     sums.into_iter().map(|(name, q)| (name, json!(q.to_string()))).collect()
 }
 
+/// Whether a write asks for amounts: those of a pod are changed through `resize` alone, which gets no defaults.
+fn bounds(resource: &str, subresource: &str, operation: Operation) -> bool {
+    match (resource, subresource) {
+        ("pods", "") => operation == Operation::Create,
+        ("pods", "resize") => operation == Operation::Update,
+        ("persistentvolumeclaims", "") => matches!(operation, Operation::Create | Operation::Update),
+        _ => false,
+    }
+}
+
 const CONTAINERS: [&str; 2] = ["initContainers", "containers"];
 
 #[async_trait]
@@ -151,9 +161,9 @@ impl Plugin for LimitRanger {
     }
 
     fn handles(&self, r: &Review<'_>) -> bool {
-        let about = r.is("pods") && r.operation == Operation::Create
-            || r.is("persistentvolumeclaims") && matches!(r.operation, Operation::Create | Operation::Update);
-        about && !r.server.cache.kind("", "limitranges").is_empty()
+        r.gvr.group.is_empty()
+            && bounds(&r.gvr.resource, r.subresource, r.operation)
+            && !r.server.cache.kind("", "limitranges").is_empty()
     }
 
     async fn mutate(&self, r: &mut Review<'_>) -> Result<(), Status> {
@@ -219,6 +229,23 @@ impl Plugin for LimitRanger {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whatever_asks_for_amounts_is_bounded() {
+        use Operation::{Create, Delete, Update};
+        for (resource, subresource, operation, want) in [
+            ("pods", "", Create, true),
+            ("pods", "", Update, false),
+            ("pods", "resize", Update, true),
+            ("pods", "status", Update, false),
+            ("pods", "eviction", Create, false),
+            ("persistentvolumeclaims", "", Update, true),
+            ("persistentvolumeclaims", "status", Update, false),
+            ("persistentvolumeclaims", "", Delete, false),
+        ] {
+            assert_eq!(bounds(resource, subresource, operation), want, "{resource}/{subresource}");
+        }
+    }
 
     #[test]
     fn defaults_and_bounds() {

@@ -1,5 +1,7 @@
 //! Which webhooks want to see a write, and in which version of its object.
 
+use std::sync::Arc;
+
 use api::meta::text;
 use api::selector::Label;
 use api::{Object, Status, Value};
@@ -88,6 +90,17 @@ fn version_for(r: &Review<'_>, hook: &Value) -> Option<usize> {
     covered(r.version).or_else(|| if text(hook, "/matchPolicy") == "Exact" { None } else { others() })
 }
 
+/// What a selector needs of an object.
+fn labelled(object: &Value) -> Arc<Object> {
+    Object::from_value(json!({"metadata": {"labels": api::meta::of(object).get("labels")}}))
+}
+
+/// Whether a selector matches one of the states of an object: as it will be, as it is. A state that there is none of has no
+/// labels that could be missing; where there is neither, only a selector of everything matches.
+fn selects(selector: &Label, states: &[Option<Arc<Object>>]) -> bool {
+    selector.is_everything() || states.iter().flatten().any(|o| selector.matches(o.labels()))
+}
+
 /// The webhooks of all configurations, in the order of their names, that want to see this write.
 pub(super) fn wanted(r: &Review<'_>, resource: &str) -> Result<Vec<Wanted>, Status> {
     let configurations = r.server.cache.kind(GROUP, resource).all("");
@@ -103,9 +116,7 @@ pub(super) fn wanted(r: &Review<'_>, resource: &str) -> Result<Vec<Wanted>, Stat
     } else {
         r.server.cache.kind("", "namespaces").get(r.namespace)
     };
-    let labels =
-        |v: &Value| Object::from_value(json!({"metadata": {"labels": api::meta::of(v).get("labels")}}));
-    let (new, old) = (labels(r.object), r.old.map(labels));
+    let states = [Some(&*r.object), r.old].map(|o| o.filter(|v| !v.is_null()).map(labelled));
     let mut out = Vec::new();
     for configuration in configurations {
         for hook in list(configuration.value(), "/webhooks") {
@@ -120,10 +131,7 @@ pub(super) fn wanted(r: &Review<'_>, resource: &str) -> Result<Vec<Wanted>, Stat
             {
                 continue;
             }
-            let by_object = selector("objectSelector")?;
-            let matches = by_object.matches(new.labels())
-                || old.as_ref().is_some_and(|o| by_object.matches(o.labels()));
-            if matches {
+            if selects(&selector("objectSelector")?, &states) {
                 let id = format!("{}/{}", configuration.name(), text(hook, "/name"));
                 out.push(Wanted { id, hook: hook.clone(), version });
             }
@@ -135,6 +143,24 @@ pub(super) fn wanted(r: &Review<'_>, resource: &str) -> Result<Vec<Wanted>, Stat
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_object_that_is_not_there_is_not_selected() {
+        let absent = json!({"matchExpressions": [{"key": "skip", "operator": "DoesNotExist"}]});
+        let absent = Label::from_selector(&absent).unwrap();
+        let state = |labels: Value| Some(labelled(&json!({"metadata": {"labels": labels}})));
+        let (skipped, plain) = (state(json!({"skip": "1"})), state(json!({})));
+        for (states, want) in [
+            ([None, skipped.clone()], false),
+            ([None, plain.clone()], true),
+            ([skipped.clone(), plain], true),
+            ([skipped.clone(), skipped], false),
+            ([None, None], false),
+        ] {
+            assert_eq!(selects(&absent, &states), want, "{states:?}");
+        }
+        assert!(selects(&Label::everything(), &[None, None]));
+    }
 
     #[test]
     fn rules() {

@@ -131,6 +131,7 @@ impl ApiServer {
                 now: base::clock::now(),
                 subresource: "",
                 api_version: &cx.version().api_version(),
+                has_status: cx.version().subresource("status").is_some(),
             };
             super::versions::track(cx, None, &mut object, writer).await?;
         }

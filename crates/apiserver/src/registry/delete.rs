@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::object::Encoded;
-use api::{Object, Status, Value};
+use api::{Gvr, Object, Status, Value};
 use serde_json::json;
 use store::Expect;
 
@@ -86,6 +86,20 @@ impl DeleteOptions {
             options.revision = Some(crate::query::resource_version(v).map_err(bad)?);
         }
         Ok(options)
+    }
+
+    /// Whether the object is the one that is to go, as it is to be then.
+    pub fn check(&self, gvr: &Gvr, object: &Object) -> Result<(), Status> {
+        let (uid, revision) = (object.uid(), object.revision());
+        let fail =
+            |why: String| Err(Status::conflict(gvr, object.name(), &format!("Precondition failed: {why}")));
+        match (&self.uid, self.revision) {
+            (Some(u), _) if u != uid => fail(format!("UID in precondition: {u}, UID in object meta: {uid}")),
+            (_, Some(r)) if r != revision => fail(format!(
+                "ResourceVersion in precondition: {r}, ResourceVersion in object meta: {revision}"
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// As a document, for admission webhooks.
@@ -191,21 +205,10 @@ impl ApiServer {
         options: &DeleteOptions,
         old: &Arc<Object>,
     ) -> Result<Deleted, Missed> {
-        let fail = |why: String| Missed::Failed(Status::conflict(&cx.gvr(), name, &why));
-        if let Some(uid) = options.uid.as_deref().filter(|u| *u != old.uid()) {
-            return Err(fail(format!(
-                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                old.uid()
-            )));
-        }
-        if let Some(r) = options.revision.filter(|r| *r != old.revision()) {
-            return Err(fail(format!(
-                "Precondition failed: ResourceVersion in precondition: {r}, ResourceVersion in object meta: {}",
-                old.revision()
-            )));
-        }
+        options.check(&cx.gvr(), old).map_err(Missed::Failed)?;
         let mut new = old.value().clone();
-        set_propagation(&mut new, &options.propagation);
+        let orphans = cx.kind.strategy.orphans(&cx.version().api_version());
+        set_propagation(&mut new, &options.propagation, orphans);
         let grace = cx.kind.strategy.grace(old.value(), options.grace);
         let now = base::clock::now();
         let already = api::meta::deleted(old.value());
@@ -275,7 +278,9 @@ impl ApiServer {
     }
 }
 
-fn set_propagation(object: &mut Value, policy: &str) {
+/// Puts on the object what makes the garbage collector follow `policy`. If that is empty an earlier policy stays; without
+/// one, what it owns is orphaned if the kind `orphans` by default.
+fn set_propagation(object: &mut Value, policy: &str, orphans: bool) {
     match policy {
         "Orphan" => {
             api::meta::remove_finalizer(object, FOREGROUND);
@@ -289,6 +294,9 @@ fn set_propagation(object: &mut Value, policy: &str) {
             api::meta::remove_finalizer(object, ORPHAN);
             api::meta::remove_finalizer(object, FOREGROUND);
         }
+        _ if orphans && !api::meta::finalizers(object).any(|f| f == FOREGROUND) => {
+            api::meta::add_finalizer(object, ORPHAN);
+        }
         _ => {}
     }
 }
@@ -296,6 +304,34 @@ fn set_propagation(object: &mut Value, policy: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn some_kinds_orphan_unless_told_otherwise() {
+        let kind = |group, plural| api::kinds::all().iter().find(|k| k.group == group && k.plural == plural);
+        for (group, plural, version, want) in [
+            ("batch", "jobs", "batch/v1", true),
+            ("", "replicationcontrollers", "v1", true),
+            ("batch", "cronjobs", "batch/v1beta1", true),
+            ("batch", "cronjobs", "batch/v1", false),
+            ("apps", "replicasets", "apps/v1", false),
+        ] {
+            assert_eq!(kind(group, plural).unwrap().strategy.orphans(version), want, "{plural} of {version}");
+        }
+        for (before, policy, orphans, want) in [
+            (json!([]), "", true, json!([ORPHAN])),
+            (json!([]), "Background", true, json!([])),
+            (json!([FOREGROUND]), "", true, json!([FOREGROUND])),
+            (json!([ORPHAN]), "", true, json!([ORPHAN])),
+            (json!(["x"]), "", true, json!(["x", ORPHAN])),
+            (json!(["x"]), "", false, json!(["x"])),
+            (json!([ORPHAN]), "Foreground", true, json!([FOREGROUND])),
+        ] {
+            let mut object = json!({"metadata": {"finalizers": before}});
+            set_propagation(&mut object, policy, orphans);
+            let after: Vec<&str> = api::meta::finalizers(&object).collect();
+            assert_eq!(json!(after), want, "{policy:?}");
+        }
+    }
 
     #[test]
     fn options_are_read_from_body_and_query() {

@@ -236,5 +236,7 @@ mod tests {
         for bad in ["", "x", "e30"] {
             assert_eq!(decode_token(bad).err().unwrap().code, 400, "{bad}");
         }
+        let future = store_failure(store::Error::Future { requested: 9, current: 7 });
+        assert!(future.code == 400 && future.message.starts_with("continue key is not valid"));
     }
 }

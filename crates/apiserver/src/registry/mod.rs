@@ -147,6 +147,10 @@ pub fn store_failure(error: store::Error) -> Status {
         store::Error::Compacted { .. } => Status::expired(
             "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.",
         ),
+        // Only a client's token leads to a revision that is yet to come.
+        store::Error::Future { .. } => Status::bad_request(
+            "continue key is not valid: it is of a revision that is yet to come; start the list anew without it",
+        ),
         store::Error::TooLarge => Status::too_large("etcdserver: request is too large"),
         store::Error::Closed => Status::unavailable("the server is shutting down"),
         error => Status::internal(error),

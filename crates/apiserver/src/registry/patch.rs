@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::codec::{FieldValidation, duplicate};
 use api::kinds::Version;
 use api::patch::apply::{Writer, apply};
 use api::{Kind, Object, Status, Value};
@@ -39,26 +40,42 @@ const MEDIA_TYPES: [&str; 4] = [
 ];
 
 impl PatchBody {
-    /// Decodes a patch by its media type.
-    pub fn parse(content_type: &str, body: &[u8], custom: bool) -> Result<Self, Status> {
-        let json = || {
-            serde_json::from_slice::<Value>(body)
-                .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))
+    /// Decodes a patch by its media type. The second part of the answer is what is to be warned of: fields of the patch that
+    /// occur twice.
+    pub fn parse(
+        content_type: &str,
+        body: &[u8],
+        custom: bool,
+        validation: FieldValidation,
+    ) -> Result<(Self, Vec<String>), Status> {
+        let bad = |why: String| Status::bad_request(format!("error decoding patch: {why}"));
+        let told = |duplicates: Vec<String>, prefix: &str| {
+            let problems = duplicates.iter().map(|f| format!("{prefix}{}", duplicate(f))).collect();
+            validation.judge(problems).map_err(bad)
+        };
+        let json = |of: fn(Value) -> Self, prefix: &str| {
+            let (patch, duplicates) = api::codec::json::parse(body).map_err(bad)?;
+            Ok((of(patch), told(duplicates, prefix)?))
         };
         match content_type.split(';').next().unwrap_or("").trim() {
             "application/json-patch+json" => {
-                let patch = json()?;
-                if patch.as_array().is_some_and(|ops| ops.len() > MAX_OPERATIONS) {
-                    return Err(Status::too_large(format!(
-                        "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
-                        patch.as_array().map_or(0, Vec::len)
-                    )));
+                let (patch, warnings) = json(Self::Json, "json patch ")?;
+                match &patch {
+                    Self::Json(Value::Array(ops)) if ops.len() > MAX_OPERATIONS => {
+                        Err(Status::too_large(format!(
+                            "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
+                            ops.len()
+                        )))
+                    }
+                    _ => Ok((patch, warnings)),
                 }
-                Ok(Self::Json(patch))
             }
-            "application/merge-patch+json" => Ok(Self::Merge(json()?)),
-            "application/strategic-merge-patch+json" if !custom => Ok(Self::Strategic(json()?)),
-            "application/apply-patch+yaml" => Ok(Self::Apply(api::codec::yaml::decode(body)?)),
+            "application/merge-patch+json" => json(Self::Merge, ""),
+            "application/strategic-merge-patch+json" if !custom => json(Self::Strategic, ""),
+            "application/apply-patch+yaml" => {
+                let (config, duplicates) = api::codec::yaml::parse(body)?;
+                Ok((Self::Apply(config), told(duplicates, "")?))
+            }
             _ => Err(Status::unsupported_media_type(if custom { &MEDIA_TYPES[..3] } else { &MEDIA_TYPES })),
         }
     }
@@ -211,6 +228,7 @@ impl ApiServer {
             now: base::clock::now(),
             subresource,
             api_version: &api_version,
+            has_status: version.subresource("status").is_some(),
         };
         let converter = cx.converter.clone();
         let mut change = Applied {
@@ -285,4 +303,32 @@ fn check_identity(new: &Value, old: &Object, gvr: &api::Gvr) -> Result<(), Statu
         return Err(Status::modified(gvr, name));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_that_occur_twice_are_told_or_refused() {
+        use FieldValidation::{Ignore, Strict, Warn};
+        for (media, body, warning) in [
+            ("merge-patch+json", r#"{"a":{"b":1,"b":2}}"#, "duplicate field \"a.b\""),
+            ("strategic-merge-patch+json", r#"{"a":{"b":1,"b":2}}"#, "duplicate field \"a.b\""),
+            ("json-patch+json", r#"[{"op":"add","op":"remove"}]"#, "json patch duplicate field \"[0].op\""),
+            ("apply-patch+yaml", "a:\n  b: 1\n  b: 2\n", "duplicate field \"a.b\""),
+        ] {
+            let media = format!("application/{media}");
+            let parse = |validation| PatchBody::parse(&media, body.as_bytes(), false, validation);
+            assert_eq!(parse(Warn).unwrap().1, [warning], "{media}");
+            assert!(parse(Ignore).unwrap().1.is_empty(), "{media}");
+            let refused = parse(Strict).unwrap_err();
+            assert_eq!(refused.code, 400);
+            assert!(
+                refused.message.ends_with(&format!("strict decoding error: {warning}")),
+                "{}",
+                refused.message
+            );
+        }
+    }
 }

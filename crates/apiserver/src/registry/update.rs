@@ -253,6 +253,7 @@ impl ApiServer {
                 now: base::clock::now(),
                 subresource: how.subresource,
                 api_version: &api_version,
+                has_status: cx.version().subresource("status").is_some(),
             };
             super::versions::track(cx, Some(old.value()), &mut new, writer).await.map_err(Missed::Failed)?;
         }

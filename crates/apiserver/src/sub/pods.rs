@@ -28,6 +28,23 @@ fn set_condition(pod: &mut Value, kind: &str, status: &str, reason: &str, messag
     list.push(condition);
 }
 
+/// How often a pod that changes while it is judged is judged anew, as upstream.
+const ATTEMPTS: usize = 20;
+
+/// What lets a running pod be evicted.
+#[derive(PartialEq, Eq)]
+enum Pass {
+    /// A disruption of its budget, which is spent, or that it has no budget.
+    Budget,
+    /// That it is not ready.
+    Unready,
+}
+
+fn violation(why: String) -> Status {
+    Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", 10)
+        .with_cause("DisruptionBudget", why, "")
+}
+
 fn success(code: StatusCode, r: &Resolved) -> Result<Response<Body>, Status> {
     let value = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": code.as_u16()});
     r.document(code, &value)
@@ -110,17 +127,49 @@ impl ApiServer {
         let mut delete = asked(&eviction)?;
         options.dry_run |= delete.dry_run;
         delete.dry_run = options.dry_run;
-        let pod = self.get_object(&r.cx, &name).await?;
-        // What does not run, or is going anyway, disrupts nothing.
-        let phase = pod.status().get("phase").and_then(Value::as_str).unwrap_or("");
-        let exempt = matches!(phase, "Succeeded" | "Failed" | "Pending") || pod.is_deleting();
         let mut cx = r.cx.clone();
         cx.info.subresource.clear();
-        if !exempt {
-            self.spend_budget(&cx, &pod, &options).await?;
+        for attempt in 1.. {
+            let pod = self.get_object(&cx, &name).await?;
+            // What does not run, or is going anyway, disrupts nothing.
+            let phase = pod.status().get("phase").and_then(Value::as_str).unwrap_or("");
+            let exempt = matches!(phase, "Succeeded" | "Failed" | "Pending") || pod.is_deleting();
+            // Whom its state lets pass it lets pass as long as it lasts.
+            let passing = if exempt {
+                phase == "Pending"
+            } else {
+                self.spend_budget(&cx, &pod, &options).await? == Pass::Unready
+            };
+            let mut one = delete.clone();
+            one.uid = one.uid.or_else(|| Some(pod.uid().to_owned()));
+            one.revision = one.revision.or_else(|| passing.then(|| pod.revision()));
+            let last = attempt >= ATTEMPTS;
+            match self.dispose(&mut cx, &name, one, &options).await {
+                Ok(()) => break,
+                Err(status) if status.code != 409 || delete.revision.is_some() || !passing => {
+                    return Err(status);
+                }
+                Err(status) if exempt && last => return Err(status),
+                Err(_) if exempt => {}
+                Err(_) => return Err(violation("The pod has changed while it was being judged.".into())),
+            }
         }
-        if !delete.dry_run && !exempt {
+        success(StatusCode::CREATED, r)
+    }
+
+    /// Notes on a pod that it is disrupted on purpose, and deletes it, if it is as the options say.
+    async fn dispose(
+        &self,
+        cx: &mut Context,
+        name: &str,
+        mut delete: DeleteOptions,
+        options: &WriteOptions,
+    ) -> Result<(), Status> {
+        if !delete.dry_run {
+            let gvr = cx.gvr();
+            let expected = delete.clone();
             let mut change = |old: &Arc<Object>| {
+                expected.check(&gvr, old)?;
                 let mut new = old.value().clone();
                 set_condition(
                     &mut new,
@@ -131,27 +180,20 @@ impl ApiServer {
                 );
                 Ok(new)
             };
-            let modify = Modify {
-                name: &name,
-                subresource: "status",
-                options: &options,
-                applied: false,
-                checked: false,
-            };
-            self.modify(&mut cx, &modify, &mut change).await?;
+            let modify = Modify { name, subresource: "status", options, applied: false, checked: false };
+            let noted = self.modify(cx, &modify, &mut change).await?;
+            delete.revision = delete.revision.map(|_| noted.revision());
         }
-        delete.uid = delete.uid.or_else(|| Some(pod.uid().to_owned()));
-        self.delete(&mut cx, &name, &delete).await?;
-        success(StatusCode::CREATED, r)
+        self.delete(cx, name, &delete).await.map(drop)
     }
 
-    /// Takes one disruption from the budget that covers the pod, or says that there is none left.
+    /// Takes one disruption from the budget that covers the pod, or says that there is none left. Says what lets the pod pass.
     async fn spend_budget(
         &self,
         cx: &Context,
         pod: &Arc<Object>,
         options: &WriteOptions,
-    ) -> Result<(), Status> {
+    ) -> Result<Pass, Status> {
         let covers = |budget: &Arc<Object>| {
             let selector = budget.spec().get("selector").unwrap_or(&Value::Null);
             !selector.is_null() && Label::from_selector(selector).is_ok_and(|s| s.matches(pod.labels()))
@@ -168,7 +210,7 @@ impl ApiServer {
                 "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
             ));
         }
-        let Some(budget) = budgets.first() else { return Ok(()) };
+        let Some(budget) = budgets.first() else { return Ok(Pass::Budget) };
         let ready = pod.status().get("conditions").and_then(Value::as_array).is_some_and(|c| {
             c.iter().any(|c| {
                 c.get("type").and_then(Value::as_str) == Some("Ready")
@@ -184,30 +226,23 @@ impl ApiServer {
                 || number(status, "currentHealthy") >= number(status, "desiredHealthy")
                     && number(status, "desiredHealthy") > 0
             {
-                return Ok(());
+                return Ok(Pass::Unready);
             }
         }
         let kind =
             self.kinds.load().stored("policy", "poddisruptionbudgets").ok_or_else(Status::no_such_path)?;
         let mut inner = Context::internal(cx.user.clone(), kind, pod.namespace(), budget.name());
         let mut change = |old: &Arc<Object>| {
-            let refuse = |why: String| {
-                Status::too_many_requests(
-                    "Cannot evict pod as it would violate the pod's disruption budget.",
-                    10,
-                )
-                .with_cause("DisruptionBudget", why, "")
-            };
             let status = old.status();
             let name = old.name();
             if api::meta::generation(old.value()) > number(status, "observedGeneration") {
-                return Err(refuse(format!(
+                return Err(violation(format!(
                     "The disruption budget {name} is still being processed by the server."
                 )));
             }
             let allowed = number(status, "disruptionsAllowed");
             if allowed <= 0 {
-                return Err(refuse(format!(
+                return Err(violation(format!(
                     "The disruption budget {name} needs {} healthy pods and has {} currently",
                     number(status, "desiredHealthy"),
                     number(status, "currentHealthy")
@@ -222,6 +257,6 @@ impl ApiServer {
         };
         let name = budget.name().to_owned();
         let modify = Modify { name: &name, subresource: "status", options, applied: false, checked: false };
-        self.modify(&mut inner, &modify, &mut change).await.map(|_| ())
+        self.modify(&mut inner, &modify, &mut change).await.map(|_| Pass::Budget)
     }
 }

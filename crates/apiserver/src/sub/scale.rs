@@ -52,7 +52,8 @@ impl ApiServer {
         } else {
             let content_type = r.call.header("content-type").to_owned();
             let body = r.body().await?;
-            let patch = PatchBody::parse(&content_type, &body, kind.custom)?;
+            let (patch, warnings) = PatchBody::parse(&content_type, &body, kind.custom, options.validation)?;
+            r.cx.warnings.extend(warnings);
             let schema =
                 TypeId::of_gvk(&gvk.group, &gvk.version, &gvk.kind).map_or(Schema::Any, TypeId::schema);
             if let PatchBody::Apply(scale) = patch {

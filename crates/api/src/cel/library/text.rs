@@ -8,21 +8,17 @@ use regex::Regex;
 use super::super::value::Val;
 use super::{Answer, overload};
 
-/// The largest compiled regular expression: bounds what a pattern out of an object can take.
-const MAX_REGEX: usize = 1 << 20;
-
 /// A compiled pattern. The last few are kept, because a rule asks for the same one again and again.
 pub(super) fn regex(pattern: &str) -> Result<Regex, String> {
     const KEPT: usize = 16;
-    thread_local!(static RECENT: RefCell<VecDeque<Regex>> = const { RefCell::new(VecDeque::new()) });
+    thread_local!(static RECENT: RefCell<VecDeque<(String, Regex)>> = const { RefCell::new(VecDeque::new()) });
     RECENT.with_borrow_mut(|recent| {
-        if let Some(found) = recent.iter().find(|r| r.as_str() == pattern) {
+        if let Some((_, found)) = recent.iter().find(|(text, _)| text == pattern) {
             return Ok(found.clone());
         }
-        let built = regex::RegexBuilder::new(pattern).size_limit(MAX_REGEX).dfa_size_limit(MAX_REGEX).build();
-        let built = built.map_err(|e| format!("error parsing regexp: {e}"))?;
+        let built = crate::regexp::compile(pattern)?;
         recent.truncate(KEPT - 1);
-        recent.push_front(built.clone());
+        recent.push_front((pattern.to_owned(), built.clone()));
         Ok(built)
     })
 }

@@ -7,9 +7,16 @@ use serde_json::Value;
 
 use super::{Structural, flag, text};
 use crate::cel;
-use crate::field::{ErrorList, ErrorType, Path, show};
+use crate::field::{ErrorList, ErrorType, FieldError, Path, show};
 use crate::patch::identity;
 use crate::schema::ListType;
+
+/// Whether a number is a multiple of another, as far as fractions can be told: 0.3 is one of 0.1.
+fn is_multiple(n: f64, step: f64) -> bool {
+    const TOLERANCE: f64 = 1e-9;
+    let times = if step.abs() < 1.0 { 1.0 / step * n } else { n / step };
+    (times - times.round()).abs() <= TOLERANCE * times.abs()
+}
 
 /// What an item of a list is known by: the values of its keys.
 fn key_of(item: &Value, keys: &[&str]) -> Vec<String> {
@@ -27,7 +34,7 @@ impl Structural {
                 for (name, schema) in &self.properties {
                     // A null where none may be is as if nothing were there.
                     let missing = map.get(name).is_none_or(|v| v.is_null() && !schema.nullable);
-                    if let Some(default) = schema.raw.get("default").filter(|_| missing) {
+                    if let Some(default) = schema.default_value().filter(|_| missing) {
                         map.insert(name.clone(), default.clone());
                     }
                     if let Some(v) = map.get_mut(name) {
@@ -56,11 +63,31 @@ impl Structural {
     /// What is wrong with an object.
     pub fn validate(&self, value: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        self.check(value, &Path::root(), &mut errors);
+        self.check(value, None, &Path::root(), &mut errors);
         errors
     }
 
-    pub(super) fn check(&self, value: &Value, path: &Path, errors: &mut ErrorList) {
+    /// What is wrong with an object that was `old` before. Values that have not changed are taken as they are, so that a
+    /// schema that has become stricter does not stand in the way of other changes; lists may go on having items of one key.
+    pub fn validate_change(&self, value: &Value, old: &Value) -> ErrorList {
+        let all = self.validate(value);
+        if all.is_empty() {
+            return all;
+        }
+        let mut errors = ErrorList::new();
+        self.check(value, Some(old), &Path::root(), &mut errors);
+        let duplicate = |e: &FieldError| e.kind == ErrorType::Duplicate;
+        if errors.0.iter().any(duplicate) && self.validate(old).0.iter().any(duplicate) {
+            errors.0.retain(|e| !duplicate(e));
+        }
+        errors
+    }
+
+    /// Says what is wrong with a value. Where its earlier state is known and the same, nothing is.
+    pub(super) fn check(&self, value: &Value, old: Option<&Value>, path: &Path, errors: &mut ErrorList) {
+        if old == Some(value) {
+            return;
+        }
         let say = |errors: &mut ErrorList, value: &Value, why: String| {
             let shown = show(value);
             errors.push(ErrorType::Invalid, path, Some(shown), format!("{} in body {why}", path.as_str()));
@@ -95,16 +122,17 @@ impl Structural {
         match value {
             Value::String(s) => self.check_text(s, value, path, errors),
             Value::Number(_) => self.check_number(value, path, errors),
-            Value::Array(list) => self.check_list(list, value, path, errors),
-            Value::Object(map) => self.check_object(map, value, path, errors),
+            Value::Array(list) => self.check_list(list, value, old, path, errors),
+            Value::Object(map) => self.check_object(map, value, old, path, errors),
             _ => {}
         }
+        // What these say is of the whole value, which has changed.
         for schema in &self.all {
-            schema.check(value, path, errors);
+            schema.check(value, None, path, errors);
         }
         let fits = |s: &&Structural| {
             let mut errors = ErrorList::new();
-            s.check(value, path, &mut errors);
+            s.check(value, None, path, &mut errors);
             errors.is_empty()
         };
         if !self.any.is_empty() && !self.any.iter().any(|s| fits(&s)) {
@@ -148,22 +176,11 @@ impl Structural {
         if let Some(min) = self.limit("minLength").filter(|min| length < *min) {
             say(errors, format!("should be at least {min} chars long"));
         }
-        if let Some(pattern) = self.pattern.as_ref().filter(|p| !p.is_match(s)) {
-            say(errors, format!("should match '{pattern}'"));
+        if self.pattern.as_ref().is_some_and(|p| !p.is_match(s)) {
+            say(errors, format!("should match '{}'", text(&self.raw, "pattern")));
         }
         let format = text(&self.raw, "format");
-        let good = match format {
-            "date-time" => s.parse::<jiff::Timestamp>().is_ok(),
-            "date" => s.parse::<jiff::civil::Date>().is_ok(),
-            "ipv4" => s.parse::<std::net::Ipv4Addr>().is_ok(),
-            "ipv6" => s.parse::<std::net::Ipv6Addr>().is_ok(),
-            "cidr" => s.parse::<ipnet::IpNet>().is_ok(),
-            "uuid" => s.len() == 36 && s.split('-').count() == 5,
-            "byte" => base64::Engine::decode(&base64::engine::general_purpose::STANDARD, s).is_ok(),
-            // Unknown formats mean nothing, as upstream has it.
-            _ => true,
-        };
-        if !good {
+        if !super::format::fits(format, s) {
             say(errors, format!("must be of type {format}: {}", show(value)));
         }
     }
@@ -187,13 +204,30 @@ impl Structural {
             }
         }
         if let Some(step) = bound("multipleOf").filter(|s| *s != 0.0)
-            && (n / step).fract() != 0.0
+            && !is_multiple(n, step)
         {
             say(format!("should be a multiple of {step}"));
         }
     }
 
-    fn check_list(&self, list: &[Value], value: &Value, path: &Path, errors: &mut ErrorList) {
+    /// The items of an earlier state of a list, by their keys: those of other lists are nobody's earlier state.
+    fn earlier<'v>(&self, old: Option<&'v Value>) -> HashMap<Vec<String>, &'v Value> {
+        let keys = if self.list_type() == ListType::Map { self.list_keys() } else { Vec::new() };
+        let mut before = HashMap::new();
+        for item in old.and_then(Value::as_array).filter(|_| !keys.is_empty()).into_iter().flatten() {
+            before.entry(key_of(item, &keys)).or_insert(item);
+        }
+        before
+    }
+
+    fn check_list(
+        &self,
+        list: &[Value],
+        value: &Value,
+        old: Option<&Value>,
+        path: &Path,
+        errors: &mut ErrorList,
+    ) {
         if let Some(max) = self.limit("maxItems").filter(|max| list.len() > *max) {
             errors.too_many(path, list.len(), max);
         }
@@ -205,6 +239,7 @@ impl Structural {
             );
         }
         let keys = self.list_keys();
+        let before = self.earlier(old);
         let mut seen: HashSet<Vec<String>> = HashSet::new();
         for (i, item) in list.iter().enumerate() {
             let at = path.index(i);
@@ -213,16 +248,24 @@ impl Structural {
                 ListType::Set => vec![identity(item)],
                 ListType::Atomic => Vec::new(),
             };
+            let old = before.get(&key).copied();
             if !key.is_empty() && !seen.insert(key) {
                 errors.duplicate(&at, item);
             }
             if let Some(items) = &self.items {
-                items.check(item, &at, errors);
+                items.check(item, old, &at, errors);
             }
         }
     }
 
-    fn check_object(&self, map: &crate::Map, value: &Value, path: &Path, errors: &mut ErrorList) {
+    fn check_object(
+        &self,
+        map: &crate::Map,
+        value: &Value,
+        old: Option<&Value>,
+        path: &Path,
+        errors: &mut ErrorList,
+    ) {
         for name in self.raw.get("required").and_then(Value::as_array).into_iter().flatten() {
             let name = name.as_str().unwrap_or_default();
             if !map.contains_key(name) {
@@ -240,10 +283,8 @@ impl Structural {
             if self.object && matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
                 continue;
             }
-            match (self.properties.get(name), &self.additional) {
-                (Some(schema), _) => schema.check(item, &path.child(name), errors),
-                (None, Some(schema)) => schema.check(item, &path.child(name), errors),
-                (None, None) => {}
+            if let Some(schema) = self.value_schema(name) {
+                schema.check(item, old.and_then(|o| o.get(name)), &path.child(name), errors);
             }
         }
     }
@@ -254,7 +295,8 @@ impl Structural {
         if !self.has_rules {
             return errors;
         }
-        if !self.validate(value).is_empty() {
+        let faults = old.map_or_else(|| self.validate(value), |old| self.validate_change(value, old));
+        if !faults.is_empty() {
             errors.push(
                 ErrorType::Invalid,
                 &Path::root(),
@@ -287,11 +329,7 @@ impl Structural {
             }
             Value::Array(list) => {
                 let Some(items) = &self.items else { return };
-                let keys = if self.list_type() == ListType::Map { self.list_keys() } else { Vec::new() };
-                let mut before: HashMap<Vec<String>, &Value> = HashMap::new();
-                for o in old.and_then(Value::as_array).filter(|_| !keys.is_empty()).into_iter().flatten() {
-                    before.entry(key_of(o, &keys)).or_insert(o);
-                }
+                let (keys, before) = (self.list_keys(), self.earlier(old));
                 for (i, item) in list.iter().enumerate() {
                     let old =
                         if before.is_empty() { None } else { before.get(&key_of(item, &keys)).copied() };

@@ -4,6 +4,7 @@
 //! filled in, what it forbids is an error in upstream's words. Rules in CEL (`x-kubernetes-validations`) are compiled with
 //! it and judged by [`Structural::validate_rules`], which also knows the earlier state.
 
+mod format;
 mod judge;
 mod openapi;
 
@@ -187,7 +188,7 @@ impl Structural {
             out.items = Some(Box::new(inner));
         }
         if let Some(pattern) = raw.get("pattern").and_then(Value::as_str) {
-            match Regex::new(pattern) {
+            match crate::regexp::compile(pattern) {
                 Ok(regex) => out.pattern = Some(regex),
                 Err(e) => errors.invalid_str(
                     &path.child("pattern"),
@@ -345,7 +346,7 @@ impl Structural {
         let mut found = ErrorList::new();
         let mut filled = default.clone();
         self.fill_in(&mut filled);
-        self.check(&filled, path, &mut found);
+        self.check(&filled, None, path, &mut found);
         errors.append(found);
         if !self.keeps(default) {
             errors.invalid(path, default, "must not have unknown fields");
@@ -493,6 +494,11 @@ impl Structural {
         text(&self.raw, "x-kubernetes-map-type") == "atomic"
     }
 
+    /// What the value is where it is left out.
+    pub fn default_value(&self) -> Option<&Value> {
+        self.raw.get("default")
+    }
+
     /// Does it fill anything in?
     pub fn has_defaults(&self) -> bool {
         self.has_defaults
@@ -569,6 +575,76 @@ mod tests {
             assert!(errors[0].to_string().starts_with(want), "{}", errors[0]);
         }
         assert_eq!(s.validate(&json!({})).0[0].to_string(), "spec: Required value");
+    }
+
+    #[test]
+    fn what_is_not_touched_stays_as_it_was() {
+        let list = |kind: &str, more: Value| {
+            let mut list = json!({"type": "array", "x-kubernetes-list-type": kind, "items": more});
+            if kind == "map" {
+                list["x-kubernetes-list-map-keys"] = json!(["k"]);
+            }
+            list
+        };
+        let short = json!({"type": "string", "maxLength": 2});
+        let item = json!({"type": "object", "required": ["k"], "properties": {"k": {"type": "string"}, "v": short, "w": short}});
+        let raw = json!({"type": "object", "properties": {"a": short, "b": short, "n": {"type": "integer"},
+            "o": {"type": "object", "required": ["new"], "properties": {"new": {"type": "string"}, "old": {"type": "string"}}},
+            "map": list("map", item), "atomic": list("atomic", short.clone()), "set": list("set", short.clone()),
+            "rule": {"type": "object", "properties": {"x": {"type": "integer"}, "y": short},
+                "x-kubernetes-validations": [{"rule": "self.x > 0"}]}}});
+        let s = Structural::compile(&raw, &Path::root()).unwrap();
+        let old = json!({"a": "long", "b": "ok", "o": {"old": "x"}, "map": [{"k": "1", "v": "long"}, {"k": "2"}],
+            "atomic": ["long"], "set": ["x", "x"], "rule": {"x": 0, "y": "long"}});
+        for (change, want) in [
+            (json!({}), vec![]),
+            (json!({"b": "no", "n": 1}), vec![]),
+            (json!({"a": "longer"}), vec!["a"]),
+            (json!({"b": "long"}), vec!["b"]),
+            (json!({"o": {"old": "y"}}), vec!["o.new"]),
+            (json!({"map": [{"k": "2"}, {"k": "1", "v": "long", "w": "ok"}]}), vec![]),
+            (
+                json!({"map": [{"k": "1", "v": "longer"}, {"k": "3", "v": "long"}]}),
+                vec!["map[0].v", "map[1].v"],
+            ),
+            (json!({"atomic": ["long", "ok"]}), vec!["atomic[0]"]),
+            (json!({"set": ["x", "x", "y"]}), vec![]),
+            (json!({"rule": {"x": 1}}), vec![]),
+            (json!({"rule": {"x": -1}}), vec!["rule"]),
+        ] {
+            let mut new = old.clone();
+            crate::patch::merge_patch(&mut new, &change);
+            let mut errors = s.validate_change(&new, &old);
+            if errors.is_empty() {
+                errors.append(s.validate_rules(&new, Some(&old)));
+            }
+            let fields: Vec<&str> = errors.0.iter().map(|e| e.field.as_str()).collect();
+            assert_eq!(fields, want, "{change}");
+        }
+        let twice = s.validate_change(&json!({"set": ["x", "x"]}), &json!({"set": ["x"]}));
+        assert_eq!(twice.0.len(), 1);
+        assert!(!s.validate(&old).is_empty(), "as a new object it is not taken");
+    }
+
+    #[test]
+    fn formats_and_steps_are_judged() {
+        let raw = json!({"type": "object", "properties": {
+            "when": {"type": "string", "format": "date-time"},
+            "step": {"type": "number", "multipleOf": 0.1},
+            "name": {"type": "string", "pattern": "^\\w{1,253}$"}}});
+        let s = Structural::compile(&raw, &Path::root()).unwrap();
+        for (good, value) in [
+            (true, json!({"when": "2024-01-01T00:00:00Z", "step": 0.3, "name": "a_1"})),
+            (true, json!({"step": 0})),
+            (true, json!({"step": -1.7})),
+            (false, json!({"when": "today"})),
+            (false, json!({"step": 0.35})),
+            (false, json!({"name": "é"})),
+        ] {
+            assert_eq!(s.validate(&value).is_empty(), good, "{value}");
+        }
+        let errors = s.validate(&json!({"name": "-"})).0;
+        assert!(errors[0].to_string().ends_with("name in body should match '^\\w{1,253}$'"), "{}", errors[0]);
     }
 
     #[test]
