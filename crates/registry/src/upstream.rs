@@ -2,6 +2,9 @@
 //!
 //! A tag is asked for again when what is known of it is a minute old; if the other registry does not answer then, what
 //! is known is served. Blobs and manifests by digest never change, so what is here is never asked for again.
+//!
+//! A cache of several registries keeps the repositories of each apart, as `HOST/NAME`; its clients see `NAME` alone, and
+//! say which they mean by `ns`.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -34,6 +37,14 @@ pub struct UpstreamOptions {
     pub auth: Option<Auth>,
     /// Which of them are insecure.
     pub config: RegistryConfig,
+}
+
+/// A repository of another registry.
+struct Place {
+    host: String,
+    name: String,
+    /// Its name in the storage.
+    kept: String,
 }
 
 pub(crate) struct Upstream {
@@ -71,12 +82,23 @@ impl Upstream {
         })
     }
 
-    async fn remote(&self, host: &str, name: &str) -> Result<Remote> {
+    /// What the names of a registry's repositories begin with in the storage, followed by what its clients call them.
+    pub fn prefix(&self, ns: Option<&str>) -> Result<String> {
+        let host = self.host(ns)?;
+        Ok(if self.options.hosts.len() > 1 { format!("{host}/") } else { String::new() })
+    }
+
+    fn place(&self, ns: Option<&str>, name: &str) -> Result<Place> {
+        let (host, name) = (self.host(ns)?.to_string(), name.to_string());
+        Ok(Place { kept: self.prefix(ns)? + &name, host, name })
+    }
+
+    async fn remote(&self, Place { host, name, .. }: &Place) -> Result<Remote> {
         let key = format!("{host}/{name}");
         if let Some(remote) = self.remotes.lock().get(&key) {
             return Ok(remote.clone());
         }
-        let reference = Reference { domain: host.into(), path: name.into(), tag: None, digest: None };
+        let reference = Reference { domain: host.clone(), path: name.clone(), tag: None, digest: None };
         let remote =
             Remote::connect(&reference, self.options.auth.clone(), false, &self.options.config).await?;
         let mut remotes = self.remotes.lock();
@@ -90,10 +112,10 @@ impl Upstream {
 
     /// A manifest by tag or digest.
     pub async fn manifest(&self, ns: Option<&str>, name: &str, reference: &str) -> Result<Stored> {
-        let host = self.host(ns)?.to_string();
+        let place = self.place(ns, name)?;
         let by_digest = reference.contains(':');
-        let key = format!("{host}/{name}:{reference}");
-        let (storage, n, r) = (self.storage.clone(), name.to_string(), reference.to_string());
+        let key = format!("{}/{name}:{reference}", place.host);
+        let (storage, n, r) = (self.storage.clone(), place.kept.clone(), reference.to_string());
         let here = blocking(move || storage.manifest(&n, &r)).await;
         let fresh = by_digest || self.checked.lock().get(&key).is_some_and(|at| at.elapsed() < FRESH);
         match here {
@@ -101,7 +123,7 @@ impl Upstream {
             Err(e) if !e.is_unknown() => return Err(e),
             _ => {}
         }
-        match self.fetch_manifest(&host, name, reference).await {
+        match self.fetch_manifest(&place, reference).await {
             Ok(stored) => {
                 if !by_digest {
                     let mut checked = self.checked.lock();
@@ -122,8 +144,8 @@ impl Upstream {
         }
     }
 
-    async fn fetch_manifest(&self, host: &str, name: &str, reference: &str) -> Result<Stored> {
-        let document = self.remote(host, name).await?.manifest(reference).await?;
+    async fn fetch_manifest(&self, place: &Place, reference: &str) -> Result<Stored> {
+        let document = self.remote(place).await?.manifest(reference).await?;
         let outline = Outline::parse(&document.bytes)?;
         let about = outline.about()?;
         let media_type = match document.media_type {
@@ -134,7 +156,7 @@ impl Upstream {
             Stored { digest: Digest::parse(&document.digest)?, media_type, content: document.bytes.to_vec() };
         let tags: Vec<String> =
             if reference.contains(':') { Vec::new() } else { vec![reference.to_string()] };
-        let (storage, repository, keep) = (self.storage.clone(), name.to_string(), stored.clone());
+        let (storage, repository, keep) = (self.storage.clone(), place.kept.clone(), stored.clone());
         // Its blobs come when they are asked for.
         blocking(move || storage.put_manifest(&repository, &keep, &about, &[], &tags)).await?;
         Ok(stored)
@@ -142,13 +164,13 @@ impl Upstream {
 
     /// A blob that was not here a moment ago.
     pub async fn blob(&self, ns: Option<&str>, name: &str, digest: &Digest) -> Result<(File, u64)> {
-        let host = self.host(ns)?.to_string();
+        let place = self.place(ns, name)?;
         let gate = self.fetching.lock().entry(digest.clone()).or_default().clone();
         let result = {
             let _turn = gate.lock().await;
-            let (storage, n, d) = (self.storage.clone(), name.to_string(), digest.clone());
+            let (storage, n, d) = (self.storage.clone(), place.kept.clone(), digest.clone());
             match blocking(move || storage.blob(&n, &d)).await {
-                Err(e) if e.is_unknown() => self.fetch_blob(&host, name, digest).await,
+                Err(e) if e.is_unknown() => self.fetch_blob(&place, digest).await,
                 other => other,
             }
         };
@@ -159,13 +181,13 @@ impl Upstream {
         result
     }
 
-    async fn fetch_blob(&self, host: &str, name: &str, digest: &Digest) -> Result<(File, u64)> {
-        let remote = self.remote(host, name).await?;
+    async fn fetch_blob(&self, place: &Place, digest: &Digest) -> Result<(File, u64)> {
+        let remote = self.remote(place).await?;
         let mut stream = match remote.blob(digest.as_str()).await {
             Err(e) if e.is_not_found() => return Err(Error::blob_unknown(format!("blob {digest}: {e}"))),
             other => other?,
         };
-        let (storage, repository, digest) = (self.storage.clone(), name.to_string(), digest.clone());
+        let (storage, repository, digest) = (self.storage.clone(), place.kept.clone(), digest.clone());
         image::blocking_on_stream(move || {
             let hasher = if digest.as_str().starts_with("sha512:") {
                 Hasher::named("sha512")?

@@ -243,3 +243,43 @@ async fn a_cache_of_another() {
     assert_eq!(ask("GET", &format!("{v2}/blobs/{HELLO}"), None, b"").await.text, "hello");
     assert_eq!(ask("GET", &format!("{v2}/manifests/2"), None, b"").await.status, 502);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_of_several_keeps_them_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, _) = start(&dir.path().join("one"), |_| {}).await;
+    let (two, _) = start(&dir.path().join("two"), |_| {}).await;
+    assert_eq!(fill(&format!("http://{one}"), "team/app", None).await, 201);
+    for name in ["team/app", "team/more"] {
+        assert_eq!(fill(&format!("http://{two}"), name, None).await, 201);
+    }
+    let other = manifest().replace("vnd.x", "vnd.other");
+    for tag in ["1", "2"] {
+        let url = format!("http://{two}/v2/team/app/manifests/{tag}");
+        assert_eq!(ask("PUT", &url, None, other.as_bytes()).await.status, 201);
+    }
+    let hosts = vec![one.clone(), two.clone()];
+    let upstream = UpstreamOptions { hosts, ..UpstreamOptions::default() };
+    let (here, stop) = start(&dir.path().join("here"), |o| o.upstream = Some(upstream)).await;
+    let v2 = format!("http://{here}/v2");
+    let get = async |path: &str| ask("GET", &format!("{v2}/{path}"), None, b"").await.text;
+    // The same names, in whatever order they are asked for.
+    assert_eq!(get("team/app/manifests/1").await, manifest());
+    assert_eq!(get(&format!("team/app/manifests/1?ns={two}")).await, other);
+    assert_eq!(get(&format!("team/app/manifests/1?ns={one}")).await, manifest());
+    get(&format!("team/app/manifests/2?ns={two}")).await;
+    get(&format!("team/more/manifests/1?ns={two}")).await;
+    assert_eq!(get(&format!("team/app/blobs/{HELLO}?ns={two}")).await, "hello");
+    // So are the lists, page by page.
+    assert_eq!(get("team/app/tags/list").await, r#"{"name":"team/app","tags":["1"]}"#);
+    assert_eq!(get(&format!("team/app/tags/list?ns={two}")).await, r#"{"name":"team/app","tags":["1","2"]}"#);
+    assert_eq!(get("_catalog").await, r#"{"repositories":["team/app"]}"#);
+    let page = ask("GET", &format!("{v2}/_catalog?n=1&ns={two}"), None, b"").await;
+    assert_eq!(page.text, r#"{"repositories":["team/app"]}"#);
+    let next = page.headers["link"].to_str().unwrap().split(['<', '>']).nth(1).unwrap().to_string();
+    let page = ask("GET", &format!("http://{here}{next}"), None, b"").await;
+    assert_eq!((page.text.as_str(), page.headers.get("link")), (r#"{"repositories":["team/more"]}"#, None));
+    assert_eq!(ask("GET", &format!("{v2}/team/more/tags/list"), None, b"").await.status, 404);
+    assert_eq!(ask("GET", &format!("{v2}/_catalog?ns=elsewhere"), None, b"").await.status, 404);
+    stop.cancel();
+}

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 
 pub(super) async fn blob(call: &Call, name: &str, digest: &str) -> Result<Answer> {
     let digest = Digest::parse(digest)?;
-    let (storage, repository, d) = (call.storage(), name.to_string(), digest.clone());
+    let (storage, repository, d) = (call.storage(), call.kept(name)?, digest.clone());
     if call.method == Method::DELETE {
         blocking(move || storage.delete_blob(&repository, &d)).await?;
         return made(builder(StatusCode::ACCEPTED).header(header::CONTENT_LENGTH, 0), body(""));

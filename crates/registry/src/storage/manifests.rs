@@ -125,20 +125,28 @@ impl Storage {
         Ok(rows.collect::<std::result::Result<_, _>>()?)
     }
 
-    /// Repositories with manifests that `shown` lets pass, after `last`, sorted, at most `limit`.
-    pub fn repositories(&self, last: &str, limit: u64, shown: &dyn Fn(&str) -> bool) -> Result<Vec<String>> {
+    /// Repositories with manifests whose names begin with `prefix`, without it: those that `shown` lets pass, after
+    /// `last`, sorted, at most `limit`.
+    pub fn repositories(
+        &self,
+        prefix: &str,
+        last: &str,
+        limit: u64,
+        shown: &dyn Fn(&str) -> bool,
+    ) -> Result<Vec<String>> {
         let db = self.db.lock();
         let sql = "SELECT DISTINCT repository FROM manifests WHERE repository > ?1 ORDER BY repository";
         let mut statement = db.prepare_cached(sql)?;
-        let mut rows = statement.query([last])?;
+        let mut rows = statement.query([format!("{prefix}{last}")])?;
         let mut found = Vec::new();
         while let Some(row) = rows.next()? {
-            let name: String = row.get(0)?;
-            if found.len() as u64 >= limit {
+            let whole: String = row.get(0)?;
+            // Those that begin alike follow each other.
+            let Some(name) = whole.strip_prefix(prefix).filter(|_| (found.len() as u64) < limit) else {
                 break;
-            }
-            if shown(&name) {
-                found.push(name);
+            };
+            if shown(name) {
+                found.push(name.to_string());
             }
         }
         Ok(found)
