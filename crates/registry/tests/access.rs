@@ -193,7 +193,8 @@ async fn tls_and_trust() {
 #[tokio::test(flavor = "multi_thread")]
 async fn quotas() {
     let dir = tempfile::tempdir().unwrap();
-    let quota = Quota { total: Some(12), repository: Some(8) };
+    let held = 5 + manifest().len() as u64;
+    let quota = Quota { total: Some(held + 7), repository: Some(held + 3) };
     let (address, _) = start(&dir.path().join("r"), |o| o.quota = quota).await;
     let base = format!("http://{address}");
     assert_eq!(fill(&base, "a", None).await, 201);
@@ -203,7 +204,10 @@ async fn quotas() {
     let world = "sha256:486ea46224d1bb4fb680f34f7c9ad96a8f24ec88be73ea8e5a6c65260e9cb8a7";
     let refused = put("a", world, b"world").await;
     assert!(
-        refused.status == 403 && refused.text.contains("quota exceeded: repository a holds 5 of 8 bytes"),
+        refused.status == 403
+            && refused
+                .text
+                .contains(&format!("quota exceeded: repository a holds {held} of {} bytes", held + 3)),
         "{}",
         refused.text
     );
@@ -219,6 +223,34 @@ async fn quotas() {
     let refused = put("e", world, &[b'x'; 4096]).await;
     assert!(refused.status == 403 && refused.text.contains("quota exceeded"), "{}", refused.text);
     assert_eq!(std::fs::read_dir(dir.path().join("r/uploads")).unwrap().count(), 0, "nothing half remains");
+    // Manifests count as well.
+    let refused = ask("PUT", &format!("{base}/v2/c/manifests/1"), None, manifest().as_bytes()).await;
+    assert!(refused.status == 403 && refused.text.contains("the registry holds"), "{}", refused.text);
+    let again = ask("PUT", &format!("{base}/v2/a/manifests/2"), None, manifest().as_bytes()).await;
+    assert_eq!(again.status, 201, "a second tag takes no room");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_under_way_share_the_quota() {
+    let dir = tempfile::tempdir().unwrap();
+    let quota = Quota { total: Some(9), repository: None };
+    let (address, _) = start(&dir.path().join("r"), |o| o.quota = quota).await;
+    let base = format!("http://{address}");
+    let begin = async |name: &str| {
+        let answer = ask("POST", &format!("{base}/v2/{name}/blobs/uploads/"), None, b"").await;
+        format!("{base}{}", answer.headers["location"].to_str().unwrap())
+    };
+    let (one, two) = (begin("a").await, begin("b").await);
+    assert_eq!(ask("PATCH", &one, None, b"first").await.status, 202);
+    let refused = ask("PATCH", &two, None, b"hello").await;
+    assert!(
+        refused.status == 403 && refused.text.contains("the registry holds 5 of 9 bytes"),
+        "{}",
+        refused.text
+    );
+    assert_eq!(ask("DELETE", &one, None, b"").await.status, 204);
+    assert_eq!(ask("PATCH", &two, None, b"hello").await.status, 202);
+    assert_eq!(ask("PUT", &format!("{two}?digest={HELLO}"), None, b"").await.status, 201);
 }
 
 #[tokio::test(flavor = "multi_thread")]
