@@ -315,3 +315,44 @@ async fn a_cache_of_several_keeps_them_apart() {
     assert_eq!(ask("GET", &format!("{v2}/_catalog?ns=elsewhere"), None, b"").await.status, 404);
     stop.cancel();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_at_its_quota_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (there, _) = start(&dir.path().join("there"), |_| {}).await;
+    let digest = |content: &[u8]| image::archive::compress::digest_of(content);
+    let blobs: Vec<Vec<u8>> = (0..3u8).map(|n| vec![n; 400]).chain([vec![9; 2000]]).collect();
+    for content in &blobs {
+        let url = format!("http://{there}/v2/app/blobs/uploads/?digest={}", digest(content));
+        assert_eq!(ask("POST", &url, None, content).await.status, 201);
+    }
+    assert_eq!(fill(&format!("http://{there}"), "app", None).await, 201);
+    let upstream = UpstreamOptions { hosts: vec![there], ..UpstreamOptions::default() };
+    let data = dir.path().join("here");
+    let quota = Quota { total: Some(1000), repository: None };
+    let (here, _) = start(&data, |o| (o.upstream, o.quota) = (Some(upstream), quota)).await;
+    let url = |n: usize| format!("http://{here}/v2/app/blobs/{}", digest(&blobs[n]));
+    let kept = || -> Vec<usize> {
+        let lies = |n: &usize| data.join("blobs").join(digest(&blobs[*n]).replace(':', "/")).exists();
+        (0..blobs.len()).filter(lies).collect()
+    };
+    // Who asks for the length alone makes nobody fetch the whole.
+    let head = ask("HEAD", &url(0), None, b"").await;
+    assert_eq!((head.status, head.headers["content-length"].to_str().unwrap()), (200, "400"));
+    assert!(kept().is_empty());
+    let get = async |n: usize| {
+        let answer = ask("GET", &url(n), None, b"").await;
+        assert_eq!((answer.status, answer.text.as_bytes()), (200, &*blobs[n]), "{n}");
+    };
+    for n in [0, 1, 0, 2] {
+        get(n).await;
+    }
+    assert_eq!(kept(), [0, 2], "the one that nobody has read for longest is gone");
+    // What never fits passes through, and takes nothing else's place.
+    get(3).await;
+    assert_eq!(kept(), [0, 2]);
+    get(1).await;
+    assert_eq!(kept(), [1, 2]);
+    let manifest_url = format!("http://{here}/v2/app/manifests/1");
+    assert_eq!(ask("GET", &manifest_url, None, b"").await.text, manifest());
+}

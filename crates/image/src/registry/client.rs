@@ -323,6 +323,30 @@ impl Remote {
         }
     }
 
+    /// A blob's length without its content; `None` if the registry does not tell it.
+    pub async fn blob_length(&self, digest: &str) -> Result<Option<u64>> {
+        let uri = self.repository_uri(&format!("blobs/{digest}"))?;
+        let response = self.send(Method::HEAD, uri, HeaderMap::new(), Payload::Empty).await?;
+        if !response.status().is_success() {
+            return Err(self.failure(&format!("blob {digest}"), response).await);
+        }
+        Ok(length_of(&response))
+    }
+
+    /// A blob's content, and its length if the registry tells it.
+    pub async fn open(&self, digest: &str) -> Result<(Option<u64>, BlobStream)> {
+        let (response, at) = self.open_blob(digest, 0).await?;
+        Ok((length_of(&response), self.pieces(digest, response, at, 0)))
+    }
+
+    /// A blob's pieces from the byte `from` on, of an answer that begins at `at`.
+    fn pieces(&self, digest: &str, response: Response<Incoming>, at: u64, from: u64) -> BlobStream {
+        // What waits here is memory, and pieces are as large as the network gives them.
+        let (tx, rx) = tokio::sync::mpsc::channel(4);
+        tokio::spawn(self.clone().download(digest.to_string(), response, at, from, tx));
+        rx
+    }
+
     /// Every tag of the repository.
     pub async fn tags(&self) -> Result<Vec<String>> {
         #[derive(Deserialize)]
@@ -385,19 +409,13 @@ impl Registry for Remote {
 
     async fn blob_from(&self, digest: &str, from: u64) -> Result<BlobStream> {
         let (response, at) = self.open_blob(digest, from).await?;
-        // What waits here is memory, and pieces are as large as the network gives them.
-        let (tx, rx) = tokio::sync::mpsc::channel(4);
-        tokio::spawn(self.clone().download(digest.to_string(), response, at, from, tx));
-        Ok(rx)
+        Ok(self.pieces(digest, response, at, from))
     }
 
     async fn has_blob(&self, digest: &str) -> Result<bool> {
-        let uri = self.repository_uri(&format!("blobs/{digest}"))?;
-        let response = self.send(Method::HEAD, uri, HeaderMap::new(), Payload::Empty).await?;
-        match response.status() {
-            s if s.is_success() => Ok(true),
-            StatusCode::NOT_FOUND => Ok(false),
-            _ => Err(self.failure(&format!("blob {digest}"), response).await),
+        match self.blob_length(digest).await {
+            Err(e) if e.is_not_found() => Ok(false),
+            other => other.map(|_| true),
         }
     }
 
@@ -461,6 +479,11 @@ fn origin(uri: &Uri) -> Option<(&str, String, u16)> {
     let scheme = uri.scheme_str()?;
     let port = uri.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
     Some((scheme, uri.host()?.to_ascii_lowercase(), port))
+}
+
+/// The length that an answer gives for its content.
+pub(super) fn length_of(response: &Response<Incoming>) -> Option<u64> {
+    response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Reads an answer that is no blob.

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::BlobStream;
-use super::client::{Payload, Remote, back_off, follow};
+use super::client::{Payload, Remote, back_off, follow, length_of};
 use crate::error::{Error, Result};
 
 pub(super) const OCTETS: &str = "application/octet-stream";
@@ -55,10 +55,7 @@ impl Remote {
     ) {
         let (mut response, mut failures) = (first, 0);
         loop {
-            let want = response
-                .headers()
-                .get(header::CONTENT_LENGTH)
-                .and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+            let want = length_of(&response);
             let start = at;
             let mut body = response.into_body();
             let broken = loop {

@@ -72,6 +72,17 @@ impl Ledger {
         self.within(&self.used.lock(), repository, more)
     }
 
+    /// Whether so much more is within the bound of a repository.
+    pub fn fits(&self, repository: &str, more: u64) -> bool {
+        let own = self.used.lock().repositories.get(repository).copied().unwrap_or(0);
+        self.quota.repository.is_none_or(|limit| own.saturating_add(more) <= limit)
+    }
+
+    /// Whether so much would be within the bounds if there were nothing else.
+    pub fn could_hold(&self, bytes: u64) -> bool {
+        [self.quota.total, self.quota.repository].into_iter().flatten().all(|limit| bytes <= limit)
+    }
+
     fn within(&self, used: &Used, repository: &str, more: Share) -> Result<()> {
         let exceeded = |what: &str, used: u64, more: u64, limit: Option<u64>| match limit {
             Some(limit) if used.saturating_add(more) > limit => Err(Error::denied(format!(

@@ -4,6 +4,7 @@
 //! when the last row goes, or at the next start. Manifests are small and lie in the database.
 
 mod collect;
+mod evict;
 mod ledger;
 mod manifests;
 mod uploads;
@@ -19,6 +20,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::time::Instant;
 
 pub(crate) use collect::GRACE;
+pub(crate) use evict::used;
 pub(crate) use manifests::Stored;
 pub(crate) use uploads::Upload;
 
