@@ -11,6 +11,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,8 +37,8 @@ pub struct UpstreamOptions {
     /// The registries, as in references (`docker.io`, `host:5000`). A request's `ns` parameter chooses one, as
     /// containerd's mirrors send it; without it the first is meant.
     pub hosts: Vec<String>,
-    /// Credentials for all of them.
-    pub auth: Option<Auth>,
+    /// The `config.json` of a Docker client that has the credentials for them. Whoever may read here reads with those.
+    pub logins: Option<PathBuf>,
     /// Which of them are insecure.
     pub config: RegistryConfig,
 }
@@ -58,6 +59,13 @@ struct Place {
     name: String,
     /// Its name in the storage.
     kept: String,
+}
+
+impl Place {
+    /// The key of the way to it.
+    fn remote(&self) -> String {
+        format!("{}/{}", self.host, self.name)
+    }
 }
 
 pub(crate) struct Upstream {
@@ -106,14 +114,17 @@ impl Upstream {
         Ok(Place { kept: self.prefix(ns)? + &name, host, name })
     }
 
-    async fn remote(&self, Place { host, name, .. }: &Place) -> Result<Remote> {
-        let key = format!("{host}/{name}");
+    async fn remote(&self, place: &Place) -> Result<Remote> {
+        let (key, Place { host, name, .. }) = (place.remote(), place);
         if let Some(remote) = self.remotes.lock().get(&key) {
             return Ok(remote.clone());
         }
         let reference = Reference { domain: host.clone(), path: name.clone(), tag: None, digest: None };
-        let remote =
-            Remote::connect(&reference, self.options.auth.clone(), false, &self.options.config).await?;
+        let auth = match &self.options.logins {
+            Some(file) => Auth::from_docker_config(file, host).await?,
+            None => None,
+        };
+        let remote = Remote::connect(&reference, auth, false, &self.options.config).await?;
         let mut remotes = self.remotes.lock();
         // Clients may invent names without end.
         if remotes.len() >= REMOTES {
@@ -121,6 +132,14 @@ impl Upstream {
         }
         remotes.insert(key, remote.clone());
         Ok(remote)
+    }
+
+    /// Forgets how a repository was spoken to if its registry refuses: credentials may have expired, or been given since.
+    fn refused(&self, place: &Place, e: image::Error) -> image::Error {
+        if matches!(e, image::Error::Denied(_)) {
+            self.remotes.lock().remove(&place.remote());
+        }
+        e
     }
 
     /// A manifest by tag or digest.
@@ -159,7 +178,8 @@ impl Upstream {
 
     /// A manifest from elsewhere, and whether there was room to keep it.
     async fn fetch_manifest(&self, place: &Place, reference: &str) -> Result<(Stored, bool)> {
-        let document = self.remote(place).await?.manifest(reference).await?;
+        let document = self.remote(place).await?.manifest(reference).await;
+        let document = document.map_err(|e| self.refused(place, e))?;
         let outline = Outline::parse(&document.bytes)?;
         let about = outline.about()?;
         let media_type = match document.media_type {
@@ -200,7 +220,7 @@ impl Upstream {
         }
         if length_alone {
             let told = self.remote(&place).await?.blob_length(digest.as_str()).await;
-            if let Some(length) = told.map_err(|e| missing(digest, e))? {
+            if let Some(length) = told.map_err(|e| missing(digest, self.refused(&place, e)))? {
                 return Ok(Content::Told(length));
             }
         }
@@ -236,7 +256,9 @@ impl Upstream {
 
     async fn fetch_blob(&self, place: &Place, digest: &Digest) -> Result<Content> {
         let remote = self.remote(place).await?;
-        let open = || async { remote.open(digest.as_str()).await.map_err(|e| missing(digest, e)) };
+        let open = || async {
+            remote.open(digest.as_str()).await.map_err(|e| missing(digest, self.refused(place, e)))
+        };
         let (length, stream) = open().await?;
         if let Some(n) = length {
             let (storage, repository) = (self.storage.clone(), place.kept.clone());

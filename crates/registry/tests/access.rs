@@ -356,3 +356,30 @@ async fn a_cache_at_its_quota_goes_on() {
     let manifest_url = format!("http://{here}/v2/app/manifests/1");
     assert_eq!(ask("GET", &manifest_url, None, b"").await.text, manifest());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_with_credentials() {
+    let dir = tempfile::tempdir().unwrap();
+    let access = Access { users: Some(users(dir.path())), rules: Some(rules()), tokens: None };
+    let (there, _) = start(&dir.path().join("there"), |o| o.access = Some(access)).await;
+    let ann = basic("ann", "ann-password");
+    assert_eq!(fill(&format!("http://{there}"), "team/app", Some(&ann)).await, 201);
+    let (open, _) = start(&dir.path().join("open"), |_| {}).await;
+    assert_eq!(fill(&format!("http://{open}"), "app", None).await, 201);
+    let file = dir.path().join("config.json");
+    let login = |who: &str| {
+        let auth = basic(who, &format!("{who}-password")).replace("Basic ", "");
+        std::fs::write(&file, format!(r#"{{"auths":{{"{there}":{{"auth":"{auth}"}}}}}}"#)).unwrap();
+    };
+    login("eve");
+    let hosts = vec![there.clone(), open.clone()];
+    let upstream = UpstreamOptions { hosts, logins: Some(file.clone()), ..UpstreamOptions::default() };
+    let (here, _) = start(&dir.path().join("here"), |o| o.upstream = Some(upstream)).await;
+    let get = async |path: &str| ask("GET", &format!("http://{here}/v2/{path}"), None, b"").await;
+    assert_eq!(get("team/app/manifests/1").await.status, 502);
+    // Whoever has logged in since needs no restart.
+    login("ann");
+    assert_eq!(get("team/app/manifests/1").await.text, manifest());
+    assert_eq!(get(&format!("team/app/blobs/{HELLO}")).await.text, "hello");
+    assert_eq!(get(&format!("app/manifests/1?ns={open}")).await.text, manifest(), "which asks for none");
+}
