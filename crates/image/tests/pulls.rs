@@ -460,3 +460,38 @@ async fn credentials_are_for_the_registry_alone() {
         heads.iter().filter(|h| h.starts_with("storage") && h.contains("authorization")).collect();
     assert!(strays.is_empty(), "{strays:?}");
 }
+
+/// Several layers with large windows, which are undone one after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_with_large_windows_wait_for_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let layers: Vec<(String, Vec<u8>)> = (0..4)
+        .map(|n| {
+            let tar = ended(entry(format!("file{n}"), Kind::File, &vec![n; 500_000]));
+            let mut zstd = zstd::Encoder::new(Vec::new(), 1).unwrap();
+            zstd.window_log(26).unwrap();
+            std::io::Write::write_all(&mut zstd, &tar).unwrap();
+            (digest_of(&tar), zstd.finish().unwrap())
+        })
+        .collect();
+    let ids: Vec<_> = layers.iter().map(|(id, _)| id).collect();
+    let config = serde_json::json!({"architecture": "amd64", "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": ids}})
+    .to_string();
+    let part = |kind: &str, bytes: &[u8]| {
+        serde_json::json!({"mediaType": format!("application/vnd.oci.image.{kind}"),
+            "digest": digest_of(bytes), "size": bytes.len()})
+    };
+    let parts: Vec<_> = layers.iter().map(|(_, b)| part("layer.v1.tar+zstd", b)).collect();
+    let manifest = serde_json::json!({"schemaVersion": 2, "mediaType": MANIFEST,
+        "config": part("config.v1+json", config.as_bytes()), "layers": parts})
+    .to_string();
+    let address = registry(move |head, _| {
+        let blob = layers.iter().map(|(_, b)| b.as_slice()).chain([config.as_bytes()]);
+        let blob = blob.into_iter().find(|b| head.contains(&digest_of(b)));
+        Some(blob.map_or_else(|| ok(MANIFEST, manifest.as_bytes()), |b| ok("application/octet-stream", b)))
+    })
+    .await;
+    let store = ImageStore::open(dir.path()).await.unwrap();
+    assert_eq!(pull(&store, &address).await.unwrap().diff_ids().len(), 4);
+}
