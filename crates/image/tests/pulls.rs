@@ -11,8 +11,8 @@ use std::sync::Arc;
 use common::{HOLD, INDEX, MANIFEST, Made, ended, entry, gzip, impatient, made, ok, pull, registry, reply};
 use image::archive::compress::{digest_as, digest_of};
 use image::archive::tar::Kind;
-use image::registry::{BlobStream, Document, Registry};
-use image::{Error, ImageStore, reference};
+use image::registry::{BlobStream, Document, Registry, Remote};
+use image::{Auth, Error, ImageStore, RegistryConfig, reference};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
@@ -407,4 +407,91 @@ async fn layouts_with_other_digests() {
     store.remove(&id, true, true, &|_| None).await.unwrap();
     let again = store.load(tokio::fs::File::open(&file).await.unwrap(), None).await.unwrap();
     assert_eq!(again[0].image.id, id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_are_for_the_registry_alone() {
+    let heads: Arc<Mutex<Vec<String>>> = Arc::default();
+    let told = heads.clone();
+    // Where the registry has blobs sent to; the rest of what is sent is read before the line is closed.
+    let storage = registry(move |head, _| {
+        told.lock().push(format!("storage {head}").to_ascii_lowercase());
+        Some([HOLD, &reply("202 Accepted", "location: /session?x=1\r\n", b"")].concat())
+    })
+    .await;
+    let told = heads.clone();
+    let address = registry(move |head, _| {
+        let known = head.to_ascii_lowercase().contains("\r\nauthorization: basic");
+        told.lock().push(format!("own {head}").to_ascii_lowercase());
+        Some(match (known, head.starts_with("POST")) {
+            (false, _) => reply("401 Unauthorized", "www-authenticate: Basic realm=\"r\"\r\n", b""),
+            (true, true) => reply("202 Accepted", &format!("location: http://{storage}/session\r\n"), b""),
+            (true, false) => {
+                let next = format!("link: <http://{storage}/tags>; rel=\"next\"\r\n");
+                reply("200 OK", &next, br#"{"name":"app","tags":["1"]}"#)
+            }
+        })
+    })
+    .await;
+    let config = RegistryConfig { patience: std::time::Duration::from_secs(1), ..RegistryConfig::default() };
+    let auth = Auth { username: "ann".into(), password: "secret".into(), ..Auth::default() };
+    let name = reference::parse(&format!("{address}/app")).unwrap();
+    let remote = Remote::connect(&name, Some(auth), true, &config).await.unwrap();
+    let (tx, content) = mpsc::channel(1);
+    tx.send(Ok("hello".into())).await.unwrap();
+    drop(tx);
+    let (digest, known) = tokio::sync::oneshot::channel();
+    digest.send(digest_of(b"hello")).unwrap();
+    remote.upload(content, known).await.unwrap();
+    // What is listed elsewhere is no list, but it has been asked for.
+    remote.tags().await.unwrap_err();
+    let heads = heads.lock();
+    let asked: Vec<_> = heads.iter().map(|h| h.split(" http/").next().unwrap()).collect();
+    let put = format!("storage put /session?x=1&digest={}", digest_of(b"hello"));
+    let lists = "own get /v2/app/tags/list";
+    let uploads = "own post /v2/app/blobs/uploads/";
+    assert_eq!(
+        asked,
+        [uploads, uploads, "storage patch /session", &put, lists, "storage get /tags"],
+        "the challenge, the upload, the list"
+    );
+    assert!(heads[4].contains("authorization: basic"), "the registry's own");
+    let strays: Vec<_> =
+        heads.iter().filter(|h| h.starts_with("storage") && h.contains("authorization")).collect();
+    assert!(strays.is_empty(), "{strays:?}");
+}
+
+/// Several layers with large windows, which are undone one after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_with_large_windows_wait_for_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let layers: Vec<(String, Vec<u8>)> = (0..4)
+        .map(|n| {
+            let tar = ended(entry(format!("file{n}"), Kind::File, &vec![n; 500_000]));
+            let mut zstd = zstd::Encoder::new(Vec::new(), 1).unwrap();
+            zstd.window_log(26).unwrap();
+            std::io::Write::write_all(&mut zstd, &tar).unwrap();
+            (digest_of(&tar), zstd.finish().unwrap())
+        })
+        .collect();
+    let ids: Vec<_> = layers.iter().map(|(id, _)| id).collect();
+    let config = serde_json::json!({"architecture": "amd64", "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": ids}})
+    .to_string();
+    let part = |kind: &str, bytes: &[u8]| {
+        serde_json::json!({"mediaType": format!("application/vnd.oci.image.{kind}"),
+            "digest": digest_of(bytes), "size": bytes.len()})
+    };
+    let parts: Vec<_> = layers.iter().map(|(_, b)| part("layer.v1.tar+zstd", b)).collect();
+    let manifest = serde_json::json!({"schemaVersion": 2, "mediaType": MANIFEST,
+        "config": part("config.v1+json", config.as_bytes()), "layers": parts})
+    .to_string();
+    let address = registry(move |head, _| {
+        let blob = layers.iter().map(|(_, b)| b.as_slice()).chain([config.as_bytes()]);
+        let blob = blob.into_iter().find(|b| head.contains(&digest_of(b)));
+        Some(blob.map_or_else(|| ok(MANIFEST, manifest.as_bytes()), |b| ok("application/octet-stream", b)))
+    })
+    .await;
+    let store = ImageStore::open(dir.path()).await.unwrap();
+    assert_eq!(pull(&store, &address).await.unwrap().diff_ids().len(), 4);
 }

@@ -78,6 +78,16 @@ impl Error {
         }
     }
 
+    /// Whether there is no room to keep something: by the quota, or on the disk.
+    pub(crate) fn is_full(&self) -> bool {
+        match self {
+            Error::Protocol { code, .. } => *code == "DENIED",
+            Error::Io(e) => e.kind() == std::io::ErrorKind::StorageFull,
+            Error::Database(e) => e.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull),
+            _ => false,
+        }
+    }
+
     /// Whether the thing asked for is not there.
     pub(crate) fn is_unknown(&self) -> bool {
         matches!(self, Error::Protocol { status: StatusCode::NOT_FOUND, .. })

@@ -2,22 +2,29 @@
 //!
 //! A tag is asked for again when what is known of it is a minute old; if the other registry does not answer then, what
 //! is known is served. Blobs and manifests by digest never change, so what is here is never asked for again.
+//!
+//! At its quota it lets go of the blobs that nobody has read for longest; what has no room even so passes through and is
+//! not kept.
+//!
+//! A cache of several registries keeps the repositories of each apart, as `HOST/NAME`; its clients see `NAME` alone, and
+//! say which they mean by `ns`.
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use image::registry::{Registry, Remote};
+use image::registry::{BlobStream, Registry, Remote};
 use image::{Auth, Reference, RegistryConfig};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::digest::{Digest, Hasher};
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::handlers::blocking;
 use crate::manifest::Outline;
-use crate::storage::{Storage, Stored};
+use crate::storage::{self, Storage, Stored};
 
 /// For how long a tag is believed. Registries do not tell when a tag moves: only asking again does.
 const FRESH: Duration = Duration::from_secs(60);
@@ -30,10 +37,35 @@ pub struct UpstreamOptions {
     /// The registries, as in references (`docker.io`, `host:5000`). A request's `ns` parameter chooses one, as
     /// containerd's mirrors send it; without it the first is meant.
     pub hosts: Vec<String>,
-    /// Credentials for all of them.
-    pub auth: Option<Auth>,
+    /// The `config.json` of a Docker client that has the credentials for them. Whoever may read here reads with those.
+    pub logins: Option<PathBuf>,
     /// Which of them are insecure.
     pub config: RegistryConfig,
+}
+
+/// What there is of a blob.
+pub(crate) enum Content {
+    /// It is kept here.
+    Kept(File, u64),
+    /// It comes from elsewhere and is not kept: its pieces, not verified yet, and its length if that is known.
+    Passing(BlobStream, Option<u64>),
+    /// It is elsewhere, and its length is all that was asked for.
+    Told(u64),
+}
+
+/// A repository of another registry.
+struct Place {
+    host: String,
+    name: String,
+    /// Its name in the storage.
+    kept: String,
+}
+
+impl Place {
+    /// The key of the way to it.
+    fn remote(&self) -> String {
+        format!("{}/{}", self.host, self.name)
+    }
 }
 
 pub(crate) struct Upstream {
@@ -71,14 +103,28 @@ impl Upstream {
         })
     }
 
-    async fn remote(&self, host: &str, name: &str) -> Result<Remote> {
-        let key = format!("{host}/{name}");
+    /// What the names of a registry's repositories begin with in the storage, followed by what its clients call them.
+    pub fn prefix(&self, ns: Option<&str>) -> Result<String> {
+        let host = self.host(ns)?;
+        Ok(if self.options.hosts.len() > 1 { format!("{host}/") } else { String::new() })
+    }
+
+    fn place(&self, ns: Option<&str>, name: &str) -> Result<Place> {
+        let (host, name) = (self.host(ns)?.to_string(), name.to_string());
+        Ok(Place { kept: self.prefix(ns)? + &name, host, name })
+    }
+
+    async fn remote(&self, place: &Place) -> Result<Remote> {
+        let (key, Place { host, name, .. }) = (place.remote(), place);
         if let Some(remote) = self.remotes.lock().get(&key) {
             return Ok(remote.clone());
         }
-        let reference = Reference { domain: host.into(), path: name.into(), tag: None, digest: None };
-        let remote =
-            Remote::connect(&reference, self.options.auth.clone(), false, &self.options.config).await?;
+        let reference = Reference { domain: host.clone(), path: name.clone(), tag: None, digest: None };
+        let auth = match &self.options.logins {
+            Some(file) => Auth::from_docker_config(file, host).await?,
+            None => None,
+        };
+        let remote = Remote::connect(&reference, auth, false, &self.options.config).await?;
         let mut remotes = self.remotes.lock();
         // Clients may invent names without end.
         if remotes.len() >= REMOTES {
@@ -88,12 +134,20 @@ impl Upstream {
         Ok(remote)
     }
 
+    /// Forgets how a repository was spoken to if its registry refuses: credentials may have expired, or been given since.
+    fn refused(&self, place: &Place, e: image::Error) -> image::Error {
+        if matches!(e, image::Error::Denied(_)) {
+            self.remotes.lock().remove(&place.remote());
+        }
+        e
+    }
+
     /// A manifest by tag or digest.
     pub async fn manifest(&self, ns: Option<&str>, name: &str, reference: &str) -> Result<Stored> {
-        let host = self.host(ns)?.to_string();
+        let place = self.place(ns, name)?;
         let by_digest = reference.contains(':');
-        let key = format!("{host}/{name}:{reference}");
-        let (storage, n, r) = (self.storage.clone(), name.to_string(), reference.to_string());
+        let key = format!("{}/{name}:{reference}", place.host);
+        let (storage, n, r) = (self.storage.clone(), place.kept.clone(), reference.to_string());
         let here = blocking(move || storage.manifest(&n, &r)).await;
         let fresh = by_digest || self.checked.lock().get(&key).is_some_and(|at| at.elapsed() < FRESH);
         match here {
@@ -101,9 +155,9 @@ impl Upstream {
             Err(e) if !e.is_unknown() => return Err(e),
             _ => {}
         }
-        match self.fetch_manifest(&host, name, reference).await {
-            Ok(stored) => {
-                if !by_digest {
+        match self.fetch_manifest(&place, reference).await {
+            Ok((stored, kept)) => {
+                if kept && !by_digest {
                     let mut checked = self.checked.lock();
                     checked.retain(|_, at| at.elapsed() < FRESH);
                     checked.insert(key, Instant::now());
@@ -122,8 +176,10 @@ impl Upstream {
         }
     }
 
-    async fn fetch_manifest(&self, host: &str, name: &str, reference: &str) -> Result<Stored> {
-        let document = self.remote(host, name).await?.manifest(reference).await?;
+    /// A manifest from elsewhere, and whether there was room to keep it.
+    async fn fetch_manifest(&self, place: &Place, reference: &str) -> Result<(Stored, bool)> {
+        let document = self.remote(place).await?.manifest(reference).await;
+        let document = document.map_err(|e| self.refused(place, e))?;
         let outline = Outline::parse(&document.bytes)?;
         let about = outline.about()?;
         let media_type = match document.media_type {
@@ -134,22 +190,47 @@ impl Upstream {
             Stored { digest: Digest::parse(&document.digest)?, media_type, content: document.bytes.to_vec() };
         let tags: Vec<String> =
             if reference.contains(':') { Vec::new() } else { vec![reference.to_string()] };
-        let (storage, repository, keep) = (self.storage.clone(), name.to_string(), stored.clone());
+        let (storage, repository, keep) = (self.storage.clone(), place.kept.clone(), stored.clone());
         // Its blobs come when they are asked for.
-        blocking(move || storage.put_manifest(&repository, &keep, &about, &[], &tags)).await?;
-        Ok(stored)
+        let kept = blocking(move || {
+            storage.make_room(&repository, keep.content.len() as u64)?;
+            storage.put_manifest(&repository, &keep, &about, &[], &tags)
+        });
+        match kept.await {
+            Ok(()) => Ok((stored, true)),
+            Err(e) if e.is_full() => {
+                tracing::warn!(error = %e, repository = place.kept, reference, "a manifest is not kept");
+                Ok((stored, false))
+            }
+            Err(e) => Err(e),
+        }
     }
 
-    /// A blob that was not here a moment ago.
-    pub async fn blob(&self, ns: Option<&str>, name: &str, digest: &Digest) -> Result<(File, u64)> {
-        let host = self.host(ns)?.to_string();
+    /// A blob; of one that is not here only the length, if that is all that is asked for and can be had.
+    pub async fn blob(
+        &self,
+        ns: Option<&str>,
+        name: &str,
+        digest: &Digest,
+        length_alone: bool,
+    ) -> Result<Content> {
+        let place = self.place(ns, name)?;
+        if let Some(kept) = self.kept(&place, digest).await? {
+            return Ok(kept);
+        }
+        if length_alone {
+            let told = self.remote(&place).await?.blob_length(digest.as_str()).await;
+            if let Some(length) = told.map_err(|e| missing(digest, self.refused(&place, e)))? {
+                return Ok(Content::Told(length));
+            }
+        }
         let gate = self.fetching.lock().entry(digest.clone()).or_default().clone();
         let result = {
             let _turn = gate.lock().await;
-            let (storage, n, d) = (self.storage.clone(), name.to_string(), digest.clone());
-            match blocking(move || storage.blob(&n, &d)).await {
-                Err(e) if e.is_unknown() => self.fetch_blob(&host, name, digest).await,
-                other => other,
+            match self.kept(&place, digest).await {
+                Ok(Some(kept)) => Ok(kept),
+                Ok(None) => self.fetch_blob(&place, digest).await,
+                Err(e) => Err(e),
             }
         };
         let mut fetching = self.fetching.lock();
@@ -159,20 +240,53 @@ impl Upstream {
         result
     }
 
-    async fn fetch_blob(&self, host: &str, name: &str, digest: &Digest) -> Result<(File, u64)> {
-        let remote = self.remote(host, name).await?;
-        let mut stream = match remote.blob(digest.as_str()).await {
-            Err(e) if e.is_not_found() => return Err(Error::blob_unknown(format!("blob {digest}: {e}"))),
-            other => other?,
+    /// A blob that is here.
+    async fn kept(&self, place: &Place, digest: &Digest) -> Result<Option<Content>> {
+        let (storage, repository, digest) = (self.storage.clone(), place.kept.clone(), digest.clone());
+        let found = blocking(move || {
+            let (file, length) = storage.blob(&repository, &digest)?;
+            storage::used(&file);
+            Ok(Content::Kept(file, length))
+        });
+        match found.await {
+            Err(e) if e.is_unknown() => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    async fn fetch_blob(&self, place: &Place, digest: &Digest) -> Result<Content> {
+        let remote = self.remote(place).await?;
+        let open = || async {
+            remote.open(digest.as_str()).await.map_err(|e| missing(digest, self.refused(place, e)))
         };
-        let (storage, repository, digest) = (self.storage.clone(), name.to_string(), digest.clone());
+        let (length, stream) = open().await?;
+        if let Some(n) = length {
+            let (storage, repository) = (self.storage.clone(), place.kept.clone());
+            if !blocking(move || storage.make_room(&repository, n)).await? {
+                return Ok(Content::Passing(stream, length));
+            }
+        }
+        match self.keep(place, digest, stream).await {
+            // Others have taken the room meanwhile, or it is more than was said.
+            Err(e) if e.is_full() => {
+                tracing::warn!(error = %e, repository = place.kept, %digest, "a blob is not kept");
+                let (length, stream) = open().await?;
+                Ok(Content::Passing(stream, length))
+            }
+            Err(e) => Err(e),
+            Ok(()) => match self.kept(place, digest).await? {
+                Some(kept) => Ok(kept),
+                // Another one needed the room at once.
+                None => open().await.map(|(length, stream)| Content::Passing(stream, length)),
+            },
+        }
+    }
+
+    /// Takes a blob in.
+    async fn keep(&self, place: &Place, digest: &Digest, mut stream: BlobStream) -> Result<()> {
+        let (storage, repository, digest) = (self.storage.clone(), place.kept.clone(), digest.clone());
         image::blocking_on_stream(move || {
-            let hasher = if digest.as_str().starts_with("sha512:") {
-                Hasher::named("sha512")?
-            } else {
-                Hasher::sha256()
-            };
-            let id = storage.begin(&repository, hasher)?;
+            let id = storage.begin(&repository, digest.hasher())?;
             let upload = storage.upload(&id)?;
             let mut upload = upload.blocking_lock();
             let mut take = || -> Result<()> {
@@ -181,13 +295,16 @@ impl Upstream {
                 }
                 storage.finish(&id, &mut upload, &digest)
             };
-            if let Err(e) = take() {
+            take().inspect_err(|_| {
                 // Already gone if it was the digest that was wrong.
                 let _ = storage.cancel(&id, &mut upload);
-                return Err(e);
-            }
-            storage.blob(&repository, &digest)
+            })
         })
         .await
     }
+}
+
+/// What another registry's failure means for the one who asked for a blob.
+fn missing(digest: &Digest, e: image::Error) -> Error {
+    if e.is_not_found() { Error::blob_unknown(format!("blob {digest}: {e}")) } else { e.into() }
 }

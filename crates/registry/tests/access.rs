@@ -193,7 +193,8 @@ async fn tls_and_trust() {
 #[tokio::test(flavor = "multi_thread")]
 async fn quotas() {
     let dir = tempfile::tempdir().unwrap();
-    let quota = Quota { total: Some(12), repository: Some(8) };
+    let held = 5 + manifest().len() as u64;
+    let quota = Quota { total: Some(held + 7), repository: Some(held + 3) };
     let (address, _) = start(&dir.path().join("r"), |o| o.quota = quota).await;
     let base = format!("http://{address}");
     assert_eq!(fill(&base, "a", None).await, 201);
@@ -203,7 +204,10 @@ async fn quotas() {
     let world = "sha256:486ea46224d1bb4fb680f34f7c9ad96a8f24ec88be73ea8e5a6c65260e9cb8a7";
     let refused = put("a", world, b"world").await;
     assert!(
-        refused.status == 403 && refused.text.contains("quota exceeded: repository a holds 5 of 8 bytes"),
+        refused.status == 403
+            && refused
+                .text
+                .contains(&format!("quota exceeded: repository a holds {held} of {} bytes", held + 3)),
         "{}",
         refused.text
     );
@@ -219,6 +223,34 @@ async fn quotas() {
     let refused = put("e", world, &[b'x'; 4096]).await;
     assert!(refused.status == 403 && refused.text.contains("quota exceeded"), "{}", refused.text);
     assert_eq!(std::fs::read_dir(dir.path().join("r/uploads")).unwrap().count(), 0, "nothing half remains");
+    // Manifests count as well.
+    let refused = ask("PUT", &format!("{base}/v2/c/manifests/1"), None, manifest().as_bytes()).await;
+    assert!(refused.status == 403 && refused.text.contains("the registry holds"), "{}", refused.text);
+    let again = ask("PUT", &format!("{base}/v2/a/manifests/2"), None, manifest().as_bytes()).await;
+    assert_eq!(again.status, 201, "a second tag takes no room");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_under_way_share_the_quota() {
+    let dir = tempfile::tempdir().unwrap();
+    let quota = Quota { total: Some(9), repository: None };
+    let (address, _) = start(&dir.path().join("r"), |o| o.quota = quota).await;
+    let base = format!("http://{address}");
+    let begin = async |name: &str| {
+        let answer = ask("POST", &format!("{base}/v2/{name}/blobs/uploads/"), None, b"").await;
+        format!("{base}{}", answer.headers["location"].to_str().unwrap())
+    };
+    let (one, two) = (begin("a").await, begin("b").await);
+    assert_eq!(ask("PATCH", &one, None, b"first").await.status, 202);
+    let refused = ask("PATCH", &two, None, b"hello").await;
+    assert!(
+        refused.status == 403 && refused.text.contains("the registry holds 5 of 9 bytes"),
+        "{}",
+        refused.text
+    );
+    assert_eq!(ask("DELETE", &one, None, b"").await.status, 204);
+    assert_eq!(ask("PATCH", &two, None, b"hello").await.status, 202);
+    assert_eq!(ask("PUT", &format!("{two}?digest={HELLO}"), None, b"").await.status, 201);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -242,4 +274,112 @@ async fn a_cache_of_another() {
     assert_eq!(ask("GET", &format!("{v2}/manifests/1"), None, b"").await.text, manifest());
     assert_eq!(ask("GET", &format!("{v2}/blobs/{HELLO}"), None, b"").await.text, "hello");
     assert_eq!(ask("GET", &format!("{v2}/manifests/2"), None, b"").await.status, 502);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_of_several_keeps_them_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, _) = start(&dir.path().join("one"), |_| {}).await;
+    let (two, _) = start(&dir.path().join("two"), |_| {}).await;
+    assert_eq!(fill(&format!("http://{one}"), "team/app", None).await, 201);
+    for name in ["team/app", "team/more"] {
+        assert_eq!(fill(&format!("http://{two}"), name, None).await, 201);
+    }
+    let other = manifest().replace("vnd.x", "vnd.other");
+    for tag in ["1", "2"] {
+        let url = format!("http://{two}/v2/team/app/manifests/{tag}");
+        assert_eq!(ask("PUT", &url, None, other.as_bytes()).await.status, 201);
+    }
+    let hosts = vec![one.clone(), two.clone()];
+    let upstream = UpstreamOptions { hosts, ..UpstreamOptions::default() };
+    let (here, stop) = start(&dir.path().join("here"), |o| o.upstream = Some(upstream)).await;
+    let v2 = format!("http://{here}/v2");
+    let get = async |path: &str| ask("GET", &format!("{v2}/{path}"), None, b"").await.text;
+    // The same names, in whatever order they are asked for.
+    assert_eq!(get("team/app/manifests/1").await, manifest());
+    assert_eq!(get(&format!("team/app/manifests/1?ns={two}")).await, other);
+    assert_eq!(get(&format!("team/app/manifests/1?ns={one}")).await, manifest());
+    get(&format!("team/app/manifests/2?ns={two}")).await;
+    get(&format!("team/more/manifests/1?ns={two}")).await;
+    assert_eq!(get(&format!("team/app/blobs/{HELLO}?ns={two}")).await, "hello");
+    // So are the lists, page by page.
+    assert_eq!(get("team/app/tags/list").await, r#"{"name":"team/app","tags":["1"]}"#);
+    assert_eq!(get(&format!("team/app/tags/list?ns={two}")).await, r#"{"name":"team/app","tags":["1","2"]}"#);
+    assert_eq!(get("_catalog").await, r#"{"repositories":["team/app"]}"#);
+    let page = ask("GET", &format!("{v2}/_catalog?n=1&ns={two}"), None, b"").await;
+    assert_eq!(page.text, r#"{"repositories":["team/app"]}"#);
+    let next = page.headers["link"].to_str().unwrap().split(['<', '>']).nth(1).unwrap().to_string();
+    let page = ask("GET", &format!("http://{here}{next}"), None, b"").await;
+    assert_eq!((page.text.as_str(), page.headers.get("link")), (r#"{"repositories":["team/more"]}"#, None));
+    assert_eq!(ask("GET", &format!("{v2}/team/more/tags/list"), None, b"").await.status, 404);
+    assert_eq!(ask("GET", &format!("{v2}/_catalog?ns=elsewhere"), None, b"").await.status, 404);
+    stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_at_its_quota_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (there, _) = start(&dir.path().join("there"), |_| {}).await;
+    let digest = |content: &[u8]| image::archive::compress::digest_of(content);
+    let blobs: Vec<Vec<u8>> = (0..3u8).map(|n| vec![n; 400]).chain([vec![9; 2000]]).collect();
+    for content in &blobs {
+        let url = format!("http://{there}/v2/app/blobs/uploads/?digest={}", digest(content));
+        assert_eq!(ask("POST", &url, None, content).await.status, 201);
+    }
+    assert_eq!(fill(&format!("http://{there}"), "app", None).await, 201);
+    let upstream = UpstreamOptions { hosts: vec![there], ..UpstreamOptions::default() };
+    let data = dir.path().join("here");
+    let quota = Quota { total: Some(1000), repository: None };
+    let (here, _) = start(&data, |o| (o.upstream, o.quota) = (Some(upstream), quota)).await;
+    let url = |n: usize| format!("http://{here}/v2/app/blobs/{}", digest(&blobs[n]));
+    let kept = || -> Vec<usize> {
+        let lies = |n: &usize| data.join("blobs").join(digest(&blobs[*n]).replace(':', "/")).exists();
+        (0..blobs.len()).filter(lies).collect()
+    };
+    // Who asks for the length alone makes nobody fetch the whole.
+    let head = ask("HEAD", &url(0), None, b"").await;
+    assert_eq!((head.status, head.headers["content-length"].to_str().unwrap()), (200, "400"));
+    assert!(kept().is_empty());
+    let get = async |n: usize| {
+        let answer = ask("GET", &url(n), None, b"").await;
+        assert_eq!((answer.status, answer.text.as_bytes()), (200, &*blobs[n]), "{n}");
+    };
+    for n in [0, 1, 0, 2] {
+        get(n).await;
+    }
+    assert_eq!(kept(), [0, 2], "the one that nobody has read for longest is gone");
+    // What never fits passes through, and takes nothing else's place.
+    get(3).await;
+    assert_eq!(kept(), [0, 2]);
+    get(1).await;
+    assert_eq!(kept(), [1, 2]);
+    let manifest_url = format!("http://{here}/v2/app/manifests/1");
+    assert_eq!(ask("GET", &manifest_url, None, b"").await.text, manifest());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_with_credentials() {
+    let dir = tempfile::tempdir().unwrap();
+    let access = Access { users: Some(users(dir.path())), rules: Some(rules()), tokens: None };
+    let (there, _) = start(&dir.path().join("there"), |o| o.access = Some(access)).await;
+    let ann = basic("ann", "ann-password");
+    assert_eq!(fill(&format!("http://{there}"), "team/app", Some(&ann)).await, 201);
+    let (open, _) = start(&dir.path().join("open"), |_| {}).await;
+    assert_eq!(fill(&format!("http://{open}"), "app", None).await, 201);
+    let file = dir.path().join("config.json");
+    let login = |who: &str| {
+        let auth = basic(who, &format!("{who}-password")).replace("Basic ", "");
+        std::fs::write(&file, format!(r#"{{"auths":{{"{there}":{{"auth":"{auth}"}}}}}}"#)).unwrap();
+    };
+    login("eve");
+    let hosts = vec![there.clone(), open.clone()];
+    let upstream = UpstreamOptions { hosts, logins: Some(file.clone()), ..UpstreamOptions::default() };
+    let (here, _) = start(&dir.path().join("here"), |o| o.upstream = Some(upstream)).await;
+    let get = async |path: &str| ask("GET", &format!("http://{here}/v2/{path}"), None, b"").await;
+    assert_eq!(get("team/app/manifests/1").await.status, 502);
+    // Whoever has logged in since needs no restart.
+    login("ann");
+    assert_eq!(get("team/app/manifests/1").await.text, manifest());
+    assert_eq!(get(&format!("team/app/blobs/{HELLO}")).await.text, "hello");
+    assert_eq!(get(&format!("app/manifests/1?ns={open}")).await.text, manifest(), "which asks for none");
 }

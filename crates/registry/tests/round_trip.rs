@@ -368,3 +368,37 @@ async fn uploads_that_send_nothing_stop_nobody() {
     };
     tokio::time::timeout(std::time::Duration::from_secs(20), state).await.unwrap();
 }
+
+/// Chunks for the same place that come at once: one of them is added, the other is told where the upload stands.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_is_added_once() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let dir = tempfile::tempdir().unwrap();
+    let (address, _) = registry(dir.path()).await;
+    let (_, headers, _) = ask("POST", &format!("http://{address}/v2/a/blobs/uploads/"), &[], b"").await;
+    let path = headers["location"].to_str().unwrap().to_string();
+    let at = format!("http://{address}{path}");
+    // The first chunk is on its way while the two that follow it wait.
+    let mut first = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let head = format!(
+        "PATCH {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-range: 0-4\r\ncontent-length: 5\r\n\r\nhe"
+    );
+    first.write_all(head.as_bytes()).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    let next = || {
+        let at = at.clone();
+        tokio::spawn(async move { ask("PATCH", &at, &[("content-range", "5-9")], b"world").await.0 })
+    };
+    let others = [next(), next()];
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    first.write_all(b"llo").await.unwrap();
+    first.read_to_end(&mut Vec::new()).await.unwrap();
+    let mut said = Vec::new();
+    for other in others {
+        said.push(other.await.unwrap());
+    }
+    said.sort_unstable();
+    assert_eq!(said, [202, 416]);
+    let url = format!("{at}?digest={}", digest_of(b"helloworld"));
+    assert_eq!(ask("PUT", &url, &[], b"").await.0, 201);
+}

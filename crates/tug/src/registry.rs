@@ -60,6 +60,10 @@ pub struct Options {
     /// Be a read-only cache of this registry (`docker.io`, `host:5000`); several are told apart by a request's `ns`.
     #[arg(long)]
     cache_of: Vec<String>,
+    /// The config.json of a Docker client that is logged in to the registries of --cache-of (~/.docker/config.json, also
+    /// with credential helpers). Whoever may pull from the cache then pulls what that user may.
+    #[arg(long, requires = "cache_of")]
+    cache_logins: Option<PathBuf>,
     /// Speak to this registry of --cache-of without TLS, or whatever its certificate.
     #[arg(long)]
     insecure_registry: Vec<String>,
@@ -91,12 +95,18 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         });
         let upstream = (!options.cache_of.is_empty()).then(|| UpstreamOptions {
             hosts: options.cache_of.clone(),
-            auth: None,
+            logins: options.cache_logins.clone(),
             config: image::RegistryConfig {
                 insecure: options.insecure_registry.clone(),
                 ..image::RegistryConfig::default()
             },
         });
+        if let Some(file) = &options.cache_logins {
+            // What is wrong with the file is said now, and not to whoever pulls first.
+            for host in &options.cache_of {
+                image::Auth::from_docker_config(file, host).await.context("--cache-logins")?;
+            }
+        }
         let made = ::registry::Options {
             tls: tls(options)?,
             access: access(options)?,

@@ -28,6 +28,82 @@ const WINDOW: u32 = 26;
 /// The same as the memory that an xz stream needs for it, in KiB.
 const XZ_MEMORY: u32 = (1 << (WINDOW - 10)) + 6 * 1024;
 
+/// A window above so many bytes is one of which there is room for one at a time: 8 MiB.
+const LARGE: u64 = 8 << 20;
+/// Bytes that are enough to tell a window: of a frame's header in zstd, of the first two in xz.
+pub const HEAD: usize = 64;
+
+static TURN: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+
+/// Waits until no other stream with a large window is undone, if the one that begins with `head` has one; what comes back
+/// is held until it is undone. For streams of which several run at once and none waits for another. Blocking.
+pub fn turn(head: &[u8]) -> Option<parking_lot::MutexGuard<'static, ()>> {
+    has_large_window(head).then(|| TURN.lock())
+}
+
+/// Whether a stream that begins so needs a large window for its first frame or block; whether it may, where that is not
+/// said so early.
+fn has_large_window(head: &[u8]) -> bool {
+    match sniff(head) {
+        Compression::Zstd => zstd_window(head).is_none_or(|w| w > LARGE),
+        Compression::Xz => xz_window(head).is_none_or(|w| w > LARGE),
+        Compression::None | Compression::Gzip | Compression::Bzip2 => false,
+    }
+}
+
+/// The window of a zstd frame (RFC 8878, 3.1.1.1); `None` of one to be skipped.
+fn zstd_window(head: &[u8]) -> Option<u64> {
+    let descriptor = *head.strip_prefix(&[0x28, 0xb5, 0x2f, 0xfd])?.first()?;
+    let rest = &head[5..];
+    if descriptor & 0x20 == 0 {
+        let byte = u64::from(*rest.first()?);
+        let base = 1u64 << (10 + (byte >> 3));
+        return Some(base + base / 8 * (byte & 7));
+    }
+    // A single segment: the window is the content.
+    let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let (size, more) = [(1, 0), (2, 256), (4, 0), (8, 0)][usize::from(descriptor >> 6)];
+    let mut bytes = [0; 8];
+    bytes[..size].copy_from_slice(rest.get(dictionary..dictionary + size)?);
+    Some(u64::from_le_bytes(bytes).saturating_add(more))
+}
+
+/// The dictionary of the first block of an xz stream (the .xz file format, 3.1 and 5.3.1).
+fn xz_window(head: &[u8]) -> Option<u64> {
+    let block = head.get(12..)?;
+    let flags = *block.get(1)?;
+    let mut rest = &block[2..];
+    // The sizes, where they are said.
+    for said in [0x40, 0x80] {
+        if flags & said != 0 {
+            xz_number(&mut rest)?;
+        }
+    }
+    for _ in 0..=flags & 3 {
+        let (filter, length) = (xz_number(&mut rest)?, xz_number(&mut rest)?);
+        if filter == 0x21 {
+            let bits = u64::from(*rest.first()?);
+            return (bits <= 40).then(|| (2 | (bits & 1)) << (bits / 2 + 11));
+        }
+        rest = rest.get(usize::try_from(length).ok()?..)?;
+    }
+    None
+}
+
+/// Takes an integer of the .xz format off (1.2): seven bits in a byte, the lowest first.
+fn xz_number(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for i in 0..9 {
+        let (byte, after) = rest.split_first()?;
+        *rest = after;
+        value |= u64::from(byte & 0x7f) << (7 * i);
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
 /// The compression that the first bytes of a stream tell.
 pub fn sniff(head: &[u8]) -> Compression {
     match head {
@@ -424,6 +500,51 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn large_windows_are_told_by_their_heads() {
+        let zstd_of = |log: u32, size: Option<usize>| {
+            let mut zstd = zstd::Encoder::new(Vec::new(), 1).unwrap();
+            zstd.window_log(log).unwrap();
+            zstd.set_pledged_src_size(size.map(|n| n as u64)).unwrap();
+            zstd.write_all(&vec![0; size.unwrap_or(4)]).unwrap();
+            zstd.finish().unwrap()
+        };
+        let xz_of = |dictionary: u32, delta: bool| {
+            let mut options = lzma_rust2::XzOptions::with_preset(0);
+            options.lzma_options.dict_size = dictionary;
+            if delta {
+                options.prepend_pre_filter(lzma_rust2::FilterType::Delta, 4);
+            }
+            let mut xz = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
+            xz.write_all(b"text").unwrap();
+            xz.finish().unwrap()
+        };
+        let skipped = [&[0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 9][..], &zstd_of(20, None)].concat();
+        for (name, bytes, large) in [
+            ("nothing", Vec::new(), false),
+            ("gzip", vec![0x1f, 0x8b, 8], false),
+            ("zstd of 8 MiB", zstd_of(23, None), false),
+            ("zstd of 16 MiB", zstd_of(24, None), true),
+            ("zstd in one segment of 200 bytes", zstd_of(26, Some(200)), false),
+            ("zstd in one segment of 300 bytes", zstd_of(26, Some(300)), false),
+            ("zstd in one segment of 100 kB", zstd_of(26, Some(100_000)), false),
+            ("zstd in one segment of 9 MiB", zstd_of(26, Some(9 << 20)), true),
+            ("zstd after what is skipped", skipped, true),
+            ("zstd cut off", zstd_of(20, None)[..5].to_vec(), true),
+            ("xz of 8 MiB", xz_of(8 << 20, false), false),
+            ("xz of 12 MiB", xz_of(12 << 20, false), true),
+            ("xz of 64 MiB", xz_of(64 << 20, false), true),
+            ("xz of 1 MiB behind a filter", xz_of(1 << 20, true), false),
+            ("xz of 16 MiB behind a filter", xz_of(16 << 20, true), true),
+            ("xz cut off", xz_of(1 << 20, false)[..14].to_vec(), true),
+        ] {
+            assert_eq!(has_large_window(&bytes[..bytes.len().min(HEAD)]), large, "{name}");
+        }
+        assert!(turn(b"plain").is_none());
+        let held = turn(&zstd_of(24, None));
+        assert!(held.is_some() && TURN.try_lock().is_none());
     }
 
     #[test]

@@ -200,8 +200,15 @@ impl Remote {
         }
     }
 
-    /// Sends a request with whatever authentication is wanted; redirects are followed for reads. A payload that cannot
-    /// be sent twice must come after a request that has settled the authentication.
+    /// Whether an address is the registry's own: the credentials are for it alone, and not for whatever else its answers
+    /// name (redirects, uploads, pages).
+    fn is_own(&self, uri: &Uri) -> bool {
+        let own = self.shared.base.parse::<Uri>().ok();
+        own.is_some_and(|own| origin(&own) == origin(uri) && origin(uri).is_some())
+    }
+
+    /// Sends a request with whatever authentication is wanted, if it goes to the registry itself; redirects are followed
+    /// for reads. A payload that cannot be sent twice must come after a request that has settled the authentication.
     pub(super) async fn send(
         &self,
         method: Method,
@@ -220,12 +227,12 @@ impl Remote {
         headers: HeaderMap,
         payload: Payload,
     ) -> Result<Response<Incoming>> {
-        let own = uri.authority().cloned();
-        let token = || self.shared.tokens.lock().get(scope).cloned();
+        let token = |at: &Uri| self.shared.tokens.lock().get(scope).filter(|_| self.is_own(at)).cloned();
         let payload = match payload {
             Payload::Stream(body) => {
+                let token = token(&uri);
                 let request =
-                    self.request(method, &uri, &headers, Payload::Stream(body), token().as_deref())?;
+                    self.request(method, &uri, &headers, Payload::Stream(body), token.as_deref())?;
                 // It answers when it has everything, however long that takes: the stream has its own patience.
                 return self.shared.host.client.send(request).await;
             }
@@ -233,8 +240,7 @@ impl Remote {
         };
         let (mut at, mut redirects, mut challenged, mut failures) = (uri, 0, false, 0);
         loop {
-            // Credentials are for the registry alone, not for where it redirects to.
-            let token = if at.authority() == own.as_ref() { token() } else { None };
+            let token = token(&at);
             let again = match &payload {
                 Payload::Whole(bytes, kind) => Payload::Whole(bytes.clone(), kind.clone()),
                 _ => Payload::Empty,
@@ -251,7 +257,7 @@ impl Remote {
                 Err(e) => return Err(e),
             };
             match response.status() {
-                StatusCode::UNAUTHORIZED if !challenged && at.authority() == own.as_ref() => {
+                StatusCode::UNAUTHORIZED if !challenged && self.is_own(&at) => {
                     challenged = true;
                     self.authenticate(response.headers(), scope).await?;
                 }
@@ -267,13 +273,7 @@ impl Remote {
                     let location = response.headers().get(header::LOCATION).and_then(|l| l.to_str().ok());
                     let location =
                         location.ok_or_else(|| Error::Registry(format!("{at}: a redirect to nowhere")))?;
-                    let to = join(&at, location)?;
-                    if at.scheme_str() == Some("https") && to.scheme_str() != Some("https") {
-                        return Err(Error::Registry(format!(
-                            "{at}: a redirect to {to}, which is not encrypted, is not followed"
-                        )));
-                    }
-                    at = to;
+                    at = follow(&at, location)?;
                 }
                 s if s.is_redirection() => {
                     return Err(Error::Registry(format!("{at}: more than {REDIRECTS} redirects")));
@@ -323,6 +323,30 @@ impl Remote {
         }
     }
 
+    /// A blob's length without its content; `None` if the registry does not tell it.
+    pub async fn blob_length(&self, digest: &str) -> Result<Option<u64>> {
+        let uri = self.repository_uri(&format!("blobs/{digest}"))?;
+        let response = self.send(Method::HEAD, uri, HeaderMap::new(), Payload::Empty).await?;
+        if !response.status().is_success() {
+            return Err(self.failure(&format!("blob {digest}"), response).await);
+        }
+        Ok(length_of(&response))
+    }
+
+    /// A blob's content, and its length if the registry tells it.
+    pub async fn open(&self, digest: &str) -> Result<(Option<u64>, BlobStream)> {
+        let (response, at) = self.open_blob(digest, 0).await?;
+        Ok((length_of(&response), self.pieces(digest, response, at, 0)))
+    }
+
+    /// A blob's pieces from the byte `from` on, of an answer that begins at `at`.
+    fn pieces(&self, digest: &str, response: Response<Incoming>, at: u64, from: u64) -> BlobStream {
+        // What waits here is memory, and pieces are as large as the network gives them.
+        let (tx, rx) = tokio::sync::mpsc::channel(4);
+        tokio::spawn(self.clone().download(digest.to_string(), response, at, from, tx));
+        rx
+    }
+
     /// Every tag of the repository.
     pub async fn tags(&self) -> Result<Vec<String>> {
         #[derive(Deserialize)]
@@ -344,7 +368,7 @@ impl Remote {
                 serde_json::from_slice(&bytes).map_err(|e| Error::Registry(format!("{at}: {e}")))?;
             all.extend(page.tags.unwrap_or_default());
             let Some(next) = next else { return Ok(all) };
-            at = join(&at, &next)?;
+            at = follow(&at, &next)?;
         }
         Err(Error::Registry(format!("{}: the list of tags does not end", self.shared.familiar)))
     }
@@ -385,19 +409,13 @@ impl Registry for Remote {
 
     async fn blob_from(&self, digest: &str, from: u64) -> Result<BlobStream> {
         let (response, at) = self.open_blob(digest, from).await?;
-        // What waits here is memory, and pieces are as large as the network gives them.
-        let (tx, rx) = tokio::sync::mpsc::channel(4);
-        tokio::spawn(self.clone().download(digest.to_string(), response, at, from, tx));
-        Ok(rx)
+        Ok(self.pieces(digest, response, at, from))
     }
 
     async fn has_blob(&self, digest: &str) -> Result<bool> {
-        let uri = self.repository_uri(&format!("blobs/{digest}"))?;
-        let response = self.send(Method::HEAD, uri, HeaderMap::new(), Payload::Empty).await?;
-        match response.status() {
-            s if s.is_success() => Ok(true),
-            StatusCode::NOT_FOUND => Ok(false),
-            _ => Err(self.failure(&format!("blob {digest}"), response).await),
+        match self.blob_length(digest).await {
+            Err(e) if e.is_not_found() => Ok(false),
+            other => other.map(|_| true),
         }
     }
 
@@ -442,6 +460,30 @@ pub(crate) fn join(base: &Uri, location: &str) -> Result<Uri> {
     let mut parts = base.clone().into_parts();
     parts.path_and_query = uri.into_parts().path_and_query;
     Uri::from_parts(parts).map_err(|e| bad(&e))
+}
+
+/// The same where it is to be asked, too: what came over TLS leads to nothing that is not encrypted.
+pub(super) fn follow(base: &Uri, location: &str) -> Result<Uri> {
+    let to = join(base, location)?;
+    if base.scheme_str() == Some("https") && to.scheme_str() != Some("https") {
+        return Err(Error::Registry(format!(
+            "{base}: the answer leads to {to}, which is not encrypted, and is not followed: if a proxy stands before the \
+             registry, let it pass on X-Forwarded-Proto"
+        )));
+    }
+    Ok(to)
+}
+
+/// Scheme, host and port of an address.
+fn origin(uri: &Uri) -> Option<(&str, String, u16)> {
+    let scheme = uri.scheme_str()?;
+    let port = uri.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
+    Some((scheme, uri.host()?.to_ascii_lowercase(), port))
+}
+
+/// The length that an answer gives for its content.
+pub(super) fn length_of(response: &Response<Incoming>) -> Option<u64> {
+    response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Reads an answer that is no blob.
@@ -509,6 +551,21 @@ pub async fn login_with(address: &str, auth: &Auth, config: &RegistryConfig) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_registry_names_is_not_always_the_registry() {
+        let uri = |s: &str| s.parse::<Uri>().unwrap();
+        let at = |s: &str| origin(&uri(s)).unwrap() == origin(&uri("https://Reg.example/v2/")).unwrap();
+        assert!(at("https://reg.example/x") && at("https://reg.example:443/x"));
+        assert!(!at("http://reg.example/x") && !at("https://reg.example:5000/x"));
+        assert!(!at("https://storage.example/x") && !at("http://reg.example:443/x"));
+        let base = uri("https://reg.example/v2/a/blobs/uploads/");
+        assert!(follow(&base, "/v2/a/blobs/uploads/1").is_ok());
+        assert!(follow(&base, "https://storage.example/1").is_ok());
+        let refused = follow(&base, "http://reg.example/v2/a/blobs/uploads/1").unwrap_err().to_string();
+        assert!(refused.contains("not encrypted"), "{refused}");
+        assert!(follow(&uri("http://localhost:5000/v2/"), "http://localhost:5000/1").is_ok());
+    }
 
     #[tokio::test]
     async fn an_unreachable_registry_is_named() {

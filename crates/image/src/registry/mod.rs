@@ -4,6 +4,7 @@ mod auth;
 mod client;
 mod hosts;
 pub(crate) mod lanes;
+mod logins;
 pub mod manifest;
 mod pull;
 mod push;

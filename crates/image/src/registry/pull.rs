@@ -336,7 +336,12 @@ fn unpack_download(
     let mut work = || {
         let mut raw = Digesting::like(download.reader(&mut pieces), want);
         let (kind, layer) = {
-            let (kind, plain) = compress::decoder(&mut raw)?;
+            let mut head = [0; compress::HEAD];
+            let n = compress::read_head(&mut raw, &mut head)?;
+            // Layers come several at once, and their windows would add up. Whoever has the turn waits for its registry
+            // alone, and not for ever.
+            let _turn = compress::turn(&head[..n]);
+            let (kind, plain) = compress::decoder(io::Cursor::new(head).take(n as u64).chain(&mut raw))?;
             (kind, store.unpack(plain, like)?)
         };
         io::copy(&mut raw, &mut io::sink())?;

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::BlobStream;
-use super::client::{Payload, Remote, back_off, join};
+use super::client::{Payload, Remote, back_off, follow, length_of};
 use crate::error::{Error, Result};
 
 pub(super) const OCTETS: &str = "application/octet-stream";
@@ -55,10 +55,7 @@ impl Remote {
     ) {
         let (mut response, mut failures) = (first, 0);
         loop {
-            let want = response
-                .headers()
-                .get(header::CONTENT_LENGTH)
-                .and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+            let want = length_of(&response);
             let start = at;
             let mut body = response.into_body();
             let broken = loop {
@@ -118,11 +115,11 @@ impl Remote {
             return Err(self.failure(&what, response).await);
         }
         let location = location_of(&base, response.headers())?;
-        let response = self.stream(location, content).await?;
+        let response = self.stream(location.clone(), content).await?;
         if !response.status().is_success() {
             return Err(self.failure(&what, response).await);
         }
-        let location = location_of(&base, response.headers())?;
+        let location = location_of(&location, response.headers())?;
         let digest = digest.await.map_err(|_| Error::Cancelled("an upload".into()))?;
         let mark = if location.query().is_some() { '&' } else { '?' };
         let uri: Uri = format!("{location}{mark}digest={digest}")
@@ -180,5 +177,5 @@ impl<S: futures::Stream> futures::Stream for SyncStream<S> {
 
 fn location_of(base: &Uri, headers: &HeaderMap) -> Result<Uri> {
     let location = headers.get(header::LOCATION).and_then(|l| l.to_str().ok());
-    join(base, location.ok_or_else(|| Error::Registry(format!("{base}: an answer without a location")))?)
+    follow(base, location.ok_or_else(|| Error::Registry(format!("{base}: an answer without a location")))?)
 }

@@ -7,14 +7,16 @@ use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
+use image::registry::BlobStream;
 
 use super::{Answer, Body, Call, PIECE, blocking, body, builder, made};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::upstream::Content;
 
 pub(super) async fn blob(call: &Call, name: &str, digest: &str) -> Result<Answer> {
     let digest = Digest::parse(digest)?;
-    let (storage, repository, d) = (call.storage(), name.to_string(), digest.clone());
+    let (storage, repository, d) = (call.storage(), call.kept(name)?, digest.clone());
     if call.method == Method::DELETE {
         blocking(move || storage.delete_blob(&repository, &d)).await?;
         return made(builder(StatusCode::ACCEPTED).header(header::CONTENT_LENGTH, 0), body(""));
@@ -22,28 +24,41 @@ pub(super) async fn blob(call: &Call, name: &str, digest: &str) -> Result<Answer
     if !call.reads() {
         return Err(call.wrong_method());
     }
-    let (file, length) = match blocking(move || storage.blob(&repository, &d)).await {
-        Err(e) if e.is_unknown() => match &call.shared.upstream {
-            Some(upstream) => upstream.blob(call.parameter("ns"), name, &digest).await?,
-            None => return Err(e),
-        },
-        other => other?,
+    let content = match &call.shared.upstream {
+        Some(upstream) => upstream.blob(call.parameter("ns"), name, &digest, call.head()).await?,
+        None => {
+            let (file, length) = blocking(move || storage.blob(&repository, &d)).await?;
+            Content::Kept(file, length)
+        }
     };
-    let range = match call.header("range") {
-        Some(range) => parse_range(range, length)?,
-        None => None,
-    };
-    let (from, to) = range.unwrap_or((0, length));
-    let mut b = builder(if range.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK })
+    let mut b = builder(StatusCode::OK)
         .header(header::CONTENT_TYPE, "application/octet-stream")
-        .header(header::CONTENT_LENGTH, to - from)
-        .header(header::ACCEPT_RANGES, "bytes")
         .header(header::ETAG, format!("\"{digest}\""))
         .header("docker-content-digest", digest.as_str());
-    if range.is_some() {
-        b = b.header(header::CONTENT_RANGE, format!("bytes {from}-{}/{length}", to.saturating_sub(1)));
-    }
-    made(b, if call.head() { body("") } else { stream_file(file, from, to - from) })
+    let content = match content {
+        Content::Kept(file, length) => {
+            let range = call.header("range").map_or(Ok(None), |range| parse_range(range, length))?;
+            let (from, to) = range.unwrap_or((0, length));
+            b = b.header(header::CONTENT_LENGTH, to - from).header(header::ACCEPT_RANGES, "bytes");
+            if range.is_some() {
+                let range = format!("bytes {from}-{}/{length}", to.saturating_sub(1));
+                b = b.status(StatusCode::PARTIAL_CONTENT).header(header::CONTENT_RANGE, range);
+            }
+            stream_file(file, from, to - from)
+        }
+        // What passes has no parts: the answer is the whole.
+        Content::Passing(stream, length) => {
+            if let Some(length) = length {
+                b = b.header(header::CONTENT_LENGTH, length);
+            }
+            stream_through(stream, digest)
+        }
+        Content::Told(length) => {
+            b = b.header(header::CONTENT_LENGTH, length);
+            body("")
+        }
+    };
+    made(b, if call.head() { body("") } else { content })
 }
 
 /// `bytes=A-B`, `bytes=A-`, `bytes=-N` as a half-open range. What is no single range of bytes is ignored, as RFC 9110
@@ -89,6 +104,35 @@ fn stream_file(file: File, from: u64, length: u64) -> Body {
             }
             Err(e) => (Err(e), None),
         })
+    });
+    StreamBody::new(stream).boxed_unsync()
+}
+
+/// What comes from elsewhere as a body. The last piece waits until the whole is known to be what it should be: of anything
+/// else the client gets no end.
+fn stream_through(stream: BlobStream, digest: Digest) -> Body {
+    let hash = digest.hasher();
+    let stream = futures::stream::unfold(Some((stream, hash, None::<Bytes>)), move |state| {
+        let digest = digest.clone();
+        async move {
+            let (mut stream, mut hash, mut last) = state?;
+            loop {
+                match stream.recv().await {
+                    Some(Ok(piece)) => {
+                        hash.update(&piece);
+                        if let Some(ready) = last.replace(piece) {
+                            return Some((Ok(Frame::data(ready)), Some((stream, hash, last))));
+                        }
+                    }
+                    Some(Err(e)) => return Some((Err(std::io::Error::other(e)), None)),
+                    None if hash.finish() == digest => return Some((Ok(Frame::data(last?)), None)),
+                    None => {
+                        let why = format!("blob {digest}: what came from elsewhere has another digest");
+                        return Some((Err(std::io::Error::other(why)), None));
+                    }
+                }
+            }
+        }
     });
     StreamBody::new(stream).boxed_unsync()
 }

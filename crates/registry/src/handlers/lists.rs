@@ -1,6 +1,7 @@
 //! Lists: repositories, tags, referrers.
 
 use image::registry::manifest::media;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use super::{Answer, Call, blocking, json_answer};
@@ -20,15 +21,16 @@ fn page(call: &Call) -> Result<(u64, String)> {
 }
 
 /// The link to the next page, where one more was found than asked for.
-fn next_page(path: &str, n: u64, list: &mut Vec<String>) -> Vec<(&'static str, String)> {
+fn next_page(call: &Call, path: &str, n: u64, list: &mut Vec<String>) -> Vec<(&'static str, String)> {
     let Ok(n) = usize::try_from(n) else { return Vec::new() };
     if list.len() <= n {
         return Vec::new();
     }
     list.truncate(n);
     let Some(last) = list.last() else { return Vec::new() };
-    let last = percent_encoding::utf8_percent_encode(last, percent_encoding::NON_ALPHANUMERIC);
-    vec![("link", format!("<{path}?last={last}&n={n}>; rel=\"next\""))]
+    let encode = |s| utf8_percent_encode(s, NON_ALPHANUMERIC).to_string();
+    let ns = call.parameter("ns").map(|ns| format!("&ns={}", encode(ns))).unwrap_or_default();
+    vec![("link", format!("<{path}?last={}&n={n}{ns}>; rel=\"next\"", encode(last)))]
 }
 
 /// The repositories that the caller may read.
@@ -37,13 +39,13 @@ pub(super) async fn catalogue(call: &Call) -> Result<Answer> {
         return Err(Error::unauthorized("authentication is required for the catalogue"));
     }
     let (n, last) = page(call)?;
-    let (shared, caller) = (call.shared.clone(), call.caller.clone());
+    let (shared, caller, prefix) = (call.shared.clone(), call.caller.clone(), call.prefix()?);
     let mut list = blocking(move || {
         let shown = |name: &str| shared.access.as_ref().is_none_or(|a| a.shows(&caller, name));
-        shared.storage.repositories(&last, n.saturating_add(1), &shown)
+        shared.storage.repositories(&prefix, &last, n.saturating_add(1), &shown)
     })
     .await?;
-    let link = next_page("/v2/_catalog", n, &mut list);
+    let link = next_page(call, "/v2/_catalog", n, &mut list);
     json_answer(call, &json!({"repositories": list}), &link)
 }
 
@@ -55,11 +57,12 @@ pub(super) async fn search(call: &Call) -> Result<Answer> {
     let word = call.parameter("q").unwrap_or_default().to_string();
     let n = page(call)?.0.min(SEARCH_LIMIT);
     let (shared, caller, query) = (call.shared.clone(), call.caller.clone(), word.clone());
+    let prefix = call.prefix()?;
     let list = blocking(move || {
         let shown = |name: &str| {
             name.contains(&word) && shared.access.as_ref().is_none_or(|a| a.shows(&caller, name))
         };
-        shared.storage.repositories("", n, &shown)
+        shared.storage.repositories(&prefix, "", n, &shown)
     })
     .await?;
     let results: Vec<Value> = list
@@ -80,7 +83,7 @@ const SEARCH_LIMIT: u64 = 100;
 /// A repository's tags.
 pub(super) async fn tags(call: &Call, name: &str) -> Result<Answer> {
     let (n, last) = page(call)?;
-    let (storage, repository) = (call.storage(), name.to_string());
+    let (storage, repository) = (call.storage(), call.kept(name)?);
     let mut list = blocking(move || {
         if !storage.knows(&repository)? {
             return Err(Error::name_unknown(format!("repository name not known to registry: {repository}")));
@@ -88,14 +91,14 @@ pub(super) async fn tags(call: &Call, name: &str) -> Result<Answer> {
         storage.tags(&repository, &last, n.saturating_add(1))
     })
     .await?;
-    let link = next_page(&format!("/v2/{name}/tags/list"), n, &mut list);
+    let link = next_page(call, &format!("/v2/{name}/tags/list"), n, &mut list);
     json_answer(call, &json!({"name": name, "tags": list}), &link)
 }
 
 /// The manifests that have this one as their subject.
 pub(super) async fn referrers(call: &Call, name: &str, digest: &str) -> Result<Answer> {
     let digest = Digest::parse(digest)?;
-    let (storage, repository) = (call.storage(), name.to_string());
+    let (storage, repository) = (call.storage(), call.kept(name)?);
     let all = blocking(move || storage.referrers(&repository, &digest)).await?;
     let wanted = call.parameter("artifactType").filter(|t| !t.is_empty());
     let manifests: Vec<Value> = all

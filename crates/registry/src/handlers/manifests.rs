@@ -23,7 +23,7 @@ pub(super) async fn manifest(call: &Call, name: &str, reference: &str, incoming:
             _ => Error::manifest_unknown(format!("manifest unknown: {name}:{reference}")),
         });
     }
-    let (storage, repository, which) = (call.storage(), name.to_string(), reference.to_string());
+    let (storage, repository, which) = (call.storage(), call.kept(name)?, reference.to_string());
     match call.method {
         Method::GET | Method::HEAD => {
             let m = match &call.shared.upstream {

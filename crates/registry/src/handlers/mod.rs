@@ -81,6 +81,16 @@ impl Call {
         self.shared.storage.clone()
     }
 
+    /// What stands in the storage before the names that the caller uses: a cache keeps several registries apart.
+    fn prefix(&self) -> Result<String> {
+        self.shared.upstream.as_ref().map_or(Ok(String::new()), |u| u.prefix(self.parameter("ns")))
+    }
+
+    /// A repository's name in the storage.
+    fn kept(&self, name: &str) -> Result<String> {
+        Ok(self.prefix()? + name)
+    }
+
     fn host(&self) -> &str {
         self.header("host").unwrap_or_default()
     }

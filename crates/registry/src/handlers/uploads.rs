@@ -1,6 +1,5 @@
 //! Uploads: in one piece, in a stream, in chunks, or by a mount.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -77,7 +76,6 @@ pub(super) async fn upload(call: &Call, name: &str, id: &str, incoming: Incoming
     }
     match call.method {
         Method::PATCH => {
-            check_position(call, &found).await?;
             let length = receive(call, id, incoming).await?;
             accepted(name, id, length, StatusCode::ACCEPTED)
         }
@@ -85,7 +83,6 @@ pub(super) async fn upload(call: &Call, name: &str, id: &str, incoming: Incoming
             let digest =
                 call.parameter("digest").ok_or_else(|| Error::digest_invalid("the digest is missing"))?;
             let digest = Digest::parse(digest)?;
-            check_position(call, &found).await?;
             receive(call, id, incoming).await?;
             finish(call, name, id, digest).await
         }
@@ -105,7 +102,7 @@ async fn cancel(call: &Call, id: &str) -> Result<()> {
 }
 
 /// A chunk that says where it belongs must belong at the end of what is there.
-async fn check_position(call: &Call, upload: &Arc<tokio::sync::Mutex<Upload>>) -> Result<()> {
+fn check_position(call: &Call, upload: &Upload) -> Result<()> {
     let Some(range) = call.header("content-range") else { return Ok(()) };
     let bad = || Error::upload_invalid(format!("invalid Content-Range {range:?}"));
     let text = range.trim_start_matches("bytes").trim_start_matches([' ', '=']);
@@ -116,7 +113,7 @@ async fn check_position(call: &Call, upload: &Arc<tokio::sync::Mutex<Upload>>) -
     if to < from || said.is_some_and(|s| Some(s) != (to - from).checked_add(1)) {
         return Err(bad());
     }
-    let have = upload.lock().await.length;
+    let have = upload.length;
     if from != have {
         return Err(Error::range_invalid(format!("the chunk begins at {from}, but {have} bytes are here")));
     }
@@ -148,6 +145,8 @@ impl Drop for Adding {
 async fn receive(call: &Call, id: &str, mut incoming: Incoming) -> Result<u64> {
     let upload = call.shared.storage.upload(id)?.lock_owned().await;
     upload.check()?;
+    // Not before it is ours alone: another chunk for the same place may have come first.
+    check_position(call, &upload)?;
     let mut adding = Adding { start: upload.length, hash: upload.hash(), upload, whole: false };
     let mut pieces: Vec<Bytes> = Vec::new();
     let mut waiting = 0;

@@ -1,7 +1,8 @@
 //! Manifests, tags, and what is listed of them.
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
+use super::ledger::Share;
 use super::{Storage, clamp, has_blob};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -65,32 +66,19 @@ impl Storage {
                 return Err(Error::manifest_blob_unknown(format!("blob unknown to registry: {digest}")));
             }
         }
-        let tx = db.transaction()?;
-        tx.prepare_cached(
-            "INSERT OR REPLACE INTO manifests
-             (repository, digest, media_type, content, subject, artifact_type, annotations)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        )?
-        .execute(params![
-            repository,
-            m.digest.as_str(),
-            m.media_type,
-            m.content,
-            about.subject,
-            about.artifact_type,
-            about.annotations
-        ])?;
-        for tag in tags {
-            tx.prepare_cached("INSERT OR REPLACE INTO tags (repository, tag, digest) VALUES (?1, ?2, ?3)")?
-                .execute([repository, tag, m.digest.as_str()])?;
-        }
-        tx.commit()?;
-        Ok(())
+        // Only what is new takes room.
+        let old = manifest_size(&db, repository, m.digest.as_str())?;
+        let share = Share::both(if old.is_some() { 0 } else { m.content.len() as u64 });
+        self.ledger.take(repository, share)?;
+        write_manifest(&mut db, repository, m, about, tags)
+            .inspect_err(|_| self.ledger.give_back(repository, share))
     }
 
     /// Removes a tag, or a manifest with all its tags. Its blobs go with the next collection.
     pub fn delete_manifest(&self, repository: &str, reference: &str) -> Result<()> {
         let mut db = self.db.lock();
+        // A tag is none, and takes no room.
+        let size = manifest_size(&db, repository, reference)?;
         let tx = db.transaction()?;
         let n = if reference.contains(':') {
             tx.execute("DELETE FROM tags WHERE repository = ?1 AND digest = ?2", [repository, reference])?;
@@ -105,6 +93,7 @@ impl Storage {
             return Err(Error::manifest_unknown(format!("manifest unknown: {repository}:{reference}")));
         }
         tx.commit()?;
+        self.ledger.give_back(repository, Share::both(size.unwrap_or(0)));
         Ok(())
     }
 
@@ -125,20 +114,28 @@ impl Storage {
         Ok(rows.collect::<std::result::Result<_, _>>()?)
     }
 
-    /// Repositories with manifests that `shown` lets pass, after `last`, sorted, at most `limit`.
-    pub fn repositories(&self, last: &str, limit: u64, shown: &dyn Fn(&str) -> bool) -> Result<Vec<String>> {
+    /// Repositories with manifests whose names begin with `prefix`, without it: those that `shown` lets pass, after
+    /// `last`, sorted, at most `limit`.
+    pub fn repositories(
+        &self,
+        prefix: &str,
+        last: &str,
+        limit: u64,
+        shown: &dyn Fn(&str) -> bool,
+    ) -> Result<Vec<String>> {
         let db = self.db.lock();
         let sql = "SELECT DISTINCT repository FROM manifests WHERE repository > ?1 ORDER BY repository";
         let mut statement = db.prepare_cached(sql)?;
-        let mut rows = statement.query([last])?;
+        let mut rows = statement.query([format!("{prefix}{last}")])?;
         let mut found = Vec::new();
         while let Some(row) = rows.next()? {
-            let name: String = row.get(0)?;
-            if found.len() as u64 >= limit {
+            let whole: String = row.get(0)?;
+            // Those that begin alike follow each other.
+            let Some(name) = whole.strip_prefix(prefix).filter(|_| (found.len() as u64) < limit) else {
                 break;
-            }
-            if shown(&name) {
-                found.push(name);
+            };
+            if shown(name) {
+                found.push(name.to_string());
             }
         }
         Ok(found)
@@ -161,4 +158,42 @@ impl Storage {
         })?;
         Ok(rows.collect::<std::result::Result<_, _>>()?)
     }
+}
+
+fn write_manifest(
+    db: &mut Connection,
+    repository: &str,
+    m: &Stored,
+    about: &About,
+    tags: &[String],
+) -> Result<()> {
+    let tx = db.transaction()?;
+    tx.prepare_cached(
+        "INSERT OR REPLACE INTO manifests
+         (repository, digest, media_type, content, subject, artifact_type, annotations)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?
+    .execute(params![
+        repository,
+        m.digest.as_str(),
+        m.media_type,
+        m.content,
+        about.subject,
+        about.artifact_type,
+        about.annotations
+    ])?;
+    for tag in tags {
+        tx.prepare_cached("INSERT OR REPLACE INTO tags (repository, tag, digest) VALUES (?1, ?2, ?3)")?
+            .execute([repository, tag, m.digest.as_str()])?;
+    }
+    tx.commit()?;
+    Ok(())
+}
+
+/// A manifest's bytes, if it is here.
+fn manifest_size(db: &Connection, repository: &str, digest: &str) -> Result<Option<u64>> {
+    let sql = "SELECT length(content) FROM manifests WHERE repository = ?1 AND digest = ?2";
+    let size: Option<i64> =
+        db.prepare_cached(sql)?.query_row([repository, digest], |r| r.get(0)).optional()?;
+    Ok(size.map(|n| u64::try_from(n).unwrap_or(0)))
 }

@@ -4,6 +4,8 @@
 //! when the last row goes, or at the next start. Manifests are small and lie in the database.
 
 mod collect;
+mod evict;
+mod ledger;
 mod manifests;
 mod uploads;
 
@@ -18,9 +20,11 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::time::Instant;
 
 pub(crate) use collect::GRACE;
+pub(crate) use evict::used;
 pub(crate) use manifests::Stored;
 pub(crate) use uploads::Upload;
 
+use self::ledger::{Ledger, Share};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 
@@ -42,13 +46,19 @@ const MIGRATIONS: [&str; 2] = [
     "ALTER TABLE repository_blobs ADD COLUMN size INTEGER NOT NULL DEFAULT -1;",
 ];
 
-/// How much may be kept; `None` is as much as the disk holds.
+/// How much may be kept; `None` is as much as the disk holds. Uploads under way count as far as they have come.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Quota {
-    /// Bytes of blobs in all, each counted once.
+    /// Bytes of manifests and blobs in all, each blob counted once.
     pub total: Option<u64>,
-    /// Bytes of blobs in each repository.
+    /// Bytes of manifests and blobs in each repository.
     pub repository: Option<u64>,
+}
+
+impl Quota {
+    fn is_some(&self) -> bool {
+        self.total.is_some() || self.repository.is_some()
+    }
 }
 
 /// The registry's data.
@@ -56,7 +66,7 @@ pub(crate) struct Storage {
     root: PathBuf,
     db: Mutex<Connection>,
     uploads: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Upload>>>>,
-    quota: Quota,
+    ledger: Arc<Ledger>,
     /// When somebody last had to do with a blob that may still wait for its manifest, and when this began to be noted.
     touched: Mutex<HashMap<(String, String), Instant>>,
     since: Instant,
@@ -68,7 +78,7 @@ impl Storage {
         for dir in ["blobs/sha256", "blobs/sha512"] {
             fs::create_dir_all(root.join(dir))?;
         }
-        let db = open_database(&root.join("registry.db")).map_err(|e| match e.sqlite_error_code() {
+        let mut db = open_database(&root.join("registry.db")).map_err(|e| match e.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DatabaseBusy) => Error::Configuration(format!(
                 "{} is in use by another registry: stop it, or give another folder",
                 root.display()
@@ -80,40 +90,17 @@ impl Storage {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
             _ => fs::create_dir_all(root.join("uploads"))?,
         }
+        measure_old_blobs(root, &mut db)?;
         let storage = Self {
             root: root.into(),
+            ledger: Arc::new(Ledger::open(&db, quota)?),
             db: Mutex::new(db),
             uploads: Mutex::default(),
-            quota,
             touched: Mutex::default(),
             since: Instant::now(),
         };
-        storage.measure_old_blobs()?;
         storage.sweep()?;
         Ok(storage)
-    }
-
-    /// Fills in the sizes that rows of older versions lack.
-    fn measure_old_blobs(&self) -> Result<()> {
-        let mut db = self.db.lock();
-        let old: Vec<String> = db
-            .prepare("SELECT DISTINCT digest FROM repository_blobs WHERE size < 0")?
-            .query_map([], |r| r.get(0))?
-            .collect::<std::result::Result<_, _>>()?;
-        let tx = db.transaction()?;
-        for text in old {
-            let size = match fs::metadata(self.blob_path(&Digest::parse(&text)?)) {
-                Ok(m) => m.len(),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
-                Err(e) => return Err(e.into()),
-            };
-            tx.execute(
-                "UPDATE repository_blobs SET size = ?2 WHERE digest = ?1",
-                params![text, clamp(size)],
-            )?;
-        }
-        tx.commit()?;
-        Ok(())
     }
 
     fn sweep(&self) -> Result<()> {
@@ -130,7 +117,7 @@ impl Storage {
     }
 
     fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.root.join("blobs").join(digest.path())
+        blob_path(&self.root, digest)
     }
 
     /// Opens a blob of a repository; its length is the file's.
@@ -169,8 +156,9 @@ impl Storage {
             return Ok(true);
         }
         let size = u64::try_from(*size).unwrap_or(0);
-        check_repository(&db, &self.quota, repository, size)?;
-        self.link(&db, repository, digest, size)?;
+        self.ledger.take(repository, Share::repository(size))?;
+        self.link(&db, repository, digest, size)
+            .inspect_err(|_| self.ledger.give_back(repository, Share::repository(size)))?;
         Ok(true)
     }
 
@@ -199,32 +187,24 @@ impl Storage {
 
     /// The database stays locked meanwhile, so that nobody links the blob while its file goes.
     fn unlink(&self, db: &Connection, repository: &str, digest: &Digest) -> Result<bool> {
-        let n = db
-            .prepare_cached("DELETE FROM repository_blobs WHERE repository = ?1 AND digest = ?2")?
+        let sql = "SELECT size FROM repository_blobs WHERE repository = ?1 AND digest = ?2";
+        let size: Option<i64> =
+            db.prepare_cached(sql)?.query_row([repository, digest.as_str()], |r| r.get(0)).optional()?;
+        db.prepare_cached("DELETE FROM repository_blobs WHERE repository = ?1 AND digest = ?2")?
             .execute([repository, digest.as_str()])?;
-        if !is_used(db, digest.as_str())? {
+        let last = !is_used(db, digest.as_str())?;
+        if let Some(size) = size {
+            let size = u64::try_from(size).unwrap_or(0);
+            let share = if last { Share::both(size) } else { Share::repository(size) };
+            self.ledger.give_back(repository, share);
+        }
+        if last {
             match fs::remove_file(self.blob_path(digest)) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
                 _ => {}
             }
         }
-        Ok(n > 0)
-    }
-
-    /// Refuses what would exceed a quota: `more` bytes of a blob that may be new.
-    pub fn check_quota(&self, repository: &str, more: u64) -> Result<()> {
-        if self.quota.total.is_none() && self.quota.repository.is_none() {
-            return Ok(());
-        }
-        let db = self.db.lock();
-        check_repository(&db, &self.quota, repository, more)?;
-        if let Some(limit) = self.quota.total {
-            let sql =
-                "SELECT coalesce(sum(size), 0) FROM (SELECT DISTINCT digest, size FROM repository_blobs)";
-            let used: i64 = db.prepare_cached(sql)?.query_row([], |r| r.get(0))?;
-            exceeded("the registry", u64::try_from(used).unwrap_or(0), more, limit)?;
-        }
-        Ok(())
+        Ok(size.is_some())
     }
 }
 
@@ -246,6 +226,29 @@ fn open_database(path: &Path) -> std::result::Result<Connection, rusqlite::Error
     Ok(db)
 }
 
+/// Fills in the sizes that rows of older versions lack.
+fn measure_old_blobs(root: &Path, db: &mut Connection) -> Result<()> {
+    let old: Vec<String> = db
+        .prepare("SELECT DISTINCT digest FROM repository_blobs WHERE size < 0")?
+        .query_map([], |r| r.get(0))?
+        .collect::<std::result::Result<_, _>>()?;
+    let tx = db.transaction()?;
+    for text in old {
+        let size = match fs::metadata(blob_path(root, &Digest::parse(&text)?)) {
+            Ok(m) => m.len(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
+            Err(e) => return Err(e.into()),
+        };
+        tx.execute("UPDATE repository_blobs SET size = ?2 WHERE digest = ?1", params![text, clamp(size)])?;
+    }
+    tx.commit()?;
+    Ok(())
+}
+
+fn blob_path(root: &Path, digest: &Digest) -> PathBuf {
+    root.join("blobs").join(digest.path())
+}
+
 fn is_used(db: &Connection, digest: &str) -> Result<bool> {
     let mut statement = db.prepare_cached("SELECT 1 FROM repository_blobs WHERE digest = ?1 LIMIT 1")?;
     Ok(statement.query_row([digest], |_| Ok(())).optional()?.is_some())
@@ -255,23 +258,6 @@ fn has_blob(db: &Connection, repository: &str, digest: &Digest) -> Result<bool> 
     let mut statement =
         db.prepare_cached("SELECT 1 FROM repository_blobs WHERE repository = ?1 AND digest = ?2")?;
     Ok(statement.query_row([repository, digest.as_str()], |_| Ok(())).optional()?.is_some())
-}
-
-fn check_repository(db: &Connection, quota: &Quota, repository: &str, more: u64) -> Result<()> {
-    let Some(limit) = quota.repository else { return Ok(()) };
-    let sql = "SELECT coalesce(sum(size), 0) FROM repository_blobs WHERE repository = ?1";
-    let used: i64 = db.prepare_cached(sql)?.query_row([repository], |r| r.get(0))?;
-    exceeded(&format!("repository {repository}"), u64::try_from(used).unwrap_or(0), more, limit)
-}
-
-fn exceeded(what: &str, used: u64, more: u64, limit: u64) -> Result<()> {
-    if used.saturating_add(more) <= limit {
-        return Ok(());
-    }
-    Err(Error::denied(format!(
-        "quota exceeded: {what} holds {used} of {limit} bytes, and {more} more do not fit: delete what is not needed, or \
-         raise the quota"
-    )))
 }
 
 fn clamp(limit: u64) -> i64 {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Storage, exceeded};
+use super::ledger::{Ledger, Share};
+use super::{Storage, has_blob, is_used};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 
@@ -28,8 +29,8 @@ pub(crate) struct Upload {
     touched: Instant,
     /// Finished or cancelled: whoever still holds it must not write any more, the file is a blob now.
     ended: bool,
-    /// The most bytes that the quota lets it have.
-    limit: u64,
+    /// Where its bytes are counted as they come.
+    ledger: Arc<Ledger>,
 }
 
 impl Upload {
@@ -53,8 +54,12 @@ impl Upload {
 
     /// Appends bytes. Blocking.
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        exceeded("this upload", self.length, bytes.len() as u64, self.limit)?;
-        self.file()?.write_all(bytes)?;
+        let share = Share::both(bytes.len() as u64);
+        self.ledger.take(&self.repository, share)?;
+        if let Err(e) = self.file().and_then(|file| file.write_all(bytes)) {
+            self.ledger.give_back(&self.repository, share);
+            return Err(e.into());
+        }
         self.hash.update(bytes);
         self.length += bytes.len() as u64;
         self.touched = Instant::now();
@@ -63,6 +68,7 @@ impl Upload {
 
     /// Takes back what was appended after `length`, because the request broke off.
     pub fn rewind(&mut self, length: u64, hash: Hasher) -> io::Result<()> {
+        self.ledger.give_back(&self.repository, Share::both(self.length.saturating_sub(length)));
         (self.length, self.hash) = (length, hash);
         self.rest();
         // Opened anew, it stands at the length.
@@ -88,7 +94,7 @@ fn unknown(id: &str) -> Error {
 impl Storage {
     /// Begins an upload, which will be digested as `hash` does; returns its id.
     pub fn begin(&self, repository: &str, hash: Hasher) -> Result<String> {
-        self.check_quota(repository, 0)?;
+        self.ledger.check(repository, Share::both(0))?;
         let id = base::rng::uuid();
         if self.uploads.lock().len() >= MOST {
             return Err(Error::too_many(format!(
@@ -97,7 +103,6 @@ impl Storage {
         }
         let path = self.root.join("uploads").join(&id);
         File::options().write(true).create_new(true).open(&path)?;
-        let limits = [self.quota.total, self.quota.repository];
         let upload = Upload {
             repository: repository.into(),
             length: 0,
@@ -106,7 +111,7 @@ impl Storage {
             hash,
             touched: Instant::now(),
             ended: false,
-            limit: limits.into_iter().flatten().min().unwrap_or(u64::MAX),
+            ledger: self.ledger.clone(),
         };
         self.uploads.lock().insert(id.clone(), Arc::new(tokio::sync::Mutex::new(upload)));
         Ok(id)
@@ -121,6 +126,7 @@ impl Storage {
     pub fn cancel(&self, id: &str, upload: &mut Upload) -> Result<()> {
         self.uploads.lock().remove(id).ok_or_else(|| unknown(id))?;
         upload.ended = true;
+        self.ledger.give_back(&upload.repository, Share::both(upload.length));
         Ok(fs::remove_file(&upload.path)?)
     }
 
@@ -147,6 +153,7 @@ impl Storage {
         upload.rest();
         self.uploads.lock().remove(id);
         if done.is_err() {
+            self.ledger.give_back(&upload.repository, Share::both(upload.length));
             match fs::remove_file(&upload.path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
                     tracing::warn!(error = %e, "a failed upload stays until the next start");
@@ -163,14 +170,21 @@ impl Storage {
                 "provided digest did not match uploaded content: {digest} was said, {have} came"
             )));
         }
-        self.check_quota(&upload.repository, upload.length)?;
         upload.file()?.sync_data()?;
         let to = self.blob_path(digest);
         // Under the lock: a deletion must not take the file between the renaming and the row.
         let db = self.db.lock();
+        // What was here before has been counted before.
+        let (length, repository) = (upload.length, &upload.repository);
+        let twice = Share {
+            total: if is_used(&db, digest.as_str())? { length } else { 0 },
+            repository: if has_blob(&db, repository, digest)? { length } else { 0 },
+        };
         fs::rename(&upload.path, &to)?;
         base::fsx::fsync_dir(to.parent().unwrap_or(&self.root))?;
-        self.link(&db, &upload.repository, digest, upload.length)
+        self.link(&db, repository, digest, length)?;
+        self.ledger.give_back(repository, twice);
+        Ok(())
     }
 
     /// Forgets uploads that nobody goes on with. Blocking.
