@@ -16,7 +16,6 @@ pub use forward::Dialer;
 pub(crate) use forward::{IDENTITY, Proof, Target, dial};
 
 use self::forward::upgrade_of;
-
 use crate::ApiServer;
 use crate::admission::{self, Operation, Progress, Review};
 use crate::authz::Attributes;
