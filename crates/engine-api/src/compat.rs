@@ -129,40 +129,47 @@ fn mac_address(version: Version, body: &mut CreateBody, warnings: &mut Vec<Strin
     Ok(())
 }
 
-/// One container's document.
+/// The networks of a container's document.
+fn networks(document: &mut Value) -> Option<&mut serde_json::Map<String, Value>> {
+    document.pointer_mut("/NetworkSettings/Networks").and_then(Value::as_object_mut)
+}
+
+/// One container's document. What it has not, none of this makes.
 pub(crate) fn inspect(version: Version, document: &mut Value) {
     if version < (1, 45) {
         let hostname = document["Config"]["Hostname"].clone();
-        let short = document["Id"].as_str().map(|id| id[..12.min(id.len())].to_owned());
-        if let Some(networks) = document["NetworkSettings"]["Networks"].as_object_mut() {
+        let short = document["Id"].as_str().map(|id| id.get(..12).unwrap_or(id).to_owned());
+        if let Some(networks) = networks(document) {
             let user = |name: &str| !matches!(name, "bridge" | "host" | "none");
             for (_, settings) in networks.iter_mut().filter(|(name, _)| user(name)) {
-                let mut aliases: Vec<Value> = settings["Aliases"].as_array().cloned().unwrap_or_default();
+                let Some(settings) = settings.as_object_mut() else { continue };
+                let aliases = settings.get("Aliases").and_then(Value::as_array);
+                let mut aliases: Vec<Value> = aliases.cloned().unwrap_or_default();
                 for more in [short.clone().map(Value::from), Some(hostname.clone())].into_iter().flatten() {
                     if more.as_str().is_some_and(|m| !m.is_empty()) && !aliases.contains(&more) {
                         aliases.push(more);
                     }
                 }
-                settings["Aliases"] = json!(aliases);
+                settings.insert("Aliases".to_owned(), json!(aliases));
             }
         }
     }
     if version < (1, 44)
-        && let Some(networks) = document["NetworkSettings"]["Networks"].as_object_mut()
+        && let Some(networks) = networks(document)
     {
         networks.values_mut().filter_map(Value::as_object_mut).for_each(|settings| {
             settings.remove("DNSNames");
         });
     }
     if version < (1, 48)
-        && let Some(networks) = document["NetworkSettings"]["Networks"].as_object_mut()
+        && let Some(networks) = networks(document)
     {
         networks.values_mut().filter_map(Value::as_object_mut).for_each(|settings| {
             settings.remove("GwPriority");
         });
     }
     if version < (1, 43)
-        && let Some(host) = document["HostConfig"].as_object_mut()
+        && let Some(host) = document.get_mut("HostConfig").and_then(Value::as_object_mut)
     {
         host.remove("Annotations");
     }
@@ -206,6 +213,25 @@ mod tests {
         let image = json!({"Image": "x", "HostConfig": {"Mounts": [{"Type": "image", "Source": "i", "Target": "/i"}]}});
         assert!(create((1, 47), &mut body(image.clone())).is_err());
         assert!(create((1, 48), &mut body(image)).is_ok());
+    }
+
+    #[test]
+    fn documents_keep_their_shape() {
+        for strange in [
+            json!(22),
+            json!({}),
+            json!({"NetworkSettings": 1}),
+            json!({"Id": "ünfönfzehnn", "HostConfig": [], "NetworkSettings": {"Networks": {"a": "b"}}}),
+        ] {
+            let mut document = strange.clone();
+            inspect((1, 24), &mut document);
+            assert_eq!(document, strange);
+        }
+        let mut document = json!({"Id": "0123456789abcdef", "Config": {"Hostname": "h"},
+            "NetworkSettings": {"Networks": {"a": {"Aliases": null, "DNSNames": ["x"]}, "bridge": {}}}});
+        inspect((1, 40), &mut document);
+        let networks = json!({"a": {"Aliases": ["0123456789ab", "h"]}, "bridge": {}});
+        assert_eq!(document["NetworkSettings"]["Networks"], networks);
     }
 
     #[test]
