@@ -61,6 +61,9 @@ impl Structural {
     }
 
     pub(super) fn check(&self, value: &Value, path: &Path, errors: &mut ErrorList) {
+        if errors.is_full() {
+            return;
+        }
         let say = |errors: &mut ErrorList, value: &Value, why: String| {
             let shown = show(value);
             errors.push(ErrorType::Invalid, path, Some(shown), format!("{} in body {why}", path.as_str()));
