@@ -157,14 +157,52 @@ pub fn quote(text: &str) -> String {
     Value::String(text.to_owned()).to_string()
 }
 
-/// What is wrong with an object; empty means nothing.
+/// How many errors are told. A list of a million items may have something wrong with each of them, and every text names
+/// what would be right.
+const MAX_TOLD: usize = 1000;
+/// How long what is told may get, in bytes, beyond the first error.
+const MAX_TEXT: usize = 1 << 20;
+
+/// What is wrong with an object; empty means nothing. When there is more than anybody reads, the last one says so.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct ErrorList(pub Vec<FieldError>);
+pub struct ErrorList(pub Vec<FieldError>, Told);
+
+/// How many bytes the errors of a list have; nothing once it is full.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Told(Option<usize>);
+
+impl Default for Told {
+    fn default() -> Told {
+        Told(Some(0))
+    }
+}
 
 impl ErrorList {
     /// Nothing wrong.
     pub fn new() -> ErrorList {
         ErrorList::default()
+    }
+
+    /// Is there so much wrong that no more is told?
+    pub fn is_full(&self) -> bool {
+        self.1.0.is_none()
+    }
+
+    fn add(&mut self, error: FieldError) {
+        let Some(told) = self.1.0 else { return };
+        let size = error.field.len() + error.value.as_ref().map_or(0, String::len) + error.detail.len();
+        if self.0.is_empty() || self.0.len() < MAX_TOLD && told.saturating_add(size) <= MAX_TEXT {
+            self.1 = Told(Some(told.saturating_add(size)));
+            self.0.push(error);
+            return;
+        }
+        self.1 = Told(None);
+        self.0.push(FieldError {
+            kind: ErrorType::TooMany,
+            field: String::new(),
+            value: None,
+            detail: "there are more errors, which are not told".to_owned(),
+        });
     }
 
     /// Is nothing wrong?
@@ -174,12 +212,16 @@ impl ErrorList {
 
     /// Adds one.
     pub fn push(&mut self, kind: ErrorType, path: &Path, value: Option<String>, detail: impl Into<String>) {
-        self.0.push(FieldError { kind, field: path.as_str().to_owned(), value, detail: detail.into() });
+        self.add(FieldError { kind, field: path.as_str().to_owned(), value, detail: detail.into() });
     }
 
     /// Takes over all of `other`.
     pub fn append(&mut self, other: ErrorList) {
-        self.0.extend(other.0);
+        let full = other.is_full();
+        other.0.into_iter().for_each(|e| self.add(e));
+        if full {
+            self.1 = Told(None);
+        }
     }
 
     /// `path: Required value: detail`
@@ -252,6 +294,25 @@ impl IntoIterator for ErrorList {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn more_than_anybody_reads_is_not_told() {
+        let mut list = ErrorList::new();
+        let large = "x".repeat(MAX_TEXT);
+        list.invalid_str(&Path::root(), &large, "");
+        assert!(list.0.len() == 1 && !list.is_full(), "one is always told");
+        list.required(&Path::new("spec"), "");
+        list.required(&Path::new("spec"), "");
+        assert!(list.is_full());
+        let texts: Vec<String> = list.0[1..].iter().map(ToString::to_string).collect();
+        assert_eq!(texts, ["Too many: there are more errors, which are not told"]);
+        let (mut many, mut both) = (ErrorList::new(), ErrorList::new());
+        (0..MAX_TOLD).for_each(|i| many.required(&Path::root().index(i), ""));
+        assert!(!many.is_full());
+        both.append(many.clone());
+        both.append(many);
+        assert!(both.is_full() && both.0.len() == MAX_TOLD + 1);
+    }
 
     #[test]
     fn texts_are_upstream_s() {

@@ -19,6 +19,7 @@ pub mod names;
 pub mod object;
 pub mod openapi;
 pub mod patch;
+mod pattern;
 pub mod podrefs;
 pub mod quantity;
 pub mod quota;

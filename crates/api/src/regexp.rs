@@ -8,13 +8,13 @@
 use std::iter::Peekable;
 use std::str::Chars;
 
-use regex::{Regex, RegexBuilder};
+use regex::Regex;
+
+use crate::pattern::Room;
 
 /// What a compiled expression may take, in bytes: it bounds what one out of an object can, and lets the longest that Go takes
 /// of a set of ASCII characters through.
-const MAX_SIZE: usize = 4 << 20;
-/// What the states that are made while matching may take, in bytes.
-const MAX_STATES: usize = 1 << 20;
+pub(crate) const MAX_SIZE: usize = 4 << 20;
 /// The most repetitions that can be counted.
 const MAX_REPEAT: u32 = 1000;
 /// How many characters at most are looked through for the end of something short.
@@ -27,12 +27,12 @@ const POSIX: [&str; 14] = [
 
 /// Compiles an expression as Go reads it. [`Regex::as_str`] of it is not the text given. The error says why it is none.
 pub fn compile(text: &str) -> Result<Regex, String> {
-    let rewritten = Rewrite { rest: text.chars().peekable(), out: String::new() }.all();
-    let built = rewritten.and_then(|rewritten| {
-        let mut builder = RegexBuilder::new(&rewritten);
-        builder.size_limit(MAX_SIZE).dfa_size_limit(MAX_STATES).build().map_err(|e| e.to_string())
-    });
-    built.map_err(|e| format!("error parsing regexp: {e}"))
+    Room { left: MAX_SIZE, most: MAX_SIZE }.compile(text)
+}
+
+/// An expression as Go reads it in our syntax. The error says why it is none.
+pub(crate) fn rewrite(text: &str) -> Result<String, String> {
+    Rewrite { rest: text.chars().peekable(), out: String::new() }.all()
 }
 
 /// An expression on its way from one syntax to the other.

@@ -249,17 +249,15 @@ pub fn check_bundle(new: &Value, old: &Value) -> api::ErrorList {
 /// What is wrong with the schemas of a definition.
 pub fn check_schemas(crd: &Value) -> api::ErrorList {
     let mut errors = api::ErrorList::new();
+    let mut schemas = Vec::new();
     for (i, version) in list(crd, "/spec/versions").enumerate() {
         let path = api::Path::new("spec").child("versions").index(i).child("schema").child("openAPIV3Schema");
         match version.pointer("/schema/openAPIV3Schema") {
-            Some(schema) => {
-                if let Err(e) = Structural::compile(schema, &path) {
-                    errors.append(e);
-                }
-            }
+            Some(schema) => schemas.push((schema, path)),
             None => errors.required(&path, "schemas are required"),
         }
     }
+    errors.append(Structural::check_all(schemas));
     errors
 }
 

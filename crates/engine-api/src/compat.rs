@@ -129,42 +129,64 @@ fn mac_address(version: Version, body: &mut CreateBody, warnings: &mut Vec<Strin
     Ok(())
 }
 
-/// One container's document.
+/// The networks of a container's document.
+fn networks(document: &mut Value) -> Option<&mut serde_json::Map<String, Value>> {
+    document.pointer_mut("/NetworkSettings/Networks").and_then(Value::as_object_mut)
+}
+
+/// One container's document. What it has not, none of this makes.
 pub(crate) fn inspect(version: Version, document: &mut Value) {
     if version < (1, 45) {
         let hostname = document["Config"]["Hostname"].clone();
-        let short = document["Id"].as_str().map(|id| id[..12.min(id.len())].to_owned());
-        if let Some(networks) = document["NetworkSettings"]["Networks"].as_object_mut() {
+        let short = document["Id"].as_str().map(|id| id.get(..12).unwrap_or(id).to_owned());
+        if let Some(networks) = networks(document) {
             let user = |name: &str| !matches!(name, "bridge" | "host" | "none");
             for (_, settings) in networks.iter_mut().filter(|(name, _)| user(name)) {
-                let mut aliases: Vec<Value> = settings["Aliases"].as_array().cloned().unwrap_or_default();
+                let Some(settings) = settings.as_object_mut() else { continue };
+                let aliases = settings.get("Aliases").and_then(Value::as_array);
+                let mut aliases: Vec<Value> = aliases.cloned().unwrap_or_default();
                 for more in [short.clone().map(Value::from), Some(hostname.clone())].into_iter().flatten() {
                     if more.as_str().is_some_and(|m| !m.is_empty()) && !aliases.contains(&more) {
                         aliases.push(more);
                     }
                 }
-                settings["Aliases"] = json!(aliases);
+                settings.insert("Aliases".to_owned(), json!(aliases));
             }
         }
     }
     if version < (1, 44)
-        && let Some(networks) = document["NetworkSettings"]["Networks"].as_object_mut()
+        && let Some(networks) = networks(document)
     {
         networks.values_mut().filter_map(Value::as_object_mut).for_each(|settings| {
             settings.remove("DNSNames");
         });
     }
     if version < (1, 48)
-        && let Some(networks) = document["NetworkSettings"]["Networks"].as_object_mut()
+        && let Some(networks) = networks(document)
     {
         networks.values_mut().filter_map(Value::as_object_mut).for_each(|settings| {
             settings.remove("GwPriority");
         });
     }
     if version < (1, 43)
-        && let Some(host) = document["HostConfig"].as_object_mut()
+        && let Some(host) = document.get_mut("HostConfig").and_then(Value::as_object_mut)
     {
         host.remove("Annotations");
+    }
+}
+
+/// An image's document.
+pub(crate) fn image(version: Version, document: &mut Value) {
+    if version < (1, 45) {
+        // What made the image's last step, which nobody keeps any more; docker-compose 1 reads its volumes.
+        document["ContainerConfig"] = document["Config"].clone();
+    }
+    let Some(document) = document.as_object_mut() else { return };
+    if version >= (1, 44) {
+        document.remove("VirtualSize");
+    }
+    if version >= (1, 45) {
+        document.remove("Container");
     }
 }
 
@@ -209,6 +231,25 @@ mod tests {
     }
 
     #[test]
+    fn documents_keep_their_shape() {
+        for strange in [
+            json!(22),
+            json!({}),
+            json!({"NetworkSettings": 1}),
+            json!({"Id": "ünfönfzehnn", "HostConfig": [], "NetworkSettings": {"Networks": {"a": "b"}}}),
+        ] {
+            let mut document = strange.clone();
+            inspect((1, 24), &mut document);
+            assert_eq!(document, strange);
+        }
+        let mut document = json!({"Id": "0123456789abcdef", "Config": {"Hostname": "h"},
+            "NetworkSettings": {"Networks": {"a": {"Aliases": null, "DNSNames": ["x"]}, "bridge": {}}}});
+        inspect((1, 40), &mut document);
+        let networks = json!({"a": {"Aliases": ["0123456789ab", "h"]}, "bridge": {}});
+        assert_eq!(document["NetworkSettings"]["Networks"], networks);
+    }
+
+    #[test]
     fn hardware_addresses() {
         let wide = json!({"Image": "x", "MacAddress": "02:00:00:00:00:01"});
         let mut new = body(wide.clone());
@@ -222,6 +263,21 @@ mod tests {
             json!({"Image": "x", "MacAddress": "02:00:00:00:00:01", "HostConfig": {"NetworkMode": "host"}}),
         );
         assert!(create((1, 43), &mut host).is_err());
+    }
+
+    #[test]
+    fn old_images() {
+        let document =
+            json!({"Config": {"Volumes": {"/v": {}}}, "Container": "", "VirtualSize": 7, "Size": 7});
+        let at = |minor: u32| {
+            let mut document = document.clone();
+            image((1, minor), &mut document);
+            document
+        };
+        assert_eq!(at(38)["ContainerConfig"], json!({"Volumes": {"/v": {}}}));
+        assert_eq!(at(43)["VirtualSize"], 7);
+        assert_eq!(at(44).get("VirtualSize"), None);
+        assert_eq!(at(45), json!({"Config": {"Volumes": {"/v": {}}}, "Size": 7}));
     }
 
     #[test]

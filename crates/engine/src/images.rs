@@ -452,6 +452,7 @@ impl Engine {
         if frozen {
             match self.runtime.resume(&container.id).await {
                 Ok(()) => self.container_event(&container, "unpause", &[]),
+                Err(e) if e.is_not_found() => {} // it has ended meanwhile
                 Err(error) => {
                     tracing::warn!(container = %container.short(), %error, "it stays frozen after a commit");
                 }

@@ -257,7 +257,7 @@ impl Engine {
             let disk = self.images.on_disk().await?;
             let mut images = self.image_list(
                 &crate::filters::Filters::default(),
-                &crate::ImageListOptions { all: true, shared: true, manifests: false, virtual_size: true },
+                &crate::ImageListOptions { all: false, shared: true, manifests: false, virtual_size: true },
             )?;
             let all = self.all();
             for image in &mut images {

@@ -234,5 +234,8 @@ mod tests {
         assert_eq!(c.other["moby.buildkit.x"], 1);
         let again = serde_json::to_vec(&c).unwrap();
         assert_eq!(ImageConfig::parse(&again, "t").unwrap(), c);
+        let c = ImageConfig::parse(format!("{{\"x\":{}}}", "9".repeat(82)).as_bytes(), "t").unwrap();
+        let again = serde_json::to_vec(&c).unwrap();
+        assert_eq!(ImageConfig::parse(&again, "t").unwrap(), c, "numbers do not drift");
     }
 }

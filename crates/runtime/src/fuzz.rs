@@ -12,7 +12,8 @@ pub fn users(text: &str) {
     if let Ok(id) = database.resolve(wanted) {
         let _ = database.home_of(id.uid);
         let named = wanted.split_once(':').is_some_and(|(_, group)| !group.is_empty());
-        assert!(!named || id.groups.is_empty(), "a named group stands alone");
+        assert!(!named || id.groups == [id.gid], "a named group stands alone");
+        assert!(id.groups.iter().chain([&id.uid]).all(|id| *id <= i32::MAX as u32), "{id:?}");
     }
 }
 

@@ -129,10 +129,20 @@ fn close_range(first: u32, last: u32, flags: u32) -> io::Result<()> {
 
 /// Resets every signal's disposition and unblocks all signals: what a program expects to be born with.
 pub fn default_signals() {
+    // By the kernel's own call: the C library keeps the two signals before SIGRTMIN() to itself, and spawns programs that
+    // ignore them.
+    let default = [0u64; 4];
     for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL installs no handler code. Failure (SIGKILL, SIGSTOP, reserved ones) is as intended.
+        // SAFETY: sigaction(2)'s structure in the kernel's form, of which nothing is larger than four words; all zero is
+        // SIG_DFL, which installs no handler code. Failure (SIGKILL, SIGSTOP) is as intended.
         unsafe {
-            libc::signal(signal, libc::SIG_DFL);
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                &raw const default,
+                std::ptr::null::<u64>(),
+                8usize,
+            );
         }
     }
     // SAFETY: an empty set is made by sigemptyset before it is used; only this thread's mask changes.
@@ -141,6 +151,17 @@ pub fn default_signals() {
         libc::sigemptyset(&raw mut set);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
     }
+}
+
+/// Waits for any signal that is blocked in this thread; its number, which may be a real-time signal's.
+pub fn next_signal() -> io::Result<i32> {
+    // SAFETY: the set is filled before it is used, and nobody is interested in more than the number.
+    let signal = unsafe {
+        let mut set = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigfillset(&raw mut set);
+        libc::sigwaitinfo(&raw const set, std::ptr::null_mut())
+    };
+    if signal > 0 { Ok(signal) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Gives this process a session keyring of its own, so that a container cannot read the machine's.

@@ -84,6 +84,16 @@ impl<'a> Auth<'a> {
         }
     }
 
+    /// How many bytes its parts have: what it takes to make another of it.
+    pub fn len(&self) -> usize {
+        match self {
+            Auth::Question(q) => {
+                q.target.path.len() + q.target.resource.iter().map(String::len).sum::<usize>()
+            }
+            Auth::Decision(_) => 0,
+        }
+    }
+
     /// `authorizer.requestResource`
     pub fn field(&self, name: &str) -> Option<Val<'a>> {
         match self {

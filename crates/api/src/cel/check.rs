@@ -13,6 +13,13 @@ use crate::kinds::crd::Structural;
 /// How much one object may take: bounds what the schema leaves unbounded.
 const REQUEST: u64 = 3 << 20;
 
+/// How many errors of one expression are told.
+const MAX_ERRORS: usize = 100;
+/// How long an expression may be, in bytes, that its errors show.
+const MAX_SHOWN: usize = 16 << 10;
+/// How much of it they show together: many errors in a long one must not make a message that nobody can hold.
+const MAX_SHOWN_TOGETHER: usize = 64 << 10;
+
 /// A type.
 #[derive(Debug, Clone)]
 pub(super) enum Ty<'a> {
@@ -141,25 +148,42 @@ fn smallest(schema: &Structural) -> u64 {
 /// A look at one expression.
 pub(super) struct Checker<'a> {
     variables: Vec<(&'a str, Ty<'a>, u64)>,
-    pub errors: Vec<String>,
+    errors: Vec<String>,
+    /// How many more errors there are.
+    untold: usize,
+    /// How much of the source the errors show.
+    shown: usize,
     source: &'a str,
 }
 
 impl<'a> Checker<'a> {
     pub fn new(source: &'a str, variables: Vec<(&'a str, Ty<'a>)>) -> Self {
         let variables = variables.into_iter().map(|(name, ty)| (name, ty.clone(), ty.size())).collect();
-        Self { variables, errors: Vec::new(), source }
+        Self { variables, errors: Vec::new(), untold: 0, shown: 0, source }
+    }
+
+    /// What is wrong, if something is.
+    pub fn faults(&self) -> Option<String> {
+        let mut told = self.errors.join("\n");
+        if self.untold > 0 {
+            told.push_str(&format!("\n{} more errors were truncated", self.untold));
+        }
+        (!self.errors.is_empty()).then_some(told)
     }
 
     /// With its place, which is looked for: the tree does not tell it.
     fn say(&mut self, near: &str, text: String) {
+        if self.errors.len() == MAX_ERRORS {
+            self.untold += 1;
+            return;
+        }
         let at = self.source.find(near).map_or(0, |i| self.source[..i].chars().count());
-        self.errors.push(format!(
-            "ERROR: <input>:1:{}: {text}\n | {}\n | {}^",
-            at + 1,
-            self.source,
-            ".".repeat(at)
-        ));
+        let mut error = format!("ERROR: <input>:1:{}: {text}", at + 1);
+        if self.source.len() <= MAX_SHOWN && self.shown <= MAX_SHOWN_TOGETHER {
+            error.push_str(&format!("\n | {}\n | {}^", self.source, ".".repeat(at)));
+            self.shown += self.source.len();
+        }
+        self.errors.push(error);
     }
 
     pub fn look(&mut self, e: &'a Expression) -> Estimate<'a> {
@@ -321,6 +345,7 @@ impl<'a> Checker<'a> {
         seen
     }
 
+    /// Nothing is looked at that is no macro: whoever asks looks at it then, and to look twice at each level takes forever.
     fn macros(&mut self, call: &'a CallExpr, target: &'a Expression) -> Option<Estimate<'a>> {
         fn ident(e: &Expression) -> Option<&str> {
             match &e.expr {
@@ -330,17 +355,19 @@ impl<'a> Checker<'a> {
         }
         match (call.func_name.as_str(), call.args.as_slice()) {
             ("bind", [variable, value, body]) if ident(target) == Some("cel") => {
+                let variable = ident(variable)?;
                 let value = self.look(value);
-                let seen = self.with(&[(ident(variable)?, value.ty)], body);
+                let seen = self.with(&[(variable, value.ty)], body);
                 Some(Estimate { cost: seen.cost.saturating_add(value.cost), ..seen })
             }
             (name @ ("optMap" | "optFlatMap"), [variable, body]) => {
+                let variable = ident(variable)?;
                 let of = self.look(target);
                 let inner = match of.ty {
                     Ty::Optional(inner) => *inner,
                     _ => Ty::Any,
                 };
-                let seen = self.with(&[(ident(variable)?, inner)], body);
+                let seen = self.with(&[(variable, inner)], body);
                 let ty = if name == "optMap" { Ty::Optional(Box::new(seen.ty)) } else { seen.ty };
                 Some(Estimate { ty, size: seen.size, cost: seen.cost.saturating_add(of.cost) })
             }
@@ -348,13 +375,14 @@ impl<'a> Checker<'a> {
                 name @ ("all" | "exists" | "existsOne" | "transformList" | "transformMap"),
                 [first, second, bodies @ ..],
             ) if matches!(bodies.len(), 1 | 2) => {
+                let (first, second) = (ident(first)?, ident(second)?);
                 let range = self.look(target);
                 let (key, value) = match &range.ty {
                     Ty::List(items, _) => (INT, items.as_ref().clone()),
                     Ty::Map(values, _) => (TEXT, values.as_ref().clone()),
                     _ => (Ty::Any, Ty::Any),
                 };
-                let variables = [(ident(first)?, key), (ident(second)?, value)];
+                let variables = [(first, key), (second, value)];
                 let each =
                     bodies.iter().fold(3u64, |sum, b| sum.saturating_add(self.with(&variables, b).cost));
                 let ty = match name {

@@ -1,6 +1,5 @@
 //! Evaluation: over the parsed tree, with a budget that each step draws from, so that no expression runs for long.
 
-use std::borrow::Cow;
 use std::rc::Rc;
 
 use cel::common::ast::{
@@ -10,7 +9,7 @@ use cel::parser::Expression;
 use indexmap::IndexMap;
 
 use super::library;
-use super::value::{Val, no_overload};
+use super::value::{Text, Val, hundredth, no_overload};
 
 /// Why there is no result.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,8 +32,19 @@ pub(crate) type Outcome<'a> = Result<Val<'a>, Fault>;
 pub(crate) struct Machine<'a, 'b> {
     /// Variables, the innermost last.
     variables: Vec<(&'a str, Val<'a>)>,
-    budget: &'b mut u64,
+    meter: Meter<'b>,
+    /// How many nodes have been looked at.
+    nodes: u64,
 }
+
+/// What an evaluation may still cost, and what it has paid for already.
+pub(super) struct Meter<'b> {
+    pub budget: &'b mut u64,
+    pub patterns: library::Recent,
+}
+
+/// How many nodes cost one step even if each of them costs nothing, as texts, numbers and logical operators do.
+const NODES: u64 = 16;
 
 fn failed<T>(text: impl Into<String>) -> Result<T, Fault> {
     Err(Fault::Error(text.into()))
@@ -45,14 +55,28 @@ fn tenth(n: usize) -> u64 {
     (n as u64).div_ceil(10)
 }
 
+/// Takes a cost from a budget.
+pub(super) fn draw(budget: &mut u64, cost: u64) -> Result<(), Fault> {
+    *budget = budget.checked_sub(cost).ok_or(Fault::Cost)?;
+    Ok(())
+}
+
 impl<'a, 'b> Machine<'a, 'b> {
     pub fn new(variables: Vec<(&'a str, Val<'a>)>, budget: &'b mut u64) -> Self {
-        Self { variables, budget }
+        let meter = Meter { budget, patterns: library::Recent::new() };
+        Self { variables, meter, nodes: 0 }
     }
 
     fn spend(&mut self, cost: u64) -> Result<(), Fault> {
-        *self.budget = self.budget.checked_sub(cost).ok_or(Fault::Cost)?;
-        Ok(())
+        draw(self.meter.budget, cost)
+    }
+
+    /// What comes from the object at hand; bytes are decoded each time.
+    fn taken(&mut self, value: Val<'a>) -> Outcome<'a> {
+        if let Val::Bytes(bytes) = &value {
+            self.spend(hundredth(bytes.len()))?;
+        }
+        Ok(value)
     }
 
     fn variable(&self, name: &str) -> Option<&Val<'a>> {
@@ -60,6 +84,10 @@ impl<'a, 'b> Machine<'a, 'b> {
     }
 
     pub fn eval(&mut self, e: &'a Expression) -> Outcome<'a> {
+        self.nodes += 1;
+        if self.nodes.is_multiple_of(NODES) {
+            self.spend(1)?;
+        }
         match &e.expr {
             Expr::Literal(literal) => Ok(match literal {
                 LiteralValue::Boolean(b) => Val::Bool(*b.inner()),
@@ -67,7 +95,7 @@ impl<'a, 'b> Machine<'a, 'b> {
                 LiteralValue::Double(d) => Val::Double(*d.inner()),
                 LiteralValue::Int(i) => Val::Int(*i.inner()),
                 LiteralValue::Null => Val::Null,
-                LiteralValue::String(s) => Val::Text(Cow::Borrowed(s.inner())),
+                LiteralValue::String(s) => Val::Text(Text::Given(s.inner())),
                 LiteralValue::UInt(u) => Val::Uint(*u.inner()),
             }),
             Expr::Ident(name) => {
@@ -135,9 +163,12 @@ impl<'a, 'b> Machine<'a, 'b> {
     fn selected(&mut self, operand: Val<'a>, field: &str) -> Outcome<'a> {
         match &operand {
             Val::Optional(None) => Ok(operand),
-            Val::Optional(Some(inner)) => Ok(inner.field(field).map_or(Val::Optional(None), Val::some)),
+            Val::Optional(Some(inner)) => match inner.field(field) {
+                Some(value) => self.taken(value).map(Val::some),
+                None => Ok(Val::Optional(None)),
+            },
             Val::Object(..) | Val::Map(_) => match operand.field(field) {
-                Some(value) => Ok(value),
+                Some(value) => self.taken(value),
                 None => failed(format!("no such key: {field}")),
             },
             Val::Auth(auth) => match auth.field(field) {
@@ -176,7 +207,10 @@ impl<'a, 'b> Machine<'a, 'b> {
                     Val::Optional(None) => return Ok(operand),
                     other => other,
                 };
-                return Ok(inner.field(&field).map_or(Val::Optional(None), Val::some));
+                return match inner.field(&field) {
+                    Some(value) => self.taken(value).map(Val::some),
+                    None => Ok(Val::Optional(None)),
+                };
             }
             (op::OPT_INDEX, [operand, key]) => {
                 let operand = self.eval(operand)?;
@@ -186,7 +220,10 @@ impl<'a, 'b> Machine<'a, 'b> {
                     Val::Optional(None) => return Ok(operand),
                     other => other,
                 };
-                return Ok(inner.index(&key)?.map_or(Val::Optional(None), Val::some));
+                return match inner.index(&key)? {
+                    Some(value) => self.taken(value).map(Val::some),
+                    None => Ok(Val::Optional(None)),
+                };
             }
             _ => {}
         }
@@ -212,12 +249,12 @@ impl<'a, 'b> Machine<'a, 'b> {
 
     fn apply(&mut self, name: &str, target: Option<Val<'a>>, args: Vec<Val<'a>>) -> Outcome<'a> {
         self.spend(library::cost(name, target.as_ref(), &args))?;
-        let result = library::call(name, target, args)?;
+        let result = library::call(name, target, &args, &mut self.meter)?;
         // What a function makes costs what it takes to make it.
-        if let Val::Text(Cow::Owned(made)) = &result {
+        if let Val::Text(Text::Made(made)) = &result {
             self.spend(tenth(made.len()))?;
         }
-        Ok(result)
+        self.taken(result)
     }
 
     /// `&&` and `||`: one side that decides makes an error of the other irrelevant.
@@ -246,6 +283,7 @@ impl<'a, 'b> Machine<'a, 'b> {
         let depth = self.variables.len();
         for (i, item) in items.enumerate() {
             self.spend(1)?;
+            let item = self.taken(item)?;
             match &c.iter_var2 {
                 Some(second) => {
                     let (first, value) = pair(&range, i, item)?;
@@ -376,6 +414,7 @@ impl<'a, 'b> Machine<'a, 'b> {
         for (i, item) in items.enumerate() {
             self.spend(3)?;
             let (a, b) = pair(&range, i, item)?;
+            let b = self.taken(b)?;
             let here = [(first, a.clone()), (second, b)];
             if let Some(filter) = filter
                 && !matches!(self.with(&here, filter)?, Val::Bool(true))

@@ -119,8 +119,8 @@ pub fn check_condition(source: &str) -> Result<(), String> {
     let variables = CONDITION_VARIABLES.map(|name| (name, Ty::Any)).to_vec();
     let mut checker = Checker::new(&program.source, variables);
     let seen = checker.look(&program.tree);
-    if !checker.errors.is_empty() {
-        return Err(format!("compilation failed: {}", checker.errors.join("\n")));
+    if let Some(faults) = checker.faults() {
+        return Err(format!("compilation failed: {faults}"));
     }
     if !seen.ty.is("bool") {
         return Err("must evaluate to bool".into());
@@ -322,9 +322,8 @@ fn rule(schema: &Structural, raw: &Value, place: Place, path: &Path, errors: &mu
         let mut checker = Checker::new(&program.source, vec![("self", own), ("oldSelf", old)]);
         let seen = checker.look(&program.tree);
         let path = path.child(field);
-        if !checker.errors.is_empty() {
-            let faults = format!("compilation failed: {}", checker.errors.join("\n"));
-            errors.invalid_str(&path, &program.source, faults);
+        if let Some(faults) = checker.faults() {
+            errors.invalid_str(&path, &program.source, format!("compilation failed: {faults}"));
             continue;
         }
         if !seen.ty.is(wanted) {
@@ -454,7 +453,7 @@ impl Rule {
             return;
         }
         let made = self.message_program.as_ref().and_then(|p| match p.run(variables(), &mut run.budget) {
-            Ok(Val::Text(made)) => Some(made.into_owned()),
+            Ok(Val::Text(made)) => Some(made.to_string()),
             _ => None,
         });
         let usable = |m: &String| !m.trim().is_empty() && !m.contains(['\n', '\r']) && m.len() <= MAX_MESSAGE;

@@ -5,8 +5,11 @@ use serde_json::json;
 use super::*;
 
 fn eval(source: &str, variable: &Value) -> Result<String, String> {
+    eval_within(CALL_BUDGET, source, variable)
+}
+
+fn eval_within(mut budget: u64, source: &str, variable: &Value) -> Result<String, String> {
     let program = Program::parse(source)?;
-    let mut budget = CALL_BUDGET;
     match program.run(vec![("x", Val::of(variable, None))], &mut budget) {
         Ok(Val::Bool(b)) => Ok(b.to_string()),
         Ok(Val::Int(i)) => Ok(i.to_string()),
@@ -156,6 +159,86 @@ fn bombs_run_out_of_budget() {
     ] {
         assert_eq!(eval(bomb, &x), Err("cost".into()), "{bomb}");
     }
+    // A value whose parts are the same one is small, and endless to whoever looks through it.
+    let doubled = |pair: &str, last: &str| {
+        let step = |i: usize| format!("cel.bind(v{i}, {}, ", pair.replace('v', &format!("v{}", i - 1)));
+        let steps: String = (1..50).map(step).collect();
+        format!("cel.bind(v0, 1, {steps}{last}{}", ")".repeat(50))
+    };
+    for (pair, last) in [
+        ("[v, v]", "v49 == v49"),
+        ("{'a': v, 'b': v}", "v49 != v49"),
+        ("[v, v]", "v49 in [1, v49]"),
+        ("[v, v]", "[v49].indexOf(v49) == 0"),
+        ("[v, v]", "sets.contains([v49], [v49])"),
+        ("[v, v]", "sets.equivalent([v49], [v49])"),
+    ] {
+        let outcome = eval_within(CALL_BUDGET / 10, &doubled(pair, last), &x);
+        assert_eq!(outcome, Err("cost".into()), "{last} of {pair}");
+    }
+}
+
+#[test]
+fn what_is_given_costs_what_it_takes() {
+    let tens = |levels: usize, body: &str| {
+        let level = |i: usize| format!("[1, 2, 3, 4, 5, 6, 7, 8, 9, 10].all(i{i}, ");
+        format!("{}{body}{}", (0..levels).map(level).collect::<String>(), ")".repeat(levels))
+    };
+    let deep = json!({"a": {"b": (0..10_000).collect::<Vec<_>>()}, "s": "a".repeat(1 << 20)});
+    for (levels, body) in [(2, "x == x"), (3, "size(x.s) > 0"), (3, "x.s == x.s")] {
+        assert_eq!(eval(&tens(levels, body), &deep), Err("cost".into()), "{body}");
+    }
+    assert_eq!(eval("x == x && [x] == [x] && x in [x] && size(x.s) > 0", &deep).as_deref(), Ok("true"));
+    // Patterns cost what it takes to make them: once, or again where there are too many to keep.
+    let patterns = |n: usize| (0..n).map(|i| format!("!'x'.matches('[a-c]{{9}}{i}')")).collect::<Vec<_>>();
+    assert_eq!(eval(&tens(3, &patterns(10).join(" && ")), &deep).as_deref(), Ok("true"));
+    let within = |budget, source: &str| eval_within(budget, source, &deep);
+    assert_eq!(within(CALL_BUDGET / 10, &tens(3, &patterns(20).join(" && "))), Err("cost".into()));
+    assert_eq!(within(CALL_BUDGET / 10, &tens(2, r"'x'.matches('\\pL{500}') || true")), Err("cost".into()));
+    // What costs nothing by itself does not cost nothing for ever.
+    let free = format!("{}true", "false || ".repeat(190));
+    assert_eq!(within(CALL_BUDGET / 10, &tens(4, &free)), Err("cost".into()));
+    assert_eq!(eval(&tens(3, &free), &deep).as_deref(), Ok("true"));
+}
+
+#[test]
+fn offsets_of_zones() {
+    let time = "timestamp('2024-02-29T12:00:00Z')";
+    for zone in ["-02:00", "+02:30", "02:00", "UTC"] {
+        assert!(eval(&format!("{time}.getHours('{zone}')"), &json!(1)).is_ok(), "{zone}");
+    }
+    for zone in ["9999999:00", "-2147483648:00", "00:2147483647", "26:00", "nowhere"] {
+        let error = eval(&format!("{time}.getHours('{zone}')"), &json!(1)).unwrap_err();
+        assert_eq!(error, format!("unknown time zone {zone}"));
+    }
+}
+
+#[test]
+fn what_is_no_macro_is_looked_at_once() {
+    // Each of these looks like a macro, but for the variable that it should begin with.
+    let binds = format!("{}true{}", "cel.bind(1, ".repeat(60), ", true)".repeat(60));
+    for wrong in [
+        binds,
+        format!("object{}", ".optMap(1, true)".repeat(60)),
+        format!("object{}", ".all(1, 2, true)".repeat(60)),
+        format!("object{}", ".transformList(1, 2, true)".repeat(60)),
+    ] {
+        assert!(check_condition(&wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn errors_are_told_as_far_as_they_can_be_held() {
+    let names = |n: usize| (0..n).map(|i| format!("v{i} == 1")).collect::<Vec<_>>().join(" && ");
+    let few = check_condition(&names(3)).unwrap_err();
+    assert_eq!(few.matches("undeclared reference").count(), 3);
+    assert_eq!(few.matches("\n | v0 == 1 &&").count(), 3, "{few}");
+    let many = check_condition(&names(150)).unwrap_err();
+    assert_eq!(many.matches("undeclared reference").count(), 100);
+    assert!(many.ends_with("\n50 more errors were truncated"), "{many}");
+    assert!(many.len() < 200_000, "{}", many.len());
+    let long = check_condition(&format!("{} && object == '{}'", names(150), "x".repeat(90_000)));
+    assert!(long.unwrap_err().len() < 20_000);
 }
 
 fn schema(rules: Value) -> Value {

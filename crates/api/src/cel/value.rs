@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::rc::Rc;
 
 use indexmap::IndexMap;
@@ -11,17 +14,70 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::authorizer::Auth;
+use super::eval::{Fault, draw};
 use crate::Map;
 use crate::kinds::crd::Structural;
 use crate::quantity::Quantity;
 use crate::schema::ListType;
+
+/// A text, where it is: to have it once more costs nothing, however long it is.
+#[derive(Clone)]
+pub(crate) enum Text<'a> {
+    /// Of the object at hand or of the expression.
+    Given(&'a str),
+    /// Made by a function.
+    Made(Rc<str>),
+}
+
+impl Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Text::Given(s) => s,
+            Text::Made(s) => s,
+        }
+    }
+}
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&**self, f)
+    }
+}
+
+impl fmt::Debug for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
+
+impl AsRef<str> for Text<'_> {
+    fn as_ref(&self) -> &str {
+        self
+    }
+}
+
+impl PartialEq for Text<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Text<'_> {}
+
+impl Hash for Text<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (**self).hash(state);
+    }
+}
 
 /// The key of a map that an expression made.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Key<'a> {
     Bool(bool),
     Int(i64),
-    Text(Cow<'a, str>),
+    Text(Text<'a>),
 }
 
 /// A value.
@@ -32,7 +88,7 @@ pub(crate) enum Val<'a> {
     Int(i64),
     Uint(u64),
     Double(f64),
-    Text(Cow<'a, str>),
+    Text(Text<'a>),
     Bytes(Rc<[u8]>),
     List(Rc<Vec<Val<'a>>>),
     Map(Rc<IndexMap<Key<'a>, Val<'a>>>),
@@ -115,7 +171,7 @@ impl<'a> Val<'a> {
                 }
             }
             Value::String(s) => {
-                let plain = Val::Text(Cow::Borrowed(s.as_str()));
+                let plain = Val::Text(Text::Given(s));
                 match schema.map_or("", Structural::format) {
                     "date-time" => s.parse().map_or(plain, Val::Timestamp),
                     "date" => {
@@ -136,8 +192,8 @@ impl<'a> Val<'a> {
         }
     }
 
-    pub fn text(s: impl Into<String>) -> Val<'a> {
-        Val::Text(Cow::Owned(s.into()))
+    pub fn text(s: impl Into<Rc<str>>) -> Val<'a> {
+        Val::Text(Text::Made(s.into()))
     }
 
     /// The text, if it is one.
@@ -175,7 +231,7 @@ impl<'a> Val<'a> {
                 let map = map.clone();
                 Box::new((0..map.len()).filter_map(move |i| Some(map.get_index(i)?.0.value())))
             }
-            Val::Object(map, _) => Box::new(map.keys().map(|k| Val::Text(Cow::Borrowed(k.as_str())))),
+            Val::Object(map, _) => Box::new(map.keys().map(|k| Val::Text(Text::Given(k)))),
             Val::List(list) => {
                 let list = list.clone();
                 Box::new((0..list.len()).map(move |i| list[i].clone()))
@@ -197,6 +253,7 @@ impl<'a> Val<'a> {
             Val::Map(m) => m.len(),
             Val::Array(l, _) => l.len(),
             Val::Object(m, _) => m.len(),
+            Val::Auth(auth) => auth.len(),
             _ => 0,
         }
     }
@@ -204,7 +261,7 @@ impl<'a> Val<'a> {
     /// A field or an entry by its name.
     pub fn field(&self, name: &str) -> Option<Val<'a>> {
         match self {
-            Val::Map(map) => map.get(&Key::Text(Cow::Borrowed(name))).cloned(),
+            Val::Map(map) => map.get(&Key::Text(Text::Given(name))).cloned(),
             Val::Object(map, schema) => {
                 let (name, value) = match schema {
                     // Entries of a map are not spelled otherwise in an expression; properties are.
@@ -296,13 +353,14 @@ impl<'a> Val<'a> {
     }
 
     /// Whether two values are the same. Numbers are compared as numbers; lists that the schema calls a set or a map are
-    /// compared without order.
-    pub fn same(&self, other: &Val<'a>) -> bool {
-        match (self, other) {
+    /// compared without order. Draws from the budget for everything below the values themselves: an expression can make
+    /// a value that is much larger, looked through, than the room it takes, because its parts may be one and the same.
+    pub fn same(&self, other: &Val<'a>, budget: &mut u64) -> Result<bool, Fault> {
+        Ok(match (self, other) {
             (Val::Null, Val::Null) => true,
             (Val::Bool(a), Val::Bool(b)) => a == b,
-            (Val::Text(a), Val::Text(b)) => a == b,
-            (Val::Bytes(a), Val::Bytes(b)) => a == b,
+            (Val::Text(a), Val::Text(b)) => alike(a.as_bytes(), b.as_bytes(), budget)?,
+            (Val::Bytes(a), Val::Bytes(b)) => alike(a, b, budget)?,
             (Val::Timestamp(a), Val::Timestamp(b)) => a == b,
             (Val::Duration(a), Val::Duration(b)) => a == b,
             (Val::Type(a), Val::Type(b)) | (Val::Format(a), Val::Format(b)) => a == b,
@@ -313,29 +371,45 @@ impl<'a> Val<'a> {
             (Val::Semver(a), Val::Semver(b)) => a == b,
             (Val::Optional(a), Val::Optional(b)) => match (a, b) {
                 (None, None) => true,
-                (Some(a), Some(b)) => a.same(b),
+                (Some(a), Some(b)) => a.same(b, budget)?,
                 _ => false,
             },
             (Val::List(_) | Val::Array(..), Val::List(_) | Val::Array(..)) => {
-                let (Some(a), Some(b)) = (self.items(), other.items()) else { return false };
-                if a.len() != b.len() {
-                    return false;
+                if self.len() != other.len() {
+                    return Ok(false);
                 }
+                let length = self.len() as u64;
+                let (Some(a), Some(mut b)) = (self.range(), other.range()) else { return Ok(false) };
                 if self.unordered() || other.unordered() {
-                    return a.iter().all(|x| b.iter().any(|y| x.same(y)));
+                    draw(budget, length.saturating_add(length.saturating_mul(length) / 4))?;
+                    return every(a, &b.collect::<Vec<_>>(), budget);
                 }
-                a.iter().zip(&b).all(|(x, y)| x.same(y))
+                draw(budget, length)?;
+                for x in a {
+                    if !b.next().map_or(Ok(false), |y| x.same(&y, budget))? {
+                        return Ok(false);
+                    }
+                }
+                true
             }
             (Val::Map(_) | Val::Object(..), Val::Map(_) | Val::Object(..)) => {
-                let Some(mut keys) = self.range() else { return false };
-                self.len() == other.len()
-                    && keys.all(|k| match (self.index(&k), other.index(&k)) {
-                        (Ok(Some(x)), Ok(Some(y))) => x.same(&y),
-                        _ => false,
-                    })
+                let Some(keys) = self.range() else { return Ok(false) };
+                if self.len() != other.len() {
+                    return Ok(false);
+                }
+                draw(budget, self.len() as u64)?;
+                for k in keys {
+                    let (Ok(Some(x)), Ok(Some(y))) = (self.index(&k), other.index(&k)) else {
+                        return Ok(false);
+                    };
+                    if !x.same(&y, budget)? {
+                        return Ok(false);
+                    }
+                }
+                true
             }
             _ => self.compare(other) == Some(Ordering::Equal),
-        }
+        })
     }
 
     fn unordered(&self) -> bool {
@@ -355,7 +429,7 @@ impl<'a> Val<'a> {
             (Val::Double(a), Val::Uint(b)) => a.partial_cmp(&(*b as f64)),
             (Val::Uint(a), Val::Double(b)) => (*a as f64).partial_cmp(b),
             (Val::Bool(a), Val::Bool(b)) => Some(a.cmp(b)),
-            (Val::Text(a), Val::Text(b)) => Some(a.cmp(b)),
+            (Val::Text(a), Val::Text(b)) => Some((**a).cmp(&**b)),
             (Val::Bytes(a), Val::Bytes(b)) => Some(a.cmp(b)),
             (Val::Timestamp(a), Val::Timestamp(b)) => Some(a.cmp(b)),
             (Val::Duration(a), Val::Duration(b)) => Some(a.cmp(b)),
@@ -374,6 +448,50 @@ impl<'a> Key<'a> {
             Key::Text(s) => Val::Text(s.clone()),
         }
     }
+}
+
+/// Whether two texts are the same. That is found out much faster than anything else is done with them.
+fn alike(a: &[u8], b: &[u8], budget: &mut u64) -> Result<bool, Fault> {
+    if a.len() != b.len() {
+        return Ok(false);
+    }
+    draw(budget, hundredth(a.len()))?;
+    Ok(a == b)
+}
+
+/// What it costs to run over so many bytes once, without looking at characters.
+pub(crate) fn hundredth(n: usize) -> u64 {
+    n as u64 / 100
+}
+
+/// Whether each of some values is the same as any of others.
+pub(crate) fn every<'a>(
+    of: impl Iterator<Item = Val<'a>>,
+    others: &[Val<'a>],
+    budget: &mut u64,
+) -> Result<bool, Fault> {
+    for (i, x) in of.enumerate() {
+        // Mostly both have the same order.
+        let near = others.get(i).map_or(Ok(false), |y| x.same(y, budget))?;
+        if !near && position(others, &x, budget)?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Where a value stands among others first.
+pub(crate) fn position<'a>(
+    others: &[Val<'a>],
+    x: &Val<'a>,
+    budget: &mut u64,
+) -> Result<Option<usize>, Fault> {
+    for (i, y) in others.iter().enumerate() {
+        if y.same(x, budget)? {
+            return Ok(Some(i));
+        }
+    }
+    Ok(None)
 }
 
 /// A duration in Go's words.

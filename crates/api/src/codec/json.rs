@@ -108,6 +108,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn numbers_are_what_they_were() {
+        for text in ["1e82", "0.1", "2.2250738585072014e-308", "123456789012345.67", "9007199254740993.5e10"]
+        {
+            let (value, _) = parse(text.as_bytes()).unwrap();
+            assert_eq!(value.as_f64(), text.parse().ok(), "{text}");
+            assert_eq!(parse(value.to_string().as_bytes()).unwrap().0, value, "{text}");
+        }
+    }
+
+    #[test]
     fn duplicates_are_named() {
         let (value, duplicates) =
             parse(br#"{"a":{"b":[{"c":1,"c":2}],"b":[[{"x":0,"x":1}]]},"a":{}}"#).unwrap();

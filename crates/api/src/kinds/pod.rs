@@ -1,6 +1,7 @@
 //! Pods, and the templates that hold them.
 
 use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -9,6 +10,7 @@ use super::common::*;
 use super::registry::{Decl, PLAIN};
 use super::{Part, Strategy, podspec};
 use crate::field::{ErrorList, Path};
+use crate::patch::identity;
 use crate::{duration, meta, validate};
 
 pub(super) const DECLS: &[Decl] = &[
@@ -161,13 +163,13 @@ impl Strategy for Pod {
             _ => {}
         }
         keep("activeDeadlineSeconds");
-        if items(&o["tolerations"]).iter().all(|t| items(&n["tolerations"]).contains(t)) {
+        if all_among(&o["tolerations"], &n["tolerations"]) {
             keep("tolerations");
         }
         if int(&o["terminationGracePeriodSeconds"]) < 0 && int(&n["terminationGracePeriodSeconds"]) == 1 {
             keep("terminationGracePeriodSeconds");
         }
-        if items(&n["schedulingGates"]).iter().all(|g| items(&o["schedulingGates"]).contains(g)) {
+        if all_among(&n["schedulingGates"], &o["schedulingGates"]) {
             keep("schedulingGates");
         }
         if !empty(&o["schedulingGates"]) {
@@ -229,6 +231,21 @@ fn put_ephemeral(sent: &Value, into: &mut Value) {
 }
 
 /// Ephemeral containers come and stay as they came.
+/// Whether each item of a list is in another one.
+fn all_among(list: &Value, other: &Value) -> bool {
+    let other: HashSet<String> = items(other).iter().map(identity).collect();
+    items(list).iter().all(|item| other.contains(&identity(item)))
+}
+
+/// The items of a list by their names; of those that have the same one the first.
+fn by_name(list: &Value) -> HashMap<&str, &Value> {
+    let mut named = HashMap::new();
+    for item in items(list) {
+        named.entry(text(&item["name"])).or_insert(item);
+    }
+    named
+}
+
 fn validate_ephemeral(new: &Value, old: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     if is_static(old) {
@@ -236,12 +253,13 @@ fn validate_ephemeral(new: &Value, old: &Value) -> ErrorList {
         return errors;
     }
     let path = Path::new("spec").child("ephemeralContainers");
+    let now = by_name(&new["spec"]["ephemeralContainers"]);
     for before in items(&old["spec"]["ephemeralContainers"]) {
         let name = text(&before["name"]);
-        match items(&new["spec"]["ephemeralContainers"]).iter().find(|c| c["name"] == before["name"]) {
+        match now.get(name) {
             None => errors
                 .forbidden(&path, format!("existing ephemeral containers \"{name}\" may not be removed")),
-            Some(now) if now != before => errors
+            Some(now) if *now != before => errors
                 .forbidden(&path, format!("existing ephemeral containers \"{name}\" may not be changed")),
             Some(_) => {}
         }
@@ -255,9 +273,10 @@ const RESIZED: [&str; 2] = ["containers", "initContainers"];
 fn put_resources(sent: &Value, into: &mut Value) {
     let spec = meta::child(into, "spec");
     for list in RESIZED {
-        let wanted = items(&sent["spec"][list]);
+        let wanted = by_name(&sent["spec"][list]);
         for c in each(spec, list) {
-            let Some(other) = wanted.iter().find(|o| o.get("name") == c.get("name")) else { continue };
+            let name = c.get("name").map_or("", text);
+            let Some(other) = wanted.get(name) else { continue };
             for field in ["resources", "resizePolicy"] {
                 match other.get(field) {
                     Some(v) => c.insert(field.to_owned(), v.clone()),
@@ -354,7 +373,9 @@ fn cells(pod: &Value, now: Timestamp) -> Vec<Value> {
         "SchedulingGated".clone_into(&mut reason);
     }
     let inits = items(&spec["initContainers"]);
-    let sidecar = |name: &Value| inits.iter().any(|c| c["name"] == *name && c["restartPolicy"] == "Always");
+    let sidecars: HashSet<&str> =
+        inits.iter().filter(|c| c["restartPolicy"] == "Always").map(|c| text(&c["name"])).collect();
+    let sidecar = |name: &Value| sidecars.contains(text(name));
     let total =
         items(&spec["containers"]).len() + inits.iter().filter(|c| c["restartPolicy"] == "Always").count();
     let (mut ready, mut restarts, mut sidecar_restarts) = (0, 0, 0);
@@ -452,6 +473,17 @@ mod tests {
 
     fn at(s: &str) -> Timestamp {
         s.parse().unwrap()
+    }
+
+    #[test]
+    fn long_lists_are_compared_soon() {
+        let list =
+            |from: usize| (from..from + 20_000).map(|i| json!({"key": format!("k{i}")})).collect::<Value>();
+        assert!(all_among(&list(0), &list(0)) && !all_among(&list(0), &list(1)));
+        assert!(all_among(&json!([]), &Value::Null) && !all_among(&json!([{"key": "a"}]), &Value::Null));
+        let named = json!([{"name": "a", "v": 1}, {"name": "a", "v": 2}, {"v": 3}]);
+        assert_eq!(by_name(&named)["a"]["v"], 1);
+        assert_eq!(by_name(&named)[""]["v"], 3);
     }
 
     #[test]

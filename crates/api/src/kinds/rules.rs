@@ -157,7 +157,7 @@ pub(super) fn validate_update(kind: &Kind, new: &Value, old: &Value, subresource
             let mut own = kind.strategy.validate_update(new, old);
             // The same error found by both is said once.
             let general = kind.strategy.validate_changed(new, old);
-            own.0.extend(general.0);
+            own.append(general);
             let mut seen = HashSet::new();
             own.0.retain(|e| seen.insert(e.to_string()));
             errors.append(own);

@@ -10,6 +10,26 @@ use crate::codec::json::{MAX_DEPTH, nests_within};
 const MAX_OPERATIONS: usize = 10_000;
 /// How many bytes all copies of one patch may add up to: the size of the largest request, as upstream has it.
 const MAX_COPIED: usize = 3 << 20;
+/// How many items of lists and maps may have to make room or close a gap, and how many bytes be moved to somewhere deeper, in
+/// one patch: ten thousand operations at the front of a list of a million items take half a minute.
+const MAX_SHIFTED: usize = 1 << 27;
+
+/// What the operations of one patch have taken so far.
+#[derive(Default)]
+struct Spent {
+    copied: usize,
+    shifted: usize,
+}
+
+impl Spent {
+    fn shift(&mut self, by: usize) -> Result<(), String> {
+        self.shifted = self.shifted.saturating_add(by);
+        match self.shifted <= MAX_SHIFTED {
+            true => Ok(()),
+            false => Err("the operations move too much of the document to and fro".to_owned()),
+        }
+    }
+}
 
 /// Applies a JSON patch (an array of operations).
 pub fn json_patch(target: &Value, patch: &Value) -> Result<Value, Status> {
@@ -25,9 +45,9 @@ pub fn json_patch(target: &Value, patch: &Value) -> Result<Value, Status> {
         )));
     }
     let mut doc = target.clone();
-    let mut copied = 0;
+    let mut spent = Spent::default();
     for operation in operations {
-        apply(&mut doc, operation, &mut copied).map_err(|why| {
+        apply(&mut doc, operation, &mut spent).map_err(|why| {
             Status::failure(
                 422,
                 "Invalid",
@@ -38,7 +58,7 @@ pub fn json_patch(target: &Value, patch: &Value) -> Result<Value, Status> {
     Ok(doc)
 }
 
-fn apply(doc: &mut Value, operation: &Value, copied: &mut usize) -> Result<(), String> {
+fn apply(doc: &mut Value, operation: &Value, spent: &mut Spent) -> Result<(), String> {
     let op = operation["op"].as_str().unwrap_or_default();
     let text = operation["path"].as_str().ok_or("operation without path")?;
     let path = pointer(text)?;
@@ -54,9 +74,9 @@ fn apply(doc: &mut Value, operation: &Value, copied: &mut usize) -> Result<(), S
     match op {
         "add" => {
             fits(value())?;
-            add(doc, &path, value().clone())
+            add(doc, &path, value().clone(), spent)
         }
-        "remove" => remove(doc, &path).map(|_| ()).ok_or_else(|| missing("remove", text)),
+        "remove" => remove(doc, &path, spent)?.map(|_| ()).ok_or_else(|| missing("remove", text)),
         "replace" => {
             fits(value())?;
             let at = find(doc, &path).ok_or_else(|| missing("replace", text))?;
@@ -68,21 +88,27 @@ fn apply(doc: &mut Value, operation: &Value, copied: &mut usize) -> Result<(), S
             if path.starts_with(&from) && path.len() > from.len() {
                 return Err("move operation into its own child".to_owned());
             }
-            fits(find(doc, &from).ok_or_else(|| missing("move", text))?)?;
-            let moved = remove(doc, &from).ok_or_else(|| missing("move", text))?;
-            add(doc, &path, moved)
+            let found = find(doc, &from).ok_or_else(|| missing("move", text))?;
+            // What does not get deeper still fits.
+            if path.len() > from.len() {
+                spent.shift(crate::object::encoded_len(found))?;
+                fits(found)?;
+            }
+            let moved = remove(doc, &from, spent)?.ok_or_else(|| missing("move", text))?;
+            add(doc, &path, moved, spent)
         }
         "copy" => {
             let found = find(doc, &from()?).ok_or_else(|| missing("copy", text))?;
             fits(found)?;
-            *copied += crate::object::encoded_len(found);
-            if *copied > MAX_COPIED {
+            spent.copied += crate::object::encoded_len(found);
+            let copied = spent.copied;
+            if copied > MAX_COPIED {
                 return Err(format!(
                     "Unable to copy, the accumulated size increase of copy is {copied}, exceeding the limit {MAX_COPIED}"
                 ));
             }
             let copy = found.clone();
-            add(doc, &path, copy)
+            add(doc, &path, copy, spent)
         }
         "test" => {
             let is = find(doc, &path).map_or(&Value::Null, |v| v);
@@ -126,7 +152,7 @@ fn find<'a>(doc: &'a mut Value, path: &[String]) -> Option<&'a mut Value> {
     })
 }
 
-fn add(doc: &mut Value, path: &[String], value: Value) -> Result<(), String> {
+fn add(doc: &mut Value, path: &[String], value: Value, spent: &mut Spent) -> Result<(), String> {
     let Some((last, parents)) = path.split_last() else {
         *doc = value;
         return Ok(());
@@ -143,6 +169,7 @@ fn add(doc: &mut Value, path: &[String], value: Value) -> Result<(), String> {
         }
         Value::Array(list) => match index(last, list.len()).filter(|i| *i <= list.len()) {
             Some(i) => {
+                spent.shift(list.len() - i)?;
                 list.insert(i, value);
                 Ok(())
             }
@@ -155,13 +182,22 @@ fn add(doc: &mut Value, path: &[String], value: Value) -> Result<(), String> {
     }
 }
 
-fn remove(doc: &mut Value, path: &[String]) -> Option<Value> {
-    let (last, parents) = path.split_last()?;
-    match find(doc, parents)? {
-        Value::Object(map) => map.shift_remove(last),
-        Value::Array(list) => index(last, list.len()).filter(|i| *i < list.len()).map(|i| list.remove(i)),
+fn remove(doc: &mut Value, path: &[String], spent: &mut Spent) -> Result<Option<Value>, String> {
+    let Some((last, parents)) = path.split_last() else { return Ok(None) };
+    Ok(match find(doc, parents) {
+        Some(Value::Object(map)) if map.contains_key(last) => {
+            spent.shift(map.len())?;
+            map.shift_remove(last)
+        }
+        Some(Value::Array(list)) => match index(last, list.len()).filter(|i| *i < list.len()) {
+            Some(i) => {
+                spent.shift(list.len() - i)?;
+                Some(list.remove(i))
+            }
+            None => None,
+        },
         _ => None,
-    }
+    })
 }
 
 #[cfg(test)]
@@ -182,6 +218,23 @@ mod tests {
         assert!(why.contains("would be nested too deeply"), "{why}");
         let long = json!([{"op": "test", "path": "/a".repeat(100_000), "value": 1}]);
         assert_eq!(json_patch(&json!({}), &long).unwrap_err().code, 422);
+    }
+
+    #[test]
+    fn nor_do_they_move_everything_for_ever() {
+        let doc = json!({"a": vec![1; 100_000], "b": {"c": {}}});
+        let (to, fro) =
+            (json!({"op": "add", "path": "/a/0", "value": 1}), json!({"op": "remove", "path": "/a/0"}));
+        let (down, up) = (
+            json!({"op": "move", "from": "/a", "path": "/b/c/a"}),
+            json!({"op": "move", "from": "/b/c/a", "path": "/a"}),
+        );
+        for (one, other) in [(to, fro), (down, up)] {
+            let patch = |times: usize| Value::from(vec![[one.clone(), other.clone()]; times].concat());
+            assert_eq!(json_patch(&doc, &patch(50)).unwrap(), doc);
+            let why = json_patch(&doc, &patch(1000)).unwrap_err().message;
+            assert!(why.contains("move too much of the document"), "{why}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tokio_util::io::ReaderStream;
 use crate::body::{self, Answer};
 use crate::call::Call;
 use crate::progress;
-use crate::{Error, Result};
+use crate::{Error, Result, compat};
 
 pub(crate) async fn list(call: Call) -> Result<Answer> {
     let q = &call.query;
@@ -36,7 +36,9 @@ pub(crate) async fn inspect(call: Call) -> Result<Answer> {
     if manifests && platform.is_some() {
         return Err(Error::invalid("conflicting options: manifests and platform options cannot both be set"));
     }
-    Ok(body::ok(&call.engine.image_inspect(call.id(), platform.as_ref(), manifests)?))
+    let mut document = call.engine.image_inspect(call.id(), platform.as_ref(), manifests)?;
+    compat::image(call.version, &mut document);
+    Ok(body::ok(&document))
 }
 
 pub(crate) async fn history(call: Call) -> Result<Answer> {

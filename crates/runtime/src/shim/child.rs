@@ -344,15 +344,10 @@ fn run(loaded: &Loaded, config: &ContainerConfig, sync: OwnedFd, stdio: Stdio) {
     {
         fail(&sync, failure)
     }
-    if loaded.init {
-        match sys::process::fork() {
-            Ok(Fork::Child) => super::reaper::own_group(&stdio.stdin),
-            Ok(Fork::Parent(child)) => {
-                sys::process::close_others(&[]);
-                super::reaper::run(child)
-            }
-            Err(e) => fail(&sync, Failure::setup(format!("fork: {e}"))),
-        }
+    if loaded.init
+        && let Err(e) = super::reaper::fork(&stdio.stdin, super::reaper::leave_shim)
+    {
+        fail(&sync, Failure::setup(format!("fork: {e}")))
     }
     let failure = ready.exec(&stdio);
     fail(&sync, failure)

@@ -89,9 +89,14 @@ impl Database {
             .find(|(name, ..)| *name == user)
             .or_else(|| self.users().find(|(_, uid, ..)| Some(*uid) == number));
         let mut id = Identity::default();
+        // No file makes a number that no expression may be: the largest of all means that nothing is to change.
+        let in_range = |id: u32| match id <= i32::MAX as u32 {
+            true => Ok(id),
+            false => Err("uids and gids must be in range 0-2147483647".to_owned()),
+        };
         match (entry, number) {
             (Some((name, uid, gid, home)), _) => {
-                id.uid = uid;
+                id.uid = in_range(uid)?;
                 id.gid = gid;
                 id.home = Some(home.to_string()).filter(|h| !h.is_empty());
                 if group.is_none() {
@@ -99,8 +104,7 @@ impl Database {
                     id.groups = self.groups().filter(|(.., m)| listed(m)).map(|(_, gid, _)| gid).collect();
                 }
             }
-            (None, Some(uid)) if uid <= i32::MAX as u32 => id.uid = uid,
-            (None, Some(_)) => return Err("uids and gids must be in range 0-2147483647".into()),
+            (None, Some(uid)) => id.uid = in_range(uid)?,
             (None, None) => {
                 return Err(format!("unable to find user {user}: no matching entries in passwd file"));
             }
@@ -109,13 +113,13 @@ impl Database {
             let number: Option<u32> = group.parse().ok();
             let found = self.groups().find(|(name, ..)| *name == group).map(|(_, gid, _)| gid);
             id.gid = match found.or(number) {
-                Some(gid) if gid <= i32::MAX as u32 => gid,
-                Some(_) => return Err("uids and gids must be in range 0-2147483647".into()),
+                Some(gid) => gid,
                 None => {
                     return Err(format!("unable to find group {group}: no matching entries in group file"));
                 }
             };
         }
+        in_range(id.groups.iter().copied().fold(id.gid, u32::max))?;
         // What a file denies to a group it must deny to whoever has that group as the first one, too.
         if !id.groups.contains(&id.gid) {
             id.groups.insert(0, id.gid);
@@ -157,5 +161,14 @@ mod tests {
         assert!(db.resolve("nope").unwrap_err().contains("unable to find user nope"));
         assert!(db.resolve("app:nope").unwrap_err().contains("unable to find group nope"));
         assert!(db.resolve("4000000000").unwrap_err().contains("range"));
+        // 4294967295 is -1: whoever becomes that stays who they are.
+        let db = Database::of(
+            "app:x:4294967295:1:::\nb:x:1:4294967295:::\nc:x:1:1:::\nd:x:2:2:::\n",
+            "x:x:4294967295:c\n",
+        );
+        for user in ["app", "4294967295", "4294967295:1", "b", "c", "d:x", "d:4294967295"] {
+            assert!(db.resolve(user).unwrap_err().contains("range"), "{user}");
+        }
+        assert_eq!(db.resolve("b:2"), id(1, 2, &[2], None));
     }
 }

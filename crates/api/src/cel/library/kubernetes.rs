@@ -1,6 +1,5 @@
 //! Kubernetes' own types: quantities, URLs, addresses, versions, named formats.
 
-use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -8,7 +7,7 @@ use std::rc::Rc;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::super::value::{Key, Val, no_overload};
+use super::super::value::{Key, Text, Val, no_overload};
 use super::{Answer, overload};
 use crate::quantity::{Format, Quantity};
 use crate::validate as check;
@@ -66,7 +65,7 @@ pub(super) fn url<'a>(name: &str, u: &url::Url) -> Answer<'a> {
             let mut out: indexmap::IndexMap<Key<'a>, Val<'a>> = indexmap::IndexMap::new();
             for (k, v) in u.query_pairs() {
                 let slot =
-                    out.entry(Key::Text(Cow::Owned(k.into_owned()))).or_insert_with(|| Val::list(Vec::new()));
+                    out.entry(Key::Text(Text::Made(k.into()))).or_insert_with(|| Val::list(Vec::new()));
                 if let Val::List(list) = slot {
                     Rc::make_mut(list).push(Val::text(v.into_owned()));
                 }

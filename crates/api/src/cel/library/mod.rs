@@ -13,12 +13,14 @@ use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
 use super::authorizer;
-use super::value::{Val, duration, no_overload};
+use super::eval::{Fault, Meter};
+use super::value::{Val, duration, every, hundredth, no_overload, position};
 use crate::quantity::Quantity;
 use kubernetes::{
     FORMATS, address, network, parse_ip, parse_url, parse_version, quantity, url, validate, version,
 };
-use text::{regex, text};
+pub(in crate::cel) use text::Recent;
+use text::{matched, text};
 use time::{span, time};
 
 type Answer<'a> = Result<Val<'a>, String>;
@@ -186,14 +188,13 @@ pub(in crate::cel) fn cost(name: &str, target: Option<&Val<'_>>, args: &[Val<'_>
         op::ADD | op::EQUALS | op::NOT_EQUALS => {
             let weight = |v: Option<&Val<'_>>| match v {
                 Some(Val::Text(_) | Val::Bytes(_)) => traversed(size(v)),
-                Some(Val::List(_) | Val::Array(..) | Val::Map(_) | Val::Object(..)) => deep(v, 0),
+                // What is in two values costs something while they are compared.
+                Some(Val::List(_) | Val::Array(..)) if name == op::ADD => deep(v, 0),
                 _ => 0,
             };
-            let (a, b) = (weight(args.first()), weight(args.get(1)));
-            let unordered = matches!(args.first(), Some(Val::Array(..))) && name != op::ADD;
-            1 + if unordered { a.saturating_mul(b.max(1)) / 4 } else { a.saturating_add(b) }
+            1 + weight(args.first()).saturating_add(weight(args.get(1)))
         }
-        op::IN => 1 + deep(args.get(1), 0),
+        op::IN => 1 + size(args.get(1)),
         "matches" | "find" | "findAll" => {
             let pattern = size(args.last()).max(4) / 4;
             1 + traversed(first() + 1).saturating_mul(pattern)
@@ -206,7 +207,11 @@ pub(in crate::cel) fn cost(name: &str, target: Option<&Val<'_>>, args: &[Val<'_>
         "sets.contains" | "sets.equivalent" | "sets.intersects" => {
             1 + size(args.first()).saturating_mul(size(args.get(1)))
         }
-        "size" | op::INDEX | "type" | "dyn" => 1,
+        "size" => match target.or(args.first()) {
+            Some(Val::Text(s)) => 1 + hundredth(s.len()),
+            _ => 1,
+        },
+        op::INDEX | "type" | "dyn" => 1,
         _ => 1 + deep(target, 0) / 10 + args.iter().map(|a| deep(Some(a), 0) / 10).sum::<u64>(),
     }
 }
@@ -231,9 +236,61 @@ fn overload<'a>(name: &str) -> Answer<'a> {
     Err(no_overload(name))
 }
 
-/// Calls a function.
-pub(in crate::cel) fn call<'a>(name: &str, target: Option<Val<'a>>, args: Vec<Val<'a>>) -> Answer<'a> {
-    match (name, target, args.as_slice()) {
+/// Calls a function. What only turns out while it runs, such as how much there is to compare, is taken from the budget.
+pub(in crate::cel) fn call<'a>(
+    name: &str,
+    target: Option<Val<'a>>,
+    args: &[Val<'a>],
+    meter: &mut Meter<'_>,
+) -> Result<Val<'a>, Fault> {
+    let missing = || Fault::Error(no_overload(name));
+    Ok(match (name, &target, args) {
+        (op::EQUALS, None, [a, b]) => Val::Bool(a.same(b, meter.budget)?),
+        (op::NOT_EQUALS, None, [a, b]) => Val::Bool(!a.same(b, meter.budget)?),
+        (op::IN, None, [item, list @ (Val::List(_) | Val::Array(..))]) => {
+            let items = list.items().ok_or_else(missing)?;
+            Val::Bool(position(&items, item, meter.budget)?.is_some())
+        }
+        ("indexOf" | "lastIndexOf", Some(list @ (Val::List(_) | Val::Array(..))), [x]) => {
+            let mut items = list.items().ok_or_else(missing)?;
+            let last = items.len().wrapping_sub(1);
+            let at = if name == "indexOf" {
+                position(&items, x, meter.budget)?
+            } else {
+                items.reverse();
+                position(&items, x, meter.budget)?.map(|i| last - i)
+            };
+            Val::Int(at.and_then(|i| i64::try_from(i).ok()).unwrap_or(-1))
+        }
+        ("sets.contains" | "sets.equivalent" | "sets.intersects", None, [a, b]) => {
+            let (x, y) = a.items().zip(b.items()).ok_or_else(missing)?;
+            let all = |of: &[Val<'a>], others: &[Val<'a>], budget: &mut u64| {
+                every(of.iter().cloned(), others, budget)
+            };
+            Val::Bool(match name {
+                "sets.contains" => all(&y, &x, meter.budget)?,
+                "sets.equivalent" => all(&y, &x, meter.budget)? && all(&x, &y, meter.budget)?,
+                _ => {
+                    let mut found = false;
+                    for v in &x {
+                        found = found || position(&y, v, meter.budget)?.is_some();
+                    }
+                    found
+                }
+            })
+        }
+        ("matches" | "find" | "findAll", Some(Val::Text(s)), [Val::Text(pattern)])
+        | ("matches", None, [Val::Text(s), Val::Text(pattern)]) => matched(name, s, pattern, None, meter)?,
+        ("findAll", Some(Val::Text(s)), [Val::Text(pattern), Val::Int(most)]) => {
+            matched(name, s, pattern, Some(*most), meter)?
+        }
+        _ => plain(name, target, args)?,
+    })
+}
+
+/// Functions whose cost is known beforehand.
+fn plain<'a>(name: &str, target: Option<Val<'a>>, args: &[Val<'a>]) -> Answer<'a> {
+    match (name, target, args) {
         (op::ADD | op::SUBSTRACT | op::MULTIPLY | op::DIVIDE | op::MODULO, None, [a, b]) => {
             arithmetic(name, a, b)
         }
@@ -241,8 +298,6 @@ pub(in crate::cel) fn call<'a>(name: &str, target: Option<Val<'a>>, args: Vec<Va
         (op::NEGATE, None, [Val::Double(d)]) => Ok(Val::Double(-d)),
         (op::NEGATE, None, [Val::Duration(d)]) => d.checked_neg().map(Val::Duration).ok_or_else(overflow),
         (op::LOGICAL_NOT, None, [Val::Bool(b)]) => Ok(Val::Bool(!b)),
-        (op::EQUALS, None, [a, b]) => Ok(Val::Bool(a.same(b))),
-        (op::NOT_EQUALS, None, [a, b]) => Ok(Val::Bool(!a.same(b))),
         (op::LESS | op::LESS_EQUALS | op::GREATER | op::GREATER_EQUALS, None, [a, b]) => {
             if let (Val::Double(x), _) | (_, Val::Double(x)) = (a, b)
                 && x.is_nan()
@@ -268,10 +323,6 @@ pub(in crate::cel) fn call<'a>(name: &str, target: Option<Val<'a>>, args: Vec<Va
             Ok(found) => Ok(Val::Bool(found.is_some())),
             Err(_) => Ok(Val::Bool(false)),
         },
-        (op::IN, None, [item, list]) => match list.range() {
-            Some(mut items) => Ok(Val::Bool(items.any(|v| v.same(item)))),
-            None => overload(name),
-        },
         ("size", None, [v]) => size(v),
         ("size", Some(v), []) => size(&v),
         ("type", None, [v]) => Ok(Val::Type(v.type_name())),
@@ -279,19 +330,19 @@ pub(in crate::cel) fn call<'a>(name: &str, target: Option<Val<'a>>, args: Vec<Va
         ("int" | "uint" | "double" | "string" | "bool" | "bytes" | "duration" | "timestamp", None, [v]) => {
             convert(name, v)
         }
-        (_, Some(Val::Text(s)), _) => text(name, &s, &args),
-        (_, Some(Val::Timestamp(t)), _) => time(name, t, &args),
+        (_, Some(Val::Text(s)), _) => text(name, &s, args),
+        (_, Some(Val::Timestamp(t)), _) => time(name, t, args),
         (_, Some(Val::Duration(d)), []) => span(name, d),
-        (_, Some(list @ (Val::List(_) | Val::Array(..))), _) => lists(name, &list, &args),
-        (_, Some(Val::Optional(v)), _) => optional(name, v, &args),
-        (_, Some(Val::Quantity(q)), _) => quantity(name, q, &args),
+        (_, Some(list @ (Val::List(_) | Val::Array(..))), _) => lists(name, &list, args),
+        (_, Some(Val::Optional(v)), _) => optional(name, v, args),
+        (_, Some(Val::Quantity(q)), _) => quantity(name, q, args),
         (_, Some(Val::Url(u)), []) => url(name, &u),
         (_, Some(Val::Ip(ip)), []) => address(name, ip),
-        (_, Some(Val::Cidr(net)), _) => network(name, net, &args),
-        (_, Some(Val::Semver(v)), _) => version(name, &v, &args),
-        (_, Some(Val::Auth(auth)), _) => auth.call(name, &args),
+        (_, Some(Val::Cidr(net)), _) => network(name, net, args),
+        (_, Some(Val::Semver(v)), _) => version(name, &v, args),
+        (_, Some(Val::Auth(auth)), _) => auth.call(name, args),
         ("validate", Some(Val::Format(format)), [Val::Text(s)]) => Ok(validate(format, s)),
-        (_, None, _) => global(name, &args),
+        (_, None, _) => global(name, args),
         _ => overload(name),
     }
 }
@@ -420,7 +471,6 @@ fn convert<'a>(name: &str, v: &Val<'a>) -> Answer<'a> {
 
 fn lists<'a>(name: &str, list: &Val<'a>, args: &[Val<'a>]) -> Answer<'a> {
     let Some(items) = list.items() else { return overload(name) };
-    let index = |i: Option<usize>| Val::Int(i.and_then(|i| i64::try_from(i).ok()).unwrap_or(-1));
     Ok(match (name, args) {
         ("isSorted", []) => {
             let mut sorted = true;
@@ -446,8 +496,6 @@ fn lists<'a>(name: &str, list: &Val<'a>, args: &[Val<'a>]) -> Answer<'a> {
             }
             best
         }
-        ("indexOf", [x]) => index(items.iter().position(|v| v.same(x))),
-        ("lastIndexOf", [x]) => index(items.iter().rposition(|v| v.same(x))),
         ("reverse", []) => Val::list(items.into_iter().rev().collect()),
         ("join", []) => joined(&items, "")?,
         ("join", [Val::Text(by)]) => joined(&items, by)?,
@@ -483,7 +531,6 @@ fn optional<'a>(name: &str, v: Option<Rc<Val<'a>>>, args: &[Val<'a>]) -> Answer<
 fn global<'a>(name: &str, args: &[Val<'a>]) -> Answer<'a> {
     let engine = &base64::engine::general_purpose::STANDARD;
     Ok(match (name, args) {
-        ("matches", [Val::Text(s), Val::Text(pattern)]) => Val::Bool(regex(pattern)?.is_match(s)),
         ("optional.of", [v]) => Val::some(v.clone()),
         ("optional.none", []) => Val::Optional(None),
         ("optional.ofNonZeroValue", [v]) => {
@@ -541,15 +588,6 @@ fn global<'a>(name: &str, args: &[Val<'a>]) -> Answer<'a> {
                 .into(),
         ),
         ("strings.quote", [Val::Text(s)]) => Val::text(format!("{s:?}")),
-        ("sets.contains", [a, b]) => Val::Bool(contains(a, b).ok_or_else(|| no_overload(name))?),
-        ("sets.equivalent", [a, b]) => {
-            let both = contains(a, b).zip(contains(b, a)).ok_or_else(|| no_overload(name))?;
-            Val::Bool(both.0 && both.1)
-        }
-        ("sets.intersects", [a, b]) => {
-            let (Some(mut x), Some(y)) = (a.range(), b.items()) else { return overload(name) };
-            Val::Bool(x.any(|v| y.iter().any(|w| v.same(w))))
-        }
         ("math.greatest" | "math.least", _) => {
             let items = match args {
                 [list @ (Val::List(_) | Val::Array(..))] => list.items().unwrap_or_default(),
@@ -577,9 +615,4 @@ fn global<'a>(name: &str, args: &[Val<'a>]) -> Answer<'a> {
         },
         _ => return overload(name),
     })
-}
-
-fn contains(a: &Val<'_>, b: &Val<'_>) -> Option<bool> {
-    let x = a.items()?;
-    Some(b.range()?.all(|v| x.iter().any(|w| w.same(&v))))
 }

@@ -5,21 +5,71 @@ use std::collections::VecDeque;
 
 use regex::Regex;
 
+use super::super::eval::{Fault, Meter, draw};
 use super::super::value::Val;
 use super::{Answer, overload};
+use crate::pattern::Room;
+use crate::regexp::MAX_SIZE;
 
-/// A compiled pattern. The last few are kept, because a rule asks for the same one again and again.
-pub(super) fn regex(pattern: &str) -> Result<Regex, String> {
-    const KEPT: usize = 16;
-    thread_local!(static RECENT: RefCell<VecDeque<(String, Regex)>> = const { RefCell::new(VecDeque::new()) });
-    RECENT.with_borrow_mut(|recent| {
-        if let Some((_, found)) = recent.iter().find(|(text, _)| text == pattern) {
-            return Ok(found.clone());
+/// How many bytes of it cost one step to make.
+const BYTES_PER_STEP: usize = 64;
+/// How many patterns an evaluation has at hand, and a thread for the evaluations that follow.
+const KEPT: usize = 16;
+
+/// The patterns that were used last, with what they cost to make.
+pub(in crate::cel) type Recent = VecDeque<(String, Regex, u64)>;
+
+fn find(recent: &Recent, pattern: &str) -> Option<(Regex, u64)> {
+    recent.iter().find(|(text, ..)| text == pattern).map(|(_, regex, price)| (regex.clone(), *price))
+}
+
+fn keep(recent: &mut Recent, pattern: &str, regex: &Regex, price: u64) {
+    recent.truncate(KEPT - 1);
+    recent.push_front((pattern.to_owned(), regex.clone(), price));
+}
+
+/// A compiled pattern. The last few are kept, because a rule asks for the same one again and again. Each evaluation pays
+/// for those that it has not used just now, even where another has left them: what it may cost does not depend on what
+/// ran before.
+pub(super) fn regex(pattern: &str, meter: &mut Meter<'_>) -> Result<Regex, Fault> {
+    thread_local!(static RECENT: RefCell<Recent> = const { RefCell::new(VecDeque::new()) });
+    if let Some((found, _)) = find(&meter.patterns, pattern) {
+        return Ok(found);
+    }
+    let (regex, price) = RECENT.with_borrow_mut(|recent| match find(recent, pattern) {
+        Some((regex, price)) => (Ok(regex), price),
+        None => {
+            let mut room = Room { left: MAX_SIZE, most: MAX_SIZE };
+            let built = room.compile(pattern);
+            let price = ((MAX_SIZE - room.left) / BYTES_PER_STEP) as u64;
+            if let Ok(regex) = &built {
+                keep(recent, pattern, regex, price);
+            }
+            (built, price)
         }
-        let built = crate::regexp::compile(pattern)?;
-        recent.truncate(KEPT - 1);
-        recent.push_front((pattern.to_owned(), built.clone()));
-        Ok(built)
+    });
+    draw(meter.budget, price)?;
+    let regex = regex?;
+    keep(&mut meter.patterns, pattern, &regex, price);
+    Ok(regex)
+}
+
+/// The functions that match a text with a pattern.
+pub(super) fn matched<'a>(
+    name: &str,
+    s: &str,
+    pattern: &str,
+    most: Option<i64>,
+    meter: &mut Meter<'_>,
+) -> Result<Val<'a>, Fault> {
+    let regex = regex(pattern, meter)?;
+    Ok(match name {
+        "matches" => Val::Bool(regex.is_match(s)),
+        "find" => Val::text(regex.find(s).map_or("", |m| m.as_str())),
+        _ => {
+            let most = most.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+            Val::list(regex.find_iter(s).take(most).map(|m| Val::text(m.as_str())).collect())
+        }
     })
 }
 
@@ -42,7 +92,6 @@ pub(super) fn text<'a>(name: &str, s: &str, args: &[Val<'a>]) -> Answer<'a> {
         ("contains", [Val::Text(x)]) => Val::Bool(s.contains(x.as_ref())),
         ("startsWith", [Val::Text(x)]) => Val::Bool(s.starts_with(x.as_ref())),
         ("endsWith", [Val::Text(x)]) => Val::Bool(s.ends_with(x.as_ref())),
-        ("matches", [Val::Text(x)]) => Val::Bool(regex(x)?.is_match(s)),
         ("charAt", [Val::Int(at)]) => {
             let from = offset(s, *at).ok_or_else(|| out_of_range(*at))?;
             Val::text(s[from..].chars().next().map(String::from).unwrap_or_default())
@@ -90,14 +139,6 @@ pub(super) fn text<'a>(name: &str, s: &str, args: &[Val<'a>]) -> Answer<'a> {
                 return Err(format!("invalid substring range. start: {from}, end: {to}"));
             }
             Val::text(&s[start..end])
-        }
-        ("find", [Val::Text(x)]) => Val::text(regex(x)?.find(s).map_or("", |m| m.as_str())),
-        ("findAll", [Val::Text(x)]) => {
-            Val::list(regex(x)?.find_iter(s).map(|m| Val::text(m.as_str())).collect())
-        }
-        ("findAll", [Val::Text(x), Val::Int(n)]) => {
-            let n = usize::try_from(*n).unwrap_or(usize::MAX);
-            Val::list(regex(x)?.find_iter(s).take(n).map(|m| Val::text(m.as_str())).collect())
         }
         _ => return overload(name),
     })

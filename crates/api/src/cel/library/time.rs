@@ -41,7 +41,8 @@ pub(super) fn zone(name: &str) -> Option<TimeZone> {
         None => (1, name.strip_prefix('+').unwrap_or(name)),
     };
     let (hours, minutes) = rest.split_once(':')?;
-    let seconds = hours.parse::<i32>().ok()? * 3600 + minutes.parse::<i32>().ok()? * 60;
+    // More hours than that are no offset either.
+    let seconds = i32::from(hours.parse::<i16>().ok()?) * 3600 + i32::from(minutes.parse::<i16>().ok()?) * 60;
     jiff::tz::Offset::from_seconds(sign * seconds).ok().map(TimeZone::fixed)
 }
 

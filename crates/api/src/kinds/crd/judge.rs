@@ -85,7 +85,7 @@ impl Structural {
 
     /// Says what is wrong with a value. Where its earlier state is known and the same, nothing is.
     pub(super) fn check(&self, value: &Value, old: Option<&Value>, path: &Path, errors: &mut ErrorList) {
-        if old == Some(value) {
+        if old == Some(value) || errors.is_full() {
             return;
         }
         let say = |errors: &mut ErrorList, value: &Value, why: String| {

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::cel::{self, Place};
 use crate::field::{ErrorList, Path};
+use crate::pattern::Patterns;
 use crate::schema::{ListType, Schema, Shape, TypeId};
 
 /// A structural schema.
@@ -104,11 +105,28 @@ const MAX_DEPTH: usize = 64;
 impl Structural {
     /// Compiles the schema of a version's objects. What is wrong with it is said of paths below `path`.
     pub fn compile(schema: &Value, path: &Path) -> Result<Structural, ErrorList> {
+        Self::compile_beside(schema, path, &mut Patterns::new())
+    }
+
+    /// What is wrong with the schemas of a definition's versions, which must have room beside each other.
+    pub fn check_all<'v>(schemas: impl IntoIterator<Item = (&'v Value, Path)>) -> ErrorList {
+        let (mut errors, mut patterns) = (ErrorList::new(), Patterns::new());
+        for (schema, path) in schemas {
+            // Each version has its own when they are served.
+            patterns.forget();
+            if let Err(e) = Self::compile_beside(schema, &path, &mut patterns) {
+                errors.append(e);
+            }
+        }
+        errors
+    }
+
+    fn compile_beside(schema: &Value, path: &Path, patterns: &mut Patterns) -> Result<Structural, ErrorList> {
         let mut errors = ErrorList::new();
         let lenient = flag(schema, "x-kubernetes-preserve-unknown-fields");
         let place = Place { correlated: true, times: 1 };
         let at = At { depth: 0, place, junctor: false, lenient };
-        let mut root = Self::build(schema, path, &mut errors, at);
+        let mut root = Self::build(schema, path, &mut errors, patterns, at);
         root.whole = crate::object::encode(schema).into();
         match root.kind.as_str() {
             "object" => {}
@@ -133,11 +151,18 @@ impl Structural {
     pub fn violations(schema: &Value, path: &Path) -> ErrorList {
         let mut errors = ErrorList::new();
         let place = Place { correlated: true, times: 1 };
-        Self::build(schema, path, &mut errors, At { depth: 0, place, junctor: false, lenient: false });
+        let at = At { depth: 0, place, junctor: false, lenient: false };
+        Self::build(schema, path, &mut errors, &mut Patterns::new(), at);
         errors
     }
 
-    fn build(raw: &Value, path: &Path, errors: &mut ErrorList, at: At) -> Structural {
+    fn build(
+        raw: &Value,
+        path: &Path,
+        errors: &mut ErrorList,
+        patterns: &mut Patterns,
+        at: At,
+    ) -> Structural {
         if at.depth > MAX_DEPTH {
             errors.forbidden(path, format!("schemas nest at most {MAX_DEPTH} deep"));
             return Structural::default();
@@ -157,7 +182,7 @@ impl Structural {
         }
         for (name, property) in raw.get("properties").and_then(Value::as_object).into_iter().flatten() {
             let path = path.child("properties").key(name);
-            let inner = Self::build(property, &path, errors, at.below());
+            let inner = Self::build(property, &path, errors, patterns, at.below());
             if inner.kind.is_empty() && !inner.is_untyped() && !at.junctor && !at.lenient {
                 errors.required(&path.child("type"), "must not be empty for specified object fields");
             }
@@ -168,7 +193,8 @@ impl Structural {
             Some(Value::Bool(true)) => out.preserve = true,
             Some(schema @ Value::Object(_)) => {
                 let path = path.child("additionalProperties");
-                let inner = Self::build(schema, &path, errors, at.each(cel::limit(&out), true));
+                let inside = at.each(cel::limit(&out), true);
+                let inner = Self::build(schema, &path, errors, patterns, inside);
                 if inner.kind.is_empty() && !inner.is_untyped() && !at.junctor && !at.lenient {
                     errors.required(&path.child("type"), "must not be empty for specified object fields");
                 }
@@ -180,7 +206,7 @@ impl Structural {
         if let Some(items @ Value::Object(_)) = raw.get("items") {
             let path = path.child("items");
             let inside = at.each(cel::limit(&out), out.list_type() == ListType::Map);
-            let inner = Self::build(items, &path, errors, inside);
+            let inner = Self::build(items, &path, errors, patterns, inside);
             if inner.kind.is_empty() && !inner.is_untyped() && !at.junctor && !at.lenient {
                 errors.required(&path.child("type"), "must not be empty for specified array items");
             }
@@ -188,7 +214,7 @@ impl Structural {
             out.items = Some(Box::new(inner));
         }
         if let Some(pattern) = raw.get("pattern").and_then(Value::as_str) {
-            match crate::regexp::compile(pattern) {
+            match patterns.compile(pattern) {
                 Ok(regex) => out.pattern = Some(regex),
                 Err(e) => errors.invalid_str(
                     &path.child("pattern"),
@@ -200,13 +226,14 @@ impl Structural {
         let junctor = At { junctor: true, ..at.below() };
         let mut several = |field: &str| -> Vec<Structural> {
             let list = raw.get(field).and_then(Value::as_array).into_iter().flatten().enumerate();
-            list.map(|(i, s)| Self::build(s, &path.child(field).index(i), errors, junctor)).collect()
+            list.map(|(i, s)| Self::build(s, &path.child(field).index(i), errors, patterns, junctor))
+                .collect()
         };
         out.all = several("allOf");
         out.any = several("anyOf");
         out.one = several("oneOf");
         if let Some(not @ Value::Object(_)) = raw.get("not") {
-            out.not = Some(Box::new(Self::build(not, &path.child("not"), errors, junctor)));
+            out.not = Some(Box::new(Self::build(not, &path.child("not"), errors, patterns, junctor)));
         }
         if out.kind == "array" && out.items.is_none() && !out.preserve {
             errors.required(&path.child("items"), "must be specified");
@@ -672,5 +699,40 @@ mod tests {
         ] {
             assert!(Structural::compile(&bad, &Path::root()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_long_list_of_wrong_items_is_refused_with_some_of_them() {
+        let choices: Vec<String> = (0..50).map(|i| format!("choice-{i}")).collect();
+        let schema = json!({"type": "object", "properties": {"l": {"type": "array",
+            "items": {"type": "string", "enum": choices}}}});
+        let schema = Structural::compile(&schema, &Path::root()).unwrap();
+        let errors = schema.validate(&json!({"l": vec![""; 100_000]}));
+        assert!(errors.is_full() && errors.0.len() <= 1001, "{}", errors.0.len());
+    }
+
+    #[test]
+    fn patterns_have_room_beside_each_other() {
+        let schema = |all: &dyn Fn(usize) -> String| {
+            let one = |i| (format!("p{i}"), json!({"type": "string", "pattern": all(i)}));
+            json!({"type": "object", "properties": (0..1000).map(one).collect::<crate::Map>()})
+        };
+        let usual = schema(&|i| format!("^[a-z0-9]([-a-z0-9]*[a-z0-9])?(/{i})?$"));
+        assert!(Structural::compile(&usual, &Path::root()).is_ok());
+        let same = schema(&|_| r"^\pL{1,63}$".to_owned());
+        assert!(Structural::compile(&same, &Path::root()).is_ok());
+        let large = schema(&|i| format!(r"^\pL{{1,63}}{i}$"));
+        let text = Structural::compile(&large, &Path::root()).unwrap_err().message();
+        assert!(text.contains("there is no room for it beside the other regular expressions"), "{text}");
+        // Nor is there more of it for being spread over versions.
+        let versions = |schema: &'static str| {
+            let schema: Value = serde_json::from_str(schema).unwrap();
+            let schemas = vec![schema; 20];
+            Structural::check_all(schemas.iter().map(|s| (s, Path::root())))
+        };
+        let wide = r#"{"type": "object", "properties": {"a": {"type": "string", "pattern": "^\\pL{1,63}$"}}}"#;
+        assert!(!versions(wide).is_empty());
+        let narrow = r#"{"type": "object", "properties": {"a": {"type": "string", "pattern": "^[a-z]+$"}}}"#;
+        assert!(versions(narrow).is_empty());
     }
 }

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use oci_spec::runtime::PosixRlimitType;
-use runtime::{Error, ExecErrorKind, Runtime, Status, defaults};
+use runtime::{Error, ExecErrorKind, Runtime, Status, StdinMode, defaults};
+use tokio::io::AsyncWriteExt;
 
 use super::{add_mount, as_user, limit, process_of};
 use crate::world::{World, collect};
@@ -158,6 +159,21 @@ pub async fn init_reaps(w: &World) {
     w.runtime.signal(&spec.id, 15, false).await.unwrap();
     assert_eq!(collect(io).await.stdout, "term\n");
     assert_eq!(w.runtime.wait(&spec.id).await.unwrap().code, 4);
+    // A signal that has no name.
+    let mut spec = w.sh("sleep 1000");
+    spec.init = true;
+    drop(w.begin(&spec).await);
+    w.runtime.signal(&spec.id, 37, false).await.unwrap();
+    assert_eq!(w.runtime.wait(&spec.id).await.unwrap().code, 128 + 37);
+    // In a terminal; and nothing of the machine's is to be had of the first process.
+    let mut spec =
+        w.sh("cat /proc/1/environ /proc/1/fd/2 2>&1 | grep -c denied; read x; echo got $x; exit 3");
+    (spec.init, spec.io.tty, spec.io.stdin) = (true, true, StdinMode::Open);
+    let mut io = w.begin(&spec).await;
+    io.stdin.as_mut().unwrap().write_all(b"it\n").await.unwrap();
+    let output = collect(io).await.stdout;
+    assert!(output.contains("\r\n2\r\n") && output.contains("got it\r\n"), "{output:?}");
+    assert_eq!(w.runtime.wait(&spec.id).await.unwrap().code, 3);
     let mut spec = w.spec(&["nope"]);
     spec.init = true;
     w.runtime.create(&spec).await.unwrap();
