@@ -75,7 +75,8 @@ impl Documents {
         Ok(d)
     }
 }
-
+/// How long a store may take to answer that it is well, as upstream's.
+const STORE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
 const JSON: &str = "application/json";
 /// What it was built of, if the build says so, else git's name for no commit. Clients expect hexadecimal digits.
 const COMMIT: &str = match option_env!("TUG_COMMIT") {
@@ -367,8 +368,11 @@ impl ApiServer {
 
     async fn health(&self, call: &Call, root: &str, path: &str) -> Result<Response<Body>, Status> {
         let mut checks: Vec<(&str, Option<String>)> = vec![("ping", None)];
-        let store = self.cache.store().revision().await;
-        let store = store.err().map(|e| e.to_string());
+        let store = tokio::time::timeout(STORE_PATIENCE, self.cache.store().revision()).await;
+        let store = match store {
+            Ok(asked) => asked.err().map(|e| e.to_string()),
+            Err(_) => Some(format!("the store has not answered within {STORE_PATIENCE:?}")),
+        };
         checks.push(("etcd", store.clone()));
         checks.push(("poststarthook/start-kube-apiserver-admission-initializer", None));
         if root != "/livez" {

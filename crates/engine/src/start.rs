@@ -172,8 +172,15 @@ impl Engine {
         for (number, point) in asked.mounts.iter().enumerate().filter(|(_, p)| p.kind == "image") {
             image_mounts.insert(point.destination.clone(), self.image_mount(container, number, point).await?);
         }
-        let hostname = asked.config.hostname.clone();
         let mut asked = asked;
+        // Who shares a network has its name there.
+        if let Some(other) =
+            asked.host.network_mode.strip_prefix("container:").and_then(|r| self.find(r).ok())
+        {
+            let theirs = other.lock().asked.config.clone();
+            (asked.config.hostname, asked.config.domainname) = (theirs.hostname, theirs.domainname);
+        }
+        let hostname = asked.config.hostname.clone();
         self.hold_volumes(container, &mut asked.mounts).await?;
         spec::build(spec::Input {
             id: &container.id,

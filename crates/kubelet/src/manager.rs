@@ -246,6 +246,7 @@ fn run_of(state: &State) -> Option<Run> {
     Some(Run {
         id: state.id.clone(),
         attempt: of(annotation::ATTEMPT).parse().unwrap_or(0),
+        image: state.spec.labels.get(label::IMAGE).cloned().unwrap_or_default(),
         image_id: of(annotation::IMAGE),
         sandbox: of(annotation::SANDBOX),
         phase,

@@ -38,7 +38,9 @@ impl Rig {
         let images = ImageStore::open(&data).await.unwrap();
         let config = Config { cmd: Some(vec!["serve".into()]), ..Config::default() };
         let image = images.create(NewImage { config, ..NewImage::default() }).await.unwrap();
-        images.tag(&image.id, "app:1").await.unwrap();
+        for name in ["app:1", "app:2"] {
+            images.tag(&image.id, name).await.unwrap();
+        }
         let network =
             Network::open(&instance, Arc::new(RecordingLink::new()), Arc::new(RecordingFirewall::new()))
                 .unwrap();
@@ -307,6 +309,24 @@ async fn a_pod_that_never_restarts_ends() {
     assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["exitCode"], 3);
     rig.delete("a", 0);
     rig.gone("a").await;
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_image_is_another_run() {
+    let mut rig = Rig::new().await;
+    let mut spec = one(json!({}));
+    spec["restartPolicy"] = "Never".into();
+    rig.put("a", spec);
+    rig.until("a", "Running", running).await;
+    let mut pod = rig.pod("a").unwrap().value().clone();
+    pod["spec"]["containers"][0]["image"] = "app:2".into();
+    rig.fake.put(&gvr::PODS, pod);
+    let new = |s: &Value| s["containerStatuses"][0]["image"] == "app:2";
+    let status = rig.until("a", "the new image", |s| new(s) && running(s)).await;
+    assert_eq!(status["containerStatuses"][0]["restartCount"], 1);
+    assert!(status["containerStatuses"][0]["lastState"]["terminated"].is_object(), "{status}");
+    assert_eq!(status["phase"], "Running");
     rig.stop().await;
 }
 

@@ -88,6 +88,10 @@ impl ApiServer {
             ("nodes", "proxy") => self.node_target(&call)?,
             _ => return Err(Status::no_such_path()),
         };
+        if sub == "log" {
+            let response = self.forward(call, target).await?;
+            return if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) };
+        }
         if sub != "proxy" {
             return self.forward(call, target).await;
         }
@@ -111,6 +115,24 @@ impl ApiServer {
             return Ok(rewritten(response, &place).await);
         }
         Ok(response)
+    }
+}
+
+/// How much of what a kubelet says instead of a log is passed on.
+const MAX_REFUSAL: usize = 64 << 10;
+
+/// What a kubelet says in plain text instead of a log, as clients of this server are told.
+async fn refusal(response: Response<Body>) -> Status {
+    let (parts, body) = response.into_parts();
+    let text = match http_body_util::Limited::new(body, MAX_REFUSAL).collect().await {
+        Ok(text) => String::from_utf8_lossy(&text.to_bytes()).trim().to_owned(),
+        Err(e) => format!("the kubelet's answer could not be read: {e}"),
+    };
+    match parts.status {
+        StatusCode::BAD_REQUEST => Status::bad_request(text),
+        StatusCode::INTERNAL_SERVER_ERROR => Status::internal(text),
+        StatusCode::NOT_FOUND => Status::failure(404, "NotFound", text),
+        other => Status::failure(other.as_u16(), "", text),
     }
 }
 

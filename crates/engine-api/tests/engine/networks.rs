@@ -395,3 +395,18 @@ fn a_restart_keeps_the_addresses() {
         }
     }
 }
+
+/// Who shares a container's network has its name.
+#[test]
+fn a_shared_network_is_a_shared_name() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    engine.create("owner", &json!({"Image": "busybox:test", "Cmd": ["sleep", "1000"], "Hostname": "boat"}));
+    assert_eq!(engine.post("/containers/owner/start", &Value::Null).status, 204);
+    let joined = json!({"Image": "busybox:test", "Cmd": ["cat", "/proc/sys/kernel/hostname"], "Tty": true, "HostConfig": {"NetworkMode": "container:owner"}});
+    engine.create("joined", &joined);
+    assert_eq!(engine.post("/containers/joined/start", &Value::Null).status, 204);
+    engine.post("/containers/joined/wait", &Value::Null);
+    let log = engine.get("/containers/joined/logs?stdout=1");
+    assert_eq!(String::from_utf8_lossy(&log.body).trim(), "boat");
+}

@@ -58,6 +58,8 @@ pub enum Why {
     SidecarDone,
     /// The sandbox is gone.
     SandboxGone,
+    /// The pod names another image now.
+    Replaced,
 }
 
 /// How the containers' ends add up.
@@ -168,6 +170,12 @@ impl Step<'_> {
             return;
         }
         match self.state.here(&c.name).map(|run| &run.phase) {
+            Some(RunPhase::Running { .. })
+                if self.state.here(&c.name).is_some_and(|r| r.image != c.image) =>
+            {
+                let grace = self.pod.grace();
+                self.actions.push(Action::Stop { name: c.name.clone(), grace, why: Why::Replaced });
+            }
             Some(RunPhase::Running { .. }) => {
                 if let Some(unhealthy) = &s.unhealthy {
                     let why = if unhealthy.probe == "startup" { Why::Startup } else { Why::Liveness };
@@ -176,7 +184,7 @@ impl Step<'_> {
                 }
             }
             Some(RunPhase::Exited(ended)) => {
-                if restarts(policy, ended.code) {
+                if s.replaced || restarts(policy, ended.code) {
                     self.start(c, s);
                 }
             }
@@ -217,7 +225,7 @@ pub fn verdict(pod: &Pod, state: &PodState) -> Verdict {
     let policy = pod.spec.restart_policy;
     let is_over = |name: &str, policy| {
         let s = state.of(name);
-        let over = s.ended().filter(|e| s.is_quiet() && !restarts(policy, e.code));
+        let over = s.ended().filter(|e| s.is_quiet() && !s.replaced && !restarts(policy, e.code));
         over.map(|e| e.code)
     };
     // With Never, a failed init container is the end.
@@ -314,7 +322,14 @@ mod tests {
     }
 
     fn run(phase: RunPhase) -> Run {
-        Run { id: "c".into(), attempt: 0, image_id: "i".into(), sandbox: "s".into(), phase }
+        Run {
+            id: "c".into(),
+            attempt: 0,
+            image: String::new(),
+            image_id: "i".into(),
+            sandbox: "s".into(),
+            phase,
+        }
     }
 
     fn exited(code: i32) -> ContainerState {

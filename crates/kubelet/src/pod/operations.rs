@@ -40,11 +40,11 @@ pub async fn volumes(context: Arc<Context>, pod: Pod, fresh: bool) -> Message {
 }
 
 pub async fn image(context: Arc<Context>, pod: Pod, name: String) -> Message {
-    let state = match pod.spec.container(&name) {
-        Some(container) => pulls::ensure(&context, &pod, container).await,
-        None => super::state::ImageState::Unknown,
+    let Some(container) = pod.spec.container(&name) else {
+        return Message::Image(name, String::new(), super::state::ImageState::Unknown);
     };
-    Message::Image(name, state)
+    let state = pulls::ensure(&context, &pod, container).await;
+    Message::Image(name, container.image.clone(), state)
 }
 
 /// Namespaces, address, interface, host ports.
@@ -259,6 +259,7 @@ async fn run(context: &Context, pod: &Pod, plan: &Plan, id: &str) -> Result<Run,
     Ok(Run {
         id: id.to_owned(),
         attempt: plan.attempt,
+        image: container.image.clone(),
         image_id: image.id.clone(),
         sandbox: plan.sandbox.id.clone(),
         phase,

@@ -78,7 +78,9 @@ pub struct Run {
     pub id: String,
     /// How often the container had been run before.
     pub attempt: u32,
-    /// The image it was made from.
+    /// The image it was made from, as the pod named it then.
+    pub image: String,
+    /// That image's id.
     pub image_id: String,
     /// The sandbox it belongs to.
     pub sandbox: String,
@@ -128,6 +130,8 @@ pub struct ContainerState {
     pub starting: bool,
     /// It is being stopped.
     pub stopping: bool,
+    /// The pod names another image than its run has: it is started anew, whatever the restart policy.
+    pub replaced: bool,
     /// Why it cannot be started, and when to try again: `CreateContainerError`, `CreateContainerConfigError`, ...
     pub trouble: Option<Trouble>,
     /// Restarts wait until then.

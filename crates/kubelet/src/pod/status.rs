@@ -318,7 +318,7 @@ fn container(pod: &Pod, state: &PodState, c: &Container, init: bool, begun: bool
         "ready": ready,
         "started": s.running().is_some() && s.started,
         "restartCount": s.restarts(),
-        "image": c.image,
+        "image": run.map_or(c.image.as_str(), |r| r.image.as_str()),
         "imageID": run.map(|r| r.image_id.as_str()).unwrap_or_default(),
     });
     if let Some(run) = run {
@@ -385,6 +385,7 @@ mod tests {
         Some(Run {
             id: format!("c{attempt}"),
             attempt,
+            image: "i".into(),
             image_id: "sha256:1".into(),
             sandbox: "s".into(),
             phase,

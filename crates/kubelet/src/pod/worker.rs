@@ -47,8 +47,8 @@ pub enum Message {
     Volumes(Result<Mounted, String>),
     /// The sandbox is there, or not.
     Sandbox(Result<ReadySandbox, String>),
-    /// The image is there, or not.
-    Image(String, ImageState),
+    /// The image is there, or not: the container, what its image was called, what became of it.
+    Image(String, String, ImageState),
     /// A run was started, or not.
     Started(String, Result<Run, Trouble>),
     /// The post-start hook of a run is over.
@@ -309,6 +309,7 @@ impl Worker {
         let container = self.container(&name);
         let ImageState::Ready(image) = container.image.clone() else { return };
         container.starting = true;
+        container.replaced = false;
         container.trouble = None;
         let attempt = container.run.as_ref().map_or(0, |r| r.attempt + 1);
         // Two runs are kept: the latest and the one before it. What is older goes now.
@@ -319,10 +320,13 @@ impl Worker {
 
     fn stop_run(&mut self, name: String, grace: i64, why: Why) {
         let Some(id) = self.state.of(&name).running().map(|r| r.id.clone()) else { return };
-        self.container(&name).stopping = true;
+        let container = self.container(&name);
+        container.stopping = true;
+        container.replaced = why == Why::Replaced;
         let message = match why {
             Why::PodEnds | Why::SidecarDone => format!("Stopping container {name}"),
             Why::SandboxGone => format!("Stopping container {name}: the pod's sandbox is gone"),
+            Why::Replaced => format!("Container {name} definition changed, will be restarted"),
             Why::Liveness | Why::Startup => {
                 let probe = if why == Why::Startup { "startup" } else { "liveness" };
                 let next = if self.pod.spec.restart_policy == crate::view::RestartPolicy::Never {
@@ -442,7 +446,10 @@ impl Worker {
                 self.context.recorder.event(&self.pod.object, "Warning", "FailedCreatePodSandBox", text);
                 self.state.sandbox = SandboxState::Failed(Instant::now() + RETRY);
             }
-            Message::Image(name, image) => self.container(&name).image = image,
+            Message::Image(name, wanted, image) => {
+                let current = self.pod.spec.container(&name).is_some_and(|c| c.image == wanted);
+                self.container(&name).image = if current { image } else { ImageState::Unknown };
+            }
             Message::Started(name, result) => self.run_started(&name, result),
             Message::Hooked(name, id, good) => {
                 if self.is_current(&name, &id) {
@@ -509,6 +516,16 @@ impl Worker {
             self.state.settled = false;
         }
         let rescheduled = pod.spec.active_deadline_seconds != self.pod.spec.active_deadline_seconds;
+        for container in pod.spec.containers.iter().chain(&pod.spec.init_containers) {
+            let before = self.pod.spec.container(&container.name);
+            if before.is_some_and(|b| b.image != container.image) {
+                let state = self.container(&container.name);
+                // What is being fetched comes to nothing when it is there.
+                if state.image != ImageState::Pulling {
+                    state.image = ImageState::Unknown;
+                }
+            }
+        }
         self.pod = pod;
         if rescheduled {
             self.set_deadline();

@@ -730,7 +730,8 @@ mod tests {
             let schemas = vec![schema; 20];
             Structural::check_all(schemas.iter().map(|s| (s, Path::root())))
         };
-        let wide = r#"{"type": "object", "properties": {"a": {"type": "string", "pattern": "^\\pL{1,63}$"}}}"#;
+        let wide =
+            r#"{"type": "object", "properties": {"a": {"type": "string", "pattern": "^\\pL{1,63}$"}}}"#;
         assert!(!versions(wide).is_empty());
         let narrow = r#"{"type": "object", "properties": {"a": {"type": "string", "pattern": "^[a-z]+$"}}}"#;
         assert!(versions(narrow).is_empty());
