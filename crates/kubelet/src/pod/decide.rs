@@ -62,6 +62,9 @@ pub enum Why {
     Replaced,
 }
 
+/// What a container that is replaced has to end by itself at least, in seconds, as upstream's.
+const LEAST_GRACE: i64 = 2;
+
 /// How the containers' ends add up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -173,7 +176,7 @@ impl Step<'_> {
             Some(RunPhase::Running { .. })
                 if self.state.here(&c.name).is_some_and(|r| r.image != c.image) =>
             {
-                let grace = self.pod.grace();
+                let grace = self.pod.grace().max(LEAST_GRACE);
                 self.actions.push(Action::Stop { name: c.name.clone(), grace, why: Why::Replaced });
             }
             Some(RunPhase::Running { .. }) => {

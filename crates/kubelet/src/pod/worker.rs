@@ -32,7 +32,10 @@ const LAST_BACKOFF: Duration = Duration::from_secs(300);
 const BACKOFF_RESET: Duration = Duration::from_secs(600);
 /// When to try again what failed for no reason that an event would tell the end of.
 const RETRY: Duration = Duration::from_secs(10);
-/// The same for calls to the API server.
+/// How long a container that is being replaced may be told of as it was: one report instead of three, if it is quick.
+/// Upstream's kubelet looks at its runtime that often.
+const REPLACEMENT: Duration = Duration::from_secs(1);
+/// When to try calls to the API server again.
 const API_RETRY: Duration = Duration::from_secs(1);
 
 /// What wakes a worker.
@@ -89,6 +92,8 @@ pub struct Worker {
     told: Arc<Object>,
     reporting: bool,
     retry_report: Option<Instant>,
+    /// Until then a container that is being replaced by another run is not told of as ended.
+    hold_report: Option<Instant>,
     refresh: bool,
     /// Volumes are being prepared, which two must not do to one pod at once.
     preparing: bool,
@@ -117,6 +122,7 @@ impl Worker {
             grace: watch::Sender::new(i64::MAX),
             reporting: false,
             retry_report: None,
+            hold_report: None,
             refresh: false,
             preparing: false,
         };
@@ -200,6 +206,9 @@ impl Worker {
         if self.retry_report.is_some_and(|r| r <= now) {
             self.retry_report = None;
         }
+        if self.hold_report.is_some_and(|r| r <= now) {
+            self.hold_report = None;
+        }
     }
 
     /// Decides and starts until nothing new comes of it. None: the pod is over. Else when to look again.
@@ -207,11 +216,14 @@ impl Worker {
         loop {
             let current = self.status();
             let reported = current == self.acked;
-            if !reported && !self.reporting && self.retry_report.is_none() && !self.state.orphan {
+            let hold = self.hold_report.filter(|_| self.state.containers.values().any(|c| c.replaced));
+            let waits = self.reporting || self.retry_report.is_some() || hold.is_some();
+            if !reported && !waits && !self.state.orphan {
                 self.report(current);
             }
             let mut wake: Option<Instant> = self.mounted.renew;
             wake = earliest(wake, self.retry_report);
+            wake = earliest(wake, hold);
             let mut again = false;
             for action in decide(&self.pod, &self.state, Instant::now()) {
                 match action {
@@ -309,7 +321,6 @@ impl Worker {
         let container = self.container(&name);
         let ImageState::Ready(image) = container.image.clone() else { return };
         container.starting = true;
-        container.replaced = false;
         container.trouble = None;
         let attempt = container.run.as_ref().map_or(0, |r| r.attempt + 1);
         // Two runs are kept: the latest and the one before it. What is older goes now.
@@ -587,6 +598,7 @@ impl Worker {
                 return;
             }
         };
+        container.replaced = false;
         container.last = container.run.take();
         container.unhealthy = None;
         container.started = !has(|c| c.startup_probe.is_some()) && hook.is_none();
@@ -639,6 +651,7 @@ impl Worker {
             return;
         }
         let container = self.container(name);
+        let replaced = container.replaced;
         container.started = false;
         container.ready = false;
         container.stopping = false;
@@ -647,7 +660,13 @@ impl Worker {
         if let Some(run) = &mut container.run {
             run.phase = RunPhase::Exited(ended.clone());
         }
-        self.back_off(name, &ended);
+        if replaced {
+            // Another image, another history.
+            self.backoffs.remove(name);
+            self.hold_report = Some(Instant::now() + REPLACEMENT);
+        } else {
+            self.back_off(name, &ended);
+        }
     }
 
     /// The first restart is immediate; further ones wait, longer each time, unless the container ran long enough.
