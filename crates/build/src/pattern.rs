@@ -92,6 +92,12 @@ impl Pattern {
         self.reach(&chars)[chars.len()]
     }
 
+    /// Whether the whole text matches, or what stands before one of its slashes: a folder that it lies in.
+    fn matches_above(&self, chars: &[char]) -> bool {
+        let reach = self.reach(chars);
+        (0..=chars.len()).any(|i| reach[i] && chars.get(i).is_none_or(|c| i > 0 && *c == '/'))
+    }
+
     /// For each number of characters whether so many from the front match. Time is at most tokens times characters: no
     /// backtracking explodes.
     fn reach(&self, chars: &[char]) -> Vec<bool> {
@@ -99,7 +105,8 @@ impl Pattern {
         // reach[i]: the tokens so far can match exactly the first i characters.
         let mut reach = vec![false; n + 1];
         reach[0] = true;
-        for token in &self.tokens {
+        for (t, token) in self.tokens.iter().enumerate() {
+            let last = t + 1 == self.tokens.len();
             let mut next = vec![false; n + 1];
             match token {
                 Token::Run | Token::Deep => {
@@ -112,7 +119,11 @@ impl Pattern {
                         open |= reach[i];
                         next[i] = match token {
                             Token::Run => open,
-                            _ => open && (reach[i] || i == n || chars[i - 1] == '/'),
+                            _ => {
+                                // Where one ends the text may end for whoever asks about a folder.
+                                let end = i == n || last && chars[i] == '/';
+                                open && (reach[i] || end || chars[i - 1] == '/')
+                            }
                         };
                     }
                 }
@@ -270,7 +281,7 @@ impl Ignore {
 
     /// Whether a file of the context is left out: the last rule that matches it or a folder above it decides.
     pub fn excludes(&self, path: &str) -> bool {
-        let path = path.trim_matches('/');
+        let path: Vec<char> = path.trim_matches('/').chars().collect();
         if path.is_empty() {
             return false; // the folder itself
         }
@@ -279,8 +290,7 @@ impl Ignore {
             if excluded != *negated {
                 continue;
             }
-            let above = path.char_indices().filter(|(_, c)| *c == '/').map(|(i, _)| &path[..i]);
-            if pattern.matches(path) || above.into_iter().any(|p| pattern.matches(p)) {
+            if pattern.matches_above(&path) {
                 excluded = !negated;
             }
         }
@@ -406,5 +416,22 @@ mod tests {
             let _ = path(&pattern, &text);
             let _ = Ignore::parse(&pattern).map(|i| i.excludes(&text));
         }
+
+        #[test]
+        fn folders_above_are_found_with_the_path(pattern in "[ab*?/\\[\\]-]{0,8}", text in "[ab/]{0,12}") {
+            if let Some(p) = Pattern::new(&pattern, true, true) {
+                let mut above = text.char_indices().filter(|(i, c)| *i > 0 && *c == '/').map(|(i, _)| &text[..i]);
+                let plainly = p.matches(&text) || above.any(|folder| p.matches(folder));
+                let chars: Vec<char> = text.chars().collect();
+                proptest::prop_assert_eq!(p.matches_above(&chars), plainly, "{:?} of {:?}", pattern, text);
+            }
+        }
+    }
+
+    #[test]
+    fn a_path_of_many_folders_is_looked_at_once() {
+        let ignore = Ignore::parse("b\n**/c/**\n!a*/**/d\n*/*/e").unwrap();
+        assert!(!ignore.excludes(&"a/".repeat(1 << 16)));
+        assert!(ignore.excludes(&format!("{}c/x", "a/".repeat(1 << 16))));
     }
 }

@@ -273,7 +273,11 @@ fn scopes(spec: &Value, errors: &mut ErrorList) {
     };
     let path = Path::new("spec").child("scopes");
     let plain: Vec<&str> = items(&spec["scopes"]).iter().map(text).collect();
+    // Each error shows the whole list.
     for scope in &plain {
+        if errors.is_full() {
+            break;
+        }
         judge(scope, &path, &spec["scopes"], errors);
     }
     for pair in [["BestEffort", "NotBestEffort"], ["Terminating", "NotTerminating"]] {

@@ -1,6 +1,7 @@
 //! Roles and bindings, certificate requests, admission policies, APIServices.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -9,6 +10,7 @@ use super::common::*;
 use super::registry::{Decl, PLAIN};
 use super::{Conversion, Part, Strategy};
 use crate::field::{ErrorList, Path};
+use crate::patch::identity;
 use crate::{meta, validate};
 
 const ROLE: Decl = Decl { group: "rbac.authorization.k8s.io", strategy: || Arc::new(Role), ..PLAIN };
@@ -416,13 +418,15 @@ impl Strategy for SigningRequest {
         if usages.is_empty() {
             errors.required(&path.child("usages"), "");
         }
+        let mut seen = HashSet::new();
         for (i, usage) in usages.iter().enumerate() {
-            if usages[..i].contains(usage) {
+            if !seen.insert(identity(usage)) {
                 errors.duplicate(&path.child("usages").index(i), usage);
             }
         }
         let path = Path::new("status").child("conditions");
         let conditions = items(&obj["status"]["conditions"]);
+        let mut seen = HashSet::new();
         for (i, condition) in conditions.iter().enumerate() {
             let at = path.index(i);
             if text(&condition["type"]).is_empty() {
@@ -433,7 +437,7 @@ impl Strategy for SigningRequest {
                 _ => &["False", "True", "Unknown"],
             };
             one_of(&mut errors, &at.child("status"), &condition["status"], supported);
-            if conditions[..i].iter().any(|c| c["type"] == condition["type"]) {
+            if !seen.insert(identity(&condition["type"])) {
                 errors.duplicate(&at.child("type"), &condition["type"]);
             }
         }
@@ -614,6 +618,20 @@ mod tests {
     use super::*;
     use crate::kinds;
     use crate::names::gvr;
+
+    #[test]
+    fn usages_occur_once_however_many_there_are() {
+        let kind = kinds::by_gvr(&gvr::CERTIFICATE_SIGNING_REQUESTS).unwrap();
+        let mut usages: Vec<String> = (0..20_000).map(|i| format!("u{i}")).collect();
+        let request = |usages: &[String]| json!({"metadata": {"name": "r"}, "spec": {"request": "cg==", "signerName": "a.b/c", "usages": usages}});
+        let duplicates = |usages: &[String]| {
+            let errors = kind.validate_create(&request(usages));
+            errors.into_iter().filter(|e| e.kind == crate::field::ErrorType::Duplicate).count()
+        };
+        assert_eq!(duplicates(&usages), 0);
+        usages[19_999] = "u0".to_owned();
+        assert_eq!(duplicates(&usages), 1);
+    }
 
     #[test]
     fn who_signs_does_not_approve() {

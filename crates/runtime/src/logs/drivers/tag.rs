@@ -10,6 +10,9 @@ use crate::LoggedContainer;
 /// The name that Docker's daemon gives itself.
 const DAEMON: &str = "docker";
 
+/// How often all loops of a template may go round together: a tag is a word, and the library would let it be millions.
+const MAX_ROUNDS: u64 = 10_000;
+
 /// What is wrong with a template.
 pub(super) fn check(template: &str) -> Result<(), String> {
     let container = LoggedContainer::default();
@@ -28,6 +31,7 @@ fn parse(template: &str) -> Result<Template, String> {
     let number = |args: &[Value], n: usize| args.get(n).and_then(Value::as_int).unwrap_or(0).max(0) as usize;
     Template::new("log-tag")
         .missing_key(MissingKey::Error)
+        .max_range_iters(MAX_ROUNDS)
         .func("json", move |args| {
             let text = args.first().map(ToString::to_string).unwrap_or_default();
             Ok(Value::from(serde_json::Value::from(text).to_string()))
@@ -130,6 +134,7 @@ mod tests {
         ] {
             assert_eq!(render(template, &asked).unwrap(), want, "{template}");
         }
+        assert!(render("{{range 100}}{{range 1000}}{{end}}{{end}}", &asked).is_err());
         assert!(check("{{.Nme}}").is_err());
         assert!(check("{{.Name").is_err());
         check("{{.Name}}/{{index .ContainerLabels \"team\"}}").unwrap();
