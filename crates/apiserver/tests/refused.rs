@@ -161,6 +161,13 @@ async fn patches() {
             patch(ops, "", r#"[{"op":"add","path":"a","value":1}]"#, 422, ""),
             patch(ops, "", r#"[{"op":"remove","path":"/data/zz"}]"#, 422, ""),
             patch(ops, "", r#"[{"op":"test","path":"/data/a","value":"c"}]"#, 422, ""),
+            patch(
+                ops,
+                "",
+                r#"[{"op":"replace","path":"/metadata/namespace","value":"other"}]"#,
+                400,
+                "does not match the namespace sent on the request",
+            ),
             patch(ops, "", &many, 413, "The allowed maximum operations in a JSON patch is 10000, got 10001"),
             patch(merge, "", "[]", 400, ""),
             patch(merge, "", "{", 400, ""),

@@ -161,11 +161,16 @@ impl ApiServer {
             return Err(Status::bad_request("an empty namespace may not be set during creation"));
         }
         if !given.is_empty() && given != cx.info.namespace {
-            return Err(Status::bad_request(
-                "the namespace of the provided object does not match the namespace sent on the request",
-            ));
+            return Err(other_namespace());
         }
         api::meta::of_mut(value).insert("namespace".into(), json!(cx.info.namespace));
         Ok(())
     }
+}
+
+/// The object is not of the namespace that the path names.
+pub(super) fn other_namespace() -> Status {
+    Status::bad_request(
+        "the namespace of the provided object does not match the namespace sent on the request",
+    )
 }

@@ -314,8 +314,13 @@ fn check_uid(new: &Value, old: &Object, gvr: &api::Gvr) -> Result<(), Status> {
     Err(Status::conflict(gvr, old.name(), &why))
 }
 
-/// A patch changes neither name nor uid, and its resourceVersion, if it sets one, must be the current one.
+/// A patch changes neither name, namespace nor uid, and its resourceVersion, if it sets one, must be the current one.
 fn check_identity(new: &Value, old: &Object, gvr: &api::Gvr) -> Result<(), Status> {
+    let (namespace, is) = (api::meta::namespace(new), old.namespace());
+    // Whoever takes the namespace out means this one; that of an object which is in none is dropped.
+    if !namespace.is_empty() && !is.is_empty() && namespace != is {
+        return Err(super::create::other_namespace());
+    }
     let name = api::meta::name(new);
     if name != old.name() {
         return Err(Status::bad_request(format!(
