@@ -226,6 +226,8 @@ async fn selectors_and_options() {
         list("labelSelector=%21", 400, "unable to parse"),
         list("labelSelector=a%3Eb", 400, ""),
         list("fieldSelector=x", 400, ""),
+        list("fieldSelector=metadata.name%3Da%3Db", 400, "unescaped character in value: 61"),
+        list("fieldSelector=metadata.name%3D%5Cx", 400, "invalid escape sequence: \\x"),
         list("fieldSelector=spec.foo%3D1", 400, "field label not supported"),
         list("limit=x", 400, ""),
         list("continue=xx", 400, "continue key is not valid"),
