@@ -339,7 +339,10 @@ fn is_true(crd: &Value, kind: &str) -> bool {
 
 fn set_condition(crd: &mut Value, kind: &str, status: &str, reason: &str, message: &str) {
     let now = api::meta::time(base::clock::now());
-    let conditions = api::meta::child(crd, "status").entry("conditions").or_insert_with(|| json!([]));
+    let conditions = api::meta::child(crd, "status").entry("conditions").or_insert(Value::Null);
+    if conditions.is_null() {
+        *conditions = json!([]);
+    }
     if let Some(list) = conditions.as_array_mut() {
         api::meta::set_condition(list, kind, status, reason, message, &now);
     }

@@ -41,6 +41,16 @@ impl Strategy for Definition {
         }
     }
 
+    /// Objects may be stored as soon as it is served.
+    fn prepare_create(&self, obj: &mut Value) {
+        let versions = items(&obj["spec"]["versions"]).iter();
+        let stored: Vec<Value> =
+            versions.filter(|v| v["storage"] == true).take(1).map(|v| v["name"].clone()).collect();
+        let names = json!({"plural": "", "kind": ""});
+        let status = json!({"conditions": null, "acceptedNames": names, "storedVersions": stored});
+        meta::as_map(obj).insert("status".to_owned(), status);
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let (spec, path) = (&obj["spec"], Path::new("spec"));

@@ -19,6 +19,12 @@ pub trait Strategy: Send + Sync + 'static {
         let _ = obj;
     }
 
+    /// The status of a new object, where it is a subresource: the fields that are never left out, as they are before anything
+    /// has been said. `Null`: there is none.
+    fn no_status(&self) -> Value {
+        Value::Null
+    }
+
     /// Carries over from `old` what an update may not change.
     fn prepare_update(&self, new: &mut Value, old: &Value) {
         let _ = (new, old);
