@@ -322,6 +322,11 @@ impl Kind {
         rules::validate_update(self, new, old, subresource)
     }
 
+    /// What is wrong with a new object, or a changed one, that is sent in this version, where another version takes it.
+    pub fn validate_sent(&self, version: &Version, new: &Value, old: Option<&Value>) -> ErrorList {
+        self.strategy.validate_sent(&version.version, new, old)
+    }
+
     /// Warnings for whoever creates or changes the object.
     pub fn warnings(&self, obj: &Value) -> Vec<String> {
         self.strategy.warnings(obj)

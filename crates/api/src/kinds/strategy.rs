@@ -42,6 +42,13 @@ pub trait Strategy: Send + Sync + 'static {
         ErrorList::new()
     }
 
+    /// What is wrong with an object that is sent in this version (`v1beta1`), where another version takes it. `old` is what it
+    /// changes.
+    fn validate_sent(&self, version: &str, new: &Value, old: Option<&Value>) -> ErrorList {
+        let _ = (version, new, old);
+        ErrorList::new()
+    }
+
     /// What is wrong with an object that is changed, by itself: what [`Strategy::validate`] says of it, unless it may stay as
     /// it was.
     fn validate_changed(&self, new: &Value, old: &Value) -> ErrorList {

@@ -95,7 +95,8 @@ impl ApiServer {
         // Whether there is such a namespace comes before everything else that could be wrong.
         admission::mutate(&self.admission, &mut review).await?;
         let held = self.allocate(cx, review.object, None).await?;
-        let errors = kind.validate_create(review.object);
+        let mut errors = kind.validate_create(review.object);
+        errors.append(kind.validate_sent(&kind.versions[version], review.object, None));
         if !errors.is_empty() {
             return Err(Status::invalid(&cx.kind.gvk(), &name, &errors));
         }
