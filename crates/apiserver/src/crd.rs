@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use api::kinds::crd::Structural;
-use api::kinds::{Conversion, Subresource, Version, VersionSchema};
+use api::kinds::{Approval, Conversion, Subresource, Version, VersionSchema};
 use api::meta::text;
 use api::object::Encoded;
 use api::table::{Columns, PathColumn};
@@ -416,6 +416,19 @@ fn decide(crd: &Value, others: &[Arc<Object>], structure: Option<String>) -> Opt
             }
         }
     }
+    let policy = "KubernetesAPIApprovalPolicyConformant";
+    match Approval::of(crd) {
+        None => remove_condition(&mut new, policy),
+        Some((approval, message)) => {
+            let (status, reason) = match approval {
+                Approval::Approved => ("True", "ApprovedAnnotation"),
+                Approval::Bypassed => ("False", "UnapprovedAnnotation"),
+                Approval::Missing => ("False", "MissingAnnotation"),
+                Approval::Invalid => ("False", "InvalidAnnotation"),
+            };
+            set_condition(&mut new, policy, status, reason, &message);
+        }
+    }
     match structure {
         None => remove_condition(&mut new, "NonStructuralSchema"),
         Some(why) => set_condition(&mut new, "NonStructuralSchema", "True", "Violations", &why),
@@ -696,6 +709,18 @@ mod tests {
         let refused = decided(&grown, &[Object::from_value(second)]).unwrap();
         assert!(is_true(&refused, "Established") && !is_true(&refused, "NamesAccepted"));
         assert_eq!(refused["status"]["acceptedNames"]["shortNames"], json!(["fo"]));
+    }
+
+    #[test]
+    fn whether_the_community_approved_is_told() {
+        let mut own = crd();
+        own["spec"]["group"] = json!("x.k8s.io");
+        own["metadata"]["annotations"] = json!({"api-approved.kubernetes.io": "unapproved, an experiment"});
+        let told = decided(&own, &[]).unwrap();
+        let policy = condition(&told, "KubernetesAPIApprovalPolicyConformant").unwrap();
+        assert_eq!((text(policy, "/status"), text(policy, "/reason")), ("False", "UnapprovedAnnotation"));
+        assert!(decided(&told, &[]).is_none(), "nothing more to do");
+        assert!(condition(&decided(&crd(), &[]).unwrap(), "KubernetesAPIApprovalPolicyConformant").is_none());
     }
 
     #[test]

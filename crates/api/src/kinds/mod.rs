@@ -30,6 +30,7 @@ mod strategy;
 mod volumes;
 mod webhook;
 
+pub use definition::Approval;
 pub use job::check_schedule;
 pub use podspec::qos_class;
 
