@@ -621,7 +621,11 @@ mod tests {
             ("a=b\\", "invalid escape sequence: \\"),
         ] {
             let refused = Field::parse(text).unwrap_err();
-            assert_eq!((refused.code, refused.message), (400, format!("invalid field selector: {want}")), "{text}");
+            assert_eq!(
+                (refused.code, refused.message),
+                (400, format!("invalid field selector: {want}")),
+                "{text}"
+            );
         }
     }
 

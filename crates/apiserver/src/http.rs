@@ -138,12 +138,16 @@ mod tests {
         let serve = || {
             let (near, far) = tokio::io::duplex(1 << 16);
             tokio::spawn(async move {
-                let service = service_fn(|_| async { Ok::<_, std::convert::Infallible>(Response::new(Empty::<bytes::Bytes>::new())) });
+                let service = service_fn(|_| async {
+                    Ok::<_, std::convert::Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+                });
                 let _ = protocols().serve_connection_with_upgrades(TokioIo::new(far), service).await;
             });
             TokioIo::new(near)
         };
-        for (size, want) in [(900 << 10, StatusCode::OK), (1100 << 10, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)] {
+        for (size, want) in
+            [(900 << 10, StatusCode::OK), (1100 << 10, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)]
+        {
             let (mut two, connection) =
                 hyper::client::conn::http2::handshake(TokioExecutor::new(), serve()).await.unwrap();
             tokio::spawn(connection);

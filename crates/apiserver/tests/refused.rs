@@ -188,7 +188,7 @@ async fn patches() {
                 Method::PATCH,
                 &format!("{MAPS}/none{by}"),
                 applied,
-                &map(json!({"metadata": {"name": "none", "uid": "x"}})),
+                map(json!({"metadata": {"name": "none", "uid": "x"}})),
                 409,
                 "uid mismatch: the provided object specified uid x, and no existing object was found",
             ),
@@ -277,6 +277,7 @@ async fn selectors_and_options() {
     ] {
         requests.push(bad(Method::DELETE, &format!("{one}{query}"), js, body, code, why));
     }
+    requests.push(bad(Method::DELETE, &one, js, map(json!({})), 400, "expected kind (DeleteOptions)"));
     refused(&c, requests).await;
     assert_eq!(c.get(&one).await.code, 200, "it is still there");
 }

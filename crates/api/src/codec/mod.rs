@@ -229,7 +229,9 @@ mod tests {
         let read = |body: &[u8]| {
             decode_as(body, MediaType::Json, "v1", "DeleteOptions", Schema::Any, FieldValidation::Ignore)
         };
-        for body in [r#"{}"#, r#"{"kind":"","apiVersion":""}"#, r#"{"kind":"DeleteOptions","apiVersion":"apps/v1"}"#] {
+        for body in
+            [r#"{}"#, r#"{"kind":"","apiVersion":""}"#, r#"{"kind":"DeleteOptions","apiVersion":"apps/v1"}"#]
+        {
             assert_eq!(read(body.as_bytes()).unwrap().value["kind"], "DeleteOptions", "{body}");
         }
         assert_eq!(read(br#"{"kind":"Pod","apiVersion":"v1"}"#).unwrap_err().code, 400);

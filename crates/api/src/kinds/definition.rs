@@ -255,7 +255,8 @@ impl Approval {
     /// That of a definition, and why. `None`: its group is not one of the community's.
     pub fn of(definition: &Value) -> Option<(Self, String)> {
         let group = text(&definition["spec"]["group"]);
-        let under = |domain: &str| group.strip_suffix(domain).is_some_and(|g| g.is_empty() || g.ends_with('.'));
+        let under =
+            |domain: &str| group.strip_suffix(domain).is_some_and(|g| g.is_empty() || g.ends_with('.'));
         if !under("k8s.io") && !under("kubernetes.io") {
             return None;
         }
@@ -269,7 +270,10 @@ impl Approval {
             (Self::Approved, format!("approved in {given}"))
         } else {
             let form = "with either a URL or a reason starting with \"unapproved\"";
-            (Self::Invalid, format!("protected groups must have approval annotation \"{APPROVED}\" {form}, {see}"))
+            (
+                Self::Invalid,
+                format!("protected groups must have approval annotation \"{APPROVED}\" {form}, {see}"),
+            )
         })
     }
 }
@@ -316,7 +320,8 @@ fn schema_at<'a>(schema: &'a Value, path: &str) -> Result<&'a Value, &'static st
     if names.contains(['[', ']']) {
         return Err("array notation is not allowed");
     }
-    let step = |schema: &'a Value, name| schema["properties"].get(name).ok_or("does not refer to a valid field");
+    let step =
+        |schema: &'a Value, name| schema["properties"].get(name).ok_or("does not refer to a valid field");
     names.split('.').try_fold(schema, step)
 }
 
@@ -456,8 +461,14 @@ mod tests {
         for (path, want) in [
             ("", "Required value"),
             ("spec.color", "Invalid value: \"spec.color\": is an invalid path: must begin with a dot"),
-            (".spec.none", "Invalid value: \".spec.none\": is an invalid path: does not refer to a valid field"),
-            (".spec.list[0]", "Invalid value: \".spec.list[0]\": is an invalid path: array notation is not allowed"),
+            (
+                ".spec.none",
+                "Invalid value: \".spec.none\": is an invalid path: does not refer to a valid field",
+            ),
+            (
+                ".spec.list[0]",
+                "Invalid value: \".spec.list[0]\": is an invalid path: array notation is not allowed",
+            ),
             (".metadata.name", "Invalid value: \".metadata.name\": must not point to fields in metadata"),
         ] {
             assert_eq!(check(&[path]), format!("s[0].jsonPath: {want}"));
@@ -473,9 +484,7 @@ mod tests {
 
     #[test]
     fn the_community_s_groups_are_approved_of() {
-        let of = |group: &str, note: &str| {
-            json!({"metadata": {"annotations": {APPROVED: note}}, "spec": {"group": group}})
-        };
+        let of = |group: &str, note: &str| json!({"metadata": {"annotations": {APPROVED: note}}, "spec": {"group": group}});
         let url = "https://github.com/kubernetes/enhancements/pull/1111";
         for (group, note, want) in [
             ("example.com", "", None),
@@ -488,13 +497,19 @@ mod tests {
             let definition = of(group, note);
             assert_eq!(Approval::of(&definition).map(|(approval, _)| approval), want, "{group} {note}");
             let refused = !Definition.validate_sent("v1", &definition, None).is_empty();
-            assert_eq!(refused, matches!(want, Some(Approval::Missing | Approval::Invalid)), "{group} {note}");
+            assert_eq!(
+                refused,
+                matches!(want, Some(Approval::Missing | Approval::Invalid)),
+                "{group} {note}"
+            );
             assert!(Definition.validate_sent("v1", &definition, Some(&definition)).is_empty());
             assert!(Definition.validate_sent("v1beta1", &definition, None).is_empty());
         }
         assert_eq!(
             Definition.validate_sent("v1", &of("x.k8s.io", ""), None).message(),
-            format!("metadata.annotations[{APPROVED}]: Required value: protected groups must have approval annotation \"{APPROVED}\", see {url}")
+            format!(
+                "metadata.annotations[{APPROVED}]: Required value: protected groups must have approval annotation \"{APPROVED}\", see {url}"
+            )
         );
     }
 

@@ -320,7 +320,12 @@ mod tests {
             let sent = |version: &str, old: Option<&str>| {
                 strategy.validate_sent(version, &config(effects), old.map(config).as_ref()).message()
             };
-            assert!(good || sent("v1", None) == format!("webhooks[1].sideEffects: Unsupported value: \"{effects}\": supported values: \"None\", \"NoneOnDryRun\""));
+            assert!(
+                good || sent("v1", None)
+                    == format!(
+                        "webhooks[1].sideEffects: Unsupported value: \"{effects}\": supported values: \"None\", \"NoneOnDryRun\""
+                    )
+            );
             assert_eq!(sent("v1", None) == "[]", good, "{effects}");
             assert_eq!(sent("v1", Some("None")) == "[]", good, "{effects}");
             assert_eq!(sent("v1", Some("Some")), "[]", "what was so may stay");
