@@ -388,7 +388,7 @@ impl Field {
             } else {
                 return Err(bad());
             };
-            terms.push((key.to_owned(), equal, unescape(value)));
+            terms.push((key.to_owned(), equal, unescape(value)?));
         }
         Ok(Field { terms })
     }
@@ -507,16 +507,25 @@ fn split_unescaped(text: &str) -> Vec<&str> {
     out
 }
 
-fn unescape(text: &str) -> String {
+/// The value that is meant. The texts are upstream's, which shows the character as its number.
+fn unescape(text: &str) -> Result<String, Status> {
+    let bad = |why: String| Err(Status::bad_request(format!("invalid field selector: {why}")));
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
         match c {
-            '\\' => out.extend(chars.next()),
+            '\\' => match chars.next() {
+                Some(c @ ('\\' | ',' | '=')) => out.push(c),
+                other => {
+                    let rest = other.map(String::from).unwrap_or_default();
+                    return bad(format!("invalid escape sequence: \\{rest}"));
+                }
+            },
+            ',' | '=' => return bad(format!("unescaped character in value: {}", u32::from(c))),
             c => out.push(c),
         }
     }
-    out
+    Ok(out)
 }
 
 #[cfg(test)]
@@ -604,7 +613,20 @@ mod tests {
             assert_eq!(Field::parse(text).unwrap().matches(&pod), want, "{text}");
         }
         assert!(Field::parse("metadata.name").is_err());
-        assert_eq!(Field::parse("a=b\\,c").unwrap().required("a"), Some("b,c"));
+        assert_eq!(Field::parse("a=b\\,c\\=\\\\").unwrap().required("a"), Some("b,c=\\"));
+        for (text, want) in [
+            ("a=b=c", "unescaped character in value: 61"),
+            ("a===b", "unescaped character in value: 61"),
+            ("a=\\x", "invalid escape sequence: \\x"),
+            ("a=b\\", "invalid escape sequence: \\"),
+        ] {
+            let refused = Field::parse(text).unwrap_err();
+            assert_eq!(
+                (refused.code, refused.message),
+                (400, format!("invalid field selector: {want}")),
+                "{text}"
+            );
+        }
     }
 
     proptest::proptest! {

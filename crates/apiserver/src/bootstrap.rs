@@ -166,7 +166,7 @@ pub async fn ensure(server: &Arc<ApiServer>, object: Value, update: bool) -> Res
         existing.annotation("rbac.authorization.kubernetes.io/autoupdate").is_some_and(|v| v != "true");
     // An aggregated role's rules are the aggregation controller's.
     let aggregated = object.get("aggregationRule").is_some();
-    if !update || opted_out || aggregated || existing.value().get("rules") == object.get("rules") {
+    if !update || opted_out || aggregated || existing.value()["rules"] == object["rules"] {
         return Ok(());
     }
     let rules = object.get("rules").cloned().unwrap_or(Value::Null);

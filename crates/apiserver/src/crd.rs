@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use api::kinds::crd::Structural;
-use api::kinds::{Conversion, Subresource, Version, VersionSchema};
+use api::kinds::{Approval, Conversion, Subresource, Version, VersionSchema};
 use api::meta::text;
 use api::object::Encoded;
 use api::table::{Columns, PathColumn};
@@ -339,7 +339,10 @@ fn is_true(crd: &Value, kind: &str) -> bool {
 
 fn set_condition(crd: &mut Value, kind: &str, status: &str, reason: &str, message: &str) {
     let now = api::meta::time(base::clock::now());
-    let conditions = api::meta::child(crd, "status").entry("conditions").or_insert_with(|| json!([]));
+    let conditions = api::meta::child(crd, "status").entry("conditions").or_insert(Value::Null);
+    if conditions.is_null() {
+        *conditions = json!([]);
+    }
     if let Some(list) = conditions.as_array_mut() {
         api::meta::set_condition(list, kind, status, reason, message, &now);
     }
@@ -411,6 +414,19 @@ fn decide(crd: &Value, others: &[Arc<Object>], structure: Option<String>) -> Opt
             if !is_true(crd, "Established") {
                 set_condition(&mut new, "Established", "False", "NotAccepted", "not all names are accepted");
             }
+        }
+    }
+    let policy = "KubernetesAPIApprovalPolicyConformant";
+    match Approval::of(crd) {
+        None => remove_condition(&mut new, policy),
+        Some((approval, message)) => {
+            let (status, reason) = match approval {
+                Approval::Approved => ("True", "ApprovedAnnotation"),
+                Approval::Bypassed => ("False", "UnapprovedAnnotation"),
+                Approval::Missing => ("False", "MissingAnnotation"),
+                Approval::Invalid => ("False", "InvalidAnnotation"),
+            };
+            set_condition(&mut new, policy, status, reason, &message);
         }
     }
     match structure {
@@ -693,6 +709,18 @@ mod tests {
         let refused = decided(&grown, &[Object::from_value(second)]).unwrap();
         assert!(is_true(&refused, "Established") && !is_true(&refused, "NamesAccepted"));
         assert_eq!(refused["status"]["acceptedNames"]["shortNames"], json!(["fo"]));
+    }
+
+    #[test]
+    fn whether_the_community_approved_is_told() {
+        let mut own = crd();
+        own["spec"]["group"] = json!("x.k8s.io");
+        own["metadata"]["annotations"] = json!({"api-approved.kubernetes.io": "unapproved, an experiment"});
+        let told = decided(&own, &[]).unwrap();
+        let policy = condition(&told, "KubernetesAPIApprovalPolicyConformant").unwrap();
+        assert_eq!((text(policy, "/status"), text(policy, "/reason")), ("False", "UnapprovedAnnotation"));
+        assert!(decided(&told, &[]).is_none(), "nothing more to do");
+        assert!(condition(&decided(&crd(), &[]).unwrap(), "KubernetesAPIApprovalPolicyConformant").is_none());
     }
 
     #[test]

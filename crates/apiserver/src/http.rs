@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hyper::service::service_fn;
+use hyper_util::rt::TokioExecutor;
+use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +20,9 @@ use crate::user::UserInfo;
 
 /// A handshake that takes longer is given up, so that silent peers cost nothing. No event tells that nothing will come.
 const HANDSHAKE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// The most that a request's line and headers may take, as upstream: a token with many groups in it is long.
+const MAX_HEAD: u32 = 1 << 20;
 
 /// Serves `listener` until `shutdown`.
 pub async fn serve(
@@ -85,9 +90,7 @@ async fn connection(
             Ok::<_, std::convert::Infallible>(server.carry_out(request, peer).await)
         }
     });
-    let mut builder = sockets::http();
-    builder.http2().max_concurrent_streams(1000).initial_stream_window_size(1 << 20).max_frame_size(1 << 18);
-    builder.http1().half_close(false);
+    let builder = protocols();
     let connection = builder.serve_connection_with_upgrades(sockets::patient(stream), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
@@ -99,5 +102,59 @@ async fn connection(
     };
     if let Err(error) = ended {
         tracing::debug!(%address, %error, "connection ended");
+    }
+}
+
+/// What is spoken on a connection, and within which bounds.
+fn protocols() -> auto::Builder<TokioExecutor> {
+    let mut builder = sockets::http();
+    builder
+        .http2()
+        .max_concurrent_streams(1000)
+        .initial_stream_window_size(1 << 20)
+        .max_frame_size(1 << 18)
+        .max_header_list_size(MAX_HEAD);
+    builder.http1().half_close(false).max_buf_size(MAX_HEAD as usize);
+    builder
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response, StatusCode};
+    use http_body_util::Empty;
+    use hyper_util::rt::TokioIo;
+
+    use super::*;
+
+    type Sent = Request<Empty<bytes::Bytes>>;
+
+    fn with_head_of(size: usize) -> Sent {
+        let request = Request::get("http://localhost/").header("authorization", "x".repeat(size));
+        request.body(Empty::new()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn heads_may_be_long() {
+        let serve = || {
+            let (near, far) = tokio::io::duplex(1 << 16);
+            tokio::spawn(async move {
+                let service = service_fn(|_| async {
+                    Ok::<_, std::convert::Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
+                });
+                let _ = protocols().serve_connection_with_upgrades(TokioIo::new(far), service).await;
+            });
+            TokioIo::new(near)
+        };
+        for (size, want) in
+            [(900 << 10, StatusCode::OK), (1100 << 10, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)]
+        {
+            let (mut two, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), serve()).await.unwrap();
+            tokio::spawn(connection);
+            assert_eq!(two.send_request(with_head_of(size)).await.unwrap().status(), want, "HTTP/2: {size}");
+        }
+        let (mut one, connection) = hyper::client::conn::http1::handshake(serve()).await.unwrap();
+        tokio::spawn(connection);
+        assert_eq!(one.send_request(with_head_of(900 << 10)).await.unwrap().status(), StatusCode::OK);
     }
 }

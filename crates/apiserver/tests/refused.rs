@@ -161,6 +161,13 @@ async fn patches() {
             patch(ops, "", r#"[{"op":"add","path":"a","value":1}]"#, 422, ""),
             patch(ops, "", r#"[{"op":"remove","path":"/data/zz"}]"#, 422, ""),
             patch(ops, "", r#"[{"op":"test","path":"/data/a","value":"c"}]"#, 422, ""),
+            patch(
+                ops,
+                "",
+                r#"[{"op":"replace","path":"/metadata/namespace","value":"other"}]"#,
+                400,
+                "does not match the namespace sent on the request",
+            ),
             patch(ops, "", &many, 413, "The allowed maximum operations in a JSON patch is 10000, got 10001"),
             patch(merge, "", "[]", 400, ""),
             patch(merge, "", "{", 400, ""),
@@ -173,7 +180,18 @@ async fn patches() {
             patch(strategic, "", r#"{"$patch":"nope"}"#, 400, ""),
             patch(applied, "", &map(json!({})), 422, "fieldManager: Required value"),
             patch(applied, by, "a: [", 400, ""),
-            patch(applied, by, &map(json!({"kind": "Secret"})), 400, ""),
+            patch(applied, by, "{}", 400, "invalid object type: /, Kind="),
+            patch(applied, by, r#"{"apiVersion":"v1"}"#, 400, "invalid object type: /v1, Kind="),
+            patch(applied, by, &map(json!({"kind": "Secret"})), 400, "invalid object type: /v1, Kind=Secret"),
+            patch(applied, by, &map(json!({"metadata": {"uid": "x"}})), 409, "UID in precondition: x"),
+            bad(
+                Method::PATCH,
+                &format!("{MAPS}/none{by}"),
+                applied,
+                map(json!({"metadata": {"name": "none", "uid": "x"}})),
+                409,
+                "uid mismatch: the provided object specified uid x, and no existing object was found",
+            ),
             patch(
                 applied,
                 by,
@@ -208,6 +226,8 @@ async fn selectors_and_options() {
         list("labelSelector=%21", 400, "unable to parse"),
         list("labelSelector=a%3Eb", 400, ""),
         list("fieldSelector=x", 400, ""),
+        list("fieldSelector=metadata.name%3Da%3Db", 400, "unescaped character in value: 61"),
+        list("fieldSelector=metadata.name%3D%5Cx", 400, "invalid escape sequence: \\x"),
         list("fieldSelector=spec.foo%3D1", 400, "field label not supported"),
         list("limit=x", 400, ""),
         list("continue=xx", 400, "continue key is not valid"),
@@ -257,6 +277,7 @@ async fn selectors_and_options() {
     ] {
         requests.push(bad(Method::DELETE, &format!("{one}{query}"), js, body, code, why));
     }
+    requests.push(bad(Method::DELETE, &one, js, map(json!({})), 400, "expected kind (DeleteOptions)"));
     refused(&c, requests).await;
     assert_eq!(c.get(&one).await.code, 200, "it is still there");
 }

@@ -164,11 +164,11 @@ fn finish(
             &format!("json: cannot unmarshal {what} into Go value of type {kind}"),
         ));
     };
-    // Options objects are the same in every group and version.
+    // Options objects are the same in every group and version; but that it is such an object is not to be doubted.
     let options = kind.ends_with("Options");
     for (field, want, what) in [("apiVersion", api_version, "API version"), ("kind", kind, "kind")] {
         match map.get(field) {
-            Some(Value::String(is)) if is == want || is.is_empty() || options => {}
+            Some(Value::String(is)) if is == want || is.is_empty() || options && field == "apiVersion" => {}
             None | Some(Value::Null) => {}
             Some(Value::String(is)) => {
                 return Err(Status::bad_request(format!(
@@ -222,6 +222,19 @@ mod tests {
     fn pod(body: Value, validation: FieldValidation) -> Result<Decoded, Status> {
         let kind = kinds::by_gvr(&gvr::PODS).unwrap();
         decode(&crate::object::encode(&body), MediaType::Json, kind, kind.storage().unwrap(), validation)
+    }
+
+    #[test]
+    fn options_are_of_any_version_but_of_their_kind() {
+        let read = |body: &[u8]| {
+            decode_as(body, MediaType::Json, "v1", "DeleteOptions", Schema::Any, FieldValidation::Ignore)
+        };
+        for body in
+            [r#"{}"#, r#"{"kind":"","apiVersion":""}"#, r#"{"kind":"DeleteOptions","apiVersion":"apps/v1"}"#]
+        {
+            assert_eq!(read(body.as_bytes()).unwrap().value["kind"], "DeleteOptions", "{body}");
+        }
+        assert_eq!(read(br#"{"kind":"Pod","apiVersion":"v1"}"#).unwrap_err().code, 400);
     }
 
     #[test]

@@ -145,6 +145,10 @@ impl Strategy for Autoscaler {
         }
     }
 
+    fn no_status(&self) -> Value {
+        json!({"desiredReplicas": 0, "currentMetrics": null})
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let (spec, path) = (&obj["spec"], Path::new("spec"));
@@ -232,6 +236,9 @@ fn v1_to_storage(obj: &mut Value) {
         if let Some(percent) = status.shift_remove("currentCPUUtilizationPercentage") {
             current.insert(0, json!({"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": percent}}}));
         }
+        if status.get("currentReplicas").is_some_and(|n| n == &json!(0)) {
+            status.shift_remove("currentReplicas");
+        }
         if !current.is_empty() {
             status.insert("currentMetrics".to_owned(), json!(current));
         }
@@ -275,6 +282,8 @@ fn v1_from_storage(obj: &mut Value) {
                 notes.push((CURRENT, json!(current)));
             }
         }
+        // There it is always said, and in v2 only if there are any.
+        set(status, "currentReplicas", 0);
         if let Some(conditions) = status.shift_remove("conditions") {
             notes.push((CONDITIONS, conditions));
         }

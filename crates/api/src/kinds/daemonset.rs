@@ -147,6 +147,10 @@ impl Strategy for DaemonSet {
         podspec::default(meta::entry(meta::entry(spec, "template"), "spec"));
     }
 
+    fn no_status(&self) -> Value {
+        json!({"currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0})
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let (spec, path) = (&obj["spec"], Path::new("spec"));
@@ -206,8 +210,8 @@ impl Strategy for StatefulSet {
         }
     }
 
-    fn prepare_create(&self, obj: &mut Value) {
-        meta::as_map(obj).insert("status".to_owned(), json!({"replicas": 0, "availableReplicas": 0}));
+    fn no_status(&self) -> Value {
+        json!({"replicas": 0, "availableReplicas": 0})
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {

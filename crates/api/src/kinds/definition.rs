@@ -41,6 +41,16 @@ impl Strategy for Definition {
         }
     }
 
+    /// Objects may be stored as soon as it is served.
+    fn prepare_create(&self, obj: &mut Value) {
+        let versions = items(&obj["spec"]["versions"]).iter();
+        let stored: Vec<Value> =
+            versions.filter(|v| v["storage"] == true).take(1).map(|v| v["name"].clone()).collect();
+        let names = json!({"plural": "", "kind": ""});
+        let status = json!({"conditions": null, "acceptedNames": names, "storedVersions": stored});
+        meta::as_map(obj).insert("status".to_owned(), status);
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let (spec, path) = (&obj["spec"], Path::new("spec"));
@@ -150,6 +160,7 @@ impl Strategy for Definition {
                     );
                 }
             }
+            check_selectable(&mut errors, &at.child("selectableFields"), version);
         }
         let conversion = &spec["conversion"];
         let at = path.child("conversion");
@@ -201,9 +212,117 @@ impl Strategy for Definition {
         errors
     }
 
+    /// What was so before may stay, and v1beta1 never asked.
+    fn validate_sent(&self, version: &str, new: &Value, old: Option<&Value>) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let Some((approval, why)) = Approval::of(new) else { return errors };
+        if version == "v1beta1" || old.and_then(Approval::of).is_some_and(|(was, _)| was == approval) {
+            return errors;
+        }
+        let path = Path::new("metadata").child("annotations").key(APPROVED);
+        match approval {
+            Approval::Approved | Approval::Bypassed => {}
+            Approval::Missing => errors.required(&path, why),
+            Approval::Invalid => {
+                errors.invalid_str(&path, meta::annotation(new, APPROVED).unwrap_or_default(), why);
+            }
+        }
+        errors
+    }
+
     fn has_generation(&self) -> bool {
         true
     }
+}
+
+/// The annotation by which a definition in a group of the Kubernetes community says where it was approved.
+const APPROVED: &str = "api-approved.kubernetes.io";
+
+/// Whether the community agreed to a definition in one of its groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Approval {
+    /// The annotation is the URL of the approval.
+    Approved,
+    /// The annotation says that there is none.
+    Bypassed,
+    /// There is no annotation.
+    Missing,
+    /// The annotation is something else.
+    Invalid,
+}
+
+impl Approval {
+    /// That of a definition, and why. `None`: its group is not one of the community's.
+    pub fn of(definition: &Value) -> Option<(Self, String)> {
+        let group = text(&definition["spec"]["group"]);
+        let under =
+            |domain: &str| group.strip_suffix(domain).is_some_and(|g| g.is_empty() || g.ends_with('.'));
+        if !under("k8s.io") && !under("kubernetes.io") {
+            return None;
+        }
+        let see = "see https://github.com/kubernetes/enhancements/pull/1111";
+        let given = meta::annotation(definition, APPROVED).unwrap_or_default();
+        Some(if given.is_empty() {
+            (Self::Missing, format!("protected groups must have approval annotation \"{APPROVED}\", {see}"))
+        } else if given.starts_with("unapproved") {
+            (Self::Bypassed, format!("not approved: {given:?}"))
+        } else if url::Url::parse(given).is_ok_and(|url| url.has_host()) {
+            (Self::Approved, format!("approved in {given}"))
+        } else {
+            let form = "with either a URL or a reason starting with \"unapproved\"";
+            (
+                Self::Invalid,
+                format!("protected groups must have approval annotation \"{APPROVED}\" {form}, {see}"),
+            )
+        })
+    }
+}
+
+/// How many fields field selectors may name.
+const MAX_SELECTABLE: usize = 8;
+
+/// Fields that field selectors may name: each a text, a number or a yes or no that the schema has.
+fn check_selectable(errors: &mut ErrorList, path: &Path, version: &Value) {
+    let mut seen = HashSet::new();
+    for (i, field) in items(&version["selectableFields"]).iter().enumerate() {
+        let at = path.index(i).child("jsonPath");
+        let given = text(&field["jsonPath"]);
+        if given.is_empty() {
+            errors.required(&at, "");
+            continue;
+        }
+        let schema = match schema_at(&version["schema"]["openAPIV3Schema"], given) {
+            Ok(schema) => schema,
+            Err(why) => {
+                errors.invalid_str(&at, given, format!("is an invalid path: {why}"));
+                continue;
+            }
+        };
+        if given.split('.').nth(1) == Some("metadata") {
+            errors.invalid_str(&at, given, "must not point to fields in metadata");
+        }
+        if !matches!(text(&schema["type"]), "string" | "boolean" | "integer") {
+            let why = "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.";
+            errors.invalid_str(&at, given, why);
+        }
+        if !seen.insert(given) {
+            errors.duplicate(&at, &field["jsonPath"]);
+        }
+    }
+    if seen.len() > MAX_SELECTABLE {
+        errors.too_many(path, seen.len(), MAX_SELECTABLE);
+    }
+}
+
+/// The schema of the field at a path of names (`.spec.color`).
+fn schema_at<'a>(schema: &'a Value, path: &str) -> Result<&'a Value, &'static str> {
+    let names = path.strip_prefix('.').ok_or("must begin with a dot")?;
+    if names.contains(['[', ']']) {
+        return Err("array notation is not allowed");
+    }
+    let step =
+        |schema: &'a Value, name| schema["properties"].get(name).ok_or("does not refer to a valid field");
+    names.split('.').try_fold(schema, step)
 }
 
 /// Parts of a version that v1beta1 may give once for all versions: its name there and in a version.
@@ -322,6 +441,76 @@ mod tests {
         kind.from_storage(&mut obj, kind.served("apiextensions.k8s.io", "v1beta1").unwrap());
         assert_eq!(obj["spec"]["version"], "v1");
         assert_eq!(obj["spec"]["additionalPrinterColumns"][0]["JSONPath"], ".spec.r");
+    }
+
+    #[test]
+    fn selectable_fields_are_simple_ones_of_the_schema() {
+        let check = |paths: &[&str]| {
+            let fields: Vec<Value> = paths.iter().map(|p| json!({"jsonPath": p})).collect();
+            let named = |n: usize| (format!("f{n}"), json!({"type": "boolean"}));
+            let many: Map = (0..10).map(named).collect();
+            let version = json!({"selectableFields": fields, "schema": {"openAPIV3Schema": {"properties": {
+                "metadata": {"properties": {"name": {"type": "string"}}}, "many": {"properties": many},
+                "spec": {"properties": {"color": {"type": "string"}, "size": {"type": "integer"},
+                    "list": {"type": "array", "items": {"type": "string"}}}}}}}});
+            let mut errors = ErrorList::new();
+            check_selectable(&mut errors, &Path::new("s"), &version);
+            errors.message()
+        };
+        assert_eq!(check(&[".spec.color", ".spec.size", ".many.f0"]), "[]");
+        for (path, want) in [
+            ("", "Required value"),
+            ("spec.color", "Invalid value: \"spec.color\": is an invalid path: must begin with a dot"),
+            (
+                ".spec.none",
+                "Invalid value: \".spec.none\": is an invalid path: does not refer to a valid field",
+            ),
+            (
+                ".spec.list[0]",
+                "Invalid value: \".spec.list[0]\": is an invalid path: array notation is not allowed",
+            ),
+            (".metadata.name", "Invalid value: \".metadata.name\": must not point to fields in metadata"),
+        ] {
+            assert_eq!(check(&[path]), format!("s[0].jsonPath: {want}"));
+        }
+        assert!(check(&[".spec.list"]).contains("must point to a field of type string"));
+        assert!(check(&[".spec"]).contains("must point to a field of type string"));
+        assert_eq!(check(&[".spec.color", ".spec.color"]), "s[1].jsonPath: Duplicate value: \".spec.color\"");
+        let many: Vec<String> = (0..9).map(|n| format!(".many.f{n}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(check(&many), "s: Too many: 9: must have at most 8 items");
+        assert_eq!(check(&many[..8]), "[]");
+    }
+
+    #[test]
+    fn the_community_s_groups_are_approved_of() {
+        let of = |group: &str, note: &str| json!({"metadata": {"annotations": {APPROVED: note}}, "spec": {"group": group}});
+        let url = "https://github.com/kubernetes/enhancements/pull/1111";
+        for (group, note, want) in [
+            ("example.com", "", None),
+            ("notk8s.io", "", None),
+            ("k8s.io", "", Some(Approval::Missing)),
+            ("x.k8s.io", url, Some(Approval::Approved)),
+            ("x.kubernetes.io", "unapproved, an experiment", Some(Approval::Bypassed)),
+            ("x.kubernetes.io", "yes", Some(Approval::Invalid)),
+        ] {
+            let definition = of(group, note);
+            assert_eq!(Approval::of(&definition).map(|(approval, _)| approval), want, "{group} {note}");
+            let refused = !Definition.validate_sent("v1", &definition, None).is_empty();
+            assert_eq!(
+                refused,
+                matches!(want, Some(Approval::Missing | Approval::Invalid)),
+                "{group} {note}"
+            );
+            assert!(Definition.validate_sent("v1", &definition, Some(&definition)).is_empty());
+            assert!(Definition.validate_sent("v1beta1", &definition, None).is_empty());
+        }
+        assert_eq!(
+            Definition.validate_sent("v1", &of("x.k8s.io", ""), None).message(),
+            format!(
+                "metadata.annotations[{APPROVED}]: Required value: protected groups must have approval annotation \"{APPROVED}\", see {url}"
+            )
+        );
     }
 
     #[test]

@@ -89,6 +89,10 @@ impl Strategy for Deployment {
         podspec::default(meta::entry(template, "spec"));
     }
 
+    fn no_status(&self) -> Value {
+        json!({})
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let (spec, path) = (&obj["spec"], Path::new("spec"));

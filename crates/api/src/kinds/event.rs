@@ -131,6 +131,18 @@ const FIELDS: &[Cow<'static, str>] = &[
 struct Event;
 
 impl Strategy for Event {
+    /// Fields that are never left out.
+    fn default(&self, obj: &mut Value) {
+        let map = meta::as_map(obj);
+        set(map, "source", json!({}));
+        for field in ["firstTimestamp", "lastTimestamp", "eventTime"] {
+            set(map, field, Value::Null);
+        }
+        for field in ["reportingComponent", "reportingInstance"] {
+            set(map, field, "");
+        }
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let (own, other) = (meta::namespace(obj), text(&obj["involvedObject"]["namespace"]));

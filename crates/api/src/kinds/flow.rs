@@ -164,6 +164,10 @@ impl Strategy for FlowSchema {
         set(meta::child(obj, "spec"), "matchingPrecedence", 1000);
     }
 
+    fn no_status(&self) -> Value {
+        json!({})
+    }
+
     fn has_generation(&self) -> bool {
         true
     }

@@ -207,6 +207,10 @@ impl Strategy for Job {
             .insert("batch.kubernetes.io/controller-uid".to_owned(), json!(uid));
     }
 
+    fn no_status(&self) -> Value {
+        json!({})
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let spec = &obj["spec"];
@@ -271,6 +275,10 @@ impl Strategy for CronJob {
         let job = meta::entry(meta::entry(spec, "jobTemplate"), "spec");
         // Upstream defaults a job inside a cron job only as far as its pod template.
         podspec::default(meta::entry(meta::entry(job, "template"), "spec"));
+    }
+
+    fn no_status(&self) -> Value {
+        json!({})
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {

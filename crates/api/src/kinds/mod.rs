@@ -30,6 +30,7 @@ mod strategy;
 mod volumes;
 mod webhook;
 
+pub use definition::Approval;
 pub use job::check_schedule;
 pub use podspec::qos_class;
 
@@ -320,6 +321,11 @@ impl Kind {
     /// What is wrong with an update through `subresource` (`""` is the object itself).
     pub fn validate_update(&self, new: &Value, old: &Value, subresource: &str) -> ErrorList {
         rules::validate_update(self, new, old, subresource)
+    }
+
+    /// What is wrong with a new object, or a changed one, that is sent in this version, where another version takes it.
+    pub fn validate_sent(&self, version: &Version, new: &Value, old: Option<&Value>) -> ErrorList {
+        self.strategy.validate_sent(&version.version, new, old)
     }
 
     /// Warnings for whoever creates or changes the object.

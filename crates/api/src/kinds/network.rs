@@ -187,6 +187,10 @@ fn ingress_from_storage(obj: &mut Value) {
 struct Ingress;
 
 impl Strategy for Ingress {
+    fn no_status(&self) -> Value {
+        json!({"loadBalancer": {}})
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let (spec, path) = (&obj["spec"], Path::new("spec"));

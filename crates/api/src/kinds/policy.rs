@@ -124,6 +124,10 @@ pub(super) const DECLS: &[Decl] = &[
 struct Budget;
 
 impl Strategy for Budget {
+    fn no_status(&self) -> Value {
+        json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0})
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let (spec, path) = (&obj["spec"], Path::new("spec"));

@@ -254,6 +254,10 @@ fn rename(obj: &mut Value, from: &str, to: &str) {
 struct Role;
 
 impl Strategy for Role {
+    fn default(&self, obj: &mut Value) {
+        set(meta::as_map(obj), "rules", Value::Null);
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         for (i, rule) in items(&obj["rules"]).iter().enumerate() {
@@ -565,6 +569,10 @@ impl Strategy for ApiService {
         {
             set(service, "port", 443);
         }
+    }
+
+    fn no_status(&self) -> Value {
+        json!({})
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {

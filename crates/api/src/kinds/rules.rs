@@ -16,6 +16,10 @@ pub(super) fn prepare_create(kind: &Kind, obj: &mut Value) {
     let map = meta::as_map(obj);
     if kind.has_subresource("status") && !kind.strategy.keeps_status_on_create() {
         map.shift_remove("status");
+        let status = kind.strategy.no_status();
+        if !status.is_null() {
+            map.insert("status".to_owned(), status);
+        }
     }
     let metadata = meta::entry(map, "metadata");
     for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
@@ -341,4 +345,75 @@ pub(super) fn set_scale(kind: &Kind, obj: &mut Value, replicas: i64) {
         map = meta::entry(map, part);
     }
     map.insert(last.to_owned(), json!(replicas));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds;
+
+    /// What is in Go a field without `omitempty` is there from the beginning.
+    #[test]
+    fn what_is_never_left_out_is_there_at_once() {
+        let kind = |group: &str, plural: &str| {
+            kinds::all().iter().find(|k| k.group == group && k.plural == plural).unwrap()
+        };
+        let empty = json!({});
+        let daemons = json!({"currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0,
+            "numberReady": 0});
+        let budget =
+            json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0});
+        let definition = json!({"conditions": null, "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": ["v2"]});
+        for (group, plural, status) in [
+            ("apps", "deployments", &empty),
+            ("batch", "jobs", &empty),
+            ("batch", "cronjobs", &empty),
+            ("apiregistration.k8s.io", "apiservices", &empty),
+            ("flowcontrol.apiserver.k8s.io", "flowschemas", &empty),
+            ("networking.k8s.io", "ingresses", &json!({"loadBalancer": {}})),
+            ("apps", "daemonsets", &daemons),
+            ("apps", "statefulsets", &json!({"replicas": 0, "availableReplicas": 0})),
+            ("policy", "poddisruptionbudgets", &budget),
+            ("storage.k8s.io", "volumeattachments", &json!({"attached": false})),
+            ("apiextensions.k8s.io", "customresourcedefinitions", &definition),
+            ("networking.k8s.io", "networkpolicies", &NULL),
+        ] {
+            let mut obj = json!({"metadata": {"name": "a"}, "status": {"mine": true},
+                "spec": {"versions": [{"name": "v1"}, {"name": "v2", "storage": true}]}});
+            kind(group, plural).prepare_create(&mut obj);
+            if status.is_null() {
+                assert_eq!(obj["status"], json!({"mine": true}), "{plural} have no status");
+            } else {
+                assert_eq!(&obj["status"], status, "{plural}");
+            }
+        }
+        let scaler = kind("autoscaling", "horizontalpodautoscalers");
+        let mut obj = json!({"metadata": {}, "spec": {}});
+        scaler.prepare_create(&mut obj);
+        assert_eq!(obj["status"], json!({"desiredReplicas": 0, "currentMetrics": null}));
+        scaler.from_storage(&mut obj, scaler.served("autoscaling", "v1").unwrap());
+        assert_eq!(obj["status"], json!({"desiredReplicas": 0, "currentReplicas": 0}));
+
+        for (group, plural, given, want) in [
+            ("rbac.authorization.k8s.io", "roles", json!({}), json!({"rules": null})),
+            ("rbac.authorization.k8s.io", "clusterroles", json!({"rules": []}), json!({"rules": []})),
+            (
+                "",
+                "events",
+                json!({"eventTime": "2024-01-02T03:04:05.000006Z"}),
+                json!({"eventTime": "2024-01-02T03:04:05.000006Z", "source": {}, "firstTimestamp": null,
+                    "lastTimestamp": null, "reportingComponent": "", "reportingInstance": ""}),
+            ),
+            (
+                "discovery.k8s.io",
+                "endpointslices",
+                json!({"endpoints": [{"addresses": ["10.0.0.1"]}]}),
+                json!({"endpoints": [{"addresses": ["10.0.0.1"], "conditions": {}}], "ports": null}),
+            ),
+        ] {
+            let mut obj = given;
+            kind(group, plural).default(&mut obj);
+            assert_eq!(obj, want, "{plural}");
+        }
+    }
 }

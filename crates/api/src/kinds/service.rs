@@ -414,9 +414,17 @@ struct EndpointSlice;
 
 impl Strategy for EndpointSlice {
     fn default(&self, obj: &mut Value) {
-        for port in each(meta::as_map(obj), "ports") {
+        let map = meta::as_map(obj);
+        for port in each(map, "ports") {
             set(port, "name", "");
             set_text(port, "protocol", "TCP");
+        }
+        for endpoint in each(map, "endpoints") {
+            set(endpoint, "conditions", json!({}));
+        }
+        // Never left out.
+        for list in ["endpoints", "ports"] {
+            set(map, list, Value::Null);
         }
     }
 

@@ -19,6 +19,12 @@ pub trait Strategy: Send + Sync + 'static {
         let _ = obj;
     }
 
+    /// The status of a new object, where it is a subresource: the fields that are never left out, as they are before anything
+    /// has been said. `Null`: there is none.
+    fn no_status(&self) -> Value {
+        Value::Null
+    }
+
     /// Carries over from `old` what an update may not change.
     fn prepare_update(&self, new: &mut Value, old: &Value) {
         let _ = (new, old);
@@ -33,6 +39,13 @@ pub trait Strategy: Send + Sync + 'static {
     /// What is wrong with a new object, beyond what [`Strategy::validate`] says of every object.
     fn validate_create(&self, obj: &Value) -> ErrorList {
         let _ = obj;
+        ErrorList::new()
+    }
+
+    /// What is wrong with an object that is sent in this version (`v1beta1`), where another version takes it. `old` is what it
+    /// changes.
+    fn validate_sent(&self, version: &str, new: &Value, old: Option<&Value>) -> ErrorList {
+        let _ = (version, new, old);
         ErrorList::new()
     }
 

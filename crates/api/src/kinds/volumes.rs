@@ -180,6 +180,7 @@ pub(super) const DECLS: &[Decl] = &[
     Decl {
         group: "storage.k8s.io",
         resource: "volumeattachments",
+        strategy: || Arc::new(Attachment),
         columns: Columns::Coded {
             columns: &[
                 Column::name(),
@@ -460,6 +461,14 @@ impl Strategy for StorageClass {
             }
         }
         errors
+    }
+}
+
+struct Attachment;
+
+impl Strategy for Attachment {
+    fn no_status(&self) -> Value {
+        json!({"attached": false})
     }
 }
 

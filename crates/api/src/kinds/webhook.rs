@@ -118,6 +118,20 @@ impl Strategy for Webhooks {
         errors
     }
 
+    /// Since v1 a webhook must be able to leave off what it does beside answering; what once was otherwise may stay.
+    fn validate_sent(&self, version: &str, new: &Value, old: Option<&Value>) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let does_more = |hook: &Value| matches!(text(&hook["sideEffects"]), "Some" | "Unknown");
+        if version == "v1beta1" || old.is_some_and(|old| items(&old["webhooks"]).iter().any(does_more)) {
+            return errors;
+        }
+        for (i, hook) in items(&new["webhooks"]).iter().enumerate().filter(|(_, hook)| does_more(hook)) {
+            let at = Path::new("webhooks").index(i).child("sideEffects");
+            errors.not_supported(&at, &hook["sideEffects"], &["None", "NoneOnDryRun"]);
+        }
+        errors
+    }
+
     fn has_generation(&self) -> bool {
         true
     }
@@ -297,6 +311,27 @@ fn check_conditions(errors: &mut ErrorList, path: &Path, conditions: &Value) {
 mod tests {
     use super::*;
     use crate::kinds;
+
+    #[test]
+    fn side_effects_are_of_the_past() {
+        let config = |effects: &str| json!({"webhooks": [{"sideEffects": "None"}, {"sideEffects": effects}]});
+        let strategy = Webhooks { mutating: true };
+        for (effects, good) in [("None", true), ("NoneOnDryRun", true), ("Some", false), ("Unknown", false)] {
+            let sent = |version: &str, old: Option<&str>| {
+                strategy.validate_sent(version, &config(effects), old.map(config).as_ref()).message()
+            };
+            assert!(
+                good || sent("v1", None)
+                    == format!(
+                        "webhooks[1].sideEffects: Unsupported value: \"{effects}\": supported values: \"None\", \"NoneOnDryRun\""
+                    )
+            );
+            assert_eq!(sent("v1", None) == "[]", good, "{effects}");
+            assert_eq!(sent("v1", Some("None")) == "[]", good, "{effects}");
+            assert_eq!(sent("v1", Some("Some")), "[]", "what was so may stay");
+            assert_eq!(sent("v1beta1", None), "[]");
+        }
+    }
 
     #[test]
     fn bad_configurations_are_refused() {

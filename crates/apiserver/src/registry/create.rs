@@ -95,7 +95,8 @@ impl ApiServer {
         // Whether there is such a namespace comes before everything else that could be wrong.
         admission::mutate(&self.admission, &mut review).await?;
         let held = self.allocate(cx, review.object, None).await?;
-        let errors = kind.validate_create(review.object);
+        let mut errors = kind.validate_create(review.object);
+        errors.append(kind.validate_sent(&kind.versions[version], review.object, None));
         if !errors.is_empty() {
             return Err(Status::invalid(&cx.kind.gvk(), &name, &errors));
         }
@@ -161,11 +162,16 @@ impl ApiServer {
             return Err(Status::bad_request("an empty namespace may not be set during creation"));
         }
         if !given.is_empty() && given != cx.info.namespace {
-            return Err(Status::bad_request(
-                "the namespace of the provided object does not match the namespace sent on the request",
-            ));
+            return Err(other_namespace());
         }
         api::meta::of_mut(value).insert("namespace".into(), json!(cx.info.namespace));
         Ok(())
     }
+}
+
+/// The object is not of the namespace that the path names.
+pub(super) fn other_namespace() -> Status {
+    Status::bad_request(
+        "the namespace of the provided object does not match the namespace sent on the request",
+    )
 }

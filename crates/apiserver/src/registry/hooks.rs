@@ -462,8 +462,7 @@ impl ApiServer {
         let wanted = match kind.plural.as_str() {
             "roles" | "clusterroles" => {
                 let unchanged = old.is_some_and(|o| {
-                    o.get("rules") == object.get("rules")
-                        && o.get("aggregationRule") == object.get("aggregationRule")
+                    o["rules"] == object["rules"] && o.get("aggregationRule") == object.get("aggregationRule")
                 });
                 if unchanged || ask("escalate", &kind.plural, name) {
                     return Ok(());

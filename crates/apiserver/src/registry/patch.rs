@@ -120,8 +120,10 @@ impl Applied<'_> {
 #[async_trait]
 impl Change for Applied<'_> {
     async fn make(&mut self, old: &Arc<Object>) -> Result<Value, Status> {
+        let gvr = self.version.gvr(self.kind);
+        check_uid(self.config, old, &gvr)?;
         if !self.wanted.is_empty() && self.wanted != old.revision().to_string() {
-            return Err(Status::modified(&self.version.gvr(self.kind), old.name()));
+            return Err(Status::modified(&gvr, old.name()));
         }
         let mut new = if self.kind.custom || self.kind.is_storage(self.version) {
             self.made(Some(old.value())).await?
@@ -202,6 +204,7 @@ impl ApiServer {
         let kind = cx.kind.clone();
         let version = &kind.versions[cx.version];
         let api_version = version.api_version();
+        check_type(&config, &api_version, &kind.kind)?;
         let decoded =
             api::codec::check(config, &api_version, &kind.kind, version.schema(), options.validation)?;
         let mut config = decoded.value;
@@ -250,6 +253,13 @@ impl ApiServer {
             if !wanted.is_empty() {
                 return Err(Status::not_found(&cx.gvr(), &name));
             }
+            let uid = api::meta::uid(&config);
+            if !uid.is_empty() {
+                let why = format!(
+                    "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+                );
+                return Err(Status::conflict(&cx.gvr(), &name, &why));
+            }
             self.require_create(cx)?;
             let new = change.made(None).await?;
             let creating = WriteOptions { applied: true, ..options.clone() };
@@ -283,8 +293,34 @@ impl ApiServer {
     }
 }
 
-/// A patch changes neither name nor uid, and its resourceVersion, if it sets one, must be the current one.
+/// A configuration says of what kind and version it is: its fields would be somebody's in a version that was only guessed.
+fn check_type(config: &Value, api_version: &str, kind: &str) -> Result<(), Status> {
+    let said = |field: &str| config.get(field).and_then(Value::as_str).unwrap_or_default();
+    let (given, given_kind) = (said("apiVersion"), said("kind"));
+    if !config.is_object() || (given, given_kind) == (api_version, kind) {
+        return Ok(());
+    }
+    let (group, version) = api::names::split_api_version(given);
+    Err(Status::bad_request(format!("invalid object type: {group}/{version}, Kind={given_kind}")))
+}
+
+/// An object that is written with a uid must be the one that has it.
+fn check_uid(new: &Value, old: &Object, gvr: &api::Gvr) -> Result<(), Status> {
+    let uid = api::meta::uid(new);
+    if uid.is_empty() || uid == old.uid() {
+        return Ok(());
+    }
+    let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", old.uid());
+    Err(Status::conflict(gvr, old.name(), &why))
+}
+
+/// A patch changes neither name, namespace nor uid, and its resourceVersion, if it sets one, must be the current one.
 fn check_identity(new: &Value, old: &Object, gvr: &api::Gvr) -> Result<(), Status> {
+    let (namespace, is) = (api::meta::namespace(new), old.namespace());
+    // Whoever takes the namespace out means this one; that of an object which is in none is dropped.
+    if !namespace.is_empty() && !is.is_empty() && namespace != is {
+        return Err(super::create::other_namespace());
+    }
     let name = api::meta::name(new);
     if name != old.name() {
         return Err(Status::bad_request(format!(
@@ -292,12 +328,7 @@ fn check_identity(new: &Value, old: &Object, gvr: &api::Gvr) -> Result<(), Statu
             old.name()
         )));
     }
-    let uid = api::meta::uid(new);
-    if !uid.is_empty() && uid != old.uid() {
-        let why =
-            format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", old.uid());
-        return Err(Status::conflict(gvr, name, &why));
-    }
+    check_uid(new, old, gvr)?;
     let revision = api::meta::resource_version(new);
     if !revision.is_empty() && revision != old.revision().to_string() {
         return Err(Status::modified(gvr, name));

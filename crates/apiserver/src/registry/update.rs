@@ -212,7 +212,11 @@ impl ApiServer {
         }
         let held = self.allocate(cx, review.object, Some(old.value())).await.map_err(Missed::Failed)?;
         if how.checked {
-            let errors = kind.validate_update(review.object, old.value(), how.subresource);
+            let mut errors = kind.validate_update(review.object, old.value(), how.subresource);
+            if how.subresource.is_empty() {
+                let sent = &kind.versions[review.version];
+                errors.append(kind.validate_sent(sent, review.object, Some(old.value())));
+            }
             if !errors.is_empty() {
                 return Err(Missed::Failed(Status::invalid(&kind.gvk(), how.name, &errors)));
             }
