@@ -125,6 +125,22 @@ fn write(path: &Path, value: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// A version 1 cpuset is born empty and takes no process until it has CPUs and memory nodes: those of its parent, which may
+/// have been made by somebody else just now, who has not come to that yet.
+fn fill_cpuset(dir: &Path) -> io::Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if !read(&dir.join(file))?.is_empty() {
+            continue;
+        }
+        let parent = dir.parent().ok_or(Errno::NOENT)?;
+        if read(&parent.join(file))?.is_empty() {
+            fill_cpuset(parent)?;
+        }
+        write(&dir.join(file), &read(&parent.join(file))?).map_err(context("set", &dir.join(file)))?;
+    }
+    Ok(())
+}
+
 fn read(path: &Path) -> io::Result<String> {
     fs::read_to_string(path).map(|mut s| {
         s.truncate(s.trim_end().len());
@@ -219,29 +235,20 @@ impl Cgroup {
     }
 
     fn make_v1(&self, dir: &Path) -> io::Result<()> {
-        let made = match rustix::fs::mkdir(dir, 0o755.into()) {
-            Ok(()) => true,
-            Err(Errno::EXIST) => false,
+        match rustix::fs::mkdir(dir, 0o755.into()) {
+            Ok(()) | Err(Errno::EXIST) => {}
             Err(Errno::NOENT) => {
                 let parent = dir.parent().ok_or(Errno::NOENT)?;
                 self.make_v1(parent)?;
                 match rustix::fs::mkdir(dir, 0o755.into()) {
-                    Ok(()) => true,
-                    Err(Errno::EXIST) => false, // another container of the same parent was quicker
+                    Ok(()) | Err(Errno::EXIST) => {} // another container of the same parent was quicker
                     Err(e) => return Err(context("make cgroup", dir)(e.into())),
                 }
             }
             Err(e) => return Err(context("make cgroup", dir)(e.into())),
-        };
-        // A version 1 cpuset is born empty and takes no process until it has CPUs and memory nodes.
-        if made && self.hierarchies.v1_mount("cpuset").is_some_and(|m| dir.starts_with(m)) {
-            for file in ["cpuset.cpus", "cpuset.mems"] {
-                if read(&dir.join(file))?.is_empty() {
-                    let parent = dir.parent().ok_or(Errno::NOENT)?;
-                    write(&dir.join(file), &read(&parent.join(file))?)
-                        .map_err(context("set", &dir.join(file)))?;
-                }
-            }
+        }
+        if self.hierarchies.v1_mount("cpuset").is_some_and(|m| dir.starts_with(m)) {
+            fill_cpuset(dir)?;
         }
         Ok(())
     }
