@@ -6,7 +6,7 @@ use runtime::IoStream;
 use tokio::sync::oneshot;
 
 use crate::Engine;
-use crate::container::{Phase, Waiting};
+use crate::container::{Container, Phase, Waiting};
 use crate::error::{Error, Result, conflict, invalid};
 
 /// A container's streams, now or when it starts.
@@ -47,16 +47,7 @@ impl Engine {
             (inner.life.phase, inner.asked.config.tty)
         };
         match phase {
-            Phase::Running => {
-                let attached = self.open_streams(&container.id, stdin).await;
-                match attached {
-                    // It ended in between: nothing more will come.
-                    Err(runtime::Error::NotFound { .. } | runtime::Error::InvalidState { .. }) => {
-                        drop(sender)
-                    }
-                    other => drop(sender.send(other.map_err(Error::from))),
-                }
-            }
+            Phase::Running => self.attach_now(&container, sender, stdin).await,
             Phase::Paused => {
                 return Err(conflict(format!(
                     "container {} is paused, unpause the container before attach",
@@ -75,13 +66,27 @@ impl Engine {
             Phase::Created | Phase::Exited => {
                 // Started in between: it has its streams now.
                 if let Err(late) = container.attach_later(Waiting { stream: sender, stdin }) {
-                    let attached = self.open_streams(&container.id, stdin).await;
-                    drop(late.stream.send(attached.map_err(Error::from)));
+                    self.attach_now(&container, late.stream, stdin).await;
                 }
             }
         }
         self.container_event(&container, "attach", &[]);
         Ok(Attachment { tty, stream })
+    }
+
+    /// Gives somebody the streams of a container that runs.
+    pub(crate) async fn attach_now(
+        &self,
+        container: &Container,
+        stream: oneshot::Sender<Result<IoStream>>,
+        stdin: bool,
+    ) {
+        match self.open_streams(&container.id, stdin).await {
+            // It ended in between: nothing more will come.
+            Err(runtime::Error::NotFound { .. } | runtime::Error::InvalidState { .. }) => drop(stream),
+            // Whoever asked may have gone.
+            other => drop(stream.send(other.map_err(Error::from))),
+        }
     }
 
     /// Tells that a client has left by the detach keys.

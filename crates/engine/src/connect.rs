@@ -42,7 +42,13 @@ impl Engine {
             let _ = one.await; // a task that panicked has said so
         }
         let asked = self.wanted_endpoints(container);
-        let last = std::mem::take(&mut container.lock().life.detached);
+        let last = {
+            let life = &mut container.lock().life;
+            let mut last = std::mem::take(&mut life.detached);
+            // Of a start that a daemon before this one did not come to the end of.
+            last.extend(std::mem::take(&mut life.attached));
+            last
+        };
         for (name, settings) in &asked {
             let one = async {
                 let net = self.networks.get(name)?;

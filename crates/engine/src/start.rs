@@ -96,8 +96,7 @@ impl Engine {
     async fn attach_waiting(&self, container: &Container) {
         let waiting = std::mem::take(&mut *container.waiting.lock());
         for one in waiting.into_iter().filter(|one| !one.stream.is_closed()) {
-            let stream = self.open_streams(&container.id, one.stdin).await.map_err(Error::from);
-            let _ = one.stream.send(stream); // whoever waited may have gone
+            self.attach_now(container, one.stream, one.stdin).await;
         }
     }
 
