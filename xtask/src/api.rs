@@ -36,6 +36,10 @@ pub struct Options {
     /// Watchers of the latency row.
     #[arg(long, default_value_t = 100)]
     watchers: usize,
+    /// How many connections they share; as many as there are watchers if it is not given. Clients written in Go have one
+    /// for each process, whatever the number of their watches.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    watch_connections: Option<u32>,
     /// Only rows whose name contains this.
     #[arg(long)]
     only: Option<String>,
@@ -244,9 +248,12 @@ impl Bench {
         const RATE: u64 = 50;
         const EVENTS: usize = 500;
         let path = format!("{collection}?watch=true&resourceVersion=0&labelSelector=latency");
+        let connections = self.options.watch_connections.map_or(self.options.watchers, |n| n as usize);
+        let clients: Vec<_> =
+            (0..connections).map(|_| Https::new(&self.endpoint).map(Arc::new)).collect::<Result<_, _>>()?;
         let mut watchers = Vec::new();
-        for _ in 0..self.options.watchers {
-            let client = Https::new(&self.endpoint)?;
+        for client in clients.iter().cycle().take(self.options.watchers) {
+            let client = client.clone();
             let mut body = client.open(request("GET", &path, None)?).await?.into_body();
             // What has come is looked at afterwards: a client that works while it measures measures itself.
             watchers.push(tokio::spawn(async move {
@@ -287,7 +294,7 @@ impl Bench {
         answered.sort_unstable();
         let expected = sent.len() * self.options.watchers;
         println!(
-            "watch: create -> event       {} of {expected} events, {} watchers, {RATE}/s: p50 {}  p99 {}; the create is answered after {:.3} ms",
+            "watch: create -> event       {} of {expected} events, {} watchers on {connections} connections, {RATE}/s: p50 {}  p99 {}; the create is answered after {:.3} ms",
             took.len(),
             self.options.watchers,
             judged(ms(&took, 50), " ms", 3, AtMost(1.0)),
