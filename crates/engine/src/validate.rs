@@ -1,5 +1,7 @@
 //! What a create or update request may ask for: refusals in Docker's words, and defaults filled in.
 
+use oci_spec::runtime::LinuxNamespaceType;
+
 use crate::error::{Result, conflict, invalid};
 use crate::limits;
 use crate::model::{Config, HostConfig, RestartPolicy};
@@ -233,26 +235,17 @@ pub(crate) fn host(host: &mut HostConfig) -> Result<Vec<String>> {
         }
     }
     for name in host.sysctls.keys() {
-        let namespaced = name.starts_with("net.")
-            || name.starts_with("fs.mqueue.")
-            || [
-                "kernel.msgmax",
-                "kernel.msgmnb",
-                "kernel.msgmni",
-                "kernel.sem",
-                "kernel.shmall",
-                "kernel.shmmax",
-                "kernel.shmmni",
-                "kernel.shm_rmid_forced",
-            ]
-            .contains(&name.as_str());
-        if !namespaced {
+        let Some(namespace) = runtime::sysctl::namespace(name) else {
             return Err(invalid(format!(
                 "sysctl '{name}' is not allowed: it is not in a separate kernel namespace"
             )));
-        }
-        if name.starts_with("net.") && host.network_mode == "host" {
-            return Err(invalid(format!("sysctl '{name}' not allowed in host network namespace")));
+        };
+        let (whose, mode) = match namespace {
+            LinuxNamespaceType::Network => ("network", &host.network_mode),
+            _ => ("ipc", &host.ipc_mode),
+        };
+        if mode == "host" {
+            return Err(invalid(format!("sysctl '{name}' not allowed in host {whose} namespace")));
         }
     }
     Ok(warnings)

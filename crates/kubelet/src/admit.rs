@@ -1,22 +1,56 @@
 //! Whether this node takes a pod that was given to it: whoever bound it may have known less of the node, or asked nobody.
 
+use oci_spec::runtime::LinuxNamespaceType;
+
 use crate::view::{ContainerPort, Pod};
 
 /// Why a pod is not taken: the reason and message of its status.
 pub type Refusal = (String, String);
 
+/// The kernel parameters that a pod may set because they concern it alone, with no limit of the node's behind them:
+/// upstream's safe set.
+const SAFE_SYSCTLS: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.tcp_wmem",
+];
+
 /// Decides about a pod that is new here. `others` are the pods that are here and have not ended.
 pub fn admit<'a>(pod: &Pod, mut others: impl Iterator<Item = &'a Pod>) -> Result<(), Refusal> {
-    let wanted: Vec<&ContainerPort> = host_ports(pod).collect();
-    let taken = |other: &Pod| host_ports(other).any(|p| wanted.iter().any(|w| clash(w, p)));
+    sysctls(pod)?;
+    let wanted: Vec<&ContainerPort> = pod.spec.host_ports().collect();
+    let taken = |other: &Pod| other.spec.host_ports().any(|p| wanted.iter().any(|w| clash(w, p)));
     if !wanted.is_empty() && others.any(taken) {
         return Err(("NodePorts".into(), "Predicate NodePorts failed".into()));
     }
     Ok(())
 }
 
-fn host_ports(pod: &Pod) -> impl Iterator<Item = &ContainerPort> {
-    pod.spec.containers.iter().flat_map(|c| &c.ports).filter(|p| p.host_port != 0)
+fn sysctls(pod: &Pod) -> Result<(), Refusal> {
+    let refused = |why: String| Err(("SysctlForbidden".to_owned(), format!("forbidden sysctl: {why}")));
+    for sysctl in &pod.spec.security_context.sysctls {
+        let name = sysctl.name.replace('/', ".");
+        if !SAFE_SYSCTLS.contains(&name.as_str()) {
+            return refused(format!("{:?} not allowlisted", sysctl.name));
+        }
+        let (host, whose) = match runtime::sysctl::namespace(&sysctl.name) {
+            Some(LinuxNamespaceType::Ipc) => (pod.spec.host_ipc, "ipc"),
+            _ => (pod.spec.host_network, "net"),
+        };
+        if host {
+            return refused(format!("{:?} not allowed with host {whose} enabled", sysctl.name));
+        }
+    }
+    Ok(())
 }
 
 /// Two ports clash if one listens where the other does.
@@ -35,9 +69,12 @@ mod tests {
     use serde_json::json;
 
     fn pod(ports: serde_json::Value) -> Pod {
-        let object = api::Object::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"},
-            "spec": {"containers": [{"name": "c", "image": "i", "ports": ports}]}}));
-        Pod::of(&object).unwrap()
+        of(json!({"containers": [{"name": "c", "image": "i", "ports": ports}]}))
+    }
+
+    fn of(spec: serde_json::Value) -> Pod {
+        let metadata = json!({"name": "p", "namespace": "n", "uid": "u"});
+        Pod::of(&api::Object::from_value(json!({"metadata": metadata, "spec": spec}))).unwrap()
     }
 
     #[test]
@@ -52,6 +89,42 @@ mod tests {
         ] {
             let other = pod(b.clone());
             assert_eq!(admit(&pod(a.clone()), [&other].into_iter()).is_err(), taken, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn a_sidecar_s_port_counts() {
+        let ports = json!([{"containerPort": 80, "hostPort": 8080}]);
+        let sidecar =
+            |policy| of(json!({"initContainers": [{"name": "s", "restartPolicy": policy, "ports": ports}]}));
+        let other = pod(ports.clone());
+        assert!(admit(&sidecar(json!("Always")), [&other].into_iter()).is_err());
+        assert!(admit(&other, [&sidecar(json!("Always"))].into_iter()).is_err());
+        assert!(admit(&sidecar(json!(null)), [&other].into_iter()).is_ok());
+    }
+
+    #[test]
+    fn parameters_of_the_machine_are_not_the_pod_s() {
+        let why = |mut spec: serde_json::Value, name: &str| {
+            spec["securityContext"] = json!({"sysctls": [{"name": name, "value": "1"}]});
+            admit(&of(spec), std::iter::empty()).err().map(|(reason, why)| format!("{reason}: {why}"))
+        };
+        for name in ["kernel.shm_rmid_forced", "net.ipv4.tcp_syncookies", "net/ipv4/tcp_syncookies"] {
+            assert_eq!(why(json!({}), name), None, "{name}");
+        }
+        for name in
+            ["kernel.core_pattern", "vm.max_map_count", "net.core.somaxconn", "net.//.kernel.core_pattern"]
+        {
+            let want = format!("SysctlForbidden: forbidden sysctl: {name:?} not allowlisted");
+            assert_eq!(why(json!({}), name), Some(want), "{name}");
+        }
+        for (host, name, whose) in [
+            (json!({"hostNetwork": true}), "net.ipv4.tcp_syncookies", "net"),
+            (json!({"hostIPC": true}), "kernel.shm_rmid_forced", "ipc"),
+        ] {
+            let want =
+                format!("SysctlForbidden: forbidden sysctl: {name:?} not allowed with host {whose} enabled");
+            assert_eq!(why(host, name), Some(want));
         }
     }
 }

@@ -89,7 +89,13 @@ fn pod_changed(context: &Arc<Context>, left: &mut Leftovers, change: Change) {
     let pod = match Pod::of(&object) {
         Ok(pod) => pod,
         Err(error) => {
-            tracing::error!(error, "a pod that cannot be understood is not run");
+            tracing::error!(pod = object.name(), error, "a pod that cannot be understood is not run");
+            context.recorder.event(
+                &object,
+                "Warning",
+                "InvalidPod",
+                format!("the node cannot run it: {error}"),
+            );
             return;
         }
     };

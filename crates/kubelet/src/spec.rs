@@ -1,6 +1,9 @@
 //! From a pod's container to what the runtime runs. Pure but for the paths it is given.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use image::{Image, Snapshot};
@@ -51,6 +54,9 @@ pub mod annotation {
 /// The longest log file, in bytes, and how many there are.
 const LOG_SIZE: u64 = 10 << 20;
 const LOG_FILES: u32 = 5;
+
+/// The longest seccomp profile, in bytes.
+const SECCOMP_SIZE: usize = 1 << 20;
 
 /// What a container is made from.
 pub struct Input<'a> {
@@ -344,14 +350,27 @@ fn seccomp(pod: &Pod, container: &Container, root: &Path) -> Result<SeccompProfi
         Some(Seccomp { kind, localhost_profile }) => match kind.as_str() {
             "RuntimeDefault" => Ok(SeccompProfile::Default),
             "Localhost" => {
-                let path = root.join(localhost_profile);
-                std::fs::read_to_string(&path)
-                    .map(SeccompProfile::Docker)
-                    .map_err(|e| format!("cannot load seccomp profile {}: {e}", path.display()))
+                let failed =
+                    |e| format!("cannot load seccomp profile {}/{localhost_profile}: {e}", root.display());
+                localhost_seccomp(root, localhost_profile).map(SeccompProfile::Docker).map_err(failed)
             }
-            _ => Ok(SeccompProfile::Unconfined),
+            "Unconfined" => Ok(SeccompProfile::Unconfined),
+            other => Err(format!(
+                "seccompProfile.type {other:?} is unknown: it is one of RuntimeDefault, Localhost and Unconfined"
+            )),
         },
     }
+}
+
+/// A profile that the node's owner laid into the folder for them; what is elsewhere is none.
+fn localhost_seccomp(root: &Path, name: &str) -> io::Result<String> {
+    let folder = File::open(root)?;
+    let profile = sys::rooted::read(folder.as_fd(), Path::new(name), SECCOMP_SIZE + 1)?;
+    let profile = profile.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+    if profile.len() > SECCOMP_SIZE {
+        return Err(io::Error::other(format!("it is larger than {} MiB", SECCOMP_SIZE >> 20)));
+    }
+    String::from_utf8(profile).map_err(io::Error::other)
 }
 
 fn namespaces(pod: &Pod, sandbox: &ReadySandbox, privileged: bool) -> Vec<LinuxNamespace> {

@@ -140,6 +140,12 @@ impl PodSpec {
         init.chain(main).chain(self.ephemeral_containers.iter().map(|c| ("ephemeralContainers", c)))
     }
 
+    /// The ports of the machine that its running containers ask for.
+    pub fn host_ports(&self) -> impl Iterator<Item = &ContainerPort> {
+        let running = self.init_containers.iter().filter(|c| c.is_sidecar()).chain(&self.containers);
+        running.flat_map(|c| &c.ports).filter(|p| p.host_port != 0)
+    }
+
     /// The container of that name.
     pub fn container(&self, name: &str) -> Option<&Container> {
         self.all().map(|(_, c)| c).find(|c| c.name == name)

@@ -18,6 +18,7 @@ mod seccomp;
 pub mod shim;
 mod spec;
 mod stream;
+pub mod sysctl;
 
 use std::path::PathBuf;
 use std::sync::Arc;

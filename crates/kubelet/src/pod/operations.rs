@@ -116,15 +116,8 @@ async fn make_sandbox(context: &Context, pod: &Pod, id: &str) -> Result<ReadySan
 
 fn host_ports(pod: &Pod, ips: &[IpAddr]) -> Vec<PortMapping> {
     let Some(container_ip) = ips.first().copied() else { return Vec::new() };
-    let ports = pod
-        .spec
-        .init_containers
-        .iter()
-        .filter(|c| c.is_sidecar())
-        .chain(&pod.spec.containers)
-        .flat_map(|c| &c.ports);
-    ports
-        .filter(|p| p.host_port != 0)
+    pod.spec
+        .host_ports()
         .map(|p| PortMapping {
             proto: p.protocol.parse().unwrap_or(Proto::Tcp),
             host_ip: p.host_ip.parse().unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)),

@@ -677,24 +677,15 @@ pub(super) fn parameters(linux: &Linux) -> Result<Option<OwnedFd>, Failure> {
 pub(super) fn sysctls(parameters: BorrowedFd<'_>, linux: &Linux) -> Result<(), Failure> {
     for (name, value) in linux.sysctl().iter().flatten() {
         let what = || format!("set sysctl {name}");
-        let path = PathBuf::from(sysctl_path(name));
+        let path = sysctl_path(name)?;
         let fd = rooted::open_plain(parameters, &path, OFlags::WRONLY | OFlags::NOCTTY).step(what)?;
         rustix::io::write(&fd, value.as_bytes()).step(what)?;
     }
     Ok(())
 }
 
-/// `net.ipv4.ip_forward` or `net/ipv4/ip_forward`; whichever separator comes first is it.
-pub(super) fn sysctl_path(name: &str) -> String {
-    match name.find(['.', '/']) {
-        Some(at) if name.as_bytes()[at] == b'.' => name
-            .chars()
-            .map(|c| match c {
-                '.' => '/',
-                '/' => '.',
-                c => c,
-            })
-            .collect(),
-        _ => name.to_string(),
-    }
+/// Where a parameter is below /proc/sys.
+pub(super) fn sysctl_path(name: &str) -> Result<PathBuf, Failure> {
+    crate::sysctl::path(name)
+        .ok_or_else(|| Failure::setup(format!("{name:?} is no name of a kernel parameter")))
 }

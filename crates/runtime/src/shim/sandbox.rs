@@ -168,7 +168,7 @@ fn sysctls(spec: &SandboxSpec) -> Result<(), Failure> {
     let proc = rustix::fs::open("/proc", flags, Mode::empty()).step(|| "open /proc".into())?;
     for (name, value) in &spec.sysctls {
         let what = || format!("set sysctl {name}");
-        let path = std::path::Path::new("sys").join(sysctl_path(name));
+        let path = std::path::Path::new("sys").join(sysctl_path(name)?);
         let fd = sys::rooted::open_plain(proc.as_fd(), &path, OFlags::WRONLY | OFlags::NOCTTY).step(what)?;
         rustix::io::write(&fd, value.as_bytes()).step(what)?;
     }
