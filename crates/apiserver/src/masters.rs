@@ -23,6 +23,8 @@ use crate::registry::{DeleteOptions, Modify, store_failure};
 const PREFIX: &str = "/registry/masterleases/";
 /// How long a server that died is still thought to live.
 const TTL: Duration = Duration::from_secs(15);
+/// How long to wait before what was refused is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// The label of slices beside the first one, which are needed where servers listen on different ports.
 const MANAGED_BY: (&str, &str) = ("endpointslice.kubernetes.io/managed-by", "kube-apiserver");
 
@@ -140,18 +142,25 @@ async fn follow_members(server: Arc<ApiServer>) {
         // A store that is down says nothing when it comes back: asking again is all there is.
         tokio::select! {
             () = server.shutdown.cancelled() => return,
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            () = tokio::time::sleep(AGAIN) => {}
         }
     }
 }
 
+/// Makes the Service and its endpoints what they should be, however often that takes.
 async fn again(server: &Arc<ApiServer>) {
-    if let Err(status) = reconcile(server).await {
+    while let Err(status) = reconcile(server).await {
         tracing::warn!(error = %status.message, "the kubernetes service is not as it should be");
+        // What refused the write says nothing when it would take it.
+        tokio::select! {
+            () = server.shutdown.cancelled() => return,
+            () = tokio::time::sleep(AGAIN) => {}
+        }
     }
 }
 
-/// Makes the Service and its endpoints anew whenever somebody deletes one of them.
+/// Makes the Service and its endpoints anew whenever somebody deletes or changes one of them. What this server wrote itself
+/// comes by here, too, and is found to be right.
 async fn follow_objects(server: Arc<ApiServer>) {
     let kinds = [("", "services"), ("", "endpoints"), ("discovery.k8s.io", "endpointslices")];
     let mut watchers = kinds.map(|(group, resource)| {
@@ -166,20 +175,22 @@ async fn follow_objects(server: Arc<ApiServer>) {
             events = b.next() => (1, events),
             events = c.next() => (2, events),
         };
-        let gone = |e: &Arc<crate::cache::CacheEvent>| {
-            e.change == crate::cache::Change::Deleted
-                && e.object.name() == "kubernetes"
-                && e.object.namespace() == "default"
+        let ours = |e: &Arc<crate::cache::CacheEvent>| {
+            let service = match at {
+                2 => e.object.labels().get("kubernetes.io/service-name").unwrap_or_default(),
+                _ => e.object.name(),
+            };
+            service == "kubernetes" && e.object.namespace() == "default"
         };
-        let missing = match events {
-            Ok(events) => events.iter().any(gone),
+        let changed = match events {
+            Ok(events) => events.iter().any(ours),
             Err(_) => {
                 let (group, resource) = kinds[at];
                 watchers[at] = server.cache.list_and_watch(server.cache.kind(group, resource), "default").1;
                 true
             }
         };
-        if missing {
+        if changed {
             again(&server).await;
         }
     }

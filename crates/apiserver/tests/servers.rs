@@ -82,6 +82,12 @@ async fn all_living_servers_are_endpoints() {
     // What somebody deletes comes back.
     second.delete("/api/v1/namespaces/default/endpoints/kubernetes").await;
     until(&second, &["10.0.0.2"]).await;
+    // So does what somebody writes over it.
+    let path = "/api/v1/namespaces/default/endpoints/kubernetes";
+    let mut endpoints = second.get(path).await.value;
+    endpoints["subsets"][0]["addresses"] = json!([{"ip": "192.0.2.1"}]);
+    assert_eq!(second.put(path, endpoints).await.code, 200);
+    until(&second, &["10.0.0.2"]).await;
 }
 
 #[tokio::test]

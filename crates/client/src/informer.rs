@@ -303,6 +303,8 @@ impl Informer {
     async fn run(&self, client: Client, shutdown: CancellationToken) {
         let mut delay = FIRST_DELAY;
         let mut from = None;
+        // Whether it has been said that this does not go; said once for each time that it goes wrong.
+        let mut said = false;
         loop {
             let started = Instant::now();
             let result = tokio::select! {
@@ -313,12 +315,16 @@ impl Informer {
                 if e.is_expired() {
                     from = None;
                     tracing::debug!(resource = %self.gvr, "the watch's revision is gone; listing again");
+                } else if !said && e.status().is_some() {
+                    // It will not go by itself, unlike a connection that was lost.
+                    tracing::warn!(resource = %self.gvr, error = %e, "the server refuses to list or watch it; trying again");
+                    said = true;
                 } else {
                     tracing::debug!(resource = %self.gvr, error = %e, "the watch broke");
                 }
             }
             if started.elapsed() > LAST_DELAY {
-                delay = FIRST_DELAY;
+                (delay, said) = (FIRST_DELAY, false);
             }
             if result.is_ok() && started.elapsed() > delay {
                 continue;

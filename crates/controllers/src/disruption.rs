@@ -55,7 +55,12 @@ impl Budgets {
             };
             let mut scaled = match self.sets.get(ns, &owner.name).filter(|s| s.uid() == owner.uid) {
                 Some(set) => Some(set),
-                None => self.client.get(&gvr, ns, &owner.name).await.ok().filter(|s| s.uid() == owner.uid),
+                None => match self.client.get(&gvr, ns, &owner.name).await {
+                    Ok(set) => Some(set).filter(|s| s.uid() == owner.uid),
+                    Err(e) if e.is_not_found() => None,
+                    // A controller that is only not known would be left out, and more evictions be allowed than it bears.
+                    Err(e) => return Err(e),
+                },
             };
             if let Some(above) = scaled.as_ref().and_then(|s| meta::controller_of(s.value()))
                 && above.kind == "Deployment"

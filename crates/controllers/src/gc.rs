@@ -15,6 +15,7 @@ use api::{Gvk, Gvr, Object, Value};
 use client::{
     Change, Client, DeleteOptions, Error, Informer, PatchType, Propagation, Result, WorkQueue, discovery,
 };
+use futures::future::select_all;
 use parking_lot::{Mutex, RwLock};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -25,7 +26,11 @@ use graph::{FOREGROUND, Graph, Node, ORPHAN};
 
 const NAME: &str = "generic-garbage-collector";
 const WORKERS: usize = 8;
-const CRDS: Gvr = Gvr::new("apiextensions.k8s.io", "v1", "customresourcedefinitions");
+/// What changes which kinds there are.
+const SERVED_BY: [Gvr; 2] = [
+    Gvr::new("apiextensions.k8s.io", "v1", "customresourcedefinitions"),
+    Gvr::new("apiregistration.k8s.io", "v1", "apiservices"),
+];
 /// How long to wait after an attempt to learn the server's kinds has failed: nothing tells when it would succeed.
 const AGAIN: Duration = Duration::from_secs(5);
 /// How long the objects of newly found kinds are waited for.
@@ -83,18 +88,18 @@ struct Follow {
 
 impl Follow {
     async fn run(mut self) {
-        let mut definitions = None;
+        let mut definitions = Vec::new();
         loop {
             let mut missing;
             match discovery::preferred(&self.collector.client).await {
                 Ok((resources, unreadable)) => {
                     missing = !unreadable.is_empty();
-                    let custom = resources.iter().any(|r| r.gvr == CRDS);
+                    let there = SERVED_BY.map(|g| resources.iter().any(|r| r.gvr == g).then_some(g));
                     self.follow(resources, unreadable.is_empty());
                     missing |= self.read().await;
                     let _ = self.changes.send(Event::Complete); // it ends with us
-                    if definitions.is_none() && custom {
-                        definitions = Some(self.informers.of(&CRDS).subscribe());
+                    if definitions.is_empty() {
+                        definitions.extend(there.iter().flatten().map(|g| self.informers.of(g).subscribe()));
                     }
                 }
                 Err(e) => {
@@ -107,14 +112,12 @@ impl Follow {
                 if missing { tokio::time::sleep(AGAIN).await } else { std::future::pending().await }
             };
             let changed = async {
-                match &mut definitions {
-                    // Several often come together: one look is enough for all that have arrived.
-                    Some(d) => {
-                        d.recv().await;
-                        while d.try_recv().is_some() {}
-                    }
-                    None => std::future::pending().await,
+                if definitions.is_empty() {
+                    return std::future::pending().await;
                 }
+                select_all(definitions.iter_mut().map(|d| Box::pin(d.recv()))).await;
+                // Several often come together: one look is enough for all that have arrived.
+                definitions.iter_mut().for_each(|d| while d.try_recv().is_some() {});
             };
             tokio::select! { () = again => {}, () = changed => {} }
         }
