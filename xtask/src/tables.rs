@@ -1,10 +1,12 @@
 //! `xtask tables FACTS...`: derives the tables that `crates/api` embeds from files of facts about the Kubernetes API.
 //!
+//! Which fields keep their zero value, those files do not say: `crates/api/tables/zeros.txt` does.
+//!
 //! Writes `crates/api/tables/types.txt` (see `api::schema` for its form) and `crates/api/tables/resources.txt`
 //! (`GROUP/VERSION RESOURCE[/SUB] KIND SCOPE VERBS [KIND-GROUP/KIND-VERSION]`). Where two files of facts name the same
 //! type or resource, the first one counts. The output is sorted, so that a change of the facts reads well as a diff.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -32,10 +34,13 @@ pub fn run(facts: &[PathBuf], root: &Path) -> Result<()> {
         }
     }
     let folder = root.join("crates/api/tables");
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    for (name, text) in
-        [("types.txt", type_table(&types, &messages)?), ("resources.txt", resource_table(&resources)?)]
-    {
+    let zeros = folder.join("zeros.txt");
+    let zeros =
+        std::fs::read_to_string(&zeros).with_context(|| format!("cannot read {}", zeros.display()))?;
+    for (name, text) in [
+        ("types.txt", type_table(&types, &messages, &zeros)?),
+        ("resources.txt", resource_table(&resources)?),
+    ] {
         let path = folder.join(name);
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         println!("wrote {}", path.display());
@@ -68,7 +73,17 @@ fn builtin(name: &str) -> Option<&'static str> {
     })
 }
 
-fn type_table(types: &BTreeMap<String, Value>, messages: &BTreeMap<String, Value>) -> Result<String> {
+fn type_table(
+    types: &BTreeMap<String, Value>,
+    messages: &BTreeMap<String, Value>,
+    zeros: &str,
+) -> Result<String> {
+    let zeros: BTreeSet<(&str, &str)> = zeros
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split_once(' '))
+        .flat_map(|(name, fields)| fields.split(' ').map(move |field| (name, field)))
+        .collect();
     let mut out =
         String::from("# Derived by `cargo xtask tables`; see api::schema for the form. Do not edit.\n");
     for (name, ty) in types {
@@ -82,7 +97,7 @@ fn type_table(types: &BTreeMap<String, Value>, messages: &BTreeMap<String, Value
                 write!(out, " gvk={}", flat.join("/"))?;
             }
         }
-        if ty["nopb"].as_i64() == Some(1) && !known_message(name, messages) {
+        if ty["nopb"].as_i64() == Some(1) && name != ALIAS.0 && !known_message(name, messages) {
             out.push_str(" noproto");
         }
         let empty = Map::new();
@@ -97,6 +112,9 @@ fn type_table(types: &BTreeMap<String, Value>, messages: &BTreeMap<String, Value
             write!(out, "\t{field} {}", type_text(&facts["t"], name)?)?;
             if facts["req"].as_i64() == Some(1) {
                 out.push_str(" required");
+            }
+            if zeros.contains(&(name.as_str(), field.as_str())) {
+                out.push_str(" zero");
             }
             if let Some(list) = facts["list"].as_str() {
                 write!(out, " list={list}")?;
@@ -126,6 +144,12 @@ fn type_table(types: &BTreeMap<String, Value>, messages: &BTreeMap<String, Value
     Ok(out)
 }
 
+/// A type of an old version whose message is another's: Go has it as an alias. Facts of it know no numbers.
+const ALIAS: (&str, &str) = (
+    "io.k8s.api.admissionregistration.v1beta1.RuleWithOperations",
+    "io.k8s.api.admissionregistration.v1.RuleWithOperations",
+);
+
 /// The protobuf message of a type: `io.k8s.api.core.v1.Pod` is `k8s.io.api.core.v1.Pod`.
 fn message_name(type_name: &str) -> String {
     format!("k8s.io.{}", type_name.strip_prefix("io.k8s.").unwrap_or(type_name).replace('-', "_"))
@@ -149,6 +173,9 @@ struct Facts<'a> {
 impl Facts<'_> {
     /// The protobuf numbers on the way to a field of a type, and its protobuf type where JSON's does not say it.
     fn numbers(&self, owner: &str, field: &str, facts: &Value, depth: u8) -> Option<(Vec<u64>, String)> {
+        if owner == ALIAS.0 {
+            return self.numbers(ALIAS.1, field, &self.types.get(ALIAS.1)?["fields"][field], depth);
+        }
         if let Some(number) = facts["pb"].as_u64() {
             return Some((vec![number], odd(facts["pt"].as_str().unwrap_or_default())));
         }

@@ -91,6 +91,8 @@ pub struct Field {
     pub ty: Ty,
     /// Is it required by the schema?
     pub required: bool,
+    /// Does its zero value (0, false, no text, an empty list or map) say something else than its absence?
+    pub zero: bool,
     /// `x-kubernetes-list-type`.
     pub list: Option<ListType>,
     /// `x-kubernetes-list-map-keys`.
@@ -200,6 +202,7 @@ fn parse_field(line: &'static str, owner: &str, names: &[&'static str]) -> Optio
         name,
         ty,
         required: false,
+        zero: false,
         list: None,
         keys: Words(""),
         merge_key: None,
@@ -211,7 +214,8 @@ fn parse_field(line: &'static str, owner: &str, names: &[&'static str]) -> Optio
     };
     for word in words {
         match word.split_once('=') {
-            None if word == "required" => field.required = true,
+            None if word == "required" => (field.required, field.zero) = (true, true),
+            None if word == "zero" => field.zero = true,
             None if word == "mapatomic" => field.map_atomic = true,
             Some(("list", "atomic")) => field.list = Some(ListType::Atomic),
             Some(("list", "set")) => field.list = Some(ListType::Set),

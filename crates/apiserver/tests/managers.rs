@@ -284,3 +284,66 @@ async fn replicas_have_an_owner() {
     let after = apply(&c, &format!("{deployments}/d"), "x", &less).await;
     assert_eq!(after.value["spec"]["replicas"], 3, "they are y's now: {}", after.value);
 }
+
+/// A client in Go writes neither false nor empty lists of fields that are no pointers, others do: taking turns, they change
+/// nothing.
+#[tokio::test]
+async fn what_one_client_leaves_out_is_no_change() {
+    let c = Cluster::start().await;
+    let containers = |more: bool| match more {
+        true => {
+            json!([{"name": "c", "image": "i", "stdin": false, "env": [], "ports": [{"containerPort": 80, "hostPort": 0}]}])
+        }
+        false => json!([{"name": "c", "image": "i", "ports": [{"containerPort": 80}]}]),
+    };
+    let template = |more: bool| {
+        let mut template =
+            json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": containers(more)}});
+        if more {
+            template["metadata"]["annotations"] = json!({});
+            template["spec"]["hostNetwork"] = json!(false);
+            template["spec"]["nodeSelector"] = json!({});
+        }
+        template
+    };
+    let all = "/apis/apps/v1/namespaces/default/deployments";
+    let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"},
+        "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template(true)}});
+    let made = c.post(all, deployment).await;
+    assert_eq!(made.code, 201, "{}", made.value);
+    let path = format!("{all}/d");
+    for more in [false, true] {
+        let mut now = c.get(&path).await.value;
+        for (field, value) in template(more)["spec"].as_object().unwrap() {
+            now["spec"]["template"]["spec"][field] = value.clone();
+        }
+        let put = c.put(&path, now).await;
+        assert_eq!((put.code, &put.value["metadata"]["generation"]), (200, &json!(1)), "{}", put.value);
+    }
+    // Neither are they in what nobody may change.
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    c.post("/api/v1/namespaces/default/serviceaccounts", account).await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod =
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": template(true)["spec"]});
+    let mut pod = c.post(pods, pod).await.value;
+    pod["spec"]["hostNetwork"] = json!(false);
+    pod["spec"]["containers"][0]["stdinOnce"] = json!(false);
+    pod["metadata"]["labels"] = json!({"new": "yes"});
+    let put = c.put(&format!("{pods}/p"), pod).await;
+    assert_eq!(put.code, 200, "{}", put.value);
+    // Whoever applies such a field owns it, and finds it as it is.
+    let config = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"},
+        "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template(true)}});
+    let applied = apply(&c, &path, "m", &config).await;
+    assert_eq!(
+        (applied.code, &applied.value["metadata"]["generation"]),
+        (200, &json!(1)),
+        "{}",
+        applied.value
+    );
+    let again = apply(&c, &path, "m", &config).await;
+    assert_eq!(again.value["metadata"]["resourceVersion"], applied.value["metadata"]["resourceVersion"]);
+    let managed = applied.value["metadata"]["managedFields"].to_string();
+    assert!(managed.contains("f:hostNetwork"), "{managed}");
+}

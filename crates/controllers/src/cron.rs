@@ -123,7 +123,7 @@ fn decide(o: &Observed<'_>) -> Decision {
     // The Job first: its name is the same however often it is tried, so that no time is lost and none is run twice.
     decision.actions.extend(start);
     let status = status.value();
-    if view::canonical(&status) != view::canonical(o.cron.status()) {
+    if view::status_differs(o.cron, &status) {
         decision.actions.push(Action::status(&gvr::CRON_JOBS, o.cron, status));
     }
     decision

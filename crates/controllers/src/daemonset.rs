@@ -211,7 +211,7 @@ fn decide(o: &Observed<'_>) -> Decision {
         }));
     }
     let status = rollout.status(&places, &mut decision);
-    if view::canonical(&status) != view::canonical(o.set.status()) {
+    if view::status_differs(o.set, &status) {
         // First, because it is written onto the revision that was seen.
         decision.actions.insert(0, Action::status(&gvr::DAEMON_SETS, o.set, status));
     }

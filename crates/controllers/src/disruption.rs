@@ -184,7 +184,7 @@ fn decide(o: &Observed<'_>) -> Decision {
     if !disrupted.is_empty() {
         status["disruptedPods"] = Value::Object(disrupted);
     }
-    if view::canonical(&status) != view::canonical(o.budget.status()) {
+    if view::status_differs(o.budget, &status) {
         decision.actions.push(Action::status(&gvr::POD_DISRUPTION_BUDGETS, o.budget, status));
     }
     decision

@@ -286,7 +286,7 @@ impl State<'_> {
         }
         self.watch_the_clock(&start, suspended || end.is_some());
         let status = self.status(start, completion);
-        if view::canonical(&status) != view::canonical(job.status()) {
+        if view::status_differs(job, &status) {
             self.decision.actions.push(Action::status(&gvr::JOBS, job, status));
         }
         // Only now, when their UIDs are written down.

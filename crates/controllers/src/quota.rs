@@ -147,7 +147,7 @@ fn decide(object: &Arc<Object>, objects: &[(Gvr, Vec<Arc<Object>>)]) -> Vec<Acti
     let used: BTreeMap<String, Value> =
         names.map(|n| (n.clone(), used.get(&n).copied().unwrap_or_else(zero).to_string().into())).collect();
     let status = json!({"hard": hard, "used": used});
-    if view::canonical(&status) == view::canonical(object.status()) {
+    if !view::status_differs(object, &status) {
         return Vec::new();
     }
     vec![Action::status(&gvr::RESOURCE_QUOTAS, object, status)]

@@ -142,7 +142,7 @@ fn decide(o: &Observed<'_>) -> Decision {
     let status = status(o, &active, &mut decision);
     // While pods are being made or deleted the numbers are about to change; but a failure must be told.
     let told = manage.is_empty() || o.failure.is_some() || generation_is_new(o.owner);
-    if told && view::canonical(&status) != view::canonical(o.owner.status()) {
+    if told && view::status_differs(o.owner, &status) {
         actions.push(Action::status(o.gvr, o.owner, status));
     }
     actions.extend(manage);

@@ -128,7 +128,7 @@ fn decide(o: &Observed<'_>) -> Decision {
         })
         .collect();
     let status = plan.status(&doomed, &mut decision);
-    if view::canonical(&status) != view::canonical(set.status()) {
+    if view::status_differs(set, &status) {
         decision.actions.insert(0, Action::status(&gvr::STATEFUL_SETS, set, status));
     }
     decision.actions.extend(managed);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api::{Object, Value, meta};
+use api::{Gvk, Object, Value, meta};
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -112,6 +112,21 @@ pub(crate) fn canonical(value: &Value) -> Value {
     }
 }
 
+/// Does `status` say anything that the object's own does not, or the other way round? Zero values that the server would leave
+/// out say nothing.
+pub(crate) fn status_differs(object: &Object, status: &Value) -> bool {
+    let gvk = Gvk::parse(object.api_version(), object.kind());
+    let schema = api::kinds::by_gvk(&gvk).and_then(|kind| kind.schema().field("status"));
+    let plain = |status: &Value| {
+        let mut status = canonical(status);
+        if let Some(schema) = schema {
+            api::codec::prune(&mut status, schema);
+        }
+        status
+    };
+    plain(status) != plain(object.status())
+}
+
 /// A pod from a template: what `owner` (already as a reference) makes. The name is generated from `prefix`.
 pub(crate) fn pod_from_template(
     template: &Value,
@@ -167,5 +182,20 @@ mod tests {
         let a = json!({"b": 1, "a": {"x": null, "y": [{"q": null}]}});
         let b = json!({"a": {"y": [{}]}, "b": 1});
         assert_eq!(canonical(&a).to_string(), canonical(&b).to_string());
+    }
+
+    #[test]
+    fn a_status_differs_by_what_it_says() {
+        let set = |status: Value| {
+            Object::from_value(json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "status": status}))
+        };
+        let said = json!({"replicas": 0, "readyReplicas": 0, "conditions": []});
+        assert!(!status_differs(&set(json!({"replicas": 0})), &said));
+        assert!(status_differs(&set(json!({"replicas": 0, "readyReplicas": 1})), &said));
+        // A pointer of Go: nothing known is not the same as none.
+        assert!(status_differs(
+            &set(json!({"replicas": 0})),
+            &json!({"replicas": 0, "terminatingReplicas": 0})
+        ));
     }
 }

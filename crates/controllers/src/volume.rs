@@ -268,7 +268,7 @@ fn bound_to(o: &Claim<'_>, name: &str) -> Vec<Action> {
     if status["capacity"].is_null() {
         status["capacity"] = json!({"storage": volume.at(&["spec", "capacity", "storage"])});
     }
-    if view::canonical(&status) == view::canonical(claim.status()) {
+    if !view::status_differs(claim, &status) {
         return Vec::new();
     }
     vec![Action::status(&gvr::PERSISTENT_VOLUME_CLAIMS, claim, status)]

@@ -1,5 +1,5 @@
 //! Fits a decoded value to a schema, as upstream's decoder fits it to Go types: unknown fields go (and are named), nulls go,
-//! quantities and times take their canonical form, and a value of the wrong type is an error in Go's words.
+//! zero values that Go's encoder leaves out go, quantities and times take their canonical form, and a value of the wrong type is an error in Go's words.
 
 use std::borrow::Cow;
 
@@ -11,8 +11,31 @@ use crate::schema::{Base, Schema, Shape, Ty, Wrap};
 
 /// Fits `value` to `schema`. Unknown fields are appended to `unknown` as paths.
 pub fn fit(value: &mut Value, schema: Schema<'_>, unknown: &mut Vec<String>) -> Result<(), String> {
-    let mut walk = Walk { path: Vec::new(), unknown, owner: String::new() };
+    let mut walk = Walk { path: Vec::new(), unknown, owner: String::new(), zeros: false };
     walk.value(value, schema)
+}
+
+/// As [`fit`], of what somebody wants to own: a field is theirs whatever its value, so zero values stay.
+pub fn fit_applied(value: &mut Value, schema: Schema<'_>, unknown: &mut Vec<String>) -> Result<(), String> {
+    let mut walk = Walk { path: Vec::new(), unknown, owner: String::new(), zeros: true };
+    walk.value(value, schema)
+}
+
+/// Is this what a Go client leaves out, and so nothing that can be told from the field's absence? Of two clients, one writes
+/// such a value and the other does not: kept, it would be a change that neither of them has made.
+fn says_nothing(value: &Value, schema: Schema<'_>) -> bool {
+    let Schema::Builtin(ty, Some(field)) = schema else { return false };
+    if field.zero {
+        return false;
+    }
+    match (ty.wrap, ty.base, value) {
+        (Wrap::List, _, Value::Array(items)) => items.is_empty(),
+        (Wrap::Map | Wrap::MapOfLists, _, Value::Object(map)) => map.is_empty(),
+        (Wrap::None, Base::String | Base::Bytes, Value::String(text)) => text.is_empty(),
+        (Wrap::None, Base::Bool, Value::Bool(flag)) => !flag,
+        (Wrap::None, Base::Int32 | Base::Int64 | Base::Double, Value::Number(n)) => n.as_f64() == Some(0.0),
+        _ => false,
+    }
 }
 
 enum Step {
@@ -25,6 +48,8 @@ struct Walk<'a> {
     unknown: &'a mut Vec<String>,
     /// Name of the innermost struct.
     owner: String,
+    /// Whether zero values stay that Go would leave out.
+    zeros: bool,
 }
 
 impl Walk<'_> {
@@ -112,6 +137,9 @@ impl Walk<'_> {
                             self.path.push(Step::Field(name.clone()));
                             self.value(item, inner)?;
                             self.path.pop();
+                            if let Some(last) = stays.last_mut().filter(|_| !self.zeros) {
+                                *last = !says_nothing(item, inner);
+                            }
                         }
                         Some(_) => {}
                     }

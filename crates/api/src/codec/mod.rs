@@ -114,7 +114,7 @@ pub fn decode_as(
         MediaType::Yaml => yaml::parse(bytes)?,
         MediaType::Protobuf => (protobuf::decode(bytes, schema)?, Vec::new()),
     };
-    finish(value, duplicates, api_version, kind, schema, validation)
+    finish(value, duplicates, api_version, kind, schema, validation, check::fit)
 }
 
 /// Checks a value that is already decoded (the result of a patch) against the schema, as [`decode`] does.
@@ -125,10 +125,22 @@ pub fn check(
     schema: Schema<'_>,
     validation: FieldValidation,
 ) -> Result<Decoded, Status> {
-    finish(value, Vec::new(), api_version, kind, schema, validation)
+    finish(value, Vec::new(), api_version, kind, schema, validation, check::fit)
 }
 
-/// Takes out of a value what the schema does not have, and says what that was, as paths.
+/// As [`check`], of a configuration to apply: its zero values stay, because they are somebody's. What the object becomes has
+/// to be [`prune`]d.
+pub fn check_applied(
+    value: Value,
+    api_version: &str,
+    kind: &str,
+    schema: Schema<'_>,
+    validation: FieldValidation,
+) -> Result<Decoded, Status> {
+    finish(value, Vec::new(), api_version, kind, schema, validation, check::fit_applied)
+}
+
+/// Takes out of a value what the schema does not have, and says what that was, as paths; and what says nothing, without a word.
 pub fn prune(value: &mut Value, schema: Schema<'_>) -> Vec<String> {
     // `apiVersion` and `kind` are fields of every schema; what is of a wrong type is for validation to refuse.
     let mut unknown = Vec::new();
@@ -142,6 +154,8 @@ fn unreadable(api_version: &str, kind: &str, why: &str) -> Status {
     Status::bad_request(format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {why}"))
 }
 
+type Fit = fn(&mut Value, Schema<'_>, &mut Vec<String>) -> Result<(), String>;
+
 fn finish(
     mut value: Value,
     duplicates: Vec<String>,
@@ -149,6 +163,7 @@ fn finish(
     kind: &str,
     schema: Schema<'_>,
     validation: FieldValidation,
+    fit: Fit,
 ) -> Result<Decoded, Status> {
     let Value::Object(map) = &mut value else {
         let what = match value {
@@ -187,7 +202,7 @@ fn finish(
         }
     }
     let mut unknown = Vec::new();
-    check::fit(&mut value, schema, &mut unknown).map_err(|why| unreadable(api_version, kind, &why))?;
+    fit(&mut value, schema, &mut unknown).map_err(|why| unreadable(api_version, kind, &why))?;
     let map = crate::meta::as_map(&mut value);
     map.insert("apiVersion".to_owned(), Value::String(api_version.to_owned()));
     map.insert("kind".to_owned(), Value::String(kind.to_owned()));
@@ -235,6 +250,43 @@ mod tests {
             assert_eq!(read(body.as_bytes()).unwrap().value["kind"], "DeleteOptions", "{body}");
         }
         assert_eq!(read(br#"{"kind":"Pod","apiVersion":"v1"}"#).unwrap_err().code, 400);
+    }
+
+    #[test]
+    fn what_go_leaves_out_is_not_there() {
+        let spec = json!({
+            "hostNetwork": false, "hostPID": false, "nodeSelector": {}, "tolerations": [], "nodeName": "",
+            "hostUsers": false, "terminationGracePeriodSeconds": 0, "shareProcessNamespace": false,
+            "securityContext": {"runAsUser": 0, "supplementalGroups": []},
+            "containers": [{"name": "", "image": "", "stdin": false, "env": [], "ports": [{"containerPort": 0, "hostPort": 0}],
+                "resources": {"limits": {}}, "securityContext": {"privileged": false},
+                "livenessProbe": {"initialDelaySeconds": 0, "terminationGracePeriodSeconds": 0}}],
+            "volumes": [{"name": "a", "emptyDir": {"medium": ""}}, {"name": "b", "projected": {"sources": []}}]
+        });
+        let body = json!({"metadata": {"name": "a", "labels": {}, "annotations": {"a": ""}}, "spec": spec});
+        let want = json!({
+            "hostUsers": false, "terminationGracePeriodSeconds": 0, "shareProcessNamespace": false,
+            "securityContext": {"runAsUser": 0},
+            "containers": [{"name": "", "ports": [{"containerPort": 0}],
+                "resources": {}, "securityContext": {"privileged": false},
+                "livenessProbe": {"terminationGracePeriodSeconds": 0}}],
+            "volumes": [{"name": "a", "emptyDir": {}}, {"name": "b", "projected": {"sources": []}}]
+        });
+        let decoded = pod(body.clone(), FieldValidation::Strict).unwrap();
+        assert_eq!(decoded.warnings.len(), 0);
+        assert_eq!(decoded.value["spec"], want);
+        assert_eq!(decoded.value["metadata"], json!({"name": "a", "annotations": {"a": ""}}));
+        // What Go sends by protobuf has a number for every field.
+        let kind = kinds::by_gvr(&gvr::PODS).unwrap();
+        let version = kind.storage().unwrap();
+        let sent = encode(&body, MediaType::Protobuf, version.schema()).unwrap();
+        let decoded = decode(&sent, MediaType::Protobuf, kind, version, FieldValidation::Strict).unwrap();
+        assert_eq!(decoded.value["spec"]["hostUsers"], false);
+        assert_eq!(decoded.value["spec"]["hostNetwork"], Value::Null);
+        assert_eq!(decoded.value["spec"]["containers"][0]["stdin"], Value::Null);
+        // Whoever applies owns what is said.
+        let applied = check_applied(body, "v1", "Pod", version.schema(), FieldValidation::Strict).unwrap();
+        assert_eq!(applied.value["spec"]["hostNetwork"], false);
     }
 
     #[test]

@@ -113,8 +113,8 @@ fn decode_field(field: &Field, value: wire::Value<'_>, map: &mut Map, depth: u32
     match field.ty.wrap {
         Wrap::None => {
             if let Some(v) = decode_value(base, value, depth)? {
-                let empty = v.as_str() == Some("") && field.name != "storageClassName";
-                if !empty {
+                // Go sends every field that is no pointer.
+                if field.zero || v.as_str() != Some("") {
                     map.insert(field.name.to_owned(), v);
                 }
             }

@@ -113,7 +113,11 @@ impl Applied<'_> {
     async fn made(&self, live: Option<&Value>) -> Result<Value, Status> {
         let mut views = Views::new(self.kind, self.converter);
         let step = |views: &Views<'_>| apply(live, self.config, views, self.writer, self.force);
-        views.settle(step).await
+        let mut made = views.settle(step).await?;
+        if !self.kind.custom {
+            api::codec::prune(&mut made, self.version.schema());
+        }
+        Ok(made)
     }
 }
 
@@ -205,8 +209,9 @@ impl ApiServer {
         let version = &kind.versions[cx.version];
         let api_version = version.api_version();
         check_type(&config, &api_version, &kind.kind)?;
+        let schema = version.schema();
         let decoded =
-            api::codec::check(config, &api_version, &kind.kind, version.schema(), options.validation)?;
+            api::codec::check_applied(config, &api_version, &kind.kind, schema, options.validation)?;
         let mut config = decoded.value;
         cx.warnings.extend(decoded.warnings);
         let name = cx.info.name.clone();

@@ -83,7 +83,7 @@ pub(super) fn write(r: &mut Rollout<'_>, decision: &mut Decision) {
         None => conditions.retain(|c| c["type"] != "ReplicaFailure"),
     }
     status["conditions"] = conditions.into();
-    if view::canonical(&status) != view::canonical(d.status()) {
+    if view::status_differs(d, &status) {
         r.actions.push(Action::status(&gvr::DEPLOYMENTS, d, status));
     }
 }
