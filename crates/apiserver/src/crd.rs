@@ -67,6 +67,31 @@ struct Rules {
     selectable: Vec<std::borrow::Cow<'static, str>>,
 }
 
+impl Rules {
+    fn rules(&self, new: &Value, old: Option<&Value>) -> api::ErrorList {
+        self.schema.as_ref().map(|s| s.validate_rules(new, old)).unwrap_or_default()
+    }
+
+    /// What is wrong with the numbers that `scale` shows: of the status, and of the `spec`, too.
+    fn scaled(&self, obj: &Value, spec: bool) -> api::ErrorList {
+        let mut errors = api::ErrorList::new();
+        let Some(paths) = &self.scale else { return errors };
+        for path in spec.then_some(&paths.spec_replicas).into_iter().chain([&paths.status_replicas]) {
+            let Some(value) = path.split('.').try_fold(obj, |value, part| value.get(part)) else { continue };
+            let why = match value.as_i64() {
+                None => "accessor error: it is no integer".to_owned(),
+                Some(n) if n < 0 => "should be a non-negative integer".to_owned(),
+                Some(n) if i32::try_from(n).is_err() => {
+                    format!("should be less than or equal to {}", i32::MAX)
+                }
+                Some(_) => continue,
+            };
+            errors.invalid(&api::Path::new(&format!(".{path}")), value, why);
+        }
+        errors
+    }
+}
+
 impl api::Strategy for Rules {
     fn default(&self, obj: &mut Value) {
         if let Some(schema) = &self.schema {
@@ -83,16 +108,21 @@ impl api::Strategy for Rules {
     }
 
     fn validate_create(&self, obj: &Value) -> api::ErrorList {
-        self.schema.as_ref().map(|s| s.validate_rules(obj, None)).unwrap_or_default()
+        let mut errors = self.rules(obj, None);
+        errors.append(self.scaled(obj, true));
+        errors
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> api::ErrorList {
-        self.schema.as_ref().map(|s| s.validate_rules(new, Some(old))).unwrap_or_default()
+        let mut errors = self.rules(new, Some(old));
+        errors.append(self.scaled(new, true));
+        errors
     }
 
     fn validate_status(&self, new: &Value, old: &Value) -> api::ErrorList {
         let mut errors = self.validate_changed(new, old);
-        errors.append(self.validate_update(new, old));
+        errors.append(self.rules(new, Some(old)));
+        errors.append(self.scaled(new, false));
         errors
     }
 
@@ -168,7 +198,7 @@ fn kind_in(crd: &Value, version: &str, schemas: &[VersionSchema]) -> Option<Kind
         Some(VersionSchema::Structural(s)) => Some(s.clone()),
         _ => None,
     };
-    let columns: Vec<PathColumn> = list(at, "/additionalPrinterColumns")
+    let mut columns: Vec<PathColumn> = list(at, "/additionalPrinterColumns")
         .map(|c| PathColumn {
             name: text(c, "/name").to_owned(),
             kind: text(c, "/type").to_owned(),
@@ -182,6 +212,16 @@ fn kind_in(crd: &Value, version: &str, schemas: &[VersionSchema]) -> Option<Kind
             path: text(c, "/jsonPath").to_owned(),
         })
         .collect();
+    if columns.is_empty() {
+        columns.push(PathColumn {
+            name: "Age".into(),
+            kind: "date".into(),
+            format: String::new(),
+            description: "When the object was created.".into(),
+            priority: 0,
+            path: ".metadata.creationTimestamp".into(),
+        });
+    }
     let scale = at.pointer("/subresources/scale").map(|s| {
         let path = |f: &str| text(s, f).trim_start_matches('.').to_owned();
         let selector = path("/labelSelectorPath");
@@ -213,7 +253,7 @@ fn kind_in(crd: &Value, version: &str, schemas: &[VersionSchema]) -> Option<Kind
         categories: words(names, "/categories"),
         namespaced: text(crd, "/spec/scope") == "Namespaced",
         versions,
-        columns: if columns.is_empty() { Columns::Default } else { Columns::Paths(columns.into()) },
+        columns: Columns::Paths(columns.into()),
         strategy: Arc::new(Rules { schema, scale, selectable }),
         custom: true,
         template: None,

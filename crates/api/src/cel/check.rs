@@ -371,6 +371,13 @@ impl<'a> Checker<'a> {
                 let ty = if name == "optMap" { Ty::Optional(Box::new(seen.ty)) } else { seen.ty };
                 Some(Estimate { ty, size: seen.size, cost: seen.cost.saturating_add(of.cost) })
             }
+            ("sortBy", [variable, key]) => {
+                let variable = ident(variable)?;
+                let range = self.look(target);
+                let item = self.item(&range.ty);
+                let each = self.with(&[(variable, item)], key).cost.saturating_add(SORTED);
+                Some(Estimate { cost: range.cost.saturating_add(range.size.saturating_mul(each)), ..range })
+            }
             (
                 name @ ("all" | "exists" | "existsOne" | "transformList" | "transformMap"),
                 [first, second, bodies @ ..],
@@ -442,11 +449,17 @@ impl<'a> Checker<'a> {
         let ty = self.result(&name, &types);
         let own = cost(&name, &types, &sizes);
         let size = match name.as_str() {
+            // A number that is only known when the rule is judged may be any.
+            "lists.range" => match call.args.first().map(|a| &a.expr) {
+                Some(Expr::Literal(LiteralValue::Int(n))) => u64::try_from(*n.inner()).unwrap_or_default(),
+                _ => u64::from(u32::MAX),
+            },
             op::ADD => sizes.iter().fold(0u64, |a, b| a.saturating_add(*b)),
             op::CONDITIONAL => sizes.iter().skip(1).copied().max().unwrap_or(1),
             op::INDEX => ty.size(),
             "split" | "findAll" | "replace" | "substring" | "trim" | "lowerAscii" | "upperAscii" | "find"
-            | "join" | "string" | "orValue" | "value" | "reverse" => sizes.iter().copied().max().unwrap_or(1),
+            | "join" | "string" | "orValue" | "value" | "reverse" | "slice" | "sort" | "distinct"
+            | "flatten" | "format" => sizes.iter().copied().max().unwrap_or(1),
             _ => 1,
         };
         Estimate { ty, size, cost: inputs.saturating_add(own) }
@@ -525,6 +538,9 @@ impl<'a> Checker<'a> {
             ("orValue" | "value", [Ty::Optional(inner), ..]) => inner.as_ref().clone(),
             ("optional.of" | "optional.ofNonZeroValue", [v]) => Ty::Optional(Box::new(v.clone())),
             ("optional.none" | "validate" | "format.named" | "or", _) => Ty::Optional(Box::new(Ty::Any)),
+            ("reverse" | "slice" | "sort" | "distinct", [list @ Ty::List(..), ..]) => list.clone(),
+            ("flatten", [Ty::List(..), ..]) => Ty::List(Box::new(Ty::Any), None),
+            ("lists.range", _) => Ty::List(Box::new(INT), None),
             ("min" | "max" | "sum", [Ty::List(items, _)]) => items.as_ref().clone(),
             ("contains" | "startsWith" | "endsWith" | "matches", [a, b]) => {
                 if !a.is("string") || !b.is("string") {
@@ -551,7 +567,7 @@ fn named_result(name: &str) -> Ty<'static> {
         | "getDayOfWeek" | "getDayOfYear" | "getHours" | "getMinutes" | "getSeconds" | "getMilliseconds"
         | "sign" | "compareTo" | "asInteger" | "family" | "prefixLength" | "major" | "minor" | "patch" => INT,
         "string" | "charAt" | "lowerAscii" | "upperAscii" | "replace" | "substring" | "trim" | "join"
-        | "find" | "getScheme" | "getHost" | "getHostname" | "getPort" | "getEscapedPath"
+        | "format" | "find" | "getScheme" | "getHost" | "getHostname" | "getPort" | "getEscapedPath"
         | "strings.quote" | "base64.encode" => TEXT,
         "split" | "findAll" => Ty::List(Box::new(TEXT), None),
         "bool"
@@ -585,6 +601,9 @@ fn named_result(name: &str) -> Ty<'static> {
     }
 }
 
+/// How often each item of a list is compared at most while it is sorted, whatever its length.
+const SORTED: u64 = 33;
+
 /// As the evaluation's own, at the greatest sizes.
 fn cost(name: &str, types: &[Ty<'_>], sizes: &[u64]) -> u64 {
     let tenth = |n: u64| n.div_ceil(10);
@@ -609,7 +628,9 @@ fn cost(name: &str, types: &[Ty<'_>], sizes: &[u64]) -> u64 {
         "matches" | "find" | "findAll" => 1 + tenth(at(0) + 1).saturating_mul(at(1).max(4) / 4),
         "startsWith" | "endsWith" => 1 + tenth(at(1)),
         "sets.contains" | "sets.equivalent" | "sets.intersects" => 1 + at(0).saturating_mul(at(1)),
-        "isSorted" | "sum" | "min" | "max" => 1 + at(0),
+        "isSorted" | "sum" | "min" | "max" | "slice" | "flatten" => 1 + at(0),
+        "sort" => 1 + at(0).saturating_mul(SORTED),
+        "distinct" => 1 + at(0).saturating_mul(at(0)),
         "lowerAscii" | "upperAscii" | "trim" | "substring" | "join" | "string" | "quantity"
         | "isQuantity" | "url" | "isURL" | "ip" | "isIP" | "cidr" | "isCIDR" | "duration" | "timestamp"
         | "validate" => 1 + tenth(at(0)),

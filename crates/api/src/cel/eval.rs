@@ -375,6 +375,7 @@ impl<'a, 'b> Machine<'a, 'b> {
                     _ => failed(no_overload(name)),
                 }))
             }
+            ("sortBy", [variable, key]) => Some(self.sort_by(target, ident(variable)?, key)),
             (
                 "all" | "exists" | "existsOne" | "transformList" | "transformMap",
                 [first, second, body @ ..],
@@ -397,6 +398,18 @@ impl<'a, 'b> Machine<'a, 'b> {
         let result = self.eval(body);
         self.variables.truncate(depth);
         result
+    }
+
+    fn sort_by(&mut self, target: &'a Expression, variable: &'a str, key: &'a Expression) -> Outcome<'a> {
+        let list = self.eval(target)?;
+        let Some(items) = list.items() else { return failed(no_overload("sortBy")) };
+        self.spend(library::cost("sort", Some(&list), &[]))?;
+        let mut keyed = Vec::with_capacity(items.len());
+        for item in items {
+            let item = self.taken(item)?;
+            keyed.push((self.with(&[(variable, item.clone())], key)?, item));
+        }
+        Ok(library::sorted(keyed)?)
     }
 
     fn pairs(

@@ -50,6 +50,24 @@ fn values() {
         ("x.list.all(i, e, i < 2 && e.v == i + 1)", "true"),
         ("x.list.transformMap(i, e, e.v)[1]", "2"),
         ("x.list.map(e, e.n).join(',')", "'a,b'"),
+        ("[1, 2, 3, 4].slice(1, 3) == [2, 3] && [].slice(0, 0) == []", "true"),
+        (
+            "[1, [2, [3, [4]]]].flatten() == [1, 2, [3, [4]]] && [1, [2, [3, [4]]]].flatten(2) == [1, 2, 3, [4]]",
+            "true",
+        ),
+        ("[3, 1, 2].sort() == [1, 2, 3] && ['b', 'a'].sort() == ['a', 'b']", "true"),
+        ("x.list.sortBy(e, -e.v).map(e, e.n) == ['b', 'a']", "true"),
+        ("['b', 'b', 'c', 'a', 'c'].distinct() == ['b', 'c', 'a'] && [1, 1.0, 1u].distinct() == [1]", "true"),
+        ("lists.range(4) == [0, 1, 2, 3] && lists.range(0) == []", "true"),
+        ("'%s is %d of %s, 100%%'.format([x.s, x.a, x.b])", "'abc is 1 of [1, 2, 3], 100%'"),
+        ("'%s'.format([{'b': [1.5, 'x'], 'a': null}])", r#"'{"a":null, "b":[1.500000, "x"]}'"#),
+        ("'%s %s'.format([duration('90s'), type(1)])", "'90s int'"),
+        ("'%s'.format([[timestamp('2023-02-03T23:31:20Z')]])", r#"'[timestamp("2023-02-03T23:31:20Z")]'"#),
+        ("'%.3f %.2f %f'.format([1234567.8912, -0.5, 3.0])", "'1,234,567.891 -0.50 3.000000'"),
+        ("'%.6e'.format([1052.032911275])", "'1.052033\u{202f}\u{d7}\u{202f}10⁰³'"),
+        ("'%b %b %o %x %X %x'.format([5, true, 8, 255, -255, 'hi'])", "'101 1 10 ff -FF 6869'"),
+        ("timestamp('2023-07-01T12:00:00Z').getHours('Europe/Berlin')", "14"),
+        ("timestamp('2023-07-01T12:00:00Z').getHours('-02:00')", "10"),
         ("true || x.zz", "true"),
         ("x.zz || true", "true"),
         ("false && 1 / 0 == 1", "false"),
@@ -172,9 +190,15 @@ fn bombs_run_out_of_budget() {
         ("[v, v]", "[v49].indexOf(v49) == 0"),
         ("[v, v]", "sets.contains([v49], [v49])"),
         ("[v, v]", "sets.equivalent([v49], [v49])"),
+        ("[v, v]", "v49.flatten(100).size() == 0"),
+        ("[v, v]", "[v49, v49].distinct().size() == 1"),
     ] {
         let outcome = eval_within(CALL_BUDGET / 10, &doubled(pair, last), &x);
         assert_eq!(outcome, Err("cost".into()), "{last} of {pair}");
+    }
+    for pair in ["[v, v]", "{'a': v, 'b': v}"] {
+        let outcome = eval(&doubled(pair, "'%s'.format([v49])"), &x);
+        assert_eq!(outcome, Err("error during formatting: the result of format is too long".into()));
     }
 }
 
@@ -375,4 +399,28 @@ fn bad_rules_are_refused_when_they_are_written() {
         "items": {"type": "string", "maxLength": 3, "x-kubernetes-validations": [{"rule": "self == oldSelf"}]}}}});
     let text = Structural::compile(&in_set, &Path::root()).unwrap_err().message();
     assert!(text.contains("oldSelf cannot be used on the uncorrelatable portion"), "{text}");
+}
+
+#[test]
+fn lists_and_texts_that_cannot_be_made_are_not() {
+    let none = json!({});
+    for (source, why) in [
+        ("lists.range(100000000000).size()", "cost"),
+        ("[1, 2].slice(0, 3)", "cannot slice(0, 3), list is length 2"),
+        ("[1, 2].slice(2, 1)", "cannot slice(2, 1), start index must be less than or equal to end index"),
+        ("[1, 2].slice(-1, 1)", "cannot slice(-1, 1), negative indexes not supported"),
+        ("[1, 'b'].sort()", "list elements must have the same type"),
+        ("[[1], [2]].sort()", "list elements must be comparable"),
+        ("[1].flatten(-1)", "level must be non-negative"),
+        (
+            "'%d'.format(['x'])",
+            "error during formatting: decimal clause can only be used on integers, was given string",
+        ),
+        ("'%s %s'.format(['x'])", "index 1 out of range"),
+        ("'%q'.format(['x'])", "error during formatting: unrecognized formatting clause \"q\""),
+        ("'%.999f'.format([1.0])", "precision 999 is more than the 100 digits that are possible"),
+        ("timestamp('2023-07-01T12:00:00Z').getHours('Mars/Phobos')", "unknown time zone Mars/Phobos"),
+    ] {
+        assert_eq!(eval(source, &none), Err(why.into()), "{source}");
+    }
 }

@@ -1,6 +1,7 @@
-//! The functions that expressions may call: CEL's own, its string, math and set extensions as far as Kubernetes turns them
+//! The functions that expressions may call: CEL's own, its string, list, math and set extensions as far as Kubernetes turns them
 //! on, and Kubernetes' libraries (lists, regular expressions, URLs, quantities, addresses, formats, versions).
 
+mod format;
 mod kubernetes;
 mod text;
 mod time;
@@ -13,7 +14,7 @@ use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
 use super::authorizer;
-use super::eval::{Fault, Meter};
+use super::eval::{Fault, Meter, draw};
 use super::value::{Val, duration, every, hundredth, no_overload, position};
 use crate::quantity::Quantity;
 use kubernetes::{
@@ -34,7 +35,10 @@ pub(in crate::cel) fn type_named(name: &str) -> Option<&'static str> {
 
 /// The first part of functions whose names have two.
 pub(in crate::cel) fn is_namespace(name: &str) -> bool {
-    matches!(name, "optional" | "math" | "sets" | "ip" | "cidr" | "format" | "strings" | "base64" | "semver")
+    matches!(
+        name,
+        "optional" | "math" | "sets" | "lists" | "ip" | "cidr" | "format" | "strings" | "base64" | "semver"
+    )
 }
 
 /// Every function there is.
@@ -97,6 +101,12 @@ pub(in crate::cel) fn exists(name: &str) -> bool {
         "trim",
         "join",
         "reverse",
+        "format",
+        "slice",
+        "flatten",
+        "sort",
+        "distinct",
+        "lists.range",
         "isSorted",
         "sum",
         "min",
@@ -207,6 +217,15 @@ pub(in crate::cel) fn cost(name: &str, target: Option<&Val<'_>>, args: &[Val<'_>
         "sets.contains" | "sets.equivalent" | "sets.intersects" => {
             1 + size(args.first()).saturating_mul(size(args.get(1)))
         }
+        // As many as are asked for.
+        "lists.range" => {
+            1 + args.first().and_then(Val::whole).map_or(0, |n| n.clamp(0, i64::MAX.into()) as u64)
+        }
+        "sort" => {
+            let n = first();
+            1 + n.saturating_mul(u64::from(n.checked_ilog2().unwrap_or_default()) + 1)
+        }
+        "slice" => 1 + first(),
         "size" => match target.or(args.first()) {
             Some(Val::Text(s)) => 1 + hundredth(s.len()),
             _ => 1,
@@ -261,6 +280,26 @@ pub(in crate::cel) fn call<'a>(
                 position(&items, x, meter.budget)?.map(|i| last - i)
             };
             Val::Int(at.and_then(|i| i64::try_from(i).ok()).unwrap_or(-1))
+        }
+        ("distinct", Some(list @ (Val::List(_) | Val::Array(..))), []) => {
+            let mut seen: Vec<Val<'a>> = Vec::new();
+            for item in list.items().ok_or_else(missing)? {
+                if position(&seen, &item, meter.budget)?.is_none() {
+                    seen.push(item);
+                }
+            }
+            Val::list(seen)
+        }
+        ("flatten", Some(list @ (Val::List(_) | Val::Array(..))), [] | [Val::Int(_)]) => {
+            let depth = match args {
+                [Val::Int(depth)] => {
+                    usize::try_from(*depth).map_err(|_| "level must be non-negative".to_owned())?
+                }
+                _ => 1,
+            };
+            let mut flat = Vec::new();
+            flatten(list, depth, &mut flat, meter)?;
+            Val::list(flat)
         }
         ("sets.contains" | "sets.equivalent" | "sets.intersects", None, [a, b]) => {
             let (x, y) = a.items().zip(b.items()).ok_or_else(missing)?;
@@ -329,6 +368,9 @@ fn plain<'a>(name: &str, target: Option<Val<'a>>, args: &[Val<'a>]) -> Answer<'a
         ("dyn", None, [v]) => Ok(v.clone()),
         ("int" | "uint" | "double" | "string" | "bool" | "bytes" | "duration" | "timestamp", None, [v]) => {
             convert(name, v)
+        }
+        ("format", Some(Val::Text(s)), [list @ (Val::List(_) | Val::Array(..))]) => {
+            format::format(&s, &list.items().unwrap_or_default())
         }
         (_, Some(Val::Text(s)), _) => text(name, &s, args),
         (_, Some(Val::Timestamp(t)), _) => time(name, t, args),
@@ -497,10 +539,55 @@ fn lists<'a>(name: &str, list: &Val<'a>, args: &[Val<'a>]) -> Answer<'a> {
             best
         }
         ("reverse", []) => Val::list(items.into_iter().rev().collect()),
+        ("slice", [Val::Int(start), Val::Int(end)]) => {
+            let why = match (usize::try_from(*start), usize::try_from(*end)) {
+                (Ok(from), Ok(to)) if from <= to && to <= items.len() => {
+                    return Ok(Val::list(items.get(from..to).unwrap_or_default().to_vec()));
+                }
+                (Ok(from), Ok(to)) if from <= to => format!("list is length {}", items.len()),
+                (Ok(_), Ok(_)) => "start index must be less than or equal to end index".to_owned(),
+                _ => "negative indexes not supported".to_owned(),
+            };
+            return Err(format!("cannot slice({start}, {end}), {why}"));
+        }
+        ("sort", []) => sorted(items.into_iter().map(|v| (v.clone(), v)).collect())?,
         ("join", []) => joined(&items, "")?,
         ("join", [Val::Text(by)]) => joined(&items, by)?,
         _ => return overload(name),
     })
+}
+
+/// The items of a list, and of lists within it as deep as that.
+fn flatten<'a>(
+    list: &Val<'a>,
+    depth: usize,
+    out: &mut Vec<Val<'a>>,
+    meter: &mut Meter<'_>,
+) -> Result<(), Fault> {
+    for item in list.items().unwrap_or_default() {
+        draw(meter.budget, 1)?;
+        if depth > 0 && matches!(item, Val::List(_) | Val::Array(..)) {
+            flatten(&item, depth - 1, out, meter)?;
+        } else {
+            out.push(item);
+        }
+    }
+    Ok(())
+}
+
+/// Values in the order of their keys, which must all be of one type that has an order.
+pub(in crate::cel) fn sorted<'a>(mut keyed: Vec<(Val<'a>, Val<'a>)>) -> Answer<'a> {
+    if let Some((first, _)) = keyed.first() {
+        if first.compare(first).is_none() && !matches!(first, Val::Double(_)) {
+            return Err("list elements must be comparable".into());
+        }
+        let of = first.type_name();
+        if keyed.iter().any(|(key, _)| key.type_name() != of) {
+            return Err("list elements must have the same type".into());
+        }
+    }
+    keyed.sort_by(|(a, _), (b, _)| a.compare(b).unwrap_or(Ordering::Equal));
+    Ok(Val::list(keyed.into_iter().map(|(_, value)| value).collect()))
 }
 
 fn joined<'a>(items: &[Val<'_>], by: &str) -> Answer<'a> {
@@ -581,6 +668,8 @@ fn global<'a>(name: &str, args: &[Val<'a>]) -> Answer<'a> {
             let found = FORMATS.into_iter().find(|(n, _)| *n == s.as_ref());
             found.map_or(Val::Optional(None), |(_, f)| Val::some(Val::Format(f)))
         }
+        // What it makes has been paid for: it is no longer than the budget.
+        ("lists.range", [Val::Int(n)]) => Val::list((0..*n).map(Val::Int).collect()),
         ("base64.encode", [Val::Bytes(b)]) => Val::text(base64::Engine::encode(engine, b)),
         ("base64.decode", [Val::Text(s)]) => Val::Bytes(
             base64::Engine::decode(engine, s.as_bytes())

@@ -1,6 +1,6 @@
 //! Functions on times and durations.
 
-use jiff::tz::TimeZone;
+use jiff::tz::{TimeZone, TimeZoneDatabase};
 use jiff::{SignedDuration, Timestamp};
 
 use super::super::value::Val;
@@ -31,7 +31,7 @@ pub(super) fn time<'a>(name: &str, t: Timestamp, args: &[Val<'a>]) -> Answer<'a>
     }))
 }
 
-/// A fixed offset or UTC: names of places would need a data base of the machine's.
+/// A fixed offset, UTC, or the time of a place; places are those that the binary brings, whatever the machine knows.
 pub(super) fn zone(name: &str) -> Option<TimeZone> {
     if matches!(name, "UTC" | "Z" | "") {
         return Some(TimeZone::UTC);
@@ -40,7 +40,9 @@ pub(super) fn zone(name: &str) -> Option<TimeZone> {
         Some(rest) => (-1, rest),
         None => (1, name.strip_prefix('+').unwrap_or(name)),
     };
-    let (hours, minutes) = rest.split_once(':')?;
+    let Some((hours, minutes)) = rest.split_once(':') else {
+        return TimeZoneDatabase::bundled().get(name).ok();
+    };
     // More hours than that are no offset either.
     let seconds = i32::from(hours.parse::<i16>().ok()?) * 3600 + i32::from(minutes.parse::<i16>().ok()?) * 60;
     jiff::tz::Offset::from_seconds(sign * seconds).ok().map(TimeZone::fixed)

@@ -188,6 +188,20 @@ impl Structural {
     fn check_number(&self, value: &Value, path: &Path, errors: &mut ErrorList) {
         let Some(n) = value.as_f64() else { return };
         let bound = |field: &str| self.raw.get(field).and_then(Value::as_f64);
+        let format = text(&self.raw, "format");
+        let in_range = match (self.kind.as_str(), format) {
+            ("integer", "int32") => (f64::from(i32::MIN)..=f64::from(i32::MAX)).contains(&n),
+            ("integer", "uint32") => (0.0..=f64::from(u32::MAX)).contains(&n),
+            ("integer", "uint64") => value.is_u64() || value.is_f64() && (0.0..2f64.powi(64)).contains(&n),
+            ("integer", _) => value.is_i64() || value.is_f64() && n.abs() < 2f64.powi(63),
+            (_, "float" | "float32") => n.abs() <= f64::from(f32::MAX),
+            _ => true,
+        };
+        if !in_range {
+            let with = if format.is_empty() { String::new() } else { format!(" with format {format}") };
+            let why = format!("Checked value must be of type {}{with} in {}", self.kind, path.as_str());
+            errors.invalid(path, value, why);
+        }
         let mut say = |why: String| errors.invalid(path, value, format!("{} in body {why}", path.as_str()));
         if let Some(min) = bound("minimum") {
             let exclusive = flag(&self.raw, "exclusiveMinimum");

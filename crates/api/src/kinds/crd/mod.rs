@@ -542,6 +542,8 @@ mod tests {
         let raw = json!({"type": "object", "required": ["spec"], "properties": {
         "spec": {"type": "object", "required": ["size"], "properties": {
             "size": {"type": "integer", "minimum": 1},
+            "small": {"type": "integer", "format": "int32"},
+            "big": {"type": "integer", "format": "uint64"},
             "color": {"type": "string", "enum": ["red", "blue"], "default": "red"},
             "name": {"type": "string", "pattern": "^[a-z]+$", "maxLength": 5},
             "port": {"x-kubernetes-int-or-string": true},
@@ -568,6 +570,8 @@ mod tests {
         );
         assert_eq!(value["metadata"]["labels"]["x"], "y");
         assert!(s.validate(&value).is_empty());
+        let edges = json!({"spec": {"size": 3.0, "small": i32::MIN, "big": u64::MAX}});
+        assert!(s.validate(&edges).is_empty(), "{:?}", s.validate(&edges));
     }
 
     #[test]
@@ -595,6 +599,18 @@ mod tests {
             (
                 json!({"size": 1, "items": [{"k": "a"}, {"k": "a"}]}),
                 "spec.items[1]: Duplicate value: {\"k\":\"a\"}",
+            ),
+            (
+                json!({"size": 1, "small": 3_000_000_000u32}),
+                "spec.small: Invalid value: 3000000000: Checked value must be of type integer with format int32 in spec.small",
+            ),
+            (
+                json!({"size": 1, "big": -1}),
+                "spec.big: Invalid value: -1: Checked value must be of type integer with format uint64 in spec.big",
+            ),
+            (
+                json!({"size": u64::MAX}),
+                "spec.size: Invalid value: 18446744073709551615: Checked value must be of type integer in spec.size",
             ),
             (json!({"size": 1, "port": true}), "spec.port: Invalid value: \"boolean\""),
         ] {
