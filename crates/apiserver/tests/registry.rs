@@ -412,3 +412,41 @@ async fn definitions_that_come_together_do_not_share_a_name() {
     }
     assert_eq!(established, 1);
 }
+
+#[tokio::test]
+async fn custom_objects_scale_within_bounds_and_show_their_age() {
+    let c = Cluster::start().await;
+    let mut crd = definition("foos", "Foo");
+    let version = &mut crd["spec"]["versions"][0];
+    let scale = json!({"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas"});
+    version["subresources"] = json!({"status": {}, "scale": scale});
+    version["schema"] =
+        json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+    assert_eq!(c.post(CRDS, crd).await.code, 201);
+    let foos = "/apis/x.io/v1/namespaces/default/foos";
+    until(&c, foos, |a| a.code == 200).await;
+    let foo = |replicas: Value| json!({"apiVersion": "x.io/v1", "kind": "Foo", "metadata": {"name": "a"}, "spec": {"replicas": replicas}});
+    for (replicas, why) in [
+        (json!(-1), ".spec.replicas: Invalid value: -1: should be a non-negative integer"),
+        (
+            json!(1u64 << 31),
+            ".spec.replicas: Invalid value: 2147483648: should be less than or equal to 2147483647",
+        ),
+    ] {
+        let refused = c.post(foos, foo(replicas)).await;
+        assert_eq!(refused.code, 422);
+        assert!(refused.message().ends_with(why), "{}", refused.value);
+    }
+    let made = c.post(foos, foo(json!(2))).await;
+    assert_eq!(made.code, 201, "{}", made.value);
+    let mut told = made.value;
+    told["status"] = json!({"replicas": -2});
+    let refused = c.put(&format!("{foos}/a/status"), told).await;
+    assert!(refused.message().contains(".status.replicas: Invalid value: -2"), "{}", refused.value);
+    let headers = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    let table = common::call(c.admin.transport(), Method::GET, foos, &headers, String::new()).await.value;
+    let columns: Vec<&str> =
+        table["columnDefinitions"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+    assert_eq!(columns, ["Name", "Age"]);
+    assert_eq!(table["rows"][0]["cells"][0], "a");
+}
