@@ -36,7 +36,7 @@ mod text;
 mod words;
 
 pub use builder::{Builder, Pruned};
-pub use buildkit::SessionHead;
+pub use buildkit::{Posted, SessionHead};
 pub use cache::{Record, RecordKind};
 pub use context::Context;
 pub use error::{Error, Result};

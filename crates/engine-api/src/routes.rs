@@ -86,6 +86,7 @@ const TABLE: &[Route] = routes![
     GET "/distribution/{*}/json" => images::distribution,
     POST "/commit" => images::commit,
     POST "/build" => build::build,
+    POST "/build/cancel" => build::cancel,
     POST "/build/prune" => build::prune,
     POST "/grpc" => buildkit::grpc,
     POST "/session" => buildkit::session,

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::definition;
 use super::frontend::{self, Request};
-use super::locals::Input;
+use super::locals::{Body, Input};
 use super::progress::Log;
 use super::proto::{
     ApiCap, BuildHistoryRequest, BuildkitVersion, BytesMessage, CacheOptionsEntry, DiskUsageRequest,
@@ -49,6 +49,8 @@ pub(crate) struct Build {
     returned: Returns,
     /// What its solves made, by reference.
     refs: Mutex<HashMap<String, Arc<State>>>,
+    /// Ends its solve.
+    cancel: Mutex<CancellationToken>,
 }
 
 struct Returns(watch::Sender<Option<Returned>>);
@@ -74,6 +76,11 @@ impl Build {
         self.refs.lock().get(id).cloned()
     }
 
+    /// Ends it, if it is under way.
+    pub fn cancel(&self) {
+        self.cancel.lock().cancel();
+    }
+
     async fn gateway(&self) -> Result<Gateway> {
         let find = async {
             loop {
@@ -96,7 +103,7 @@ pub(crate) async fn answer(builder: &Arc<Builder>, mut call: Call) -> Result<Ans
     match path.as_str() {
         "/moby.buildkit.v1.Control/Solve" => {
             let request = call.message().await?;
-            Answer::one(&solve(builder, request).await?)
+            Answer::one(&solve(builder, request, None).await?)
         }
         "/moby.buildkit.v1.Control/Status" => {
             let request: StatusRequest = call.message().await?;
@@ -240,9 +247,15 @@ impl Drop for Ended<'_> {
     }
 }
 
-async fn solve(builder: &Arc<Builder>, request: SolveRequest) -> Result<SolveResponse> {
+/// Builds what a client asks for. `body` is what it sent along, if that is how it gives its context.
+pub(super) async fn solve(
+    builder: &Arc<Builder>,
+    request: SolveRequest,
+    body: Option<Body>,
+) -> Result<SolveResponse> {
     let build = builder.desk.build(&request.reference);
     let cancel = CancellationToken::new();
+    *build.cancel.lock() = cancel.clone();
     let _ended = Ended { builder, build: &build, reference: &request.reference, cancel: cancel.clone() };
     let session = match request.session.as_str() {
         "" => None,
@@ -284,7 +297,8 @@ async fn solve(builder: &Arc<Builder>, request: SolveRequest) -> Result<SolveRes
         }
         "dockerfile.v0" | "gateway.v0" => {
             let inputs = inputs::given(builder, &request.frontend_inputs)?;
-            run(builder, &build, gateway.clone(), request.frontend_attrs.clone(), inputs, Vec::new()).await?
+            let options = request.frontend_attrs.clone();
+            run(builder, &build, gateway.clone(), options, inputs, Vec::new(), body).await?
         }
         other => return Err(Status::new(INVALID, format!("no frontend {other} found"))),
     };
@@ -322,11 +336,13 @@ async fn run(
     options: HashMap<String, String>,
     inputs: HashMap<String, Input>,
     imports: Vec<CacheOptionsEntry>,
+    body: Option<Body>,
 ) -> Result<Vec<Part>> {
     let imports = if imports.is_empty() { gateway.imports } else { imports };
     let request = Request {
         options,
         inputs,
+        body,
         session: gateway.session,
         entitlements: gateway.entitlements,
         imports,
@@ -357,8 +373,15 @@ async fn bridge(builder: &Arc<Builder>, build: &Arc<Build>, method: &str, mut ca
                 },
                 "dockerfile.v0" | "gateway.v0" => {
                     let inputs = inputs::given(builder, &request.frontend_inputs)?;
-                    let work =
-                        run(builder, build, gateway, request.frontend_opt, inputs, request.cache_imports);
+                    let work = run(
+                        builder,
+                        build,
+                        gateway,
+                        request.frontend_opt,
+                        inputs,
+                        request.cache_imports,
+                        None,
+                    );
                     work.await?
                 }
                 other => return Err(Status::new(INVALID, format!("no frontend {other} found"))),

@@ -8,7 +8,7 @@ use image::{Image, Platform, reference};
 use tokio_util::sync::CancellationToken;
 
 use super::control::{at_lines, status};
-use super::locals::{ForPlatform, Input, Locals};
+use super::locals::{Body, ForPlatform, Input, Locals};
 use super::progress::{Log, Vertices};
 use super::proto::{self, CacheOptionsEntry};
 use super::rpc::{self, INVALID, Status, UNIMPLEMENTED};
@@ -25,6 +25,8 @@ use crate::state::{Part, State};
 pub(crate) struct Request {
     pub options: HashMap<String, String>,
     pub inputs: HashMap<String, Input>,
+    /// What came along with the request itself.
+    pub body: Option<Body>,
     pub session: Option<Arc<Session>>,
     pub entitlements: Vec<String>,
     pub imports: Vec<CacheOptionsEntry>,
@@ -164,7 +166,8 @@ pub(crate) async fn build(
     let (mut options, platforms) =
         options(&request.options).map_err(|e| Status::new(INVALID, e.to_string()))?;
     options.of_several |= platforms.len() > 1;
-    let locals = Locals::new(builder, log, request.session.clone(), request.options, request.inputs);
+    let locals =
+        Locals::new(builder, log, request.session.clone(), request.options, request.inputs, request.body);
     let locals = Arc::new(locals);
     let (name, text) = locals.dockerfile().await.map_err(|e| status(&e))?;
     let (session, entitlements) = (request.session, request.entitlements);

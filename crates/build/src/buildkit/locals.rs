@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use image::{Platform, reference};
 use parking_lot::Mutex;
+use tokio::io::AsyncRead;
 use tokio::sync::OnceCell;
 
 use super::progress::{Line, Log};
@@ -18,6 +19,9 @@ use crate::error::{Error, Result};
 use crate::pattern::Ignore;
 use crate::remote;
 use crate::state::State;
+
+/// What a request brings along: it is read once.
+pub type Body = Box<dyn AsyncRead + Send + Unpin>;
 
 /// Something that a build was given under a name.
 #[derive(Clone)]
@@ -33,6 +37,7 @@ pub(super) struct Locals {
     session: Option<Arc<Session>>,
     options: HashMap<String, String>,
     inputs: HashMap<String, Input>,
+    body: Mutex<Option<Body>>,
     log: Arc<Log>,
     salt: String,
     /// What the main context leaves out, as patterns for the client.
@@ -50,12 +55,14 @@ impl Locals {
         session: Option<Arc<Session>>,
         options: HashMap<String, String>,
         inputs: HashMap<String, Input>,
+        body: Option<Body>,
     ) -> Self {
         Self {
             builder: builder.clone(),
             session,
             options,
             inputs,
+            body: Mutex::new(body),
             log: log.clone(),
             salt: base::rng::hex(8),
             exclude: Mutex::default(),
@@ -110,9 +117,12 @@ impl Locals {
     }
 
     async fn upload(&self, id: &str) -> Result<remote::Fetched> {
-        let session =
-            self.session.as_ref().ok_or_else(|| Error::Session("no session to upload from".into()))?;
-        let mut reader = session.upload(&format!("/{id}")).await?;
+        let body = self.body.lock().take();
+        let mut reader: Body = match (body, &self.session) {
+            (Some(body), _) => body,
+            (None, Some(session)) => Box::new(session.upload(&format!("/{id}")).await?),
+            (None, None) => return Err(Error::Session("no session to upload from".into())),
+        };
         let mut file = tokio::fs::File::from_std(tempfile::tempfile_in(&self.builder.scratch)?);
         tokio::io::copy(&mut reader, &mut file).await?;
         tokio::io::AsyncWriteExt::flush(&mut file).await?;

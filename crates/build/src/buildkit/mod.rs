@@ -15,6 +15,7 @@ pub(crate) mod fuzz;
 mod inputs;
 mod layouts;
 mod locals;
+mod posted;
 mod progress;
 mod proto;
 mod rpc;
@@ -33,6 +34,7 @@ use tokio::sync::Notify;
 use crate::builder::Builder;
 use control::Build;
 pub(crate) use control::fits_any as fits;
+pub use posted::Posted;
 use session::Session;
 
 /// How long a build waits for the session that it names: the client opens both at once.

@@ -1,9 +1,12 @@
-//! `POST /build`: a context's tar in, the classic builder's stream of text out.
+//! `POST /build`: a context's tar in, the classic builder's stream of text out; or, as `version=2`, BuildKit's progress.
 
 use std::collections::{BTreeMap, HashMap};
 
-use build::{Context, Event, Options, Ulimit};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use build::{Context, Event, Options, Posted, Ulimit};
 use engine::gc::Rule;
+use http::StatusCode;
 use image::Platform;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -33,11 +36,6 @@ impl Drop for Cancel {
 
 fn options(call: &Call) -> Result<Options> {
     let q = &call.query;
-    if q.text("version") == Some("2") {
-        return Err(Error::invalid(
-            "a build of version 2 goes over /grpc and /session, as docker buildx does it; /build is the classic builder",
-        ));
-    }
     let number = |key: &str| -> Result<i64> { Ok(q.number(key)?.unwrap_or(0)) };
     let limits = engine::step::limits(&engine::model::HostConfig {
         memory: number("memory")?,
@@ -86,7 +84,63 @@ fn auths(call: &Call) -> Result<HashMap<String, image::Auth>> {
     Ok(all.into_iter().filter_map(|(registry, auth)| Some((registry, auth.into_auth()?))).collect())
 }
 
+/// What of a build of version 2 the classic builder has no option for.
+fn posted(call: &Call) -> Result<Posted> {
+    let text = |key: &str| call.query.text(key).unwrap_or_default().to_owned();
+    let outputs: Option<Vec<Output>> = call.query.json("outputs")?;
+    let mut outputs = outputs.unwrap_or_default().into_iter();
+    let output = outputs.next().map(|o| (o.kind, o.attrs.unwrap_or_default()));
+    if outputs.next().is_some() {
+        return Err(Error::invalid("multiple outputs not supported"));
+    }
+    let remote = call.query.text("remote").filter(|remote| !remote.is_empty()).map(ToOwned::to_owned);
+    Ok(Posted { reference: text("buildid"), session: text("session"), remote, body: None, output })
+}
+
+/// One of `outputs`.
+#[derive(serde::Deserialize)]
+struct Output {
+    #[serde(rename = "Type")]
+    kind: String,
+    #[serde(rename = "Attrs")]
+    attrs: Option<HashMap<String, String>>,
+}
+
+/// The context of a client that serves it over its session.
+const IN_SESSION: &str = "client-session";
+
+async fn build_by_buildkit(call: Call) -> Result<Answer> {
+    let options = options(&call)?;
+    let mut posted = posted(&call)?;
+    let builder = call.builder.clone();
+    match posted.remote.as_deref() {
+        Some(IN_SESSION) => posted.remote = None,
+        Some(_) => {}
+        None => posted.body = Some(Box::new(body::upload_reader(call.request.into_body()))),
+    }
+    let trace = |message: Vec<u8>| json!({"id": "moby.buildkit.trace", "aux": STANDARD.encode(message)});
+    progress::lines(trace, move |to| async move {
+        let id = builder.build_posted(posted, &options, to).await?;
+        let made = |id| json!({"id": "moby.image.id", "aux": {"ID": id}});
+        Ok(id.into_iter().map(made).collect())
+    })
+    .await
+}
+
+/// `POST /build/cancel`
+pub(crate) async fn cancel(call: Call) -> Result<Answer> {
+    let id = call.query.text("id").filter(|id| !id.is_empty());
+    let id = id.ok_or_else(|| Error::invalid("build ID not provided: the parameter id names the build"))?;
+    call.builder.cancel_posted(id);
+    Ok(body::empty(StatusCode::OK))
+}
+
 pub(crate) async fn build(call: Call) -> Result<Answer> {
+    match call.query.text("version") {
+        None | Some("" | "1") => {}
+        Some("2") => return build_by_buildkit(call).await,
+        Some(other) => return Err(Error::invalid(format!("invalid version {other}"))),
+    }
     let options = options(&call)?;
     let builder = call.builder.clone();
     let context = match call.query.text("remote") {
