@@ -1,8 +1,8 @@
 //! A container's files: `cp`, `diff`, `export`.
 //!
 //! Paths are resolved inside the container's root by descriptors that cannot be led out of it: of a running
-//! container the root as its processes see it, of a stopped one its layers, mounted where no path leads, or the
-//! volume that the path is on.
+//! container the root as its processes see it, of a stopped one its layers with its volumes, mounted where no path
+//! leads.
 
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,6 +20,7 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, mpsc};
 use crate::Engine;
 use crate::container::Container;
 use crate::error::{Error, Result, forbidden, invalid, not_found};
+use crate::mounts::MountPoint;
 use crate::volumes::blocking;
 
 /// What stands at a path, as the header `X-Docker-Container-Path-Stat` says it.
@@ -187,7 +188,7 @@ impl Engine {
         }
     }
 
-    /// The root of a container without a process: a volume's, or that of its own layers.
+    /// The root of a container without a process: its layers, with its volumes and binds in them.
     async fn resting_root(
         self: &Arc<Self>,
         container: &Arc<Container>,
@@ -196,42 +197,98 @@ impl Engine {
         guard: OwnedRwLockWriteGuard<()>,
     ) -> Result<(Root, Held)> {
         let asked = container.lock().asked.clone();
-        let (mounts, readonly, ids) = (asked.mounts, asked.host.readonly_rootfs, asked.ids);
-        let clean = cleaned(path);
-        let point = mounts
-            .iter()
-            .filter(|m| clean.starts_with(&m.destination) && matches!(m.kind.as_str(), "bind" | "volume"))
-            .max_by_key(|m| m.destination.len());
-        if let Some(point) = point.filter(|p| p.kind == "volume" || p.source.is_dir()) {
-            if writable && !point.rw {
+        let (mounts, readonly, mut ids) = (asked.mounts, asked.host.readonly_rootfs, asked.ids);
+        let mut inside = cleaned(path);
+        let mut points: Vec<MountPoint> =
+            mounts.into_iter().filter(|m| matches!(m.kind.as_str(), "bind" | "volume")).collect();
+        // The outer ones first.
+        points.sort_by_key(|m| m.destination.len());
+        let on = points.iter().rposition(|m| inside.starts_with(&m.destination));
+        match on.and_then(|at| points.get(at)) {
+            Some(point) if writable && !point.rw => {
                 return Err(forbidden("mounted volume is marked read-only"));
             }
-            let (source, held) = match point.kind.as_str() {
-                "volume" => {
-                    let held =
-                        Volumes { engine: self.clone(), container: container.clone(), guard: Some(guard) };
-                    (self.hold_volume(container, &point.name).await?, Held::Volumes { _volumes: held })
-                }
-                _ => (point.source.clone(), Held::Nothing),
-            };
-            let mut fd = open_folder(&source)?;
-            if !point.subpath.is_empty() {
-                fd = root::open(fd.as_fd(), Path::new(&point.subpath), OFlags::PATH | OFlags::DIRECTORY)
-                    .map_err(Error::io(format!("{} of volume {}", point.subpath, point.name)))?;
-            }
-            let inside = clean.strip_prefix(&point.destination).unwrap_or(Path::new(""));
-            return Ok((Root { fd, inside: Path::new("/").join(inside), ids }, held));
+            None if writable && readonly => return Err(forbidden("container rootfs is marked read-only")),
+            _ => {}
         }
-        if writable && readonly {
-            return Err(forbidden("container rootfs is marked read-only"));
+        let held = match points.iter().any(|p| p.kind == "volume") {
+            true => Held::Volumes {
+                _volumes: Volumes { engine: self.clone(), container: container.clone(), guard: Some(guard) },
+            },
+            false if writable => Held::Alone { _guard: guard },
+            false => Held::Nothing,
+        };
+        let mut base = None;
+        if ids.is_some() {
+            // Volumes hold the container's ids as they are on this machine, its layers as they are in it: not both are in sight.
+            let under = on.map(|at| points.remove(at)).filter(|p| p.kind == "volume" || p.source.is_dir());
+            points.retain(|p| {
+                under.as_ref().is_some_and(|u| Path::new(&p.destination).starts_with(&u.destination))
+            });
+            match under {
+                Some(point) => {
+                    base = Some(self.part(container, &point).await?);
+                    let below = |path: &Path| {
+                        Path::new("/").join(path.strip_prefix(&point.destination).unwrap_or(Path::new("")))
+                    };
+                    inside = below(&inside);
+                    for p in &mut points {
+                        p.destination = below(Path::new(&p.destination)).to_string_lossy().into_owned();
+                    }
+                }
+                None => ids = None,
+            }
+        }
+        let mut parts = Vec::new();
+        for point in &points {
+            match self.part(container, point).await {
+                Ok(part) => parts.push((PathBuf::from(&point.destination), part)),
+                Err(Error::NotFound(_)) if point.kind == "bind" => {} // its source is gone
+                Err(error) => return Err(error),
+            }
         }
         let snapshot = self.images.snapshot(&container.id)?;
-        let fd =
-            blocking(move || snapshot.mount(writable).map_err(Error::io("mounting the container's layers")))
-                .await?;
-        let held = if writable { Held::Alone { _guard: guard } } else { Held::Nothing };
-        // The layers themselves hold the container's ids.
-        Ok((Root { fd, inside: clean, ids: None }, held))
+        let fd = blocking(move || {
+            let root = match base {
+                Some(base) => base,
+                None => snapshot
+                    .mount(writable && !readonly)
+                    .map_err(Error::io("mounting the container's layers"))?,
+            };
+            if parts.is_empty() {
+                return Ok(root);
+            }
+            sys::mount::compose(root.as_fd(), &parts).map_err(Error::io("mounting the container's volumes"))
+        })
+        .await?;
+        Ok((Root { fd, inside, ids }, held))
+    }
+
+    /// What is mounted at a point of a container, as a mount that no path leads to. Volumes are held for it.
+    async fn part(&self, container: &Container, point: &MountPoint) -> Result<OwnedFd> {
+        let source = match point.kind.as_str() {
+            "volume" => self.hold_volume(container, &point.name).await?,
+            _ => point.source.clone(),
+        };
+        let mut fd = rustix::fs::open(&source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(
+            |e| match e {
+                rustix::io::Errno::NOENT => not_found(source.display().to_string()),
+                e => Error::io(source.display())(e.into()),
+            },
+        )?;
+        if !point.subpath.is_empty() {
+            fd = root::open(fd.as_fd(), Path::new(&point.subpath), OFlags::PATH)
+                .map_err(Error::io(format!("{} of volume {}", point.subpath, point.name)))?;
+        }
+        let recursive = !point.non_recursive;
+        let read_only = if point.rw { 0 } else { sys::mount::attr::RDONLY };
+        let private = Some(sys::mount::Propagation::Private);
+        sys::mount::clone_fd(fd.as_fd(), recursive)
+            .and_then(|tree| {
+                sys::mount::set_attributes(tree.as_fd(), read_only, 0, private, recursive)?;
+                Ok(tree)
+            })
+            .map_err(Error::io(source.display()))
     }
 
     /// The users and groups that a container knows by name.

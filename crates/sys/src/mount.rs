@@ -279,6 +279,50 @@ pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::mount::move_mount(mount, "", target, "", flags)?)
 }
 
+/// Does something in a mount namespace that nobody else sees and that ends with its thread; what it mounts there must be
+/// detached again ([`clone_fd`]) to last.
+pub fn in_own_namespace<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let working = scope.spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+            set_root_propagation(Propagation::Private)?;
+            work()
+        });
+        match working.join() {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// A detached mount of the detached mount `root` with others below it: at paths inside of it, the outer ones first. One
+/// whose place is not there, or is a folder where it is a file, is left out.
+pub fn compose(root: BorrowedFd<'_>, parts: &[(PathBuf, OwnedFd)]) -> io::Result<OwnedFd> {
+    use rustix::fs::{FileType, Mode, OFlags};
+    let kind = |fd: BorrowedFd<'_>| {
+        rustix::fs::fstat(fd).map(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory)
+    };
+    in_own_namespace(|| {
+        // Any place will do: nobody looks for it by a path.
+        let place = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        attach(root, place.as_fd())?;
+        for (path, part) in parts {
+            let inside = path.strip_prefix("/").unwrap_or(path);
+            let target = match crate::rooted::open(root, inside, OFlags::PATH, Mode::empty()) {
+                Ok(target) => target,
+                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
+            if kind(target.as_fd())? == kind(part.as_fd())? {
+                attach(part.as_fd(), target.as_fd())?;
+            }
+        }
+        clone_fd(root, true)
+    })
+}
+
 /// Makes what `root` stands for (a mount attached in this namespace) the root folder. The old root is no more in sight,
 /// but stays until [`OldRoot::leave`].
 pub fn pivot_root(root: BorrowedFd<'_>) -> io::Result<OldRoot> {
