@@ -163,21 +163,21 @@ fn means_folder(path: &str) -> bool {
 }
 
 impl Engine {
-    /// The root that a path of the container is to be looked up in, and the path inside it, with what has to last as long
-    /// as it is used.
+    /// The root that a path of the container is to be looked up in, and the path inside it, behind what has to last longer
+    /// than it: what is declared first is dropped last.
     async fn root(
         self: &Arc<Self>,
         container: &Arc<Container>,
         path: &str,
         writable: bool,
-    ) -> Result<(Root, Held)> {
+    ) -> Result<(Held, Root)> {
         loop {
             let shared = match writable {
                 true => Some(container.layers.clone().read_owned().await),
                 false => None,
             };
             if let Some(root) = live_root(container, path)? {
-                return Ok((root, shared.map_or(Held::Nothing, |_guard| Held::Shared { _guard })));
+                return Ok((shared.map_or(Held::Nothing, |_guard| Held::Shared { _guard }), root));
             }
             drop(shared);
             let guard = container.layers.clone().write_owned().await;
@@ -195,7 +195,7 @@ impl Engine {
         path: &str,
         writable: bool,
         guard: OwnedRwLockWriteGuard<()>,
-    ) -> Result<(Root, Held)> {
+    ) -> Result<(Held, Root)> {
         let asked = container.lock().asked.clone();
         let (mounts, readonly, mut ids) = (asked.mounts, asked.host.readonly_rootfs, asked.ids);
         let mut inside = cleaned(path);
@@ -211,12 +211,14 @@ impl Engine {
             None if writable && readonly => return Err(forbidden("container rootfs is marked read-only")),
             _ => {}
         }
-        let held = match points.iter().any(|p| p.kind == "volume") {
-            true => Held::Volumes {
-                _volumes: Volumes { engine: self.clone(), container: container.clone(), guard: Some(guard) },
-            },
-            false if writable => Held::Alone { _guard: guard },
-            false => Held::Nothing,
+        // To mount something in the layers a place for it may have to be made there.
+        let held = if points.iter().any(|p| p.kind == "volume") {
+            let (engine, container) = (self.clone(), container.clone());
+            Held::Volumes { _volumes: Volumes { engine, container, guard: Some(guard) } }
+        } else if writable || !points.is_empty() {
+            Held::Alone { _guard: guard }
+        } else {
+            Held::Nothing
         };
         let mut base = None;
         if ids.is_some() {
@@ -249,19 +251,27 @@ impl Engine {
         }
         let snapshot = self.images.snapshot(&container.id)?;
         let fd = blocking(move || {
+            let whole_writable = base.is_some() || (writable && !readonly);
             let root = match base {
                 Some(base) => base,
                 None => snapshot
-                    .mount(writable && !readonly)
+                    .mount(whole_writable || !parts.is_empty())
                     .map_err(Error::io("mounting the container's layers"))?,
             };
             if parts.is_empty() {
                 return Ok(root);
             }
-            sys::mount::compose(root.as_fd(), &parts).map_err(Error::io("mounting the container's volumes"))
+            let compose = || {
+                let whole = sys::mount::compose(root.as_fd(), &parts)?;
+                if !whole_writable {
+                    sys::mount::set_attributes(whole.as_fd(), sys::mount::attr::RDONLY, 0, None, false)?;
+                }
+                Ok(whole)
+            };
+            compose().map_err(Error::io("mounting the container's volumes"))
         })
         .await?;
-        Ok((Root { fd, inside, ids }, held))
+        Ok((held, Root { fd, inside, ids }))
     }
 
     /// What is mounted at a point of a container, as a mount that no path leads to. Volumes are held for it.
@@ -306,7 +316,7 @@ impl Engine {
     /// What stands at a path.
     pub async fn path_stat(self: &Arc<Self>, reference: &str, path: &str) -> Result<PathStat> {
         let container = self.find(reference)?;
-        let (Root { fd, inside, .. }, _held) = self.root(&container, path, false).await?;
+        let (_held, Root { fd, inside, .. }) = self.root(&container, path, false).await?;
         self.stat_in(reference, &fd, &inside, path)
     }
 
@@ -343,7 +353,7 @@ impl Engine {
     /// A tar of what is at a path.
     pub async fn archive_get(self: &Arc<Self>, reference: &str, path: &str) -> Result<(PathStat, Pieces)> {
         let container = self.find(reference)?;
-        let (Root { fd, inside, ids }, held) = self.root(&container, path, false).await?;
+        let (held, Root { fd, inside, ids }) = self.root(&container, path, false).await?;
         let stat = self.stat_in(reference, &fd, &inside, path)?;
         let name = if stat.name == "/" { ".".to_owned() } else { stat.name.clone() };
         let options =
@@ -375,7 +385,7 @@ impl Engine {
             }
             false => None,
         };
-        let (Root { fd, inside, ids }, held) = self.root(&container, path, true).await?;
+        let (held, Root { fd, inside, ids }) = self.root(&container, path, true).await?;
         let folder = format!("{}/", path.trim_end_matches('/'));
         let stat = root::stat(fd.as_fd(), &inside, true).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {

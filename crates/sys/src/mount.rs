@@ -295,27 +295,28 @@ pub fn in_own_namespace<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) ->
     })
 }
 
-/// A detached mount of the detached mount `root` with others below it: at paths inside of it, the outer ones first. One
-/// whose place is not there, or is a folder where it is a file, is left out.
+/// A detached mount of the detached mount `root` with others below it: at paths inside of it, the outer ones first. A place
+/// that is missing is made; one that cannot be, or is a folder where the other is a file, is left out.
 pub fn compose(root: BorrowedFd<'_>, parts: &[(PathBuf, OwnedFd)]) -> io::Result<OwnedFd> {
+    use crate::rooted::{Kind, ensure};
     use rustix::fs::{FileType, Mode, OFlags};
+    use std::io::ErrorKind as K;
     let kind = |fd: BorrowedFd<'_>| {
-        rustix::fs::fstat(fd).map(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory)
+        let folder = |mode| FileType::from_raw_mode(mode) == FileType::Directory;
+        rustix::fs::fstat(fd).map(|s| if folder(s.st_mode) { Kind::Folder } else { Kind::File })
     };
     in_own_namespace(|| {
         // Any place will do: nobody looks for it by a path.
         let place = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         attach(root, place.as_fd())?;
         for (path, part) in parts {
-            let inside = path.strip_prefix("/").unwrap_or(path);
-            let target = match crate::rooted::open(root, inside, OFlags::PATH, Mode::empty()) {
+            let wanted = kind(part.as_fd())?;
+            let target = match ensure(root, path, wanted) {
                 Ok(target) => target,
-                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                    continue;
-                }
+                Err(e) if matches!(e.kind(), K::ReadOnlyFilesystem | K::NotADirectory) => continue,
                 Err(e) => return Err(e),
             };
-            if kind(target.as_fd())? == kind(part.as_fd())? {
+            if kind(target.as_fd())? == wanted {
                 attach(part.as_fd(), target.as_fd())?;
             }
         }

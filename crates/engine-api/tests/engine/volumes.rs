@@ -439,4 +439,18 @@ fn copies_from_a_stopped_container_have_its_volumes() {
     let held = std::fs::read_to_string(format!("/proc/{}/mountinfo", engine.pid())).unwrap();
     assert!(!held.contains("inner/_data"), "nothing stays mounted: {held}");
     assert_eq!(engine.post("/containers/carrier/start", &json!(null)).status, 204);
+
+    // One that has never been started has no places to mount on yet.
+    let binds = json!({"Binds": ["inner:/fresh/inner", format!("{}:/fresh/file", file.display())]});
+    engine.create("fresh", &json!({"Image": "busybox:test", "HostConfig": binds}));
+    let path = "/containers/fresh/archive?path=";
+    let there = entries(&engine.get(&format!("{path}/fresh")).body);
+    assert_eq!(
+        (there["fresh/inner/i"].as_str(), there["fresh/file"].as_str()),
+        ("in\n", "one file"),
+        "{there:?}"
+    );
+    let put = engine.call("PUT", &format!("{path}/fresh/inner"), "application/x-tar", &archive("more"));
+    assert_eq!(put.status, 200, "{put:?}");
+    assert_eq!(std::fs::read_to_string(volumes.join("inner/_data/more")).unwrap(), "new");
 }
