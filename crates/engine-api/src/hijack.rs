@@ -31,7 +31,12 @@ pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// How long a client is given to read the head of an answer. A timer, because one that never reads says nothing.
-const HEAD_READ: Duration = Duration::from_millis(200);
+const HEAD_READ: Duration = Duration::from_secs(1);
+/// How long a client may take to read what has come to its machine, where that cannot be seen: nothing but time tells.
+/// Docker starts a process only after the head, which takes longer.
+const UNSEEN_READ: Duration = Duration::from_millis(30);
+/// The kernel tells nobody when a peer has read, so it is asked again after a while.
+const ASK_AGAIN: Duration = Duration::from_micros(300);
 
 /// The raw connection, once the client has read the head of the answer: clients that read it through a buffer and go
 /// on without that buffer (docker-py) would lose what comes with it.
@@ -40,13 +45,12 @@ pub(crate) async fn taken(upgrade: OnUpgrade) -> Option<(Raw, Hangup)> {
     let upgraded = match upgraded.downcast::<TokioIo<UnixStream>>() {
         Ok(parts) => {
             let stream = parts.io.into_inner();
-            let read = async {
-                // The kernel tells nobody when a peer has read, so it is asked again after a while.
-                while sys::socket::unread_by_peer(&stream).is_ok_and(|n| n > 0) {
-                    tokio::time::sleep(Duration::from_micros(300)).await;
+            in_time(async {
+                while sys::socket::untaken_by_peer(&stream).is_ok_and(|n| n > 0) {
+                    tokio::time::sleep(ASK_AGAIN).await;
                 }
-            };
-            let _ = tokio::time::timeout(HEAD_READ, read).await; // a client that reads later has to cope
+            })
+            .await;
             let hangup = Hangup::of(&stream);
             return Some((joined(parts.read_buf, stream.into_split()), hangup));
         }
@@ -55,6 +59,7 @@ pub(crate) async fn taken(upgrade: OnUpgrade) -> Option<(Raw, Hangup)> {
     let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
         Ok(parts) => {
             let stream = parts.io.into_inner();
+            in_time(head_read_over_tcp(&stream)).await;
             let hangup = Hangup::of(&stream);
             return Some((joined(parts.read_buf, stream.into_split()), hangup));
         }
@@ -63,10 +68,30 @@ pub(crate) async fn taken(upgrade: OnUpgrade) -> Option<(Raw, Hangup)> {
     match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
         Ok(parts) => {
             let stream = parts.io.into_inner();
+            in_time(head_read_over_tcp(stream.get_ref().0)).await;
             let hangup = Hangup::below_tls(stream.get_ref().0);
             Some((joined(parts.read_buf, tokio::io::split(stream)), hangup))
         }
         Err(upgraded) => Some((Box::new(TokioIo::new(upgraded)), Hangup::never())),
+    }
+}
+
+/// Waits for the head of an answer to be read, but not for ever.
+async fn in_time(read: impl Future<Output = ()>) {
+    let _ = tokio::time::timeout(HEAD_READ, read).await; // a client that reads later has to cope
+}
+
+/// Resolves when a client has read what was sent to it. Of one on another machine (or in another network namespace) only
+/// what its kernel has acknowledged is known.
+async fn head_read_over_tcp(stream: &TcpStream) {
+    use sys::socket::{TcpPeer, tcp_peer};
+    let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else { return };
+    loop {
+        match tcp_peer(stream, local, peer) {
+            Ok(TcpPeer::Behind) => tokio::time::sleep(ASK_AGAIN).await,
+            Ok(TcpPeer::HasAcknowledged) => return tokio::time::sleep(UNSEEN_READ).await,
+            Ok(TcpPeer::HasRead) | Err(_) => return,
+        }
     }
 }
 
@@ -402,5 +427,70 @@ mod tests {
         assert_eq!(content_type((1, 43), false), "application/vnd.docker.multiplexed-stream");
         assert_eq!(content_type((1, 43), true), "application/vnd.docker.raw-stream");
         assert_eq!(content_type((1, 41), false), "application/vnd.docker.raw-stream");
+    }
+
+    /// Answers a request on `stream` with one that takes the connection over, and says something on it at once.
+    async fn answer(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
+        let service = hyper::service::service_fn(|mut request: Request<Incoming>| async move {
+            let (answer, upgrade) = take_over(&mut request, "application/vnd.docker.raw-stream").unwrap();
+            tokio::spawn(async move {
+                let (mut io, _) = taken(upgrade).await.unwrap();
+                io.write_all(b"output").await.unwrap();
+                io.shutdown().await.unwrap();
+            });
+            Ok::<_, std::convert::Infallible>(answer)
+        });
+        let http = hyper::server::conn::http1::Builder::new();
+        http.serve_connection(TokioIo::new(stream), service).with_upgrades().await.unwrap();
+    }
+
+    /// What docker-py does: the head is read by one call with a large buffer, which is thrown away with what else it has.
+    async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, who: &str) {
+        let head = b"POST / HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        // The machine is busy: it gets to reading when everything that was to be said could have been.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut buffer = [0; 8192];
+        let length = stream.read(&mut buffer).await.unwrap();
+        let head = String::from_utf8_lossy(&buffer[..length]);
+        assert!(head.starts_with("HTTP/1.1 101") && head.ends_with("\r\n\r\n"), "{who}: {head}");
+        let mut output = Vec::new();
+        stream.read_to_end(&mut output).await.unwrap();
+        assert_eq!(output, b"output", "{who}");
+    }
+
+    #[tokio::test]
+    async fn nothing_comes_with_the_head() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        tokio::join!(answer(ours), ask(theirs, "a Unix socket"));
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connect = || TcpStream::connect(listener.local_addr().unwrap());
+        let (theirs, ours) = tokio::join!(connect(), listener.accept());
+        tokio::join!(answer(ours.unwrap().0), ask(theirs.unwrap(), "TCP"));
+
+        let made = rcgen::generate_simple_self_signed(["engine".to_owned()]).unwrap();
+        let (cert, key) = (made.cert.der().clone(), made.signing_key.serialize_der());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let server = rustls::ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.clone()], key.try_into().unwrap())
+            .unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(cert).unwrap();
+        let client = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let (theirs, ours) = tokio::join!(connect(), listener.accept());
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+        let name = "engine".try_into().unwrap();
+        let (theirs, ours) =
+            tokio::join!(connector.connect(name, theirs.unwrap()), acceptor.accept(ours.unwrap().0));
+        tokio::join!(answer(ours.unwrap()), ask(theirs.unwrap(), "TLS"));
     }
 }

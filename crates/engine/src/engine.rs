@@ -95,6 +95,7 @@ impl Engine {
                 }
             }
         }
+        crate::limits::abilities().tell_lacking();
         let own = own_bridge(&network, &settings).await?;
         network.set_forwarding(settings.ip_forward);
         if settings.ip_forward_no_drop {

@@ -1,8 +1,8 @@
 //! A container's files: `cp`, `diff`, `export`.
 //!
 //! Paths are resolved inside the container's root by descriptors that cannot be led out of it: of a running
-//! container the root as its processes see it, of a stopped one its layers, mounted where no path leads, or the
-//! volume that the path is on.
+//! container the root as its processes see it, of a stopped one its layers with its volumes, mounted where no path
+//! leads.
 
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,6 +20,7 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, mpsc};
 use crate::Engine;
 use crate::container::Container;
 use crate::error::{Error, Result, forbidden, invalid, not_found};
+use crate::mounts::MountPoint;
 use crate::volumes::blocking;
 
 /// What stands at a path, as the header `X-Docker-Container-Path-Stat` says it.
@@ -162,21 +163,21 @@ fn means_folder(path: &str) -> bool {
 }
 
 impl Engine {
-    /// The root that a path of the container is to be looked up in, and the path inside it, with what has to last as long
-    /// as it is used.
+    /// The root that a path of the container is to be looked up in, and the path inside it, behind what has to last longer
+    /// than it: what is declared first is dropped last.
     async fn root(
         self: &Arc<Self>,
         container: &Arc<Container>,
         path: &str,
         writable: bool,
-    ) -> Result<(Root, Held)> {
+    ) -> Result<(Held, Root)> {
         loop {
             let shared = match writable {
                 true => Some(container.layers.clone().read_owned().await),
                 false => None,
             };
             if let Some(root) = live_root(container, path)? {
-                return Ok((root, shared.map_or(Held::Nothing, |_guard| Held::Shared { _guard })));
+                return Ok((shared.map_or(Held::Nothing, |_guard| Held::Shared { _guard }), root));
             }
             drop(shared);
             let guard = container.layers.clone().write_owned().await;
@@ -187,51 +188,117 @@ impl Engine {
         }
     }
 
-    /// The root of a container without a process: a volume's, or that of its own layers.
+    /// The root of a container without a process: its layers, with its volumes and binds in them.
     async fn resting_root(
         self: &Arc<Self>,
         container: &Arc<Container>,
         path: &str,
         writable: bool,
         guard: OwnedRwLockWriteGuard<()>,
-    ) -> Result<(Root, Held)> {
+    ) -> Result<(Held, Root)> {
         let asked = container.lock().asked.clone();
-        let (mounts, readonly, ids) = (asked.mounts, asked.host.readonly_rootfs, asked.ids);
-        let clean = cleaned(path);
-        let point = mounts
-            .iter()
-            .filter(|m| clean.starts_with(&m.destination) && matches!(m.kind.as_str(), "bind" | "volume"))
-            .max_by_key(|m| m.destination.len());
-        if let Some(point) = point.filter(|p| p.kind == "volume" || p.source.is_dir()) {
-            if writable && !point.rw {
+        let (mounts, readonly, mut ids) = (asked.mounts, asked.host.readonly_rootfs, asked.ids);
+        let mut inside = cleaned(path);
+        let mut points: Vec<MountPoint> =
+            mounts.into_iter().filter(|m| matches!(m.kind.as_str(), "bind" | "volume")).collect();
+        // The outer ones first.
+        points.sort_by_key(|m| m.destination.len());
+        let on = points.iter().rposition(|m| inside.starts_with(&m.destination));
+        match on.and_then(|at| points.get(at)) {
+            Some(point) if writable && !point.rw => {
                 return Err(forbidden("mounted volume is marked read-only"));
             }
-            let (source, held) = match point.kind.as_str() {
-                "volume" => {
-                    let held =
-                        Volumes { engine: self.clone(), container: container.clone(), guard: Some(guard) };
-                    (self.hold_volume(container, &point.name).await?, Held::Volumes { _volumes: held })
-                }
-                _ => (point.source.clone(), Held::Nothing),
-            };
-            let mut fd = open_folder(&source)?;
-            if !point.subpath.is_empty() {
-                fd = root::open(fd.as_fd(), Path::new(&point.subpath), OFlags::PATH | OFlags::DIRECTORY)
-                    .map_err(Error::io(format!("{} of volume {}", point.subpath, point.name)))?;
-            }
-            let inside = clean.strip_prefix(&point.destination).unwrap_or(Path::new(""));
-            return Ok((Root { fd, inside: Path::new("/").join(inside), ids }, held));
+            None if writable && readonly => return Err(forbidden("container rootfs is marked read-only")),
+            _ => {}
         }
-        if writable && readonly {
-            return Err(forbidden("container rootfs is marked read-only"));
+        // To mount something in the layers a place for it may have to be made there.
+        let held = if points.iter().any(|p| p.kind == "volume") {
+            let (engine, container) = (self.clone(), container.clone());
+            Held::Volumes { _volumes: Volumes { engine, container, guard: Some(guard) } }
+        } else if writable || !points.is_empty() {
+            Held::Alone { _guard: guard }
+        } else {
+            Held::Nothing
+        };
+        let mut base = None;
+        if ids.is_some() {
+            // Volumes hold the container's ids as they are on this machine, its layers as they are in it: not both are in sight.
+            let under = on.map(|at| points.remove(at)).filter(|p| p.kind == "volume" || p.source.is_dir());
+            points.retain(|p| {
+                under.as_ref().is_some_and(|u| Path::new(&p.destination).starts_with(&u.destination))
+            });
+            match under {
+                Some(point) => {
+                    base = Some(self.part(container, &point).await?);
+                    let below = |path: &Path| {
+                        Path::new("/").join(path.strip_prefix(&point.destination).unwrap_or(Path::new("")))
+                    };
+                    inside = below(&inside);
+                    for p in &mut points {
+                        p.destination = below(Path::new(&p.destination)).to_string_lossy().into_owned();
+                    }
+                }
+                None => ids = None,
+            }
+        }
+        let mut parts = Vec::new();
+        for point in &points {
+            match self.part(container, point).await {
+                Ok(part) => parts.push((PathBuf::from(&point.destination), part)),
+                Err(Error::NotFound(_)) if point.kind == "bind" => {} // its source is gone
+                Err(error) => return Err(error),
+            }
         }
         let snapshot = self.images.snapshot(&container.id)?;
-        let fd =
-            blocking(move || snapshot.mount(writable).map_err(Error::io("mounting the container's layers")))
-                .await?;
-        let held = if writable { Held::Alone { _guard: guard } } else { Held::Nothing };
-        // The layers themselves hold the container's ids.
-        Ok((Root { fd, inside: clean, ids: None }, held))
+        let fd = blocking(move || {
+            let whole_writable = base.is_some() || (writable && !readonly);
+            let root = match base {
+                Some(base) => base,
+                None => snapshot
+                    .mount(whole_writable || !parts.is_empty())
+                    .map_err(Error::io("mounting the container's layers"))?,
+            };
+            if parts.is_empty() {
+                return Ok(root);
+            }
+            let compose = || {
+                let whole = sys::mount::compose(root.as_fd(), &parts)?;
+                if !whole_writable {
+                    sys::mount::set_attributes(whole.as_fd(), sys::mount::attr::RDONLY, 0, None, false)?;
+                }
+                Ok(whole)
+            };
+            compose().map_err(Error::io("mounting the container's volumes"))
+        })
+        .await?;
+        Ok((held, Root { fd, inside, ids }))
+    }
+
+    /// What is mounted at a point of a container, as a mount that no path leads to. Volumes are held for it.
+    async fn part(&self, container: &Container, point: &MountPoint) -> Result<OwnedFd> {
+        let source = match point.kind.as_str() {
+            "volume" => self.hold_volume(container, &point.name).await?,
+            _ => point.source.clone(),
+        };
+        let mut fd = rustix::fs::open(&source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(
+            |e| match e {
+                rustix::io::Errno::NOENT => not_found(source.display().to_string()),
+                e => Error::io(source.display())(e.into()),
+            },
+        )?;
+        if !point.subpath.is_empty() {
+            fd = root::open(fd.as_fd(), Path::new(&point.subpath), OFlags::PATH)
+                .map_err(Error::io(format!("{} of volume {}", point.subpath, point.name)))?;
+        }
+        let recursive = !point.non_recursive;
+        let read_only = if point.rw { 0 } else { sys::mount::attr::RDONLY };
+        let private = Some(sys::mount::Propagation::Private);
+        sys::mount::clone_fd(fd.as_fd(), recursive)
+            .and_then(|tree| {
+                sys::mount::set_attributes(tree.as_fd(), read_only, 0, private, recursive)?;
+                Ok(tree)
+            })
+            .map_err(Error::io(source.display()))
     }
 
     /// The users and groups that a container knows by name.
@@ -249,7 +316,7 @@ impl Engine {
     /// What stands at a path.
     pub async fn path_stat(self: &Arc<Self>, reference: &str, path: &str) -> Result<PathStat> {
         let container = self.find(reference)?;
-        let (Root { fd, inside, .. }, _held) = self.root(&container, path, false).await?;
+        let (_held, Root { fd, inside, .. }) = self.root(&container, path, false).await?;
         self.stat_in(reference, &fd, &inside, path)
     }
 
@@ -286,7 +353,7 @@ impl Engine {
     /// A tar of what is at a path.
     pub async fn archive_get(self: &Arc<Self>, reference: &str, path: &str) -> Result<(PathStat, Pieces)> {
         let container = self.find(reference)?;
-        let (Root { fd, inside, ids }, held) = self.root(&container, path, false).await?;
+        let (held, Root { fd, inside, ids }) = self.root(&container, path, false).await?;
         let stat = self.stat_in(reference, &fd, &inside, path)?;
         let name = if stat.name == "/" { ".".to_owned() } else { stat.name.clone() };
         let options =
@@ -318,7 +385,7 @@ impl Engine {
             }
             false => None,
         };
-        let (Root { fd, inside, ids }, held) = self.root(&container, path, true).await?;
+        let (held, Root { fd, inside, ids }) = self.root(&container, path, true).await?;
         let folder = format!("{}/", path.trim_end_matches('/'));
         let stat = root::stat(fd.as_fd(), &inside, true).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {

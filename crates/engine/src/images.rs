@@ -428,6 +428,8 @@ impl Engine {
                 return Err(invalid("invalid reference format: a tag cannot have a digest"));
             }
         }
+        // Until its files have been read nobody stops, thaws or removes it.
+        let op = container.op.lock().await;
         let phase = container.phase();
         if matches!(phase, Phase::Removing | Phase::Dead) {
             return Err(conflict(format!(
@@ -458,6 +460,7 @@ impl Engine {
                 }
             }
         }
+        drop(op);
         let layer: Layer = layer?;
         let (parent, command) = {
             let inner = container.lock();

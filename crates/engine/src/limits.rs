@@ -95,6 +95,41 @@ impl Abilities {
     }
 }
 
+impl Abilities {
+    /// What cannot be limited, in the original's words; `v2`: as they are for cgroup version 2.
+    pub(crate) fn lacking(&self, v2: bool) -> Vec<&'static str> {
+        let io = |v2_name, v1_name| if v2 { v2_name } else { v1_name };
+        let all = [
+            (self.memory, "memory limit"),
+            (self.swap, "swap limit"),
+            (self.oom_kill_disable || v2, "oom kill disable"),
+            (self.quota, "cpu cfs quota"),
+            (self.quota, "cpu cfs period"),
+            (self.shares, "cpu shares"),
+            (self.cpuset, "cpuset"),
+            (self.weight || !v2, "io.weight"),
+            (self.weight_device || !v2, "io.weight (per device)"),
+            (self.read_bps, io("io.max (rbps)", "blkio throttle.read_bps_device")),
+            (self.write_bps, io("io.max (wbps)", "blkio throttle.write_bps_device")),
+            (self.read_iops, io("io.max (riops)", "blkio throttle.read_iops_device")),
+            (self.write_iops, io("io.max (wiops)", "blkio throttle.write_iops_device")),
+        ];
+        all.into_iter().filter(|(has, _)| !has).map(|(_, name)| name).collect()
+    }
+
+    /// Tells in the log that containers will run without limits, if they will.
+    pub(crate) fn tell_lacking(&self) {
+        if *self == Abilities::default() {
+            tracing::warn!(
+                "no cgroup hierarchy is mounted here: containers run without any limits and are not measured"
+            );
+        } else if !(self.memory && self.quota && self.pids) {
+            let lacking = self.lacking(runtime::defaults::unified_cgroups()).join(", ");
+            tracing::warn!("the kernel's control groups lack what limits containers: {lacking}");
+        }
+    }
+}
+
 /// Whether a file is in some group below the root (the root group of version 2 has no limits itself).
 fn below(root: &Path, file: &str) -> bool {
     std::fs::read_dir(root).into_iter().flatten().flatten().any(|entry| entry.path().join(file).exists())
@@ -423,5 +458,15 @@ mod tests {
         assert_eq!((host.memory_swap, text.contains("Memory limited without swap")), (-1, true));
         let (_, text) = verdict(&all(), |h| h.oom_kill_disable = Some(true));
         assert!(text.starts_with("OOM killer is disabled"), "{text}");
+    }
+
+    #[test]
+    fn what_lacks_is_told() {
+        let none = Abilities::default();
+        assert_eq!(none.lacking(false)[..3], ["memory limit", "swap limit", "oom kill disable"]);
+        assert!(none.lacking(false).contains(&"blkio throttle.read_bps_device"));
+        assert_eq!(all().lacking(false), Vec::<&str>::new());
+        let unified = Abilities { oom_kill_disable: false, weight: false, ..all() };
+        assert_eq!(unified.lacking(true), ["io.weight"]);
     }
 }

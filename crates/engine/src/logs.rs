@@ -27,23 +27,26 @@ pub struct LogOptions {
 }
 
 impl Engine {
-    /// The log's lines; with `follow` until the container ends or is removed.
-    pub fn logs(
+    /// The log's lines, with everything that was written before this was called; with `follow` until the container ends or
+    /// is removed.
+    pub async fn logs(
         &self,
         reference: &str,
         options: LogOptions,
     ) -> Result<impl Stream<Item = runtime::Result<LogLine>> + Send + 'static + use<>> {
-        let (log, mut mark) = if let Some(id) = self.pod(reference)? {
+        let (id, log, mut mark) = if let Some(id) = self.pod(reference)? {
             let log = self.foreign.get(&id).map(|s| s.spec.io.log.clone()).unwrap_or_default();
-            (log, self.foreign.mark(&id))
+            let mark = self.foreign.mark(&id);
+            (id, log, mark)
         } else {
             let container = self.find(reference)?;
             let log = log_spec(&container, &container.lock().asked)?;
-            (log, Some(container.mark.subscribe()))
+            (container.id.clone(), log, Some(container.mark.subscribe()))
         };
         if log.path().is_none() {
             return Err(Error::NotImplemented("configured logging driver does not support reading".into()));
         }
+        self.runtime.flush_log(&id).await;
         let up = mark.as_ref().is_some_and(|m| m.borrow().up);
         let read = ReadOptions {
             since: options.since,

@@ -17,11 +17,6 @@ pub(crate) fn hostname() -> String {
 
 /// What the kernel offers; the files do not change while the machine runs.
 struct Machine {
-    memory: bool,
-    swap: bool,
-    cpu: bool,
-    cpuset: bool,
-    pids: bool,
     operating_system: String,
     os_version: String,
     total_memory: u64,
@@ -30,12 +25,6 @@ struct Machine {
 fn machine() -> &'static Machine {
     static MACHINE: OnceLock<Machine> = OnceLock::new();
     MACHINE.get_or_init(|| {
-        let root = Path::new("/sys/fs/cgroup");
-        let v2 = runtime::defaults::unified_cgroups();
-        let unified = std::fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
-        let has = |name: &str| {
-            if v2 { unified.split_whitespace().any(|c| c == name) } else { root.join(name).is_dir() }
-        };
         let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
         let field = |key: &str| {
             release
@@ -49,11 +38,6 @@ fn machine() -> &'static Machine {
             .lines()
             .find_map(|l| l.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok());
         Machine {
-            memory: has("memory"),
-            swap: if v2 { has("memory") } else { root.join("memory/memory.memsw.limit_in_bytes").exists() },
-            cpu: has("cpu") || root.join("cpu,cpuacct").is_dir(),
-            cpuset: has("cpuset"),
-            pids: has("pids"),
             operating_system: field("PRETTY_NAME"),
             os_version: field("VERSION_ID"),
             total_memory: kib.unwrap_or(0) * 1024,
@@ -175,15 +159,14 @@ impl Engine {
             }
         }
         let v2 = runtime::defaults::unified_cgroups();
-        let mut warnings = Vec::new();
-        if !m.swap {
-            warnings.push("WARNING: No swap limit support");
-        }
-        if !m.memory {
-            warnings.push("WARNING: No memory limit support");
-        }
+        let can = crate::limits::abilities();
+        let forwarding = switched_on("/proc/sys/net/ipv4/ip_forward");
         let settings = self.settings();
-        let mut warnings: Vec<String> = warnings.into_iter().map(str::to_owned).collect();
+        let mut warnings: Vec<String> =
+            can.lacking(v2).into_iter().map(|lacking| format!("WARNING: No {lacking} support")).collect();
+        if !forwarding {
+            warnings.push("WARNING: IPv4 forwarding is disabled".to_owned());
+        }
         warnings.extend(settings.exposed());
         let profile = if settings.seccomp_profile.is_empty() { "builtin" } else { &settings.seccomp_profile };
         let mut security = vec![format!("name=seccomp,profile={profile}")];
@@ -210,8 +193,8 @@ impl Engine {
             "Images": self.images.list().len(), "Driver": "overlay2",
             "DriverStatus": storage(&self.instance().data_dir),
             "Plugins": {"Volume": self.volume_drivers(), "Network": ["bridge", "host", "ipvlan", "macvlan", "null"], "Authorization": null, "Log": runtime::logs::drivers::names()},
-            "MemoryLimit": m.memory, "SwapLimit": m.swap, "CpuCfsPeriod": m.cpu, "CpuCfsQuota": m.cpu,
-            "CPUShares": m.cpu, "CPUSet": m.cpuset, "PidsLimit": m.pids, "IPv4Forwarding": switched_on("/proc/sys/net/ipv4/ip_forward"), "OomKillDisable": !v2 && m.memory,
+            "MemoryLimit": can.memory, "SwapLimit": can.swap, "CpuCfsPeriod": can.quota, "CpuCfsQuota": can.quota,
+            "CPUShares": can.shares, "CPUSet": can.cpuset, "PidsLimit": can.pids, "IPv4Forwarding": forwarding, "OomKillDisable": can.oom_kill_disable,
             "Debug": settings.debug, "NFd": std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),
             "NGoroutines": tokio::runtime::Handle::try_current().map_or(0, |h| h.metrics().num_alive_tasks()), "SystemTime": base::clock::now_nano(), "LoggingDriver": settings.log_driver,
             "CgroupDriver": "cgroupfs", "CgroupVersion": if v2 { "2" } else { "1" }, "NEventsListener": self.events.listeners(),

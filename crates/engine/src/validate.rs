@@ -88,8 +88,93 @@ pub(crate) fn together(config: &Config, host: &HostConfig) -> Result<()> {
     Ok(())
 }
 
+/// Who judges each field, and who carries it out. Without `..`, so that the compiler asks whoever adds one; a field that
+/// nobody is named for is taken from the client, shown to the next, and forgotten in between.
+fn every_field(host: &HostConfig) {
+    let HostConfig {
+        // Judged by `host`; carried out by `start` and `restart`.
+        restart_policy: _,
+        auto_remove: _,
+        runtime: _,
+        isolation: _,
+        annotations: _,
+        log_config: _,
+        // Judged by `mounts`, `storage_opt` by `create`; carried out by `spec::mounts` and `volumes`.
+        binds: _,
+        mounts: _,
+        tmpfs: _,
+        volumes_from: _,
+        volume_driver: _,
+        readonly_rootfs: _,
+        storage_opt: _,
+        shm_size: _,
+        // Judged by `host`, ports by `ports`; carried out by `connect`, `ports` and `files`.
+        network_mode: _,
+        port_bindings: _,
+        publish_all_ports: _,
+        links: _,
+        extra_hosts: _,
+        dns: _,
+        dns_options: _,
+        dns_search: _,
+        // Judged by `host`, `create` and `userns`; carried out by `spec`.
+        ipc_mode: _,
+        pid_mode: _,
+        uts_mode: _,
+        userns_mode: _,
+        cgroupns_mode: _,
+        cgroup_parent: _,
+        oom_score_adj: _,
+        sysctls: _,
+        init: _,
+        console_size: _,
+        masked_paths: _,
+        readonly_paths: _,
+        ulimits: _,
+        group_add: _,
+        // Judged by `host`; carried out by `spec::privilege` and `spec::devices`.
+        privileged: _,
+        cap_add: _,
+        cap_drop: _,
+        security_opt: _,
+        devices: _,
+        device_cgroup_rules: _,
+        device_requests: _,
+        // Judged by `limits`; carried out by `spec::limits`, and by `lifecycle` when they change.
+        cpu_shares: _,
+        nano_cpus: _,
+        cpu_period: _,
+        cpu_quota: _,
+        cpu_realtime_period: _,
+        cpu_realtime_runtime: _,
+        cpuset_cpus: _,
+        cpuset_mems: _,
+        memory: _,
+        memory_reservation: _,
+        memory_swap: _,
+        memory_swappiness: _,
+        oom_kill_disable: _,
+        pids_limit: _,
+        blkio_weight: _,
+        blkio_weight_device: _,
+        blkio_device_read_bps: _,
+        blkio_device_write_bps: _,
+        blkio_device_read_iops: _,
+        blkio_device_write_iops: _,
+        // Of Windows: without effect, the last three with a warning of `limits`.
+        cpu_count: _,
+        cpu_percent: _,
+        io_maximum_iops: _,
+        io_maximum_bandwidth: _,
+        // The client's own; a cgroup to join, which the original has never carried out.
+        container_id_file: _,
+        cgroup: _,
+    } = host;
+}
+
 /// Checks what it wants of the host, and fills in defaults; warnings say what this machine cannot do.
 pub(crate) fn host(host: &mut HostConfig) -> Result<Vec<String>> {
+    every_field(host);
     let mut warnings = limits::check(host, false)?;
     restart_policy(&host.restart_policy)?;
     if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {

@@ -225,8 +225,8 @@ impl Network {
     }
 
     /// Makes the machine pass packets of a family on.
-    async fn forward(&self, family: Family, parameter: &str) -> Result<()> {
-        let changed = self.link.sysctl(parameter, "1").await?;
+    async fn forward(&self, family: Family) -> Result<()> {
+        let changed = self.link.sysctl(forwarding(family), "1").await?;
         if changed && !self.let_pass.load(Ordering::Relaxed) {
             self.firewall.apply(rules::no_router(family))?;
         }
@@ -251,9 +251,9 @@ impl Network {
             None => self.link.default_mtu().await?,
         };
         if self.forwarding.load(Ordering::Relaxed) {
-            self.forward(Family::V4, "net.ipv4.ip_forward").await?;
+            self.forward(Family::V4).await?;
             if spec.subnets.iter().any(|s| s.gateway.addr().is_ipv6()) {
-                self.forward(Family::V6, "net.ipv6.conf.all.forwarding").await?;
+                self.forward(Family::V6).await?;
             }
         }
         // Rules first: no packet passes the new bridge before they hold.
@@ -423,7 +423,7 @@ impl Network {
         self.link.loopback_up(netns).await
     }
 
-    /// `tug down`: removes our table and every link of ours. Everything is tried; the first error is returned.
+    /// `tug down`: removes our table and every link of ours, and switches off what we switched on. Everything is tried; the first error is returned.
     pub async fn teardown(&self) -> Result<()> {
         let mut first = Ok(());
         let mut note = |r: Result<()>| {
@@ -446,6 +446,18 @@ impl Network {
                 for link in links.iter().filter(|l| ours(l)) {
                     note(self.link.delete(&link.name).await);
                 }
+                // Without our rules the machine would be a router by now, if not for somebody else's bridge.
+                let needed = links.iter().any(|l| l.kind == "bridge" && !ours(l));
+                match self.firewall.chains() {
+                    Ok(chains) => {
+                        for family in [Family::V4, Family::V6] {
+                            if chains.iter().any(|c| c == rules::switched_on(family)) && !needed {
+                                note(self.link.sysctl(forwarding(family), "0").await.map(drop));
+                            }
+                        }
+                    }
+                    Err(e) => note(Err(e)),
+                }
             }
             Err(e) => note(Err(e)),
         }
@@ -462,6 +474,11 @@ impl Network {
             suffix => format!("v{}", suffix.trim_start_matches('-')),
         }
     }
+}
+
+/// The parameter that makes the machine pass packets of a family on.
+fn forwarding(family: Family) -> &'static str {
+    if family == Family::V4 { "net.ipv4.ip_forward" } else { "net.ipv6.conf.all.forwarding" }
 }
 
 /// In a parameter's name the dots of an interface's name are written as slashes.
@@ -571,6 +588,42 @@ mod tests {
             ..AttachSpec::default()
         });
         assert_eq!(e.mac, None, "an ipvlan has its parent's");
+    }
+
+    #[tokio::test]
+    async fn what_was_switched_on_is_switched_off() {
+        const FORWARD: &str = "net.ipv4.ip_forward";
+        let b0 = BridgeSpec::new("b0", net("10.1.0.1/24"));
+        let docker0 = BridgeLink {
+            name: "docker0".into(),
+            alias: String::new(),
+            mac: [0; 6],
+            mtu: None,
+            addresses: vec![],
+        };
+        // Whether it was on before, whether others may be passed on, somebody else's bridge; what it is afterwards.
+        for (before, told, other, after) in [
+            (false, false, false, "0"),
+            (true, false, false, "1"),
+            (false, true, false, "1"),
+            (false, false, true, "1"),
+        ] {
+            let (link, table, network) = open();
+            if before {
+                link.sysctl(FORWARD, "1").await.unwrap();
+            }
+            if other {
+                link.ensure_bridge(&docker0).await.unwrap();
+            }
+            network.ensure_bridge(&b0).await.unwrap();
+            if told {
+                network.let_pass().unwrap();
+            }
+            // A daemon that comes after knows it, too.
+            table.apply(rules::base()).unwrap();
+            network.teardown().await.unwrap();
+            assert!(!link.sysctl(FORWARD, after).await.unwrap(), "{before} {told} {other}");
+        }
     }
 
     #[tokio::test]

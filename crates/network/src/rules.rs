@@ -125,10 +125,16 @@ fn between_others(family: Family) -> &'static str {
     if family == Family::V4 { "others" } else { "others6" }
 }
 
+/// An empty chain that says that passing packets on was switched on by us, and is kept to our links.
+pub(crate) fn switched_on(family: Family) -> &'static str {
+    if family == Family::V4 { "switched-on" } else { "switched-on6" }
+}
+
 /// Drops what is passed on between links that are none of ours: for a machine that was no router before it got bridges.
 pub(crate) fn no_router(family: Family) -> Batch {
     let chain = between_others(family);
     let mut b = Batch::new();
+    b.chain(switched_on(family));
     b.replace_chain(
         chain,
         vec![
@@ -145,6 +151,8 @@ pub(crate) fn passing() -> Batch {
     let mut b = Batch::new();
     for family in [Family::V4, Family::V6] {
         b.replace_chain(between_others(family), Vec::new());
+        // Made first, because it may not be there. What others may use by now stays switched on.
+        b.chain(switched_on(family)).op(Op::DeleteChain(switched_on(family).into()));
     }
     b
 }

@@ -169,6 +169,8 @@ pub trait Runtime: Send + Sync + 'static {
         io.stdin = None;
         Ok(io)
     }
+    /// Waits until what the container has written up to this moment is in its log, as far as that can be.
+    async fn flush_log(&self, _id: &str) {}
     /// Sets the terminal's size, of the first process or of an exec.
     async fn resize(&self, id: &str, exec_id: Option<&str>, rows: u16, cols: u16) -> Result<()>;
     /// Freezes every process.

@@ -147,6 +147,9 @@ pub(crate) enum Op {
     },
     Exec(Box<ExecSpec>),
     Attach,
+    /// Answered when everything that the first process has written is logged. A shim of an earlier version does not know it
+    /// and ends the connection.
+    Flush,
     Resize {
         exec_id: Option<String>,
         rows: u16,

@@ -279,6 +279,51 @@ pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::mount::move_mount(mount, "", target, "", flags)?)
 }
 
+/// Does something in a mount namespace that nobody else sees and that ends with its thread; what it mounts there must be
+/// detached again ([`clone_fd`]) to last.
+pub fn in_own_namespace<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let working = scope.spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+            set_root_propagation(Propagation::Private)?;
+            work()
+        });
+        match working.join() {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// A detached mount of the detached mount `root` with others below it: at paths inside of it, the outer ones first. A place
+/// that is missing is made; one that cannot be, or is a folder where the other is a file, is left out.
+pub fn compose(root: BorrowedFd<'_>, parts: &[(PathBuf, OwnedFd)]) -> io::Result<OwnedFd> {
+    use crate::rooted::{Kind, ensure};
+    use rustix::fs::{FileType, Mode, OFlags};
+    use std::io::ErrorKind as K;
+    let kind = |fd: BorrowedFd<'_>| {
+        let folder = |mode| FileType::from_raw_mode(mode) == FileType::Directory;
+        rustix::fs::fstat(fd).map(|s| if folder(s.st_mode) { Kind::Folder } else { Kind::File })
+    };
+    in_own_namespace(|| {
+        // Any place will do: nobody looks for it by a path.
+        let place = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        attach(root, place.as_fd())?;
+        for (path, part) in parts {
+            let wanted = kind(part.as_fd())?;
+            let target = match ensure(root, path, wanted) {
+                Ok(target) => target,
+                Err(e) if matches!(e.kind(), K::ReadOnlyFilesystem | K::NotADirectory) => continue,
+                Err(e) => return Err(e),
+            };
+            if kind(target.as_fd())? == wanted {
+                attach(part.as_fd(), target.as_fd())?;
+            }
+        }
+        clone_fd(root, true)
+    })
+}
+
 /// Makes what `root` stands for (a mount attached in this namespace) the root folder. The old root is no more in sight,
 /// but stays until [`OldRoot::leave`].
 pub fn pivot_root(root: BorrowedFd<'_>) -> io::Result<OldRoot> {

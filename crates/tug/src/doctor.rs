@@ -107,6 +107,15 @@ fn cgroups() -> Finding {
     };
     let wanted = ["cpu", "cpuset", "memory", "pids"];
     let missing: Vec<&str> = wanted.into_iter().filter(|c| !has(c)).collect();
+    if sys::cgroup::Hierarchies::find().is_ok_and(|h| h == sys::cgroup::Hierarchies::default()) {
+        return finding(
+            "cgroups",
+            Grade::Lacking,
+            "none is mounted here",
+            "containers run without any limits; mount them at /sys/fs/cgroup, or, in a network namespace, use nsenter --net, \
+             since ip netns exec covers /sys",
+        );
+    }
     let version = if v2.is_some() { "v2" } else { "v1" };
     if missing.is_empty() {
         return finding("cgroups", Grade::Fine, version, "");

@@ -72,7 +72,7 @@ pub(crate) async fn logs(call: Call) -> Result<Answer> {
         return Err(Error::invalid("Bad parameters: you must choose at least one stream"));
     }
     let (timestamps, details) = (call.query.flag("timestamps"), call.query.flag("details"));
-    let lines = call.engine.logs(call.id(), options)?;
+    let lines = call.engine.logs(call.id(), options).await?;
     let pieces = lines.map(move |line| match line {
         Ok(line) => Ok(log_piece(&line, tty, timestamps, details)),
         Err(e) => Err(io::Error::other(e.to_string())),

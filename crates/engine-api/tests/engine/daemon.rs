@@ -114,6 +114,8 @@ fn clients_that_leave_are_noticed() {
     let mut first = engine.open("POST", "/containers/silent/attach?stream=1&stdout=1", upgrade, b"");
     assert_eq!(read_head(&mut first).0, 101);
     drop(first);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    drop(runtime.block_on(over_tls(&engine, files.path(), "silent")));
     // Sooner than the kernel's first question whether a silent client is still there.
     let soon = Duration::from_secs(15);
     let until_closed = |opened: &HashSet<PathBuf>, who: &str| {
@@ -138,7 +140,6 @@ fn clients_that_leave_are_noticed() {
         until_closed(&opened, &format!("a WebSocket to one that is {name}, closed: {say}"));
     }
 
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for name in ["silent", "waiting"] {
         let before = open_streams(&engine);
         let (head, stream) = runtime.block_on(over_tls(&engine, files.path(), name));

@@ -2,14 +2,14 @@
 //! killed while it builds.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use image::archive::tar;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::Engine;
 
@@ -255,4 +255,40 @@ fn a_daemon_that_is_killed_while_it_builds() {
     );
     assert_eq!(engine.post(&format!("/containers/{id}/start"), &Value::Null).status, 204);
     assert_eq!(engine.post(&format!("/containers/{id}/wait"), &Value::Null).json()["StatusCode"], 0);
+}
+
+/// Who pauses a container while it is committed waits, instead of meeting the commit's own pause.
+#[test]
+fn a_commit_is_alone_with_its_container() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    let script = "busybox head -c 64m /dev/urandom > /big; touch /tmp/done; sleep 1000";
+    engine.create("busy", &json!({"Image": "busybox:test", "Cmd": ["sh", "-c", script]}));
+    assert_eq!(engine.post("/containers/busy/start", &json!(null)).status, 204);
+    let written = || engine.get("/containers/busy/archive?path=/tmp/done").status == 200;
+    crate::survival::until("the file is written", written);
+    let mut events =
+        engine.open("GET", "/events?filters=%7B%22event%22:%5B%22pause%22,%22unpause%22%5D%7D", "", b"");
+    assert_eq!(crate::support::read_head(&mut events).0, 200);
+    let mut next = || loop {
+        let mut line = String::new();
+        events.read_line(&mut line).unwrap();
+        if let Ok(event) = serde_json::from_str::<Value>(line.trim())
+            && event["Action"].is_string()
+        {
+            return event["Action"].as_str().unwrap().to_owned();
+        }
+    };
+    std::thread::scope(|scope| {
+        let committing = scope.spawn(|| engine.post("/commit?container=busy&repo=made", &json!({})));
+        assert_eq!(next(), "pause");
+        let paused = engine.post("/containers/busy/pause", &json!(null));
+        assert_eq!(paused.status, 204, "{paused:?}");
+        let committed = committing.join().unwrap();
+        assert_eq!(committed.status, 201, "{committed:?}");
+    });
+    assert_eq!((next(), next()), ("unpause".to_owned(), "pause".to_owned()));
+    let state = engine.get("/containers/busy/json").json()["State"]["Status"].clone();
+    assert_eq!(state, "paused");
+    assert_eq!(engine.post("/containers/busy/unpause", &json!(null)).status, 204);
 }

@@ -46,6 +46,47 @@ fn local_and_json_file_say_what_they_were_asked_to() {
     assert_eq!(refused.message(), "configured logging driver does not support reading");
 }
 
+/// Everything that was written before a log is asked for is in the answer, also if the shim has not read it yet.
+#[test]
+#[allow(clippy::disallowed_methods)] // the shim is held up for a while
+fn what_was_just_written_is_there() {
+    use nix::sys::signal::{Signal, kill};
+    skip_if_lacking!();
+    let engine = Engine::start();
+    for tty in [false, true] {
+        let shared = engine.path().join(format!("shared-{tty}"));
+        std::fs::create_dir(&shared).unwrap();
+        let script = "until [ -e /v/go ]; do sleep 0.02; done; echo said; touch /v/done; exec sleep 1000";
+        let name = format!("says-{tty}");
+        let body = json!({"Image": "busybox:test", "Cmd": ["sh", "-c", script], "Tty": tty,
+            "HostConfig": {"NetworkMode": "none", "Binds": [format!("{}:/v", shared.display())]}});
+        engine.create(&name, &body);
+        assert_eq!(engine.post(&format!("/containers/{name}/start"), &json!(null)).status, 204);
+        let pid = engine.get(&format!("/containers/{name}/json")).json()["State"]["Pid"].clone();
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let parent: i32 = stat.rsplit(')').next().unwrap().split(' ').nth(2).unwrap().parse().unwrap();
+        let shim = nix::unistd::Pid::from_raw(parent);
+
+        kill(shim, Signal::SIGSTOP).unwrap();
+        std::fs::write(shared.join("go"), "").unwrap();
+        until("it says something", || shared.join("done").exists());
+        let answer = std::thread::scope(|scope| {
+            let asked = scope.spawn(|| engine.get(&format!("/containers/{name}/logs?stdout=1")));
+            // Long enough for an answer that waits for nothing.
+            std::thread::sleep(Duration::from_millis(200));
+            kill(shim, Signal::SIGCONT).unwrap();
+            asked.join().unwrap()
+        });
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        assert!(text.contains("said"), "with a terminal {tty}: {text:?}");
+    }
+    // Of one that has ended all is there when its end is told.
+    for number in 0..20 {
+        let id = run(&engine, &format!("ends-{number}"), "echo last words", json!({}), json!({}));
+        assert_eq!(logs(&engine, &id, ""), [(1, "last words\n".to_owned())]);
+    }
+}
+
 #[test]
 fn rotated_and_compressed_logs_are_read_whole() {
     skip_if_lacking!();

@@ -364,3 +364,93 @@ fn mounts() {
     assert!(said.contains("root:x:0:0") && said.contains("Read-only file system"), "{said}");
     assert!(said.contains("size=1024k") && said.contains("mode=700"), "{said}");
 }
+
+/// The names and contents of a tar's files; folders end in a slash.
+fn entries(tar: &[u8]) -> std::collections::BTreeMap<String, String> {
+    let mut out = std::collections::BTreeMap::new();
+    for entry in tar::Archive::new(tar).entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let mut text = String::new();
+        let _ = entry.read_to_string(&mut text); // not all are text
+        out.insert(entry.path().unwrap().display().to_string(), text);
+    }
+    out
+}
+
+/// `docker cp` sees in a container that does not run what its processes would see.
+#[test]
+fn copies_from_a_stopped_container_have_its_volumes() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    let (fixed, file) = (engine.path().join("fixed"), engine.path().join("file"));
+    std::fs::create_dir(&fixed).unwrap();
+    std::fs::write(fixed.join("f"), "fixed").unwrap();
+    std::fs::write(&file, "one file").unwrap();
+    let binds = json!({"Binds": [
+        // A volume in a volume, the inner one first.
+        "inner:/srv/data/inner", "outer:/srv/data",
+        format!("{}:/srv/fixed:ro", fixed.display()), format!("{}:/srv/file", file.display()),
+    ]});
+    let fill = "echo out > /srv/data/o; echo in > /srv/data/inner/i; echo layer > /srv/own";
+    let id = run(&engine, "carrier", binds, fill);
+    assert_eq!(output(&engine, &id), "");
+
+    let path = "/containers/carrier/archive?path=";
+    let srv = entries(&engine.get(&format!("{path}/srv")).body);
+    for (name, text) in [
+        ("srv/own", "layer\n"),
+        ("srv/data/o", "out\n"),
+        ("srv/data/inner/i", "in\n"),
+        ("srv/fixed/f", "fixed"),
+        ("srv/file", "one file"),
+    ] {
+        assert_eq!(srv.get(name).map(String::as_str), Some(text), "{name} of {srv:?}");
+    }
+    assert_eq!(entries(&engine.get(&format!("{path}/srv/data/inner/i")).body)["i"], "in\n");
+    let root = entries(&engine.get(&format!("{path}/")).body);
+    assert_eq!(root.get("./srv/data/inner/i").map(String::as_str), Some("in\n"), "{root:?}");
+
+    let archive = |name: &str| {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(3);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, name, &b"new"[..]).unwrap();
+        archive.into_inner().unwrap()
+    };
+    let put = |to: &str, name: &str| {
+        engine.call("PUT", &format!("{path}{to}"), "application/x-tar", &archive(name)).status
+    };
+    assert_eq!(put("/srv", "data/inner/put"), 200);
+    assert_eq!(put("/", "srv/data/put"), 200);
+    assert_eq!(put("/srv", "beside"), 200);
+    assert_eq!((put("/srv", "fixed/x"), put("/srv/fixed", "x")), (403, 403));
+    let volumes = engine.path().join("data/volumes");
+    for place in ["inner/_data/put", "outer/_data/put"] {
+        assert_eq!(std::fs::read_to_string(volumes.join(place)).unwrap(), "new", "{place}");
+    }
+    assert!(!fixed.join("x").exists());
+
+    // What is the container's own is still only that.
+    let exported = entries(&engine.get("/containers/carrier/export").body);
+    assert!(exported.contains_key("srv/beside") && !exported.contains_key("srv/data/o"), "{exported:?}");
+    let changes = engine.get("/containers/carrier/changes").json().to_string();
+    assert!(changes.contains("/srv/beside") && !changes.contains("/srv/data/"), "{changes}");
+    let held = std::fs::read_to_string(format!("/proc/{}/mountinfo", engine.pid())).unwrap();
+    assert!(!held.contains("inner/_data"), "nothing stays mounted: {held}");
+    assert_eq!(engine.post("/containers/carrier/start", &json!(null)).status, 204);
+
+    // One that has never been started has no places to mount on yet.
+    let binds = json!({"Binds": ["inner:/fresh/inner", format!("{}:/fresh/file", file.display())]});
+    engine.create("fresh", &json!({"Image": "busybox:test", "HostConfig": binds}));
+    let path = "/containers/fresh/archive?path=";
+    let there = entries(&engine.get(&format!("{path}/fresh")).body);
+    assert_eq!(
+        (there["fresh/inner/i"].as_str(), there["fresh/file"].as_str()),
+        ("in\n", "one file"),
+        "{there:?}"
+    );
+    let put = engine.call("PUT", &format!("{path}/fresh/inner"), "application/x-tar", &archive("more"));
+    assert_eq!(put.status, 200, "{put:?}");
+    assert_eq!(std::fs::read_to_string(volumes.join("inner/_data/more")).unwrap(), "new");
+}

@@ -39,6 +39,7 @@ impl Engine {
         }
         if asked.contains(&name) {
             if !phase.alive() {
+                // As the original: it keeps what was asked for before. Who wants something else disconnects it first.
                 return Ok(());
             }
             return Err(forbidden(format!(

@@ -293,22 +293,38 @@ pub struct UpdateBody {
 impl UpdateBody {
     /// The same in the form in which limits are checked.
     pub(crate) fn as_host(&self) -> HostConfig {
-        let new = self.clone();
+        // Without `..`: what can be changed is checked.
+        let UpdateBody {
+            cpu_shares,
+            memory,
+            nano_cpus,
+            blkio_weight,
+            cpu_period,
+            cpu_quota,
+            cpu_realtime_period,
+            cpu_realtime_runtime,
+            cpuset_cpus,
+            cpuset_mems,
+            memory_reservation,
+            memory_swap,
+            pids_limit,
+            restart_policy,
+        } = self.clone();
         HostConfig {
-            cpu_shares: new.cpu_shares,
-            memory: new.memory,
-            nano_cpus: new.nano_cpus,
-            blkio_weight: new.blkio_weight,
-            cpu_period: new.cpu_period,
-            cpu_quota: new.cpu_quota,
-            cpu_realtime_period: new.cpu_realtime_period,
-            cpu_realtime_runtime: new.cpu_realtime_runtime,
-            cpuset_cpus: new.cpuset_cpus,
-            cpuset_mems: new.cpuset_mems,
-            memory_reservation: new.memory_reservation,
-            memory_swap: new.memory_swap,
-            pids_limit: new.pids_limit,
-            restart_policy: new.restart_policy,
+            cpu_shares,
+            memory,
+            nano_cpus,
+            blkio_weight,
+            cpu_period,
+            cpu_quota,
+            cpu_realtime_period,
+            cpu_realtime_runtime,
+            cpuset_cpus,
+            cpuset_mems,
+            memory_reservation,
+            memory_swap,
+            pids_limit,
+            restart_policy,
             ..HostConfig::default()
         }
     }

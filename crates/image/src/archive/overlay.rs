@@ -16,18 +16,8 @@ pub(crate) fn mount(lower: &[PathBuf], upper: Option<(&Path, &Path)>) -> io::Res
     if sys::mount::kernel() >= (6, 7) {
         return sys::mount::overlay(lower, upper, &options, 0);
     }
-    // An older kernel mounts by path only: in a mount namespace that nobody else sees and that ends with its thread.
-    std::thread::scope(|scope| {
-        let mounting = scope.spawn(|| {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
-            sys::mount::set_root_propagation(sys::mount::Propagation::Private)?;
-            sys::mount::overlay(lower, upper, &options, 0)
-        });
-        match mounting.join() {
-            Ok(mounted) => mounted,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    })
+    // An older kernel mounts by path only.
+    sys::mount::in_own_namespace(|| sys::mount::overlay(lower, upper, &options, 0))
 }
 
 /// Whether this is overlayfs's mark of a deleted file: a character device 0/0.

@@ -152,6 +152,18 @@ impl Handle {
         }
     }
 
+    /// Waits until everything that the first process has written is logged.
+    pub(super) async fn flush(&self) -> Result<()> {
+        // Not on the control connection: a shim that does not know the request ends the one that it came on.
+        let (mut reader, mut writer) = self.connect().await?.into_split();
+        let request = protocol::Request { seq: 0, op: Op::Flush, output_only: true };
+        let asked = streams::ask(&mut reader, &mut writer, &request).await;
+        asked
+            .map_err(Error::io(format!("ask the shim of {}", self.id)))?
+            .map_err(|f| self.failure(f, "flush"))?;
+        Ok(())
+    }
+
     pub(super) async fn freeze(self: &Arc<Self>, frozen: bool) -> Result<()> {
         self.cgroup()?;
         let this = self.clone();

@@ -44,6 +44,8 @@ pub struct ShimCommand {
 const EVENTS: usize = 1024;
 /// How long killed processes may take to go: the kernel may hold one in a system call on a dead disk for ever.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a log's reader waits for a shim to log what its container has written: it may be busy with a hook.
+const FLUSH: Duration = Duration::from_secs(2);
 
 /// The built-in runtime.
 #[derive(Debug)]
@@ -323,6 +325,18 @@ impl Runtime for ShimRuntime {
 
     async fn watch(&self, id: &str) -> Result<IoStream> {
         self.attach_to(id, false).await
+    }
+
+    async fn flush_log(&self, id: &str) {
+        let Ok(handle) = self.handle(id) else { return };
+        if !matches!(handle.status(), Status::Running | Status::Paused) {
+            return; // all of an ended one's output is there before its end is told
+        }
+        match tokio::time::timeout(FLUSH, handle.flush()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(id, %error, "its log may lack what it has just written"),
+            Err(_) => tracing::warn!(id, "its shim is busy: its log may lack what it has just written"),
+        }
     }
 
     async fn resize(&self, id: &str, exec_id: Option<&str>, rows: u16, cols: u16) -> Result<()> {

@@ -19,6 +19,27 @@ const QUEUE: usize = 16;
 /// The most input that one frame carries.
 const PIECE: usize = 64 * 1024;
 
+/// Sends the one request of a fresh connection and reads its answer.
+pub(super) async fn ask(
+    reader: &mut OwnedReadHalf,
+    writer: &mut OwnedWriteHalf,
+    request: &Request,
+) -> io::Result<Result<Answer, Failure>> {
+    let mut out = Vec::new();
+    protocol::json_frame(&mut out, protocol::REQUEST, request);
+    writer.write_all(&out).await?;
+    loop {
+        match read_frame(reader).await? {
+            Some((protocol::REPLY, content)) => {
+                let reply: Reply = serde_json::from_slice(&content)?;
+                return Ok(reply.result);
+            }
+            Some(_) => {} // the greeting, or an event from before the answer
+            None => return Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}
+
 /// Turns a fresh connection into a stream connection by `op` (attach or exec). An error is the connection's.
 pub(super) async fn open(
     id: &str,
@@ -29,21 +50,10 @@ pub(super) async fn open(
     // What is executed belongs to nobody's connection: it is heard to its end, whoever reads along.
     let lasting = matches!(op, Op::Exec(_));
     let (mut reader, mut writer) = socket.into_split();
-    let mut out = Vec::new();
-    protocol::json_frame(&mut out, protocol::REQUEST, &Request { seq: 0, op, output_only: !with_stdin });
-    writer.write_all(&out).await?;
-    let answer = loop {
-        match read_frame(&mut reader).await? {
-            Some((protocol::REPLY, content)) => {
-                let reply: Reply = serde_json::from_slice(&content)?;
-                match reply.result {
-                    Ok(answer) => break answer,
-                    Err(failure) => return Ok(Err(failure)),
-                }
-            }
-            Some(_) => {} // the greeting, or an event from before the answer
-            None => return Err(io::ErrorKind::UnexpectedEof.into()),
-        }
+    let request = Request { seq: 0, op, output_only: !with_stdin };
+    let answer = match ask(&mut reader, &mut writer, &request).await? {
+        Ok(answer) => answer,
+        Err(failure) => return Ok(Err(failure)),
     };
     let (chunks, output) = mpsc::channel(QUEUE);
     let (exited, exit) = oneshot::channel();

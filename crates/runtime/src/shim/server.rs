@@ -178,8 +178,7 @@ impl Server {
             fds.push(PollFd::from_borrowed_fd(fd, PollFlags::OUT));
         }
         for p in &self.processes {
-            let congested = p.key == FIRST && self.log.as_ref().is_some_and(Log::congested)
-                || self.connections.iter().any(|(_, c)| c.role == Role::Streams(p.key) && c.congested());
+            let congested = self.congested(p.key);
             for stream in [Stream::Stdout, Stream::Stderr] {
                 if let (Some(fd), false) = (&p.streams.output[stream as usize], congested) {
                     sources.push(Source::Output(p.key, stream));
@@ -198,6 +197,12 @@ impl Server {
         // Interrupted or short of memory: look again.
         let _ = poll(&mut fds, None);
         sources.iter().zip(&fds).map(|(s, f)| (*s, f.revents())).filter(|(_, f)| !f.is_empty()).collect()
+    }
+
+    /// Whether so much of a process's output is on its way to the log or to whoever is attached that it has to wait.
+    fn congested(&self, key: u64) -> bool {
+        key == FIRST && self.log.as_ref().is_some_and(Log::congested)
+            || self.connections.iter().any(|(_, c)| c.role == Role::Streams(key) && c.congested())
     }
 
     fn handle(&mut self, source: Source, flags: PollFlags) {

@@ -53,19 +53,24 @@ impl Server {
             }
             // What it wrote before its end is in the pipes. What somebody else writes after it is not its own, and may
             // go on for ever.
-            for stream in [Stream::Stdout, Stream::Stderr] {
-                let mut left = self.process(key).map_or(0, |p| p.streams.pending(stream));
-                while left > 0 {
-                    match self.pump(key, stream, left) {
-                        0 => break,
-                        n => left -= n,
-                    }
-                }
-            }
+            self.pump_pending(key);
             if let Some(p) = self.process_mut(key) {
                 p.streams.output = [None, None];
             }
             self.finish_if_done(key);
+        }
+    }
+
+    /// Reads what a process has written up to this moment, and passes it on.
+    pub(super) fn pump_pending(&mut self, key: u64) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let mut left = self.process(key).map_or(0, |p| p.streams.pending(stream));
+            while left > 0 {
+                match self.pump(key, stream, left) {
+                    0 => break,
+                    n => left -= n,
+                }
+            }
         }
     }
 

@@ -37,6 +37,13 @@ impl Server {
                 let stdin = self.process(FIRST).is_some_and(|p| p.streams.stdin.is_some());
                 Ok(Answer { stdin, ..Default::default() })
             }
+            Op::Flush => {
+                // What has to wait for a slow reader is not logged yet either.
+                if !self.congested(FIRST) {
+                    self.pump_pending(FIRST);
+                }
+                Ok(Answer::default())
+            }
             Op::Resize { exec_id, rows, cols } => self.resize(exec_id.as_deref(), rows, cols),
             Op::Quit => state("a container's shim ends with its container"),
         };
