@@ -56,9 +56,9 @@ impl ApiServer {
         let mut path = match info.subresource.as_str() {
             "portforward" => {
                 let ports = options.get("ports").and_then(Value::as_array).into_iter().flatten();
-                for port in ports.filter_map(Value::as_i64).map(|p| p.to_string()) {
-                    pairs.push(("port".into(), port.clone()));
-                    pairs.push(("ports".into(), port));
+                let ports: Vec<String> = ports.filter_map(Value::as_i64).map(|p| p.to_string()).collect();
+                if !ports.is_empty() {
+                    pairs.push(("port".into(), ports.join(",")));
                 }
                 format!("/portForward/{}/{}", info.namespace, info.name)
             }
