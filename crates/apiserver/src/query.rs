@@ -69,6 +69,19 @@ pub enum VersionMatch {
     Exact(u64),
 }
 
+impl VersionMatch {
+    /// What the `resourceVersion` of a read of one object asks for.
+    pub fn of_read(query: &Query) -> Result<Self, String> {
+        Ok(match query.some("resourceVersion") {
+            None => Self::Latest,
+            Some(text) => match resource_version(text)? {
+                0 => Self::Any,
+                revision => Self::NotOlderThan(revision),
+            },
+        })
+    }
+}
+
 /// The options of list, watch and deletecollection.
 #[derive(Debug, Clone)]
 pub struct ListOptions {

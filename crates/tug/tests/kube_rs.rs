@@ -201,7 +201,7 @@ async fn a_pod(client: Client) {
     web.write_all(b"GET /none HTTP/1.0\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     web.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.0 404 Not Found\r\n"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 404 Not Found\r\n"), "{answer}");
     let refused = forwarder.take_error(81).unwrap().await.unwrap();
     assert!(refused.contains("Connection refused"), "{refused}");
     drop((web, forwarder));

@@ -170,6 +170,11 @@ impl ApiServer {
     /// The object the path names, as fresh as the last answered write.
     pub async fn get_object(&self, cx: &Context, name: &str) -> Result<Arc<Object>, Status> {
         self.cache.caught_up().await.map_err(store_failure)?;
+        self.cached_object(cx, name).await
+    }
+
+    /// The object the path names, as the cache has it now.
+    pub async fn cached_object(&self, cx: &Context, name: &str) -> Result<Arc<Object>, Status> {
         let found = self.cache.kind(&cx.kind.group, &cx.kind.plural).get(&cx.key_of(name));
         cx.seen(found.ok_or_else(|| Status::not_found(&cx.gvr(), name))?).await
     }
