@@ -3,6 +3,7 @@
 //! There is nothing here that is particular to a kind but what [`hooks`] does with cluster state; a kind's own rules come
 //! with its [`api::Kind`].
 
+mod addresses;
 mod create;
 mod delete;
 mod hooks;
@@ -22,8 +23,9 @@ use api::{Gvr, Kind, Object, Status, Value};
 use bytes::Bytes;
 use store::{Expect, Op, Txn};
 
+pub use addresses::Addresses;
 pub use delete::{DeleteOptions, Deleted};
-pub use hooks::Addresses;
+
 pub use list::Listed;
 use list::parse_selectors;
 #[cfg(any(test, fuzzing))]
