@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use api::jsonpath::JsonPath;
 use api::kinds::crd::Structural;
 use api::kinds::{Approval, Conversion, Subresource, Version, VersionSchema};
 use api::meta::text;
@@ -168,8 +169,8 @@ fn kind_in(crd: &Value, version: &str, schemas: &[VersionSchema]) -> Option<Kind
         Some(VersionSchema::Structural(s)) => Some(s.clone()),
         _ => None,
     };
-    let columns: Vec<PathColumn> = list(at, "/additionalPrinterColumns")
-        .map(|c| PathColumn {
+    let columns = list(at, "/additionalPrinterColumns").map(|c| {
+        Ok(PathColumn {
             name: text(c, "/name").to_owned(),
             kind: text(c, "/type").to_owned(),
             format: text(c, "/format").to_owned(),
@@ -179,9 +180,14 @@ fn kind_in(crd: &Value, version: &str, schemas: &[VersionSchema]) -> Option<Kind
                 .and_then(Value::as_i64)
                 .and_then(|p| i32::try_from(p).ok())
                 .unwrap_or(0),
-            path: text(c, "/jsonPath").to_owned(),
+            path: JsonPath::parse(text(c, "/jsonPath"))?,
         })
-        .collect();
+    });
+    // As upstream has it, one path that cannot be read costs all of the columns.
+    let columns = columns.collect::<api::Result<Vec<PathColumn>>>().unwrap_or_else(|error| {
+        tracing::warn!(definition = text(crd, "/metadata/name"), %error, "printer columns are left out");
+        Vec::new()
+    });
     let scale = at.pointer("/subresources/scale").map(|s| {
         let path = |f: &str| text(s, f).trim_start_matches('.').to_owned();
         let selector = path("/labelSelectorPath");
