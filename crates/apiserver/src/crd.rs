@@ -120,7 +120,7 @@ pub fn kind_of(crd: &Value) -> Option<Kind> {
 
 /// The compiled schemas of all versions, in their order.
 fn schemas(crd: &Value) -> Vec<VersionSchema> {
-    list(crd, "/spec/versions").map(schema_of).collect()
+    list(crd, "/spec/versions").map(|version| schema_of(crd, version)).collect()
 }
 
 /// The kind that a definition makes, as if `version` were the one in which it is stored.
@@ -227,12 +227,20 @@ fn kind_in(crd: &Value, version: &str, schemas: &[VersionSchema]) -> Option<Kind
     })
 }
 
-fn schema_of(version: &Value) -> VersionSchema {
+fn schema_of(crd: &Value, version: &Value) -> VersionSchema {
     let Some(schema) = version.pointer("/schema/openAPIV3Schema") else { return VersionSchema::Any };
-    match Structural::compile(schema, &api::Path::new("schema").child("openAPIV3Schema")) {
+    let path = api::Path::new("spec").child("versions").key(text(version, "/name"));
+    match Structural::compile(schema, &path.child("schema").child("openAPIV3Schema")) {
         Ok(compiled) => VersionSchema::Structural(Arc::new(compiled)),
         // Refused when the definition is written; one that got past that is served as it is.
-        Err(_) => VersionSchema::Any,
+        Err(errors) => {
+            tracing::warn!(
+                definition = api::meta::name(crd),
+                error = errors.message(),
+                "the schema cannot be used: until it is mended, objects are neither pruned, defaulted nor validated by it"
+            );
+            VersionSchema::Any
+        }
     }
 }
 
