@@ -17,7 +17,7 @@ use crate::ApiServer;
 use crate::authz::{Attributes, Decision};
 use crate::body::Body;
 use crate::metrics::{Authenticated, WAITED};
-use crate::path::{RequestInfo, Route};
+use crate::path::{RequestInfo, Route, is_escaped};
 use crate::query::{Query, VersionMatch};
 use crate::registry::render_status;
 use crate::user::{AUTHENTICATED, UserInfo};
@@ -139,6 +139,9 @@ impl ApiServer {
         let (answer, waited) = WAITED
             .scope(Cell::default(), async {
                 let answer = match crate::socket::asked(&mut request, &info) {
+                    _ if !is_escaped(request.uri().path()) => {
+                        Err(Status::bad_request(format!("invalid URL escape in {}", request.uri().path())))
+                    }
                     Err(status) => Err(status),
                     Ok(None) => self.answer(request, peer, route, info, query).await,
                     Ok(Some(socket)) => {

@@ -249,12 +249,21 @@ async fn selectors_and_options() {
             js,
             map(json!({})),
             422,
-            "dryRun: Unsupported value: \"Some\"",
+            "dryRun: Unsupported value: []string{\"Some\"}: supported values: \"All\"",
         ),
         bad(Method::POST, &format!("{MAPS}?fieldValidation=No"), js, map(json!({})), 422, "fieldValidation"),
         bad(Method::POST, &one, js, map(json!({})), 405, "create is not supported on resources of kind"),
         bad(Method::PUT, MAPS, js, map(json!({})), 405, ""),
         bad(Method::OPTIONS, MAPS, js, "", 405, ""),
+        bad(Method::GET, "/api/v1/namespaces/default/configmaps/%zz", js, "", 400, "invalid URL escape"),
+        bad(
+            Method::POST,
+            "/api/v1/namespaces/default/pods/p/binding",
+            js,
+            json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "q"}, "target": {"name": "n"}}).to_string(),
+            400,
+            "name in URL does not match name in Binding object",
+        ),
     ];
     for (query, body, code, why) in [
         ("?gracePeriodSeconds=x", "", 400, ""),
@@ -266,7 +275,7 @@ async fn selectors_and_options() {
             "",
             r#"{"kind":"DeleteOptions","apiVersion":"v1","dryRun":["Some"]}"#,
             422,
-            "dryRun: Unsupported value: \"Some\"",
+            "dryRun: Unsupported value: []string{\"Some\"}: supported values: \"All\"",
         ),
         (
             "",
