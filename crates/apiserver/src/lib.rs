@@ -29,6 +29,7 @@ pub mod negotiate;
 pub mod path;
 mod pipeline;
 mod pool;
+mod pretty;
 mod proxy;
 pub mod query;
 mod registry;

@@ -127,6 +127,7 @@ impl ApiServer {
         }
         let head = request.method() == Method::HEAD;
         let gzip = !head && crate::compress::accepted(request.headers());
+        let pretty = crate::pretty::wanted(&request, &query);
         let started = tokio::time::Instant::now();
         let running = {
             let served = || self.serves(&info);
@@ -153,6 +154,9 @@ impl ApiServer {
             })
             .await;
         let mut response = answer.unwrap_or_else(|status| render_status(&status));
+        if pretty {
+            response = crate::pretty::set_out(response);
+        }
         if gzip {
             response = crate::compress::compress(response);
         }

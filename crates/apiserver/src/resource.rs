@@ -310,6 +310,10 @@ impl ApiServer {
                 let options = self.delete_options(r).await?;
                 let name = r.cx.info.name.clone();
                 match self.delete(&mut r.cx, &name, &options).await? {
+                    // As upstream has it for the sake of old clients, this says only to them that it will take a while.
+                    Deleted::Going(object) if options.orphans == Some(false) => {
+                        r.object(StatusCode::ACCEPTED, &object)
+                    }
                     Deleted::Going(object) => r.object(StatusCode::OK, &object),
                     Deleted::Gone(object) if r.cx.kind.answers_deleted => r.object(StatusCode::OK, &object),
                     Deleted::Gone(object) => {

@@ -25,6 +25,8 @@ pub struct DeleteOptions {
     pub grace: Option<i64>,
     /// `Orphan`, `Background`, `Foreground`, or empty for the kind's default.
     pub propagation: String,
+    /// What `orphanDependents` said, which came before `propagation`.
+    pub orphans: Option<bool>,
     /// Only this object, not another one of the same name.
     pub uid: Option<String>,
     /// Only if it has not changed.
@@ -68,6 +70,7 @@ impl DeleteOptions {
             if !options.propagation.is_empty() {
                 return Err(invalid("orphanDependents and deletionPropagation cannot be both set"));
             }
+            options.orphans = Some(orphan);
             options.propagation = if orphan { "Orphan" } else { "Background" }.to_owned();
         }
         if !matches!(options.propagation.as_str(), "" | "Orphan" | "Background" | "Foreground") {
