@@ -98,7 +98,7 @@ impl JsonPath {
                     for v in at {
                         match step {
                             Step::Recursive => holders(v, &mut next),
-                            _ => step.from_one(v, &mut next)?,
+                            _ => step.take(v, &mut next)?,
                         }
                         if next.len() > MAX_FOUND {
                             return Err(Nowhere);
@@ -113,7 +113,7 @@ impl JsonPath {
 }
 
 impl Step {
-    fn from_one<'a>(&self, v: &'a Value, next: &mut Vec<&'a Value>) -> std::result::Result<(), Nowhere> {
+    fn take<'a>(&self, v: &'a Value, next: &mut Vec<&'a Value>) -> std::result::Result<(), Nowhere> {
         match (self, v) {
             (_, Value::Null) => {}
             (Step::Field(name), v) => next.extend(v.get(name)),

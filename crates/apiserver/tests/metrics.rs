@@ -103,6 +103,11 @@ async fn requests_are_counted_under_upstream_s_names() {
     assert!(value(&text, "authentication_attempts", &["result=\"success\""]) >= 5.0);
     assert!(value(&text, "authorization_attempts_total", &["result=\"allowed\""]) >= 5.0);
     assert_eq!(value(&text, "aggregator_unavailable_apiservice", &["name=\"v1.apps\""]), 0.0);
+    assert_eq!(c.get("/apis/policy/v1beta1/poddisruptionbudgets").await.code, 200);
+    let deprecated = ["group=\"policy\"", "version=\"v1beta1\"", "removed_release=\"1.25\""];
+    let budgets = "resource=\"poddisruptionbudgets\"";
+    let deprecated: Vec<&str> = deprecated.into_iter().chain([budgets, "subresource=\"\""]).collect();
+    assert_eq!(value(&scrape(&c).await, "apiserver_requested_deprecated_apis", &deprecated), 1.0);
     let watching = ["verb=\"WATCH\"", maps];
     assert_eq!(value(&text, "apiserver_longrunning_requests", &watching), 1.0);
     assert_eq!(value(&text, "apiserver_watch_events_total", &[maps]), 1.0);

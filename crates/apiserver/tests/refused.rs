@@ -254,6 +254,14 @@ async fn selectors_and_options() {
         bad(Method::POST, &format!("{MAPS}?fieldValidation=No"), js, map(json!({})), 422, "fieldValidation"),
         bad(Method::POST, &one, js, map(json!({})), 405, "create is not supported on resources of kind"),
         bad(Method::PUT, MAPS, js, map(json!({})), 405, ""),
+        bad(
+            Method::PUT,
+            &one,
+            js,
+            r#"{"apiVersion": "v1", "kind": "ConfigMap"}"#,
+            400,
+            "based on URL) was undeterminable: name must be provided",
+        ),
         bad(Method::OPTIONS, MAPS, js, "", 405, ""),
         bad(Method::GET, "/api/v1/namespaces/default/configmaps/%zz", js, "", 400, "invalid URL escape"),
         bad(

@@ -413,6 +413,32 @@ impl ApiServer {
             let n = c.running.load(Ordering::Relaxed);
             let _ = writeln!(out, "{name}{{{}}} {n}", c.render_labels());
         }
+        let name = "apiserver_requested_deprecated_apis";
+        head(
+            &mut out,
+            name,
+            "gauge",
+            "Gauge of deprecated APIs that have been requested, broken out by API group, version, resource, subresource, and removed_release.",
+        );
+        let kinds = self.kinds.load();
+        let mut before = None;
+        for c in &all {
+            let [group, version, resource, subresource] = &c.names;
+            // They are in the order of these.
+            if before.replace(&c.names) == Some(&c.names) {
+                continue;
+            }
+            let found = kinds.find(group, version, resource);
+            let Some(why) = found.and_then(|f| f.kind.versions[f.version].deprecation.clone()) else {
+                continue;
+            };
+            let removed = why.split_once("unavailable in v").and_then(|(_, rest)| rest.split('+').next());
+            let removed = removed.unwrap_or("");
+            let _ = writeln!(
+                out,
+                "{name}{{group=\"{group}\",removed_release=\"{removed}\",resource=\"{resource}\",subresource=\"{subresource}\",version=\"{version}\"}} 1"
+            );
+        }
         let name = "apiserver_watch_events_total";
         head(&mut out, name, "counter", "Number of events sent in watch clients");
         let mut sent: Vec<([&str; 3], u64)> = Vec::new();
