@@ -247,6 +247,15 @@ impl ErrorList {
         self.push(ErrorType::NotSupported, path, Some(show(value)), format!("supported values: {list}"));
     }
 
+    /// As [`ErrorList::not_supported`], of a list of strings, which upstream shows as Go does.
+    pub fn not_supported_list(&mut self, path: &Path, values: &[&str], supported: &[&str]) {
+        self.not_supported(path, &Value::Null, supported);
+        if let Some(error) = self.0.last_mut().filter(|e| e.kind == ErrorType::NotSupported) {
+            let values = values.iter().map(|v| quote(v)).collect::<Vec<_>>().join(", ");
+            error.value = Some(format!("[]string{{{values}}}"));
+        }
+    }
+
     /// `path: Forbidden: detail`
     pub fn forbidden(&mut self, path: &Path, detail: impl Into<String>) {
         self.push(ErrorType::Forbidden, path, None, detail);

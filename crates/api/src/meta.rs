@@ -246,6 +246,26 @@ pub fn time(at: jiff::Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// Leaves each owner reference once. Gives the uids of those that were there again.
+pub fn dedup_owners(object: &mut Value) -> Vec<String> {
+    let Some(owners) = object.pointer_mut("/metadata/ownerReferences").and_then(Value::as_array_mut) else {
+        return Vec::new();
+    };
+    if owners.len() < 2 {
+        return Vec::new();
+    }
+    let mut seen = std::collections::HashSet::new();
+    let mut again = Vec::new();
+    owners.retain(|owner| {
+        let new = seen.insert(owner.to_string());
+        if !new {
+            again.push(text(owner, "/uid").to_owned());
+        }
+        new
+    });
+    again
+}
+
 /// A MicroTime as the API writes it: `2006-01-02T15:04:05.000000Z`.
 pub fn micro_time(at: jiff::Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()

@@ -66,8 +66,8 @@ pub struct PathColumn {
     pub description: String,
     /// 0: always shown.
     pub priority: i32,
-    /// JSONPath of the cell, e.g. `.spec.replicas`.
-    pub path: String,
+    /// Where the cell is, e.g. `.spec.replicas`.
+    pub path: JsonPath,
 }
 
 /// The columns of a kind.
@@ -192,8 +192,7 @@ fn row(kind: &Kind, version: &Version, object: &Object, options: &Options) -> Va
 }
 
 fn path_cell(column: &PathColumn, value: &Value, now: Timestamp) -> Value {
-    let Ok(path) = JsonPath::parse(&column.path) else { return Value::Null };
-    let Some(found) = path.find(value).first().copied() else { return Value::Null };
+    let Some(found) = column.path.find(value).first().copied() else { return Value::Null };
     match (column.kind.as_str(), found) {
         ("integer", Value::Number(n)) => n.as_i64().map_or(Value::Null, Value::from),
         ("number", Value::Number(_)) | ("boolean", Value::Bool(_)) => found.clone(),

@@ -5,12 +5,14 @@
 //! change, and from time to time, since a server that stops answering sends no event.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::meta::text;
 use api::object::Encoded;
 use api::{Object, Status, Value};
+use base::prometheus::{head, quoted};
 use futures::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use parking_lot::Mutex;
@@ -97,7 +99,38 @@ fn identity_headers(user: &UserInfo) -> Result<HeaderMap, Status> {
     Ok(headers)
 }
 
+/// Whether an APIService is marked as unavailable.
+fn is_unavailable(service: &Value) -> bool {
+    let conditions = service.pointer("/status/conditions").and_then(Value::as_array);
+    conditions.into_iter().flatten().any(|c| c["type"] == AVAILABLE && c["status"] != "True")
+}
+
 impl ApiServer {
+    /// The metrics of availability.
+    pub(crate) fn render_api_services(&self, out: &mut String) {
+        let name = "aggregator_unavailable_apiservice";
+        head(
+            out,
+            name,
+            "gauge",
+            "Gauge of APIServices which are marked as unavailable broken down by APIService name.",
+        );
+        for service in self.cache.kind(GROUP, PLURAL).all("") {
+            let unavailable = u8::from(is_unavailable(service.value()));
+            let _ = writeln!(out, "{name}{{name={}}} {unavailable}", quoted(service.name()));
+        }
+        let name = "aggregator_unavailable_apiservice_total";
+        head(
+            out,
+            name,
+            "counter",
+            "Counter of APIServices which are marked as unavailable broken down by APIService name and reason.",
+        );
+        for ((service, reason), n) in self.metrics.unavailable.lock().iter() {
+            let _ = writeln!(out, "{name}{{name={},reason=\"{reason}\"}} {n}", quoted(service));
+        }
+    }
+
     fn api_service(&self, group: &str, version: &str) -> Option<Arc<Object>> {
         let found = self.cache.kind(GROUP, PLURAL).get(&format!("{version}.{group}"))?;
         is_remote(found.value()).then_some(found)
@@ -434,6 +467,10 @@ async fn check(server: &Arc<ApiServer>, service: &Arc<Object>) -> Result<(), Sta
     } else {
         ("True", "Local", "Local APIServices are always available".to_owned())
     };
+    if status == "False" && !is_unavailable(value) {
+        let of = (service.name().to_owned(), reason);
+        *server.metrics.unavailable.lock().entry(of).or_default() += 1;
+    }
     let now = api::meta::time(base::clock::now());
     let said = |old: &Value| {
         let mut conditions =

@@ -36,7 +36,8 @@ pub fn compress(mut response: Response<Body>) -> Response<Body> {
         }
     };
     let encoder = GzEncoder::new(Vec::with_capacity(CHUNK / 4), Compression::fast());
-    *response.body_mut() = Body::Gzip(Box::new(Gzip { source, encoder: Some(encoder) }));
+    *response.body_mut() =
+        Body::Gzip(Box::new(Gzip { source, encoder: Some(encoder), sent: 0, at_end: None }));
     let headers = response.headers_mut();
     headers.remove(header::CONTENT_LENGTH);
     headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
@@ -64,11 +65,35 @@ pub struct Gzip {
     source: Source,
     /// Nothing: the end has been sent.
     encoder: Option<GzEncoder<Vec<u8>>>,
+    /// How many bytes have been taken.
+    sent: u64,
+    at_end: Option<AtEnd>,
 }
 
+/// What is told how many bytes there were.
+type AtEnd = Box<dyn FnOnce(u64) + Send>;
+
 impl Gzip {
+    /// Has this told of the length when everything has been taken.
+    pub fn at_end(&mut self, told: AtEnd) {
+        self.at_end = Some(told);
+    }
+
     /// The next piece of compressed bytes.
     pub fn chunk(&mut self) -> Option<Result<Bytes, BoxError>> {
+        let chunk = self.compressed();
+        if let Some(Ok(bytes)) = &chunk {
+            self.sent += bytes.len() as u64;
+        }
+        if self.is_done()
+            && let Some(told) = self.at_end.take()
+        {
+            told(self.sent);
+        }
+        chunk
+    }
+
+    fn compressed(&mut self) -> Option<Result<Bytes, BoxError>> {
         loop {
             let encoder = self.encoder.as_mut()?;
             match self.source.chunk() {

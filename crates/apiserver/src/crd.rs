@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use api::jsonpath::JsonPath;
 use api::kinds::crd::Structural;
 use api::kinds::{Approval, Conversion, Subresource, Version, VersionSchema};
 use api::meta::text;
@@ -149,7 +150,7 @@ pub fn kind_of(crd: &Value) -> Option<Kind> {
 
 /// The compiled schemas of all versions, in their order.
 fn schemas(crd: &Value) -> Vec<VersionSchema> {
-    list(crd, "/spec/versions").map(schema_of).collect()
+    list(crd, "/spec/versions").map(|version| schema_of(crd, version)).collect()
 }
 
 /// The kind that a definition makes, as if `version` were the one in which it is stored.
@@ -198,8 +199,8 @@ fn kind_in(crd: &Value, version: &str, schemas: &[VersionSchema]) -> Option<Kind
         Some(VersionSchema::Structural(s)) => Some(s.clone()),
         _ => None,
     };
-    let mut columns: Vec<PathColumn> = list(at, "/additionalPrinterColumns")
-        .map(|c| PathColumn {
+    let columns = list(at, "/additionalPrinterColumns").map(|c| {
+        Ok(PathColumn {
             name: text(c, "/name").to_owned(),
             kind: text(c, "/type").to_owned(),
             format: text(c, "/format").to_owned(),
@@ -209,18 +210,24 @@ fn kind_in(crd: &Value, version: &str, schemas: &[VersionSchema]) -> Option<Kind
                 .and_then(Value::as_i64)
                 .and_then(|p| i32::try_from(p).ok())
                 .unwrap_or(0),
-            path: text(c, "/jsonPath").to_owned(),
+            path: JsonPath::parse(text(c, "/jsonPath"))?,
         })
-        .collect();
+    });
+    // As upstream has it, one path that cannot be read costs all of the columns.
+    let columns = columns.collect::<api::Result<Vec<PathColumn>>>();
+    let mut columns = columns.unwrap_or_else(|error| {
+        tracing::warn!(definition = text(crd, "/metadata/name"), %error, "printer columns are left out");
+        Vec::new()
+    });
     if columns.is_empty() {
-        columns.push(PathColumn {
+        columns.extend(JsonPath::parse(".metadata.creationTimestamp").map(|path| PathColumn {
             name: "Age".into(),
             kind: "date".into(),
             format: String::new(),
             description: "When the object was created.".into(),
             priority: 0,
-            path: ".metadata.creationTimestamp".into(),
-        });
+            path,
+        }));
     }
     let scale = at.pointer("/subresources/scale").map(|s| {
         let path = |f: &str| text(s, f).trim_start_matches('.').to_owned();
@@ -261,12 +268,20 @@ fn kind_in(crd: &Value, version: &str, schemas: &[VersionSchema]) -> Option<Kind
     })
 }
 
-fn schema_of(version: &Value) -> VersionSchema {
+fn schema_of(crd: &Value, version: &Value) -> VersionSchema {
     let Some(schema) = version.pointer("/schema/openAPIV3Schema") else { return VersionSchema::Any };
-    match Structural::compile(schema, &api::Path::new("schema").child("openAPIV3Schema")) {
+    let path = api::Path::new("spec").child("versions").key(text(version, "/name"));
+    match Structural::compile(schema, &path.child("schema").child("openAPIV3Schema")) {
         Ok(compiled) => VersionSchema::Structural(Arc::new(compiled)),
         // Refused when the definition is written; one that got past that is served as it is.
-        Err(_) => VersionSchema::Any,
+        Err(errors) => {
+            tracing::warn!(
+                definition = api::meta::name(crd),
+                error = errors.message(),
+                "the schema cannot be used: until it is mended, objects are neither pruned, defaulted nor validated by it"
+            );
+            VersionSchema::Any
+        }
     }
 }
 

@@ -214,7 +214,8 @@ impl ApiServer {
                 Some(index)
             }),
             "/metrics" => {
-                Ok(reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.render_metrics()))
+                let text = self.render_metrics().await;
+                Ok(reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
             }
             "/.well-known/openid-configuration" => {
                 let issuer = self.authenticator.issuer();

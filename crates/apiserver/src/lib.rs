@@ -29,6 +29,7 @@ pub mod negotiate;
 pub mod path;
 mod pipeline;
 mod pool;
+mod pretty;
 mod proxy;
 pub mod query;
 mod registry;
@@ -226,12 +227,13 @@ impl ApiServer {
         let kubelets = options.pki.client_identity("kube-apiserver-kubelet-client", &[])?;
         let mut client = kubelets.client_config(&pki::Trust::Only(options.pki.ca_pem().to_owned()))?;
         client.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let admission = admission::stock();
         let server = Arc::new(Self {
             kinds: ArcSwap::from_pointee(Kinds::new(api::kinds::all().to_vec())),
             authenticator,
-            admission: admission::stock(),
+            metrics: metrics::Metrics::new(admission.iter().map(|plugin| plugin.names())),
+            admission,
             addresses: registry::Addresses::new(options.instance.service_cidr),
-            metrics: metrics::Metrics::default(),
             stored,
             documents: documents::Documents::default(),
             event_lease: EventLease::default(),

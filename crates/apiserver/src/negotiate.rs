@@ -33,12 +33,27 @@ impl Default for Accept {
 
 const ALL: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
+/// The alternatives of the header, those that the client prefers first (RFC 9110, section 12.5.1).
+fn by_preference(header: &str) -> Vec<&str> {
+    let mut all: Vec<&str> = header.split(',').collect();
+    if header.contains("q=") || header.contains('*') {
+        all.sort_by_cached_key(|alternative| {
+            let mut parts = alternative.split(';').map(str::trim);
+            let wild = parts.next().map_or(0, |name| name.matches('*').count());
+            let quality = parts.find_map(|p| p.strip_prefix("q=")?.parse::<f64>().ok()).unwrap_or(1.0);
+            // In thousandths, as many as it may have; the highest first.
+            (-(quality.clamp(0.0, 1.0) * 1000.0) as i32, wild)
+        });
+    }
+    all
+}
+
 /// The first of the header's alternatives that can be served. `discovery`: whether aggregated discovery is to be had here.
 pub fn accept(header: &str, discovery: bool) -> Result<Accept, Status> {
     if header.trim().is_empty() {
         return Ok(Accept::default());
     }
-    for alternative in header.split(',') {
+    for alternative in by_preference(header) {
         let mut parts = alternative.split(';').map(str::trim);
         let media = match parts.next().unwrap_or("") {
             "*/*" | "application/*" => MediaType::Json,
@@ -107,5 +122,9 @@ mod tests {
         assert_eq!(accept(aggregated, false).unwrap(), Accept::default());
         assert_eq!(accept("*/*", false).unwrap(), Accept::default());
         assert_eq!(accept("text/html", false).unwrap_err().code, 406);
+        let media = |header: &str| accept(header, false).unwrap().media;
+        assert_eq!(media("application/json;q=0.5, application/yaml"), MediaType::Yaml);
+        assert_eq!(media("application/yaml;q=0.8,application/json;q=0.9"), MediaType::Json);
+        assert_eq!(media("*/*, application/yaml"), MediaType::Yaml);
     }
 }

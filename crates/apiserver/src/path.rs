@@ -51,6 +51,13 @@ fn decode(s: &str) -> String {
     percent_encoding::percent_decode_str(s).decode_utf8_lossy().into_owned()
 }
 
+/// Whether every `%` of a path begins an escape.
+pub fn is_escaped(path: &str) -> bool {
+    path.split('%')
+        .skip(1)
+        .all(|after| after.len() >= 2 && after.bytes().take(2).all(|b| b.is_ascii_hexdigit()))
+}
+
 fn plain_verb(method: &Method) -> &'static str {
     match *method {
         Method::GET => "get",
@@ -161,6 +168,15 @@ mod tests {
         assert_eq!(verb("/api/v1/namespaces/a/secrets/s"), "get");
         assert_eq!(verb("/api/v1/namespaces/a/pods/p/log"), "get");
         assert_eq!(verb("/api/v1/watch/namespaces/a/pods/p"), "watch");
+    }
+
+    #[test]
+    fn escapes() {
+        for (path, want) in
+            [("/a/%2F%c3%a9", true), ("/a", true), ("/%zz", false), ("/a%2", false), ("/%", false)]
+        {
+            assert_eq!(is_escaped(path), want, "{path}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! The socket and the in-process transport both end here; what comes without a socket skips nothing but decoding TLS.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,8 +16,9 @@ use http_body_util::{BodyExt, Limited};
 use crate::ApiServer;
 use crate::authz::{Attributes, Decision};
 use crate::body::Body;
-use crate::path::{RequestInfo, Route};
-use crate::query::Query;
+use crate::metrics::{Authenticated, WAITED};
+use crate::path::{RequestInfo, Route, is_escaped};
+use crate::query::{Query, VersionMatch};
 use crate::registry::render_status;
 use crate::user::{AUTHENTICATED, UserInfo};
 
@@ -125,6 +127,7 @@ impl ApiServer {
         }
         let head = request.method() == Method::HEAD;
         let gzip = !head && crate::compress::accepted(request.headers());
+        let pretty = crate::pretty::wanted(&request, &query);
         let started = tokio::time::Instant::now();
         let running = {
             let served = || self.serves(&info);
@@ -134,19 +137,32 @@ impl ApiServer {
         if running.is_long() {
             request.extensions_mut().insert(running.clone());
         }
-        let answer = match crate::socket::asked(&mut request, &info) {
-            Err(status) => Err(status),
-            Ok(None) => self.answer(request, peer, route, info, query).await,
-            Ok(Some(socket)) => {
-                self.answer(request, peer, route, info, query).await.map(|response| socket.carry(response))
-            }
-        };
+        let (answer, waited) = WAITED
+            .scope(Cell::default(), async {
+                let answer = match crate::socket::asked(&mut request, &info) {
+                    _ if !is_escaped(request.uri().path()) => {
+                        Err(Status::bad_request(format!("invalid URL escape in {}", request.uri().path())))
+                    }
+                    Err(status) => Err(status),
+                    Ok(None) => self.answer(request, peer, route, info, query).await,
+                    Ok(Some(socket)) => {
+                        let answer = self.answer(request, peer, route, info, query).await;
+                        answer.map(|response| socket.carry(response))
+                    }
+                };
+                (answer, WAITED.get().get())
+            })
+            .await;
         let mut response = answer.unwrap_or_else(|status| render_status(&status));
+        if pretty {
+            response = crate::pretty::set_out(response);
+        }
         if gzip {
             response = crate::compress::compress(response);
         }
-        running.counters().answered(response.status().as_u16(), started.elapsed());
-        if running.is_long() {
+        let size = http_body::Body::size_hint(response.body()).exact();
+        running.counters().answered(response.status().as_u16(), started.elapsed(), waited, size);
+        if running.is_long() || matches!(response.body(), Body::Gzip(_)) {
             response = response.map(|body| running.follow(body));
         }
         if head {
@@ -191,6 +207,21 @@ impl ApiServer {
         }
     }
 
+    /// Whether a request can be answered out of the cache as it is, so that it is while a shared store is away.
+    fn takes_what_is_cached(&self, info: &RequestInfo, query: &Query) -> bool {
+        if !info.is_resource {
+            return true;
+        }
+        if !info.subresource.is_empty() || !matches!(info.verb, "get" | "list" | "watch") {
+            return false;
+        }
+        match VersionMatch::of_read(query) {
+            Ok(VersionMatch::Any) => true,
+            Ok(VersionMatch::NotOlderThan(revision)) => revision <= self.cache.revision(),
+            _ => false,
+        }
+    }
+
     async fn answer(
         self: &Arc<Self>,
         request: Request<Payload>,
@@ -202,7 +233,11 @@ impl ApiServer {
         let user = self.authenticate(request.headers(), &peer)?;
         let user = self.impersonate(request.headers(), user)?;
         if !(is_public(&info.path) && info.verb == "get") {
-            self.cache.caught_up().await.map_err(crate::registry::store_failure)?;
+            if self.takes_what_is_cached(&info, &query) {
+                self.cache.own_writes().await;
+            } else {
+                self.cache.caught_up().await.map_err(crate::registry::store_failure)?;
+            }
             self.require(&Attributes::of(&user, &info))?;
         }
         let call = Call { user, info, query, request };
@@ -212,16 +247,29 @@ impl ApiServer {
         }
     }
 
+    /// Whether a certificate that ends then still holds.
+    fn is_still(&self, until: Option<jiff::Timestamp>) -> bool {
+        let Some(until) = until else { return true };
+        let left = until.duration_since(base::clock::now()).as_secs_f64();
+        self.metrics.access.certificate(left);
+        left >= 0.0
+    }
+
     fn authenticate(&self, headers: &HeaderMap, peer: &Peer) -> Result<Arc<UserInfo>, Status> {
         if let Shown::User(user, until) = &peer.shown
-            && until.is_none_or(|until| base::clock::now() <= until)
+            && self.is_still(*until)
         {
+            self.metrics.access.authenticated(&user.name);
             return Ok(user.clone());
         }
+        let refused = |result| {
+            self.metrics.access.attempt(result);
+            Err(Status::unauthorized())
+        };
         let given = match headers.get(header::AUTHORIZATION).map(header::HeaderValue::to_str) {
             Some(Ok(given)) => given,
             // Credentials that no token consists of are not the same as none.
-            Some(Err(_)) => return Err(Status::unauthorized()),
+            Some(Err(_)) => return refused(Authenticated::Error),
             None => "",
         };
         let token = given.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
@@ -231,17 +279,23 @@ impl ApiServer {
         };
         match token {
             Some(token) if !token.is_empty() => match self.authenticator.token(&token, &[]) {
-                Ok((user, _)) => Ok(Arc::new(user)),
+                Ok((user, _)) => {
+                    self.metrics.access.authenticated(&user.name);
+                    Ok(Arc::new(user))
+                }
                 Err(why) => {
                     tracing::debug!(why, "token refused");
-                    Err(Status::unauthorized())
+                    refused(Authenticated::Error)
                 }
             },
             // Who shows what is no good is not nobody.
             _ if self.options.anonymous && matches!(peer.shown, Shown::Nothing) => {
-                Ok(Arc::new(UserInfo::anonymous()))
+                let user = UserInfo::anonymous();
+                self.metrics.access.authenticated(&user.name);
+                Ok(Arc::new(user))
             }
-            _ => Err(Status::unauthorized()),
+            _ if matches!(peer.shown, Shown::Nothing) => refused(Authenticated::Failure),
+            _ => refused(Authenticated::Error),
         }
     }
 
@@ -305,7 +359,9 @@ impl ApiServer {
 
     /// Refuses what is not allowed, in upstream's words.
     pub fn require(&self, attributes: &Attributes<'_>) -> Result<(), Status> {
-        match self.authorize(attributes) {
+        let decision = self.authorize(attributes);
+        self.metrics.access.authorized(matches!(decision, Decision::Allow(_)));
+        match decision {
             Decision::Allow(_) => Ok(()),
             Decision::NoOpinion(reason) => {
                 let why = attributes.refusal(&reason);

@@ -69,6 +69,19 @@ pub enum VersionMatch {
     Exact(u64),
 }
 
+impl VersionMatch {
+    /// What the `resourceVersion` of a read of one object asks for.
+    pub fn of_read(query: &Query) -> Result<Self, String> {
+        Ok(match query.some("resourceVersion") {
+            None => Self::Latest,
+            Some(text) => match resource_version(text)? {
+                0 => Self::Any,
+                revision => Self::NotOlderThan(revision),
+            },
+        })
+    }
+}
+
 /// The options of list, watch and deletecollection.
 #[derive(Debug, Clone)]
 pub struct ListOptions {
@@ -208,17 +221,13 @@ impl WriteOptions {
     }
 }
 
-/// Reads `dryRun`, whose only value is `All`.
-pub fn dry_run(q: &Query, errors: &mut ErrorList) -> bool {
-    let mut yes = false;
-    for v in q.all("dryRun") {
-        match v {
-            "" => {}
-            "All" => yes = true,
-            other => errors.not_supported(&Path::new("dryRun"), &json!(other), &["All"]),
-        }
+/// Reads `dryRun`, whose only value is `All`. Whoever meant a dry run, and said it wrong, must not have something done.
+pub fn dry_run<'a>(given: impl Iterator<Item = &'a str>, errors: &mut ErrorList) -> bool {
+    let given: Vec<&str> = given.collect();
+    if given.iter().any(|v| *v != "All") {
+        errors.not_supported_list(&Path::new("dryRun"), &given, &["All"]);
     }
-    yes
+    !given.is_empty()
 }
 
 /// The longest name of a field manager.
@@ -228,7 +237,7 @@ impl WriteOptions {
     /// Reads the options of the kind given (`CreateOptions`, `UpdateOptions`, `PatchOptions`).
     pub fn parse(q: &Query, kind: &'static str) -> Result<Self, Status> {
         let mut errors = ErrorList::new();
-        let dry_run = dry_run(q, &mut errors);
+        let dry_run = dry_run(q.all("dryRun"), &mut errors);
         let text = q.get("fieldValidation").unwrap_or("");
         let validation = FieldValidation::parse(text).unwrap_or_else(|| {
             let known = ["", "Ignore", "Strict", "Warn"];
@@ -288,7 +297,14 @@ mod tests {
         let parse = |q: &str| WriteOptions::parse(&Query::parse(Some(q)), "CreateOptions");
         assert!(parse("dryRun=All&fieldValidation=Strict&fieldManager=a").unwrap().dry_run);
         for (q, text) in [
-            ("dryRun=Some", "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: \"Some\""),
+            (
+                "dryRun=Some",
+                "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: []string{\"Some\"}: supported values: \"All\"",
+            ),
+            (
+                "dryRun=",
+                "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: []string{\"\"}",
+            ),
             ("fieldValidation=No", "fieldValidation: Unsupported value"),
             ("fieldManager=a%0Ab", "should only contain printable characters"),
         ] {

@@ -16,7 +16,7 @@ use crate::conversion::Converter;
 use crate::negotiate::{Accept, accept, accept_plain};
 use crate::path::RequestInfo;
 use crate::pipeline::{Call, Payload, add_warnings, code_of, collect};
-use crate::query::{ListOptions, WriteOptions};
+use crate::query::{ListOptions, VersionMatch, WriteOptions};
 use crate::registry::{
     Context, DeleteOptions, Deleted, PatchBody, render_list, render_object, render_watch, reply_value,
 };
@@ -276,11 +276,9 @@ impl ApiServer {
             "create" if named => Err(not_here()),
             "update" | "patch" if !named => Err(not_here()),
             "get" => {
-                if let Some(v) = r.call.query.some("resourceVersion").filter(|v| *v != "0") {
-                    let revision = crate::query::resource_version(v).map_err(Status::bad_request)?;
-                    self.wait_for_revision(revision).await?;
-                }
-                let object = self.get_object(&r.cx, &r.cx.info.name).await?;
+                let version = VersionMatch::of_read(&r.call.query).map_err(Status::bad_request)?;
+                self.fresh(version).await?;
+                let object = self.cached_object(&r.cx, &r.cx.info.name).await?;
                 r.object(StatusCode::OK, &object)
             }
             "list" => {
@@ -312,6 +310,10 @@ impl ApiServer {
                 let options = self.delete_options(r).await?;
                 let name = r.cx.info.name.clone();
                 match self.delete(&mut r.cx, &name, &options).await? {
+                    // As upstream has it for the sake of old clients, this says only to them that it will take a while.
+                    Deleted::Going(object) if options.orphans == Some(false) => {
+                        r.object(StatusCode::ACCEPTED, &object)
+                    }
                     Deleted::Going(object) => r.object(StatusCode::OK, &object),
                     Deleted::Gone(object) if r.cx.kind.answers_deleted => r.object(StatusCode::OK, &object),
                     Deleted::Gone(object) => {

@@ -212,6 +212,22 @@ async fn policies_of_failure_dry_runs_and_conditions() {
     drop(gone);
     let refused = c.post(&format!("{secrets}?dryRun=All"), secret("c")).await;
     assert_eq!(refused.code, 500, "{}", refused.value);
+    // Each call is counted for what came of it.
+    let text = String::from_utf8(c.get("/metrics").await.response.into_body().to_vec()).unwrap();
+    let of = |name: &str| format!("name=\"{name}.example.com\",operation=\"CREATE\",type=\"validating\"");
+    let (picky, gone, gone2) = (of("picky"), of("gone"), of("gone2"));
+    for line in [
+        format!("request_total{{code=\"403\",{picky},rejected=\"true\"}} 1"),
+        format!("request_total{{code=\"503\",{gone},rejected=\"false\"}} 3"),
+        format!("request_total{{code=\"503\",{gone2},rejected=\"true\"}} 2"),
+        format!("admission_duration_seconds_count{{{gone2},rejected=\"true\"}} 2"),
+        format!("rejection_count{{error_type=\"no_error\",{picky},rejection_code=\"403\"}} 1"),
+        format!("rejection_count{{error_type=\"calling_webhook_error\",{gone2},rejection_code=\"503\"}} 2"),
+        "fail_open_count{name=\"gone.example.com\",type=\"validating\"} 3".to_owned(),
+    ] {
+        let line = format!("apiserver_admission_webhook_{line}");
+        assert!(text.lines().any(|l| l == line), "{line} in {text}");
+    }
 }
 
 #[tokio::test]

@@ -332,6 +332,14 @@ async fn a_server_behind_this_one_is_asked_over_the_same_connection() {
     let lost = c.get(&format!("{things}/a")).await;
     assert!(lost.code == 503 || lost.code == 404, "{}", lost.value);
     available("False").await;
+    let text = String::from_utf8(c.get("/metrics").await.response.into_body().to_vec()).unwrap();
+    let name = "name=\"v1.remote.example.com\"";
+    for line in [
+        format!("aggregator_unavailable_apiservice{{{name}}} 1"),
+        format!("aggregator_unavailable_apiservice_total{{{name},reason=\"FailedDiscoveryCheck\"}} 1"),
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} in {text}");
+    }
 }
 
 #[tokio::test]

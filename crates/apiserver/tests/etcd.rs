@@ -165,6 +165,57 @@ async fn a_watch_goes_on_when_etcd_or_a_server_goes_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_cached_is_served_while_etcd_is_away() {
+    let Some(mut etcd) = Etcd::start() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let keys = pki::Pki::open(dir.path()).unwrap();
+    let one = server(&etcd, &keys, [10, 0, 0, 1]).await;
+    let made = one.post(MAPS, map("m", 1)).await.value;
+    let revision = made["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let mut last: u64 = revision.parse().unwrap();
+    let options = WatchOptions { revision: last, ..WatchOptions::default() };
+    let open = async || one.admin.transport().watch(&gvr::CONFIG_MAPS, Some("default"), &options).await;
+    let mut before = open().await.unwrap();
+    etcd.kill();
+    let away = async {
+        for path in [
+            format!("{MAPS}/m?resourceVersion=0"),
+            format!("{MAPS}/m?resourceVersion={revision}"),
+            format!("{MAPS}?resourceVersion=0"),
+            format!("{MAPS}?resourceVersion={revision}&resourceVersionMatch=NotOlderThan"),
+            format!("{MAPS}?resourceVersion=0&fieldSelector=metadata.name%3Dm"),
+            "/apis".to_owned(),
+            "/metrics".to_owned(),
+        ] {
+            let answer = one.get(&path).await;
+            assert_eq!(answer.code, 200, "{path}: {}", answer.value);
+            if path.contains("configmaps/") {
+                assert_eq!(answer.value, made, "{path}");
+            } else if path.contains("configmaps") {
+                assert!(
+                    answer.value["items"].as_array().unwrap().contains(&made),
+                    "{path}: {}",
+                    answer.value
+                );
+            }
+        }
+        open().await.unwrap()
+    };
+    // At once, and not only when etcd is given up.
+    let mut meanwhile =
+        tokio::time::timeout(Duration::from_secs(5), away).await.expect("nobody waits for etcd");
+    etcd.run();
+    let patch = json!({"data": {"n": "2"}});
+    let write = async || one.patch(&format!("{MAPS}/m"), "merge-patch+json", patch.clone()).await.code;
+    until("etcd is back", async || write().await == 200).await;
+    let at = last;
+    for watch in [&mut before, &mut meanwhile] {
+        last = at;
+        assert_eq!(next(watch, &mut last).await, (WatchKind::Modified, "2".into()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_of_them_leads() {
     let Some(etcd) = Etcd::start() else { return };
     let dir = tempfile::tempdir().unwrap();

@@ -40,7 +40,7 @@ async fn requests_are_counted_under_upstream_s_names() {
     // A cluster starts with some of its own.
     let stored = |text: &str| value(text, "apiserver_storage_objects", &["resource=\"configmaps\""]);
     let created = |text: &str| {
-        let labels = ["operation=\"create\"", "type=\"configmaps\""];
+        let labels = ["operation=\"create\"", "group=\"\"", "resource=\"configmaps\""];
         value(text, "etcd_request_duration_seconds_count", &labels)
     };
     let fresh = scrape(&c).await;
@@ -82,9 +82,35 @@ async fn requests_are_counted_under_upstream_s_names() {
         2.0
     );
     assert_eq!((stored(&text), created(&text)), (before.0 + 1.0, before.1 + 1.0));
+    assert_eq!(value(&text, "apiserver_resource_objects", &["group=\"\"", maps]), before.0 + 1.0);
+    // Dry runs are none of the time that is promised; sizes are those of what is read.
+    assert_eq!(value(&text, "apiserver_request_sli_duration_seconds_count", &post), 2.0);
+    let apply = ["verb=\"APPLY\"", maps];
+    assert!(!text.lines().any(|l| l.contains("_sli_") && apply.iter().all(|label| l.contains(label))));
+    let list = ["verb=\"LIST\"", maps, "scope=\"namespace\""];
+    assert_eq!(value(&text, "apiserver_response_sizes_count", &list), 1.0);
+    assert!(value(&text, "apiserver_response_sizes_sum", &list) > 100.0);
+    assert!(!text.lines().any(|l| l.starts_with("apiserver_response_sizes") && l.contains("POST")));
+    assert!(value(&text, "apiserver_storage_size_bytes", &["storage_cluster_id=\"etcd-0\""]) > 1000.0);
+    let lifecycle = |rejected: &str| {
+        let labels = ["name=\"NamespaceLifecycle\"", "operation=\"CREATE\"", "type=\"admit\"", rejected];
+        value(&text, "apiserver_admission_controller_admission_duration_seconds_count", &labels)
+    };
+    assert!(lifecycle("rejected=\"false\"") >= 2.0);
+    let step = ["operation=\"CREATE\"", "type=\"validate\"", "rejected=\"false\""];
+    assert!(value(&text, "apiserver_admission_step_admission_duration_seconds_count", &step) >= 2.0);
+    assert!(value(&text, "authenticated_user_requests", &["username=\"admin\""]) >= 5.0);
+    assert!(value(&text, "authentication_attempts", &["result=\"success\""]) >= 5.0);
+    assert!(value(&text, "authorization_attempts_total", &["result=\"allowed\""]) >= 5.0);
+    assert_eq!(value(&text, "aggregator_unavailable_apiservice", &["name=\"v1.apps\""]), 0.0);
+    assert_eq!(c.get("/apis/policy/v1beta1/poddisruptionbudgets").await.code, 200);
+    let deprecated = ["group=\"policy\"", "version=\"v1beta1\"", "removed_release=\"1.25\""];
+    let budgets = "resource=\"poddisruptionbudgets\"";
+    let deprecated: Vec<&str> = deprecated.into_iter().chain([budgets, "subresource=\"\""]).collect();
+    assert_eq!(value(&scrape(&c).await, "apiserver_requested_deprecated_apis", &deprecated), 1.0);
     let watching = ["verb=\"WATCH\"", maps];
     assert_eq!(value(&text, "apiserver_longrunning_requests", &watching), 1.0);
-    assert_eq!(value(&text, "apiserver_watch_events_total", &["kind=\"ConfigMap\""]), 1.0);
+    assert_eq!(value(&text, "apiserver_watch_events_total", &[maps]), 1.0);
     assert_eq!(value(&text, "apiserver_current_inflight_requests", &["request_kind=\"mutating\""]), 0.0);
     assert_eq!(
         value(&text, "apiserver_current_inflight_requests", &["request_kind=\"readOnly\""]),

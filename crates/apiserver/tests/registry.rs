@@ -450,3 +450,26 @@ async fn custom_objects_scale_within_bounds_and_show_their_age() {
     assert_eq!(columns, ["Name", "Age"]);
     assert_eq!(table["rows"][0]["cells"][0], "a");
 }
+
+#[tokio::test]
+async fn owners_are_named_once_and_old_clients_told_that_it_takes_a_while() {
+    let c = Cluster::start().await;
+    let owner = |uid: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "o", "uid": uid});
+    let mut owned = map("owned", json!({}));
+    owned["metadata"]["ownerReferences"] = json!([owner("1"), owner("2"), owner("1")]);
+    owned["metadata"]["finalizers"] = json!(["example.com/wait"]);
+    let made = c.post(MAPS, owned.clone()).await;
+    assert_eq!(made.code, 201, "{}", made.value);
+    assert_eq!(made.value["metadata"]["ownerReferences"], json!([owner("1"), owner("2")]));
+    let told = "299 - \".metadata.ownerReferences contains duplicate entries; API server dedups";
+    let warning = made.header("warning").to_owned();
+    assert!(warning.starts_with(told) && warning.ends_with("duplicate UID(s) observed: 1\""), "{warning}");
+    assert_eq!(c.put(&format!("{MAPS}/owned"), owned).await.header("warning"), warning);
+    let going = c.delete(&format!("{MAPS}/owned?orphanDependents=false")).await;
+    assert_eq!((going.code, going.value["kind"].as_str()), (202, Some("ConfigMap")));
+    assert_eq!(c.delete(&format!("{MAPS}/owned?propagationPolicy=Background")).await.code, 200);
+    // What a person reads is set out.
+    let read = c.call(Method::GET, &format!("{MAPS}/owned?pretty=true"), &[], "").await;
+    let text = String::from_utf8(read.response.into_body().to_vec()).unwrap();
+    assert_eq!(text, serde_json::to_string_pretty(&read.value).unwrap());
+}

@@ -23,7 +23,7 @@ pub fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
 }
 
-/// How often something took how long.
+/// How often something took how long, or was how large.
 #[derive(Debug, Clone)]
 pub struct Histogram {
     bounds: &'static [f64],
@@ -34,17 +34,21 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// An empty one; `bounds` are the upper bounds of its buckets in seconds, ascending.
+    /// An empty one; `bounds` are the upper bounds of its buckets, ascending; in seconds, if it counts times.
     pub fn new(bounds: &'static [f64]) -> Self {
         Self { bounds, buckets: vec![0; bounds.len()].into(), count: 0, sum: 0.0 }
     }
 
-    /// Counts one more.
+    /// Counts one more that took so long.
     pub fn observe(&mut self, took: Duration) {
-        let seconds = took.as_secs_f64();
+        self.observe_value(took.as_secs_f64());
+    }
+
+    /// Counts one more of this value.
+    pub fn observe_value(&mut self, value: f64) {
         self.count += 1;
-        self.sum += seconds;
-        let at = self.bounds.iter().position(|b| seconds <= *b);
+        self.sum += value;
+        let at = self.bounds.iter().position(|b| value <= *b);
         if let Some(n) = at.and_then(|i| self.buckets.get_mut(i)) {
             *n += 1;
         }

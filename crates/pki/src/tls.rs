@@ -8,6 +8,7 @@ use base::clock;
 use jiff::{SignedDuration, Timestamp};
 use rustls::client::ResolvesClientCert;
 use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::verify_tls13_signature_with_raw_key;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -16,7 +17,7 @@ use rustls::{
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use x509_parser::prelude::FromDer;
+use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use crate::{Error, Identity, LEAF_DAYS, Pki, Result, not_after};
 
@@ -201,7 +202,8 @@ impl Pki {
     /// The judge of certificates that clients have shown.
     pub fn clients(&self) -> Result<Clients> {
         let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()?), provider());
-        Ok(Clients(builder.build().map_err(|e| Error::Certificate(e.to_string()))?))
+        let verifier = builder.build().map_err(|e| Error::Certificate(e.to_string()))?;
+        Ok(Clients { verifier, authorities: certificates(&self.ca_pem)?.into() })
     }
 
     fn roots(&self) -> Result<RootCertStore> {
@@ -250,7 +252,13 @@ impl ClientCertVerifier for Unjudged {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, cert, dss)
+        match version_one(cert) {
+            None => self.0.verify_tls13_signature(message, cert, dss),
+            Some(key) => {
+                let known = provider().signature_verification_algorithms;
+                verify_tls13_signature_with_raw_key(message, &key.into(), dss, &known)
+            }
+        }
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -260,7 +268,10 @@ impl ClientCertVerifier for Unjudged {
 
 /// Judges the certificates of clients: signed by the cluster's authority, for clients, and of this time.
 #[derive(Debug, Clone)]
-pub struct Clients(Arc<dyn ClientCertVerifier>);
+pub struct Clients {
+    verifier: Arc<dyn ClientCertVerifier>,
+    authorities: Arc<[CertificateDer<'static>]>,
+}
 
 /// Who a client is by its certificate, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -281,11 +292,49 @@ impl Clients {
             chain.split_first().ok_or_else(|| Error::Certificate("no certificate was shown".into()))?;
         let seconds = u64::try_from(clock::now().as_second()).unwrap_or(0);
         let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
-        self.0.verify_client_cert(own, others, now)?;
+        match self.verifier.verify_client_cert(own, others, now) {
+            Ok(_) => {}
+            Err(_) if version_one(own).is_some() => self.judge_old(own)?,
+            Err(e) => return Err(e.into()),
+        }
         let (user, groups) = user_of_certificate(own)?;
         let until = end_of_certificate(own)?;
         Ok(Shown { user, groups, until })
     }
+
+    /// Judges a certificate of X.509's first version, which says nothing of what it is for: as upstream takes it, for anything,
+    /// if the authority has signed it itself.
+    fn judge_old(&self, own: &CertificateDer<'_>) -> Result<()> {
+        let cert = parsed(own)?;
+        let now = clock::now().as_second();
+        let validity = cert.validity();
+        if now < validity.not_before.timestamp() || now > validity.not_after.timestamp() {
+            return Err(Error::Certificate("the certificate is not of this time".into()));
+        }
+        let signed = self.authorities.iter().filter_map(|a| parsed(a).ok()).any(|authority| {
+            authority.subject().as_raw() == cert.issuer().as_raw()
+                && cert.verify_signature(Some(authority.public_key())).is_ok()
+        });
+        if !signed {
+            return Err(Error::Certificate(
+                "the certificate is not signed by the cluster's authority".into(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn parsed<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>> {
+    let (_, cert) =
+        X509Certificate::from_der(der).map_err(|e| Error::Certificate(format!("not a certificate: {e}")))?;
+    Ok(cert)
+}
+
+/// The public key of a certificate of X.509's first version, which webpki does not read; nothing, if it is of another. Tools
+/// make such certificates still where nobody asks them for extensions.
+fn version_one(der: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let cert = parsed(der).ok().filter(|cert| cert.version() == X509Version::V1)?;
+    Some(cert.public_key().raw.to_vec())
 }
 
 /// A client configuration that shows `identity`, if any.
@@ -334,8 +383,7 @@ fn read_system_roots(files: &[&str]) -> std::result::Result<RootCertStore, Strin
 
 /// The common name and the organizations of a certificate: user and groups, as Kubernetes reads them.
 pub fn user_of_certificate(der: &CertificateDer<'_>) -> Result<(String, Vec<String>)> {
-    let (_, cert) = x509_parser::certificate::X509Certificate::from_der(der)
-        .map_err(|e| Error::Certificate(format!("not a certificate: {e}")))?;
+    let cert = parsed(der)?;
     let text = |a: &x509_parser::x509::AttributeTypeAndValue<'_>| a.as_str().ok().map(str::to_owned);
     let user = cert.subject().iter_common_name().next().and_then(text);
     let user = user.ok_or_else(|| Error::Certificate("the certificate has no common name".into()))?;
@@ -344,8 +392,7 @@ pub fn user_of_certificate(der: &CertificateDer<'_>) -> Result<(String, Vec<Stri
 
 /// When a certificate ends.
 pub(crate) fn end_of_certificate(der: &CertificateDer<'_>) -> Result<Timestamp> {
-    let (_, cert) = x509_parser::certificate::X509Certificate::from_der(der)
-        .map_err(|e| Error::Certificate(format!("not a certificate: {e}")))?;
+    let cert = parsed(der)?;
     Timestamp::from_second(cert.validity().not_after.timestamp())
         .map_err(|e| Error::Certificate(e.to_string()))
 }
@@ -421,6 +468,92 @@ mod tests {
         assert!(read_system_roots(&[&missing, &list]).unwrap_err().contains("holds no authority"));
         std::fs::write(&list, pki.ca_pem().repeat(2)).unwrap();
         assert_eq!(read_system_roots(&[&missing, &list]).unwrap().len(), 2);
+    }
+
+    /// The elements in a sequence, each whole.
+    fn elements(mut content: &[u8]) -> Vec<&[u8]> {
+        let mut all = Vec::new();
+        while let [_, length, ..] = *content {
+            let (header, length) = match length {
+                n @ 0..0x80 => (2, usize::from(n)),
+                n => {
+                    let bytes = &content[2..2 + usize::from(n & 0x7f)];
+                    (2 + bytes.len(), bytes.iter().fold(0, |sum, b| sum << 8 | usize::from(*b)))
+                }
+            };
+            let (one, rest) = content.split_at(header + length);
+            all.push(one);
+            content = rest;
+        }
+        all
+    }
+
+    fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+        [&[tag, 0x82], &length[..], content].concat()
+    }
+
+    /// A client's certificate without version and extensions, signed by the key of an authority.
+    fn old_client(pki: &Arc<Pki>, key_pem: &str) -> Identity {
+        let mut client = pki.issue_client("old", &["a".to_owned()]).unwrap();
+        let new = certificates(&client.cert_pem).unwrap().remove(0);
+        let [_, algorithm, _] = elements(&elements(&new)[0][4..])[..] else { panic!() };
+        let body = parsed(&new).unwrap().tbs_certificate.as_ref().to_vec();
+        let kept: Vec<&[u8]> =
+            elements(&body[4..]).into_iter().filter(|e| !matches!(e[0], 0xa0 | 0xa3)).collect();
+        let body = element(0x30, &kept.concat());
+        let key = rcgen::KeyPair::from_pem(key_pem).unwrap();
+        let signature = rcgen::SigningKey::sign(&key, &body).unwrap();
+        let signature = element(0x03, &[&[0], &signature[..]].concat());
+        let old = element(0x30, &[&body[..], algorithm, &signature].concat());
+        client.cert_pem = pem_of(&old);
+        client
+    }
+
+    fn pem_of(der: &[u8]) -> String {
+        use base64::Engine;
+        let text = base64::engine::general_purpose::STANDARD.encode(der);
+        format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+    }
+
+    /// Shows a certificate without looking into it: what other programs do.
+    #[derive(Debug)]
+    struct Shows(Arc<CertifiedKey>);
+
+    impl ResolvesClientCert for Shows {
+        fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+            Some(self.0.clone())
+        }
+
+        fn has_certs(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn certificates_of_the_first_version_are_believed() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [own, stranger] = dirs.each_ref().map(|dir| Pki::open(dir.path()).unwrap());
+        let [key, strange] =
+            dirs.each_ref().map(|d| std::fs::read_to_string(d.path().join("ca.key")).unwrap());
+        let clients = own.clients().unwrap();
+        let old = old_client(&own, &key);
+        let chain = certificates(&old.cert_pem).unwrap();
+        assert!(version_one(&chain[0]).is_some());
+        let shown = clients.judge(&chain).unwrap();
+        assert_eq!((shown.user.as_str(), &shown.groups[..]), ("old", &["a".to_owned()][..]));
+        let server = own.server_config("s", &["localhost".into()], &[], ClientAuth::Optional).unwrap();
+        let mut client = own.client_config(None).unwrap();
+        let key_of_old =
+            provider().key_provider.load_private_key(private_key(&old.key_pem).unwrap()).unwrap();
+        client.client_auth_cert_resolver = Arc::new(Shows(Arc::new(CertifiedKey::new(chain, key_of_old))));
+        let seen = handshake(server, client);
+        assert_eq!(seen.unwrap().as_deref(), Some("old"));
+        // Neither by the name of the authority alone, nor by another one.
+        let forged = certificates(&old_client(&own, &strange).cert_pem).unwrap();
+        assert!(clients.judge(&forged).unwrap_err().to_string().contains("not signed"));
+        let others = certificates(&old_client(&stranger, &strange).cert_pem).unwrap();
+        assert!(clients.judge(&others).unwrap_err().to_string().contains("not signed"));
     }
 
     #[test]

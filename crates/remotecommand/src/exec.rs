@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::negotiate::{self, Carrier};
 use crate::status::{self, Outcome};
+use crate::stream::{Reader, Writer};
 use crate::websocket::{self, Incoming, Outgoing};
 use crate::{Error, Rejection, spdy};
 
@@ -74,48 +75,6 @@ pub struct Size {
     pub width: u16,
     /// Rows.
     pub height: u16,
-}
-
-/// Input from the client.
-pub struct Reader(ReaderKind);
-
-enum ReaderKind {
-    /// With the half that nothing is sent on: kubectl sends no more input once that has ended.
-    Spdy {
-        reader: spdy::Reader,
-        _writer: spdy::Writer,
-    },
-    WebSocket(mpsc::Receiver<Bytes>),
-}
-
-impl Reader {
-    /// The next bytes; None when the client has finished or is gone.
-    pub async fn recv(&mut self) -> Option<Bytes> {
-        match &mut self.0 {
-            ReaderKind::Spdy { reader, .. } => reader.recv().await,
-            ReaderKind::WebSocket(reader) => reader.recv().await,
-        }
-    }
-}
-
-/// Output to the client. Dropping it ends that stream.
-pub struct Writer(WriterKind);
-
-enum WriterKind {
-    Spdy(spdy::Writer),
-    WebSocket(u8, mpsc::Sender<Outgoing>),
-}
-
-impl Writer {
-    /// Sends bytes; waits while the client is slow. An error means that the client is gone.
-    pub async fn send(&mut self, data: Bytes) -> Result<(), Error> {
-        match &mut self.0 {
-            WriterKind::Spdy(writer) => Ok(writer.send(data).await?),
-            WriterKind::WebSocket(channel, sender) => {
-                sender.send(Outgoing::Data(*channel, data)).await.map_err(|_| Error::Closed)
-            }
-        }
-    }
 }
 
 /// What a client opened.
@@ -193,7 +152,7 @@ where
     let mut connection = spdy::Connection::serve(io);
     let (mut error, mut stdin, mut stdout, mut stderr, mut resize) = (None, None, None, None, None);
     let want_resize = wanted.tty && version >= 3;
-    let writer = |s: spdy::Stream| Some(Writer(WriterKind::Spdy(s.writer)));
+    let writer = |s: spdy::Stream| Some(Writer::Spdy(s.writer));
     while error.is_none()
         || (wanted.stdin && stdin.is_none())
         || (wanted.stdout && stdout.is_none())
@@ -207,7 +166,7 @@ where
             "stderr" => stderr = writer(stream),
             "stdin" => {
                 let spdy::Stream { reader, writer, .. } = stream;
-                stdin = Some(Reader(ReaderKind::Spdy { reader, _writer: writer }));
+                stdin = Some(Reader::Spdy { reader, writer: Some(writer) });
             }
             "resize" => {
                 let mut reader = stream.reader;
@@ -267,7 +226,7 @@ where
         // The client is gone: whoever still writes learns it.
         reading.abort();
     });
-    let writer = |channel: u8, on: bool| on.then(|| Writer(WriterKind::WebSocket(channel, sender.clone())));
+    let writer = |channel: u8, on: bool| on.then(|| Writer::WebSocket(channel, sender.clone()));
     let (stdout, stderr) = (writer(1, wanted.stdout), writer(2, wanted.stderr));
     // An empty message on the first channel that goes out tells old clients that the connection stands.
     let first = if wanted.stdout {
@@ -279,11 +238,11 @@ where
     };
     sender.send(Outgoing::Data(first, Bytes::new())).await.map_err(|_| Error::Closed)?;
     Ok(Streams {
-        stdin: wanted.stdin.then_some(Reader(ReaderKind::WebSocket(stdin_rx))),
+        stdin: wanted.stdin.then_some(Reader::WebSocket(stdin_rx)),
         stdout,
         stderr,
         resize: wanted.tty.then_some(resize_rx),
-        error: Writer(WriterKind::WebSocket(3, sender)),
+        error: Writer::WebSocket(3, sender),
         version,
         end: End::WebSocket(task),
     })

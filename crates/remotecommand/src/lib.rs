@@ -1,5 +1,5 @@
 //! The server's side of Kubernetes' streaming protocols: exec, attach and port-forward over SPDY/3.1 (kubectl up to
-//! 1.30, and every port-forward) and WebSocket (kubectl 1.31 and newer).
+//! 1.30, and every port-forward of kubectl's) and WebSocket (kubectl 1.31 and newer, and other clients).
 //!
 //! Promises: works on any hyper request that can be upgraded; the wire formats are pure state machines that no input
 //! makes panic; memory is bounded and flow control is honoured in both directions. It leaves processes, pods and
@@ -10,6 +10,7 @@ pub mod negotiate;
 pub mod portforward;
 pub mod spdy;
 pub mod status;
+pub mod stream;
 pub mod websocket;
 
 pub use exec::{Size, Streams, Wanted, exec_session};

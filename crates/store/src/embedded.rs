@@ -446,6 +446,11 @@ impl Store for Embedded {
         Ok(self.core.hub.head()) // set between a commit and its answers
     }
 
+    async fn size(&self) -> Result<u64> {
+        let size = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()";
+        self.core.read(move |_, db| Ok(db.query_row(size, [], |r| r.get(0))?)).await
+    }
+
     async fn compact(&self, revision: u64) -> Result<()> {
         self.ask(Command::Compact(revision)).await.map(|_| ())
     }

@@ -253,6 +253,8 @@ pub trait Store: Send + Sync + 'static {
     async fn watch(&self, prefix: Vec<u8>, from: u64) -> Result<WatchStream>;
     /// The newest revision.
     async fn revision(&self) -> Result<u64>;
+    /// How much room its database takes, in bytes.
+    async fn size(&self) -> Result<u64>;
     /// Forgets what was overwritten or deleted at or before `revision`.
     async fn compact(&self, revision: u64) -> Result<()>;
     /// Makes a lease that expires when it is not kept alive for `ttl`.

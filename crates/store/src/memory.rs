@@ -173,6 +173,12 @@ impl Store for Memory {
         Ok(self.state.lock().head)
     }
 
+    async fn size(&self) -> Result<u64> {
+        let state = self.state.lock();
+        let current = state.keys.keys().filter_map(|key| state.get(key, state.head));
+        Ok(current.map(|kv| (kv.key.len() + kv.value.len()) as u64).sum())
+    }
+
     async fn compact(&self, revision: u64) -> Result<()> {
         let mut state = self.state.lock();
         if revision > state.head {

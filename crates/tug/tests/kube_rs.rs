@@ -1,4 +1,5 @@
-//! An operator's view of the cluster, by kube-rs: definitions made by derive, server-side apply, watches, exec, logs.
+//! An operator's view of the cluster, by kube-rs: definitions made by derive, server-side apply, watches, exec,
+//! port-forward, logs.
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 mod common;
@@ -20,7 +21,7 @@ use kube::{Api, Client, Config, CustomResource, CustomResourceExt, ResourceExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// What an operator written with kube-rs declares.
 #[derive(CustomResource, Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -171,7 +172,7 @@ async fn a_pod(client: Client) {
         "metadata": {"name": "shell"},
         "spec": {
             "terminationGracePeriodSeconds": 0,
-            "containers": [{"name": "main", "image": "busybox:1", "command": ["sh", "-c", "echo ready; exec sleep 600"]}],
+            "containers": [{"name": "main", "image": "busybox:1", "command": ["sh", "-c", "echo ready; httpd -p 8080 -h /; exec sleep 600"]}],
         },
     }))
     .unwrap();
@@ -193,6 +194,17 @@ async fn a_pod(client: Client) {
     assert_eq!(status.status.as_deref(), Some("Failure"));
     assert_eq!(status.reason.as_deref(), Some("NonZeroExitCode"), "{status:?}");
     process.join().await.unwrap();
+
+    // Each port is a connection; what is wrong with one is told apart.
+    let mut forwarder = pods.portforward("shell", &[8080, 81]).await.unwrap();
+    let mut web = forwarder.take_stream(8080).unwrap();
+    web.write_all(b"GET /none HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    web.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404 Not Found\r\n"), "{answer}");
+    let refused = forwarder.take_error(81).unwrap().await.unwrap();
+    assert!(refused.contains("Connection refused"), "{refused}");
+    drop((web, forwarder));
 
     let uid = pods.get("shell").await.unwrap().uid().unwrap();
     pods.delete("shell", &DeleteParams::default()).await.unwrap();

@@ -6,8 +6,9 @@
 use cel::common::ast::{CallExpr, Expr, LiteralValue, operators as op};
 use cel::parser::Expression;
 
-use super::library;
-use super::value::unescape;
+use super::eval::{Fault, Meter};
+use super::value::{Val, unescape};
+use super::{CALL_BUDGET, library};
 use crate::kinds::crd::Structural;
 
 /// How much one object may take: bounds what the schema leaves unbounded.
@@ -154,12 +155,14 @@ pub(super) struct Checker<'a> {
     /// How much of the source the errors show.
     shown: usize,
     source: &'a str,
+    /// What may still be spent on trying what is known beforehand.
+    budget: u64,
 }
 
 impl<'a> Checker<'a> {
     pub fn new(source: &'a str, variables: Vec<(&'a str, Ty<'a>)>) -> Self {
         let variables = variables.into_iter().map(|(name, ty)| (name, ty.clone(), ty.size())).collect();
-        Self { variables, errors: Vec::new(), untold: 0, shown: 0, source }
+        Self { variables, errors: Vec::new(), untold: 0, shown: 0, source, budget: CALL_BUDGET }
     }
 
     /// What is wrong, if something is.
@@ -227,17 +230,24 @@ impl<'a> Checker<'a> {
                 for element in &list.elements {
                     let seen = self.look(element);
                     cost = cost.saturating_add(seen.cost);
-                    ty.get_or_insert(seen.ty);
+                    if list.optional_indices.is_empty() {
+                        self.alike(&mut ty, seen.ty);
+                    }
                 }
                 let ty = if list.optional_indices.is_empty() { ty.unwrap_or(Ty::Any) } else { Ty::Any };
                 Estimate { ty: Ty::List(Box::new(ty), None), size: list.elements.len() as u64, cost }
             }
             Expr::Map(map) => {
                 let mut cost = 30u64;
+                let (mut keys, mut values) = (None, None);
                 for entry in &map.entries {
                     if let cel::common::ast::EntryExpr::MapEntry(entry) = &entry.expr {
-                        cost = cost.saturating_add(self.look(&entry.key).cost);
-                        cost = cost.saturating_add(self.look(&entry.value).cost);
+                        let (key, value) = (self.look(&entry.key), self.look(&entry.value));
+                        cost = cost.saturating_add(key.cost).saturating_add(value.cost);
+                        self.alike(&mut keys, key.ty);
+                        if !entry.optional {
+                            self.alike(&mut values, value.ty);
+                        }
                     }
                 }
                 Estimate { ty: Ty::Map(Box::new(Ty::Any), None), size: map.entries.len() as u64, cost }
@@ -404,6 +414,41 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// All parts of a list or a map that is written out are of one type: that of the first that has one.
+    fn alike(&mut self, first: &mut Option<Ty<'a>>, next: Ty<'a>) {
+        match first {
+            Some(ty) if ty.head().is_some() => {
+                if next.head().is_some_and(|head| Some(head) != ty.head()) {
+                    let text = format!("expected type '{}' but found '{}'", ty.name(), next.name());
+                    self.say("", text);
+                }
+            }
+            _ => *first = Some(next),
+        }
+    }
+
+    /// Tries what does not depend on any value: patterns, and conversions of texts that are written out.
+    fn literal(&mut self, name: &str, call: &'a CallExpr) {
+        let (target, at) = match (name, call.target.is_some()) {
+            ("matches" | "find" | "findAll", true) => (Some(Val::text("")), 0),
+            ("matches", false) => (None, 1),
+            ("duration" | "timestamp" | "int" | "uint" | "double" | "bool", false) => (None, 0),
+            _ => return,
+        };
+        let Some(Expr::Literal(LiteralValue::String(text))) = call.args.get(at).map(|a| &a.expr) else {
+            return;
+        };
+        let mut args = vec![Val::text(""); at];
+        args.push(Val::text(text.inner()));
+        let mut meter = Meter { budget: &mut self.budget, patterns: library::Recent::new() };
+        // What costs too much to try is left for when it runs.
+        if let Err(Fault::Error(_)) = library::call(name, target, &args, &mut meter) {
+            let quoted = ['\'', '"'].map(|quote| format!("{quote}{}", text.inner()));
+            let near = quoted.iter().find(|q| self.source.contains(q.as_str())).map_or(name, String::as_str);
+            self.say(near, format!("invalid {name} argument"));
+        }
+    }
+
     fn call(&mut self, call: &'a CallExpr) -> Estimate<'a> {
         let mut name = call.func_name.clone();
         let mut target = None;
@@ -442,6 +487,7 @@ impl<'a> Checker<'a> {
             }
             (_, args) => args.iter().map(|a| self.look(a)).collect(),
         };
+        self.literal(&name, call);
         let all: Vec<&Estimate<'a>> = target.iter().chain(&args).collect();
         let inputs = all.iter().fold(0u64, |sum, a| sum.saturating_add(a.cost));
         let types: Vec<Ty<'a>> = all.iter().map(|a| a.ty.clone()).collect();

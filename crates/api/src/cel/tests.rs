@@ -368,6 +368,19 @@ fn bad_rules_are_refused_when_they_are_written() {
             "found no matching overload for '_==_' applied to '(int, string)'",
         ),
         (json!({"rule": "self.name.size() > 'a'"}), "found no matching overload"),
+        // What is written out is tried.
+        (
+            json!({"rule": "self.name.matches('(')"}),
+            "ERROR: <input>:1:19: invalid matches argument\n | self.name.matches('(')\n | ..................^",
+        ),
+        (json!({"rule": "matches(self.name, '[')"}), "invalid matches argument"),
+        (json!({"rule": "self.name.find('a)') == ''"}), "invalid find argument"),
+        (json!({"rule": "duration('1 hour') > duration('1h')"}), "invalid duration argument"),
+        (json!({"rule": "self.when > timestamp('yesterday')"}), "invalid timestamp argument"),
+        (json!({"rule": "self.min > int('x')"}), "invalid int argument"),
+        (json!({"rule": "self.min in [1, 'a']"}), "expected type 'int' but found 'string'"),
+        (json!({"rule": "{'a': 1, 2: 3}.size() > 0"}), "expected type 'string' but found 'int'"),
+        (json!({"rule": "{'a': 1, 'b': 'c'}.size() > 0"}), "expected type 'int' but found 'string'"),
         (json!({"rule": "true", "messageExpression": "1"}), "messageExpression must evaluate to a string"),
         (json!({"rule": "true", "fieldPath": ".zz"}), "does not refer to a valid field"),
         (json!({"rule": "true", "reason": "Why"}), "Unsupported value: \"Why\""),
@@ -391,6 +404,9 @@ fn bad_rules_are_refused_when_they_are_written() {
         "size(self.tags) + 1 > 0",
         "self.when < timestamp('2030-01-01T00:00:00Z')",
         "quantity(self.name).isLessThan(quantity('1'))",
+        "self.name.matches('^[a-z]+$') && matches('x', '[a-z]*') && 'x'.find('a*') == ''",
+        "duration('1h30m') > duration('-2s') && timestamp('2020-01-01T00:00:00.5+02:00') < self.when",
+        "[1, dyn('a')].size() == 2 && [self.min, 2, null].size() == 3 && {'a': dyn(1), 'b': 'c'}.size() == 2",
     ] {
         let outcome = compiled(json!([{"rule": good}]));
         assert!(outcome.is_ok(), "{good}: {:?}", outcome.err());

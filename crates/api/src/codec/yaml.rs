@@ -3,8 +3,10 @@
 use serde::de::DeserializeSeed;
 use serde_json::Value;
 use serde_saphyr::DuplicateKeyPolicy;
+use serde_saphyr::Error;
+use serde_saphyr::budget::BudgetBreach;
 
-use super::json::Noting;
+use super::json::{MAX_DEPTH, Noting, nests_within};
 use crate::Status;
 
 /// Decodes one YAML document, in which no field may occur twice.
@@ -25,18 +27,52 @@ pub fn parse(bytes: &[u8]) -> Result<(Value, Vec<String>), Status> {
         return Ok(read);
     }
     let text = std::str::from_utf8(bytes).map_err(unreadable)?;
-    let mut duplicates = Vec::new();
-    let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::LastWins };
-    let read = serde_saphyr::with_deserializer_from_str_with_options(text, options, |de| {
-        Noting(&mut duplicates).deserialize(de)
-    });
-    // What is wrong is one line, as all errors are, and shows nothing of the document: that may be a secret.
-    let plain = serde_saphyr::render_options! { snippets: serde_saphyr::SnippetMode::Off };
-    let value = read.map_err(|e| unreadable(format!("yaml: {}", e.render_with_options(plain))))?;
-    if !super::json::nests_within(&value, super::json::MAX_DEPTH) {
+    let (value, duplicates) = match read(text, COMMON_DEPTH) {
+        Err(e) if is_too_deep(&e) => on_deep_stack(|| read(text, MAX_DEPTH).map_err(shown))??,
+        read => read.map_err(shown)?,
+    };
+    // What aliases stand for is nested where they are.
+    if !nests_within(&value, MAX_DEPTH) {
         return Err(unreadable("yaml: nested too deeply"));
     }
     Ok((value, duplicates))
+}
+
+/// As deeply as almost all documents nest; the stack of whoever reads has room for that.
+const COMMON_DEPTH: usize = 64;
+/// Room for the deepest, where nothing has been optimized either.
+const DEEP_STACK: usize = 32 << 20;
+
+fn read(text: &str, depth: usize) -> Result<(Value, Vec<String>), Error> {
+    let mut duplicates = Vec::new();
+    let options = serde_saphyr::options! {
+        duplicate_keys: DuplicateKeyPolicy::LastWins,
+        budget: serde_saphyr::budget! { max_depth: depth },
+    };
+    let value = serde_saphyr::with_deserializer_from_str_with_options(text, options, |de| {
+        Noting(&mut duplicates).deserialize(de)
+    })?;
+    Ok((value, duplicates))
+}
+
+fn is_too_deep(error: &Error) -> bool {
+    let Error::Budget { breach, .. } = error.without_snippet() else { return false };
+    matches!(breach, BudgetBreach::Depth { .. })
+}
+
+/// What is wrong is one line, as all errors are, and shows nothing of the document: that may be a secret.
+fn shown(error: Error) -> Status {
+    let plain = serde_saphyr::render_options! { snippets: serde_saphyr::SnippetMode::Off };
+    unreadable(format!("yaml: {}", error.render_with_options(plain)))
+}
+
+/// Runs `f` on a stack of its own, which takes some levels more: the reader recurses.
+fn on_deep_stack<T: Send>(f: impl FnOnce() -> T + Send) -> Result<T, Status> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(DEEP_STACK).spawn_scoped(scope, f);
+        let thread = thread.map_err(|e| Status::internal(format!("no stack to read YAML on: {e}")))?;
+        thread.join().map_err(|_| Status::internal("YAML was not read"))
+    })
 }
 
 fn unreadable(why: impl std::fmt::Display) -> Status {
@@ -109,11 +145,21 @@ mod tests {
     }
 
     #[test]
-    fn json_nests_as_deeply_as_elsewhere() {
-        let max = super::super::json::MAX_DEPTH;
-        let nested = |levels: usize| format!(" {}1{}", "{\"a\":".repeat(levels), "}".repeat(levels));
-        assert!(decode(nested(max).as_bytes()).unwrap()["a"].is_object());
-        assert_eq!(decode(nested(max + 1).as_bytes()).unwrap_err().code, 400);
+    fn everything_nests_as_deeply_as_elsewhere() {
+        let json = |levels: usize| format!(" {}1{}", "{\"a\":".repeat(levels), "}".repeat(levels));
+        let flow = |levels: usize| format!("{}1{}", "{a: ".repeat(levels), "}".repeat(levels));
+        let block = |levels: usize| {
+            let lines = (0..levels).map(|n| format!("{}a:\n", " ".repeat(n)));
+            format!("{}{}1\n", lines.collect::<String>(), " ".repeat(levels))
+        };
+        let want = super::super::json::parse(json(MAX_DEPTH).as_bytes()).unwrap().0;
+        for nested in [json, flow, block] {
+            assert_eq!(decode(nested(MAX_DEPTH).as_bytes()).unwrap(), want);
+            assert_eq!(decode(nested(MAX_DEPTH + 1).as_bytes()).unwrap_err().code, 400);
+        }
+        let half = MAX_DEPTH / 2 + 1;
+        let aliased = format!("x: &x {}\ny: {}*x{}\n", flow(half), "{a: ".repeat(half), "}".repeat(half));
+        assert_eq!(decode(aliased.as_bytes()).unwrap_err().code, 400);
         // What merely begins like it is YAML still.
         assert_eq!(decode(b"{a: 1, b: [x]}").unwrap(), json!({"a": 1, "b": ["x"]}));
     }

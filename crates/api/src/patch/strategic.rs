@@ -56,6 +56,19 @@ fn merge_map(mut original: Map, patch: &Map, schema: Schema<'_>) -> Merged<Optio
             }
         }
     }
+    for (key, order) in patch {
+        let Some(field) = key.strip_prefix(ORDER) else { continue };
+        let order = order.as_array().ok_or_else(|| format!("{key} must be a list"))?;
+        if let Some(list) = patch.get(field).filter(|l| !l.is_null()) {
+            let list = list.as_array().ok_or_else(|| format!("{field} must be a list, as {key} is"))?;
+            let merge_key = schema.field(field).and_then(merge_key_of);
+            if let Some(astray) = astray(list, order, merge_key) {
+                return Err(format!(
+                    "The order in patch list doesn't match {key} list: {astray} is out of it"
+                ));
+            }
+        }
+    }
     let mut gone: HashSet<&str> = HashSet::new();
     for (key, value) in patch {
         if key.starts_with('$') && (key == PATCH || key == RETAIN_KEYS || key.contains('/')) {
@@ -85,6 +98,16 @@ fn merge_map(mut original: Map, patch: &Map, schema: Schema<'_>) -> Merged<Optio
         }
     }
     Ok(Some(original))
+}
+
+/// The first of what a patch has for a list that `$setElementOrder` does not name, or not in that order.
+fn astray(list: &[Value], order: &[Value], key: Option<&str>) -> Option<String> {
+    let named = |v: &Value| key.map_or(Some(v), |k| v.get(k)).map(ToString::to_string);
+    let id = |v: &Value| key.map_or(Some(v), |k| v.get(k)).map(identity);
+    let mut order = order.iter().map(id).fuse();
+    let mut staying = list.iter().filter(|v| v.get(PATCH).is_none_or(|directive| directive != "delete"));
+    let astray = (order.len() > 0).then(|| staying.find(|item| !order.any(|o| o == id(item)))).flatten()?;
+    Some(named(astray).unwrap_or_default())
 }
 
 fn merge_key_of(schema: Schema<'_>) -> Option<&'static str> {
@@ -342,7 +365,7 @@ mod tests {
         let old = json!({"containers": containers(0, json!({"image": "a"}))});
         let mut patch = containers(25_000, json!({"tty": true}));
         patch.extend(containers(0, json!({"$patch": "delete"})).into_iter().take(10_000));
-        let order = containers(30_000, json!({}));
+        let order = containers(25_000, json!({}));
         let patch = json!({"containers": patch, "$setElementOrder/containers": order});
         let new = strategic_merge(&old, &patch, pod_spec()).unwrap();
         assert_eq!(new["containers"].as_array().unwrap().len(), 65_000);
@@ -356,6 +379,35 @@ mod tests {
             let mut merged = old.clone();
             super::super::merge_patch(&mut merged, &patch);
             proptest::prop_assert_eq!(strategic_merge(&old, &patch, pod_spec()).unwrap(), merged);
+        }
+    }
+
+    #[test]
+    fn what_is_patched_follows_the_order_that_it_names() {
+        let schema = TypeId::of_gvk("", "v1", "Pod").unwrap().schema().field("spec").unwrap();
+        let server = json!({"containers": [{"name": "a"}, {"name": "b"}, {"name": "c"}]});
+        let patched = |order: Value, list: Value| {
+            let patch = json!({"$setElementOrder/containers": order, "containers": list});
+            strategic_merge(&server, &patch, schema)
+        };
+        let names = |names: &[&str]| names.iter().map(|n| json!({"name": n})).collect::<Vec<_>>();
+        for (order, list) in [
+            (json!(names(&["c", "a", "b"])), json!(names(&["c", "b"]))),
+            (
+                json!(names(&["a", "b"])),
+                json!([{"name": "c", "$patch": "delete"}, {"name": "a", "image": "x"}]),
+            ),
+            (json!([]), json!(names(&["b", "a"]))),
+        ] {
+            assert!(patched(order.clone(), list.clone()).is_ok(), "{order} {list}");
+        }
+        for (order, list) in [
+            (json!(names(&["a", "b"])), json!(names(&["b", "a"]))),
+            (json!(names(&["a", "b"])), json!(names(&["c"]))),
+            (json!(names(&["a", "b"])), json!({"name": "a"})),
+            (json!("a"), json!(names(&["a"]))),
+        ] {
+            assert_eq!(patched(order.clone(), list.clone()).unwrap_err().code, 400, "{order} {list}");
         }
     }
 }

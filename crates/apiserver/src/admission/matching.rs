@@ -16,7 +16,7 @@ fn list<'a>(v: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
 }
 
 impl Operation {
-    pub(super) fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Create => "CREATE",
             Self::Update => "UPDATE",

@@ -15,10 +15,12 @@ mod webhook;
 
 use api::{Gvr, Kind, Status, Value};
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use crate::ApiServer;
 use crate::audit::Event;
 use crate::conversion::Converter;
+use crate::metrics::Half;
 use crate::user::UserInfo;
 
 pub use quota::Charges;
@@ -117,6 +119,11 @@ pub trait Plugin: Send + Sync {
     /// Upstream's name of it.
     fn name(&self) -> &'static str;
 
+    /// Upstream's names of its halves, where they are two plugins: of the one that changes, and of the one that judges.
+    fn names(&self) -> [&'static str; 2] {
+        [self.name(); 2]
+    }
+
     /// Whether it has anything to do with this write; asked before the others, so that most writes pass most plugins
     /// without cost.
     fn handles(&self, review: &Review<'_>) -> bool;
@@ -157,19 +164,42 @@ pub fn stock() -> Vec<Box<dyn Plugin>> {
 /// Runs the mutating half of all plugins; once more if a webhook has changed the object, so that what it put there gets its
 /// defaults too.
 pub async fn mutate(plugins: &[Box<dyn Plugin>], review: &mut Review<'_>) -> Result<(), Status> {
+    let started = Instant::now();
+    dedup_owners(review, "");
     let mut answer = mutate_once(plugins, review).await;
     if answer.is_ok() && review.progress.rounds.again {
         review.progress.rounds.second = true;
         answer = mutate_once(plugins, review).await;
     }
+    let metrics = &review.server.metrics.admission;
+    metrics.step(Half::Admit, review.operation, answer.is_err(), started.elapsed());
+    dedup_owners(review, " after mutating admission happens");
     remember(review, answer.is_ok());
     answer
 }
 
+/// Leaves each owner of an object once, and says so to the client.
+fn dedup_owners(review: &mut Review<'_>, when: &str) {
+    if !matches!(review.operation, Operation::Create | Operation::Update) {
+        return;
+    }
+    let again = api::meta::dedup_owners(review.object);
+    if !again.is_empty() {
+        review.warnings.push(format!(
+            ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            again.join(", ")
+        ));
+    }
+}
+
 async fn mutate_once(plugins: &[Box<dyn Plugin>], review: &mut Review<'_>) -> Result<(), Status> {
-    for plugin in plugins {
+    for (at, plugin) in plugins.iter().enumerate() {
         if plugin.handles(review) {
-            plugin.mutate(review).await?;
+            let started = Instant::now();
+            let answer = plugin.mutate(review).await;
+            let metrics = &review.server.metrics.admission;
+            metrics.plugin(at, Half::Admit, review.operation, answer.is_err(), started.elapsed());
+            answer?;
         }
     }
     Ok(())
@@ -179,14 +209,19 @@ async fn mutate_once(plugins: &[Box<dyn Plugin>], review: &mut Review<'_>) -> Re
 /// written or not.
 pub async fn validate(plugins: &[Box<dyn Plugin>], review: &mut Review<'_>) -> Result<Charges, Status> {
     let mut answer = Ok(());
-    for plugin in plugins {
+    let begun = Instant::now();
+    let metrics = &review.server.metrics.admission;
+    for (at, plugin) in plugins.iter().enumerate() {
         if plugin.handles(review) {
+            let started = Instant::now();
             answer = plugin.validate(review).await;
+            metrics.plugin(at, Half::Validate, review.operation, answer.is_err(), started.elapsed());
             if answer.is_err() {
                 break;
             }
         }
     }
+    metrics.step(Half::Validate, review.operation, answer.is_err(), begun.elapsed());
     let charges = std::mem::take(&mut review.progress.charges);
     remember(review, answer.is_ok());
     match answer {

@@ -13,12 +13,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::future::join_all;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::matching::{GROUP, Wanted, wanted};
 use super::{Operation, Plugin, Review};
 use crate::ApiServer;
 use crate::authz::{Attributes, Decision};
 use crate::callback::post;
+use crate::metrics::{Called, Half, WAITED};
 use crate::user::UserInfo;
 
 const MUTATING: &str = "mutatingwebhookconfigurations";
@@ -29,6 +31,16 @@ pub struct Webhooks;
 
 fn list<'a>(v: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
     v.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
+}
+
+/// Adds to how long the request has waited for webhooks, when it is dropped.
+struct Waiting(Instant);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // What nobody waits for, this server's own writes at its start, is no request.
+        let _ = WAITED.try_with(|waited| waited.set(waited.get() + self.0.elapsed()));
+    }
 }
 
 /// What of a write is sent to webhooks, and how what they make of it comes back.
@@ -232,8 +244,31 @@ impl Authorizer for Allowed<'_> {
     }
 }
 
-/// Asks one webhook. Nothing: it is not to be asked, or could not be and its policy is to go on without.
-async fn ask(r: &Review<'_>, wanted: &Wanted, form: Form) -> Result<Option<Value>, Status> {
+/// Asks one webhook, and counts that. Nothing: it is not to be asked, or could not be and its policy is to go on without.
+async fn ask(r: &Review<'_>, wanted: &Wanted, form: Form, half: Half) -> Result<Option<Value>, Status> {
+    let started = Instant::now();
+    let mut called = None;
+    let answer = asked(r, wanted, form, &mut called).await;
+    let called = match &answer {
+        Ok(None) => called,
+        Ok(Some(response)) if allows(response) => Some(Called::Passed),
+        Ok(Some(response)) => Some(Called::Refused(code_of(response))),
+        Err(_) => called.or(Some(Called::NotAsked)),
+    };
+    if let Some(called) = called {
+        let metrics = &r.server.metrics.admission;
+        metrics.webhook(text(&wanted.hook, "/name"), half, r.operation, called, started.elapsed());
+    }
+    answer
+}
+
+/// Asks one webhook; `called` is what became of it where it gave no answer.
+async fn asked(
+    r: &Review<'_>,
+    wanted: &Wanted,
+    form: Form,
+    called: &mut Option<Called>,
+) -> Result<Option<Value>, Status> {
     let hook = &wanted.hook;
     let name = text(hook, "/name").to_owned();
     let uid = base::rng::uuid();
@@ -281,12 +316,25 @@ async fn ask(r: &Review<'_>, wanted: &Wanted, form: Form) -> Result<Option<Value
         Ok(response) => Ok(Some(response)),
         Err(why) if text(hook, "/failurePolicy") == "Ignore" => {
             tracing::warn!(webhook = name, why, "webhook failed; going on without it, as its policy says");
+            *called = Some(Called::Failed { open: true });
             Ok(None)
         }
         Err(why) => {
+            *called = Some(Called::Failed { open: false });
             Err(Status::internal(format!("failed calling webhook \"{name}\": failed to call webhook: {why}")))
         }
     }
+}
+
+/// Whether the webhook lets the write pass.
+fn allows(response: &Value) -> bool {
+    response.get("allowed").and_then(Value::as_bool) == Some(true)
+}
+
+/// The code that a webhook refuses with.
+fn code_of(response: &Value) -> u16 {
+    let code = response.pointer("/status/code").and_then(Value::as_u64).and_then(|c| u16::try_from(c).ok());
+    code.filter(|c| *c >= 400).unwrap_or(403)
 }
 
 /// Refuses if the webhook did.
@@ -296,7 +344,7 @@ fn judge(r: &mut Review<'_>, hook: &Value, response: &Value) -> Result<(), Statu
     for (key, value) in response.get("auditAnnotations").and_then(Value::as_object).into_iter().flatten() {
         r.progress.notes.push((format!("{name}/{key}"), value.as_str().unwrap_or("").to_owned()));
     }
-    if response.get("allowed").and_then(Value::as_bool) == Some(true) {
+    if allows(response) {
         return Ok(());
     }
     let why = match (text(response, "/status/message"), text(response, "/status/reason")) {
@@ -304,18 +352,17 @@ fn judge(r: &mut Review<'_>, hook: &Value, response: &Value) -> Result<(), Statu
         ("", reason) => format!("admission webhook \"{name}\" denied the request: {reason}"),
         (message, _) => format!("admission webhook \"{name}\" denied the request: {message}"),
     };
-    let code = response.pointer("/status/code").and_then(Value::as_u64).and_then(|c| u16::try_from(c).ok());
     let reason = match text(response, "/status/reason") {
         "" => "Forbidden",
         reason => reason,
     };
-    Err(Status::failure(code.filter(|c| *c >= 400).unwrap_or(403), reason, why))
+    Err(Status::failure(code_of(response), reason, why))
 }
 
 async fn mutate_with(r: &mut Review<'_>, wanted: &Wanted) -> Result<bool, Status> {
     let form = Form::of(r);
     let hook = &wanted.hook;
-    let Some(response) = ask(r, wanted, form).await? else { return Ok(false) };
+    let Some(response) = ask(r, wanted, form, Half::Admit).await? else { return Ok(false) };
     judge(r, hook, &response)?;
     let encoded = text(&response, "/patch");
     if encoded.is_empty() || r.operation == Operation::Delete {
@@ -341,6 +388,10 @@ impl Plugin for Webhooks {
         "Webhooks"
     }
 
+    fn names(&self) -> [&'static str; 2] {
+        ["MutatingAdmissionWebhook", "ValidatingAdmissionWebhook"]
+    }
+
     fn handles(&self, r: &Review<'_>) -> bool {
         r.gvr.group != GROUP
             && (!r.server.cache.kind(GROUP, MUTATING).is_empty()
@@ -349,6 +400,7 @@ impl Plugin for Webhooks {
 
     async fn mutate(&self, r: &mut Review<'_>) -> Result<(), Status> {
         let hooks = wanted(r, MUTATING)?;
+        let _waiting = Waiting(Instant::now());
         // Other plugins may have changed what the webhooks made of the object.
         if r.progress.rounds.second && r.progress.rounds.left.as_ref().is_some_and(|left| left != r.object) {
             r.progress.rounds.due.append(&mut r.progress.rounds.asked);
@@ -373,9 +425,10 @@ impl Plugin for Webhooks {
     async fn validate(&self, r: &mut Review<'_>) -> Result<(), Status> {
         let form = Form::of(r);
         let hooks = wanted(r, VALIDATING)?;
+        let _waiting = Waiting(Instant::now());
         // None of them changes anything, so they are asked at once; the first in their order that refuses is heard.
         let asked = &*r;
-        let answers = join_all(hooks.iter().map(|wanted| ask(asked, wanted, form))).await;
+        let answers = join_all(hooks.iter().map(|wanted| ask(asked, wanted, form, Half::Validate))).await;
         for (wanted, answer) in hooks.iter().zip(answers) {
             if let Some(response) = answer? {
                 judge(r, &wanted.hook, &response)?;

@@ -254,6 +254,16 @@ impl Cache {
         Ok(())
     }
 
+    /// Waits until the cache holds every write of this server, but not for a shared store that is away.
+    pub async fn own_writes(&self) {
+        let written = self.wait_for(self.committed.load(Ordering::Acquire));
+        if !self.shared {
+            return written.await;
+        }
+        // A timer: a store that has gone since the write was answered says nothing.
+        let _ = tokio::time::timeout(FOREIGN, written).await;
+    }
+
     /// To be called by a writer with the bytes it is about to put, before it puts them.
     pub fn announce(&self, stored: &Bytes, value: Value) -> Announced<'_> {
         let written = Arc::new(Written {

@@ -3,9 +3,11 @@
 //! A request finds its counters before it is carried out, and only what this server serves has counters of its own: paths
 //! are the caller's to invent, and must not take memory.
 
+mod access;
+mod admission;
 mod stored;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -23,6 +25,9 @@ use crate::body::Body;
 use crate::path::RequestInfo;
 use crate::query::Query;
 
+pub use access::{Access, Authenticated};
+pub(crate) use admission::WAITED;
+pub use admission::{Admission, Called, Half};
 pub use stored::Metered;
 
 /// Upper bounds of the histograms, in seconds.
@@ -30,6 +35,13 @@ const BUCKETS: [f64; 23] = [
     0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0,
     20.0, 30.0, 45.0, 60.0,
 ];
+/// Those for times without what the server is not to blame for.
+const SLI_BUCKETS: [f64; 21] = [
+    0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0,
+    45.0, 60.0,
+];
+/// Upper bounds for the sizes of answers, in bytes.
+const SIZE_BUCKETS: [f64; 7] = [1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
 /// Subresources whose requests may last as long as their callers want.
 const LONG: [&str; 5] = ["attach", "exec", "proxy", "log", "portforward"];
 /// Paths that are no resources and have counters of their own.
@@ -107,6 +119,9 @@ pub struct Counters {
 struct Counted {
     codes: Vec<(u16, u64)>,
     durations: Histogram,
+    /// Without the time that webhooks took.
+    own: Histogram,
+    sizes: Histogram,
 }
 
 impl Counters {
@@ -119,7 +134,12 @@ impl Counters {
             dry_run: l.dry_run,
             names,
             long,
-            counted: Mutex::new(Counted { codes: Vec::new(), durations: times() }),
+            counted: Mutex::new(Counted {
+                codes: Vec::new(),
+                durations: times(),
+                own: Histogram::new(&SLI_BUCKETS),
+                sizes: Histogram::new(&SIZE_BUCKETS),
+            }),
             running: AtomicI64::new(0),
             events: AtomicU64::new(0),
         }
@@ -139,9 +159,17 @@ impl Counters {
         )
     }
 
-    /// Counts an answer.
-    pub fn answered(&self, code: u16, took: Duration) {
+    /// Whether the sizes of answers are counted: of those that are read, and are whole.
+    fn is_sized(&self) -> bool {
+        !self.long && matches!(self.verb, "GET" | "LIST")
+    }
+
+    /// Counts an answer; `waited`: how much of the time webhooks took; `size`: its length in bytes, if that is known.
+    pub fn answered(&self, code: u16, took: Duration, waited: Duration, size: Option<u64>) {
         let mut counted = self.counted.lock();
+        if let Some(size) = size.filter(|_| self.is_sized()) {
+            counted.sizes.observe_value(size as f64);
+        }
         match counted.codes.iter_mut().find(|(c, _)| *c == code) {
             Some((_, n)) => *n += 1,
             None => counted.codes.push((code, 1)),
@@ -149,6 +177,9 @@ impl Counters {
         // How long a caller wants to be answered says nothing about the server.
         if !self.long {
             counted.durations.observe(took);
+            if self.dry_run.is_empty() {
+                counted.own.observe(took.saturating_sub(waited));
+            }
         }
     }
 }
@@ -186,6 +217,12 @@ impl Running {
     pub fn follow(self: &Arc<Self>, body: Body) -> Body {
         let running = self.clone();
         match body {
+            Body::Gzip(mut gzip) if running.counters.is_sized() => {
+                gzip.at_end(Box::new(move |size| {
+                    running.counters.counted.lock().sizes.observe_value(size as f64);
+                }));
+                Body::Gzip(gzip)
+            }
             Body::Stream(stream) => Body::Stream(Box::pin(stream.inspect(move |chunk| {
                 if let Ok(bytes) = chunk
                     && running.counters.verb == "WATCH"
@@ -224,8 +261,14 @@ impl InFlight {
 }
 
 /// Counters of requests.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Metrics {
+    /// Who asks, and what they may.
+    pub access: Access,
+    /// Admission's.
+    pub admission: Admission,
+    /// How often an APIService was found unavailable after it was not, by its name and the reason.
+    pub unavailable: Mutex<BTreeMap<(String, &'static str), u64>>,
     hasher: RandomState,
     /// By the labels' hash, so that looking takes no copy of them.
     requests: RwLock<HashMap<u64, Vec<Arc<Counters>>>>,
@@ -233,6 +276,18 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// Counters that have counted nothing; those of plugins by these names ([`Admission::new`]).
+    pub fn new(plugins: impl Iterator<Item = [&'static str; 2]>) -> Self {
+        Self {
+            access: Access::default(),
+            admission: Admission::new(plugins),
+            unavailable: Mutex::default(),
+            hasher: RandomState::new(),
+            requests: RwLock::default(),
+            in_flight: Arc::default(),
+        }
+    }
+
     /// The request has come: it is counted as running until what this returns is dropped. `served` is asked, once for
     /// each set of labels, whether there is such a resource.
     pub fn begin(
@@ -282,7 +337,7 @@ impl Metrics {
 
 impl ApiServer {
     /// The text form.
-    pub(crate) fn render_metrics(&self) -> String {
+    pub(crate) async fn render_metrics(&self) -> String {
         let metrics = &self.metrics;
         let mut all: Vec<Arc<Counters>> = metrics.requests.read().values().flatten().cloned().collect();
         all.sort_by(|a, b| {
@@ -316,6 +371,26 @@ impl ApiServer {
             let labels = format!("dry_run=\"{}\",{}", c.dry_run, c.render_labels());
             c.counted.lock().durations.write(&mut out, name, &labels);
         }
+        let name = "apiserver_request_sli_duration_seconds";
+        head(
+            &mut out,
+            name,
+            "histogram",
+            "Response latency distribution (not counting webhook duration and priority & fairness queue wait times) in seconds for each verb, group, version, resource, subresource, scope and component.",
+        );
+        for c in all.iter().filter(|c| !c.long && c.dry_run.is_empty()) {
+            c.counted.lock().own.write(&mut out, name, &c.render_labels());
+        }
+        let name = "apiserver_response_sizes";
+        head(
+            &mut out,
+            name,
+            "histogram",
+            "Response size distribution in bytes for each group, version, verb, resource, subresource, scope and component.",
+        );
+        for c in all.iter().filter(|c| c.is_sized()) {
+            c.counted.lock().sizes.write(&mut out, name, &c.render_labels());
+        }
         let name = "apiserver_current_inflight_requests";
         head(
             &mut out,
@@ -338,29 +413,72 @@ impl ApiServer {
             let n = c.running.load(Ordering::Relaxed);
             let _ = writeln!(out, "{name}{{{}}} {n}", c.render_labels());
         }
+        let name = "apiserver_requested_deprecated_apis";
+        head(
+            &mut out,
+            name,
+            "gauge",
+            "Gauge of deprecated APIs that have been requested, broken out by API group, version, resource, subresource, and removed_release.",
+        );
+        let kinds = self.kinds.load();
+        let mut before = None;
+        for c in &all {
+            let [group, version, resource, subresource] = &c.names;
+            // They are in the order of these.
+            if before.replace(&c.names) == Some(&c.names) {
+                continue;
+            }
+            let found = kinds.find(group, version, resource);
+            let Some(why) = found.and_then(|f| f.kind.versions[f.version].deprecation.clone()) else {
+                continue;
+            };
+            let removed = why.split_once("unavailable in v").and_then(|(_, rest)| rest.split('+').next());
+            let removed = removed.unwrap_or("");
+            let _ = writeln!(
+                out,
+                "{name}{{group=\"{group}\",removed_release=\"{removed}\",resource=\"{resource}\",subresource=\"{subresource}\",version=\"{version}\"}} 1"
+            );
+        }
         let name = "apiserver_watch_events_total";
         head(&mut out, name, "counter", "Number of events sent in watch clients");
-        let kinds = self.kinds.load();
         let mut sent: Vec<([&str; 3], u64)> = Vec::new();
         for c in all.iter().filter(|c| c.verb == "WATCH") {
             let [group, version, resource, _] = &c.names;
             let n = c.events.load(Ordering::Relaxed);
-            let kind = kinds.all.iter().find(|k| k.plural == *resource && k.served(group, version).is_some());
-            let labels = [group.as_str(), kind.map_or("", |k| k.kind.as_str()), version.as_str()];
+            let labels = [group.as_str(), resource.as_str(), version.as_str()];
             match sent.iter_mut().find(|(l, _)| *l == labels) {
                 Some((_, sum)) => *sum += n,
                 None => sent.push((labels, n)),
             }
         }
-        for ([group, kind, version], n) in sent {
-            let _ = writeln!(out, "{name}{{group=\"{group}\",kind=\"{kind}\",version=\"{version}\"}} {n}");
+        for ([group, resource, version], n) in sent {
+            let _ = writeln!(
+                out,
+                "{name}{{group=\"{group}\",resource=\"{resource}\",version=\"{version}\"}} {n}"
+            );
         }
+        metrics.access.render(&mut out);
+        metrics.admission.render(&mut out);
+        self.render_api_services(&mut out);
         let name = "apiserver_storage_objects";
+        let counts = self.cache.counts();
+        let stored = || counts.iter().filter_map(|(p, n)| Some((stored::resource_of(p.as_bytes())?, n)));
         head(&mut out, name, "gauge", "Number of stored objects at the time of last check split by kind.");
-        for (prefix, n) in self.cache.counts() {
-            if let Some(resource) = stored::resource_of(prefix.as_bytes()) {
-                let _ = writeln!(out, "{name}{{resource=\"{resource}\"}} {n}");
-            }
+        for ((group, resource), n) in stored() {
+            let dot = if group.is_empty() { "" } else { "." };
+            let _ = writeln!(out, "{name}{{resource=\"{resource}{dot}{group}\"}} {n}");
+        }
+        let name = "apiserver_resource_objects";
+        head(&mut out, name, "gauge", "Number of stored objects at the time of last check split by kind.");
+        for ((group, resource), n) in stored() {
+            let _ = writeln!(out, "{name}{{group=\"{group}\",resource=\"{resource}\"}} {n}");
+        }
+        // A store that is away must not keep its figures' reader.
+        let size = tokio::time::timeout(Duration::from_secs(1), self.cache.store().size()).await;
+        if let Ok(Ok(size)) = size {
+            let name = "apiserver_storage_size_bytes";
+            head(&mut out, name, "gauge", "Size of the storage database file physically allocated in bytes.");
+            let _ = writeln!(out, "{name}{{storage_cluster_id=\"etcd-0\"}} {size}");
         }
         self.stored.render(&mut out);
         let (name, version, release) = ("kubernetes_build_info", self.version(), self.options.release);
@@ -415,7 +533,7 @@ mod tests {
             (Method::GET, "/healthz", "", ("GET", "", "/healthz", "", "")),
             (Method::GET, "/invented", "", ("GET", "", "", "", "")),
         ] {
-            let metrics = Metrics::default();
+            let metrics = Metrics::new(std::iter::empty());
             let running = begin(&metrics, method, path, query, true);
             let l = running.counters().labels();
             assert_eq!((l.verb, l.resource, l.subresource, l.scope, l.dry_run), want, "{path}");
@@ -424,10 +542,15 @@ mod tests {
 
     #[test]
     fn what_is_not_served_has_one_set_of_counters() {
-        let metrics = Metrics::default();
+        let metrics = Metrics::new(std::iter::empty());
         for i in 0..100 {
             let path = format!("/apis/g{i}/v1/things{i}");
-            begin(&metrics, Method::GET, &path, "", false).counters().answered(403, Duration::ZERO);
+            begin(&metrics, Method::GET, &path, "", false).counters().answered(
+                403,
+                Duration::ZERO,
+                Duration::ZERO,
+                None,
+            );
         }
         let all: Vec<_> = metrics.requests.read().values().flatten().cloned().collect();
         assert_eq!(all.len(), 1);
@@ -436,7 +559,7 @@ mod tests {
 
     #[test]
     fn running_requests_are_counted_while_they_run() {
-        let metrics = Metrics::default();
+        let metrics = Metrics::new(std::iter::empty());
         let read = begin(&metrics, Method::GET, "/api/v1/pods", "", true);
         let watch = begin(&metrics, Method::GET, "/api/v1/pods", "watch=1", true);
         assert!(watch.is_long() && !read.is_long());

@@ -1,6 +1,7 @@
 //! The store, with a watch on how long it takes: `etcd_request_duration_seconds`, whatever the store is.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,17 +17,34 @@ use super::times;
 /// A store whose requests are timed.
 pub struct Metered {
     inner: Arc<dyn Store>,
-    /// By resource and operation.
-    took: Mutex<BTreeMap<Box<str>, BTreeMap<&'static str, Histogram>>>,
+    /// By group and resource, and by operation.
+    took: Mutex<BTreeMap<Of, BTreeMap<&'static str, Asked>>>,
 }
 
-/// `configmaps` or `deployments.apps` of a key of an object, or of a prefix of such.
-pub(super) fn resource_of(key: &[u8]) -> Option<String> {
+/// A group, empty for the core one, and a resource.
+type Of = (Box<str>, Box<str>);
+
+#[derive(Debug)]
+struct Asked {
+    took: Histogram,
+    failed: u64,
+}
+
+/// The group and the resource of a key of an object, or of a prefix of such.
+pub(super) fn resource_of(key: &[u8]) -> Option<(&str, &str)> {
     let key = std::str::from_utf8(key).ok()?;
     let mut parts = key.strip_prefix(crate::cache::ROOT)?.split('/');
     // Without a third part it is something else that the server keeps.
     let (group, resource, _) = (parts.next()?, parts.next()?, parts.next()?);
-    Some(if group == "core" { resource.to_owned() } else { format!("{resource}.{group}") })
+    Some((if group == "core" { "" } else { group }, resource))
+}
+
+/// The same of any key: what the server keeps besides objects is named by the first part of its keys. All there is has no name.
+fn type_of(key: &[u8]) -> Option<(&str, &str)> {
+    resource_of(key).or_else(|| {
+        let first = std::str::from_utf8(key).ok()?.strip_prefix(crate::cache::ROOT)?.split('/').next()?;
+        Some(("", first)).filter(|_| !first.is_empty())
+    })
 }
 
 impl Metered {
@@ -35,24 +53,42 @@ impl Metered {
         Self { inner, took: Mutex::default() }
     }
 
-    fn note(&self, resource: Option<String>, operation: &'static str, took: Duration) {
-        let resource = resource.unwrap_or_default();
+    fn note(&self, key: &[u8], operation: &'static str, failed: bool, took: Duration) {
+        let Some((group, resource)) = type_of(key) else { return };
         let mut all = self.took.lock();
-        if let Some(histogram) = all.get_mut(&*resource).and_then(|r| r.get_mut(operation)) {
-            return histogram.observe(took);
-        }
-        all.entry(resource.into()).or_default().entry(operation).or_insert_with(times).observe(took);
+        let of: Of = (group.into(), resource.into());
+        let asked = all.entry(of).or_default().entry(operation);
+        let asked = asked.or_insert_with(|| Asked { took: times(), failed: 0 });
+        asked.took.observe(took);
+        asked.failed += u64::from(failed);
     }
 
     /// The text form.
     pub(super) fn render(&self, out: &mut String) {
+        let all = self.took.lock();
+        let each = || {
+            all.iter().flat_map(|((group, resource), operations)| {
+                operations.iter().map(move |(operation, asked)| {
+                    let labels =
+                        format!("group=\"{group}\",operation=\"{operation}\",resource=\"{resource}\"");
+                    (labels, asked)
+                })
+            })
+        };
         let name = "etcd_request_duration_seconds";
         head(out, name, "histogram", "Etcd request latency in seconds for each operation and object type.");
-        for (resource, operations) in self.took.lock().iter() {
-            for (operation, histogram) in operations {
-                let labels = format!("operation=\"{operation}\",type=\"{resource}\"");
-                histogram.write(out, name, &labels);
-            }
+        for (labels, asked) in each() {
+            asked.took.write(out, name, &labels);
+        }
+        let name = "etcd_requests_total";
+        head(out, name, "counter", "Etcd request counts for each operation and object type.");
+        for (labels, asked) in each() {
+            let _ = writeln!(out, "{name}{{{labels}}} {}", asked.took.count());
+        }
+        let name = "etcd_request_errors_total";
+        head(out, name, "counter", "Etcd failed request counts for each operation and object type.");
+        for (labels, asked) in each().filter(|(_, asked)| asked.failed > 0) {
+            let _ = writeln!(out, "{name}{{{labels}}} {}", asked.failed);
         }
     }
 }
@@ -61,10 +97,10 @@ impl Metered {
 impl Store for Metered {
     async fn range(&self, range: Range) -> Result<RangeResult> {
         let operation = if range.end.is_empty() { "get" } else { "list" };
-        let resource = resource_of(&range.start);
+        let key = range.start.clone();
         let started = Instant::now();
         let answer = self.inner.range(range).await;
-        self.note(resource, operation, started.elapsed());
+        self.note(&key, operation, answer.is_err(), started.elapsed());
         answer
     }
 
@@ -74,10 +110,10 @@ impl Store for Metered {
             (Op::Put { .. }, Expect::Absent) => "create",
             (Op::Put { .. }, _) => "update",
         };
-        let resource = resource_of(&txn.key);
+        let key = txn.key.clone();
         let started = Instant::now();
         let answer = self.inner.txn(txn).await;
-        self.note(resource, operation, started.elapsed());
+        self.note(&key, operation, answer.is_err(), started.elapsed());
         answer
     }
 
@@ -87,6 +123,10 @@ impl Store for Metered {
 
     async fn revision(&self) -> Result<u64> {
         self.inner.revision().await
+    }
+
+    async fn size(&self) -> Result<u64> {
+        self.inner.size().await
     }
 
     async fn compact(&self, revision: u64) -> Result<()> {
@@ -123,18 +163,24 @@ mod tests {
         metered.range(Range::prefix("/registry/masterleases/10.0.0.1")).await.unwrap();
         let mut out = String::new();
         metered.render(&mut out);
-        for (operation, resource) in [
-            ("create", "deployments.apps"),
-            ("update", "deployments.apps"),
-            ("delete", "deployments.apps"),
-            ("get", "deployments.apps"),
-            ("list", "pods"),
-            ("list", ""),
+        for (operation, group, resource) in [
+            ("create", "apps", "deployments"),
+            ("update", "apps", "deployments"),
+            ("delete", "apps", "deployments"),
+            ("get", "apps", "deployments"),
+            ("list", "", "pods"),
+            ("list", "", "masterleases"),
         ] {
-            let line = format!(
-                "etcd_request_duration_seconds_count{{operation=\"{operation}\",type=\"{resource}\"}} 1"
-            );
-            assert!(out.lines().any(|l| l == line), "{line} in {out}");
+            let labels = format!("{{group=\"{group}\",operation=\"{operation}\",resource=\"{resource}\"}} 1");
+            for name in ["etcd_request_duration_seconds_count", "etcd_requests_total"] {
+                let line = format!("{name}{labels}");
+                assert!(out.lines().any(|l| l == line), "{line} in {out}");
+            }
         }
+        metered.range(Range { revision: 999, ..Range::key(key()) }).await.unwrap_err();
+        let mut out = String::new();
+        metered.render(&mut out);
+        let failed = "etcd_request_errors_total{group=\"apps\",operation=\"get\",resource=\"deployments\"} 1";
+        assert!(out.lines().any(|l| l == failed), "{out}");
     }
 }

@@ -29,7 +29,7 @@ impl ApiServer {
         let info = call.info.clone();
         let gvr = kind.gvr();
         let (namespace, sub) = (info.namespace.as_str(), info.subresource.as_str());
-        let mut options = connect_options(&call);
+        let mut options = connect_options(&call)?;
         let mut warnings = Vec::new();
         let at = |v: &api::kinds::Version| v.group == info.group && v.version == info.version;
         let version = kind.versions.iter().position(at).unwrap_or(0);
@@ -179,7 +179,7 @@ async fn rewritten(response: Response<Body>, place: &Place) -> Response<Body> {
 }
 
 /// What is asked for, as the object that admission sees.
-fn connect_options(call: &Call) -> Value {
+fn connect_options(call: &Call) -> Result<Value, Status> {
     let (info, query) = (&call.info, &call.query);
     let of = match info.resource.as_str() {
         "pods" => "Pod",
@@ -208,7 +208,13 @@ fn connect_options(call: &Call) -> Value {
             }
         }
         "PortForward" => {
-            let ports: Vec<i64> = query.all("ports").filter_map(|p| p.parse().ok()).collect();
+            let ports = query.all("ports").filter(|p| !p.is_empty()).flat_map(|p| p.split(','));
+            let ports = ports.map(|p| {
+                p.parse::<i32>().map_err(|_| {
+                    Status::bad_request(format!("strconv.ParseInt: parsing {p:?}: invalid syntax"))
+                })
+            });
+            let ports: Vec<i32> = ports.collect::<Result<_, _>>()?;
             if !ports.is_empty() {
                 options["ports"] = ports.into();
             }
@@ -216,7 +222,7 @@ fn connect_options(call: &Call) -> Value {
         "Proxy" => options["path"] = call.info.rest.as_str().into(),
         _ => {}
     }
-    options
+    Ok(options)
 }
 
 #[cfg(test)]
@@ -246,16 +252,18 @@ mod tests {
                 json!({"kind": "PodExecOptions", "apiVersion": "v1", "stdout": true, "command": ["ls", "-l"]}),
             ),
             (
-                "/api/v1/namespaces/n/pods/p/portforward?ports=80",
-                json!({"kind": "PodPortForwardOptions", "apiVersion": "v1", "ports": [80]}),
+                "/api/v1/namespaces/n/pods/p/portforward?ports=80,81&ports=82",
+                json!({"kind": "PodPortForwardOptions", "apiVersion": "v1", "ports": [80, 81, 82]}),
             ),
             (
                 "/api/v1/namespaces/n/services/s/proxy/x/y",
                 json!({"kind": "ServiceProxyOptions", "apiVersion": "v1", "path": "x/y"}),
             ),
         ] {
-            assert_eq!(connect_options(&call(uri)), want, "{uri}");
+            assert_eq!(connect_options(&call(uri)).unwrap(), want, "{uri}");
         }
+        let bad = call("/api/v1/namespaces/n/pods/p/portforward?ports=80,web");
+        assert_eq!(connect_options(&bad).unwrap_err().code, 400);
     }
 
     #[test]

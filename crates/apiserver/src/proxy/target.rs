@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use api::meta::text;
-use api::{Object, Status, Value};
+use api::{ErrorList, Gvk, Object, Path, Status, Value};
 
 use super::forward::{Proof, Target};
 use crate::ApiServer;
 use crate::cache::local_key;
 use crate::pipeline::Call;
+use crate::query::Query;
 
 /// Whether an address that a client may have written is one to be spoken to for him: this machine's own, and those of its
 /// links, are not.
@@ -56,9 +57,9 @@ impl ApiServer {
         let mut path = match info.subresource.as_str() {
             "portforward" => {
                 let ports = options.get("ports").and_then(Value::as_array).into_iter().flatten();
-                for port in ports.filter_map(Value::as_i64).map(|p| p.to_string()) {
-                    pairs.push(("port".into(), port.clone()));
-                    pairs.push(("ports".into(), port));
+                let ports: Vec<String> = ports.filter_map(Value::as_i64).map(|p| p.to_string()).collect();
+                if !ports.is_empty() {
+                    pairs.push(("port".into(), ports.join(",")));
                 }
                 format!("/portForward/{}/{}", info.namespace, info.name)
             }
@@ -69,35 +70,7 @@ impl ApiServer {
             }
         };
         match info.subresource.as_str() {
-            "log" => {
-                for key in [
-                    "follow",
-                    "previous",
-                    "sinceSeconds",
-                    "sinceTime",
-                    "timestamps",
-                    "tailLines",
-                    "limitBytes",
-                    "insecureSkipTLSVerifyBackend",
-                    "stream",
-                ] {
-                    if let Some(v) = query.some(key) {
-                        if matches!(key, "sinceSeconds" | "tailLines" | "limitBytes")
-                            && v.parse::<i64>().map_or(true, |n| n < i64::from(key != "tailLines"))
-                        {
-                            return Err(Status::failure(
-                                422,
-                                "Invalid",
-                                format!(
-                                    "PodLogOptions \"{}\" is invalid: {key}: Invalid value: {v}: must be greater than 0",
-                                    info.name
-                                ),
-                            ));
-                        }
-                        pairs.push((key.to_owned(), v.to_owned()));
-                    }
-                }
-            }
+            "log" => pairs = log_options(query, &info.name)?,
             "exec" | "attach" => {
                 let on = |name: &str| options.get(name).and_then(Value::as_bool) == Some(true);
                 let command = options.get("command").and_then(Value::as_array);
@@ -275,6 +248,49 @@ pub(super) fn rest_path(call: &Call) -> String {
     path
 }
 
+/// What is asked of a log, checked, for a kubelet.
+fn log_options(query: &Query, pod: &str) -> Result<Vec<(String, String)>, Status> {
+    let mut errors = ErrorList::new();
+    for (key, least, why) in [
+        ("tailLines", 0, "must be greater than or equal to 0"),
+        ("limitBytes", 1, "must be greater than 0"),
+        ("sinceSeconds", 1, "must be greater than 0"),
+    ] {
+        if let Some(n) = query.number::<i64>(key).map_err(Status::bad_request)?
+            && n < least
+        {
+            errors.invalid(&Path::new(key), &n.into(), why);
+        }
+    }
+    if let Some(since) = query.some("sinceTime") {
+        since.parse::<jiff::Timestamp>().map_err(|e| Status::bad_request(format!("sinceTime: {e}")))?;
+        if query.some("sinceSeconds").is_some() {
+            errors
+                .forbidden(&Path::new("[]"), "at most one of `sinceTime` or `sinceSeconds` may be specified");
+        }
+    }
+    const STREAMS: [&str; 3] = ["All", "Stderr", "Stdout"];
+    if let Some(stream) = query.some("stream").filter(|s| !STREAMS.contains(s)) {
+        errors.not_supported(&Path::new("stream"), &stream.into(), &STREAMS);
+    }
+    if !errors.is_empty() {
+        return Err(Status::invalid(&Gvk::new("", "", "PodLogOptions"), pod, &errors));
+    }
+    let known = [
+        "follow",
+        "previous",
+        "sinceSeconds",
+        "sinceTime",
+        "timestamps",
+        "tailLines",
+        "limitBytes",
+        "insecureSkipTLSVerifyBackend",
+        "stream",
+    ];
+    let given = known.into_iter().filter_map(|key| Some((key.to_owned(), query.some(key)?.to_owned())));
+    Ok(given.collect())
+}
+
 /// The container meant: the one named, the only one, the one an annotation names, or the first.
 fn container_of(pod: &Object, named: &str) -> Result<String, Status> {
     let spec = pod.spec();
@@ -338,5 +354,34 @@ mod tests {
         let why = container_of(&two, "").unwrap_err().message;
         assert_eq!(why, "a container name must be specified for pod p, choose one of: [a b]");
         assert_eq!(container_of(&two, "b").unwrap(), "b");
+    }
+
+    #[test]
+    fn options_of_logs() {
+        let of = |query: &str| log_options(&Query::parse(Some(query)), "p").map_err(|s| (s.code, s.message));
+        let given = of("tailLines=0&limitBytes=1&sinceSeconds=1&stream=Stdout&container=c&follow=").unwrap();
+        let keys: Vec<&str> = given.iter().map(|(k, _)| k.as_str()).collect();
+        assert_eq!(keys, ["sinceSeconds", "tailLines", "limitBytes", "stream"]);
+        let invalid = |why: &str| Err((422, format!("PodLogOptions \"p\" is invalid: {why}")));
+        for (query, want) in [
+            ("tailLines=-1", invalid("tailLines: Invalid value: -1: must be greater than or equal to 0")),
+            ("limitBytes=0", invalid("limitBytes: Invalid value: 0: must be greater than 0")),
+            ("sinceSeconds=0", invalid("sinceSeconds: Invalid value: 0: must be greater than 0")),
+            (
+                "sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z",
+                invalid("[]: Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified"),
+            ),
+            (
+                "stream=Both",
+                invalid(
+                    "stream: Unsupported value: \"Both\": supported values: \"All\", \"Stderr\", \"Stdout\"",
+                ),
+            ),
+        ] {
+            assert_eq!(of(query), want, "{query}");
+        }
+        for query in ["tailLines=x", "sinceTime=yesterday"] {
+            assert_eq!(of(query).unwrap_err().0, 400, "{query}");
+        }
     }
 }

@@ -25,6 +25,8 @@ pub struct DeleteOptions {
     pub grace: Option<i64>,
     /// `Orphan`, `Background`, `Foreground`, or empty for the kind's default.
     pub propagation: String,
+    /// What `orphanDependents` said, which came before `propagation`.
+    pub orphans: Option<bool>,
     /// Only this object, not another one of the same name.
     pub uid: Option<String>,
     /// Only if it has not changed.
@@ -40,14 +42,10 @@ impl DeleteOptions {
     pub fn parse(body: &Value, query: &Query) -> Result<Self, Status> {
         let bad = Status::bad_request;
         let mut errors = api::ErrorList::new();
-        let mut options = Self { dry_run: crate::query::dry_run(query, &mut errors), ..Self::default() };
-        // Whoever meant a dry run, and said it wrong, must not have something deleted.
-        for v in body.get("dryRun").and_then(Value::as_array).into_iter().flatten() {
-            match v.as_str() {
-                Some("All") => options.dry_run = true,
-                _ => errors.not_supported(&api::Path::new("dryRun"), v, &["All"]),
-            }
-        }
+        // What is no text is told as an empty one.
+        let said = body.get("dryRun").and_then(Value::as_array).into_iter().flatten();
+        let said = said.map(|v| v.as_str().unwrap_or("")).chain(query.all("dryRun"));
+        let mut options = Self { dry_run: crate::query::dry_run(said, &mut errors), ..Self::default() };
         if !errors.is_empty() {
             return Err(invalid(&errors.message()));
         }
@@ -72,6 +70,7 @@ impl DeleteOptions {
             if !options.propagation.is_empty() {
                 return Err(invalid("orphanDependents and deletionPropagation cannot be both set"));
             }
+            options.orphans = Some(orphan);
             options.propagation = if orphan { "Orphan" } else { "Background" }.to_owned();
         }
         if !matches!(options.propagation.as_str(), "" | "Orphan" | "Background" | "Foreground") {
@@ -345,6 +344,11 @@ mod tests {
             "propagationPolicy": "Foreground", "preconditions": {"uid": "u", "resourceVersion": "7"}, "dryRun": ["All"]});
         assert_eq!(parse(whole.clone(), "").unwrap().document(), whole);
         let refused = parse(json!({"dryRun": ["Some"]}), "").unwrap_err();
-        assert!(refused.message.contains("dryRun: Unsupported value: \"Some\""), "{}", refused.message);
+        assert!(
+            refused.message.contains("dryRun: Unsupported value: []string{\"Some\"}"),
+            "{}",
+            refused.message
+        );
+        assert!(parse(json!(null), "dryRun=").is_err());
     }
 }

@@ -3,6 +3,7 @@
 //! There is nothing here that is particular to a kind but what [`hooks`] does with cluster state; a kind's own rules come
 //! with its [`api::Kind`].
 
+mod addresses;
 mod create;
 mod delete;
 mod hooks;
@@ -22,8 +23,9 @@ use api::{Gvr, Kind, Object, Status, Value};
 use bytes::Bytes;
 use store::{Expect, Op, Txn};
 
+pub use addresses::Addresses;
 pub use delete::{DeleteOptions, Deleted};
-pub use hooks::Addresses;
+
 pub use list::Listed;
 use list::parse_selectors;
 #[cfg(any(test, fuzzing))]
@@ -170,6 +172,11 @@ impl ApiServer {
     /// The object the path names, as fresh as the last answered write.
     pub async fn get_object(&self, cx: &Context, name: &str) -> Result<Arc<Object>, Status> {
         self.cache.caught_up().await.map_err(store_failure)?;
+        self.cached_object(cx, name).await
+    }
+
+    /// The object the path names, as the cache has it now.
+    pub async fn cached_object(&self, cx: &Context, name: &str) -> Result<Arc<Object>, Status> {
         let found = self.cache.kind(&cx.kind.group, &cx.kind.plural).get(&cx.key_of(name));
         cx.seen(found.ok_or_else(|| Status::not_found(&cx.gvr(), name))?).await
     }

@@ -75,7 +75,7 @@ impl ApiServer {
         let given = api::meta::name(&value);
         if given.is_empty() {
             return Err(Status::bad_request(format!(
-                "name must be provided: the name of the object () does not match the name on the URL ({name})"
+                "the name of the object ({name} based on URL) was undeterminable: name must be provided"
             )));
         }
         if given != name {

@@ -59,6 +59,9 @@ impl ApiServer {
         self.admit_document(r, &subresource, &mut binding, options.dry_run).await?;
         let text = |p: &str| binding.pointer(p).and_then(Value::as_str).unwrap_or("").to_owned();
         let name = if r.cx.info.name.is_empty() { text("/metadata/name") } else { r.cx.info.name.clone() };
+        if text("/metadata/name") != name {
+            return Err(Status::bad_request("name in URL does not match name in Binding object"));
+        }
         let node = text("/target/name");
         let mut errors = api::ErrorList::new();
         let target = api::Path::new("target");

@@ -405,6 +405,12 @@ impl Store for Etcd {
         self.revision_now().await
     }
 
+    async fn size(&self) -> Result<u64> {
+        let answer: m::StatusResponse =
+            self.ask("/etcdserverpb.Maintenance/Status", m::Empty {}, Repeat::Always).await?;
+        Ok(unsigned(answer.db_size))
+    }
+
     async fn compact(&self, revision: u64) -> Result<()> {
         let request = m::CompactionRequest { revision: signed(revision) };
         match self.ask::<_, m::Empty>("/etcdserverpb.KV/Compact", request, Repeat::Always).await {
