@@ -32,6 +32,8 @@ const MEMBER: &str = "tug.build.cache.v0";
 #[derive(Serialize, Deserialize)]
 struct Step {
     key: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    definition: Option<String>,
     description: String,
     created: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -43,6 +45,7 @@ fn member(steps: &[StepRecord]) -> Result<serde_json::Value> {
         .iter()
         .map(|s| Step {
             key: s.key.clone(),
+            definition: s.definition.clone(),
             description: s.description.clone(),
             created: s.made.created,
             diff_id: s.made.layer.as_ref().map(|l| l.diff_id.clone()),
@@ -302,5 +305,8 @@ fn take(builder: &Arc<Builder>, config: &ImageConfig) {
             Some(_) => continue,
         };
         builder.cache.put(&step.key, &step.description, &Made { layer, created: step.created });
+        if let Some(definition) = &step.definition {
+            builder.cache.define(definition, &step.key);
+        }
     }
 }
