@@ -251,7 +251,7 @@ impl Job {
         }
         let state = self.made(last).ok_or_else(none)?;
         for i in needed.into_iter().filter(|i| !begun.contains(i)) {
-            self.look_up(i).await?;
+            Box::pin(self.look_up(i)).await?;
         }
         Ok(state)
     }

@@ -81,6 +81,9 @@ enum Change {
     Left,
 }
 
+/// The store and the digest of a blob.
+type Blob = (String, String);
+
 /// The client's files by folder, and what was exported to it.
 #[derive(Clone, Default)]
 struct Client {
@@ -88,7 +91,7 @@ struct Client {
     folders: Arc<BTreeMap<&'static str, Vec<(&'static str, &'static str)>>>,
     exported: Arc<Mutex<Vec<u8>>>,
     /// Its content stores, by their names and the digests.
-    blobs: Arc<Mutex<BTreeMap<(String, String), Vec<u8>>>>,
+    blobs: Arc<Mutex<BTreeMap<Blob, Vec<u8>>>>,
 }
 
 impl Client {
@@ -716,4 +719,44 @@ async fn a_cache_of_the_last_stage_alone_spares_the_others() {
     // Whoever does not trust the cache of one stage has it made.
     let (_, ran, _) = run(&other, "r4", cache(), &[("no-cache", "notes")]).await;
     assert_eq!(ran, ["notes"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layout_is_written_into_the_clients_store() {
+    let Some(w) = world().await else { return };
+    let folders = BTreeMap::from([
+        ("dockerfile", vec![("Dockerfile", "FROM base:1\nCOPY f /f\n")]),
+        ("context", vec![("f", "text")]),
+    ]);
+    let client = Client { folders: Arc::new(folders), ..Client::default() };
+    let caller = w.connect("s", client.clone()).await;
+    let path = "/moby.buildkit.v1.Control/Solve";
+    let layout = |kind: &str| exporter(kind, &[("tar", "false"), ("name", "app:1")]);
+    for (n, kind) in ["oci", "docker"].into_iter().enumerate() {
+        let request = solve(&format!("r{n}"), "s", layout(kind));
+        let solved: SolveResponse = caller.unary(path, &request).await.unwrap();
+        let response = solved.exporter_response;
+        assert_eq!(response["image.name"], "docker.io/library/app:1");
+        // What the client puts into its index: the manifest, from which everything is found.
+        use base64::Engine as _;
+        let top = base64::engine::general_purpose::STANDARD.decode(&response["containerimage.descriptor"]);
+        let top: image::registry::manifest::Descriptor = serde_json::from_slice(&top.unwrap()).unwrap();
+        assert_eq!(top.digest, response["containerimage.digest"]);
+        let blobs = std::mem::take(&mut *client.blobs.lock());
+        let blob = |digest: &str| &blobs[&("export".to_string(), digest.to_string())];
+        let manifest = image::registry::manifest::Manifest::parse(blob(&top.digest), &top.digest).unwrap();
+        assert_eq!(manifest.config.digest, response["containerimage.config.digest"]);
+        let config = image::ImageConfig::parse(blob(&manifest.config.digest), "").unwrap();
+        let layers: Vec<&String> = manifest.layers.iter().map(|l| &l.digest).collect();
+        assert_eq!(layers, config.rootfs.diff_ids.iter().collect::<Vec<_>>());
+        assert!(String::from_utf8_lossy(blob(layers[1])).contains("text"));
+        assert_eq!(blobs.len(), 4);
+    }
+    let platforms = HashMap::from([
+        ("platform".to_string(), "linux/amd64".into()),
+        ("multi-platform".into(), "true".into()),
+    ]);
+    let request = SolveRequest { frontend_attrs: platforms, ..solve("r3", "s", layout("oci")) };
+    caller.unary::<_, SolveResponse>(path, &request).await.unwrap();
+    assert!(w.images.get("app:1").is_err(), "nothing is named here");
 }
