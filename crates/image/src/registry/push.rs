@@ -10,6 +10,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
 use super::client::{Remote, back_off};
+use super::layer_types::of_one_family;
 use super::manifest::{Descriptor, Index, Manifest, media};
 use super::{Auth, Registry};
 use crate::archive::compress::{self, Digesting};
@@ -404,11 +405,13 @@ fn manifest_for(
     {
         return Ok((media_type, m.config.digest, bytes.into()));
     }
+    let types: Vec<_> = blobs.iter().map(|(d, b)| (b.media_type.as_str(), *d != b.digest)).collect();
+    let (oci, names) = of_one_family(&types);
     let layers: Vec<_> = blobs
         .iter()
-        .map(|(_, b)| json!({"mediaType": b.media_type, "size": b.size, "digest": b.digest}))
+        .zip(names)
+        .map(|((_, b), name)| json!({"mediaType": name, "size": b.size, "digest": b.digest}))
         .collect();
-    let oci = blobs.iter().any(|(_, b)| b.media_type.starts_with("application/vnd.oci."));
     let (kind, config) = if oci {
         (media::OCI_MANIFEST, media::OCI_CONFIG)
     } else {
