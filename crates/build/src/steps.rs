@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use image::{Config, ImageStore, Layer};
+use image::{Config, ImageStore, Layer, Platform};
 
 use crate::cache::{self, Made};
 use crate::context::{Named, Tree};
@@ -253,19 +253,6 @@ impl Stage<'_> {
         let config = state.run();
         let visible: Vec<String> =
             config.env.iter().cloned().chain(shown.iter().map(ToString::to_string)).collect();
-        let list = |l: &[String]| serde_json::to_vec(l).map_err(image::Error::from);
-        let said = cache::key(&[
-            &list(&args)?,
-            script.as_ref().map(|s| s.content.as_str()).unwrap_or_default().as_bytes(),
-            &list(&visible)?,
-            config.working_dir.as_bytes(),
-            config.user.as_bytes(),
-            network.as_bytes(),
-            &list(&job.options.extra_hosts)?,
-            job.platform.to_string().as_bytes(),
-            &[u8::from(privileged)],
-        ]);
-        let mounts = Mounts::plan(self, wanted, script).await?;
         let mut env = config.env.clone();
         env.extend(declared.iter().cloned());
         for (name, value) in &job.given {
@@ -288,6 +275,9 @@ impl Stage<'_> {
             cgroup_parent: job.options.cgroup_parent.clone(),
             privileged,
         };
+        let script_text = script.as_ref().map(|s| s.content.as_str()).unwrap_or_default();
+        let said = said(&step, &visible, script_text, &job.platform)?;
+        let mounts = Mounts::plan(self, wanted, script).await?;
         Ok(Run { step, command, created_by, said, mounts })
     }
 
@@ -401,6 +391,41 @@ pub(crate) struct Run {
     /// A digest of all that is said of it.
     pub said: String,
     pub mounts: Mounts,
+}
+
+/// A digest of what counts of a step, apart from its files. Each field is named here, so that a new one is thought of.
+fn said(step: &Step, visible: &[String], script: &str, platform: &Platform) -> Result<String> {
+    let Step {
+        // A name of its own each time.
+        id: _,
+        args,
+        // Of the environment counts what is visible: proxies are this machine's affair.
+        env: _,
+        working_dir,
+        user,
+        network_mode,
+        extra_hosts,
+        // They have a key of their own.
+        mounts: _,
+        // Limits say how much a step may take, not what it makes.
+        shm_size: _,
+        resources: _,
+        ulimits: _,
+        cgroup_parent: _,
+        privileged,
+    } = step;
+    let list = |l: &[String]| serde_json::to_vec(l).map_err(image::Error::from);
+    Ok(cache::key(&[
+        &list(args)?,
+        script.as_bytes(),
+        &list(visible)?,
+        working_dir.as_bytes(),
+        user.as_bytes(),
+        network_mode.as_bytes(),
+        &list(extra_hosts)?,
+        platform.to_string().as_bytes(),
+        &[u8::from(*privileged)],
+    ]))
 }
 
 /// The key of a `RUN` above files of that name.
