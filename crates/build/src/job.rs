@@ -104,10 +104,18 @@ impl Job {
             let args = move |meta: &[Line]| meta_args(meta, escape, &given, &automatic);
             blocking(move || plan::plan(parsed, &target, &args)).await?
         };
-        if !options.labels.is_empty()
+        if classic {
+            // It does every stage up to the target, needed or not, and counts them.
+            plan.needed = (0..=plan.needed.last().copied().unwrap_or(0)).collect();
+        }
+        // The classic builder takes a step for each.
+        if classic
+            && !options.labels.is_empty()
             && let Some(stage) = plan.needed.last().and_then(|i| plan.stages.get_mut(*i))
         {
-            stage.lines.push(label_line(&options.labels, escape)?);
+            for (name, value) in &options.labels {
+                stage.lines.push(label_line(name, value, escape)?);
+            }
         }
         let stages = plan.stages.iter().map(|_| SetOnce::new()).collect();
         let defined = plan.stages.iter().map(|_| SetOnce::new()).collect();
@@ -249,7 +257,10 @@ impl Job {
         for i in begun.iter().filter(|i| self.stages[**i].get().is_none()) {
             self.listener.stage_ended(*i);
         }
-        let state = self.made(last).ok_or_else(none)?;
+        let mut state = self.made(last).ok_or_else(none)?;
+        if !self.classic && !self.options.labels.is_empty() {
+            Arc::make_mut(&mut state).run_mut().labels.extend(self.options.labels.clone());
+        }
         for i in needed.into_iter().filter(|i| !begun.contains(i)) {
             Box::pin(self.look_up(i)).await?;
         }
@@ -438,7 +449,7 @@ pub(crate) fn meta_args(
     Ok(values)
 }
 
-fn label_line(labels: &BTreeMap<String, String>, escape: char) -> Result<Line> {
+fn label_line(name: &str, value: &str, escape: char) -> Result<Line> {
     let quote = |s: &str| {
         let mut q = String::from("\"");
         for c in s.chars() {
@@ -449,6 +460,6 @@ fn label_line(labels: &BTreeMap<String, String>, escape: char) -> Result<Line> {
         }
         q + "\""
     };
-    let pairs: Vec<_> = labels.iter().map(|(k, v)| format!("{}={}", quote(k), quote(v))).collect();
-    crate::parse::instruction(&format!("LABEL {}", pairs.join(" ")), 0, escape)
+    let line = crate::parse::instruction(&format!("LABEL {}={}", quote(name), quote(value)), 0, escape)?;
+    Ok(Line { original: format!("LABEL {name}={value}"), ..line })
 }

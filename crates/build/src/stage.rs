@@ -307,7 +307,7 @@ impl<'a> Stage<'a> {
         }
         let number = self.job.plan.stages[self.index].from.number;
         let triggers = std::mem::take(&mut state.run_mut().on_build);
-        triggers.iter().map(|text| crate::parse::instruction(text, number, self.job.escape)).collect()
+        triggers.iter().map(|text| crate::parse::trigger(text, number, self.job.escape)).collect()
     }
 
     async fn dispatch(&mut self, state: &mut State, line: &Line) -> Result<()> {

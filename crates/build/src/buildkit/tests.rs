@@ -722,6 +722,24 @@ async fn a_cache_of_the_last_stage_alone_spares_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn labels_of_the_client_are_no_step() {
+    let Some(w) = world().await else { return };
+    let file = "FROM base:1\nLABEL a=file b=file\n";
+    let folders = BTreeMap::from([("dockerfile", vec![("Dockerfile", file)])]);
+    let client = Client { folders: Arc::new(folders), ..Client::default() };
+    let caller = w.connect("s", client).await;
+    let frontend_attrs = HashMap::from([("label:a".to_string(), "client".to_string())]);
+    let request =
+        SolveRequest { frontend_attrs, ..solve("r", "s", exporter("moby", &[("name", "labelled")])) };
+    caller.unary::<_, SolveResponse>("/moby.buildkit.v1.Control/Solve", &request).await.unwrap();
+    let image = w.images.get("labelled").unwrap();
+    let labels = &image.run_config().labels;
+    assert_eq!((labels["a"].as_str(), labels["b"].as_str()), ("client", "file"));
+    let last = image.config.history.last().unwrap();
+    assert_eq!(last.created_by, "LABEL a=file b=file");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_layout_is_written_into_the_clients_store() {
     let Some(w) = world().await else { return };
     let folders = BTreeMap::from([

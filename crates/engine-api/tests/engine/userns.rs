@@ -134,6 +134,6 @@ fn steps_of_builds() {
         let built = engine.call("POST", &path, "application/x-tar", &context);
         let text = String::from_utf8_lossy(&built.body);
         assert!(text.contains(map) && text.contains("Successfully tagged"), "{text}");
-        assert!(text.contains("1    1500     0"), "{text}");
+        assert!(text.contains(" 1500     0 "), "{text}");
     }
 }
