@@ -522,7 +522,16 @@ async fn layouts_are_saved_and_pushed_byte_for_byte() {
         // What we saved is loaded like that, also where the image is already and the copy is not.
         store.drop_copies(u64::MAX).await.unwrap();
         assert_eq!(copies(), 0);
+        let mixed = Memory::default();
+        store.push_to(&mixed, &tag, &image, &sink()).await.unwrap();
         store.load(Cursor::new(saved.clone()), None).await.unwrap();
+        let image = store.get(&image.id).unwrap();
+        store.push_to(&mixed, &tag, &image, &sink()).await.unwrap();
+        assert_eq!(
+            mixed.manifests.lock()["1"],
+            there.manifests.lock()["1"],
+            "what else is there does not count"
+        );
         assert_eq!(files(&save(&image.id).await), goes);
         store.remove(&image.id, true, true, &|_| None).await.unwrap();
         assert_eq!(copies(), 0);

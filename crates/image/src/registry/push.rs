@@ -232,6 +232,15 @@ impl ImageStore {
         // As the image came, so it goes.
         let as_it_came = |b: &db::LayerBlob| came.is_some_and(|d| d.digest == b.digest);
         known.sort_by_key(|(b, _)| !as_it_came(b));
+        // What was kept may have made room for something else since.
+        let here = |b: &db::LayerBlob| {
+            b.stored && self.open_blob(&b.digest).is_ok_and(|f| f.is_some())
+                || b.digest == diff_id && as_it_came(b)
+        };
+        if known.first().is_some_and(|(b, _)| as_it_came(b) && here(b)) {
+            // Another form that the registry has would make it another image there.
+            known.truncate(1);
+        }
         for (blob, _) in &known {
             if remote.has_blob(&blob.digest).await? {
                 tell(progress, &id, "Layer already exists").await;
@@ -247,11 +256,6 @@ impl ImageStore {
                 }
             }
         }
-        // What was kept may have made room for something else since.
-        let here = |b: &db::LayerBlob| {
-            b.stored && self.open_blob(&b.digest).is_ok_and(|f| f.is_some())
-                || b.digest == diff_id && as_it_came(b)
-        };
         let kept = known.into_iter().map(|(blob, _)| blob).find(here);
         let mut failures = 0;
         let blob = loop {
