@@ -1,15 +1,41 @@
-//! Images that stages stand on or copy from: here already, or pulled.
+//! What stages take from elsewhere, each once for a build: images, which are here already or pulled, downloads and
+//! repositories.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use image::{Image, Platform, reference};
-use tokio::sync::mpsc;
+use parking_lot::Mutex;
+use tokio::sync::{OnceCell, mpsc};
 
-use crate::error::Result;
+use crate::context::Tree;
+use crate::download::{self, Download};
+use crate::error::{Error, Result};
 use crate::job::Job;
+use crate::remote::Git;
 use crate::report::Told;
 
+/// Something that is fetched once, by its name.
+pub(crate) type Once<T> = Mutex<HashMap<String, Arc<OnceCell<Arc<T>>>>>;
+
 impl Job {
+    /// The file at an address.
+    pub async fn download(&self, address: &str) -> Result<Arc<Download>> {
+        let cell = self.downloads.lock().entry(address.to_string()).or_default().clone();
+        let get = || async {
+            let got = download::get(address, &self.builder.scratch).await;
+            got.map(Arc::new).map_err(Error::Step)
+        };
+        cell.get_or_try_init(get).await.cloned()
+    }
+
+    /// The files of a repository.
+    pub async fn checkout(&self, git: Git, keep_git_dir: bool) -> Result<Arc<Tree>> {
+        let cell = self.checkouts.lock().entry(format!("{git:?} {keep_git_dir}")).or_default().clone();
+        let get = || async { git.checkout(&self.builder.scratch, keep_git_dir).await.map(Arc::new) };
+        cell.get_or_try_init(get).await.cloned()
+    }
+
     /// The image of that name, pulled if it is not here (or `--pull`).
     pub async fn base_image(&self, stage: usize, name: &str, platform: &Platform) -> Result<Arc<Image>> {
         let cell = self.bases.lock().entry(format!("{name}|{platform}")).or_default().clone();

@@ -3,6 +3,9 @@
 //! A key covers the files below, the instruction with its variables resolved, and the content of the files that it
 //! reads, so that equal keys mean equal results. A result is a layer, or nothing where the step changed no file. What
 //! is found is in memory at once; `flush` brings it to the disk: layers first, then the rows that name them.
+//!
+//! A step that takes files of another stage has a second name, its definition: what that stage is made of instead of
+//! what came out. By it the result is found although the other stage's is not here, so that need not be made.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -81,6 +84,8 @@ pub(crate) struct Cache {
     db: Mutex<Connection>,
     /// Results that have no row yet.
     pending: Mutex<HashMap<String, Pending>>,
+    /// Keys by definition that have no row yet.
+    defined: Mutex<HashMap<String, String>>,
 }
 
 impl Cache {
@@ -95,9 +100,13 @@ impl Cache {
              CREATE TABLE IF NOT EXISTS results (
                  key TEXT PRIMARY KEY, diff_id TEXT, created TEXT NOT NULL, size INTEGER NOT NULL,
                  description TEXT NOT NULL, used INTEGER NOT NULL, uses INTEGER NOT NULL
-             ) WITHOUT ROWID;",
+             ) WITHOUT ROWID;
+             CREATE TABLE IF NOT EXISTS definitions (definition TEXT PRIMARY KEY, key TEXT NOT NULL) WITHOUT ROWID;
+             CREATE INDEX IF NOT EXISTS definitions_by_key ON definitions (key);
+             CREATE TRIGGER IF NOT EXISTS result_gone AFTER DELETE ON results
+                 BEGIN DELETE FROM definitions WHERE key = old.key; END;",
         )?;
-        Ok(Self { images, db: Mutex::new(db), pending: Mutex::default() })
+        Ok(Self { images, db: Mutex::new(db), pending: Mutex::default(), defined: Mutex::default() })
     }
 
     /// What a step made, if it is known and its files are still here.
@@ -134,11 +143,33 @@ impl Cache {
         self.pending.lock().insert(key.to_string(), pending);
     }
 
+    /// The key of the step of that definition, if any was done.
+    pub fn key_of(&self, definition: &str) -> Result<Option<String>> {
+        if let Some(key) = self.defined.lock().get(definition) {
+            return Ok(Some(key.clone()));
+        }
+        let db = self.db.lock();
+        let mut statement = db.prepare_cached("SELECT key FROM definitions WHERE definition = ?1")?;
+        Ok(statement.query_row([definition], |r| r.get(0)).optional()?)
+    }
+
+    /// Remembers the definition of the step of that key.
+    pub fn define(&self, definition: &str, key: &str) {
+        self.defined.lock().insert(definition.to_string(), key.to_string());
+    }
+
+    /// Whether any step can be found by its definition.
+    pub fn any_defined(&self) -> Result<bool> {
+        let rows = || self.db.lock().prepare_cached("SELECT 1 FROM definitions LIMIT 1")?.exists([]);
+        Ok(!self.defined.lock().is_empty() || rows()?)
+    }
+
     /// Brings images and everything that was remembered to the disk, in one transaction of the image store.
     pub async fn flush(&self, images: Vec<Finished>) -> Result<()> {
         let batch: Vec<(String, Pending)> =
             self.pending.lock().iter().map(|(k, p)| (k.clone(), p.clone())).collect();
-        if images.is_empty() && batch.is_empty() {
+        let defined = self.defined.lock().clone();
+        if images.is_empty() && batch.is_empty() && defined.is_empty() {
             return Ok(());
         }
         let keep = batch.iter().filter_map(|(k, p)| Some((k.clone(), p.made.layer.clone()?))).collect();
@@ -159,12 +190,18 @@ impl Cache {
                         now
                     ])?;
             }
+            for (definition, key) in &defined {
+                tx.prepare_cached("INSERT OR REPLACE INTO definitions VALUES (?1, ?2)")?
+                    .execute([definition, key])?;
+            }
             tx.commit()?;
         }
         let mut pending = self.pending.lock();
         for (key, _) in &batch {
             pending.remove(key);
         }
+        drop(pending);
+        self.defined.lock().retain(|definition, _| !defined.contains_key(definition));
         Ok(())
     }
 

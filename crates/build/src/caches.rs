@@ -159,7 +159,7 @@ fn prepare(path: &Path, m: &Wanted, origin: Option<&Origin>, images: &Arc<ImageS
             let root = origin.root(images)?;
             let into: OwnedFd = std::fs::File::open(&fresh)?.into();
             let source = if m.source.is_empty() { "." } else { m.source.as_str() };
-            let from = copy::From { root: &root, ignore: None, exclude: None, parents: false };
+            let from = copy::From { root: &root, tree: None, exclude: None, parents: false };
             let found = from.find(source).map_err(Error::Step)?;
             let target = copy::Target { path: "/".into(), folder: true, ..copy::Target::default() };
             from.write(&found, &into, &target).map_err(Error::Step)?;

@@ -48,6 +48,8 @@ pub(crate) struct Tree {
     pub ignore: Ignore,
     /// What is removed with it.
     pub temporary: Option<PathBuf>,
+    /// Digests of what it holds, by what was asked for.
+    pub digests: parking_lot::Mutex<std::collections::HashMap<String, String>>,
 }
 
 impl Drop for Tree {
@@ -69,6 +71,11 @@ impl Drop for Tree {
 }
 
 impl Tree {
+    /// A folder that stays, nothing of it left out.
+    pub fn at(path: PathBuf) -> Self {
+        Self { path, ignore: Ignore::default(), temporary: None, digests: parking_lot::Mutex::default() }
+    }
+
     pub fn open(&self) -> Result<OwnedFd> {
         let file = std::fs::File::open(&self.path).map_err(|e| {
             Error::Invalid(format!("unable to prepare context: {}: {e}", self.path.display()))
@@ -115,7 +122,9 @@ impl Contexts for Single {
 pub(crate) fn folder(scratch: &Path) -> Result<Tree> {
     let path = scratch.join(format!("{BEGIN}{}", base::rng::hex(8)));
     std::fs::create_dir_all(&path)?;
-    Ok(Tree { temporary: Some(path.clone()), path, ignore: Ignore::default() })
+    let mut tree = Tree::at(path.clone());
+    tree.temporary = Some(path);
+    Ok(tree)
 }
 
 /// Unpacks a tar, compressed or not, below `scratch`. Blocking.
@@ -130,7 +139,7 @@ pub(crate) fn unpack(source: impl Read + Send, scratch: &Path) -> Result<Tree> {
 pub(crate) async fn receive(context: Context, scratch: &Path, dockerfile: &str) -> Result<(Tree, String)> {
     let name = if dockerfile.is_empty() { "Dockerfile".to_string() } else { dockerfile.to_string() };
     let tree = match context {
-        Context::Dir(path) => Tree { path, ignore: Ignore::default(), temporary: None },
+        Context::Dir(path) => Tree::at(path),
         Context::Remote(address) => match crate::remote::fetch(&address, scratch).await? {
             crate::remote::Fetched::Tree(tree) => tree,
             crate::remote::Fetched::Dockerfile(text) => return Ok((folder(scratch)?, text)),

@@ -15,13 +15,15 @@ use image::archive::tar::{self, Entry, Kind};
 use image::archive::{ExtractOptions, ModeChange, TarOptions, extract_into, root, tar_of_filtered};
 use rustix::fs::{FileType, OFlags};
 
+use crate::context::Tree;
+use crate::download::Download;
 use crate::pattern::{self, Ignore};
 
 /// An image's /etc/passwd is read up to so many bytes.
 const DATABASE: u64 = 16 << 20;
 
 /// One source.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Source {
     /// A file or folder below the sources' root. `below` is its path as `--exclude` sees it, and the destination with
     /// `--parents`: of a folder's content below the folder, of a file its name; with `--parents` all but what they do
@@ -30,13 +32,14 @@ pub(crate) enum Source {
     /// A here-document.
     Inline { name: String, content: String },
     /// A download, complete in a temporary file.
-    Download { name: String, file: tempfile::NamedTempFile, mtime: i64 },
+    Download(std::sync::Arc<Download>),
 }
 
 /// The root that sources are in, and what of it is left out.
 pub(crate) struct From<'a> {
     pub root: &'a OwnedFd,
-    pub ignore: Option<&'a Ignore>,
+    /// The context that it is, if it is one: it says what is left out, and remembers digests.
+    pub tree: Option<&'a Tree>,
     /// `--exclude`.
     pub exclude: Option<&'a Ignore>,
     /// `--parents`: files keep the folders that they are in.
@@ -75,6 +78,10 @@ pub(crate) fn escapes(word: &str) -> bool {
 }
 
 impl From<'_> {
+    fn ignore(&self) -> Option<&Ignore> {
+        self.tree.map(|tree| &tree.ignore)
+    }
+
     /// Finds what a source word names: one path, or all that match a pattern.
     pub fn find(&self, word: &str) -> Result<Vec<Source>, String> {
         // With `--parents`, what stands before `/./` is where to look, and not kept.
@@ -91,7 +98,7 @@ impl From<'_> {
         if !pattern::is_pattern(word) {
             return match self.source(&clean, hidden) {
                 Some(s) => Ok(vec![s]),
-                None if self.ignore.is_some() => Err(format!(
+                None if self.tree.is_some() => Err(format!(
                     "file not found in build context or excluded by .dockerignore: stat {}: file does not exist",
                     clean.display()
                 )),
@@ -126,7 +133,7 @@ impl From<'_> {
 
     /// Whether a path is left out, which is `below` for `--exclude`.
     fn leaves_out(&self, path: &Path, below: &Path) -> bool {
-        self.ignore.is_some_and(|i| i.excludes(&path.to_string_lossy()))
+        self.ignore().is_some_and(|i| i.excludes(&path.to_string_lossy()))
             || self.exclude.is_some_and(|i| i.excludes(&below.to_string_lossy()))
     }
 
@@ -202,24 +209,15 @@ impl From<'_> {
         let mut all = Vec::new();
         for source in sources {
             let digest = match source {
-                Source::Path { path, is_dir, below } => {
-                    let name = if *is_dir { "" } else { file_name(path) };
-                    let mut hash = Digesting::new(io::sink());
-                    self.pack(path, below, name, true, &mut hash).map_err(|e| e.to_string())?;
-                    let kind = if *is_dir { "dir" } else { "file" };
-                    if self.parents {
-                        hash.write_all(below.as_os_str().as_bytes()).map_err(|e| e.to_string())?;
-                    }
-                    format!("{kind}:{}", hash.finish().0.trim_start_matches("sha256:"))
-                }
+                Source::Path { path, is_dir, below } => self.digest_of(path, *is_dir, below)?,
                 Source::Inline { name, content } => {
                     let text = format!("{name}\0{content}");
                     format!("file:{}", compress::digest_of(text.as_bytes()).trim_start_matches("sha256:"))
                 }
-                Source::Download { name, file, .. } => {
+                Source::Download(download) => {
                     let mut hash = Digesting::new(io::sink());
-                    hash.write_all(name.as_bytes()).map_err(|e| e.to_string())?;
-                    let mut reader = file.reopen().map_err(|e| e.to_string())?;
+                    hash.write_all(download.name.as_bytes()).map_err(|e| e.to_string())?;
+                    let mut reader = download.file.reopen().map_err(|e| e.to_string())?;
                     io::copy(&mut reader, &mut hash).map_err(|e| e.to_string())?;
                     format!("file:{}", hash.finish().0.trim_start_matches("sha256:"))
                 }
@@ -233,6 +231,32 @@ impl From<'_> {
                 format!("multi:{}", digest.trim_start_matches("sha256:"))
             }
         })
+    }
+
+    /// The digest of one source, once for all who ask for the same of a context.
+    fn digest_of(&self, path: &Path, is_dir: bool, below: &Path) -> Result<String, String> {
+        // Rules of one step's own are seldom another's.
+        let known = self.tree.filter(|_| self.exclude.is_none()).map(|tree| {
+            let asked = format!("{} {path:?} {below:?}", self.parents);
+            (&tree.digests, asked)
+        });
+        if let Some((digests, asked)) = &known
+            && let Some(digest) = digests.lock().get(asked)
+        {
+            return Ok(digest.clone());
+        }
+        let name = if is_dir { "" } else { file_name(path) };
+        let mut hash = Digesting::new(io::sink());
+        self.pack(path, below, name, true, &mut hash).map_err(|e| e.to_string())?;
+        let kind = if is_dir { "dir" } else { "file" };
+        if self.parents {
+            hash.write_all(below.as_os_str().as_bytes()).map_err(|e| e.to_string())?;
+        }
+        let digest = format!("{kind}:{}", hash.finish().0.trim_start_matches("sha256:"));
+        if let Some((digests, asked)) = known {
+            digests.lock().insert(asked, digest.clone());
+        }
+        Ok(digest)
     }
 
     /// Writes the sources below the merged root `to`.
@@ -267,7 +291,7 @@ impl From<'_> {
         // Twice: to see what it is, and to read it.
         let open = || match source {
             Source::Path { path, .. } if target.unpack => open_file(self.root, path),
-            Source::Download { file, .. } if target.unpack_downloads => file.reopen().map(Some),
+            Source::Download(download) if target.unpack_downloads => download.file.reopen().map(Some),
             _ => Ok(None),
         };
         let open = || open().map_err(|e| format!("cannot read the source of {}: {e}", target.path));
@@ -283,7 +307,8 @@ impl From<'_> {
         }
         let own_name = match source {
             Source::Path { path, .. } => file_name(path).to_string(),
-            Source::Inline { name, .. } | Source::Download { name, .. } => name.clone(),
+            Source::Inline { name, .. } => name.clone(),
+            Source::Download(download) => download.name.clone(),
         };
         let into_folder = target.folder || existing == Some(FileType::Directory);
         let (dir, name) = match path.file_name() {
@@ -304,12 +329,12 @@ impl From<'_> {
                 tar::write_entry(out, &e, content.as_bytes())?;
                 Ok(out.write_all(&tar::END)?)
             }),
-            Source::Download { file, mtime, .. } => self.pipe(to, dir, target, |out| {
-                let mut reader = file.reopen()?;
+            Source::Download(download) => self.pipe(to, dir, target, |out| {
+                let mut reader = download.file.reopen()?;
                 let mut e = Entry::new(name.as_bytes(), Kind::File);
                 e.size = reader.metadata()?.len();
                 e.mode = 0o600;
-                e.mtime = (*mtime, 0);
+                e.mtime = (download.mtime, 0);
                 out.write_all(&tar::header(&e))?;
                 io::copy(&mut Read::take(&mut reader, e.size), out)?;
                 out.write_all(tar::pad(e.size))?;
@@ -485,8 +510,9 @@ mod tests {
     fn finds() {
         let t = tree();
         let fd = open(t.path());
-        let ignore = Ignore::parse("b.txt\nsub\n!sub/deep/d.txt").unwrap();
-        let from = From { root: &fd, ignore: Some(&ignore), exclude: None, parents: false };
+        let mut tree = Tree::at(t.path().into());
+        tree.ignore = Ignore::parse("b.txt\nsub\n!sub/deep/d.txt").unwrap();
+        let from = From { root: &fd, tree: Some(&tree), exclude: None, parents: false };
         assert_eq!(shown(&from.find("*.txt").unwrap()), ["a.txt"]);
         assert_eq!(shown(&from.find("/sub/").unwrap()), ["sub/"]);
         assert_eq!(shown(&from.find("s*/*").unwrap()), ["sub/deep/"]);
@@ -504,7 +530,7 @@ mod tests {
         let (fd, to) = (open(t.path()), open(out.path()));
         let exclude = Ignore::parse("deep\nsub/c.txt\nb.txt").unwrap();
         let copy = |word: &str, path: &str, parents| {
-            let from = From { root: &fd, ignore: None, exclude: Some(&exclude), parents };
+            let from = From { root: &fd, tree: None, exclude: Some(&exclude), parents };
             let found = from.find(word).unwrap();
             from.write(&found, &to, &Target { path: path.into(), folder: true, ..Target::default() })
                 .unwrap();
@@ -522,10 +548,10 @@ mod tests {
         assert_eq!(copy("sub", "/d", true), "d/ d/sub/ d/sub/deep/ d/sub/deep/d.txt");
         assert_eq!(copy("sub/./c.txt", "/e", true), "e/ e/c.txt");
         let all = Ignore::parse("*").unwrap();
-        let from = From { root: &fd, ignore: None, exclude: Some(&all), parents: false };
+        let from = From { root: &fd, tree: None, exclude: Some(&all), parents: false };
         assert_eq!(shown(&from.find("sub").unwrap()), ["sub/"]);
         // Where the kept folders begin is a part of what is copied.
-        let from = From { root: &fd, ignore: None, exclude: None, parents: true };
+        let from = From { root: &fd, tree: None, exclude: None, parents: true };
         let digest = |word: &str| from.digest(&from.find(word).unwrap()).unwrap();
         assert_ne!(digest("sub/deep/d.txt"), digest("sub/./deep/d.txt"));
     }
@@ -535,8 +561,9 @@ mod tests {
         let t = tree();
         let out = tempfile::tempdir().unwrap();
         let (fd, to) = (open(t.path()), open(out.path()));
-        let ignore = Ignore::parse("**/c.txt").unwrap();
-        let from = From { root: &fd, ignore: Some(&ignore), exclude: None, parents: false };
+        let mut tree = Tree::at(t.path().into());
+        tree.ignore = Ignore::parse("**/c.txt").unwrap();
+        let from = From { root: &fd, tree: Some(&tree), exclude: None, parents: false };
         let target = |path: &str, folder| Target { path: path.into(), folder, ..Target::default() };
         let copy = |word: &str, target: &Target| {
             let found = from.find(word).unwrap();
@@ -559,9 +586,15 @@ mod tests {
 
         let digest = |word: &str| from.digest(&from.find(word).unwrap()).unwrap();
         let before = digest("sub");
-        fs::write(t.path().join("sub/c.txt"), "left out").unwrap();
+        let changed = |path: &str, text: &str| {
+            fs::write(t.path().join(path), text).unwrap();
+            // A context is at rest as long as it is one.
+            assert_eq!(digest("sub"), before);
+            tree.digests.lock().clear();
+        };
+        changed("sub/c.txt", "left out");
         assert_eq!(digest("sub"), before);
-        fs::write(t.path().join("sub/deep/d.txt"), "counts").unwrap();
+        changed("sub/deep/d.txt", "counts");
         assert_ne!(digest("sub"), before);
         assert!(digest("*.txt").starts_with("multi:"));
     }
@@ -598,7 +631,7 @@ mod tests {
         fs::write(t.path().join("x.tar"), &bytes).unwrap();
         let out = tempfile::tempdir().unwrap();
         let (fd, to) = (open(t.path()), open(out.path()));
-        let from = From { root: &fd, ignore: None, exclude: None, parents: false };
+        let from = From { root: &fd, tree: None, exclude: None, parents: false };
         let target = Target { path: "/u".into(), folder: true, unpack: true, ..Target::default() };
         from.write(&from.find("x.tar").unwrap(), &to, &target).unwrap();
         from.write(&from.find("a.txt").unwrap(), &to, &target).unwrap();
@@ -608,7 +641,8 @@ mod tests {
         for unpack_downloads in [false, true] {
             let mut file = tempfile::NamedTempFile::new().unwrap();
             file.write_all(&bytes).unwrap();
-            let source = Source::Download { name: "y.tar".into(), file, mtime: 0 };
+            let source =
+                Source::Download(std::sync::Arc::new(Download { name: "y.tar".into(), file, mtime: 0 }));
             let path = format!("/{unpack_downloads}");
             let target = Target { path, folder: true, unpack: true, unpack_downloads, ..Target::default() };
             from.write(&[source], &to, &target).unwrap();

@@ -12,6 +12,7 @@ use image::http::Client;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What came.
+#[derive(Debug)]
 pub(crate) struct Download {
     pub file: tempfile::NamedTempFile,
     /// The name that the address ends with.

@@ -42,6 +42,9 @@ pub enum Error {
     /// A failure that several builds share.
     #[error("{0}")]
     Shared(std::sync::Arc<Error>),
+    /// A step is not known, and was only to be looked up.
+    #[error("the step was not done")]
+    NotMade,
     /// The caller went away.
     #[error("the build was cancelled")]
     Cancelled,

@@ -78,9 +78,18 @@ pub(crate) fn check(line: &Line, escape: char) -> Result<(), String> {
             seen.push(name);
         }
     }
+    if matches!(line.keyword, "ADD" | "CMD" | "COPY" | "ENTRYPOINT" | "RUN" | "SHELL" | "VOLUME")
+        && serde_json::from_str::<Vec<serde_json::Value>>(&line.arguments)
+            .is_ok_and(|list| !list.iter().all(serde_json::Value::is_string))
+    {
+        return Err("when using JSON array syntax, arrays must be comprised of strings only".into());
+    }
     match line.keyword {
         "ENV" | "LABEL" => pairs(line.keyword, &line.arguments, escape).map(|_| ()),
-        "HEALTHCHECK" => healthcheck(line, &Config::default()).map(|_| ()),
+        "HEALTHCHECK" => healthcheck(line).map(|_| ()),
+        "ARG" if words::split(&line.arguments, escape).iter().any(|w| w.starts_with('=')) => {
+            Err("ARG names can not be blank".into())
+        }
         "SHELL" => shell(&line.arguments).map(|_| ()),
         "ADD" | "COPY" => {
             let (sources, dest) = sources(line, escape)?;
@@ -128,6 +137,9 @@ pub(crate) fn sources(line: &Line, escape: char) -> Result<(Vec<String>, String)
         )
     };
     let dest = all.pop().ok_or_else(too_few)?;
+    if crate::parse::heredoc(&dest).is_some() && line.heredocs.iter().any(|h| dest.contains(&h.name)) {
+        return Err(format!("{} cannot accept a heredoc as a destination", line.keyword));
+    }
     all.retain(|s| line.heredocs.is_empty() || crate::parse::heredoc(s).is_none());
     if all.is_empty() && line.heredocs.is_empty() {
         return Err(too_few());
@@ -164,7 +176,7 @@ fn shell(arguments: &str) -> Result<Vec<String>, String> {
     }
 }
 
-fn healthcheck(line: &Line, config: &Config) -> Result<Healthcheck, String> {
+fn healthcheck(line: &Line) -> Result<Healthcheck, String> {
     let (kind, rest) = line.arguments.split_once(char::is_whitespace).unwrap_or((&line.arguments, ""));
     let rest = rest.trim();
     let mut h = Healthcheck::default();
@@ -175,8 +187,8 @@ fn healthcheck(line: &Line, config: &Config) -> Result<Healthcheck, String> {
         "CMD" => {
             h.test = match Command::parse(rest) {
                 Command::Exec(list) => [vec!["CMD".to_string()], list].concat(),
-                Command::Shell(text) if config.shell.is_none() => vec!["CMD-SHELL".into(), text],
-                shell => [vec!["CMD".to_string()], shell.argv(config)].concat(),
+                // By the image's shell, whichever that is when it is run.
+                Command::Shell(text) => vec!["CMD-SHELL".into(), text],
             };
         }
         other => return Err(format!("Unknown type {other:?} in HEALTHCHECK (try CMD)")),
@@ -363,7 +375,7 @@ pub(crate) fn apply(
             format!("WORKDIR {}", config.working_dir)
         }
         "HEALTHCHECK" => {
-            let h = healthcheck(line, config)?;
+            let h = healthcheck(line)?;
             let text = format!("HEALTHCHECK {}", quoted(&h.test));
             config.healthcheck = Some(h);
             text
@@ -382,7 +394,8 @@ pub(crate) fn apply(
             text
         }
         "ENTRYPOINT" => {
-            let argv = command(arguments, config);
+            // An empty one takes the base's away.
+            let argv = command(arguments, config).filter(|argv| !argv.is_empty());
             let text = format!("ENTRYPOINT {}", quoted(argv.as_deref().unwrap_or_default()));
             config.entrypoint = argv;
             if !*cmd_set {
@@ -391,8 +404,13 @@ pub(crate) fn apply(
             text
         }
         "ONBUILD" => {
-            config.on_build.push(arguments.to_string());
-            format!("ONBUILD {arguments}")
+            let mut trigger = arguments.to_string();
+            for heredoc in &line.heredocs {
+                trigger.push_str(&format!("\n{}{}", heredoc.content, heredoc.name));
+            }
+            let text = format!("ONBUILD {trigger}");
+            config.on_build.push(trigger);
+            text
         }
         other => return Err(format!("{other} is not a valid change command")),
     })
@@ -487,6 +505,8 @@ mod tests {
             (vec!["CMD-SHELL".into(), "true".into()], 90_000_000_000, 2)
         );
         assert_eq!(c.entrypoint.unwrap(), ["/bin/sh", "-c", "/bin/cat"]);
+        assert_eq!(change(&["ENTRYPOINT a", "ENTRYPOINT []"]).unwrap().entrypoint, None);
+        assert_eq!(change(&["CMD a", "CMD []"]).unwrap().cmd.unwrap(), [""; 0]);
         assert_eq!(c.cmd.unwrap(), ["sh"]);
     }
 
@@ -504,6 +524,7 @@ mod tests {
             ("HEALTHCHECK --x=1 CMD a", "unknown flag: --x"),
             ("ONBUILD ONBUILD RUN a", "Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed"),
             ("ONBUILD FROM a", "FROM isn't allowed as an ONBUILD trigger"),
+            ("CMD [\"a\", 1]", "when using JSON array syntax, arrays must be comprised of strings only"),
         ] {
             assert_eq!(change(&[line]).unwrap_err(), want, "{line}");
         }

@@ -3,18 +3,22 @@
 //! Both front doors end here. What differs between them is how a step's line in the history reads, whether every step
 //! makes an image of its own (the classic builder's), and who listens.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use image::{Finished, Image, Platform};
 use parking_lot::Mutex;
-use tokio::sync::OnceCell;
+use tokio::sync::{SetOnce, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::bases::Once;
 use crate::builder::Builder;
-use crate::context::Contexts;
+use crate::context::{Contexts, Tree};
+use crate::defined::Defined;
+use crate::download::Download;
 use crate::error::{Error, Result};
 use crate::mounts::Holder;
 use crate::options::Options;
@@ -59,9 +63,15 @@ pub(crate) struct Job {
     pub cancel: CancellationToken,
     /// Images whose steps may be taken over.
     pub sources: Vec<Arc<Image>>,
-    stages: Vec<OnceCell<Outcome>>,
+    stages: Vec<SetOnce<Outcome>>,
+    defined: Vec<SetOnce<Option<Arc<Defined>>>>,
+    /// Stages that somebody needs.
+    wanted: mpsc::UnboundedSender<usize>,
+    wants: Mutex<Option<mpsc::UnboundedReceiver<usize>>>,
+    pub downloads: Once<Download>,
+    pub checkouts: Once<Tree>,
     pub consumed: Mutex<BTreeSet<String>>,
-    pub bases: Mutex<HashMap<String, Arc<OnceCell<Arc<Image>>>>>,
+    pub bases: Once<Image>,
     /// The lines of the step that failed first.
     pub failed: Mutex<Option<(usize, usize)>>,
     ended: CancellationToken,
@@ -94,12 +104,22 @@ impl Job {
             let args = move |meta: &[Line]| meta_args(meta, escape, &given, &automatic);
             blocking(move || plan::plan(parsed, &target, &args)).await?
         };
-        if !options.labels.is_empty()
+        if classic {
+            // It does every stage up to the target, needed or not, and counts them.
+            plan.needed = (0..=plan.needed.last().copied().unwrap_or(0)).collect();
+        }
+        // The classic builder takes a step for each.
+        if classic
+            && !options.labels.is_empty()
             && let Some(stage) = plan.needed.last().and_then(|i| plan.stages.get_mut(*i))
         {
-            stage.lines.push(label_line(&options.labels, escape)?);
+            for (name, value) in &options.labels {
+                stage.lines.push(label_line(name, value, escape)?);
+            }
         }
-        let stages = plan.stages.iter().map(|_| OnceCell::new()).collect();
+        let stages = plan.stages.iter().map(|_| SetOnce::new()).collect();
+        let defined = plan.stages.iter().map(|_| SetOnce::new()).collect();
+        let (wanted, wants) = mpsc::unbounded_channel();
         let mut consumed = BTreeSet::new();
         for line in &plan.meta {
             for word in words::split(&line.arguments, escape) {
@@ -122,6 +142,11 @@ impl Job {
             classic,
             cancel,
             stages,
+            defined,
+            wanted,
+            wants: Mutex::new(Some(wants)),
+            downloads: Mutex::default(),
+            checkouts: Mutex::default(),
             consumed: Mutex::new(consumed),
             bases: Mutex::default(),
             failed: Mutex::new(None),
@@ -187,40 +212,59 @@ impl Job {
     }
 
     async fn all(&self) -> Result<Arc<State>> {
-        use futures::StreamExt;
         let needed = self.needed();
-        let mut running: futures::stream::FuturesUnordered<_> =
-            needed.iter().map(|i| async move { (*i, self.stage(*i).await) }).collect();
-        let mut done: BTreeMap<usize, Outcome> = BTreeMap::new();
+        let none = || Error::Invalid("No image was generated. Is your Dockerfile empty?".into());
+        let (Some(last), Some(mut wants)) = (needed.last().copied(), self.wants.lock().take()) else {
+            return Err(none());
+        };
+        // Where no step is known by its definition, every stage will be needed.
+        if self.classic || !self.builder.cache.any_defined()? {
+            needed.iter().for_each(|i| self.want(*i));
+        }
+        self.want(last);
+        let (mut running, mut begun) = (FuturesUnordered::new(), BTreeSet::new());
+        // Each waits for those before it, and none makes another's, however many stand one upon the other.
+        let mut defining: FuturesUnordered<_> =
+            needed.iter().filter(|i| !self.classic && **i != last).map(|i| self.define(*i)).collect();
         loop {
-            // The classic stream tells stages in order, so the first stage that fails in that order counts.
-            let mut failed = None;
-            for i in &needed {
-                match done.get(i) {
-                    Some(Ok(_)) => {}
-                    Some(Err(e)) => {
-                        failed = Some(e.clone());
+            tokio::select! {
+                biased;
+                Some(i) = wants.recv() => if begun.insert(i) {
+                    running.push(self.make(i));
+                },
+                Some(()) = running.next() => {
+                    // The classic stream tells stages in order, so the first stage that fails in that order counts.
+                    for i in &needed {
+                        match self.stages[*i].get() {
+                            Some(Ok(_)) => {}
+                            Some(Err(error)) => {
+                                self.cancel.cancel();
+                                return Err(Error::Shared(error.clone()));
+                            }
+                            None if self.classic => break,
+                            None => {}
+                        }
+                    }
+                    let done = |i: &usize| self.stages[*i].get().is_some();
+                    if if self.classic { needed.iter().all(done) } else { done(&last) } {
                         break;
                     }
-                    None if self.classic => break,
-                    None => {}
                 }
-            }
-            if let Some(error) = failed {
-                self.cancel.cancel();
-                return Err(Error::Shared(error));
-            }
-            match running.next().await {
-                Some((i, outcome)) => {
-                    done.insert(i, outcome);
-                }
-                None => break,
+                Some(()) = defining.next() => {}
             }
         }
-        match needed.last().and_then(|i| done.remove(i)) {
-            Some(Ok(state)) => Ok(state),
-            _ => Err(Error::Invalid("No image was generated. Is your Dockerfile empty?".into())),
+        drop(running);
+        for i in begun.iter().filter(|i| self.stages[**i].get().is_none()) {
+            self.listener.stage_ended(*i);
         }
+        let mut state = self.made(last).ok_or_else(none)?;
+        if !self.classic && !self.options.labels.is_empty() {
+            Arc::make_mut(&mut state).run_mut().labels.extend(self.options.labels.clone());
+        }
+        for i in needed.into_iter().filter(|i| !begun.contains(i)) {
+            Box::pin(self.look_up(i)).await?;
+        }
+        Ok(state)
     }
 
     /// Stores what was made so far.
@@ -240,31 +284,67 @@ impl Job {
         done.flat_map(|state| state.steps.iter().cloned()).collect()
     }
 
-    /// The result of a stage, which is built once.
-    pub fn stage(&self, i: usize) -> BoxFuture<'_, Outcome> {
-        Box::pin(async move {
-            let outcome = self.stages[i]
-                .get_or_init(|| async move {
-                    let cancelled = async {
-                        self.cancel.cancelled().await;
-                        Err(Error::Cancelled)
-                    };
-                    let stage = Stage::new(self, i);
-                    let result = tokio::select! {
-                        result = stage.build() => result,
-                        cancelled = cancelled => cancelled,
-                    };
-                    self.listener.stage_ended(i);
-                    result.map(Arc::new).map_err(Arc::new)
-                })
-                .await;
-            outcome.clone()
-        })
+    /// Makes a stage.
+    async fn make(&self, i: usize) {
+        let cancelled = async {
+            self.cancel.cancelled().await;
+            Err(Error::Cancelled)
+        };
+        let result = tokio::select! {
+            result = Stage::new(self, i).build() => result,
+            cancelled = cancelled => cancelled,
+        };
+        self.listener.stage_ended(i);
+        // Nobody else makes it.
+        let _ = self.stages[i].set(result.map(Arc::new).map_err(Arc::new));
+    }
+
+    /// Tells of a stage that nobody needed. As far as its steps are known they are a part of the build's cache.
+    async fn look_up(&self, i: usize) -> Result<()> {
+        let looked_up = Stage::looked_up(self, i).build().await;
+        self.listener.stage_ended(i);
+        match looked_up {
+            Ok(state) => {
+                let _ = self.stages[i].set(Ok(Arc::new(state))); // nobody else makes it
+                Ok(())
+            }
+            Err(Error::NotMade) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Defines a stage. What is wrong with it is told when it is made.
+    async fn define(&self, i: usize) {
+        let defined = Stage::new(self, i).define().await.unwrap_or_else(|error| {
+            tracing::debug!(%error, stage = i, "a stage has no definition");
+            None
+        });
+        let _ = self.defined[i].set(defined.map(Arc::new)); // nobody else does
+    }
+
+    /// What an earlier stage is made of, if that can be said. A stage that only a variable names was not foreseen.
+    pub async fn defined(&self, i: usize) -> Option<Arc<Defined>> {
+        if !self.plan.needed.contains(&i) {
+            return None;
+        }
+        self.defined[i].wait().await.clone()
+    }
+
+    /// Asks for a stage to be made.
+    pub fn want(&self, i: usize) {
+        // Nobody listens any more only when the build has ended.
+        let _ = self.wanted.send(i);
+    }
+
+    /// A stage's result, if it is there.
+    pub fn made(&self, i: usize) -> Option<Arc<State>> {
+        self.stages[i].get()?.as_ref().ok().cloned()
     }
 
     /// The result of an earlier stage, as a part of another one.
     pub async fn earlier(&self, i: usize) -> Result<Arc<State>> {
-        self.stage(i).await.map_err(Error::Shared)
+        self.want(i);
+        self.stages[i].wait().await.clone().map_err(Error::Shared)
     }
 
     /// One layer for everything above the base image; the new image's id.
@@ -369,7 +449,7 @@ pub(crate) fn meta_args(
     Ok(values)
 }
 
-fn label_line(labels: &BTreeMap<String, String>, escape: char) -> Result<Line> {
+fn label_line(name: &str, value: &str, escape: char) -> Result<Line> {
     let quote = |s: &str| {
         let mut q = String::from("\"");
         for c in s.chars() {
@@ -380,6 +460,6 @@ fn label_line(labels: &BTreeMap<String, String>, escape: char) -> Result<Line> {
         }
         q + "\""
     };
-    let pairs: Vec<_> = labels.iter().map(|(k, v)| format!("{}={}", quote(k), quote(v))).collect();
-    crate::parse::instruction(&format!("LABEL {}", pairs.join(" ")), 0, escape)
+    let line = crate::parse::instruction(&format!("LABEL {}={}", quote(name), quote(value)), 0, escape)?;
+    Ok(Line { original: format!("LABEL {name}={value}"), ..line })
 }

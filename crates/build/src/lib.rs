@@ -13,6 +13,8 @@ mod cache;
 mod caches;
 mod context;
 mod copy;
+mod copying;
+mod defined;
 mod download;
 mod error;
 mod flight;

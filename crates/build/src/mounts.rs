@@ -15,7 +15,7 @@ use crate::builder::Builder;
 use crate::error::{Error, Result};
 use crate::parse::Line;
 use crate::stage::Stage;
-use crate::steps::Origin;
+use crate::steps::{Origin, Place};
 use crate::{blocking, cache, copy};
 
 /// Where here-documents that are programs of their own lie.
@@ -217,8 +217,14 @@ pub(crate) struct Script {
     pub content: String,
 }
 
-/// The mounts of one step, with where their files come from.
+/// The mounts of one step, with what their files come from.
 pub(crate) struct Mounts {
+    all: Vec<(Wanted, Option<Place>)>,
+    script: Option<Script>,
+}
+
+/// The same with the files at hand.
+pub(crate) struct Settled {
     all: Vec<(Wanted, Option<Origin>)>,
     script: Option<Script>,
     images: Arc<ImageStore>,
@@ -234,56 +240,92 @@ pub(crate) struct Prepared {
 }
 
 impl Mounts {
-    /// Finds out where the files come from.
-    pub async fn plan(stage: &Stage<'_>, wanted: Vec<Wanted>) -> Result<Self> {
+    /// Finds out what the files come from, and adds a here-document as a program.
+    pub async fn plan(stage: &Stage<'_>, wanted: Vec<Wanted>, script: Option<Script>) -> Result<Self> {
         let mut all = Vec::new();
         for m in wanted {
-            let origin = match (&m.kind, &m.from) {
-                (Kind::Bind, None) => Some(Origin::Tree(stage.job.contexts.main().await?)),
-                (Kind::Bind | Kind::Cache, Some(name)) => Some(stage.origin(name).await?),
+            let place = match (&m.kind, &m.from) {
+                (Kind::Bind, None) => Some(Place::Here(Origin::Tree(stage.job.contexts.main().await?))),
+                (Kind::Bind | Kind::Cache, Some(name)) => Some(stage.place(name).await?),
                 _ => None,
+            };
+            all.push((m, place));
+        }
+        Ok(Self { all, script })
+    }
+
+    /// Whether files of other stages are mounted.
+    pub fn take_of_stages(&self) -> bool {
+        self.all.iter().any(|(_, place)| matches!(place, Some(Place::Stage(_))))
+    }
+
+    /// What a step's result depends on, with other stages by what they are made of; `None` where that cannot be said.
+    pub async fn definition(&self, stage: &Stage<'_>) -> Result<Option<String>> {
+        let mut parts = vec!["by definition".to_string()];
+        for (m, place) in &self.all {
+            let content = match place {
+                None => String::new(),
+                Some(Place::Here(origin)) => m.content(origin).await?,
+                Some(Place::Stage(n)) => match stage.job.defined(*n).await {
+                    Some(defined) => defined.files.clone(),
+                    None => return Ok(None),
+                },
+            };
+            parts.push(m.part(&content));
+        }
+        Ok(Some(cache::key(&[parts.join("\n").as_bytes()])))
+    }
+
+    /// Has the other stages' files made.
+    pub async fn settle(self, stage: &Stage<'_>) -> Result<Settled> {
+        let mut all = Vec::new();
+        for (m, place) in self.all {
+            let origin = match place {
+                Some(place) => Some(stage.files(&place).await?),
+                None => None,
             };
             all.push((m, origin));
         }
-        Ok(Self { all, script: None, images: stage.job.builder.images.clone() })
+        Ok(Settled { all, script: self.script, images: stage.job.builder.images.clone() })
+    }
+}
+
+impl Wanted {
+    /// A digest of the files that are mounted.
+    async fn content(&self, origin: &Origin) -> Result<String> {
+        let tree = match origin {
+            Origin::Layers(layers) => {
+                return Ok(layers.iter().map(|l| l.diff_id.as_str()).collect::<Vec<_>>().join(","));
+            }
+            Origin::Tree(tree) => tree.clone(),
+        };
+        let source = if self.source.is_empty() { ".".to_string() } else { self.source.clone() };
+        blocking(move || {
+            let root = tree.open()?;
+            let from = copy::From { root: &root, tree: Some(&tree), exclude: None, parents: false };
+            let found = from.find(&source).map_err(Error::Step)?;
+            from.digest(&found).map_err(Error::Step)
+        })
+        .await
     }
 
-    /// Adds a here-document as a program.
-    pub fn script(&mut self, script: Option<Script>) {
-        self.script = script;
+    /// What counts of a mount with that content. What a secret or an agent says counts for nothing, only that it is there.
+    fn part(&self, content: &str) -> String {
+        let m = self;
+        format!("{:?} {} {} {:?} {} {:?} {content}", m.kind, m.id, m.target, m.source, m.rw, m.env)
     }
+}
 
+impl Settled {
     /// What of the mounts a step's result depends on.
     pub async fn key(&self) -> Result<String> {
         let mut parts: Vec<String> = Vec::new();
         for (m, origin) in &self.all {
             let content = match origin {
                 None => String::new(),
-                Some(Origin::Layers(layers)) => {
-                    layers.iter().map(|l| l.diff_id.as_str()).collect::<Vec<_>>().join(",")
-                }
-                Some(Origin::Tree(tree)) => {
-                    let (tree, source) = (tree.clone(), m.source.clone());
-                    blocking(move || {
-                        let root = tree.open()?;
-                        let from = copy::From {
-                            root: &root,
-                            ignore: Some(&tree.ignore),
-                            exclude: None,
-                            parents: false,
-                        };
-                        let source = if source.is_empty() { "." } else { source.as_str() };
-                        let found = from.find(source).map_err(Error::Step)?;
-                        from.digest(&found).map_err(Error::Step)
-                    })
-                    .await?
-                }
+                Some(origin) => m.content(origin).await?,
             };
-            // What a secret or an agent says counts for nothing, only that it is there.
-            parts.push(format!(
-                "{:?} {} {} {:?} {} {:?} {content}",
-                m.kind, m.id, m.target, m.source, m.rw, m.env
-            ));
+            parts.push(m.part(&content));
         }
         Ok(if parts.is_empty() { String::new() } else { cache::key(&[parts.join("\n").as_bytes()]) })
     }

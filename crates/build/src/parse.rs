@@ -74,6 +74,27 @@ pub(crate) struct Heredoc {
 pub(crate) fn parse(text: &str) -> Result<Dockerfile> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let escape = escape_of(text)?;
+    let lines = lines(text, escape)?;
+    if lines.is_empty() {
+        return Err(Error::Invalid("file with no instructions".into()));
+    }
+    Ok(Dockerfile { escape, lines })
+}
+
+/// Parses an `ONBUILD` trigger, which may have here-documents, of the `FROM` at a line.
+pub(crate) fn trigger(text: &str, number: usize, escape: char) -> Result<Line> {
+    let at = |message: String| Error::Parse { line: number, message };
+    let mut all = lines(text, escape).map_err(|e| match e {
+        Error::Parse { message, .. } => at(message),
+        other => other,
+    })?;
+    match (all.pop(), all.is_empty()) {
+        (Some(line), true) => Ok(Line { number, end: number, ..line }),
+        _ => Err(at(format!("an ONBUILD trigger is one instruction: {text:?}"))),
+    }
+}
+
+fn lines(text: &str, escape: char) -> Result<Vec<Line>> {
     let mut raw = text.lines().enumerate().map(|(i, l)| (i + 1, l)).peekable();
     let mut lines = Vec::new();
     while let Some((number, first)) = raw.next() {
@@ -119,10 +140,7 @@ pub(crate) fn parse(text: &str) -> Result<Dockerfile> {
         }
         lines.push(line);
     }
-    if lines.is_empty() {
-        return Err(Error::Invalid("file with no instructions".into()));
-    }
-    Ok(Dockerfile { escape, lines })
+    Ok(lines)
 }
 
 /// Parses one instruction, such as an `ONBUILD` trigger.

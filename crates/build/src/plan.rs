@@ -122,17 +122,19 @@ pub(crate) fn called(stages: &[Stage], name: &str) -> Option<usize> {
 
 /// The stages that stage `i` starts from or takes files of.
 fn needs(stages: &[Stage], i: usize) -> impl Iterator<Item = usize> {
-    let stage = &stages[i];
-    let from = stage.lines.iter().flat_map(|l| &l.flags).filter_map(move |(name, value)| {
-        match (name.as_str(), value) {
-            ("from", Some(v)) => find(stages, v, i),
-            ("mount", Some(v)) => {
-                v.split(',').find_map(|p| p.strip_prefix("from=")).and_then(|name| find(stages, name, i))
-            }
-            _ => None,
+    called(&stages[..i], &stages[i].base).into_iter().chain(sources(stages, i, 0))
+}
+
+/// The stages that lines of stage `i`, from `line` on, take files of.
+pub(crate) fn sources(stages: &[Stage], i: usize, line: usize) -> impl Iterator<Item = usize> {
+    let lines = stages[i].lines.get(line..).unwrap_or_default();
+    lines.iter().flat_map(|l| &l.flags).filter_map(move |(name, value)| match (name.as_str(), value) {
+        ("from", Some(v)) => find(stages, v, i),
+        ("mount", Some(v)) => {
+            v.split(',').find_map(|p| p.strip_prefix("from=")).and_then(|name| find(stages, name, i))
         }
-    });
-    called(&stages[..i], &stage.base).into_iter().chain(from)
+        _ => None,
+    })
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@ use std::process::Stdio;
 
 use crate::context::{self, Tree};
 use crate::error::{Error, Result};
-use crate::pattern::Ignore;
 use crate::{blocking, download, parse};
 
 /// What an address led to.
@@ -156,11 +155,6 @@ pub(crate) async fn fetch(address: &str, scratch: &Path) -> Result<Fetched> {
         context::text("the remote Dockerfile", bytes).map(Fetched::Dockerfile)
     })
     .await
-}
-
-/// A tree that is only read.
-pub(crate) fn at(path: PathBuf) -> Tree {
-    Tree { path, ignore: Ignore::default(), temporary: None }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! One stage of a build: its base, then its lines one after the other, each told to whoever listens.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use image::{Image, ImageConfig, Platform, reference};
@@ -29,7 +30,24 @@ pub(crate) struct Stage<'a> {
     /// Whether the step in hand is an `ONBUILD` trigger.
     trigger: bool,
     /// What variables have made of the words of the step in hand, in bytes.
-    expanded: AtomicUsize,
+    pub expanded: AtomicUsize,
+    /// The line in hand, of the stage's own.
+    pub line: usize,
+    /// Whether steps are only looked up: nobody needs the stage's files.
+    pub known_only: bool,
+    /// Whether a step was not known, so that nothing is known of those after it.
+    unmade: bool,
+}
+
+/// What a stage stands on.
+pub(crate) enum Ground {
+    /// An earlier stage.
+    Stage(usize),
+    /// What another build made.
+    Given(Arc<State>),
+    Image(String),
+    /// `scratch`
+    Nothing,
 }
 
 fn is_vertex(keyword: &str) -> bool {
@@ -38,7 +56,21 @@ fn is_vertex(keyword: &str) -> bool {
 
 impl<'a> Stage<'a> {
     pub fn new(job: &'a Job, index: usize) -> Self {
-        Self { job, index, vertex: (0, 0), trigger: false, expanded: AtomicUsize::new(0) }
+        Self {
+            job,
+            index,
+            vertex: (0, 0),
+            trigger: false,
+            expanded: AtomicUsize::new(0),
+            line: 0,
+            known_only: false,
+            unmade: false,
+        }
+    }
+
+    /// One whose steps are only looked up.
+    pub fn looked_up(job: &'a Job, index: usize) -> Self {
+        Self { known_only: true, ..Self::new(job, index) }
     }
 
     pub async fn tell(&self, told: Told) -> Result<()> {
@@ -75,26 +107,22 @@ impl<'a> Stage<'a> {
     pub async fn build(mut self) -> Result<State> {
         let stage = self.job.plan.stages[self.index].clone();
         let number = self.job.first_number(self.index);
-        let stages = &self.job.plan.stages[..self.index];
-        let base_stage = plan::called(stages, &stage.base);
-        let scratch = base_stage.is_none() && stage.base == "scratch";
-        let outside = base_stage.is_none() && !scratch;
         let vertices = stage.lines.iter().filter(|l| is_vertex(l.keyword)).count();
-        self.vertex.1 = vertices + usize::from(outside);
-        let result = self.from(&stage, base_stage, number).await;
-        let (mut state, triggers) = match result {
-            Ok(done) => done,
+        let begun = async {
+            let ground = self.ground().await?;
+            self.vertex.1 = vertices + usize::from(matches!(ground, Ground::Image(_)));
+            Ok((self.from(&stage, &ground, number).await?, ground))
+        };
+        let (mut state, ground) = match begun.await {
+            Ok(begun) => begun,
             Err(e) => return Err(self.failed(&stage.from, e).await),
         };
+        let triggers = self.triggers(&mut state, &ground)?;
         if !triggers.is_empty() {
             self.tell(Told::Triggers(triggers.len())).await?;
-            let mut lines = Vec::new();
-            for text in &triggers {
-                lines.push(crate::parse::instruction(text, stage.from.number, self.job.escape)?);
-            }
-            self.vertex.1 += lines.iter().filter(|l| is_vertex(l.keyword)).count();
+            self.vertex.1 += triggers.iter().filter(|l| is_vertex(l.keyword)).count();
             self.trigger = true;
-            for line in &lines {
+            for line in &triggers {
                 self.step(&mut state, line, None).await?;
             }
             self.trigger = false;
@@ -102,19 +130,28 @@ impl<'a> Stage<'a> {
         self.tell(Told::Done(state.id.as_ref().map(|i| image::short(i).to_string()).or(Some(String::new()))))
             .await?;
         for (n, line) in stage.lines.iter().enumerate() {
+            self.line = n;
             self.step(&mut state, line, Some(number + 1 + n)).await?;
             if state.made.len() >= BATCH {
                 self.job.builder.cache.flush(std::mem::take(&mut state.made)).await?;
             }
         }
-        Ok(state)
+        match self.unmade {
+            true => Err(Error::NotMade),
+            false => Ok(state),
+        }
     }
 
     async fn step(&mut self, state: &mut State, line: &Line, number: Option<usize>) -> Result<()> {
         let vertex = is_vertex(line.keyword).then(|| self.shown(state, line));
         self.announce(line, number, vertex).await?;
         self.expanded.store(0, Ordering::Relaxed);
-        let done = self.dispatch(state, line).await;
+        let mut done = self.dispatch(state, line).await;
+        if matches!(done, Err(Error::NotMade)) {
+            // Nobody needs it, and what does not need to be done counts as done.
+            self.unmade = true;
+            done = self.tell(Told::Cached).await;
+        }
         match done.and_then(|()| words::bounded(state.bytes()).map_err(Error::Step)) {
             Ok(()) => {
                 // Triggers are a part of their `FROM`, which says what came of them.
@@ -148,6 +185,9 @@ impl<'a> Stage<'a> {
     }
 
     async fn failed(&self, line: &Line, error: Error) -> Error {
+        if matches!(error, Error::NotMade) {
+            return error;
+        }
         if !matches!(error, Error::Cancelled) {
             self.job.failed.lock().get_or_insert((line.number, line.end));
         }
@@ -156,98 +196,128 @@ impl<'a> Stage<'a> {
         error
     }
 
-    /// The state that the stage starts from, and the triggers that came with it.
-    async fn from(
-        &mut self,
-        stage: &plan::Stage,
-        base_stage: Option<usize>,
-        number: usize,
-    ) -> Result<(State, Vec<String>)> {
-        let job = self.job;
-        let platform = match &stage.platform {
-            Some(p) => Platform::parse(p)?,
-            None => job.platform.clone(),
-        };
-        let fresh = || State {
+    /// What the stage stands on.
+    pub async fn ground(&self) -> Result<Ground> {
+        let stages = &self.job.plan.stages;
+        let stage = &stages[self.index];
+        let base_stage = plan::called(&stages[..self.index], &stage.base);
+        for name in stage.name.iter().chain(base_stage.is_none().then_some(&stage.base)) {
+            match self.job.contexts.named(name).await? {
+                Some(Named::State(other)) => return Ok(Ground::Given(other)),
+                Some(Named::Image(name)) => return Ok(Ground::Image(name)),
+                Some(Named::Tree(_)) => {
+                    return Err(Error::Invalid(format!(
+                        "the context for {} is a folder of files: FROM needs an image",
+                        stage.base
+                    )));
+                }
+                None => {}
+            }
+        }
+        Ok(match base_stage {
+            Some(n) => Ground::Stage(n),
+            None if stage.base == "scratch" => Ground::Nothing,
+            None => Ground::Image(stage.base.clone()),
+        })
+    }
+
+    fn platform(&self) -> Result<Platform> {
+        match &self.job.plan.stages[self.index].platform {
+            Some(p) => Ok(Platform::parse(p)?),
+            None => Ok(self.job.platform.clone()),
+        }
+    }
+
+    /// An image to stand on.
+    pub async fn resolved(&self, name: &str) -> Result<Arc<Image>> {
+        self.tell(Told::Resolving(shown_name(name))).await?;
+        let image = self.job.base_image(self.index, name, &self.platform()?).await?;
+        self.tell(Told::Resolved).await?;
+        Ok(image)
+    }
+
+    /// The state of a stage that has no files yet.
+    pub fn fresh(&self) -> Result<State> {
+        let platform = self.platform()?;
+        Ok(State {
             config: ImageConfig {
-                os: platform.os.clone(),
-                architecture: platform.architecture.clone(),
-                variant: platform.variant.clone(),
+                os: platform.os,
+                architecture: platform.architecture,
+                variant: platform.variant,
                 ..ImageConfig::scratch()
             },
             ..State::default()
-        };
-        let mut named = None;
-        for name in stage.name.iter().chain(base_stage.is_none().then_some(&stage.base)) {
-            if named.is_none() {
-                named = job.contexts.named(name).await?;
-            }
-        }
-        let mut state = match (named, base_stage) {
-            (Some(Named::State(other)), _) => {
-                self.announce(&stage.from, Some(number), None).await?;
-                inherited(&other)
-            }
-            (Some(Named::Tree(_)), _) => {
-                return Err(Error::Invalid(format!(
-                    "the context for {} is a folder of files: FROM needs an image",
-                    stage.base
-                )));
-            }
-            (named, Some(n)) if named.is_none() => {
-                self.announce(&stage.from, Some(number), None).await?;
-                inherited(&*job.earlier(n).await?)
-            }
-            (None, None) if stage.base == "scratch" => {
-                self.announce(&stage.from, Some(number), None).await?;
-                fresh()
-            }
-            (named, _) => {
-                let name = match named {
-                    Some(Named::Image(name)) => name,
-                    _ => stage.base.clone(),
-                };
-                if job.classic {
-                    self.announce(&stage.from, Some(number), None).await?;
-                }
-                let image = {
-                    let shown = reference::parse_tagged(&name).map_or(name.clone(), |r| r.to_string());
-                    self.tell(Told::Resolving(shown.clone())).await?;
-                    let image = job.base_image(self.index, &name, &platform).await?;
-                    self.tell(Told::Resolved).await?;
-                    if !job.classic {
-                        let digest = image.repo_digests.iter().find_map(|d| d.split_once('@'));
-                        let at = digest.map(|(_, d)| format!("@{d}")).filter(|_| !shown.contains('@'));
-                        let text = format!("FROM {shown}{}", at.unwrap_or_default());
-                        self.announce(&stage.from, Some(number), Some(text)).await?;
-                        self.tell(Told::Cached).await?;
+        })
+    }
+
+    /// The state of a stage on an image.
+    pub fn based(&self, image: &Image) -> Result<State> {
+        let layers = self.job.builder.images.layers_of(image)?;
+        Ok(State {
+            config: ImageConfig { other: serde_json::Map::new(), ..image.config.clone() },
+            base_layers: layers.len(),
+            layers,
+            id: Some(image.id.clone()),
+            created: image.created(),
+            ..State::default()
+        })
+    }
+
+    /// Tells of what the stage stands on; the state that it starts from.
+    async fn from(&mut self, stage: &plan::Stage, ground: &Ground, number: usize) -> Result<State> {
+        let job = self.job;
+        let Ground::Image(name) = ground else {
+            self.announce(&stage.from, Some(number), None).await?;
+            return match ground {
+                Ground::Stage(n) if self.known_only => match job.made(*n) {
+                    Some(other) => Ok(inherited(&other)),
+                    None => {
+                        self.unmade = true;
+                        let defined = job.defined(*n).await.ok_or(Error::NotMade)?;
+                        Ok(inherited(&defined.state))
                     }
-                    image
-                };
-                let layers = job.builder.images.layers_of(&image)?;
-                State {
-                    config: ImageConfig { other: serde_json::Map::new(), ..image.config.clone() },
-                    base_layers: layers.len(),
-                    layers,
-                    id: Some(image.id.clone()),
-                    created: image.created(),
-                    ..State::default()
-                }
-            }
+                },
+                Ground::Stage(n) => Ok(inherited(&*job.earlier(*n).await?)),
+                Ground::Given(other) => Ok(inherited(other)),
+                _ => self.fresh(),
+            };
         };
+        if job.classic {
+            self.announce(&stage.from, Some(number), None).await?;
+        }
+        let image = self.resolved(name).await?;
+        if !job.classic {
+            let shown = shown_name(name);
+            let digest = image.repo_digests.iter().find_map(|d| d.split_once('@'));
+            let at = digest.map(|(_, d)| format!("@{d}")).filter(|_| !shown.contains('@'));
+            let text = format!("FROM {shown}{}", at.unwrap_or_default());
+            self.announce(&stage.from, Some(number), Some(text)).await?;
+            self.tell(Told::Cached).await?;
+        }
+        self.based(&image)
+    }
+
+    /// The lines that a stage's base brings, taken from its state.
+    pub fn triggers(&self, state: &mut State, ground: &Ground) -> Result<Vec<Line>> {
         state.config.container = String::new();
         state.config.docker_version = String::new();
         state.config.comment = String::new();
-        let triggers = match base_stage {
-            Some(_) => Vec::new(),
-            None => std::mem::take(&mut state.run_mut().on_build),
-        };
-        Ok((state, triggers))
+        if matches!(ground, Ground::Stage(_)) {
+            return Ok(Vec::new());
+        }
+        let number = self.job.plan.stages[self.index].from.number;
+        let triggers = std::mem::take(&mut state.run_mut().on_build);
+        triggers.iter().map(|text| crate::parse::trigger(text, number, self.job.escape)).collect()
     }
 
     async fn dispatch(&mut self, state: &mut State, line: &Line) -> Result<()> {
         match line.keyword {
-            "ARG" => self.arg(state, line).await,
+            "ARG" => {
+                let text = self.declare(state, line)?;
+                self.metadata(state, text).await
+            }
+            "WORKDIR" if self.unmade => self.apply(state, line).and(Err(Error::NotMade)),
+            "RUN" | "COPY" | "ADD" if self.unmade => Err(Error::NotMade),
             "RUN" => self.run(state, line).await,
             "COPY" | "ADD" => {
                 let keyword = line.keyword;
@@ -384,7 +454,8 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    async fn arg(&mut self, state: &mut State, line: &Line) -> Result<()> {
+    /// Declares the arguments of an `ARG`, and returns the text for the history.
+    pub fn declare(&self, state: &mut State, line: &Line) -> Result<String> {
         let (mut shown, mut bytes) = (Vec::new(), 0);
         for word in words::split(&line.arguments, self.job.escape) {
             let (name, default) = match word.split_once('=') {
@@ -404,11 +475,16 @@ impl<'a> Stage<'a> {
             state.args.insert(name.clone(), value);
             self.job.consumed.lock().insert(name);
         }
-        self.metadata(state, format!("ARG {}", shown.join(" "))).await
+        Ok(format!("ARG {}", shown.join(" ")))
     }
 }
 
+/// A reference as it is shown.
+fn shown_name(name: &str) -> String {
+    reference::parse_tagged(name).map_or_else(|_| name.to_string(), |r| r.to_string())
+}
+
 /// What a stage takes over from another.
-fn inherited(other: &State) -> State {
+pub(crate) fn inherited(other: &State) -> State {
     State { args: BTreeMap::new(), made: Vec::new(), cmd_set: false, ..other.clone() }
 }

@@ -12,6 +12,8 @@ use crate::cache::Made;
 #[derive(Debug, Clone)]
 pub(crate) struct StepRecord {
     pub key: String,
+    /// Of a step that takes files of another stage: what else it is found by.
+    pub definition: Option<String>,
     pub description: String,
     pub made: Made,
 }
@@ -140,8 +142,8 @@ impl State {
     }
 
     /// Remembers how the last step can be found again.
-    pub fn record(&mut self, key: String, description: String, made: &Made) {
-        self.steps.push(StepRecord { key, description, made: made.clone() });
+    pub fn record(&mut self, key: String, definition: Option<String>, description: String, made: &Made) {
+        self.steps.push(StepRecord { key, definition, description, made: made.clone() });
     }
 
     /// As an image to be stored; `parent` is remembered as its parent.

@@ -1,26 +1,27 @@
-//! The steps that bring files: `RUN`, `WORKDIR`, `COPY` and `ADD`.
+//! The steps that bring files: `RUN` and `WORKDIR`, and what `COPY` and `ADD` share with them.
+//!
+//! Each is read first, which looks at no other stage's files, and then carried out, unless its result is known.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use image::{Config, ImageStore, Layer};
+use image::{Config, ImageStore, Layer, Platform};
 
 use crate::cache::{self, Made};
 use crate::context::{Named, Tree};
-use crate::copy::{self, From, Source, Target};
+use crate::copy;
 use crate::error::{Error, Result};
 use crate::flight::Work;
-use crate::instruction::{self, Command};
+use crate::instruction::Command;
 use crate::job::PREDEFINED;
 use crate::mounts::{self, Mounts, Script};
 use crate::parse::{self, Line};
-use crate::pattern::Ignore;
 use crate::report::Told;
 use crate::runner::Step;
 use crate::stage::Stage;
 use crate::state::State;
-use crate::{blocking, download, plan, remote};
+use crate::{blocking, plan};
 
 /// A step's snapshot, discarded unless it is sealed.
 pub(crate) struct Scratch {
@@ -81,32 +82,76 @@ impl Origin {
         }
     }
 
-    fn ignore(&self) -> Option<&Ignore> {
+    /// The context that it is.
+    pub fn tree(&self) -> Option<&Tree> {
         match self {
-            Origin::Tree(tree) => Some(&tree.ignore),
+            Origin::Tree(tree) => Some(tree),
             Origin::Layers(_) => None,
         }
     }
 }
 
+/// What a `--from` or `from=` names.
+#[derive(Clone)]
+pub(crate) enum Place {
+    /// Files that are here.
+    Here(Origin),
+    /// Those of an earlier stage, which may not be made.
+    Stage(usize),
+}
+
 impl Stage<'_> {
     /// What a `--from` or `from=` names: a stage, something that the build was given, or an image.
-    pub async fn origin(&self, name: &str) -> Result<Origin> {
+    pub async fn place(&self, name: &str) -> Result<Place> {
         let job = self.job;
-        match job.contexts.named(name).await? {
-            Some(Named::Tree(tree)) => return Ok(Origin::Tree(tree)),
-            Some(Named::State(state)) => return Ok(Origin::Layers(state.layers.clone())),
-            Some(Named::Image(image)) => return self.image_origin(&image).await,
-            None => {}
-        }
-        match plan::find(&job.plan.stages, name, self.index) {
-            Some(n) => Ok(Origin::Layers(job.earlier(n).await?.layers.clone())),
+        Ok(Place::Here(match job.contexts.named(name).await? {
+            Some(Named::Tree(tree)) => Origin::Tree(tree),
+            Some(Named::State(state)) => Origin::Layers(state.layers.clone()),
+            Some(Named::Image(image)) => self.image_origin(&image).await?,
+            None => return self.stage_or_image(name).await,
+        }))
+    }
+
+    async fn stage_or_image(&self, name: &str) -> Result<Place> {
+        match plan::find(&self.job.plan.stages, name, self.index) {
+            Some(n) => Ok(Place::Stage(n)),
             None if name.parse::<usize>().is_ok() => Err(Error::Step(format!(
                 "invalid from flag value {name}: refers to current build stage or a later one"
             ))),
-            None if name == "scratch" => Ok(Origin::Layers(Vec::new())),
-            None => self.image_origin(name).await,
+            None if name == "scratch" => Ok(Place::Here(Origin::Layers(Vec::new()))),
+            None => Ok(Place::Here(self.image_origin(name).await?)),
         }
+    }
+
+    /// The files that are there, made if need be.
+    pub async fn files(&self, place: &Place) -> Result<Origin> {
+        match place {
+            Place::Here(origin) => Ok(origin.clone()),
+            Place::Stage(_) if self.known_only => Err(Error::NotMade),
+            Place::Stage(n) => {
+                self.wanted();
+                Ok(Origin::Layers(self.job.earlier(*n).await?.layers.clone()))
+            }
+        }
+    }
+
+    /// Asks for the stages that this step and those after it take files of: a step that is not known makes what comes
+    /// after it new.
+    fn wanted(&self) {
+        let stages = &self.job.plan.stages;
+        plan::sources(stages, self.index, self.line).for_each(|n| self.job.want(n));
+    }
+
+    /// What is known of a step by its definition: its key, and what came out.
+    pub async fn known_by(
+        &self,
+        definition: Option<&String>,
+        state: &State,
+        created_by: &str,
+    ) -> Result<Option<(String, Made)>> {
+        let Some(definition) = definition.filter(|_| !self.no_cache()) else { return Ok(None) };
+        let Some(key) = self.job.builder.cache.key_of(definition)? else { return Ok(None) };
+        Ok(self.known(&key, state, created_by).await?.map(|made| (key, made)))
     }
 
     async fn image_origin(&self, name: &str) -> Result<Origin> {
@@ -115,7 +160,7 @@ impl Stage<'_> {
     }
 
     /// Takes a step from the cache or from another build, or does it.
-    async fn done(
+    pub async fn done(
         &self,
         key: &str,
         state: &State,
@@ -131,6 +176,10 @@ impl Stage<'_> {
 
     /// Does a step that is not in the cache, or waits for another build that does it.
     async fn fly(&self, key: &str, description: &str, work: Work) -> Result<Made> {
+        if self.known_only {
+            return Err(Error::NotMade);
+        }
+        self.wanted();
         let builder = self.job.builder.clone();
         let shared = (!self.no_cache()).then_some(key);
         let (own_key, description, again) = (key.to_string(), description.to_string(), shared.is_none());
@@ -148,7 +197,8 @@ impl Stage<'_> {
         self.job.builder.flights.run(shared, remembering, |piece| self.tell(Told::Output(piece))).await
     }
 
-    pub async fn run(&mut self, state: &mut State, line: &Line) -> Result<()> {
+    /// Reads a `RUN`.
+    pub async fn read_run(&self, state: &State, line: &Line) -> Result<Run> {
         let job = self.job;
         let flag = |name: &str| line.flags.iter().find(|(n, _)| n == name).and_then(|(_, v)| v.as_deref());
         let allows = |entitlement| job.holder.as_ref().is_some_and(|h| h.allows(entitlement));
@@ -200,28 +250,9 @@ impl Stage<'_> {
             created_by = format!("RUN {created_by} # buildkit");
         }
         let wanted = mounts::parse(line, &state.run().working_dir, |w| self.expand(state, w))?;
-        let mut mounts = Mounts::plan(self, wanted).await?;
-        let config = state.run().clone();
-        let key = {
-            let visible: Vec<String> =
-                config.env.iter().cloned().chain(shown.iter().map(ToString::to_string)).collect();
-            let list = |l: &[String]| serde_json::to_vec(l).map_err(image::Error::from);
-            cache::key(&[
-                b"run",
-                state.chain().as_bytes(),
-                &list(&args)?,
-                script.as_ref().map(|s| s.content.as_str()).unwrap_or_default().as_bytes(),
-                &list(&visible)?,
-                config.working_dir.as_bytes(),
-                config.user.as_bytes(),
-                network.as_bytes(),
-                &list(&job.options.extra_hosts)?,
-                mounts.key().await?.as_bytes(),
-                job.platform.to_string().as_bytes(),
-                &[u8::from(privileged)],
-            ])
-        };
-        mounts.script(script);
+        let config = state.run();
+        let visible: Vec<String> =
+            config.env.iter().cloned().chain(shown.iter().map(ToString::to_string)).collect();
         let mut env = config.env.clone();
         env.extend(declared.iter().cloned());
         for (name, value) in &job.given {
@@ -229,9 +260,8 @@ impl Stage<'_> {
                 env.push(format!("{name}={value}"));
             }
         }
-        let id = base::rng::hex(32);
         let step = Step {
-            id: id.clone(),
+            id: base::rng::hex(32),
             args,
             env,
             working_dir: config.working_dir.clone(),
@@ -245,12 +275,36 @@ impl Stage<'_> {
             cgroup_parent: job.options.cgroup_parent.clone(),
             privileged,
         };
+        let script_text = script.as_ref().map(|s| s.content.as_str()).unwrap_or_default();
+        let said = said(&step, &visible, script_text, &job.platform)?;
+        let mounts = Mounts::plan(self, wanted, script).await?;
+        Ok(Run { step, command, created_by, said, mounts })
+    }
+
+    pub async fn run(&mut self, state: &mut State, line: &Line) -> Result<()> {
+        let job = self.job;
+        let Run { step, command, created_by, said, mounts } = self.read_run(state, line).await?;
         let description = format!("mount / from exec {command}");
-        if let Some(made) = self.known(&key, state, &created_by).await? {
+        let definition = match mounts.take_of_stages() && !job.classic {
+            true => mounts.definition(self).await?.map(|mounts| run_key(&state.chain(), &said, &mounts)),
+            false => None,
+        };
+        if let Some((key, made)) = self.known_by(definition.as_ref(), state, &created_by).await? {
             self.commit(state, &made, created_by)?;
-            state.record(key, description, &made);
+            state.record(key, definition, description, &made);
             return Ok(());
         }
+        let mounts = mounts.settle(self).await?;
+        let key = run_key(&state.chain(), &said, &mounts.key().await?);
+        if let Some(definition) = &definition {
+            job.builder.cache.define(definition, &key);
+        }
+        if let Some(made) = self.known(&key, state, &created_by).await? {
+            self.commit(state, &made, created_by)?;
+            state.record(key, definition, description, &made);
+            return Ok(());
+        }
+        let id = step.id.clone();
         self.tell(Told::Running(id.clone())).await?;
         let (builder, layers, classic) = (job.builder.clone(), state.layers.clone(), job.classic);
         let holder = job.holder.clone();
@@ -280,7 +334,7 @@ impl Stage<'_> {
         let made = self.fly(&key, &description, work).await?;
         self.tell(Told::Ran(id)).await?;
         self.commit(state, &made, created_by)?;
-        state.record(key, description, &made);
+        state.record(key, definition, description, &made);
         Ok(())
     }
 
@@ -290,12 +344,7 @@ impl Stage<'_> {
         let path = PathBuf::from(&state.run().working_dir);
         // Whose it becomes: the classic builder's are root's.
         let user = if self.job.classic { String::new() } else { state.run().user.clone() };
-        let key = cache::key(&[
-            b"workdir",
-            state.chain().as_bytes(),
-            path.as_os_str().as_encoded_bytes(),
-            user.as_bytes(),
-        ]);
+        let key = workdir_key(&state.chain(), &state.run().working_dir, &user);
         let (builder, layers) = (self.job.builder.clone(), state.layers.clone());
         let work: Work = Box::new(move |_, _| {
             Box::pin(async move {
@@ -329,213 +378,64 @@ impl Stage<'_> {
         });
         let made = self.done(&key, state, &created_by, &text, work).await?;
         self.commit(state, &made, created_by)?;
-        state.record(key, text, &made);
-        Ok(())
-    }
-
-    pub async fn copy(&mut self, state: &mut State, line: &Line) -> Result<()> {
-        let job = self.job;
-        let flag = |name: &str| line.flags.iter().find(|(n, _)| n == name).and_then(|(_, v)| v.as_deref());
-        let switch = |name: &str| switch(line, name);
-        let (source_words, dest) = instruction::sources(line, job.escape).map_err(Error::Step)?;
-        let dest = self.expand(state, &dest)?;
-        let mut found = Vec::new();
-        for heredoc in &line.heredocs {
-            if Path::new(&heredoc.name).file_name() != Some(heredoc.name.as_ref()) {
-                return Err(Error::Step(format!(
-                    "here-document {:?}: its name is that of a file, without folders",
-                    heredoc.name
-                )));
-            }
-            let content = if heredoc.expand {
-                self.expand_text(state, &heredoc.content)?
-            } else {
-                heredoc.content.clone()
-            };
-            found.push(Source::Inline { name: heredoc.name.clone(), content });
-        }
-        let checksum = flag("checksum").map(|c| self.expand(state, c)).transpose()?;
-        let mut paths = Vec::new();
-        let mut clones: Vec<Arc<Tree>> = Vec::new();
-        for word in &source_words {
-            let word = self.expand(state, word)?;
-            if line.keyword == "ADD"
-                && let Some(git) = remote::Git::parse(&word)
-            {
-                clones.push(Arc::new(git.checkout(&job.builder.scratch, switch("keep-git-dir")?).await?));
-            } else if line.keyword == "ADD" && (word.starts_with("http://") || word.starts_with("https://")) {
-                let got = download::get(&word, &job.builder.scratch).await.map_err(Error::Step)?;
-                if let Some(wanted) = &checksum {
-                    let file = got.file.reopen()?;
-                    let digest = blocking(move || copy::digest_of_file(file)).await?;
-                    if digest != *wanted {
-                        return Err(Error::Step(format!("digest mismatch {digest}: {wanted}")));
-                    }
-                }
-                if got.name.is_empty() && dest.ends_with('/') {
-                    return Err(Error::Step(format!("cannot determine filename from url: {word}")));
-                }
-                found.push(Source::Download { name: got.name, file: got.file, mtime: got.mtime });
-            } else {
-                paths.push(word);
-            }
-        }
-        if checksum.is_some() && !paths.is_empty() {
-            return Err(Error::Step("checksum can't be specified for non-HTTP(S) sources".into()));
-        }
-        let origin = match flag("from") {
-            Some(name) => self.origin(&self.expand(state, name)?).await?,
-            // Without paths no file of the context is wanted, so it is not fetched.
-            None if paths.is_empty() => Origin::Tree(Arc::new(remote::at(job.builder.scratch.clone()))),
-            None => Origin::Tree(job.contexts.main().await?),
-        };
-        let mut excludes = Vec::new();
-        for (_, value) in line.flags.iter().filter(|(n, _)| n == "exclude") {
-            excludes.push(self.expand(state, value.as_deref().unwrap_or_default())?);
-        }
-        let exclude = if excludes.is_empty() {
-            None
-        } else {
-            Some(Ignore::parse(&excludes.join("\n")).map_err(Error::Step)?)
-        };
-        let parents = switch("parents")?;
-        let images = job.builder.images.clone();
-        let (clones_in, classic) = (clones.clone(), job.classic);
-        let (origin, root, sources, digest) = blocking(move || {
-            let root = origin.root(&images)?;
-            let from = From { root: &root, ignore: origin.ignore(), exclude: exclude.as_ref(), parents };
-            let mut all = found;
-            for word in &paths {
-                if classic && origin.ignore().is_some() && copy::escapes(word) {
-                    return Err(Error::Step(format!("forbidden path outside the build context: {word} ()")));
-                }
-                all.extend(from.find(word).map_err(|e| missing(classic, word, e))?);
-            }
-            if all.is_empty() && clones_in.is_empty() {
-                return Err(Error::Step("no source files were specified".into()));
-            }
-            let mut digests = Vec::new();
-            if !all.is_empty() {
-                digests.push(from.digest(&all).map_err(Error::Step)?);
-            }
-            for clone in &clones_in {
-                let root = clone.open()?;
-                let from = From { root: &root, ignore: None, exclude: exclude.as_ref(), parents: false };
-                let all = from.find(".").map_err(Error::Step)?;
-                digests.push(from.digest(&all).map_err(Error::Step)?);
-            }
-            Ok((origin, (root, exclude), all, digests.join(",")))
-        })
-        .await?;
-        let written_as_folder =
-            dest.ends_with('/') || dest == "." || dest == ".." || dest.ends_with("/.") || parents;
-        if sources.len() + clones.len() > 1 && !written_as_folder {
-            return Err(Error::Step(format!(
-                "When using {} with more than one source file, the destination must be a directory and end with a /",
-                line.keyword
-            )));
-        }
-        let chown = flag("chown").map(|c| self.expand(state, c)).transpose()?;
-        let chmod = flag("chmod").map(|c| self.expand(state, c)).transpose()?;
-        let mode = chmod.as_deref().map(copy::mode).transpose().map_err(Error::Step)?;
-        let target_path = instruction::absolute(&state.run().working_dir, &dest);
-        // Files that don't depend on what is below them keep their cache when that changes.
-        let link = switch("link")? && chown.as_deref().is_none_or(copy::is_numeric);
-        let below = if link { Vec::new() } else { state.layers.clone() };
-        let slash = if written_as_folder && target_path != "/" { "/" } else { "" };
-        // What is not said: archives of the context are unpacked, downloaded ones are not.
-        let unpack_downloads = switch("unpack")?;
-        let said = line.flags.iter().any(|(name, _)| name == "unpack");
-        let unpack = if said { unpack_downloads } else { line.keyword == "ADD" };
-        let created_by = if job.classic {
-            let mut text = line.keyword.to_string();
-            for (name, value) in [("chown", &chown), ("chmod", &chmod)] {
-                if let Some(v) = value {
-                    text.push_str(&format!(" --{name}={v}"));
-                }
-            }
-            // The destination as a path of the image, because the working directory is part of what is done.
-            self.nop(state, &format!("{text} {digest} in {target_path}{slash} "))
-        } else {
-            let words = line.original.split_once(char::is_whitespace).map_or("", |(_, r)| r.trim());
-            let words = crate::words::expand_text(words, job.escape, &|n| state.lookup(n))
-                .unwrap_or_else(|_| words.to_string());
-            format!("{} {words} # buildkit", line.keyword)
-        };
-        let chain = below.iter().map(|l| l.diff_id.as_str()).collect::<Vec<_>>().join(",");
-        let key = cache::key(&[
-            b"copy",
-            chain.as_bytes(),
-            digest.as_bytes(),
-            target_path.as_bytes(),
-            slash.as_bytes(),
-            chown.as_deref().unwrap_or_default().as_bytes(),
-            // Which group a user has by name alone.
-            &[u8::from(classic && chown.is_some())],
-            chmod.as_deref().unwrap_or_default().as_bytes(),
-            &[u8::from(unpack), u8::from(unpack_downloads), u8::from(parents), u8::from(link)],
-        ]);
-        let builder = job.builder.clone();
-        let work: Work = Box::new(move |_, _| {
-            Box::pin(async move {
-                let scratch = Scratch::new(&builder.images, base::rng::hex(32), &below).await?;
-                let snapshot = builder.images.snapshot(&scratch.key)?;
-                blocking(move || {
-                    let merged = snapshot.mount(true)?;
-                    let owner = chown.as_deref().map(|c| copy::owner(&merged, c, classic)).transpose();
-                    let owner = owner.map_err(Error::Step)?;
-                    let target = Target {
-                        path: target_path,
-                        folder: written_as_folder,
-                        owner: owner.unwrap_or((0, 0)),
-                        owner_given: owner.is_some(),
-                        mode,
-                        unpack,
-                        unpack_downloads,
-                    };
-                    let (root, exclude) = &root;
-                    let from = From { root, ignore: origin.ignore(), exclude: exclude.as_ref(), parents };
-                    from.write(&sources, &merged, &target).map_err(Error::Step)?;
-                    for clone in &clones {
-                        let root = clone.open()?;
-                        let from =
-                            From { root: &root, ignore: None, exclude: exclude.as_ref(), parents: false };
-                        let all = from.find(".").map_err(Error::Step)?;
-                        from.write(&all, &merged, &target).map_err(Error::Step)?;
-                    }
-                    Ok(())
-                })
-                .await?;
-                Ok(Made { layer: scratch.seal().await?, created: base::clock::now() })
-            })
-        });
-        let description = created_by.trim_end_matches(" # buildkit").to_string();
-        let made = self.done(&key, state, &created_by, &description, work).await?;
-        self.commit(state, &made, created_by)?;
-        state.record(key, description, &made);
+        state.record(key, None, text, &made);
         Ok(())
     }
 }
 
-/// A source that is not there, in each builder's words.
-fn missing(classic: bool, word: &str, why: String) -> Error {
-    if classic || !why.ends_with("file does not exist") {
-        return Error::Step(why);
-    }
-    let path = image::archive::root::clean(&Path::new("/").join(word));
-    Error::Step(format!("failed to compute cache key: {:?}: not found", path.display().to_string()))
+/// A `RUN` with its variables resolved.
+pub(crate) struct Run {
+    step: Step,
+    command: String,
+    created_by: String,
+    /// A digest of all that is said of it.
+    pub said: String,
+    pub mounts: Mounts,
 }
 
-/// A flag that is there or not, or says so.
-fn switch(line: &Line, name: &str) -> Result<bool> {
-    match line.flags.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_deref()) {
-        None => Ok(false),
-        Some(None | Some("true" | "1")) => Ok(true),
-        Some(Some("false" | "0")) => Ok(false),
-        Some(Some(other)) => {
-            Err(Error::Step(format!("expecting boolean value for flag {name}, not: {other}")))
-        }
-    }
+/// A digest of what counts of a step, apart from its files. Each field is named here, so that a new one is thought of.
+fn said(step: &Step, visible: &[String], script: &str, platform: &Platform) -> Result<String> {
+    let Step {
+        // A name of its own each time.
+        id: _,
+        args,
+        // Of the environment counts what is visible: proxies are this machine's affair.
+        env: _,
+        working_dir,
+        user,
+        network_mode,
+        extra_hosts,
+        // They have a key of their own.
+        mounts: _,
+        // Limits say how much a step may take, not what it makes.
+        shm_size: _,
+        resources: _,
+        ulimits: _,
+        cgroup_parent: _,
+        privileged,
+    } = step;
+    let list = |l: &[String]| serde_json::to_vec(l).map_err(image::Error::from);
+    Ok(cache::key(&[
+        &list(args)?,
+        script.as_bytes(),
+        &list(visible)?,
+        working_dir.as_bytes(),
+        user.as_bytes(),
+        network_mode.as_bytes(),
+        &list(extra_hosts)?,
+        platform.to_string().as_bytes(),
+        &[u8::from(*privileged)],
+    ]))
+}
+
+/// The key of a `RUN` above files of that name.
+pub(crate) fn run_key(below: &str, said: &str, mounts: &str) -> String {
+    cache::key(&[b"run", below.as_bytes(), said.as_bytes(), mounts.as_bytes()])
+}
+
+/// The key of a `WORKDIR` above files of that name.
+pub(crate) fn workdir_key(below: &str, path: &str, user: &str) -> String {
+    cache::key(&[b"workdir", below.as_bytes(), path.as_bytes(), user.as_bytes()])
 }
 
 /// The command of a `RUN`, here-documents included; and a script that has to be there as a file, because it names its

@@ -130,11 +130,11 @@ async fn every_instruction() {
 #[tokio::test(flavor = "multi_thread")]
 async fn stages_and_triggers() {
     let Some(w) = world().await else { return };
-    let multi = "ARG V=1.0\nFROM base:${V} as builder\nRUN echo built > /out\nFROM base:1.0 AS unused\nRUN false\nFROM scratch\nCOPY --from=builder /out /out\nCOPY --from=0 /bin/busybox /bin/cat\nCOPY --from=base:1.0 /etc/passwd /p\nENTRYPOINT [\"/bin/cat\",\"/out\"]\n";
+    let multi = "ARG V=1.0\nFROM base:${V} as builder\nRUN echo built > /out\nFROM base:1.0 AS unused\nRUN true\nFROM scratch\nCOPY --from=builder /out /out\nCOPY --from=0 /bin/busybox /bin/cat\nCOPY --from=base:1.0 /etc/passwd /p\nENTRYPOINT [\"/bin/cat\",\"/out\"]\n";
     let (id, text) = w.build(&[("Dockerfile", multi)], tagged("multi")).await;
     id.unwrap();
     assert!(
-        text.contains("Step 1/8 : ARG V=1.0\n") && text.contains("Step 4/8 : FROM scratch\n ---> \n"),
+        text.contains("Step 1/10 : ARG V=1.0\n") && text.contains("Step 6/10 : FROM scratch\n ---> \n"),
         "{text}"
     );
     assert_eq!(w.read("multi", "/out").as_deref(), Some("built\n"));
@@ -165,12 +165,14 @@ async fn arguments_labels_heredocs_and_quiet() {
     let file = "FROM base:1.0\nARG who=x\nARG http_proxy\nRUN echo $who\nCOPY <<EOF <<'RAW' /d/\nhi $who\nEOF\nhi $who\nRAW\nRUN <<S\necho script > /s\nS\n";
     let options = Options {
         build_args: args(&[("who", "me"), ("nope", "1"), ("HTTP_PROXY", "p")]),
-        labels: [("k".to_string(), "v $x \"q\"".to_string())].into(),
+        labels: [("k", "v $x \"q\""), ("a", "b")].map(|(k, v)| (k.to_string(), v.to_string())).into(),
         ..tagged("args")
     };
     let (id, text) = w.build(&[("Dockerfile", file)], options).await;
     id.unwrap();
     assert!(text.contains("[Warning] One or more build-args [nope] were not consumed\n"), "{text}");
+    let labels = ["Step 7/8 : LABEL a=b\n", "Step 8/8 : LABEL k=v $x \"q\"\n"];
+    assert!(labels.iter().all(|step| text.contains(step)), "{text}");
     assert_eq!(w.read("args", "/d/EOF").as_deref(), Some("hi me\n"));
     assert_eq!(w.read("args", "/d/RAW").as_deref(), Some("hi $who\n"));
     let image = w.images.get("args").unwrap();
@@ -438,4 +440,29 @@ async fn documents_with_names_of_files() {
     w.build(&[("Dockerfile", file)], tagged("names")).await.0.unwrap();
     assert_eq!(w.read("names", "/d/robots.txt").as_deref(), Some("r\n"));
     assert_eq!(w.read("names", "/d/humans.txt").as_deref(), Some("h\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn triggers_keep_their_here_documents() {
+    let Some(w) = world().await else { return };
+    let base = "FROM base:1.0\nONBUILD COPY <<a <<-b /d/\none\na\n\ttwo\n\tb\nONBUILD RUN <<EOF\necho x > made.txt\nEOF\n";
+    w.build(&[("Dockerfile", base)], tagged("with-triggers")).await.0.unwrap();
+    let triggers = w.images.get("with-triggers").unwrap().run_config().on_build.clone();
+    assert_eq!(triggers, ["COPY <<a <<-b /d/\none\na\ntwo\nb", "RUN <<EOF\necho x > made.txt\nEOF"]);
+    w.build(&[("Dockerfile", "FROM with-triggers\n")], tagged("triggered")).await.0.unwrap();
+    assert_eq!(w.read("triggered", "/d/a").as_deref(), Some("one\n"));
+    assert_eq!(w.read("triggered", "/d/b").as_deref(), Some("two\n"));
+    let ran = w.runner.steps.lock().last().unwrap().args.last().cloned();
+    assert_eq!(ran.as_deref(), Some("echo x > made.txt\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_classic_builder_does_every_stage_up_to_the_target() {
+    let Some(w) = world().await else { return };
+    let file =
+        "FROM base:1.0 AS other\nRUN true\nFROM base:1.0 AS last\nRUN echo x\nFROM base:1.0\nRUN false\n";
+    let options = Options { target: "last".into(), ..Options::default() };
+    let (id, text) = w.build(&[("Dockerfile", file)], options).await;
+    id.unwrap();
+    assert!(text.contains("Step 2/4 : RUN true") && text.contains("Step 4/4 : RUN echo x"), "{text}");
 }

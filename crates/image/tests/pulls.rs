@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use common::{HOLD, INDEX, MANIFEST, Made, ended, entry, gzip, impatient, made, ok, pull, registry, reply};
 use image::archive::compress::{digest_as, digest_of};
-use image::archive::tar::Kind;
+use image::archive::tar::{self, Kind};
 use image::registry::{BlobStream, Document, Registry, Remote};
 use image::{Auth, Error, ImageStore, RegistryConfig, reference};
 use parking_lot::Mutex;
@@ -461,6 +461,103 @@ async fn credentials_are_for_the_registry_alone() {
     assert!(strays.is_empty(), "{strays:?}");
 }
 
+/// An archive leaves as it came, and so does what of it goes to a registry.
+#[tokio::test(flavor = "multi_thread")]
+async fn layouts_are_saved_and_pushed_byte_for_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(dir.path()).await.unwrap();
+    let files = |archive: &[u8]| {
+        let (mut reader, mut all) = (tar::Reader::new(archive), HashMap::new());
+        while let Some(e) = reader.next_entry().unwrap() {
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut reader, &mut bytes).unwrap();
+            all.insert(String::from_utf8(e.path).unwrap(), bytes);
+        }
+        all
+    };
+    let save = async |id: &str| {
+        let file = dir.path().join("saved.tar");
+        store.save(&[id.to_string()], tokio::fs::File::create(&file).await.unwrap()).await.unwrap();
+        std::fs::read(file).unwrap()
+    };
+    let copies = || std::fs::read_dir(dir.path().join("images/blobs/sha256")).unwrap().count();
+    for compressed in [true, false] {
+        let mut m = made();
+        if !compressed {
+            let plain = m.plain();
+            let manifest = String::from_utf8(m.manifest).unwrap();
+            let manifest =
+                manifest.replace("tar+gzip", "tar").replace(&digest_of(&m.layer), &digest_of(&plain));
+            let sizes = (format!(r#""size":{}}}]"#, m.layer.len()), format!(r#""size":{}}}]"#, plain.len()));
+            (m.manifest, m.layer) = (manifest.replace(&sizes.0, &sizes.1).into_bytes(), plain);
+        }
+        let there = Memory::of(&m, "sha256:");
+        let blob =
+            |bytes: &[u8]| entry(format!("blobs/{}", digest_of(bytes).replace(':', "/")), Kind::File, bytes);
+        let index = format!(
+            r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{MANIFEST}","digest":"{}","size":{},"annotations":{{"org.opencontainers.image.ref.name":"one.example/app:1"}}}}]}}"#,
+            digest_of(&m.manifest),
+            m.manifest.len()
+        );
+        let parts =
+            |last: Vec<u8>| ended([blob(&m.layer), blob(&m.config), blob(&m.manifest), last].concat());
+        let archive = parts(entry("index.json", Kind::File, index.as_bytes()));
+        // What is not an image keeps nothing.
+        let nothing = parts(entry("index.json", Kind::File, b"{\"schemaVersion\":2,\"manifests\":[]}"));
+        store.load(Cursor::new(nothing), None).await.unwrap();
+        assert_eq!(copies(), 0);
+        let image = store.load(Cursor::new(archive.clone()), None).await.unwrap().remove(0).image;
+        assert_eq!(copies(), usize::from(compressed));
+        let saved = save(&image.id).await;
+        let (came, goes) = (files(&archive), files(&saved));
+        for (path, bytes) in came.iter().filter(|(path, _)| path.starts_with("blobs/")) {
+            assert_eq!(goes.get(path), Some(bytes), "{path}");
+        }
+        assert!(String::from_utf8_lossy(&goes["index.json"]).contains(&digest_of(&m.manifest)));
+        let elsewhere = Memory::default();
+        let tag = reference::parse("two.example/app:1").unwrap();
+        store.push_to(&elsewhere, &tag, &image, &sink()).await.unwrap();
+        assert_eq!(elsewhere.manifests.lock()["1"], there.manifests.lock()["1"]);
+        assert_eq!(*elsewhere.blobs.lock(), *there.blobs.lock());
+        // What we saved is loaded like that, also where the image is already and the copy is not.
+        store.drop_copies(u64::MAX).await.unwrap();
+        assert_eq!(copies(), 0);
+        let mixed = Memory::default();
+        store.push_to(&mixed, &tag, &image, &sink()).await.unwrap();
+        store.load(Cursor::new(saved.clone()), None).await.unwrap();
+        let image = store.get(&image.id).unwrap();
+        store.push_to(&mixed, &tag, &image, &sink()).await.unwrap();
+        assert_eq!(
+            mixed.manifests.lock()["1"],
+            there.manifests.lock()["1"],
+            "what else is there does not count"
+        );
+        assert_eq!(files(&save(&image.id).await), goes);
+        store.remove(&image.id, true, true, &|_| None).await.unwrap();
+        assert_eq!(copies(), 0);
+        let again = store.load(Cursor::new(saved), None).await.unwrap().remove(0).image;
+        assert_eq!(files(&save(&again.id).await).len(), goes.len());
+        assert_eq!(store.verify().await.unwrap(), Vec::<String>::new());
+        store.remove(&image.id, true, true, &|_| None).await.unwrap();
+    }
+}
+
+/// A blob that is not what its name says, or breaks off, leaves nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_archive_lies_about_is_not_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(dir.path()).await.unwrap();
+    let m = made();
+    let name = format!("blobs/{}", digest_of(b"another").replace(':', "/"));
+    let lie = ended(entry(name.clone(), Kind::File, &m.layer));
+    assert!(store.load(Cursor::new(lie.clone()), None).await.is_err());
+    assert!(store.load(Cursor::new(lie[..200_000].to_vec()), None).await.is_err());
+    for folder in ["sha256", "partial/sha256"] {
+        let left = std::fs::read_dir(dir.path().join("images/blobs").join(folder)).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "{folder}");
+    }
+}
+
 /// Several layers with large windows, which are undone one after the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn layers_with_large_windows_wait_for_each_other() {
@@ -486,6 +583,14 @@ async fn layers_with_large_windows_wait_for_each_other() {
     let manifest = serde_json::json!({"schemaVersion": 2, "mediaType": MANIFEST,
         "config": part("config.v1+json", config.as_bytes()), "layers": parts})
     .to_string();
+    let blob =
+        |bytes: &[u8]| entry(format!("blobs/{}", digest_of(bytes).replace(':', "/")), Kind::File, bytes);
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [{"mediaType": MANIFEST,
+        "digest": digest_of(manifest.as_bytes()), "size": manifest.len()}]});
+    let mut archive: Vec<u8> = layers.iter().flat_map(|(_, b)| blob(b)).collect();
+    archive.extend([blob(config.as_bytes()), blob(manifest.as_bytes())].concat());
+    archive.extend(entry("index.json", Kind::File, index.to_string().as_bytes()));
+    let archive = ended(archive);
     let address = registry(move |head, _| {
         let blob = layers.iter().map(|(_, b)| b.as_slice()).chain([config.as_bytes()]);
         let blob = blob.into_iter().find(|b| head.contains(&digest_of(b)));
@@ -493,5 +598,26 @@ async fn layers_with_large_windows_wait_for_each_other() {
     })
     .await;
     let store = ImageStore::open(dir.path()).await.unwrap();
+    assert_eq!(pull(&store, &address).await.unwrap().diff_ids().len(), 4);
+
+    // So are those of archives, which may have such a window themselves. Whoever has a turn waits for nobody who sends.
+    let mut zstd = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    zstd.window_log(26).unwrap();
+    std::io::Write::write_all(&mut zstd, &archive).unwrap();
+    let whole = zstd.finish().unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(other.path()).await.unwrap();
+    let (mut stalled, held) = tokio::io::duplex(1 << 16);
+    tokio::io::AsyncWriteExt::write_all(&mut stalled, &whole[..1000]).await.unwrap();
+    let waiting = {
+        let store = store.clone();
+        tokio::spawn(async move { store.load(held, None).await })
+    };
+    let loads = [whole.clone(), archive, whole].map(|bytes| store.load(Cursor::new(bytes), None));
+    for loaded in futures::future::join_all(loads).await {
+        assert_eq!(loaded.unwrap()[0].image.diff_ids().len(), 4);
+    }
+    drop(stalled);
+    assert!(waiting.await.unwrap().is_err());
     assert_eq!(pull(&store, &address).await.unwrap().diff_ids().len(), 4);
 }

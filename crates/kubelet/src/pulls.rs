@@ -4,8 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use image::{Auth, Image};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -153,27 +151,8 @@ async fn pull(context: &Context, pod: &Pod, name: &str) -> Result<Arc<Image>, im
 /// The credentials for a registry in a Secret of type `kubernetes.io/dockerconfigjson` or `kubernetes.io/dockercfg`.
 fn credentials(data: &std::collections::BTreeMap<String, Vec<u8>>, domain: &str) -> Option<Auth> {
     let parse = |key: &str| data.get(key).and_then(|d| serde_json::from_slice::<Value>(d).ok());
-    let auths = parse(".dockerconfigjson").map(|v| v["auths"].clone()).or_else(|| parse(".dockercfg"))?;
-    let host = |key: &str| {
-        let key = key.trim_start_matches("https://").trim_start_matches("http://");
-        let host = key.split('/').next().unwrap_or_default();
-        if host == "index.docker.io" { "docker.io".to_owned() } else { host.to_owned() }
-    };
-    let (_, entry) = auths.as_object()?.iter().find(|(key, _)| host(key) == domain)?;
-    let text = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
-    let (mut username, mut password) = (text("username"), text("password"));
-    if let Some(both) =
-        entry["auth"].as_str().and_then(|a| STANDARD.decode(a).ok()).and_then(|a| String::from_utf8(a).ok())
-        && let Some((user, pass)) = both.split_once(':')
-    {
-        (username, password) = (user.to_owned(), pass.to_owned());
-    }
-    Some(Auth {
-        username,
-        password,
-        identity_token: text("identitytoken"),
-        registry_token: text("registrytoken"),
-    })
+    let logins = parse(".dockerconfigjson").map(|mut v| v["auths"].take()).or_else(|| parse(".dockercfg"))?;
+    Auth::from_logins(logins.as_object()?, domain)
 }
 
 #[cfg(test)]

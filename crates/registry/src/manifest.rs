@@ -1,6 +1,7 @@
 //! The parts of a manifest or index that a registry looks at.
 
-use image::registry::manifest::{is_index, media};
+use image::registry::layer_type;
+use image::registry::manifest::is_index;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -88,8 +89,7 @@ impl Outline {
         }
         let elsewhere = |part: &&Part| {
             part.urls.as_ref().is_some_and(|u| !u.is_empty())
-                || part.media_type.contains("nondistributable")
-                || part.media_type == media::DOCKER_FOREIGN
+                || layer_type(&part.media_type).is_some_and(|kind| kind.elsewhere)
         };
         let parts = self.config.iter().chain(&self.layers).filter(|p| !elsewhere(p)).map(|p| &p.digest);
         parts.chain(self.fs_layers.iter().map(|l| &l.blob_sum)).map(|d| Digest::parse(d)).collect()

@@ -193,7 +193,8 @@ async fn tls_and_trust() {
 #[tokio::test(flavor = "multi_thread")]
 async fn quotas() {
     let dir = tempfile::tempdir().unwrap();
-    let held = 5 + manifest().len() as u64;
+    // A tag counts for a kilobyte.
+    let held = 5 + manifest().len() as u64 + 1024;
     let quota = Quota { total: Some(held + 7), repository: Some(held + 3) };
     let (address, _) = start(&dir.path().join("r"), |o| o.quota = quota).await;
     let base = format!("http://{address}");
@@ -226,8 +227,15 @@ async fn quotas() {
     // Manifests count as well.
     let refused = ask("PUT", &format!("{base}/v2/c/manifests/1"), None, manifest().as_bytes()).await;
     assert!(refused.status == 403 && refused.text.contains("the registry holds"), "{}", refused.text);
-    let again = ask("PUT", &format!("{base}/v2/a/manifests/2"), None, manifest().as_bytes()).await;
-    assert_eq!(again.status, 201, "a second tag takes no room");
+    // So do tags, by which anybody could fill the disk.
+    let tag = async |tag: &str| {
+        ask("PUT", &format!("{base}/v2/a/manifests/{tag}"), None, manifest().as_bytes()).await
+    };
+    let refused = tag("2").await;
+    assert!(refused.status == 403 && refused.text.contains("quota exceeded"), "{}", refused.text);
+    assert_eq!(tag("1").await.status, 201, "what is there takes no more room");
+    assert_eq!(ask("DELETE", &format!("{base}/v2/a/manifests/1"), None, b"").await.status, 202);
+    assert_eq!(tag("2").await.status, 201);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,11 +7,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use image::registry::Remote;
-use image::registry::manifest::media;
 use image::{Finished, History, ImageConfig, Layer, Platform, reference};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::control::{line, status};
@@ -19,7 +17,6 @@ use super::progress::Log;
 use super::proto::CacheOptionsEntry;
 use super::rpc::{self, INVALID, Status};
 use super::session::{Held, Session};
-use crate::blocking_on_stream;
 use crate::builder::Builder;
 use crate::cache::Made;
 use crate::error::{Error, Result};
@@ -32,6 +29,8 @@ const MEMBER: &str = "tug.build.cache.v0";
 #[derive(Serialize, Deserialize)]
 struct Step {
     key: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    definition: Option<String>,
     description: String,
     created: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -43,6 +42,7 @@ fn member(steps: &[StepRecord]) -> Result<serde_json::Value> {
         .iter()
         .map(|s| Step {
             key: s.key.clone(),
+            definition: s.definition.clone(),
             description: s.description.clone(),
             created: s.made.created,
             diff_id: s.made.layer.as_ref().map(|l| l.diff_id.clone()),
@@ -176,37 +176,10 @@ async fn to_client(
     let held = held.ok_or_else(|| Error::Session("a local cache needs a session to send it to".into()))?;
     let store = store_of(entry, "dest")?;
     let image = whole(state, all_of(entry))?;
-    let mut layers = Vec::new();
-    for layer in &image.layers {
-        let (tar, size) = builder.images.read_layer(layer)?;
-        let (near, far) = tokio::io::duplex(1 << 18);
-        let copy = blocking_on_stream(move || {
-            let (mut tar, mut out) = (tar, image::Bridge::new(near));
-            std::io::copy(&mut tar, &mut out)?;
-            Ok(out.shutdown()?)
-        });
-        let (copied, sent) = tokio::join!(copy, held.session.write_blob(&store, &layer.diff_id, size, far));
-        sent?;
-        copied?;
-        line.status(&format!("writing layer {}", layer.diff_id), size, size, true);
-        layers.push(json!({"mediaType": media::OCI_LAYER, "digest": layer.diff_id, "size": size}));
-    }
-    let (config, id) = image.encode()?;
-    let config_size = config.len();
-    held.session.write_blob(&store, &id, config_size as u64, config.as_slice()).await?;
-    line.status(&format!("writing config {id}"), 0, 0, true);
-    let manifest = json!({
-        "schemaVersion": 2,
-        "mediaType": media::OCI_MANIFEST,
-        "config": {"mediaType": media::OCI_CONFIG, "digest": id, "size": config_size},
-        "layers": layers,
-    });
-    let manifest = manifest.to_string();
-    let digest = image::archive::compress::digest_of(manifest.as_bytes());
-    held.session.write_blob(&store, &digest, manifest.len() as u64, manifest.as_bytes()).await?;
-    line.status(&format!("writing cache image manifest {digest}"), 0, 0, true);
-    let descriptor = json!({"mediaType": media::OCI_MANIFEST, "digest": digest, "size": manifest.len()});
-    Ok(HashMap::from([("cache.manifest".to_string(), descriptor.to_string())]))
+    let sent = super::layouts::send(builder, &held.session, &store, &image, line).await?;
+    line.status(&format!("writing cache image manifest {}", sent.digest), 0, 0, true);
+    let descriptor = serde_json::to_string(&sent).map_err(image::Error::from)?;
+    Ok(HashMap::from([("cache.manifest".to_string(), descriptor)]))
 }
 
 /// Reads what `to_client` wrote.
@@ -302,5 +275,8 @@ fn take(builder: &Arc<Builder>, config: &ImageConfig) {
             Some(_) => continue,
         };
         builder.cache.put(&step.key, &step.description, &Made { layer, created: step.created });
+        if let Some(definition) = &step.definition {
+            builder.cache.define(definition, &step.key);
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use base64::Engine as _;
 use image::archive::{TarOptions, root, tar_of};
 use image::{Platform, reference};
 use rustix::fs::OFlags;
@@ -69,6 +70,13 @@ fn truth(exporter: &Exporter, name: &str) -> bool {
     exporter.attrs.get(name).is_some_and(|v| matches!(v.as_str(), "true" | "1"))
 }
 
+/// What the results are to be called.
+fn names(exporter: &Exporter) -> Result<Vec<reference::Reference>> {
+    let names = exporter.attrs.get("name").map(String::as_str).unwrap_or_default();
+    let names = names.split(',').map(str::trim).filter(|n| !n.is_empty()).map(ToString::to_string);
+    crate::builder::tags(&names.collect::<Vec<_>>())
+}
+
 /// Makes the images and names them; their ids, the names' own first, and the names.
 async fn store(
     builder: &Arc<Builder>,
@@ -76,12 +84,7 @@ async fn store(
     exporter: &Exporter,
     line: &Line,
 ) -> Result<(Vec<String>, Vec<reference::Reference>)> {
-    let names: Vec<String> = exporter
-        .attrs
-        .get("name")
-        .map(|n| n.split(',').map(str::trim).filter(|n| !n.is_empty()).map(ToString::to_string).collect())
-        .unwrap_or_default();
-    let names = crate::builder::tags(&names)?;
+    let names = names(exporter)?;
     line.status("exporting layers", 0, 0, true);
     let images = parts.iter().map(|part| part.state.finished(None)).collect();
     let mut ids = builder.images.add(images, Vec::new()).await?;
@@ -193,9 +196,7 @@ async fn to_archive(
 ) -> Result<HashMap<String, String>> {
     let held = session(held, &exporter.kind)?;
     if exporter.attrs.get("tar").is_some_and(|t| t == "false") {
-        return Err(Error::Invalid(
-            "an unpacked layout (tar=false) is not written: export a tar and unpack it".into(),
-        ));
+        return to_layout(builder, held, parts, exporter, line).await;
     }
     let (ids, names) = store(builder, parts, exporter, line).await?;
     let wanted: Vec<String> = match names.as_slice() {
@@ -210,6 +211,43 @@ async fn to_archive(
     saved?;
     line.status("sending tarball", sent?, 0, true);
     Ok(response(&ids, None, &names))
+}
+
+/// The content store of the client's that takes a layout.
+const LAYOUT: &str = "export";
+
+/// Writes images into a layout of the client's, which puts them into its index.
+async fn to_layout(
+    builder: &Arc<Builder>,
+    held: &Held,
+    parts: &[Part],
+    exporter: &Exporter,
+    line: &Line,
+) -> Result<HashMap<String, String>> {
+    let names = names(exporter)?;
+    if exporter.kind == "docker" && parts.len() > 1 {
+        return Err(Error::Invalid(
+            "docker exporter does not currently support exporting manifest lists: use type=oci".into(),
+        ));
+    }
+    let mut manifests = Vec::new();
+    for part in parts {
+        let image = part.state.finished(None);
+        let mut sent = super::layouts::send(builder, &held.session, LAYOUT, &image, line).await?;
+        sent.platform = part.platform.as_ref().map(Into::into);
+        manifests.push(sent);
+    }
+    let top = match manifests.as_slice() {
+        [only] => only.clone(),
+        _ => super::layouts::send_index(&held.session, LAYOUT, manifests).await?,
+    };
+    line.status(&format!("exporting manifest {}", top.digest), 0, 0, true);
+    let ids = parts.iter().map(|p| Ok(p.state.finished(None).encode()?.1)).collect::<Result<Vec<_>>>()?;
+    let descriptor = serde_json::to_vec(&top).map_err(image::Error::from)?;
+    let descriptor = base64::engine::general_purpose::STANDARD.encode(descriptor);
+    let mut all = response(&ids, Some(top.digest), &names);
+    all.insert("containerimage.descriptor".into(), descriptor);
+    Ok(all)
 }
 
 /// Sends the files of results: into a folder, or as a tar. Of several platforms each has a folder of its own.

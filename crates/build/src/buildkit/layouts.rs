@@ -1,13 +1,15 @@
-//! Images that the client holds: read blob by blob from one of its content stores.
+//! Images in the client's content stores, read and written blob by blob.
 
 use std::sync::Arc;
 
 use image::registry::Document;
-use image::registry::manifest::{self, Manifest};
-use image::{ImageConfig, Layer, Platform};
+use image::registry::manifest::{self, Descriptor, Index, Manifest, media};
+use image::{Finished, ImageConfig, Layer, Platform};
 use tokio::io::AsyncReadExt;
 
+use super::progress::Line;
 use super::session::Session;
+use crate::blocking_on_stream;
 use crate::builder::Builder;
 use crate::error::{Error, Result};
 use crate::state::State;
@@ -66,6 +68,64 @@ pub(super) async fn image(
         layers.push(layer);
     }
     Ok((config, layers))
+}
+
+async fn write(session: &Session, store: &str, media_type: &str, bytes: &[u8]) -> Result<Descriptor> {
+    let (digest, size) = (image::archive::compress::digest_of(bytes), bytes.len() as u64);
+    session.write_blob(store, &digest, size, bytes).await?;
+    Ok(Descriptor { media_type: media_type.into(), digest, size, ..Descriptor::default() })
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Vec<u8>> {
+    Ok(serde_json::to_vec(value).map_err(image::Error::from)?)
+}
+
+/// Writes an image with uncompressed layers into one of the client's stores; its manifest, which the client puts into its
+/// index.
+pub(super) async fn send(
+    builder: &Arc<Builder>,
+    session: &Session,
+    store: &str,
+    image: &Finished,
+    line: &Line,
+) -> Result<Descriptor> {
+    let mut layers = Vec::new();
+    for layer in &image.layers {
+        let (tar, size) = builder.images.read_layer(layer)?;
+        let (near, far) = tokio::io::duplex(1 << 18);
+        let copy = blocking_on_stream(move || {
+            let (mut tar, mut out) = (tar, image::Bridge::new(near));
+            std::io::copy(&mut tar, &mut out)?;
+            Ok(out.shutdown()?)
+        });
+        let digest = layer.diff_id.clone();
+        let (copied, sent) = tokio::join!(copy, session.write_blob(store, &digest, size, far));
+        sent?;
+        copied?;
+        line.status(&format!("writing layer {digest}"), size, size, true);
+        let media_type = media::OCI_LAYER.into();
+        layers.push(Descriptor { media_type, digest, size, ..Descriptor::default() });
+    }
+    let config = write(session, store, media::OCI_CONFIG, &image.encode()?.0).await?;
+    line.status(&format!("writing config {}", config.digest), 0, 0, true);
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: media::OCI_MANIFEST.into(),
+        artifact_type: String::new(),
+        config,
+        layers,
+    };
+    write(session, store, media::OCI_MANIFEST, &json(&manifest)?).await
+}
+
+/// Writes an index of images that are in the store already.
+pub(super) async fn send_index(
+    session: &Session,
+    store: &str,
+    manifests: Vec<Descriptor>,
+) -> Result<Descriptor> {
+    let index = Index { schema_version: 2, media_type: media::OCI_INDEX.into(), manifests };
+    write(session, store, media::OCI_INDEX, &json(&index)?).await
 }
 
 /// What a stage stands on or copies from, of a source `//STORE[:TAG]@DIGEST`.

@@ -179,7 +179,7 @@ impl Session {
             to.send(request).await.map_err(|_| Error::Session("the client's session has ended".into()))?;
             match from.next::<WriteContentResponse>().await {
                 Ok(Some(_)) => {}
-                Ok(None) => return Err(Error::Session("the client took no more of the cache".into())),
+                Ok(None) => return Err(Error::Session("the client took no more of a blob".into())),
                 Err(s) if s.code == rpc::ALREADY_EXISTS => return Ok(()),
                 Err(s) => return Err(lost(s)),
             }

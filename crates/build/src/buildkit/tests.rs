@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 use super::SessionHead;
 use super::proto::{
     BytesMessage, DiskUsageRequest, DiskUsageResponse, Exporter, FrontendSolveRequest, FrontendSolveResponse,
-    GetSecretRequest, Packet, PacketType, PongResponse, ReturnRequest, SolveRequest, SolveResponse, Stat,
-    StatusRequest, StatusResponse,
+    GetSecretRequest, Packet, PacketType, PongResponse, ReadContentRequest, ReadContentResponse,
+    ReturnRequest, SolveRequest, SolveResponse, Stat, StatusRequest, StatusResponse, WriteAction,
+    WriteContentRequest, WriteContentResponse,
 };
 use super::rpc::{self, Answer, Call, Caller};
 use crate::{Builder, Output, Step, StepRunner};
@@ -80,12 +81,17 @@ enum Change {
     Left,
 }
 
+/// The store and the digest of a blob.
+type Blob = (String, String);
+
 /// The client's files by folder, and what was exported to it.
 #[derive(Clone, Default)]
 struct Client {
     change: Change,
     folders: Arc<BTreeMap<&'static str, Vec<(&'static str, &'static str)>>>,
     exported: Arc<Mutex<Vec<u8>>>,
+    /// Its content stores, by their names and the digests.
+    blobs: Arc<Mutex<BTreeMap<Blob, Vec<u8>>>>,
 }
 
 impl Client {
@@ -152,6 +158,30 @@ impl Client {
                     self.exported.lock().extend(m.data);
                 }
                 Ok(Answer::many(futures::stream::empty::<rpc::Result<BytesMessage>>()))
+            }
+            "/containerd.services.content.v1.Content/Write" => {
+                let store = call.header("buildkit-attachable-store-id").unwrap_or_default().to_string();
+                let (tx, rx) = mpsc::channel::<rpc::Result<WriteContentResponse>>(64);
+                tokio::spawn(async move {
+                    let mut data = Vec::new();
+                    while let Ok(request) = call.message::<WriteContentRequest>().await {
+                        data.extend(request.data);
+                        if request.action == WriteAction::Commit as i32 {
+                            assert_eq!(image::archive::compress::digest_of(&data), request.expected);
+                            self.blobs.lock().insert((store.clone(), request.expected), data.clone());
+                        }
+                        tx.send(Ok(WriteContentResponse::default())).await.unwrap();
+                    }
+                });
+                Ok(Answer::many(tokio_stream(rx)))
+            }
+            "/containerd.services.content.v1.Content/Read" => {
+                let store = call.header("buildkit-attachable-store-id").unwrap_or_default().to_string();
+                let request: ReadContentRequest = call.message().await?;
+                let data = self.blobs.lock()[&(store, request.digest)].clone();
+                let pieces =
+                    data.chunks(1000).map(|d| Ok(ReadContentResponse { data: d.to_vec(), offset: 0 }));
+                Ok(Answer::many(futures::stream::iter(pieces.collect::<Vec<rpc::Result<_>>>())))
             }
             other => Err(rpc::Status::new(rpc::UNIMPLEMENTED, other.to_string())),
         }
@@ -631,4 +661,120 @@ async fn a_cache_from_a_registry_leaves_names_and_images_alone() {
         assert_eq!(left, [own.as_str()]);
         assert_eq!(w.images.get(&name).is_ok_and(|image| image.id == own), tagged);
     }
+}
+
+const STAGES: &str = "FROM base:1 AS tools\nARG V=1\nWORKDIR /tools\nRUN tools $V\nFROM tools AS app\nCOPY f /src/f\nRUN make\n\
+FROM base:1 AS notes\nRUN notes\nFROM base:1\nCOPY --from=app /src /app\nRUN --mount=from=notes,target=/n finish\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_of_the_last_stage_alone_spares_the_others() {
+    let Some(w) = world().await else { return };
+    let folders =
+        BTreeMap::from([("dockerfile", vec![("Dockerfile", STAGES)]), ("context", vec![("f", "text")])]);
+    let client = Client { folders: Arc::new(folders), ..Client::default() };
+    let local = |attrs: &[(&str, &str)]| super::proto::CacheOptionsEntry {
+        kind: "local".into(),
+        attrs: attrs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
+    };
+    let run = async |w: &World, name: &str, cache: super::proto::CacheOptions, args: &[(&str, &str)]| {
+        let caller = w.connect(name, client.clone()).await;
+        let frontend_attrs = args.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let request =
+            SolveRequest { cache: Some(cache), frontend_attrs, ..solve(name, name, exporter("tar", &[])) };
+        let solved: SolveResponse = caller.unary("/moby.buildkit.v1.Control/Solve", &request).await.unwrap();
+        let all = w.status(&caller, name).await;
+        let ran: Vec<String> = w.runner.0.lock().drain(..).map(|s| s.args.last().unwrap().clone()).collect();
+        let lines: Vec<(String, bool)> = all
+            .vertexes
+            .into_iter()
+            .filter(|v| v.completed.is_some() && v.name.starts_with('['))
+            .filter(|v| !v.name.contains("internal"))
+            .map(|v| (v.name, v.cached && v.error.is_empty()))
+            .collect();
+        (solved.exporter_response, ran, lines)
+    };
+    let exports = vec![local(&[("dest", "c"), ("mode", "min")])];
+    let (response, ran, _) =
+        run(&w, "r1", super::proto::CacheOptions { exports, ..Default::default() }, &[]).await;
+    assert_eq!(ran.len(), 4, "{ran:?}");
+    let manifest: serde_json::Value = serde_json::from_str(&response["cache.manifest"]).unwrap();
+
+    // Elsewhere: nothing runs, and every step counts as done.
+    let other = world().await.unwrap();
+    let digest = manifest["digest"].as_str().unwrap();
+    let imports = || vec![local(&[("src", "c"), ("digest", digest)])];
+    let cache = || super::proto::CacheOptions { imports: imports(), ..Default::default() };
+    let (_, ran, lines) = run(&other, "r2", cache(), &[]).await;
+    assert!(ran.is_empty(), "{ran:?}");
+    for line in
+        ["[tools 2/3] WORKDIR /tools", "[app 2/2] RUN make", "[notes 2/2] RUN notes", "[stage-3 3/3] RUN"]
+    {
+        assert!(lines.iter().any(|(name, cached)| name.starts_with(line) && *cached), "{line}: {lines:?}");
+    }
+    // What another argument makes other is made, with what it stands on.
+    let (_, ran, _) = run(&other, "r3", cache(), &[("build-arg:V", "2")]).await;
+    assert!(["tools $V", "make"].iter().all(|c| ran.iter().any(|r| r == c)), "{ran:?}");
+    // Its files are the same as before.
+    assert!(!ran.iter().any(|c| c == "finish"), "{ran:?}");
+    // Whoever does not trust the cache of one stage has it made.
+    let (_, ran, _) = run(&other, "r4", cache(), &[("no-cache", "notes")]).await;
+    assert_eq!(ran, ["notes"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_of_the_client_are_no_step() {
+    let Some(w) = world().await else { return };
+    let file = "FROM base:1\nLABEL a=file b=file\n";
+    let folders = BTreeMap::from([("dockerfile", vec![("Dockerfile", file)])]);
+    let client = Client { folders: Arc::new(folders), ..Client::default() };
+    let caller = w.connect("s", client).await;
+    let frontend_attrs = HashMap::from([("label:a".to_string(), "client".to_string())]);
+    let request =
+        SolveRequest { frontend_attrs, ..solve("r", "s", exporter("moby", &[("name", "labelled")])) };
+    caller.unary::<_, SolveResponse>("/moby.buildkit.v1.Control/Solve", &request).await.unwrap();
+    let image = w.images.get("labelled").unwrap();
+    let labels = &image.run_config().labels;
+    assert_eq!((labels["a"].as_str(), labels["b"].as_str()), ("client", "file"));
+    let last = image.config.history.last().unwrap();
+    assert_eq!(last.created_by, "LABEL a=file b=file");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layout_is_written_into_the_clients_store() {
+    let Some(w) = world().await else { return };
+    let folders = BTreeMap::from([
+        ("dockerfile", vec![("Dockerfile", "FROM base:1\nCOPY f /f\n")]),
+        ("context", vec![("f", "text")]),
+    ]);
+    let client = Client { folders: Arc::new(folders), ..Client::default() };
+    let caller = w.connect("s", client.clone()).await;
+    let path = "/moby.buildkit.v1.Control/Solve";
+    let layout = |kind: &str| exporter(kind, &[("tar", "false"), ("name", "app:1")]);
+    for (n, kind) in ["oci", "docker"].into_iter().enumerate() {
+        let request = solve(&format!("r{n}"), "s", layout(kind));
+        let solved: SolveResponse = caller.unary(path, &request).await.unwrap();
+        let response = solved.exporter_response;
+        assert_eq!(response["image.name"], "docker.io/library/app:1");
+        // What the client puts into its index: the manifest, from which everything is found.
+        use base64::Engine as _;
+        let top = base64::engine::general_purpose::STANDARD.decode(&response["containerimage.descriptor"]);
+        let top: image::registry::manifest::Descriptor = serde_json::from_slice(&top.unwrap()).unwrap();
+        assert_eq!(top.digest, response["containerimage.digest"]);
+        let blobs = std::mem::take(&mut *client.blobs.lock());
+        let blob = |digest: &str| &blobs[&("export".to_string(), digest.to_string())];
+        let manifest = image::registry::manifest::Manifest::parse(blob(&top.digest), &top.digest).unwrap();
+        assert_eq!(manifest.config.digest, response["containerimage.config.digest"]);
+        let config = image::ImageConfig::parse(blob(&manifest.config.digest), "").unwrap();
+        let layers: Vec<&String> = manifest.layers.iter().map(|l| &l.digest).collect();
+        assert_eq!(layers, config.rootfs.diff_ids.iter().collect::<Vec<_>>());
+        assert!(String::from_utf8_lossy(blob(layers[1])).contains("text"));
+        assert_eq!(blobs.len(), 4);
+    }
+    let platforms = HashMap::from([
+        ("platform".to_string(), "linux/amd64".into()),
+        ("multi-platform".into(), "true".into()),
+    ]);
+    let request = SolveRequest { frontend_attrs: platforms, ..solve("r3", "s", layout("oci")) };
+    caller.unary::<_, SolveResponse>(path, &request).await.unwrap();
+    assert!(w.images.get("app:1").is_err(), "nothing is named here");
 }

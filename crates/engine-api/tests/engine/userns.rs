@@ -118,3 +118,22 @@ fn the_ids_are_the_same_from_everywhere() {
     assert_eq!(engine.post(&format!("/containers/{id}/stop?t=0"), &json!({})).status, 204);
     assert_eq!(owners(&engine), expected, "of a stopped one");
 }
+
+/// A step of a build has ids of its own, too, except with the machine's network, which only the machine's root may use.
+#[test]
+fn steps_of_builds() {
+    skip_if_lacking!();
+    let engine = Engine::start_with_etc(SETTINGS, &ETC);
+    for (network, map) in [("default", "300000"), ("host", "4294967295")] {
+        let file = format!(
+            "FROM busybox:test\nUSER 7:8\nWORKDIR /home/app\nUSER root\nRUN cat /proc/self/uid_map && ls -lnd /bin/busybox && \\\n\
+             ls /sys/class/net && hostname && touch /made && chown 1500 /made && echo {network}\nRUN ls -ln / | grep made\n"
+        );
+        let context = image::archive::tar::archive(&[("Dockerfile", file.as_bytes())]).unwrap();
+        let path = format!("/build?networkmode={network}&t=step-{network}");
+        let built = engine.call("POST", &path, "application/x-tar", &context);
+        let text = String::from_utf8_lossy(&built.body);
+        assert!(text.contains(map) && text.contains("Successfully tagged"), "{text}");
+        assert!(text.contains(" 1500     0 "), "{text}");
+    }
+}

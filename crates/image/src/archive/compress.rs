@@ -33,17 +33,21 @@ const LARGE: u64 = 8 << 20;
 /// Bytes that are enough to tell a window: of a frame's header in zstd, of the first two in xz.
 pub const HEAD: usize = 64;
 
-static TURN: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+/// What is held by whoever undoes a stream with a large window.
+pub type Turn = parking_lot::ReentrantMutexGuard<'static, ()>;
+
+static TURN: parking_lot::ReentrantMutex<()> = parking_lot::ReentrantMutex::new(());
 
 /// Waits until no other stream with a large window is undone, if the one that begins with `head` has one; what comes back
-/// is held until it is undone. For streams of which several run at once and none waits for another. Blocking.
-pub fn turn(head: &[u8]) -> Option<parking_lot::MutexGuard<'static, ()>> {
+/// is held until it is undone. Whoever has a turn waits for nobody but a registry, and has it again for what lies in the
+/// stream. Blocking.
+pub fn turn(head: &[u8]) -> Option<Turn> {
     has_large_window(head).then(|| TURN.lock())
 }
 
 /// Whether a stream that begins so needs a large window for its first frame or block; whether it may, where that is not
 /// said so early.
-fn has_large_window(head: &[u8]) -> bool {
+pub fn has_large_window(head: &[u8]) -> bool {
     match sniff(head) {
         Compression::Zstd => zstd_window(head).is_none_or(|w| w > LARGE),
         Compression::Xz => xz_window(head).is_none_or(|w| w > LARGE),
@@ -544,7 +548,8 @@ mod tests {
         }
         assert!(turn(b"plain").is_none());
         let held = turn(&zstd_of(24, None));
-        assert!(held.is_some() && TURN.try_lock().is_none());
+        assert!(held.is_some() && turn(&zstd_of(24, None)).is_some());
+        std::thread::spawn(|| assert!(TURN.try_lock().is_none())).join().unwrap();
     }
 
     #[test]

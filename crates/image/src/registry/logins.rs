@@ -40,12 +40,19 @@ impl Auth {
             .map_err(|e| Error::Invalid(format!("{}: {e}: is it a Docker client's?", file.display())))?;
         let helper = entry(&config.cred_helpers, domain).and_then(Value::as_str);
         match helper.unwrap_or(&config.creds_store) {
-            "" => Ok(entry(&config.auths, domain).and_then(written)),
+            "" => Ok(Self::from_logins(&config.auths, domain)),
             helper => {
                 let address = if domain == DEFAULT_DOMAIN { DOCKER_HUB } else { domain };
                 ask(&format!("docker-credential-{helper}"), address).await
             }
         }
+    }
+}
+
+impl Auth {
+    /// The credentials for the registry `domain` in a map of logins, as `config.json` has it in `auths`.
+    pub fn from_logins(logins: &serde_json::Map<String, Value>, domain: &str) -> Option<Self> {
+        entry(logins, domain).and_then(written)
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Document;
+use super::layer_types::layer_type;
 use crate::error::{Error, Result};
 use crate::platform::Platform;
 
@@ -26,9 +27,17 @@ pub mod media {
     pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
     /// Docker layer, gzip.
     pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
-    /// Docker layer that registries need not keep.
-    pub const DOCKER_FOREIGN: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
 }
+
+/// The media types of images' configurations; some old registries have lost what was said.
+const CONFIG_TYPES: [&str; 6] = [
+    media::OCI_CONFIG,
+    media::DOCKER_CONFIG,
+    "",
+    "application/octet-stream",
+    "application/json",
+    "text/html",
+];
 
 /// Names a blob.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,12 +139,8 @@ impl Manifest {
 
     /// Whether it describes an image that can run, and not a signature or the like.
     pub fn is_image(&self) -> bool {
-        let layer = |t: &str| {
-            t.starts_with("application/vnd.oci.image.layer.")
-                || t.starts_with("application/vnd.docker.image.rootfs.")
-        };
-        matches!(self.config.media_type.as_str(), "" | media::OCI_CONFIG | media::DOCKER_CONFIG)
-            && self.layers.iter().all(|l| layer(&l.media_type) || l.media_type.is_empty())
+        CONFIG_TYPES.contains(&self.config.media_type.as_str())
+            && self.layers.iter().all(|l| layer_type(&l.media_type).is_some())
     }
 }
 

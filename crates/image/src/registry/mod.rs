@@ -4,6 +4,7 @@ mod auth;
 mod client;
 mod hosts;
 pub(crate) mod lanes;
+mod layer_types;
 mod logins;
 pub mod manifest;
 mod pull;
@@ -20,6 +21,7 @@ pub(crate) use auth::parameters;
 pub(crate) use client::join;
 pub use client::{Remote, login_with};
 pub use hosts::RegistryConfig;
+pub use layer_types::{LayerType, layer_type};
 pub use search::Found;
 
 use crate::error::Result;

@@ -10,7 +10,8 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
 use super::client::{Remote, back_off};
-use super::manifest::{Descriptor, Index, media};
+use super::layer_types::of_one_family;
+use super::manifest::{Descriptor, Index, Manifest, media};
 use super::{Auth, Registry};
 use crate::archive::compress::{self, Digesting};
 use crate::error::{Error, Result};
@@ -160,10 +161,17 @@ impl ImageStore {
         for diff_id in image.diff_ids() {
             tell(progress, short(diff_id), "Preparing").await;
         }
+        let (store, of) = (self.clone(), image.clone());
+        let own = blocking(move || store.own_manifest(&of)).await?;
+        let as_it_came = |i: usize| own.as_ref().and_then(|(_, _, manifest)| manifest.layers.get(i));
         let blobs = {
             // Boxed, because the compiler cannot see that these futures may go to another thread otherwise.
-            let work: Vec<BoxFuture<'_, Result<(String, db::LayerBlob)>>> =
-                image.diff_ids().iter().map(|d| self.push_layer(remote, tag, d, progress).boxed()).collect();
+            let work: Vec<BoxFuture<'_, Result<(String, db::LayerBlob)>>> = image
+                .diff_ids()
+                .iter()
+                .enumerate()
+                .map(|(i, d)| self.push_layer(remote, tag, d, as_it_came(i), progress).boxed())
+                .collect();
             // Each waits for its lane.
             let all = work.len().max(1);
             let mut running = futures::stream::iter(work).buffered(all);
@@ -173,7 +181,7 @@ impl ImageStore {
             }
             blobs
         };
-        let (media_type, config, bytes) = self.manifest_for(image, &blobs)?;
+        let (media_type, config, bytes) = manifest_for(own, image, &blobs)?;
         if !remote.has_blob(&config).await? {
             let (tx, rx) = mpsc::channel(1);
             let (digest_tx, digest_rx) = oneshot::channel();
@@ -208,52 +216,31 @@ impl ImageStore {
         Ok(descriptor)
     }
 
-    /// The manifest as it came, if the registry now has exactly its blobs; else a new one. Its media type, the digest of
-    /// its configuration, its bytes.
-    fn manifest_for(
-        &self,
-        image: &Image,
-        blobs: &[(String, db::LayerBlob)],
-    ) -> Result<(String, String, Bytes)> {
-        if let Some(digest) = &image.manifest_digest
-            && let Some((media_type, bytes)) = self.stored_manifest(digest)?
-            && let Ok(m) = super::manifest::Manifest::parse(&bytes, digest)
-            && m.config.digest == compress::digest_as(&image.raw_config, &m.config.digest)
-            && m.layers.iter().map(|l| &l.digest).eq(blobs.iter().map(|(_, b)| &b.digest))
-        {
-            return Ok((media_type, m.config.digest, bytes.into()));
-        }
-        let layers: Vec<_> = blobs
-            .iter()
-            .map(|(_, b)| json!({"mediaType": b.media_type, "size": b.size, "digest": b.digest}))
-            .collect();
-        let oci = blobs.iter().any(|(_, b)| b.media_type.starts_with("application/vnd.oci."));
-        let (kind, config) = if oci {
-            (media::OCI_MANIFEST, media::OCI_CONFIG)
-        } else {
-            (media::DOCKER_MANIFEST, media::DOCKER_CONFIG)
-        };
-        let manifest = json!({
-            "schemaVersion": 2,
-            "mediaType": kind,
-            "config": {"mediaType": config, "size": image.raw_config.len(), "digest": image.id},
-            "layers": layers,
-        });
-        Ok((kind.into(), image.id.clone(), serde_json::to_vec_pretty(&manifest)?.into()))
-    }
-
     async fn push_layer(
         self: &Arc<Self>,
         remote: &dyn Registry,
         tag: &Reference,
         diff_id: &str,
+        came: Option<&Descriptor>,
         progress: &ProgressSender,
     ) -> Result<(String, db::LayerBlob)> {
         let id = short(diff_id).to_string();
         let _lane = self.lanes().upload().await;
         let attempts = self.attempts();
         let (store, d) = (self.clone(), diff_id.to_string());
-        let known = blocking(move || store.known_blobs(&d)).await?;
+        let mut known = blocking(move || store.known_blobs(&d)).await?;
+        // As the image came, so it goes.
+        let as_it_came = |b: &db::LayerBlob| came.is_some_and(|d| d.digest == b.digest);
+        known.sort_by_key(|(b, _)| !as_it_came(b));
+        // What was kept may have made room for something else since.
+        let here = |b: &db::LayerBlob| {
+            b.stored && self.open_blob(&b.digest).is_ok_and(|f| f.is_some())
+                || b.digest == diff_id && as_it_came(b)
+        };
+        if known.first().is_some_and(|(b, _)| as_it_came(b) && here(b)) {
+            // Another form that the registry has would make it another image there.
+            known.truncate(1);
+        }
         for (blob, _) in &known {
             if remote.has_blob(&blob.digest).await? {
                 tell(progress, &id, "Layer already exists").await;
@@ -269,13 +256,11 @@ impl ImageStore {
                 }
             }
         }
-        // What was kept may have made room for something else since.
-        let here = |b: &db::LayerBlob| b.stored && self.open_blob(&b.digest).is_ok_and(|f| f.is_some());
         let kept = known.into_iter().map(|(blob, _)| blob).find(here);
         let mut failures = 0;
         let blob = loop {
             let sent = match &kept {
-                Some(blob) => self.send_kept(remote, blob, &id, progress).await,
+                Some(blob) => self.send_kept(remote, diff_id, blob, &id, progress).await,
                 None => self.send_layer(remote, diff_id, &id, progress).await,
             };
             match sent {
@@ -297,13 +282,20 @@ impl ImageStore {
     async fn send_kept(
         self: &Arc<Self>,
         remote: &dyn Registry,
+        diff_id: &str,
         blob: &db::LayerBlob,
         id: &str,
         progress: &ProgressSender,
     ) -> Result<db::LayerBlob> {
-        let (store, digest) = (self.clone(), blob.digest.clone());
-        let opened = blocking(move || store.open_blob(&digest)).await?;
-        let (file, total) = opened.ok_or_else(|| {
+        let (store, digest, plain) = (self.clone(), blob.digest.clone(), blob.digest == diff_id);
+        let opened = blocking(move || -> Result<Option<(Box<dyn io::Read + Send>, u64)>> {
+            if plain {
+                let (tar, total) = store.layer_tar(&digest)?;
+                return Ok(Some((Box::new(tar), total)));
+            }
+            Ok(store.open_blob(&digest)?.map(|(file, total)| (Box::new(file) as Box<_>, total)))
+        });
+        let (file, total) = opened.await?.ok_or_else(|| {
             Error::Corrupt(format!("the compressed layer {} is gone: pull the image again", blob.digest))
         })?;
         let (tx, rx) = mpsc::channel(4);
@@ -317,7 +309,7 @@ impl ImageStore {
             pieces.flush()?;
             if found != digest {
                 return Err(Error::Corrupt(format!(
-                    "the compressed layer {digest} has changed on disk: remove the image and pull it again"
+                    "the layer {digest} has changed on disk: remove the image and pull it again"
                 )));
             }
             // The uploader may have failed meanwhile; then that is the error.
@@ -403,6 +395,39 @@ impl ImageStore {
         pieces.flush()?;
         Ok((digest, size))
     }
+}
+
+/// The manifest as it came, if the registry now has exactly its blobs; else a new one. Its media type, the digest of
+/// its configuration, its bytes.
+fn manifest_for(
+    own: Option<(String, Vec<u8>, Manifest)>,
+    image: &Image,
+    blobs: &[(String, db::LayerBlob)],
+) -> Result<(String, String, Bytes)> {
+    if let Some((media_type, bytes, m)) = own
+        && m.layers.iter().map(|l| &l.digest).eq(blobs.iter().map(|(_, b)| &b.digest))
+    {
+        return Ok((media_type, m.config.digest, bytes.into()));
+    }
+    let types: Vec<_> = blobs.iter().map(|(d, b)| (b.media_type.as_str(), *d != b.digest)).collect();
+    let (oci, names) = of_one_family(&types);
+    let layers: Vec<_> = blobs
+        .iter()
+        .zip(names)
+        .map(|((_, b), name)| json!({"mediaType": name, "size": b.size, "digest": b.digest}))
+        .collect();
+    let (kind, config) = if oci {
+        (media::OCI_MANIFEST, media::OCI_CONFIG)
+    } else {
+        (media::DOCKER_MANIFEST, media::DOCKER_CONFIG)
+    };
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": kind,
+        "config": {"mediaType": config, "size": image.raw_config.len(), "digest": image.id},
+        "layers": layers,
+    });
+    Ok((kind.into(), image.id.clone(), serde_json::to_vec_pretty(&manifest)?.into()))
 }
 
 const PIECE: usize = 64 * 1024;

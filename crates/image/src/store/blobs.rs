@@ -5,7 +5,7 @@
 //! a row names it; without a row it is gone after the next start. Whoever writes holds the digest's gate.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use std::sync::Arc;
 use tokio::sync::OwnedMutexGuard;
 
 use super::ImageStore;
+use crate::archive::Room;
 use crate::error::{Error, Result};
 
 /// A download of fewer bytes is not worth going on with.
@@ -56,6 +57,11 @@ impl Download {
         fs::rename(&self.path, &self.whole).map_err(Error::file("move the blob to", &self.whole))?;
         self.ended = true;
         Ok(())
+    }
+
+    /// Brings what came to the disk. A row names a blob only then; where a new layer comes with it, its image does so.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_all().map_err(Error::file("write", &self.path))
     }
 
     /// What is here, followed by what `rest` gives, which is written behind it.
@@ -138,6 +144,48 @@ impl ImageStore {
         let file = open.map_err(Error::file("open", &path))?;
         let have = file.metadata()?.len();
         Ok(Download { file, path, whole: self.blob_path(digest), have, ended: false, _turn: turn })
+    }
+
+    /// A file without a name, for what is to be read when it is here: as long as the disk has room.
+    pub(crate) fn spooled(&self, mut source: impl Read) -> Result<File> {
+        let mut file = tempfile::tempfile_in(self.partial_dir())?;
+        let mut room = Room::new(&file)?;
+        let mut piece = vec![0; 128 << 10];
+        loop {
+            let n = source.read(&mut piece)?;
+            if n == 0 {
+                break;
+            }
+            room.take(&file, n as u64)?;
+            file.write_all(&piece[..n])?;
+        }
+        file.rewind()?;
+        Ok(file)
+    }
+
+    /// Removes those of these blobs that no row names. Blocking.
+    pub(crate) fn forget_unnamed(&self, digests: &[String]) {
+        for digest in digests {
+            // Whoever is at it will name it.
+            let Some(_turn) = self.try_turn(digest) else { continue };
+            let named = || {
+                let db = self.db.lock();
+                let mut statement =
+                    db.prepare_cached("SELECT 1 FROM layer_blobs WHERE digest = ?1 AND stored = 1")?;
+                statement.exists([digest])
+            };
+            match named() {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::debug!(%error, digest, "it is not known whether a blob is named");
+                    continue;
+                }
+            }
+            if let Err(error) = fs::remove_file(self.blob_path(digest)) {
+                tracing::debug!(%error, digest, "a blob that nothing names stays until the next start");
+            }
+        }
     }
 
     /// A blob that is kept, with its size; `None` if it is not here any more.

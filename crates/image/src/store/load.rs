@@ -1,7 +1,8 @@
 //! Loading archives: `docker save`'s old and new forms and OCI layouts, read once from front to back.
 //!
 //! An archive says only at its end which of its files is a layer of what, so each file that is not a document is taken
-//! for a layer and unpacked at once; what no image claims is collected afterwards.
+//! for a layer and unpacked at once; what no image claims is collected afterwards. Compressed blobs of a layout are kept as
+//! they came, and their manifest with them, so that they leave with the same digests.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -11,7 +12,7 @@ use serde::Deserialize;
 use tokio::io::AsyncRead;
 
 use super::{ImageStore, db};
-use crate::archive::compress::{self, Compression, Digesting, digest_of};
+use crate::archive::compress::{self, Compression, Digesting, Turn, digest_of};
 use crate::archive::tar::{self, Kind, Reader};
 use crate::blocking_on_stream;
 use crate::bridge::Bridge;
@@ -44,8 +45,10 @@ struct Item {
 }
 
 /// What the archive's files turned out to be.
-#[derive(Default)]
 struct Found {
+    store: Arc<ImageStore>,
+    /// Blobs that were kept.
+    kept: Vec<String>,
     documents: HashMap<String, Vec<u8>>,
     /// The layer, and the digest of the file as it was (compressed or not).
     layers: HashMap<String, (Layer, String)>,
@@ -121,9 +124,10 @@ impl ImageStore {
         tar: impl Read + Send,
         progress: Option<&ProgressSender>,
     ) -> Result<Found> {
+        let (tar, _turn) = self.in_turn(tar)?;
         let (_, stream) = compress::decoder(tar)?;
         let mut reader = Reader::new(stream);
-        let mut found = Found::default();
+        let mut found = Found::new(self);
         let (mut documents, mut files) = (0, 0);
         while let Some(entry) = reader.next_entry().map_err(|e| Error::Corrupt(e.to_string()))? {
             files += 1;
@@ -162,7 +166,7 @@ impl ImageStore {
                         found.documents.insert(path, bytes);
                         continue;
                     }
-                    match self.layer_of_file(&path, &head[..n], data, entry.size, progress) {
+                    match self.layer_of_file(&path, &head[..n], data, entry.size, &mut found.kept, progress) {
                         Ok(layer) => {
                             found.layers.insert(path, layer);
                         }
@@ -184,31 +188,94 @@ impl ImageStore {
         head: &[u8],
         data: impl Read + Send,
         size: u64,
+        kept: &mut Vec<String>,
         progress: Option<&ProgressSender>,
     ) -> Result<(Layer, String)> {
+        let compressed = compress::sniff(head) != Compression::None;
+        let counted = |inner| Counted { inner, done: 0, total: size, told: 0, progress };
         // What the file claims to be and is here already needs no second unpacking: ours has been verified.
         let named = blob_digest(path);
         let like = named.as_deref().unwrap_or_default();
         if let Some(digest) = named.clone() {
             let known = self.diff_id_of_blob(&digest)?.unwrap_or_else(|| digest.clone());
             if let Some(layer) = self.existing_layer(&known) {
+                if compressed && self.open_blob(&digest)?.is_none() {
+                    self.keeping(&digest, counted(data), kept, true, |_| Ok(()))?;
+                }
                 return Ok((layer, digest));
             }
         }
-        let counted = Counted { inner: data, done: 0, total: size, told: 0, progress };
-        if compress::sniff(head) == Compression::None {
-            let layer = self.unpack(counted, like)?;
+        if !compressed {
+            let layer = self.unpack(counted(data), like)?;
             let digest = layer.diff_id.clone();
             return Ok((layer, digest));
         }
-        let mut raw = Digesting::like(counted, like);
-        let layer = {
-            let (_, stream) = compress::decoder(&mut raw)?;
-            self.unpack(stream, "")?
+        let (data, _turn) = self.in_turn(counted(data))?;
+        let unpack = |raw: &mut (dyn Read + Send)| self.unpack(compress::decoder(raw)?.1, "");
+        match &named {
+            Some(digest) => self.keeping(digest, data, kept, false, unpack),
+            None => {
+                let mut raw = Digesting::new(data);
+                let layer = unpack(&mut raw)?;
+                io::copy(&mut raw, &mut io::sink())?;
+                Ok((layer, raw.finish().0))
+            }
+        }
+    }
+
+    /// A stream that needs a large window waits for its turn, and because nobody may wait for the one who sends it, it is
+    /// all here before.
+    fn in_turn<'a>(
+        &self,
+        mut data: impl Read + Send + 'a,
+    ) -> Result<(Box<dyn Read + Send + 'a>, Option<Turn>)> {
+        let mut head = [0; compress::HEAD];
+        let n = compress::read_head(&mut data, &mut head)?;
+        let whole = io::Cursor::new(head).take(n as u64).chain(data);
+        if !compress::has_large_window(&head[..n]) {
+            return Ok((Box::new(whole), None));
+        }
+        let file = self.spooled(whole)?;
+        let turn = compress::turn(&head[..n]);
+        Ok((Box::new(file), turn))
+    }
+
+    /// Reads a blob by `work` and keeps it as it is, if it is what its name says; what `work` gave, and the digest.
+    fn keeping<T>(
+        &self,
+        digest: &str,
+        mut data: impl Read + Send,
+        kept: &mut Vec<String>,
+        sync: bool,
+        work: impl FnOnce(&mut (dyn Read + Send)) -> Result<T>,
+    ) -> Result<(T, String)> {
+        // Whoever pulls the same keeps it; and nobody waits who may have a turn.
+        let Some(turn) = self.try_turn(digest) else {
+            let mut raw = Digesting::like(data, digest);
+            let value = work(&mut raw)?;
+            io::copy(&mut raw, &mut io::sink())?;
+            return Ok((value, raw.finish().0));
         };
-        io::copy(&mut raw, &mut io::sink())?;
-        let (digest, _, _) = raw.finish();
-        Ok((layer, digest))
+        let mut download = self.download(digest, turn)?;
+        download.start_over()?;
+        let read = (|| {
+            let mut raw = Digesting::like(download.reader(&mut data), digest);
+            let value = work(&mut raw)?;
+            io::copy(&mut raw, &mut io::sink())?;
+            Ok((value, raw.finish().0))
+        })();
+        match &read {
+            Ok((_, found)) if found == digest => {
+                if sync {
+                    download.sync()?;
+                }
+                kept.push(digest.to_string());
+                download.keep()?;
+            }
+            // A pull would go on with it.
+            _ => download.start_over()?,
+        }
+        read
     }
 
     /// The layer whose compressed form has this digest.
@@ -230,9 +297,22 @@ impl ImageStore {
                 wanted.layers.len()
             )));
         }
+        let manifest = match &wanted.manifest {
+            Some((digest, _, content)) => Some(Manifest::parse(content, digest)?),
+            None => None,
+        };
         let mut leases = Vec::new();
+        let mut blobs = Vec::new();
         for (i, (path, want)) in wanted.layers.iter().zip(diff_ids).enumerate() {
             let path = found.resolve(path);
+            // What the archive has, it has shown to be the layer.
+            if let Some(d) = manifest.as_ref().and_then(|m| m.layers.get(i))
+                && found.layers.get(&path).is_some_and(|(_, digest)| *digest == d.digest)
+            {
+                let stored = d.digest != *want && self.open_blob(&d.digest)?.is_some();
+                let (digest, media_type) = (d.digest.clone(), d.media_type.clone());
+                blobs.push((want.clone(), db::LayerBlob { digest, size: d.size, media_type, stored }));
+            }
             let layer = match found.layers.get(&path) {
                 Some((layer, _)) => layer.clone(),
                 // An archive may leave out what is here already.
@@ -264,6 +344,9 @@ impl ImageStore {
             if let Some((digest, media_type, content)) = &wanted.manifest {
                 db::add_manifest(c, digest, media_type, content, &id)?;
             }
+            for (diff_id, blob) in &blobs {
+                db::add_layer_blob(c, diff_id, blob)?;
+            }
             for tag in tags.iter().filter(|t| t.digest.is_none()) {
                 db::set_tag(c, tag, &id)?;
             }
@@ -274,7 +357,26 @@ impl ImageStore {
     }
 }
 
+impl Drop for Found {
+    fn drop(&mut self) {
+        self.store.forget_unnamed(&self.kept);
+    }
+}
+
 impl Found {
+    fn new(store: &Arc<ImageStore>) -> Self {
+        Self {
+            store: store.clone(),
+            kept: Vec::new(),
+            documents: HashMap::new(),
+            layers: HashMap::new(),
+            links: HashMap::new(),
+            broken: HashMap::new(),
+            named: 0,
+            platform: None,
+        }
+    }
+
     /// Follows the archive's links from a file's name.
     fn resolve(&self, path: &str) -> String {
         let mut path = clean(path, "");
@@ -336,6 +438,12 @@ impl Found {
                 let name = other.names.first().and_then(|n| reference::parse(n).ok());
                 w.names.iter().any(|n| reference::parse_tagged(n).ok() == name)
             };
+            for w in &mut wanted {
+                // What a registry would get of it uncompressed is not what anybody sent.
+                let same = |o: &&Wanted| o.config == w.config && self.same_files(&o.layers, &w.layers);
+                let other = others.iter().find(same);
+                w.manifest = other.filter(|o| self.any_compressed(o)).and_then(|o| o.manifest.clone());
+            }
             let Some(platform) = &self.platform else {
                 for other in others.into_iter().filter(|o| o.variants.len() > 1) {
                     if let Some(main) = wanted.iter_mut().find(|w| same(&other, w)) {
@@ -363,6 +471,16 @@ impl Found {
              system is imported with `docker import`"
                 .into(),
         ))
+    }
+
+    fn same_files(&self, one: &[String], other: &[String]) -> bool {
+        one.iter().map(|p| self.resolve(p)).eq(other.iter().map(|p| self.resolve(p)))
+    }
+
+    fn any_compressed(&self, wanted: &Wanted) -> bool {
+        let layers = wanted.layers.iter().filter_map(|path| self.layers.get(&self.resolve(path)));
+        let mut layers = layers.map(|(layer, digest)| layer.diff_id != *digest);
+        layers.any(|compressed| compressed)
     }
 
     fn docker_images(&mut self) -> Result<Vec<Wanted>> {

@@ -32,11 +32,13 @@ pub use snapshots::Snapshot;
 
 pub(crate) use blobs::Download;
 
+use crate::archive::compress;
 use crate::error::{Error, Result};
 use crate::platform::Platform;
 use crate::reference;
 use crate::registry::RegistryConfig;
 use crate::registry::lanes::Lanes;
+use crate::registry::manifest::Manifest;
 use crate::types::{Image, Layer};
 
 /// All images of one instance.
@@ -284,6 +286,16 @@ impl ImageStore {
         let mut statement =
             db.prepare_cached("SELECT media_type, content FROM manifests WHERE digest = ?1")?;
         Ok(statement.query_row([digest], |r| Ok((r.get(0)?, r.get(1)?))).optional()?)
+    }
+
+    /// The manifest that an image came by, if it is of exactly this configuration and as many layers.
+    pub(crate) fn own_manifest(&self, image: &Image) -> Result<Option<(String, Vec<u8>, Manifest)>> {
+        let Some(digest) = &image.manifest_digest else { return Ok(None) };
+        let Some((media_type, bytes)) = self.stored_manifest(digest)? else { return Ok(None) };
+        let Ok(manifest) = Manifest::parse(&bytes, digest) else { return Ok(None) };
+        let fits = manifest.config.digest == compress::digest_as(&image.raw_config, &manifest.config.digest)
+            && manifest.layers.len() == image.diff_ids().len();
+        Ok(fits.then_some((media_type, bytes, manifest)))
     }
 
     fn layers_dir(&self) -> PathBuf {

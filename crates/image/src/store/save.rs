@@ -1,7 +1,8 @@
 //! Saving images as an archive that both Docker (`manifest.json`) and OCI tools (`index.json`) read.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::io::{self, BufWriter, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
 use std::sync::Arc;
 
 use serde_json::json;
@@ -20,6 +21,17 @@ use crate::types::Image;
 
 /// An image that is saved, with its tags, each with the images that it has for several platforms.
 type Chosen = (Arc<Image>, Vec<(Reference, Vec<(Platform, Arc<Image>)>)>);
+
+/// An image as it is written.
+struct Form {
+    /// What names its manifest.
+    descriptor: Descriptor,
+    manifest: Vec<u8>,
+    /// By what digest the manifest names the configuration.
+    config: String,
+    /// Each as a copy of what came, or to be made of what is unpacked.
+    layers: Vec<(Descriptor, Option<File>)>,
+}
 
 impl ImageStore {
     /// Writes an archive of the named images. A name without a tag means all tags of that repository.
@@ -132,7 +144,7 @@ impl ImageStore {
         for (image, tags) in chosen {
             let mut written_one =
                 |image: &Image, out: &mut dyn Write| self.write_one(image, &mut written, out);
-            let descriptor = written_one(image, out)?;
+            let (descriptor, layers) = written_one(image, out)?;
             let described = |mut descriptor: Descriptor, tag: &Reference, name: &str| {
                 let noted = [
                     ("io.containerd.image.name", tag.to_string()),
@@ -148,7 +160,7 @@ impl ImageStore {
                 let name = tag.tag.clone().unwrap_or_default();
                 let mut parts = Vec::new();
                 for (platform, variant) in variants {
-                    let own = written_one(variant, out)?;
+                    let (own, _) = written_one(variant, out)?;
                     parts.push(Descriptor { platform: Some(platform.into()), ..own });
                 }
                 let top = match parts.is_empty() {
@@ -178,7 +190,7 @@ impl ImageStore {
             docker.push(json!({
                 "Config": blob_name(&image.id),
                 "RepoTags": (!tags.is_empty()).then(|| tags.iter().map(|(tag, _)| tag.familiar()).collect::<Vec<_>>()),
-                "Layers": image.diff_ids().iter().map(|d| blob_name(d)).collect::<Vec<_>>(),
+                "Layers": layers.iter().map(|d| blob_name(d)).collect::<Vec<_>>(),
             }));
         }
         let index = json!({"schemaVersion": 2, "mediaType": media::OCI_INDEX, "manifests": manifests});
@@ -192,49 +204,88 @@ impl ImageStore {
         Ok(())
     }
 
-    /// Writes what of an image has not been written; what names it.
+    /// The manifest and the layers that an image came by, as far as all of it is here: a layer that was compressed as its
+    /// copy, and `None` for one that was not.
+    fn as_it_came(&self, image: &Image) -> Result<Option<Form>> {
+        let Some((media_type, bytes, manifest)) = self.own_manifest(image)? else { return Ok(None) };
+        let Some(digest) = image.manifest_digest.clone() else { return Ok(None) };
+        let mut layers = Vec::new();
+        for (d, diff_id) in manifest.layers.into_iter().zip(image.diff_ids()) {
+            let copy = match d.digest == *diff_id {
+                true => None,
+                false => match self.open_blob(&d.digest)? {
+                    Some((file, size)) if size == d.size => Some(file),
+                    _ => return Ok(None),
+                },
+            };
+            layers.push((d, copy));
+        }
+        let descriptor = Descriptor { media_type, digest, size: bytes.len() as u64, ..Descriptor::default() };
+        Ok(Some(Form { descriptor, manifest: bytes, config: manifest.config.digest, layers }))
+    }
+
+    /// Writes what of an image has not been written; what names it, and its layers in the archive.
     fn write_one(
         &self,
         image: &Image,
         written: &mut HashSet<String>,
         out: &mut dyn Write,
-    ) -> Result<Descriptor> {
-        let mut layers = Vec::new();
-        for diff_id in image.diff_ids() {
-            let (tar, size) = self.layer_tar(diff_id)?;
-            layers.push(json!({"mediaType": media::OCI_LAYER, "digest": diff_id, "size": size}));
-            if !written.insert(diff_id.clone()) {
+    ) -> Result<(Descriptor, Vec<String>)> {
+        let form = match self.as_it_came(image)? {
+            Some(came) => came,
+            None => self.uncompressed(image)?,
+        };
+        let Form { descriptor, manifest, config, layers } = form;
+        let mut names = Vec::new();
+        for ((layer, copy), diff_id) in layers.into_iter().zip(image.diff_ids()) {
+            names.push(layer.digest.clone());
+            if !written.insert(layer.digest.clone()) {
                 continue;
             }
-            let mut e = Entry::new(blob_name(diff_id), Kind::File);
-            e.size = size;
+            let mut e = Entry::new(blob_name(&layer.digest), Kind::File);
+            e.size = layer.size;
             out.write_all(&tar::header(&e))?;
-            let (n, digest, _) = compress::read_ahead(tar, diff_id, |r| Ok(io::copy(r, out)?))?;
-            if n != size || digest != *diff_id {
+            let mut copied = |r: &mut dyn Read| Ok(io::copy(r, out)?);
+            let (n, digest, _) = match copy {
+                Some(file) => compress::read_ahead(file, &layer.digest, |r| copied(r))?,
+                None => compress::read_ahead(self.layer_tar(diff_id)?.0, diff_id, |r| copied(r))?,
+            };
+            if n != layer.size || digest != layer.digest {
                 return Err(Error::Corrupt(format!(
-                    "layer {diff_id} has changed on disk: load the image again"
+                    "layer {} has changed on disk: load the image again",
+                    layer.digest
                 )));
             }
-            out.write_all(tar::pad(size))?;
+            out.write_all(tar::pad(layer.size))?;
         }
-        let manifest = serde_json::to_vec(&json!({
-            "schemaVersion": 2,
-            "mediaType": media::OCI_MANIFEST,
-            "config": {"mediaType": media::OCI_CONFIG, "digest": image.id, "size": image.raw_config.len()},
-            "layers": layers,
-        }))?;
-        let digest = digest_of(&manifest);
-        for (digest, bytes) in [(&image.id, &image.raw_config[..]), (&digest, &manifest)] {
+        let raw = &image.raw_config[..];
+        for (digest, bytes) in [(&image.id, raw), (&config, raw), (&descriptor.digest, &manifest)] {
             if written.insert(digest.clone()) {
                 document(out, &blob_name(digest), bytes)?;
             }
         }
-        Ok(Descriptor {
-            media_type: media::OCI_MANIFEST.into(),
-            digest,
-            size: manifest.len() as u64,
-            ..Descriptor::default()
-        })
+        Ok((descriptor, names))
+    }
+
+    /// A manifest of an image with its layers as they are unpacked.
+    fn uncompressed(&self, image: &Image) -> Result<Form> {
+        let mut layers = Vec::new();
+        for diff_id in image.diff_ids() {
+            let (media_type, size) = (media::OCI_LAYER.into(), self.layer_tar(diff_id)?.1);
+            let digest = diff_id.clone();
+            layers.push((Descriptor { media_type, digest, size, ..Descriptor::default() }, None));
+        }
+        let shown = |d: &Descriptor| json!({"mediaType": d.media_type, "digest": d.digest, "size": d.size});
+        let manifest = serde_json::to_vec(&json!({
+            "schemaVersion": 2,
+            "mediaType": media::OCI_MANIFEST,
+            "config": {"mediaType": media::OCI_CONFIG, "digest": image.id, "size": image.raw_config.len()},
+            "layers": layers.iter().map(|(d, _)| shown(d)).collect::<Vec<_>>(),
+        }))?;
+        let (media_type, size) = (media::OCI_MANIFEST.into(), manifest.len() as u64);
+        let digest = digest_of(&manifest);
+        let descriptor = Descriptor { media_type, digest, size, ..Descriptor::default() };
+        Ok(Form { descriptor, manifest, config: image.id.clone(), layers })
     }
 }
 

@@ -129,6 +129,13 @@ pub fn made() -> Made {
 }
 
 impl Made {
+    /// The layer, uncompressed.
+    pub fn plain(&self) -> Vec<u8> {
+        let mut plain = Vec::new();
+        std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&self.layer[..]), &mut plain).unwrap();
+        plain
+    }
+
     /// An honest answer.
     pub fn answer(&self, line: &str) -> Vec<u8> {
         if line.contains("/manifests/") {

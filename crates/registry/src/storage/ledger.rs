@@ -1,4 +1,4 @@
-//! What is kept, in bytes, against what may be kept: blobs, manifests, and uploads as far as they have come.
+//! What is kept, in bytes, against what may be kept: blobs, manifests, tags, and uploads as far as they have come.
 //!
 //! The sums are made from the database once and follow every change, so that each piece of an upload can be checked.
 
@@ -9,6 +9,9 @@ use rusqlite::Connection;
 
 use super::Quota;
 use crate::error::{Error, Result};
+
+/// What a tag counts for, in bytes: its row takes as much with the longest names.
+pub(super) const TAG: u64 = 1 << 10;
 
 /// The sums, and their bounds. Without bounds nothing is counted.
 pub(super) struct Ledger {
@@ -52,10 +55,13 @@ impl Ledger {
             let sum = |sql: &str| db.query_row(sql, [], |r| r.get::<_, i64>(0)).map(natural);
             used.total = sum(
                 "SELECT coalesce(sum(size), 0) FROM (SELECT DISTINCT digest, size FROM repository_blobs)",
-            )? + sum("SELECT coalesce(sum(length(content)), 0) FROM manifests")?;
+            )? + sum("SELECT coalesce(sum(length(content)), 0) FROM manifests")?
+                + sum("SELECT count(*) FROM tags")?.saturating_mul(TAG);
+            let of_tags = format!("SELECT repository, count(*) * {TAG} FROM tags GROUP BY repository");
             for sql in [
                 "SELECT repository, sum(size) FROM repository_blobs GROUP BY repository",
                 "SELECT repository, sum(length(content)) FROM manifests GROUP BY repository",
+                &of_tags,
             ] {
                 let mut statement = db.prepare(sql)?;
                 let mut rows = statement.query([])?;
@@ -145,7 +151,7 @@ mod tests {
     #[test]
     fn follows_every_change() {
         let dir = tempfile::tempdir().unwrap();
-        let quota = Quota { total: Some(1000), repository: Some(900) };
+        let quota = Quota { total: Some(1000 + 2 * TAG), repository: Some(900 + 2 * TAG) };
         let storage = Storage::open(dir.path(), quota).unwrap();
         // What the database says, if nothing is under way.
         let agrees = |what: &str| {
@@ -175,10 +181,19 @@ mod tests {
             storage.put_manifest("a", &manifest, &About::default(), &[], &[tag.into()]).unwrap();
         }
         agrees("a manifest with two tags");
-        let large = Stored { content: vec![b' '; 1000], digest: Digest::of(b""), media_type: "m".into() };
+        assert_eq!(used(&storage.ledger).1[0], ("a".into(), 5 + 2 * TAG));
+        storage.put_manifest("a", &manifest, &About::default(), &[], &["2".into(), "2".into()]).unwrap();
+        agrees("a tag that is there");
+        let many: Vec<String> = (0..10).map(|n| format!("many{n}")).collect();
+        let refused = storage.put_manifest("a", &manifest, &About::default(), &[], &many).unwrap_err();
+        assert!(refused.to_string().contains("quota exceeded"), "{refused}");
+        agrees("tags without end");
+        let large = Stored { content: vec![b' '; 4000], digest: Digest::of(b""), media_type: "m".into() };
         assert!(storage.put_manifest("a", &large, &About::default(), &[], &[]).is_err());
         storage.delete_manifest("a", "1").unwrap();
         agrees("a tag less");
+        assert!(storage.delete_manifest("a", "1").is_err());
+        agrees("a tag that is not there");
         storage.delete_manifest("a", manifest.digest.as_str()).unwrap();
         agrees("a manifest less");
         storage.delete_blob("a", &one).unwrap();
@@ -192,8 +207,8 @@ mod tests {
         let start = upload.hash();
         upload.append(&[0; 500]).unwrap();
         assert_eq!(used(&storage.ledger).0, before.0 + 500);
-        assert!(upload.append(&[0; 401]).is_err(), "more than a repository may have");
-        assert!(put("e", &[0; 600], &one).is_err(), "more than is left");
+        assert!(upload.append(&[0; 401 + 2 * TAG as usize]).is_err(), "more than a repository may have");
+        assert!(put("e", &[0; 600 + 2 * TAG as usize], &one).is_err(), "more than is left");
         upload.rewind(0, start).unwrap();
         assert_eq!(used(&storage.ledger), before);
         upload.append(&[0; 500]).unwrap();

@@ -1,8 +1,10 @@
 //! Manifests, tags, and what is listed of them.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::ledger::Share;
+use super::ledger::{Share, TAG};
 use super::{Storage, clamp, has_blob};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -68,7 +70,12 @@ impl Storage {
         }
         // Only what is new takes room.
         let old = manifest_size(&db, repository, m.digest.as_str())?;
-        let share = Share::both(if old.is_some() { 0 } else { m.content.len() as u64 });
+        let mut bytes = if old.is_some() { 0 } else { m.content.len() as u64 };
+        for tag in tags.iter().collect::<BTreeSet<_>>() {
+            let sql = "SELECT 1 FROM tags WHERE repository = ?1 AND tag = ?2";
+            bytes += if db.prepare_cached(sql)?.exists([repository, tag])? { 0 } else { TAG };
+        }
+        let share = Share::both(bytes);
         self.ledger.take(repository, share)?;
         write_manifest(&mut db, repository, m, about, tags)
             .inspect_err(|_| self.ledger.give_back(repository, share))
@@ -77,23 +84,21 @@ impl Storage {
     /// Removes a tag, or a manifest with all its tags. Its blobs go with the next collection.
     pub fn delete_manifest(&self, repository: &str, reference: &str) -> Result<()> {
         let mut db = self.db.lock();
-        // A tag is none, and takes no room.
-        let size = manifest_size(&db, repository, reference)?;
+        let size = manifest_size(&db, repository, reference)?.unwrap_or(0);
         let tx = db.transaction()?;
-        let n = if reference.contains(':') {
-            tx.execute("DELETE FROM tags WHERE repository = ?1 AND digest = ?2", [repository, reference])?;
-            tx.execute(
-                "DELETE FROM manifests WHERE repository = ?1 AND digest = ?2",
-                [repository, reference],
-            )?
-        } else {
-            tx.execute("DELETE FROM tags WHERE repository = ?1 AND tag = ?2", [repository, reference])?
+        let whole = reference.contains(':');
+        let sql = match whole {
+            true => "DELETE FROM tags WHERE repository = ?1 AND digest = ?2",
+            false => "DELETE FROM tags WHERE repository = ?1 AND tag = ?2",
         };
+        let tags = tx.execute(sql, [repository, reference])?;
+        let sql = "DELETE FROM manifests WHERE repository = ?1 AND digest = ?2";
+        let n = if whole { tx.execute(sql, [repository, reference])? } else { tags };
         if n == 0 {
             return Err(Error::manifest_unknown(format!("manifest unknown: {repository}:{reference}")));
         }
         tx.commit()?;
-        self.ledger.give_back(repository, Share::both(size.unwrap_or(0)));
+        self.ledger.give_back(repository, Share::both(size + tags as u64 * TAG));
         Ok(())
     }
 

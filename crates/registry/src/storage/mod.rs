@@ -49,9 +49,9 @@ const MIGRATIONS: [&str; 2] = [
 /// How much may be kept; `None` is as much as the disk holds. Uploads under way count as far as they have come.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Quota {
-    /// Bytes of manifests and blobs in all, each blob counted once.
+    /// Bytes of manifests, blobs and tags (a kilobyte each) in all, each blob counted once.
     pub total: Option<u64>,
-    /// Bytes of manifests and blobs in each repository.
+    /// The same of each repository.
     pub repository: Option<u64>,
 }
 
