@@ -133,7 +133,7 @@ fn amounts(errors: &mut ErrorList, resources: &Value, path: &Path, name_of: fn(&
             }
             if let Some(size) = name.strip_prefix(HUGE_PAGES) {
                 let size = Quantity::parse(size).ok().filter(|s| s.signum() > 0 && s.milli() % 1000 == 0);
-                if !size.is_some_and(|s| q.value() % s.value() == 0) {
+                if size.is_none_or(|s| q.value() % s.value() != 0) {
                     let why = format!("{q} is not positive integer multiple of {name}");
                     invalid_amount(errors, &at, q, &why);
                 }

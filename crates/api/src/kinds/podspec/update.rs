@@ -144,7 +144,7 @@ fn narrowed(errors: &mut ErrorList, new: &Value, old: &Value, path: &Path) {
         let begins = |list: &&str| items(&n[*list]).starts_with(items(&o[*list]));
         // A term that holds of no node must not come to hold of some.
         let none = |term: &Value| lists.iter().all(|list| empty(&term[*list]));
-        if !lists.iter().all(|list| begins(list)) || none(o) && !none(n) {
+        if !lists.iter().all(begins) || none(o) && !none(n) {
             errors.invalid(&at.index(i), n, "only additions are allowed (no mutations or deletions)");
         }
     }
