@@ -1216,6 +1216,25 @@ fn templates() {
     );
 }
 
+/// Each claim of a StatefulSet is a volume of its pods.
+#[test]
+fn claims_of_sets_are_volumes() {
+    let sets = kind("apps/v1", "StatefulSet");
+    let mut set = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "s", "namespace": "d"},
+        "spec": {"selector": {"matchLabels": {"a": "b"}}, "volumeClaimTemplates": [{"metadata": {"name": "data"}}],
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"volumes": [{"name": "data", "emptyDir": {}}, {"name": "v"}],
+                "containers": [{"name": "c", "image": "i", "volumeDevices": [{"name": "data", "devicePath": "/dev/d"}]}]}}}});
+    assert_eq!(wrong(sets, &set), Vec::<String>::new());
+    set["spec"]["volumeClaimTemplates"][0]["metadata"]["name"] = json!("other");
+    let want = "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode";
+    let want =
+        format!("spec.template.spec.containers[0].volumeDevices[0].name: Invalid value: \"data\": {want}");
+    assert_eq!(wrong(sets, &set), [want]);
+    set["spec"]["template"]["spec"]["containers"] =
+        json!([{"name": "c", "image": "i", "volumeMounts": [{"name": "other", "mountPath": "/d"}]}]);
+    assert_eq!(wrong(sets, &set), Vec::<String>::new());
+}
+
 #[test]
 fn subresources() {
     let running = json!({"spec": {"schedulingGates": null, "nodeName": "n", "restartPolicy": "Never"}, "status": {

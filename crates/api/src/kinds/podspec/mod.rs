@@ -10,6 +10,8 @@ mod security;
 mod update;
 mod volumes;
 
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
 
 use super::common::*;
@@ -83,6 +85,27 @@ pub(super) fn validate_template(errors: &mut ErrorList, template: &Value, path: 
         let why = "ephemeral containers not allowed in pod template";
         errors.forbidden(&at.child("ephemeralContainers"), why);
     }
+}
+
+/// The template of a StatefulSet as its pods have it: with a volume for each of its claims.
+pub(super) fn with_claims(set: &Value) -> Value {
+    let mut template = set["template"].clone();
+    let claims = items(&set["volumeClaimTemplates"]);
+    if claims.is_empty() {
+        return template;
+    }
+    let made = claims.iter().map(|claim| {
+        let name = meta::name(claim);
+        (name, json!({"name": name, "persistentVolumeClaim": {"claimName": name}}))
+    });
+    let mut made: HashMap<&str, Value> = made.collect();
+    let volumes = meta::child(&mut template, "spec").entry("volumes").or_insert(Value::Null);
+    let given = std::mem::take(volumes);
+    let mut all: Vec<Value> =
+        items(&given).iter().map(|v| made.remove(text(&v["name"])).unwrap_or_else(|| v.clone())).collect();
+    all.extend(claims.iter().filter_map(|claim| made.remove(meta::name(claim))));
+    *volumes = Value::Array(all);
+    template
 }
 
 /// What is wrong with a pod, new or changed.
