@@ -141,7 +141,7 @@ fn common(errors: &mut ErrorList, c: &Value, of: &Spec<'_>, volumes: &Volumes<'_
     env::check(errors, c, path);
     mounts(errors, c, volumes, &path.child("volumeMounts"));
     devices(errors, c, volumes, &path.child("volumeDevices"));
-    resources::check(errors, &c["resources"], &path.child("resources"), of.spec);
+    resources::check(errors, &c["resources"], &path.child("resources"), &of.claims);
     probes::check_resize(errors, c, path, of.spec);
     let host_users = of.spec["hostUsers"] != false;
     security::check(errors, &c["securityContext"], &path.child("securityContext"), host_users);

@@ -35,9 +35,19 @@ struct Spec<'a> {
     spec: &'a Value,
     /// The pod whose it is; a template has none.
     pod: Option<&'a Value>,
+    /// Names of the claims of devices, sorted.
+    claims: Vec<&'a str>,
 }
 
 impl<'a> Spec<'a> {
+    fn new(spec: &'a Value, pod: Option<&'a Value>) -> Spec<'a> {
+        let names = items(&spec["resourceClaims"]).iter().map(|c| text(&c["name"]));
+        let mut claims: Vec<&str> = names.filter(|n| !n.is_empty()).collect();
+        claims.sort_unstable();
+        claims.dedup();
+        Spec { spec, pod, claims }
+    }
+
     fn pod_name(&self) -> Option<&'a str> {
         self.pod.map(meta::name).filter(|n| !n.is_empty())
     }
@@ -77,7 +87,7 @@ pub(super) fn validate_template(errors: &mut ErrorList, template: &Value, path: 
     let (metadata, at) = (meta::of(template), path.child("spec"));
     errors.append(rules::labels(&metadata["labels"], &path.child("labels")));
     errors.append(rules::annotations(&metadata["annotations"], &path.child("annotations")));
-    let of = Spec { spec: &template["spec"], pod: None };
+    let of = Spec::new(&template["spec"], None);
     annotations(errors, &of, metadata, &path.child("annotations"));
     validate(errors, &of, &at);
     security::matching_profiles(errors, of.spec, metadata, &at);
@@ -111,7 +121,7 @@ pub(super) fn with_claims(set: &Value) -> Value {
 /// What is wrong with a pod, new or changed.
 pub(super) fn validate_pod(errors: &mut ErrorList, pod: &Value) {
     let (metadata, path) = (meta::of(pod), Path::new("spec"));
-    let of = Spec { spec: &pod["spec"], pod: Some(pod) };
+    let of = Spec::new(&pod["spec"], Some(pod));
     annotations(errors, &of, metadata, &Path::new("metadata").child("annotations"));
     validate(errors, &of, &path);
     if empty(&of.spec["serviceAccountName"]) {
@@ -209,7 +219,7 @@ fn validate(errors: &mut ErrorList, of: &Spec<'_>, path: &Path) {
         one_of(errors, &path.child("preemptionPolicy"), &spec["preemptionPolicy"], &policies);
     }
     let overhead = json!({"resources": {"limits": spec["overhead"]}});
-    resources::check(errors, &overhead["resources"], &path.child("overhead"), &Value::Null);
+    resources::check(errors, &overhead["resources"], &path.child("overhead"), &[]);
     security::operating_system(errors, spec, path);
     let group = &spec["schedulingGroup"];
     if !group.is_null() {

@@ -354,6 +354,7 @@ pub(super) fn annotations(errors: &mut ErrorList, of: &Spec<'_>, metadata: &Valu
         None if ["runtime/default", "docker/default", "unconfined"].contains(&given) => {}
         None => errors.invalid_str(at, given, "must be a valid seccomp profile"),
     };
+    let containers: HashSet<&str> = every_container(of.spec, path).map(|(c, _)| text(&c["name"])).collect();
     let given = metadata["annotations"].as_object();
     for (key, value) in given.into_iter().flatten() {
         let value = text(value);
@@ -362,7 +363,7 @@ pub(super) fn annotations(errors: &mut ErrorList, of: &Spec<'_>, metadata: &Valu
         }
         let Some(name) = key.strip_prefix(ARMOR) else { continue };
         let at = path.key(key);
-        if !every_container(of.spec, path).any(|(c, _)| text(&c["name"]) == name) {
+        if !containers.contains(name) {
             errors.invalid_str(&at, name, "container not found");
         }
         let known = ["", "runtime/default", "unconfined"].contains(&value);

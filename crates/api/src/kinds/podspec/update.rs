@@ -77,6 +77,7 @@ pub(in crate::kinds) fn validate_update(new: &Value, old: &Value) -> ErrorList {
     }
     // What may change is made equal; what differs then may not.
     let mut rest = n.clone();
+    meta::as_map(&mut rest);
     for list in ["containers", "initContainers"] {
         // Resources of a running pod change through the resize subresource.
         for (c, before) in rest[list].as_array_mut().into_iter().flatten().zip(items(&o[list])) {
