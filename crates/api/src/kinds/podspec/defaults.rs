@@ -134,8 +134,9 @@ fn pull_policy(image: &str) -> &'static str {
 /// Amounts are whole thousandths.
 fn round_up(amounts: &mut Map) {
     for amount in amounts.values_mut() {
-        let milli = Quantity::of_value(amount).ok().map(|q| (q, Quantity::of_milli(q.milli())));
-        if let Some((_, rounded)) = milli.filter(|(q, rounded)| q != rounded) {
+        let Ok(q) = Quantity::of_value(amount) else { continue };
+        let rounded = Quantity::of_milli(q.milli());
+        if q.nanos() % 1_000_000 != 0 && q < rounded {
             *amount = json!(rounded.to_string());
         }
     }
@@ -232,7 +233,7 @@ mod tests {
             json!({"volumes": [{"iscsi": {}}, {"rbd": {"pool": "mine"}}, {"azureDisk": {}}, {"scaleIO": {}}, {}],
                 "hostNetwork": true, "serviceAccount": "me", "overhead": {"cpu": "1u"},
                 "containers": [{"ports": [{"containerPort": 80}, {"containerPort": 81, "hostPort": 82}],
-                    "resources": {"limits": {"cpu": "0.0001", "memory": "1Gi"}},
+                    "resources": {"limits": {"cpu": "0.0001", "memory": "7Ei"}},
                     "livenessProbe": {"grpc": {"port": 1}}, "readinessProbe": {"httpGet": {"port": 1}}}]}),
             json!({"/volumes/0/iscsi": {"iscsiInterface": "default"},
                 "/volumes/1/rbd": {"pool": "mine", "user": "admin", "keyring": "/etc/ceph/keyring"},
@@ -240,7 +241,7 @@ mod tests {
                 "/volumes/3/scaleIO": {"storageMode": "ThinProvisioned", "fsType": "xfs"}, "/volumes/4/emptyDir": {},
                 "/serviceAccountName": "me", "/enableServiceLinks": true, "/overhead/cpu": "1m",
                 "/containers/0/ports/0/hostPort": 80, "/containers/0/ports/1/hostPort": 82,
-                "/containers/0/resources/requests": {"cpu": "1m", "memory": "1Gi"},
+                "/containers/0/resources/requests": {"cpu": "1m", "memory": "7Ei"},
                 "/containers/0/livenessProbe": {"grpc": {"port": 1, "service": ""}, "timeoutSeconds": 1,
                     "periodSeconds": 10, "successThreshold": 1, "failureThreshold": 3},
                 "/containers/0/readinessProbe/httpGet": {"port": 1, "path": "/", "scheme": "HTTP"}}),

@@ -11,6 +11,8 @@ use crate::quantity::Quantity;
 use crate::{quota, validate};
 
 const HUGE_PAGES: &str = "hugepages-";
+/// The nano-units of a whole one.
+const WHOLE: i128 = 1_000_000_000;
 
 /// Resources that are counted in quotas, and have no prefix.
 const STANDARD: [&str; 20] = [
@@ -125,14 +127,14 @@ fn amounts(errors: &mut ErrorList, resources: &Value, path: &Path, name_of: fn(&
             if q.signum() < 0 {
                 invalid_amount(errors, &at, q, "must be greater than or equal to 0");
             }
-            if is_extended(name) && q.milli() % 1000 != 0 {
+            if is_extended(name) && q.nanos() % WHOLE != 0 {
                 invalid_amount(errors, &at, q, "must be an integer");
             }
             if kind == "requests" {
                 within_limit(errors, name, q, &resources["limits"][name], path);
             }
             if let Some(size) = name.strip_prefix(HUGE_PAGES) {
-                let size = Quantity::parse(size).ok().filter(|s| s.signum() > 0 && s.milli() % 1000 == 0);
+                let size = Quantity::parse(size).ok().filter(|s| s.signum() > 0 && s.nanos() % WHOLE == 0);
                 if size.is_none_or(|s| q.value() % s.value() != 0) {
                     let why = format!("{q} is not positive integer multiple of {name}");
                     invalid_amount(errors, &at, q, &why);
