@@ -489,6 +489,16 @@ mod tests {
     }
 
     #[test]
+    fn the_class_is_the_one_that_was_given() {
+        let spec = json!({"containers": [{"name": "a"}]});
+        assert_eq!(of(spec.clone(), &[])["qosClass"], "BestEffort");
+        let mut given = pod(spec).object.value().clone();
+        given["status"] = json!({"qosClass": "Burstable"});
+        let given = Pod::of(&api::Object::from_value(given)).unwrap();
+        assert_eq!(status(&given, &ready(), &Value::Null, &[], T)["qosClass"], "Burstable");
+    }
+
+    #[test]
     fn times_of_conditions_stay_until_they_change() {
         let p = pod(json!({"containers": [{"name": "a"}]}));
         let mut state = ready();
