@@ -20,15 +20,13 @@ pub enum Referred {
 pub struct VolumeType {
     /// Its field in a volume.
     pub field: &'static str,
-    /// Fields of it that may not be empty.
-    pub required: &'static [&'static str],
     /// What it names, by JSON pointers into it. Sources of projected volumes and claims of ephemeral ones are beside these.
     pub names: &'static [(Referred, &'static str)],
     /// May pods have it that are held to the `restricted` security standard?
     pub restricted: bool,
 }
 
-const PLAIN: VolumeType = VolumeType { field: "", required: &[], names: &[], restricted: false };
+const PLAIN: VolumeType = VolumeType { field: "", names: &[], restricted: false };
 
 const fn plain(field: &'static str) -> VolumeType {
     VolumeType { field, ..PLAIN }
@@ -48,18 +46,8 @@ pub const VOLUMES: [VolumeType; 30] = [
     with_secret("azureFile", &[(Referred::Secret, "/secretName")]),
     with_secret("cephfs", SECRET_REF),
     with_secret("cinder", SECRET_REF),
-    VolumeType {
-        field: "configMap",
-        required: &["name"],
-        names: &[(Referred::ConfigMap, "/name")],
-        restricted: true,
-    },
-    VolumeType {
-        field: "csi",
-        required: &["driver"],
-        names: &[(Referred::Secret, "/nodePublishSecretRef/name")],
-        restricted: true,
-    },
+    VolumeType { field: "configMap", names: &[(Referred::ConfigMap, "/name")], restricted: true },
+    VolumeType { field: "csi", names: &[(Referred::Secret, "/nodePublishSecretRef/name")], restricted: true },
     VolumeType { field: "downwardAPI", restricted: true, ..PLAIN },
     VolumeType { field: "emptyDir", restricted: true, ..PLAIN },
     VolumeType { field: "ephemeral", restricted: true, ..PLAIN },
@@ -69,13 +57,12 @@ pub const VOLUMES: [VolumeType; 30] = [
     plain("gcePersistentDisk"),
     plain("gitRepo"),
     plain("glusterfs"),
-    VolumeType { field: "hostPath", required: &["path"], ..PLAIN },
+    VolumeType { field: "hostPath", ..PLAIN },
     VolumeType { field: "image", restricted: true, ..PLAIN },
     with_secret("iscsi", SECRET_REF),
-    VolumeType { field: "nfs", required: &["server", "path"], ..PLAIN },
+    VolumeType { field: "nfs", ..PLAIN },
     VolumeType {
         field: "persistentVolumeClaim",
-        required: &["claimName"],
         names: &[(Referred::Claim, "/claimName")],
         restricted: true,
     },
@@ -85,12 +72,7 @@ pub const VOLUMES: [VolumeType; 30] = [
     plain("quobyte"),
     with_secret("rbd", SECRET_REF),
     with_secret("scaleIO", SECRET_REF),
-    VolumeType {
-        field: "secret",
-        required: &["secretName"],
-        names: &[(Referred::Secret, "/secretName")],
-        restricted: true,
-    },
+    VolumeType { field: "secret", names: &[(Referred::Secret, "/secretName")], restricted: true },
     with_secret("storageos", SECRET_REF),
     plain("vsphereVolume"),
 ];
@@ -179,9 +161,6 @@ mod tests {
         for kind in &VOLUMES {
             let schema = volume.field(kind.field);
             let source = schema.unwrap_or_else(|| panic!("volumes have no {}", kind.field));
-            for field in kind.required {
-                assert!(source.field(field).is_some(), "{} has no {field}", kind.field);
-            }
             for (_, pointer) in kind.names {
                 let mut at = Some(source);
                 for part in pointer.trim_start_matches('/').split('/') {

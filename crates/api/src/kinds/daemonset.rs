@@ -239,7 +239,7 @@ impl Strategy for StatefulSet {
             non_negative(&mut errors, &path.child(field), &spec[field]);
         }
         check_template_selector(&mut errors, spec);
-        check_template(&mut errors, spec);
+        check_template(&mut errors, &json!({"template": podspec::with_claims(spec)}));
         errors
     }
 

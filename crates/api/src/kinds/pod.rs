@@ -1,7 +1,7 @@
 //! Pods, and the templates that hold them.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -10,7 +10,6 @@ use super::common::*;
 use super::registry::{Decl, PLAIN};
 use super::{Part, Strategy, podspec};
 use crate::field::{ErrorList, Path};
-use crate::patch::identity;
 use crate::{duration, meta, validate};
 
 pub(super) const DECLS: &[Decl] = &[
@@ -118,73 +117,22 @@ impl Strategy for Pod {
 
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        podspec::validate(&mut errors, &obj["spec"], &Path::new("spec"));
+        podspec::validate_pod(&mut errors, obj);
+        errors
+    }
+
+    fn validate_create(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        podspec::validate_new_pod(&mut errors, obj);
         errors
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
-        let mut errors = ErrorList::new();
-        let path = Path::new("spec");
-        let (n, o) = (&new["spec"], &old["spec"]);
-        for list in ["containers", "initContainers"] {
-            if items(&n[list]).len() != items(&o[list]).len() {
-                errors.forbidden(&path.child(list), "pod updates may not add or remove containers");
-                return errors;
-            }
-        }
-        // What may change is made equal; what differs then may not.
-        let mut allowed = n.clone();
-        let map = meta::as_map(&mut allowed);
-        for list in ["containers", "initContainers"] {
-            for (i, c) in each(map, list).enumerate() {
-                match o[list][i].get("image") {
-                    Some(image) => c.insert("image".to_owned(), image.clone()),
-                    None => c.shift_remove("image"),
-                };
-                // Resources of a running pod change through the resize subresource, which is checked there.
-            }
-        }
-        let mut keep = |field: &str| {
-            match o.get(field) {
-                Some(v) => map.insert(field.to_owned(), v.clone()),
-                None => map.shift_remove(field),
-            };
-        };
-        let (deadline, before) = (n["activeDeadlineSeconds"].as_i64(), o["activeDeadlineSeconds"].as_i64());
-        match (deadline, before) {
-            (Some(d), Some(b)) if d > b => {
-                let why = "must be less than or equal to previous value";
-                errors.invalid(&path.child("activeDeadlineSeconds"), &n["activeDeadlineSeconds"], why);
-            }
-            (None, Some(_)) => {
-                let why = "must not update from a positive integer to nil value";
-                errors.invalid(&path.child("activeDeadlineSeconds"), &Value::Null, why);
-            }
-            _ => {}
-        }
-        keep("activeDeadlineSeconds");
-        if all_among(&o["tolerations"], &n["tolerations"]) {
-            keep("tolerations");
-        }
-        if int(&o["terminationGracePeriodSeconds"]) < 0 && int(&n["terminationGracePeriodSeconds"]) == 1 {
-            keep("terminationGracePeriodSeconds");
-        }
-        if all_among(&n["schedulingGates"], &o["schedulingGates"]) {
-            keep("schedulingGates");
-        }
-        if !empty(&o["schedulingGates"]) {
-            keep("nodeSelector");
-            keep("affinity");
-        }
-        if allowed != *o {
-            errors.forbidden(
-                &path,
-                "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,\
-                 `spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),\
-                 `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)",
-            );
-        }
-        errors
+        podspec::validate_update(new, old)
+    }
+
+    fn validate_status(&self, new: &Value, old: &Value) -> ErrorList {
+        podspec::validate_status(new, old)
     }
 
     /// Of pods that run somewhere; whoever has never begun, or has ended, needs no time for it.
@@ -198,8 +146,8 @@ impl Strategy for Pod {
 
     fn part(&self, subresource: &str) -> Option<Part> {
         match subresource {
-            "ephemeralcontainers" => Some(Part { put: put_ephemeral, validate: validate_ephemeral }),
-            "resize" => Some(Part { put: put_resources, validate: validate_resources }),
+            "ephemeralcontainers" => Some(Part { put: put_ephemeral, validate: podspec::validate_ephemeral }),
+            "resize" => Some(Part { put: put_resources, validate: podspec::validate_resize }),
             _ => None,
         }
     }
@@ -217,11 +165,6 @@ impl Strategy for Pod {
     }
 }
 
-/// Pods of a node's own files are not changed through the API.
-fn is_static(pod: &Value) -> bool {
-    meta::annotation(pod, "kubernetes.io/config.mirror").is_some()
-}
-
 fn put_ephemeral(sent: &Value, into: &mut Value) {
     let spec = meta::child(into, "spec");
     match sent["spec"].get("ephemeralContainers") {
@@ -230,50 +173,13 @@ fn put_ephemeral(sent: &Value, into: &mut Value) {
     };
 }
 
-/// Ephemeral containers come and stay as they came.
-/// Whether each item of a list is in another one.
-fn all_among(list: &Value, other: &Value) -> bool {
-    let other: HashSet<String> = items(other).iter().map(identity).collect();
-    items(list).iter().all(|item| other.contains(&identity(item)))
-}
-
-/// The items of a list by their names; of those that have the same one the first.
-fn by_name(list: &Value) -> HashMap<&str, &Value> {
-    let mut named = HashMap::new();
-    for item in items(list) {
-        named.entry(text(&item["name"])).or_insert(item);
-    }
-    named
-}
-
-fn validate_ephemeral(new: &Value, old: &Value) -> ErrorList {
-    let mut errors = ErrorList::new();
-    if is_static(old) {
-        errors.forbidden(&Path::root(), "static pods do not support ephemeral containers");
-        return errors;
-    }
-    let path = Path::new("spec").child("ephemeralContainers");
-    let now = by_name(&new["spec"]["ephemeralContainers"]);
-    for before in items(&old["spec"]["ephemeralContainers"]) {
-        let name = text(&before["name"]);
-        match now.get(name) {
-            None => errors
-                .forbidden(&path, format!("existing ephemeral containers \"{name}\" may not be removed")),
-            Some(now) if *now != before => errors
-                .forbidden(&path, format!("existing ephemeral containers \"{name}\" may not be changed")),
-            Some(_) => {}
-        }
-    }
-    errors
-}
-
 /// The lists whose containers can be resized: of the init containers only those that go on running.
 const RESIZED: [&str; 2] = ["containers", "initContainers"];
 
 fn put_resources(sent: &Value, into: &mut Value) {
     let spec = meta::child(into, "spec");
     for list in RESIZED {
-        let wanted = by_name(&sent["spec"][list]);
+        let wanted = podspec::by_name(&sent["spec"][list]);
         for c in each(spec, list) {
             let name = c.get("name").map_or("", text);
             let Some(other) = wanted.get(name) else { continue };
@@ -285,67 +191,6 @@ fn put_resources(sent: &Value, into: &mut Value) {
             }
         }
     }
-}
-
-/// Only amounts of cpu and memory change, none goes, and the pod stays in its class; what runs must be on a node that can.
-fn validate_resources(new: &Value, old: &Value) -> ErrorList {
-    let mut errors = ErrorList::new();
-    let path = Path::new("spec");
-    let (n, o) = (&new["spec"], &old["spec"]);
-    let whole = if !empty(&o["resources"]["requests"]) || !empty(&o["resources"]["limits"]) {
-        "pods with pod-level resources cannot be resized"
-    } else if is_static(old) {
-        "static pods cannot be resized"
-    } else if o["os"]["name"] == "windows" {
-        "windows pods cannot be resized"
-    } else {
-        ""
-    };
-    if !whole.is_empty() {
-        errors.forbidden(&Path::root(), whole);
-        return errors;
-    }
-    let class = match text(&old["status"]["qosClass"]) {
-        "" => podspec::qos_class(o),
-        class => class,
-    };
-    if class != podspec::qos_class(n) {
-        let why = "Pod QOS Class may not change as a result of resizing";
-        errors.invalid(&path, &json!(podspec::qos_class(n)), why);
-    }
-    // Whether a node can is seen by what it says of the containers that it runs.
-    let running =
-        items(&old["status"]["containerStatuses"]).iter().find(|s| !s["state"]["running"].is_null());
-    if running.is_some_and(|s| s["resources"].is_null()) {
-        errors.forbidden(&path, "Pod running on node without support for resize");
-    }
-    for list in RESIZED {
-        for (i, (c, before)) in items(&n[list]).iter().zip(items(&o[list])).enumerate() {
-            let at = path.child(list).index(i).child("resources");
-            if list == "initContainers" && before["restartPolicy"] != "Always" {
-                if c != before {
-                    errors.forbidden(&path, "resources for non-sidecar init containers are immutable");
-                }
-                continue;
-            }
-            let mut others_changed = c["resources"]["claims"] != before["resources"]["claims"];
-            for kind in ["requests", "limits"] {
-                let (now, was) = (&c["resources"][kind], &before["resources"][kind]);
-                let names = |v: &Value| v.as_object().into_iter().flatten().map(|(k, _)| k.clone()).collect();
-                let (now_names, was_names): (Vec<String>, Vec<String>) = (names(now), names(was));
-                if was_names.iter().any(|k| now[k].is_null()) {
-                    errors.forbidden(&at.child(kind), format!("resource {kind} cannot be removed"));
-                }
-                let mut all =
-                    now_names.iter().chain(&was_names).filter(|k| !matches!(k.as_str(), "cpu" | "memory"));
-                others_changed |= all.any(|k| now[k] != was[k]);
-            }
-            if others_changed {
-                errors.forbidden(&path, "only cpu and memory resources are mutable");
-            }
-        }
-    }
-    errors
 }
 
 fn condition<'a>(pod: &'a Value, kind: &str) -> Option<&'a Value> {
@@ -473,17 +318,6 @@ mod tests {
 
     fn at(s: &str) -> Timestamp {
         s.parse().unwrap()
-    }
-
-    #[test]
-    fn long_lists_are_compared_soon() {
-        let list =
-            |from: usize| (from..from + 20_000).map(|i| json!({"key": format!("k{i}")})).collect::<Value>();
-        assert!(all_among(&list(0), &list(0)) && !all_among(&list(0), &list(1)));
-        assert!(all_among(&json!([]), &Value::Null) && !all_among(&json!([{"key": "a"}]), &Value::Null));
-        let named = json!([{"name": "a", "v": 1}, {"name": "a", "v": 2}, {"v": 3}]);
-        assert_eq!(by_name(&named)["a"]["v"], 1);
-        assert_eq!(by_name(&named)[""]["v"], 3);
     }
 
     #[test]

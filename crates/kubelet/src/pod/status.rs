@@ -88,7 +88,9 @@ pub fn status(pod: &Pod, state: &PodState, sent: &Value, host_ips: &[IpAddr], no
     if let Some(time) = state.start_time {
         out.insert("startTime".into(), meta::time(time).into());
     }
-    out.insert("qosClass".into(), qos::class(&pod.spec).name().into());
+    // The API server has said it when the pod was made, and takes no other.
+    let class = pod.object.status()["qosClass"].as_str().filter(|class| !class.is_empty());
+    out.insert("qosClass".into(), class.unwrap_or_else(|| qos::class(&pod.spec).name()).into());
     let begun = initialized(pod, state);
     let list = |containers: &[Container], init: bool| -> Value {
         containers.iter().map(|c| container(pod, state, c, init, begun, sent)).collect()
@@ -484,6 +486,16 @@ mod tests {
             (&got["phase"], condition(&got, "Ready")["reason"].as_str()),
             (&json!("Failed"), Some("PodFailed"))
         );
+    }
+
+    #[test]
+    fn the_class_is_the_one_that_was_given() {
+        let spec = json!({"containers": [{"name": "a"}]});
+        assert_eq!(of(spec.clone(), &[])["qosClass"], "BestEffort");
+        let mut given = pod(spec).object.value().clone();
+        given["status"] = json!({"qosClass": "Burstable"});
+        let given = Pod::of(&api::Object::from_value(given)).unwrap();
+        assert_eq!(status(&given, &ready(), &Value::Null, &[], T)["qosClass"], "Burstable");
     }
 
     #[test]
