@@ -235,6 +235,11 @@ fn validate_finalizers(new: &Value, _: &Value) -> ErrorList {
         for why in validate::qualified_name(text(finalizer)) {
             errors.invalid(&Path::new("spec").child("finalizers").index(i), finalizer, why);
         }
+        super::rules::full_finalizer(
+            &mut errors,
+            &Path::new("spec").child("finalizers").index(i),
+            text(finalizer),
+        );
     }
     errors
 }

@@ -92,6 +92,11 @@ pub trait Strategy: Send + Sync + 'static {
         false
     }
 
+    /// Is the generation raised by a change of the annotations, too?
+    fn annotations_raise_generation(&self) -> bool {
+        false
+    }
+
     /// May a creator give the status (a kubelet registers its node together with it), though `status` is a subresource?
     fn keeps_status_on_create(&self) -> bool {
         false
