@@ -104,6 +104,55 @@ pub(super) const DECLS: &[Decl] = &[
         ..PLAIN
     },
     Decl {
+        group: "coordination.k8s.io",
+        resource: "leasecandidates",
+        columns: Columns::Coded {
+            columns: &[
+                Column::name(),
+                Column::text("LeaseName"),
+                Column::text("BinaryVersion"),
+                Column::text("EmulationVersion"),
+                Column::text("Age"),
+            ],
+            cells: |o, now| {
+                let spec = &o["spec"];
+                vec![
+                    name_cell(o),
+                    json!(text(&spec["leaseName"])),
+                    json!(text(&spec["binaryVersion"])),
+                    json!(text(&spec["emulationVersion"])),
+                    age_cell(o, now),
+                ]
+            },
+        },
+        ..PLAIN
+    },
+    Decl {
+        group: "internal.apiserver.k8s.io",
+        resource: "storageversions",
+        columns: Columns::Coded {
+            columns: &[
+                Column::name(),
+                Column::text("CommonEncodingVersion"),
+                Column::text("StorageVersions"),
+                Column::text("Age"),
+            ],
+            cells: |o, now| {
+                let status = &o["status"];
+                let of = items(&status["storageVersions"]).iter();
+                let of = of.map(|v| format!("{}={}", text(&v["apiServerID"]), text(&v["encodingVersion"])));
+                let common = text(&status["commonEncodingVersion"]);
+                vec![
+                    name_cell(o),
+                    json!(if common.is_empty() { "<unset>" } else { common }),
+                    json!(few(of.collect(), "<unset>")),
+                    age_cell(o, now),
+                ]
+            },
+        },
+        ..PLAIN
+    },
+    Decl {
         group: "node.k8s.io",
         resource: "runtimeclasses",
         strategy: || Arc::new(RuntimeClass),

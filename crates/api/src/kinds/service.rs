@@ -64,9 +64,10 @@ pub(super) const DECLS: &[Decl] = &[
                 Column::text("Age"),
             ],
             cells: |o, now| {
-                let ports = items(&o["ports"]).iter().map(|p| match p["port"].as_i64() {
-                    Some(n) => n.to_string(),
-                    None => "*".to_owned(),
+                let ports = items(&o["ports"]).iter().map(|p| match (&p["port"], &p["name"]) {
+                    (Value::Number(n), _) => n.to_string(),
+                    (_, Value::String(name)) => name.clone(),
+                    _ => "*".to_owned(),
                 });
                 let addresses = items(&o["endpoints"])
                     .iter()
@@ -84,15 +85,6 @@ pub(super) const DECLS: &[Decl] = &[
         ..PLAIN
     },
 ];
-
-/// The first three of a list, and how many more there are.
-fn few(list: Vec<String>, none: &str) -> String {
-    match list.len() {
-        0 => none.to_owned(),
-        n if n > 3 => format!("{} + {} more...", list.get(..3).unwrap_or_default().join(","), n - 3),
-        _ => list.join(","),
-    }
-}
 
 fn endpoints_cell(subsets: &Value) -> String {
     let mut list = Vec::new();

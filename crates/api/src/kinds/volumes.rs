@@ -179,6 +179,15 @@ pub(super) const DECLS: &[Decl] = &[
     },
     Decl {
         group: "storage.k8s.io",
+        resource: "csistoragecapacities",
+        columns: Columns::Coded {
+            columns: &[Column::name(), Column::text("StorageClassName"), Column::text("Capacity")],
+            cells: |o, _| vec![name_cell(o), json!(text(&o["storageClassName"])), unset(&o["capacity"])],
+        },
+        ..PLAIN
+    },
+    Decl {
+        group: "storage.k8s.io",
         resource: "volumeattachments",
         strategy: || Arc::new(Attachment),
         columns: Columns::Coded {
