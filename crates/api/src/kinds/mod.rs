@@ -325,7 +325,7 @@ impl Kind {
 
     /// What is wrong with a new object, or a changed one, that is sent in this version, where another version takes it.
     pub fn validate_sent(&self, version: &Version, new: &Value, old: Option<&Value>) -> ErrorList {
-        self.strategy.validate_sent(&version.version, new, old)
+        self.strategy.validate_sent(&version.api_version(), new, old)
     }
 
     /// Warnings for whoever creates the object, or changes `old` into it.

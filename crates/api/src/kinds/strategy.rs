@@ -42,10 +42,10 @@ pub trait Strategy: Send + Sync + 'static {
         ErrorList::new()
     }
 
-    /// What is wrong with an object that is sent in this version (`v1beta1`), where another version takes it. `old` is what it
+    /// What is wrong with an object that is sent in this version (`batch/v1beta1`), where another version takes it. `old` is what it
     /// changes.
-    fn validate_sent(&self, version: &str, new: &Value, old: Option<&Value>) -> ErrorList {
-        let _ = (version, new, old);
+    fn validate_sent(&self, api_version: &str, new: &Value, old: Option<&Value>) -> ErrorList {
+        let _ = (api_version, new, old);
         ErrorList::new()
     }
 
