@@ -215,6 +215,11 @@ impl Strategy for Pod {
     fn selectable_fields(&self) -> &[Cow<'static, str>] {
         SELECTABLE
     }
+
+    /// What the field was called once.
+    fn field_alias(&self, field: &str) -> Option<&'static str> {
+        (field == "spec.host").then_some("spec.nodeName")
+    }
 }
 
 /// Pods of a node's own files are not changed through the API.
@@ -636,6 +641,15 @@ mod tests {
         kind.default(&mut debugged);
         assert!(!kind.validate_update(&debugged, &old, "").is_empty());
         assert!(kind.validate_update(&debugged, &old, "ephemeralcontainers").is_empty());
+    }
+
+    #[test]
+    fn the_node_of_a_pod_is_selected_by_its_old_name_too() {
+        let kind = kinds::by_gvr(&gvr::PODS).unwrap();
+        let pod = json!({"spec": {"nodeName": "n1"}});
+        for (text, want) in [("spec.nodeName=n1", true), ("spec.host=n1", true), ("spec.host!=n1", false)] {
+            assert_eq!(kind.field_selector(text).unwrap().matches(&pod), want, "{text}");
+        }
     }
 
     #[test]
