@@ -78,6 +78,7 @@ pub(super) fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, subresou
                     None => to.shift_remove(*field),
                 };
             }
+            kind.strategy.prepare_status(new, old);
         }
         _ => {
             if kind.has_subresource("status") {

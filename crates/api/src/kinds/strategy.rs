@@ -30,6 +30,11 @@ pub trait Strategy: Send + Sync + 'static {
         let _ = (new, old);
     }
 
+    /// Carries over from `old` what a change of the status may not take away.
+    fn prepare_status(&self, new: &mut Value, old: &Value) {
+        let _ = (new, old);
+    }
+
     /// What is wrong with a new object.
     fn validate(&self, obj: &Value) -> ErrorList {
         let _ = obj;
