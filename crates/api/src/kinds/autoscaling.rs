@@ -281,7 +281,11 @@ fn v1_to_storage(obj: &mut Value) {
     if let (Some(percent), Some(list)) =
         (spec.shift_remove("targetCPUUtilizationPercentage"), metrics.as_array_mut())
     {
-        list.push(json!({"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": percent}}}));
+        // First, where most have it, so that a change through this version moves nothing there.
+        list.insert(
+            0,
+            json!({"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": percent}}}),
+        );
     }
     if !empty(&metrics) {
         spec.insert("metrics".to_owned(), metrics);
@@ -465,6 +469,8 @@ mod tests {
             "scaleTargetRef": {"kind": "Deployment", "name": "d", "apiVersion": "apps/v1"},
             "minReplicas": 2, "maxReplicas": 3,
             "metrics": [
+                {"type": "Resource", "resource": {"name": "cpu",
+                    "target": {"type": "Utilization", "averageUtilization": 80}}},
                 {"type": "Pods", "pods": {"metric": {"name": "x", "selector": {"matchLabels": {"a": "b"}}},
                     "target": {"type": "AverageValue", "averageValue": "1"}}},
                 {"type": "Object", "object": {"describedObject": {"kind": "S", "name": "s"}, "metric": {"name": "y"},
@@ -472,9 +478,7 @@ mod tests {
                 {"type": "External", "external": {"metric": {"name": "z", "selector": {"matchLabels": {"c": "d"}}},
                     "target": {"type": "Value", "value": "3"}}},
                 {"type": "ContainerResource", "containerResource": {"name": "memory", "container": "c",
-                    "target": {"type": "Utilization", "averageUtilization": 70}}},
-                {"type": "Resource", "resource": {"name": "cpu",
-                    "target": {"type": "Utilization", "averageUtilization": 80}}}],
+                    "target": {"type": "Utilization", "averageUtilization": 70}}}],
             "behavior": {"scaleUp": {"stabilizationWindowSeconds": 0, "selectPolicy": "Max", "tolerance": "100m",
                 "policies": [{"type": "Pods", "value": 4, "periodSeconds": 15}]}}},
             "status": {"desiredReplicas": 2, "currentReplicas": 2,
