@@ -11,7 +11,7 @@ use super::registry::{Decl, PLAIN};
 use super::{Part, Strategy, podspec};
 use crate::field::{ErrorList, Path};
 use crate::patch::identity;
-use crate::{Map, duration, meta, validate};
+use crate::{duration, meta, validate};
 
 pub(super) const DECLS: &[Decl] = &[
     Decl {
@@ -223,7 +223,7 @@ impl Strategy for Pod {
         if !empty(&o["qosClass"]) {
             set_text(n, "qosClass", text(&o["qosClass"]));
         }
-        let keep = |to: &mut Map, from: &Value| {
+        let keep = |to: &mut crate::Map, from: &Value| {
             if int(&from[SEEN]) != 0 && to.get(SEEN).is_none_or(|seen| int(seen) == 0) {
                 to.insert(SEEN.to_owned(), from[SEEN].clone());
             }
