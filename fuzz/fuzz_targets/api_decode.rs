@@ -43,7 +43,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     kind.default(&mut value);
     assert_eq!(once, value, "defaults are set once");
     let _ = kind.validate_create(&value);
-    let _ = kind.warnings(&value);
+    let _ = kind.warnings(&value, None);
     let mut other = value.clone();
     other["metadata"]["labels"] = json!({"changed": "yes"});
     for subresource in ["", "status"] {

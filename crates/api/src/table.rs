@@ -177,6 +177,9 @@ fn row(kind: &Kind, version: &Version, object: &Object, options: &Options) -> Va
             .collect(),
     };
     let mut row = json!({"cells": cells});
+    if let Some(ended) = ended(kind, value) {
+        row["conditions"] = ended;
+    }
     match options.include {
         Include::None => {}
         Include::Metadata => row["object"] = partial_metadata(value, &options.meta_version),
@@ -189,6 +192,19 @@ fn row(kind: &Kind, version: &Version, object: &Object, options: &Options) -> Va
         }
     }
     row
+}
+
+/// What a row says of a pod that has ended: clients may leave it out.
+fn ended(kind: &Kind, value: &Value) -> Option<Value> {
+    if !kind.group.is_empty() || kind.plural != "pods" {
+        return None;
+    }
+    let (reason, message) = match value["status"]["phase"].as_str()? {
+        reason @ "Succeeded" => (reason, "The pod has completed successfully."),
+        reason @ "Failed" => (reason, "The pod failed."),
+        _ => return None,
+    };
+    Some(json!([{"type": "Completed", "status": "True", "reason": reason, "message": message}]))
 }
 
 fn path_cell(column: &PathColumn, value: &Value, now: Timestamp) -> Value {
@@ -218,4 +234,123 @@ pub fn partial_metadata(obj: &Value, meta_version: &str) -> Value {
 /// The AGE cell of an object.
 pub fn age_cell(obj: &Value, now: Timestamp) -> Value {
     json!(duration::age(meta::created(obj), now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds;
+    use crate::names::Gvr;
+
+    fn rows(gvr: &Gvr, value: Value) -> Value {
+        let kind = kinds::by_gvr(gvr).unwrap();
+        let options = Options {
+            list_meta: json!({}),
+            include: Include::None,
+            headers: true,
+            now: "2024-01-01T01:00:00Z".parse().unwrap(),
+            meta_version: "v1".to_owned(),
+        };
+        table(kind, kind.storage().unwrap(), [Object::from_value(value)], &options)
+    }
+
+    #[test]
+    fn each_kind_has_the_columns_that_upstream_prints() {
+        for (group, plural, object, heads, cells) in [
+            (
+                "admissionregistration.k8s.io",
+                "validatingadmissionpolicies",
+                json!({"spec": {"validations": [{}, {}], "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"}}}),
+                "Name Validations ParamKind Age",
+                json!(["a", 2, "v1/ConfigMap", "60m"]),
+            ),
+            (
+                "admissionregistration.k8s.io",
+                "mutatingadmissionpolicies",
+                json!({"spec": {"mutations": [{}]}}),
+                "Name Mutations ParamKind Age",
+                json!(["a", 1, "<unset>", "60m"]),
+            ),
+            (
+                "admissionregistration.k8s.io",
+                "validatingadmissionpolicybindings",
+                json!({"spec": {"policyName": "p", "paramRef": {"name": "x", "namespace": "n"}}}),
+                "Name PolicyName ParamRef Age",
+                json!(["a", "p", "n/x", "60m"]),
+            ),
+            (
+                "admissionregistration.k8s.io",
+                "mutatingadmissionpolicybindings",
+                json!({"spec": {"policyName": "p", "paramRef": {"name": "x"}}}),
+                "Name PolicyName ParamRef Age",
+                json!(["a", "p", "*/x", "60m"]),
+            ),
+            (
+                "certificates.k8s.io",
+                "clustertrustbundles",
+                json!({"spec": {"signerName": "example.com/s"}}),
+                "Name SignerName",
+                json!(["a", "example.com/s"]),
+            ),
+            (
+                "coordination.k8s.io",
+                "leasecandidates",
+                json!({"spec": {"leaseName": "l", "binaryVersion": "1.36.0", "emulationVersion": "1.35.0"}}),
+                "Name LeaseName BinaryVersion EmulationVersion Age",
+                json!(["a", "l", "1.36.0", "1.35.0", "60m"]),
+            ),
+            (
+                "storage.k8s.io",
+                "csistoragecapacities",
+                json!({"storageClassName": "fast", "capacity": "1Gi"}),
+                "Name StorageClassName Capacity",
+                json!(["a", "fast", "1Gi"]),
+            ),
+            ("resource.k8s.io", "deviceclasses", json!({}), "Name Age", json!(["a", "60m"])),
+            ("resource.k8s.io", "resourceclaimtemplates", json!({}), "Name Age", json!(["a", "60m"])),
+            (
+                "internal.apiserver.k8s.io",
+                "storageversions",
+                json!({"status": {"storageVersions": [{"apiServerID": "s", "encodingVersion": "v1"}]}}),
+                "Name CommonEncodingVersion StorageVersions Age",
+                json!(["a", "<unset>", "s=v1", "60m"]),
+            ),
+            (
+                "discovery.k8s.io",
+                "endpointslices",
+                json!({"addressType": "IPv4", "ports": [{"name": "web"}, {"port": 80, "name": "b"}, {}]}),
+                "Name AddressType Ports Endpoints Age",
+                json!(["a", "IPv4", "web,80,*", "<unset>", "60m"]),
+            ),
+        ] {
+            let kind = kinds::all().iter().find(|k| k.group == group && k.plural == plural).unwrap();
+            let mut object = object;
+            object["metadata"] = json!({"name": "a", "creationTimestamp": "2024-01-01T00:00:00Z"});
+            let table = rows(&kind.gvr(), object);
+            let shown: Vec<&str> = table["columnDefinitions"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|c| c["name"].as_str().unwrap())
+                .collect();
+            assert_eq!(shown.join(" "), heads, "{plural}");
+            assert_eq!(table["rows"][0]["cells"], cells, "{plural}");
+        }
+    }
+
+    #[test]
+    fn a_pod_that_has_ended_says_so_beside_its_cells() {
+        for (phase, message) in [
+            ("Running", None),
+            ("Succeeded", Some("The pod has completed successfully.")),
+            ("Failed", Some("The pod failed.")),
+        ] {
+            let pod = json!({"metadata": {"name": "p", "namespace": "n"}, "status": {"phase": phase}});
+            let row = &rows(&crate::names::gvr::PODS, pod)["rows"][0];
+            let want = message.map_or(Value::Null, |message| {
+                json!([{"type": "Completed", "status": "True", "reason": phase, "message": message}])
+            });
+            assert_eq!(row["conditions"], want, "{phase}");
+        }
+    }
 }

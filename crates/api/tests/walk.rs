@@ -134,6 +134,9 @@ fn is_known(at: &str, difference: &str) -> bool {
     in_kind("EndpointSlice") && difference.starts_with(".endpoints[0].topology.kubernetes.io/hostname")
         // The status of an Ingress has fewer fields than a Service's, which it was once of.
         || in_kind("Ingress") && difference.starts_with(".status.loadBalancer.ingress[0].ipMode")
+        // An annotation carries all of the status of metrics, also what has a field.
+        || in_kind("HorizontalPodAutoscaler")
+            && difference.starts_with(".metadata.annotations.autoscaling.alpha.kubernetes.io/current-metrics")
         // The kind of a subject says its version.
         || in_kind("RoleBinding") && difference.starts_with(".subjects[0].apiVersion")
 }

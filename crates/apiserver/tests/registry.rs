@@ -83,6 +83,22 @@ async fn unknown_fields() {
 }
 
 #[tokio::test]
+async fn who_makes_or_changes_what_nothing_enforces_is_warned() {
+    let c = Cluster::start().await;
+    let policies = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
+    let policy = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "p"}, "spec": {"validations": [{"expression": "true"}],
+        "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}]}}});
+    let warned = "299 - \"stored, but this server does not enforce it yet\"";
+    let made = c.post(policies, policy).await;
+    assert_eq!((made.code, made.header("warning")), (201, warned), "{}", made.value);
+    let change = json!({"spec": {"failurePolicy": "Ignore"}});
+    let changed = c.patch(&format!("{policies}/p"), "merge-patch+json", change).await;
+    assert_eq!((changed.code, changed.header("warning")), (200, warned), "{}", changed.value);
+    assert_eq!(c.get(&format!("{policies}/p")).await.header("warning"), "");
+}
+
+#[tokio::test]
 async fn update_is_guarded_by_the_version_read() {
     let c = Cluster::start().await;
     let first = c.post(MAPS, map("a", json!({"x": "1"}))).await.value;

@@ -148,6 +148,11 @@ pub fn prune(value: &mut Value, schema: Schema<'_>) -> Vec<String> {
     unknown
 }
 
+/// As [`prune`]; says whether every value is of the type that the schema wants.
+pub(crate) fn fits(value: &mut Value, schema: Schema<'_>) -> bool {
+    check::fit(value, schema, &mut Vec::new()).is_ok()
+}
+
 /// The texts that upstream's request decoder answers with.
 fn unreadable(api_version: &str, kind: &str, why: &str) -> Status {
     let (_, version) = crate::names::split_api_version(api_version);

@@ -9,7 +9,8 @@ use super::registry::{Decl, PLAIN};
 use super::{Conversion, Strategy};
 use crate::field::{ErrorList, Path};
 use crate::quantity::Quantity;
-use crate::{Map, meta};
+use crate::schema::TypeId;
+use crate::{Map, codec, meta};
 
 pub(super) const DECLS: &[Decl] = &[Decl {
     group: "autoscaling",
@@ -58,10 +59,10 @@ pub(super) const DECLS: &[Decl] = &[Decl {
     ..PLAIN
 }];
 
-/// The field of a metric spec or status that holds its source, by its type.
 /// What a metric can be of; which it is says its type.
 const SOURCES: [&str; 5] = ["resource", "containerResource", "pods", "object", "external"];
 
+/// The field of a metric spec or status that holds its source, by its type.
 fn source_field(kind: &str) -> &'static str {
     match kind {
         "Resource" => "resource",
@@ -117,6 +118,9 @@ struct Autoscaler;
 
 impl Strategy for Autoscaler {
     fn default(&self, obj: &mut Value) {
+        for key in CARRIED {
+            remove_annotation(obj, key);
+        }
         let spec = meta::child(obj, "spec");
         set(spec, "minReplicas", 1);
         if spec.get("metrics").is_none_or(empty) {
@@ -201,46 +205,101 @@ const CURRENT: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 
-fn take_annotation(obj: &mut Value, key: &str) -> Option<Value> {
-    let metadata = meta::of_mut(obj);
+/// Annotations in which older versions carry what they have no field for. The storage version has fields for all of it: there they
+/// say nothing and are not kept.
+const CARRIED: [&str; 4] = [METRICS, CURRENT, CONDITIONS, BEHAVIOR];
+
+fn remove_annotation(obj: &mut Value, key: &str) -> Option<Value> {
+    let metadata = obj.get_mut("metadata")?.as_object_mut()?;
     let annotations = metadata.get_mut("annotations")?.as_object_mut()?;
     let taken = annotations.shift_remove(key)?;
     if annotations.is_empty() {
         metadata.shift_remove("annotations");
     }
-    serde_json::from_str(taken.as_str()?).ok()
+    Some(taken)
 }
 
-/// v1 knows one metric, CPU; the others and the rest of the status are carried in annotations.
+/// What an annotation carries; nothing if that is not of this type of the group.
+fn take_annotation(obj: &mut Value, key: &str, of: &str) -> Option<Value> {
+    let mut value = serde_json::from_str(remove_annotation(obj, key)?.as_str()?).ok()?;
+    let schema = TypeId::named(&format!("io.k8s.api.autoscaling.{of}"))?.schema();
+    let fit = match &mut value {
+        Value::Array(list) if key != BEHAVIOR => list.iter_mut().all(|item| codec::fits(item, schema)),
+        Value::Object(behavior) if key == BEHAVIOR => {
+            recased(behavior, char::to_lowercase);
+            codec::fits(&mut value, schema)
+        }
+        _ => false,
+    };
+    fit.then_some(value)
+}
+
+/// Gives every key another first letter. Upstream carries the behaviour in the form of its own program, whose fields begin with
+/// capitals, and reads it either way.
+fn recased<I: Iterator<Item = char>>(map: &mut Map, case: fn(char) -> I) {
+    for (key, mut value) in std::mem::take(map) {
+        match &mut value {
+            Value::Object(inner) => recased(inner, case),
+            Value::Array(list) => {
+                list.iter_mut().filter_map(Value::as_object_mut).for_each(|item| recased(item, case))
+            }
+            _ => {}
+        }
+        let mut letters = key.chars();
+        let key = letters.next().into_iter().flat_map(case).chain(letters).collect();
+        map.insert(key, value);
+    }
+}
+
+fn behavior_to_storage(obj: &mut Value) {
+    let behavior = take_annotation(obj, BEHAVIOR, "v2.HorizontalPodAutoscalerBehavior");
+    if let Some(behavior) = behavior.filter(|b| !empty(b)) {
+        meta::child(obj, "spec").insert("behavior".to_owned(), behavior);
+    }
+}
+
+fn behavior_from_storage(obj: &mut Value) {
+    if let Some(Value::Object(mut behavior)) = meta::child(obj, "spec").shift_remove("behavior") {
+        recased(&mut behavior, char::to_uppercase);
+        meta::set_annotation(obj, BEHAVIOR, Value::Object(behavior).to_string());
+    }
+}
+
+/// v1 knows one metric, CPU; all metrics and the rest of the status are carried in annotations, in v2beta1's shapes.
 fn v1_to_storage(obj: &mut Value) {
-    let mut metrics = match take_annotation(obj, METRICS) {
-        Some(Value::Array(list)) => list,
-        _ => Vec::new(),
-    };
-    let mut current = match take_annotation(obj, CURRENT) {
-        Some(Value::Array(list)) => list,
-        _ => Vec::new(),
-    };
-    let (conditions, behavior) = (take_annotation(obj, CONDITIONS), take_annotation(obj, BEHAVIOR));
+    let mut lists = [(METRICS, "v2beta1.MetricSpec", "target"), (CURRENT, "v2beta1.MetricStatus", "current")]
+        .map(|(key, of, noun)| {
+            let mut list = take_annotation(obj, key, of)?;
+            let metrics = list.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut);
+            metrics.for_each(|metric| metric_to_storage(metric, noun));
+            Some(list)
+        });
+    let conditions = take_annotation(obj, CONDITIONS, "v2.HorizontalPodAutoscalerCondition");
+    behavior_to_storage(obj);
     let spec = meta::child(obj, "spec");
-    if let Some(percent) = spec.shift_remove("targetCPUUtilizationPercentage") {
-        metrics.insert(0, json!({"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": percent}}}));
+    let mut metrics = lists[0].take().unwrap_or_else(|| json!([]));
+    if let (Some(percent), Some(list)) =
+        (spec.shift_remove("targetCPUUtilizationPercentage"), metrics.as_array_mut())
+    {
+        // First, where most have it, so that a change through this version moves nothing there.
+        list.insert(
+            0,
+            json!({"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": percent}}}),
+        );
     }
-    if !metrics.is_empty() {
-        spec.insert("metrics".to_owned(), json!(metrics));
-    }
-    if let Some(behavior) = behavior {
-        spec.insert("behavior".to_owned(), behavior);
+    if !empty(&metrics) {
+        spec.insert("metrics".to_owned(), metrics);
     }
     if let Some(status) = obj.get_mut("status").and_then(Value::as_object_mut) {
-        if let Some(percent) = status.shift_remove("currentCPUUtilizationPercentage") {
-            current.insert(0, json!({"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": percent}}}));
-        }
+        let cpu = status.shift_remove("currentCPUUtilizationPercentage").map(|percent| {
+            json!([{"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": percent}}}])
+        });
         if status.get("currentReplicas").is_some_and(|n| n == &json!(0)) {
             status.shift_remove("currentReplicas");
         }
-        if !current.is_empty() {
-            status.insert("currentMetrics".to_owned(), json!(current));
+        // The annotation knows more of CPU than the field.
+        if let Some(current) = lists[1].take().or(cpu) {
+            status.insert("currentMetrics".to_owned(), current);
         }
         if let Some(conditions) = conditions {
             status.insert("conditions".to_owned(), conditions);
@@ -248,160 +307,270 @@ fn v1_to_storage(obj: &mut Value) {
     }
 }
 
-/// Takes the first CPU utilization out of a list of metrics.
-fn take_cpu(list: &mut Vec<Value>, field: &str) -> Option<Value> {
-    let at = list.iter().position(|m| {
+/// Where in a list of metrics the first CPU utilization is.
+fn cpu_at(list: &[Value], noun: &str) -> Option<usize> {
+    list.iter().position(|m| {
         m["type"] == "Resource"
             && m["resource"]["name"] == "cpu"
-            && !m["resource"][field]["averageUtilization"].is_null()
-    })?;
-    let metric = list.remove(at);
-    Some(metric["resource"][field]["averageUtilization"].clone())
+            && !m["resource"][noun]["averageUtilization"].is_null()
+    })
 }
 
 fn v1_from_storage(obj: &mut Value) {
     let mut notes: Vec<(&str, Value)> = Vec::new();
+    let mut carry = |key: &'static str, noun: &str, mut list: Vec<Value>| {
+        list.iter_mut().filter_map(Value::as_object_mut).for_each(|m| metric_from_storage(m, noun));
+        if !list.is_empty() {
+            notes.push((key, json!(list)));
+        }
+    };
     let spec = meta::child(obj, "spec");
     if let Some(Value::Array(mut metrics)) = spec.shift_remove("metrics") {
-        if let Some(percent) = take_cpu(&mut metrics, "target") {
+        if let Some(at) = cpu_at(&metrics, "target") {
+            let cpu = metrics.remove(at);
+            let percent = cpu["resource"]["target"]["averageUtilization"].clone();
             spec.insert("targetCPUUtilizationPercentage".to_owned(), percent);
         }
-        if !metrics.is_empty() {
-            notes.push((METRICS, json!(metrics)));
-        }
-    }
-    if let Some(behavior) = spec.shift_remove("behavior") {
-        notes.push((BEHAVIOR, behavior));
+        carry(METRICS, "target", metrics);
     }
     if let Some(status) = obj.get_mut("status").and_then(Value::as_object_mut) {
-        if let Some(Value::Array(mut current)) = status.shift_remove("currentMetrics") {
-            if let Some(percent) = take_cpu(&mut current, "current") {
+        if let Some(Value::Array(current)) = status.shift_remove("currentMetrics") {
+            if let Some(at) = cpu_at(&current, "current") {
+                let percent = current[at]["resource"]["current"]["averageUtilization"].clone();
                 status.insert("currentCPUUtilizationPercentage".to_owned(), percent);
             }
-            if !current.is_empty() {
-                notes.push((CURRENT, json!(current)));
-            }
+            carry(CURRENT, "current", current);
         }
         // There it is always said, and in v2 only if there are any.
         set(status, "currentReplicas", 0);
-        if let Some(conditions) = status.shift_remove("conditions") {
+        if let Some(conditions) = status.shift_remove("conditions").filter(|c| !empty(c)) {
             notes.push((CONDITIONS, conditions));
         }
     }
     for (key, value) in notes {
         meta::set_annotation(obj, key, value.to_string());
     }
+    behavior_from_storage(obj);
 }
 
-/// v2beta1 has `targetAverageUtilization`, `targetAverageValue`, `targetValue`, `metricName`, `metricSelector` where v2 has a target and a metric.
-fn v2beta1_to_storage(obj: &mut Value) {
-    for (part, list, noun, prefix) in
-        [("spec", "metrics", "target", "target"), ("status", "currentMetrics", "current", "current")]
-    {
-        let Some(part) = obj.get_mut(part).and_then(Value::as_object_mut) else { continue };
-        for metric in each(part, list) {
-            for field in SOURCES {
-                let Some(source) = sub(metric, field) else { continue };
-                let mut amount = Map::new();
-                let mut take = |source: &mut Map, from: String, to: &str, kind: &str| {
-                    if let Some(v) = source.shift_remove(&from).filter(|v| !v.is_null()) {
-                        // Zero quantities are upstream's way of leaving a value out.
-                        if Quantity::of_value(&v).is_ok_and(Quantity::is_zero)
-                            && amount.contains_key("averageValue")
-                        {
-                            return;
-                        }
-                        if prefix == "target" && !amount.contains_key("type") {
-                            amount.insert("type".to_owned(), json!(kind));
-                        }
-                        amount.insert(to.to_owned(), v);
-                    }
-                };
-                let average = if field == "object" {
-                    "averageValue".to_owned()
-                } else {
-                    format!("{prefix}AverageValue")
-                };
-                take(source, format!("{prefix}AverageUtilization"), "averageUtilization", "Utilization");
-                take(source, average, "averageValue", "AverageValue");
-                take(source, format!("{prefix}Value"), "value", "Value");
-                if field == "object"
-                    && let Some(described) = source.shift_remove("target")
+/// The lists of metrics, each with the noun that its fields have: what is wanted, and what is.
+const LISTS: [(&str, &str, &str); 2] =
+    [("spec", "metrics", "target"), ("status", "currentMetrics", "current")];
+
+/// What v2beta1 calls the average of a source.
+fn average(field: &str, noun: &str) -> String {
+    if field == "object" { "averageValue".to_owned() } else { format!("{noun}AverageValue") }
+}
+
+/// The amount of a source that v2beta1 never leaves out; where there is none it is zero.
+fn never_left_out(field: &str, noun: &str) -> Option<String> {
+    match (noun, field) {
+        ("target", "object") | ("current", "object" | "external") => Some(format!("{noun}Value")),
+        ("target", "pods") | ("current", _) => Some(average(field, noun)),
+        _ => None,
+    }
+}
+
+/// v2beta1 has `targetAverageUtilization`, `targetAverageValue`, `targetValue`, `metricName`, `metricSelector` where v2 has a target
+/// and a metric.
+fn metric_to_storage(metric: &mut Map, noun: &str) {
+    for field in SOURCES {
+        let Some(source) = sub(metric, field) else { continue };
+        let mut amount = Map::new();
+        let mut take = |source: &mut Map, from: String, to: &str, kind: &str| {
+            if let Some(v) = source.shift_remove(&from).filter(|v| !v.is_null()) {
+                // Zero quantities are upstream's way of leaving a value out.
+                if Quantity::of_value(&v).is_ok_and(Quantity::is_zero) && amount.contains_key("averageValue")
                 {
-                    source.insert("describedObject".to_owned(), described);
+                    return;
                 }
-                let name = source.shift_remove("metricName");
-                let selector =
-                    source.shift_remove(if field == "external" { "metricSelector" } else { "selector" });
-                if name.is_some() || selector.is_some() {
-                    let mut metric = Map::new();
-                    metric.extend(name.map(|n| ("name".to_owned(), n)));
-                    metric.extend(selector.map(|s| ("selector".to_owned(), s)));
-                    source.insert("metric".to_owned(), Value::Object(metric));
+                if noun == "target" && !amount.contains_key("type") {
+                    amount.insert("type".to_owned(), json!(kind));
                 }
-                source.insert(noun.to_owned(), Value::Object(amount));
+                amount.insert(to.to_owned(), v);
+            }
+        };
+        take(source, format!("{noun}AverageUtilization"), "averageUtilization", "Utilization");
+        take(source, average(field, noun), "averageValue", "AverageValue");
+        take(source, format!("{noun}Value"), "value", "Value");
+        if field == "object"
+            && let Some(described) = source.shift_remove("target")
+        {
+            source.insert("describedObject".to_owned(), described);
+        }
+        let name = source.shift_remove("metricName");
+        let selector = source.shift_remove(if field == "external" { "metricSelector" } else { "selector" });
+        if name.is_some() || selector.is_some() {
+            let mut metric = Map::new();
+            metric.extend(name.map(|n| ("name".to_owned(), n)));
+            metric.extend(selector.map(|s| ("selector".to_owned(), s)));
+            source.insert("metric".to_owned(), Value::Object(metric));
+        }
+        source.insert(noun.to_owned(), Value::Object(amount));
+    }
+}
+
+fn metric_from_storage(metric: &mut Map, noun: &str) {
+    for field in SOURCES {
+        let Some(source) = sub(metric, field) else { continue };
+        let amount = source.shift_remove(noun).unwrap_or_default();
+        if let Some(described) = source.shift_remove("describedObject") {
+            source.insert("target".to_owned(), described);
+        }
+        for (from, to) in [
+            ("averageUtilization", format!("{noun}AverageUtilization")),
+            ("averageValue", average(field, noun)),
+            ("value", format!("{noun}Value")),
+        ] {
+            if !amount[from].is_null() {
+                source.insert(to, amount[from].clone());
+            }
+        }
+        if let Some(amount) = never_left_out(field, noun) {
+            set(source, &amount, "0");
+        }
+        if let Some(metric) = source.shift_remove("metric") {
+            if !metric["name"].is_null() {
+                source.insert("metricName".to_owned(), metric["name"].clone());
+            }
+            if !metric["selector"].is_null() {
+                let key = if field == "external" { "metricSelector" } else { "selector" };
+                source.insert(key.to_owned(), metric["selector"].clone());
             }
         }
     }
+}
+
+fn each_metric(obj: &mut Value, change: fn(&mut Map, &str)) {
+    for (part, list, noun) in LISTS {
+        let Some(part) = obj.get_mut(part).and_then(Value::as_object_mut) else { continue };
+        each(part, list).for_each(|metric| change(metric, noun));
+    }
+}
+
+/// v2beta1 has another shape of metrics, and carries the behaviour in an annotation.
+fn v2beta1_to_storage(obj: &mut Value) {
+    each_metric(obj, metric_to_storage);
+    behavior_to_storage(obj);
 }
 
 fn v2beta1_from_storage(obj: &mut Value) {
-    for (part, list, noun, prefix) in
-        [("spec", "metrics", "target", "target"), ("status", "currentMetrics", "current", "current")]
-    {
-        let Some(part) = obj.get_mut(part).and_then(Value::as_object_mut) else { continue };
-        part.shift_remove("behavior");
-        for metric in each(part, list) {
-            for field in SOURCES {
-                let Some(source) = sub(metric, field) else { continue };
-                let amount = source.shift_remove(noun).unwrap_or_default();
-                if let Some(described) = source.shift_remove("describedObject") {
-                    source.insert("target".to_owned(), described);
-                }
-                let average = if field == "object" {
-                    "averageValue".to_owned()
-                } else {
-                    format!("{prefix}AverageValue")
-                };
-                for (from, to) in [
-                    ("averageUtilization", format!("{prefix}AverageUtilization")),
-                    ("averageValue", average),
-                    ("value", format!("{prefix}Value")),
-                ] {
-                    if !amount[from].is_null() {
-                        source.insert(to, amount[from].clone());
-                    }
-                }
-                if let Some(metric) = source.shift_remove("metric") {
-                    if !metric["name"].is_null() {
-                        source.insert("metricName".to_owned(), metric["name"].clone());
-                    }
-                    if !metric["selector"].is_null() {
-                        let key = if field == "external" { "metricSelector" } else { "selector" };
-                        source.insert(key.to_owned(), metric["selector"].clone());
-                    }
-                }
-            }
-        }
-    }
+    each_metric(obj, metric_from_storage);
+    behavior_from_storage(obj);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// All that the storage version can say.
+    fn whole() -> Value {
+        json!({"metadata": {"name": "h", "namespace": "n"}, "spec": {
+            "scaleTargetRef": {"kind": "Deployment", "name": "d", "apiVersion": "apps/v1"},
+            "minReplicas": 2, "maxReplicas": 3,
+            "metrics": [
+                {"type": "Resource", "resource": {"name": "cpu",
+                    "target": {"type": "Utilization", "averageUtilization": 80}}},
+                {"type": "Pods", "pods": {"metric": {"name": "x", "selector": {"matchLabels": {"a": "b"}}},
+                    "target": {"type": "AverageValue", "averageValue": "1"}}},
+                {"type": "Object", "object": {"describedObject": {"kind": "S", "name": "s"}, "metric": {"name": "y"},
+                    "target": {"type": "AverageValue", "averageValue": "2"}}},
+                {"type": "External", "external": {"metric": {"name": "z", "selector": {"matchLabels": {"c": "d"}}},
+                    "target": {"type": "Value", "value": "3"}}},
+                {"type": "ContainerResource", "containerResource": {"name": "memory", "container": "c",
+                    "target": {"type": "Utilization", "averageUtilization": 70}}}],
+            "behavior": {"scaleUp": {"stabilizationWindowSeconds": 0, "selectPolicy": "Max", "tolerance": "100m",
+                "policies": [{"type": "Pods", "value": 4, "periodSeconds": 15}]}}},
+            "status": {"desiredReplicas": 2, "currentReplicas": 2,
+                "conditions": [{"type": "AbleToScale", "status": "True"}],
+                "currentMetrics": [
+                    {"type": "Resource", "resource": {"name": "cpu",
+                        "current": {"averageUtilization": 0, "averageValue": "0"}}},
+                    {"type": "Pods", "pods": {"metric": {"name": "x"}, "current": {"averageValue": "1"}}},
+                    {"type": "Object", "object": {"describedObject": {"kind": "S", "name": "s"},
+                        "metric": {"name": "y"}, "current": {"averageValue": "5"}}}]}})
+    }
+
+    const VERSIONS: [&str; 4] = ["v1", "v2beta1", "v2beta2", "v2"];
+
+    fn kind() -> &'static crate::kinds::Kind {
+        crate::kinds::by_gvr(&crate::names::Gvr::new("autoscaling", "v2", "horizontalpodautoscalers"))
+            .unwrap()
+    }
+
     #[test]
-    fn v1_keeps_what_it_cannot_say() {
-        let v2 = json!({"metadata": {"name": "h"}, "spec": {"maxReplicas": 3, "metrics": [
-            {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}},
-            {"type": "Pods", "pods": {"metric": {"name": "x"}, "target": {"type": "AverageValue", "averageValue": "1"}}}]},
-            "status": {"conditions": [{"type": "AbleToScale"}]}});
-        let mut v1 = v2.clone();
+    fn nothing_is_lost_through_any_version() {
+        for name in VERSIONS {
+            let version = kind().served("autoscaling", name).unwrap();
+            let mut sent = whole();
+            sent["apiVersion"] = json!("autoscaling/v2");
+            let old = sent.clone();
+            kind().from_storage(&mut sent, version);
+            assert!(codec::fits(&mut sent.clone(), version.schema()), "{name}: {sent}");
+            kind().to_storage(&mut sent).unwrap();
+            kind().keep_unsaid(version, &old, &mut sent);
+            assert_eq!(sent, old, "{name}");
+        }
+    }
+
+    #[test]
+    fn annotations_are_in_the_shapes_that_upstream_reads() {
+        let note = |obj: &Value, key: &str| -> Value {
+            serde_json::from_str(meta::annotation(obj, key).unwrap()).unwrap()
+        };
+        let mut v1 = whole();
         v1_from_storage(&mut v1);
         assert_eq!(v1["spec"]["targetCPUUtilizationPercentage"], 80);
+        assert_eq!(v1["status"]["currentCPUUtilizationPercentage"], 0);
         assert!(v1["spec"].get("metrics").is_none());
-        v1_to_storage(&mut v1);
-        assert_eq!(v1, v2);
+        let metrics = note(&v1, METRICS);
+        assert_eq!(metrics.as_array().unwrap().len(), 4);
+        assert_eq!(
+            metrics[0],
+            json!({"type": "Pods", "pods": {"metricName": "x", "selector": {"matchLabels": {"a": "b"}}, "targetAverageValue": "1"}})
+        );
+        assert_eq!(
+            metrics[1]["object"],
+            json!({"target": {"kind": "S", "name": "s"}, "averageValue": "2", "targetValue": "0", "metricName": "y"})
+        );
+        // All of them, also the one that has a field: the annotation says more of it.
+        let current = note(&v1, CURRENT);
+        assert_eq!(
+            current[0]["resource"],
+            json!({"name": "cpu", "currentAverageUtilization": 0, "currentAverageValue": "0"})
+        );
+        assert_eq!(current.as_array().unwrap().len(), 3);
+        assert_eq!(note(&v1, CONDITIONS), json!([{"type": "AbleToScale", "status": "True"}]));
+        let behavior = json!({"ScaleUp": {"StabilizationWindowSeconds": 0, "SelectPolicy": "Max", "Tolerance": "100m",
+            "Policies": [{"Type": "Pods", "Value": 4, "PeriodSeconds": 15}]}});
+        assert_eq!(note(&v1, BEHAVIOR), behavior);
+        let mut beta = whole();
+        v2beta1_from_storage(&mut beta);
+        assert_eq!(note(&beta, BEHAVIOR), behavior);
+        assert!(meta::annotation(&beta, METRICS).is_none() && beta["spec"].get("behavior").is_none());
+    }
+
+    #[test]
+    fn annotations_that_carry_nothing_sensible_are_dropped() {
+        for (name, text) in [
+            ("v1", "no JSON"),
+            ("v1", "[{\"type\": 7}]"),
+            ("v1", "{}"),
+            ("v2beta1", "{\"ScaleUp\": 5}"),
+            ("v2beta2", "[]"),
+            ("v2", "[]"),
+        ] {
+            let mut sent = json!({"apiVersion": format!("autoscaling/{name}"), "metadata": {"name": "h"}, "spec": {
+                "scaleTargetRef": {"kind": "Deployment", "name": "d"}, "maxReplicas": 3}});
+            for key in CARRIED {
+                meta::set_annotation(&mut sent, key, text);
+            }
+            kind().to_storage(&mut sent).unwrap();
+            kind().default(&mut sent);
+            assert!(sent["metadata"].get("annotations").is_none(), "{name}: {sent}");
+            assert!(sent["spec"].get("behavior").is_none());
+            assert_eq!(sent["spec"]["metrics"][0]["resource"]["name"], "cpu");
+        }
     }
 
     #[test]

@@ -91,6 +91,15 @@ pub(super) fn selector_cell(selector: &Value) -> Value {
     or_none(&label)
 }
 
+/// The first three of a list, and how many more there are.
+pub(super) fn few(list: Vec<String>, none: &str) -> String {
+    match list.len() {
+        0 => none.to_owned(),
+        n if n > 3 => format!("{} + {} more...", list.get(..3).unwrap_or_default().join(","), n - 3),
+        _ => list.join(","),
+    }
+}
+
 /// Says that a field must not change.
 pub(super) fn immutable(errors: &mut ErrorList, path: &Path, new: &Value, old: &Value) {
     if new != old {

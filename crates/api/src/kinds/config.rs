@@ -55,6 +55,23 @@ pub(super) const DECLS: &[Decl] = &[
 /// More than this much data in a ConfigMap or Secret is refused.
 const MAX_SIZE: usize = 1 << 20;
 
+/// The bytes of a base64 text must be a JSON object; what they are is not told.
+fn check_json(errors: &mut ErrorList, path: &Path, base64: &str) {
+    let why = match STANDARD.decode(base64).map(|bytes| serde_json::from_slice(&bytes)) {
+        Ok(Ok(Value::Object(_) | Value::Null)) => return,
+        Ok(Ok(_)) => "must be a JSON object".to_owned(),
+        Ok(Err(why)) => why.to_string(),
+        Err(why) => why.to_string(),
+    };
+    errors.invalid_str(path, "<secret contents redacted>", why);
+}
+
+/// How many bytes a base64 text stands for.
+fn decoded_len(base64: &str) -> usize {
+    let padding = base64.bytes().rev().take_while(|b| *b == b'=').count();
+    (base64.len() / 4 * 3).saturating_sub(padding)
+}
+
 fn check_immutable(new: &Value, old: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     if old["immutable"] == true {
@@ -89,7 +106,7 @@ impl Strategy for ConfigMap {
                         "duplicate of key present in binaryData",
                     );
                 }
-                size += text(value).len();
+                size += if field == "data" { text(value).len() } else { decoded_len(text(value)) };
             }
         }
         if size > MAX_SIZE {
@@ -135,7 +152,7 @@ impl Strategy for Secret {
             for why in validate::config_key(key) {
                 errors.invalid_str(&path.key(key), key, why);
             }
-            size += text(value).len() / 4 * 3;
+            size += decoded_len(text(value));
         }
         if size > MAX_SIZE {
             errors.too_long(&path, MAX_SIZE);
@@ -146,8 +163,13 @@ impl Strategy for Secret {
             }
         };
         match text(&obj["type"]) {
-            "kubernetes.io/dockercfg" => need(".dockercfg"),
-            "kubernetes.io/dockerconfigjson" => need(".dockerconfigjson"),
+            "kubernetes.io/dockercfg" | "kubernetes.io/dockerconfigjson" => {
+                let key = text(&obj["type"]).replace("kubernetes.io/", ".");
+                match &obj["data"][&key] {
+                    Value::Null => need(&key),
+                    config => check_json(&mut errors, &path.key(&key), text(config)),
+                }
+            }
             "kubernetes.io/ssh-auth" => need("ssh-privatekey"),
             "kubernetes.io/tls" => {
                 need("tls.crt");
@@ -191,12 +213,49 @@ mod tests {
     use crate::names::gvr;
 
     #[test]
+    fn data_is_measured_as_it_is_and_not_as_it_is_written() {
+        let metadata = json!({"name": "s", "namespace": "n"});
+        for (size, good) in [(MAX_SIZE - 1, true), (MAX_SIZE, true), (MAX_SIZE + 1, false)] {
+            let encoded = json!({"a": STANDARD.encode(vec![0; size])});
+            for (gvr, object) in [
+                (gvr::CONFIG_MAPS, json!({"metadata": metadata, "binaryData": encoded})),
+                (gvr::CONFIG_MAPS, json!({"metadata": metadata, "data": {"a": "x".repeat(size)}})),
+                (gvr::SECRETS, json!({"metadata": metadata, "type": "Opaque", "data": encoded})),
+            ] {
+                let message = kinds::by_gvr(&gvr).unwrap().validate_create(&object).message();
+                assert_eq!(message == "[]", good, "{size} bytes: {message}");
+                assert_eq!(message.contains("Too long: may not be more than 1048576 bytes"), !good);
+            }
+        }
+    }
+
+    #[test]
     fn string_data_becomes_data() {
         let kind = kinds::by_gvr(&gvr::SECRETS).unwrap();
         let mut obj = json!({"metadata": {"name": "s", "namespace": "n"}, "stringData": {"a": "b"}});
         kind.default(&mut obj);
         assert_eq!((&obj["data"]["a"], &obj["type"]), (&json!("Yg=="), &json!("Opaque")));
         assert!(obj.get("stringData").is_none());
+        for (kind_of, data, why) in [
+            ("dockercfg", json!({}), "data[.dockercfg]: Required value"),
+            ("dockercfg", json!({".dockercfg": STANDARD.encode("{}")}), "[]"),
+            ("dockerconfigjson", json!({".dockerconfigjson": STANDARD.encode("{\"auths\": {}}")}), "[]"),
+            (
+                "dockerconfigjson",
+                json!({".dockerconfigjson": STANDARD.encode("hush")}),
+                "data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\": expected value at line 1 column 1",
+            ),
+            (
+                "dockerconfigjson",
+                json!({".dockerconfigjson": STANDARD.encode("[1]")}),
+                "data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\": must be a JSON object",
+            ),
+        ] {
+            let mut secret = obj.clone();
+            secret["type"] = json!(format!("kubernetes.io/{kind_of}"));
+            secret["data"] = data;
+            assert_eq!(kind.validate_create(&secret).message(), why);
+        }
         let mut tls = obj.clone();
         tls["type"] = json!("kubernetes.io/tls");
         assert_eq!(

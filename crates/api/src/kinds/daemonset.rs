@@ -210,6 +210,11 @@ impl Strategy for StatefulSet {
         }
     }
 
+    /// Its pods are called after it, and by their names they are found.
+    fn check_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        crate::validate::dns_label_name(name, prefix)
+    }
+
     fn no_status(&self) -> Value {
         json!({"replicas": 0, "availableReplicas": 0})
     }
@@ -277,5 +282,19 @@ impl Strategy for StatefulSet {
 
     fn scale_paths(&self) -> Option<ScalePaths> {
         replica_paths()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_stateful_sets_are_labels_of_hosts() {
+        for (name, good) in [("web", true), ("web.example", false), ("Web", false)] {
+            assert_eq!(StatefulSet.check_name(name, false).is_empty(), good, "{name}");
+        }
+        assert!(DaemonSet.check_name("web.example", false).is_empty());
+        assert!(StatefulSet.check_name("web-", true).is_empty());
     }
 }

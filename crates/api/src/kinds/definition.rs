@@ -210,10 +210,12 @@ impl Strategy for Definition {
     }
 
     /// What was so before may stay, and v1beta1 never asked.
-    fn validate_sent(&self, version: &str, new: &Value, old: Option<&Value>) -> ErrorList {
+    fn validate_sent(&self, api_version: &str, new: &Value, old: Option<&Value>) -> ErrorList {
         let mut errors = ErrorList::new();
         let Some((approval, why)) = Approval::of(new) else { return errors };
-        if version == "v1beta1" || old.and_then(Approval::of).is_some_and(|(was, _)| was == approval) {
+        if api_version == "apiextensions.k8s.io/v1beta1"
+            || old.and_then(Approval::of).is_some_and(|(was, _)| was == approval)
+        {
             return errors;
         }
         let path = Path::new("metadata").child("annotations").key(APPROVED);
@@ -493,17 +495,21 @@ mod tests {
         ] {
             let definition = of(group, note);
             assert_eq!(Approval::of(&definition).map(|(approval, _)| approval), want, "{group} {note}");
-            let refused = !Definition.validate_sent("v1", &definition, None).is_empty();
+            let refused = !Definition.validate_sent("apiextensions.k8s.io/v1", &definition, None).is_empty();
             assert_eq!(
                 refused,
                 matches!(want, Some(Approval::Missing | Approval::Invalid)),
                 "{group} {note}"
             );
-            assert!(Definition.validate_sent("v1", &definition, Some(&definition)).is_empty());
-            assert!(Definition.validate_sent("v1beta1", &definition, None).is_empty());
+            assert!(
+                Definition
+                    .validate_sent("apiextensions.k8s.io/v1", &definition, Some(&definition))
+                    .is_empty()
+            );
+            assert!(Definition.validate_sent("apiextensions.k8s.io/v1beta1", &definition, None).is_empty());
         }
         assert_eq!(
-            Definition.validate_sent("v1", &of("x.k8s.io", ""), None).message(),
+            Definition.validate_sent("apiextensions.k8s.io/v1", &of("x.k8s.io", ""), None).message(),
             format!(
                 "metadata.annotations[{APPROVED}]: Required value: protected groups must have approval annotation \"{APPROVED}\", see {url}"
             )

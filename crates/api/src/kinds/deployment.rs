@@ -152,6 +152,11 @@ impl Strategy for Deployment {
         true
     }
 
+    /// A rollout takes them over into its replica sets.
+    fn annotations_raise_generation(&self) -> bool {
+        true
+    }
+
     fn scale_paths(&self) -> Option<ScalePaths> {
         replica_paths()
     }

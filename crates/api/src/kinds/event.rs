@@ -9,7 +9,7 @@ use super::common::*;
 use super::registry::{Decl, PLAIN};
 use super::{Conversion, Strategy};
 use crate::field::{ErrorList, Path};
-use crate::meta;
+use crate::{meta, validate};
 
 const CONVERSION: Conversion = Conversion::Functions { to_storage, from_storage };
 
@@ -128,6 +128,105 @@ const FIELDS: &[Cow<'static, str>] = &[
     Cow::Borrowed("type"),
 ];
 
+/// What is asked of every event. One with an `eventTime` is told in the new way, whatever the version.
+fn check_always(errors: &mut ErrorList, api_version: &str, obj: &Value) {
+    let (own, other) = (meta::namespace(obj), text(&obj["involvedObject"]["namespace"]));
+    let new = !obj["eventTime"].is_null();
+    let fits = match (other.is_empty(), new) {
+        (true, true) => own == "default" || own == "kube-system",
+        (true, false) => own.is_empty() || own == "default",
+        (false, true) => true,
+        (false, false) => own == other,
+    };
+    if !fits {
+        let at = Path::new("involvedObject").child("namespace");
+        errors.invalid_str(&at, other, "does not match event.namespace");
+    }
+    if !new {
+        return;
+    }
+    let controller = if api_version == "v1" { "reportingComponent" } else { "reportingController" };
+    let reporter = &obj["reportingComponent"];
+    if empty(reporter) {
+        errors.required(&Path::new(controller), "");
+    }
+    for why in validate::qualified_name(text(reporter)) {
+        errors.invalid_str(&Path::new(controller), text(reporter), why);
+    }
+    for (field, limit) in [("reportingInstance", 128), ("action", 128), ("reason", 128), ("message", 1024)] {
+        let at = Path::new(field);
+        if empty(&obj[field]) && field != "message" {
+            errors.required(&at, "");
+        }
+        if text(&obj[field]).len() > limit {
+            errors.invalid_str(&at, "", format!("can have at most {limit} characters"));
+        }
+    }
+}
+
+fn check_series(errors: &mut ErrorList, series: &Value) {
+    if series.is_null() {
+        return;
+    }
+    let at = Path::new("series");
+    if int(&series["count"]) < 2 {
+        errors.invalid_str(&at.child("count"), "", "should be at least 2");
+    }
+    if series["lastObservedTime"].is_null() {
+        errors.required(&at.child("lastObservedTime"), "");
+    }
+}
+
+fn check_new(errors: &mut ErrorList, obj: &Value) {
+    check_series(errors, &obj["series"]);
+    if obj["eventTime"].is_null() {
+        errors.required(&Path::new("eventTime"), "");
+    }
+    let kind = text(&obj["type"]);
+    if !matches!(kind, "Normal" | "Warning") {
+        errors.invalid_str(&Path::new("type"), "", format!("has invalid value: {kind}"));
+    }
+    let source = ["component", "host"].iter().any(|f| !empty(&obj["source"][*f]));
+    for (field, given) in [
+        ("firstTimestamp", !obj["firstTimestamp"].is_null()),
+        ("lastTimestamp", !obj["lastTimestamp"].is_null()),
+        ("count", int(&obj["count"]) != 0),
+        ("source", source),
+    ] {
+        if given {
+            errors.invalid_str(&Path::new(field), "", "needs to be unset");
+        }
+    }
+}
+
+fn check_changed(errors: &mut ErrorList, new: &Value, old: &Value) {
+    if new["series"] != old["series"] {
+        check_series(errors, &new["series"]);
+    }
+    for field in [
+        "involvedObject",
+        "reason",
+        "message",
+        "source",
+        "firstTimestamp",
+        "lastTimestamp",
+        "count",
+        "type",
+        "action",
+        "related",
+        "reportingInstance",
+    ] {
+        immutable(errors, &Path::new(field), &new[field], &old[field]);
+    }
+    let reporter = "reportingComponent";
+    immutable(errors, &Path::new("reportingController"), &new[reporter], &old[reporter]);
+    // Clients differ in how they round what is finer than a microsecond.
+    let micros = |o: &Value| text(&o["eventTime"]).parse::<Timestamp>().ok().map(Timestamp::as_microsecond);
+    if micros(new) != micros(old) {
+        immutable(errors, &Path::new("eventTime"), &new["eventTime"], &old["eventTime"]);
+    }
+}
+
 struct Event;
 
 impl Strategy for Event {
@@ -143,17 +242,14 @@ impl Strategy for Event {
         }
     }
 
-    fn validate(&self, obj: &Value) -> ErrorList {
+    /// Older ways to tell of an event are taken as they are; events.k8s.io/v1 asks for all of it, and lets only the series change.
+    fn validate_sent(&self, api_version: &str, new: &Value, old: Option<&Value>) -> ErrorList {
         let mut errors = ErrorList::new();
-        let (own, other) = (meta::namespace(obj), text(&obj["involvedObject"]["namespace"]));
-        let fits = if other.is_empty() {
-            own.is_empty() || own == "default" || own == "kube-system"
-        } else {
-            own == other
-        };
-        if !fits {
-            let at = Path::new("involvedObject").child("namespace");
-            errors.invalid(&at, &obj["involvedObject"]["namespace"], "does not match event.namespace");
+        check_always(&mut errors, api_version, new);
+        match old {
+            _ if api_version != "events.k8s.io/v1" => {}
+            None => check_new(&mut errors, new),
+            Some(old) => check_changed(&mut errors, new, old),
         }
         errors
     }
@@ -186,6 +282,93 @@ mod tests {
         );
         to_storage(&mut other);
         assert_eq!(other, core);
+    }
+
+    fn problems(api_version: &str, new: &Value, old: Option<&Value>) -> String {
+        let kind = crate::kinds::by_gvr(&crate::names::gvr::EVENTS).unwrap();
+        let (group, version) = crate::names::split_api_version(api_version);
+        let mut new = new.clone();
+        kind.default(&mut new);
+        kind.validate_sent(kind.served(group, version).unwrap(), &new, old).message()
+    }
+
+    #[test]
+    fn the_new_way_to_tell_of_an_event_is_strict() {
+        let good = json!({"metadata": {"name": "e", "namespace": "n"}, "eventTime": "2024-01-02T03:04:05.000006Z",
+            "involvedObject": {"kind": "Pod", "name": "p", "namespace": "n"}, "reportingComponent": "example.com/c",
+            "reportingInstance": "c-1", "action": "Start", "reason": "Started", "message": "m", "type": "Normal"});
+        for api_version in ["v1", "events.k8s.io/v1", "events.k8s.io/v1beta1"] {
+            assert_eq!(problems(api_version, &good, None), "[]", "{api_version}");
+        }
+        let with = |edit: Value| {
+            let mut event = good.clone();
+            meta::as_map(&mut event).extend(edit.as_object().cloned().unwrap());
+            event
+        };
+        let old_way = json!({"metadata": {"name": "e", "namespace": "n"}, "involvedObject": {"namespace": "n"},
+            "source": {"component": "c"}, "firstTimestamp": "2024-01-02T03:04:05Z", "count": 1, "type": "Odd"});
+        for api_version in ["v1", "events.k8s.io/v1beta1"] {
+            assert_eq!(problems(api_version, &old_way, None), "[]", "{api_version}");
+        }
+        assert_eq!(
+            problems("events.k8s.io/v1", &old_way, None),
+            "[eventTime: Required value, type: Invalid value: \"\": has invalid value: Odd, firstTimestamp: Invalid value: \"\": needs to be unset, count: Invalid value: \"\": needs to be unset, source: Invalid value: \"\": needs to be unset]"
+        );
+        for (api_version, edit, why) in [
+            ("v1", json!({"action": ""}), "action: Required value"),
+            (
+                "v1",
+                json!({"reportingInstance": "x".repeat(129)}),
+                "reportingInstance: Invalid value: \"\": can have at most 128 characters",
+            ),
+            (
+                "events.k8s.io/v1",
+                json!({"message": "x".repeat(1025)}),
+                "message: Invalid value: \"\": can have at most 1024 characters",
+            ),
+            (
+                "events.k8s.io/v1",
+                json!({"series": {"count": 1}}),
+                "[series.count: Invalid value: \"\": should be at least 2, series.lastObservedTime: Required value]",
+            ),
+            (
+                "v1",
+                json!({"involvedObject": {"kind": "Node"}}),
+                "involvedObject.namespace: Invalid value: \"\": does not match event.namespace",
+            ),
+        ] {
+            assert_eq!(problems(api_version, &with(edit), None), why);
+        }
+        for (api_version, name) in [("v1", "reportingComponent"), ("events.k8s.io/v1", "reportingController")]
+        {
+            let told = problems(api_version, &with(json!({"reportingComponent": ""})), None);
+            assert!(told.starts_with(&format!("[{name}: Required value, {name}: Invalid value")), "{told}");
+        }
+    }
+
+    #[test]
+    fn only_the_series_of_an_event_changes() {
+        let mut old = json!({"metadata": {"name": "e", "namespace": "default"}, "eventTime": "2024-01-02T03:04:05.000006Z",
+            "reportingComponent": "c", "reportingInstance": "c-1", "action": "a", "reason": "r", "type": "Normal"});
+        crate::kinds::by_gvr(&crate::names::gvr::EVENTS).unwrap().default(&mut old);
+        for (edit, why) in [
+            (json!({"series": {"count": 2, "lastObservedTime": "2024-01-02T03:05:05.000006Z"}}), "[]"),
+            (json!({"eventTime": "2024-01-02T03:04:05.000006789Z"}), "[]"),
+            (
+                json!({"eventTime": "2024-01-02T03:04:06.000006Z"}),
+                "eventTime: Invalid value: \"2024-01-02T03:04:06.000006Z\": field is immutable",
+            ),
+            (json!({"reason": "other"}), "reason: Invalid value: \"other\": field is immutable"),
+            (
+                json!({"reportingComponent": "d"}),
+                "reportingController: Invalid value: \"d\": field is immutable",
+            ),
+        ] {
+            let mut new = old.clone();
+            meta::as_map(&mut new).extend(edit.as_object().cloned().unwrap());
+            assert_eq!(problems("events.k8s.io/v1", &new, Some(&old)), why);
+            assert_eq!(problems("v1", &new, Some(&old)), "[]");
+        }
     }
 
     #[test]

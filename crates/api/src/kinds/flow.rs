@@ -1,5 +1,6 @@
 //! Flow schemas and priority levels, and the kinds of resource.k8s.io, with their older shapes.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -7,6 +8,7 @@ use serde_json::{Value, json};
 use super::common::*;
 use super::registry::{Decl, PLAIN};
 use super::{Conversion, Strategy};
+use crate::field::{ErrorList, Path};
 use crate::{Map, meta};
 
 const LEVEL: Conversion = Conversion::Functions {
@@ -20,6 +22,11 @@ const CLAIM: Conversion = Conversion::Functions {
 const TEMPLATE: Conversion = Conversion::Functions {
     to_storage: |o| requests(meta::entry(meta::child(o, "spec"), "spec"), nest),
     from_storage: |o| requests(meta::entry(meta::child(o, "spec"), "spec"), flatten),
+};
+
+const AGE: Columns = Columns::Coded {
+    columns: &[Column::name(), Column::text("Age")],
+    cells: |o, now| vec![name_cell(o), age_cell(o, now)],
 };
 
 pub(super) const DECLS: &[Decl] = &[
@@ -97,10 +104,12 @@ pub(super) const DECLS: &[Decl] = &[
             cells: |o, now| {
                 let status = &o["status"];
                 let mut words: Vec<&str> = Vec::new();
-                if meta::is_deleting(o) {
+                let deleted = meta::is_deleting(o);
+                if deleted {
                     words.push("deleted");
                 }
                 match (status["allocation"].is_null(), empty(&status["reservedFor"])) {
+                    (true, _) if deleted => {}
                     (true, _) => words.push("pending"),
                     (false, true) => words.push("allocated"),
                     (false, false) => words.extend(["allocated", "reserved"]),
@@ -115,11 +124,20 @@ pub(super) const DECLS: &[Decl] = &[
         resource: "resourceclaimtemplates",
         strategy: || Arc::new(ClaimTemplate),
         conversions: &[("resource.k8s.io", "v1beta1", TEMPLATE)],
+        columns: AGE,
+        ..PLAIN
+    },
+    Decl {
+        group: "resource.k8s.io",
+        resource: "deviceclasses",
+        strategy: || Arc::new(DeviceClass),
+        columns: AGE,
         ..PLAIN
     },
     Decl {
         group: "resource.k8s.io",
         resource: "resourceslices",
+        strategy: || Arc::new(ResourceSlice),
         conversions: &[(
             "resource.k8s.io",
             "v1beta1",
@@ -227,17 +245,32 @@ fn flatten(request: &mut Map) {
     }
 }
 
+fn default_request(request: &mut Map) {
+    set_text(request, "allocationMode", "ExactCount");
+    if request.get("allocationMode").is_some_and(|m| m == "ExactCount") {
+        set(request, "count", 1);
+    }
+    for toleration in each(request, "tolerations") {
+        set_text(toleration, "operator", "Equal");
+    }
+}
+
 fn default_requests(spec: &mut Map) {
     if let Some(devices) = sub(spec, "devices") {
         for request in each(devices, "requests") {
             if let Some(exactly) = sub(request, "exactly") {
-                set_text(exactly, "allocationMode", "ExactCount");
-                if exactly.get("allocationMode").is_some_and(|m| m == "ExactCount") {
-                    set(exactly, "count", 1);
-                }
+                default_request(exactly);
             }
+            each(request, "firstAvailable").for_each(default_request);
         }
     }
+}
+
+/// What is asked for does not change: who wants something else makes another object.
+fn same_spec(new: &Value, old: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    immutable(&mut errors, &Path::new("spec"), &new["spec"], &old["spec"]);
+    errors
 }
 
 struct Claim;
@@ -246,6 +279,10 @@ impl Strategy for Claim {
     fn default(&self, obj: &mut Value) {
         default_requests(meta::child(obj, "spec"));
     }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
+        same_spec(new, old)
+    }
 }
 
 struct ClaimTemplate;
@@ -253,6 +290,44 @@ struct ClaimTemplate;
 impl Strategy for ClaimTemplate {
     fn default(&self, obj: &mut Value) {
         default_requests(meta::entry(meta::child(obj, "spec"), "spec"));
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
+        same_spec(new, old)
+    }
+}
+
+struct DeviceClass;
+
+impl Strategy for DeviceClass {
+    fn has_generation(&self) -> bool {
+        true
+    }
+}
+
+const SLICE_FIELDS: &[Cow<'static, str>] = &[Cow::Borrowed("spec.nodeName"), Cow::Borrowed("spec.driver")];
+
+struct ResourceSlice;
+
+impl Strategy for ResourceSlice {
+    fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let path = Path::new("spec");
+        let (n, o) = (&new["spec"], &old["spec"]);
+        for field in ["driver", "nodeName"] {
+            immutable(&mut errors, &path.child(field), &n[field], &o[field]);
+        }
+        immutable(&mut errors, &path.child("pool").child("name"), &n["pool"]["name"], &o["pool"]["name"]);
+        errors
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    /// Drivers look for their own slices, and kubelets for those of their node.
+    fn selectable_fields(&self) -> &[Cow<'static, str>] {
+        SLICE_FIELDS
     }
 }
 
@@ -280,6 +355,56 @@ fn slice_from_storage(obj: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kinds;
+    use crate::names::Gvr;
+
+    #[test]
+    fn slices_are_found_by_node_and_driver_in_each_version() {
+        let slice = json!({"metadata": {"name": "a", "generation": 3},
+            "spec": {"nodeName": "n1", "driver": "gpu.example.com", "pool": {"name": "p", "generation": 1}}});
+        for version in ["v1", "v1beta1", "v1beta2"] {
+            let kind = kinds::by_gvr(&Gvr::new("resource.k8s.io", version, "resourceslices")).unwrap();
+            for (text, want) in [
+                ("spec.nodeName=n1,spec.driver=gpu.example.com", true),
+                ("spec.nodeName=n2", false),
+                ("spec.driver!=gpu.example.com", false),
+            ] {
+                assert_eq!(kind.field_selector(text).unwrap().matches(&slice), want, "{version}: {text}");
+            }
+            assert!(kind.field_selector("spec.pool=p").is_err());
+        }
+        let kind = kinds::by_gvr(&Gvr::new("resource.k8s.io", "v1", "resourceslices")).unwrap();
+        let mut new = slice.clone();
+        new["spec"]["pool"]["generation"] = json!(2);
+        kind.prepare_update(&mut new, &slice, "");
+        assert_eq!(new["metadata"]["generation"], 4);
+        assert!(kind.validate_update(&new, &slice, "").is_empty());
+        new["spec"]["driver"] = json!("other.example.com");
+        assert_eq!(
+            kind.validate_update(&new, &slice, "").message(),
+            "spec.driver: Invalid value: \"other.example.com\": field is immutable"
+        );
+    }
+
+    #[test]
+    fn requests_are_defaulted_and_stay() {
+        let kind = kinds::by_gvr(&Gvr::new("resource.k8s.io", "v1", "resourceclaims")).unwrap();
+        let mut claim = json!({"metadata": {"name": "a", "namespace": "n"}, "spec": {"devices": {"requests": [
+            {"name": "r", "exactly": {"deviceClassName": "c", "tolerations": [{"key": "k", "value": "v"}]}},
+            {"name": "s", "firstAvailable": [{"name": "t", "deviceClassName": "c", "allocationMode": "All"}]}]}}});
+        kind.default(&mut claim);
+        assert_eq!(
+            claim["spec"]["devices"]["requests"],
+            json!([
+                {"name": "r", "exactly": {"deviceClassName": "c", "allocationMode": "ExactCount", "count": 1,
+                    "tolerations": [{"key": "k", "value": "v", "operator": "Equal"}]}},
+                {"name": "s", "firstAvailable": [{"name": "t", "deviceClassName": "c", "allocationMode": "All"}]}
+            ])
+        );
+        let mut new = claim.clone();
+        new["spec"]["devices"]["requests"][0]["exactly"]["count"] = json!(2);
+        assert!(kind.validate_update(&new, &claim, "").message().ends_with("field is immutable"));
+    }
 
     #[test]
     fn older_shapes_hold_the_same() {

@@ -3,12 +3,14 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use jiff::tz::TimeZoneDatabase;
 use serde_json::{Value, json};
 
 use super::common::*;
 use super::registry::{Decl, PLAIN};
 use super::{Strategy, podspec};
 use crate::field::{ErrorList, Path};
+use crate::selector::Label;
 use crate::{Map, duration, meta};
 
 pub(super) const DECLS: &[Decl] = &[
@@ -156,18 +158,102 @@ fn validate_job(errors: &mut ErrorList, spec: &Value, path: &Path) {
     ] {
         non_negative(errors, &path.child(field), &spec[field]);
     }
-    one_of(errors, &path.child("completionMode"), &spec["completionMode"], &["NonIndexed", "Indexed"]);
-    if spec["completionMode"] == "Indexed" && spec["completions"].is_null() {
-        errors.required(&path.child("completions"), "when completion mode is Indexed");
+    check_indexes(errors, spec, path);
+    if !spec["maxFailedIndexes"].is_null() && spec["backoffLimitPerIndex"].is_null() {
+        errors.required(&path.child("backoffLimitPerIndex"), "when maxFailedIndexes is specified");
+    }
+    let failures = !spec["podFailurePolicy"].is_null();
+    let replacement = &spec["podReplacementPolicy"];
+    if !replacement.is_null() {
+        let known: &[&str] = if failures { &["Failed"] } else { &["Failed", "TerminatingOrFailed"] };
+        one_of(errors, &path.child("podReplacementPolicy"), replacement, known);
     }
     let at = path.child("template");
     podspec::validate_template(errors, &spec["template"], &at);
     let policy = &spec["template"]["spec"]["restartPolicy"];
-    if !matches!(text(policy), "OnFailure" | "Never") {
-        let at = at.child("spec").child("restartPolicy");
-        let detail = "supported values: \"OnFailure\", \"Never\"";
-        errors.push(crate::field::ErrorType::NotSupported, &at, Some(crate::field::show(policy)), detail);
+    let at = at.child("spec").child("restartPolicy");
+    match text(policy) {
+        "" | "Always" => errors.required(&at, "valid values: \"OnFailure\", \"Never\""),
+        "OnFailure" if failures => {
+            errors.invalid(&at, policy, "only \"Never\" is supported when podFailurePolicy is specified");
+        }
+        "OnFailure" | "Never" => {}
+        _ => errors.not_supported(&at, policy, &["OnFailure", "Never"]),
     }
+}
+
+/// More completions than this are many.
+const MANY_COMPLETIONS: i64 = 100_000;
+
+/// Checks what goes with the completion mode: some things only jobs have whose pods have an index.
+fn check_indexes(errors: &mut ErrorList, spec: &Value, path: &Path) {
+    let mode = &spec["completionMode"];
+    if !mode.is_null() {
+        one_of(errors, &path.child("completionMode"), mode, &["NonIndexed", "Indexed"]);
+    }
+    if mode != "Indexed" {
+        for field in ["backoffLimitPerIndex", "maxFailedIndexes", "successPolicy"] {
+            if !spec[field].is_null() {
+                errors.invalid(&path.child(field), &spec[field], "requires indexed completion mode");
+            }
+        }
+        return;
+    }
+    if spec["completions"].is_null() {
+        errors.required(&path.child("completions"), "when completion mode is Indexed");
+    }
+    let (completions, failed) = (int(&spec["completions"]), &spec["maxFailedIndexes"]);
+    let parallelism = &spec["parallelism"];
+    let at = path.child("parallelism");
+    if int(parallelism) > 100_000 {
+        let why = "must be less than or equal to 100000 when completion mode is Indexed";
+        errors.invalid(&at, parallelism, why);
+    }
+    let failed_at = path.child("maxFailedIndexes");
+    if !spec["completions"].is_null() && int(failed) > completions {
+        errors.invalid(&failed_at, failed, "must be less than or equal to completions");
+    }
+    if int(failed) > 100_000 {
+        errors.invalid(&failed_at, failed, "must be less than or equal to 100000");
+    }
+    if completions > MANY_COMPLETIONS && !spec["backoffLimitPerIndex"].is_null() {
+        if failed.is_null() {
+            let why = format!("must be specified when completions is above {MANY_COMPLETIONS}");
+            errors.required(&failed_at, why);
+        }
+        for (at, value) in [(&at, parallelism), (&failed_at, failed)] {
+            if int(value) > 10_000 {
+                let why = format!(
+                    "must be less than or equal to 10000 when completions are above {MANY_COMPLETIONS} and used with backoff limit per index"
+                );
+                errors.invalid(at, value, why);
+            }
+        }
+    }
+}
+
+/// A time zone must be named, and be one that the server knows.
+fn check_zone(errors: &mut ErrorList, zone: &Value) {
+    let (name, at) = (text(zone), Path::new("spec").child("timeZone"));
+    if zone.is_null() {
+        return;
+    }
+    if name.is_empty() {
+        errors.invalid(&at, zone, "timeZone must be nil or non-empty string");
+    } else if name.eq_ignore_ascii_case("local") {
+        let why = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
+        errors.invalid(&at, zone, why);
+    } else if TimeZoneDatabase::bundled().get(name).is_err() {
+        errors.invalid(&at, zone, format!("unknown time zone {name}"));
+    }
+}
+
+const UID_LABEL: &str = "batch.kubernetes.io/controller-uid";
+
+/// The labels by which a job knows its pods, if its selector is not the user's: those of today and those of old.
+fn generated_labels(uid: &str, name: &str) -> [(String, String); 4] {
+    [(UID_LABEL, uid), ("batch.kubernetes.io/job-name", name), ("controller-uid", uid), ("job-name", name)]
+        .map(|(label, value)| (label.to_owned(), value.to_owned()))
 }
 
 struct Job;
@@ -198,13 +284,12 @@ impl Strategy for Job {
         }
         let template = meta::entry(spec, "template");
         let labels = meta::entry(meta::entry(template, "metadata"), "labels");
-        for prefix in ["", "batch.kubernetes.io/"] {
-            labels.insert(format!("{prefix}controller-uid"), json!(uid));
-            labels.insert(format!("{prefix}job-name"), json!(name));
+        // What the user says otherwise is refused later.
+        for (label, value) in generated_labels(&uid, &name) {
+            labels.entry(label).or_insert(json!(value));
         }
         let selector = meta::entry(spec, "selector");
-        meta::entry(selector, "matchLabels")
-            .insert("batch.kubernetes.io/controller-uid".to_owned(), json!(uid));
+        meta::entry(selector, "matchLabels").entry(UID_LABEL).or_insert(json!(uid));
     }
 
     fn no_status(&self) -> Value {
@@ -221,11 +306,47 @@ impl Strategy for Job {
         errors
     }
 
+    fn validate_create(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let (spec, path) = (&obj["spec"], Path::new("spec"));
+        if spec["manualSelector"] == true {
+            if spec["selector"].is_null() {
+                errors.required(&path.child("selector"), "");
+            }
+            return errors;
+        }
+        if spec["selector"].is_null() {
+            return errors;
+        }
+        let given = &spec["template"]["metadata"]["labels"];
+        let at = path.child("template").child("metadata").child("labels");
+        let expected = generated_labels(meta::uid(obj), meta::name(obj));
+        for (label, value) in &expected {
+            match given[label].as_str() {
+                Some(is) if is == value => {}
+                None => errors.required(&at.key(label), format!("must be '{value}'")),
+                Some(_) => errors.invalid(&at.key(label), given, format!("must be '{value}'")),
+            }
+        }
+        let expected = json!(Map::from_iter(expected.map(|(label, value)| (label, json!(value)))));
+        if Label::from_selector(&spec["selector"]).is_ok_and(|s| !s.matches(&expected)) {
+            errors.invalid(&path.child("selector"), &spec["selector"], "`selector` not auto-generated");
+        }
+        errors
+    }
+
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let path = Path::new("spec");
         let (n, o) = (&new["spec"], &old["spec"]);
-        for field in ["selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy"] {
+        for field in [
+            "selector",
+            "completionMode",
+            "podFailurePolicy",
+            "backoffLimitPerIndex",
+            "managedBy",
+            "successPolicy",
+        ] {
             immutable(&mut errors, &path.child(field), &n[field], &o[field]);
         }
         if n["completionMode"] != "Indexed" {
@@ -299,32 +420,29 @@ impl Strategy for CronJob {
             &spec["concurrencyPolicy"],
             &["Allow", "Forbid", "Replace"],
         );
-        let zone = text(&spec["timeZone"]);
-        if !spec["timeZone"].is_null()
-            && (zone.is_empty()
-                || zone.eq_ignore_ascii_case("local")
-                || zone.contains("..")
-                || zone.starts_with('/'))
-        {
-            errors.invalid_str(&path.child("timeZone"), zone, "unknown time zone");
-        }
         let job = &spec["jobTemplate"]["spec"];
         let at = path.child("jobTemplate").child("spec");
-        let policy = &job["template"]["spec"]["restartPolicy"];
-        let template = at.child("template");
-        podspec::validate_template(&mut errors, &job["template"], &template);
-        if !matches!(text(policy), "OnFailure" | "Never") {
-            let at = template.child("spec").child("restartPolicy");
-            let detail = "supported values: \"OnFailure\", \"Never\"";
-            errors.push(crate::field::ErrorType::NotSupported, &at, Some(crate::field::show(policy)), detail);
-        }
-        if !job["selector"].is_null() && job["manualSelector"] != true {
+        validate_job(&mut errors, job, &at);
+        if !job["selector"].is_null() {
             errors.invalid(&at.child("selector"), &job["selector"], "`selector` will be auto-generated");
         }
-        for field in
-            ["parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished"]
-        {
-            non_negative(&mut errors, &at.child(field), &job[field]);
+        if job["manualSelector"] == true {
+            errors.not_supported(&at.child("manualSelector"), &job["manualSelector"], &["nil", "false"]);
+        }
+        errors
+    }
+
+    fn validate_create(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        check_zone(&mut errors, &obj["spec"]["timeZone"]);
+        errors
+    }
+
+    /// A time zone that is no longer known may stay.
+    fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        if new["spec"]["timeZone"] != old["spec"]["timeZone"] {
+            check_zone(&mut errors, &new["spec"]["timeZone"]);
         }
         errors
     }
@@ -451,9 +569,127 @@ mod tests {
         assert_eq!(job["spec"]["template"]["metadata"]["labels"]["job-name"], "j");
         assert_eq!(
             kind.validate_create(&job).message(),
-            "spec.template.spec.restartPolicy: Unsupported value: \"Always\": supported values: \"OnFailure\", \"Never\""
+            "spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\""
         );
         job["spec"]["template"]["spec"]["restartPolicy"] = json!("Never");
         assert!(kind.validate_create(&job).is_empty());
+    }
+
+    /// A job as it is stored, with something else in its spec.
+    fn job(edit: Value) -> Value {
+        let kind = kinds::by_gvr(&gvr::JOBS).unwrap();
+        let mut job = json!({"metadata": {"name": "j", "namespace": "n", "uid": "u-1"}, "spec": {"template": {
+            "metadata": {"labels": {"app": "a"}},
+            "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
+        meta::child(&mut job, "spec").extend(edit.as_object().cloned().unwrap());
+        kind.default(&mut job);
+        kind.prepare_create(&mut job);
+        job
+    }
+
+    #[test]
+    fn labels_that_the_job_gives_are_not_the_user_s_to_choose() {
+        let kind = kinds::by_gvr(&gvr::JOBS).unwrap();
+        assert!(kind.validate_create(&job(json!({}))).is_empty());
+        let spec = json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]});
+        let label = "batch.kubernetes.io/controller-uid";
+        let message = kind
+            .validate_create(&job(
+                json!({"template": {"metadata": {"labels": {label: "mine"}}, "spec": spec}}),
+            ))
+            .message();
+        assert!(message.contains("`selector` does not match template `labels`"), "{message}");
+        assert!(
+            message.contains(&format!("spec.template.metadata.labels[{label}]: Invalid value: ")),
+            "{message}"
+        );
+        assert!(message.contains("must be 'u-1'"), "{message}");
+        let chosen = json!({"selector": {"matchLabels": {"app": "a"}}});
+        let mut own = job(chosen.clone());
+        assert_eq!(own["spec"]["selector"]["matchLabels"], json!({"app": "a", label: "u-1"}));
+        assert!(kind.validate_create(&own).message().contains("`selector` not auto-generated"));
+        own["spec"]["selector"] = chosen["selector"].clone();
+        assert!(kind.validate_create(&own).message().contains("`selector` not auto-generated"));
+        own["spec"]["manualSelector"] = json!(true);
+        assert!(kind.validate_create(&own).is_empty());
+        own["spec"]["selector"] = Value::Null;
+        assert_eq!(kind.validate_create(&own).message(), "spec.selector: Required value");
+    }
+
+    #[test]
+    fn what_goes_with_indexes_needs_them() {
+        let kind = kinds::by_gvr(&gvr::JOBS).unwrap();
+        let policy = json!({"rules": [{"succeededCount": 1}]});
+        let indexed = json!({"completionMode": "Indexed", "completions": 3, "backoffLimitPerIndex": 1,
+            "maxFailedIndexes": 2, "successPolicy": policy});
+        let old = job(indexed.clone());
+        assert!(kind.validate_create(&old).is_empty());
+        let with = |edit: Value| {
+            let mut spec = indexed.clone();
+            meta::as_map(&mut spec).extend(edit.as_object().cloned().unwrap());
+            kind.validate_create(&job(spec)).message()
+        };
+        for (edit, why) in [
+            (
+                json!({"maxFailedIndexes": 4}),
+                "spec.maxFailedIndexes: Invalid value: 4: must be less than or equal to completions",
+            ),
+            (
+                json!({"parallelism": 100_001}),
+                "spec.parallelism: Invalid value: 100001: must be less than or equal to 100000 when completion mode is Indexed",
+            ),
+            (
+                json!({"backoffLimitPerIndex": null}),
+                "spec.backoffLimitPerIndex: Required value: when maxFailedIndexes is specified",
+            ),
+            (
+                json!({"completionMode": "NonIndexed", "maxFailedIndexes": null, "successPolicy": null}),
+                "spec.backoffLimitPerIndex: Invalid value: 1: requires indexed completion mode",
+            ),
+            (
+                json!({"podReplacementPolicy": "TerminatingOrFailed", "podFailurePolicy": {"rules": []}}),
+                "spec.podReplacementPolicy: Unsupported value: \"TerminatingOrFailed\": supported values: \"Failed\"",
+            ),
+        ] {
+            assert_eq!(with(edit), why);
+        }
+        for (field, value) in
+            [("successPolicy", json!({"rules": []})), ("managedBy", json!("example.com/other"))]
+        {
+            let mut new = old.clone();
+            new["spec"][field] = value;
+            let message = kind.validate_update(&new, &old, "").message();
+            assert!(message.starts_with(&format!("spec.{field}: Invalid value")), "{message}");
+            assert!(message.ends_with("field is immutable"), "{message}");
+        }
+    }
+
+    #[test]
+    fn time_zones_are_those_of_the_world() {
+        let kind = kinds::by_gvr(&gvr::CRON_JOBS).unwrap();
+        let cron = |zone: &str| {
+            let mut cron = json!({"metadata": {"name": "c", "namespace": "n"}, "spec": {"schedule": "@hourly", "timeZone": zone,
+                "jobTemplate": {"spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}}}});
+            kind.default(&mut cron);
+            cron
+        };
+        for (zone, why) in [
+            ("Europe/Berlin", ""),
+            ("UTC", ""),
+            ("", "timeZone must be nil or non-empty string"),
+            ("Local", "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones"),
+            ("Europe/Nowhere", "unknown time zone Europe/Nowhere"),
+            ("../etc/passwd", "unknown time zone ../etc/passwd"),
+        ] {
+            let message = kind.validate_create(&cron(zone)).message();
+            let want = if why.is_empty() {
+                "[]".to_owned()
+            } else {
+                format!("spec.timeZone: Invalid value: \"{zone}\": {why}")
+            };
+            assert_eq!(message, want);
+            assert!(kind.validate_update(&cron(zone), &cron(zone), "").is_empty(), "what was so may stay");
+            assert_eq!(kind.validate_update(&cron(zone), &cron("Etc/UTC"), "").is_empty(), why.is_empty());
+        }
     }
 }

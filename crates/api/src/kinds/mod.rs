@@ -325,12 +325,12 @@ impl Kind {
 
     /// What is wrong with a new object, or a changed one, that is sent in this version, where another version takes it.
     pub fn validate_sent(&self, version: &Version, new: &Value, old: Option<&Value>) -> ErrorList {
-        self.strategy.validate_sent(&version.version, new, old)
+        self.strategy.validate_sent(&version.api_version(), new, old)
     }
 
-    /// Warnings for whoever creates or changes the object.
-    pub fn warnings(&self, obj: &Value) -> Vec<String> {
-        self.strategy.warnings(obj)
+    /// Warnings for whoever creates the object, or changes `old` into it.
+    pub fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        rules::warnings(self, new, old)
     }
 
     /// Reads a field selector; one on fields that the kind does not support is refused. The result speaks of the storage

@@ -115,8 +115,12 @@ pub(super) const DECLS: &[Decl] = &[
             columns: &[Column::name(), Column::text("ParentRef")],
             cells: |o, _| {
                 let r = &o["spec"]["parentRef"];
-                let parts = [text(&r["resource"]), text(&r["namespace"]), text(&r["name"])];
-                vec![name_cell(o), json!(parts.join("/"))]
+                let (group, namespace) = (text(&r["group"]), text(&r["namespace"]));
+                let dot = if group.is_empty() { "" } else { "." };
+                let slash = if namespace.is_empty() { "" } else { "/" };
+                let resource = text(&r["resource"]);
+                let parent = format!("{resource}{dot}{group}{slash}{namespace}/{}", text(&r["name"]));
+                vec![name_cell(o), or_none(if r.is_null() { "" } else { &parent })]
             },
         },
         ..PLAIN

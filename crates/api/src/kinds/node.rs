@@ -1,6 +1,7 @@
 //! Nodes, Namespaces, ComponentStatuses.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 use super::common::*;
 use super::registry::{Decl, PLAIN};
 use super::{Part, Strategy};
-use crate::field::{ErrorList, Path};
+use crate::field::{ErrorList, ErrorType, Path, show};
 use crate::{meta, validate};
 
 pub(super) const DECLS: &[Decl] = &[
@@ -133,8 +134,13 @@ impl Strategy for Node {
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let path = Path::new("spec");
+        let mut seen = HashSet::new();
         for (i, taint) in items(&obj["spec"]["taints"]).iter().enumerate() {
             let at = path.child("taints").index(i);
+            if !seen.insert((text(&taint["key"]), text(&taint["effect"]))) {
+                let why = "taints must be unique by key and effect pair";
+                errors.push(ErrorType::Duplicate, &at, Some(show(taint)), why);
+            }
             for why in validate::qualified_name(text(&taint["key"])) {
                 errors.invalid(&at.child("key"), &taint["key"], why);
             }
@@ -159,13 +165,12 @@ impl Strategy for Node {
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let path = Path::new("spec");
-        for field in ["podCIDR", "providerID"] {
+        for (field, named) in [("podCIDRs", "podCIDR"), ("podCIDR", "podCIDR"), ("providerID", "providerID")]
+        {
             let (n, o) = (&new["spec"][field], &old["spec"][field]);
             if !empty(o) && n != o {
-                errors.forbidden(
-                    &path.child(field),
-                    "node updates may not change podCIDR except from \"\" to valid",
-                );
+                let why = format!("node updates may not change {named} except from \"\" to valid");
+                errors.forbidden(&path.child(field), why);
             }
         }
         errors
@@ -235,6 +240,42 @@ fn validate_finalizers(new: &Value, _: &Value) -> ErrorList {
         for why in validate::qualified_name(text(finalizer)) {
             errors.invalid(&Path::new("spec").child("finalizers").index(i), finalizer, why);
         }
+        super::rules::full_finalizer(
+            &mut errors,
+            &Path::new("spec").child("finalizers").index(i),
+            text(finalizer),
+        );
     }
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds;
+    use crate::names::gvr;
+
+    #[test]
+    fn taints_are_unique_and_what_a_node_is_stays() {
+        let kind = kinds::by_gvr(&gvr::NODES).unwrap();
+        let node = |spec: Value| json!({"metadata": {"name": "n"}, "spec": spec});
+        let taint = |key: &str, effect: &str| json!({"key": key, "effect": effect});
+        let two = json!([taint("a", "NoSchedule"), taint("a", "NoExecute"), taint("b", "NoSchedule")]);
+        assert!(kind.validate_create(&node(json!({"taints": two}))).is_empty());
+        let same = json!([taint("a", "NoSchedule"), taint("a", "NoSchedule")]);
+        assert_eq!(
+            kind.validate_create(&node(json!({"taints": same}))).message(),
+            "spec.taints[1]: Duplicate value: {\"key\":\"a\",\"effect\":\"NoSchedule\"}: taints must be unique by key and effect pair"
+        );
+        for (field, named) in [("providerID", "providerID"), ("podCIDR", "podCIDR")] {
+            let (new, old) = (node(json!({field: "10.0.1.0/24"})), node(json!({field: "10.0.0.0/24"})));
+            assert_eq!(
+                kind.validate_update(&new, &old, "").message(),
+                format!(
+                    "spec.{field}: Forbidden: node updates may not change {named} except from \"\" to valid"
+                )
+            );
+            assert!(kind.validate_update(&new, &node(json!({})), "").is_empty());
+        }
+    }
 }

@@ -163,6 +163,33 @@ impl Strategy for Pod {
     fn selectable_fields(&self) -> &[Cow<'static, str>] {
         SELECTABLE
     }
+
+    /// Kubelets that do not know of its class or of generations do not take them away.
+    fn prepare_status(&self, new: &mut Value, old: &Value) {
+        const SEEN: &str = "observedGeneration";
+        let (n, o) = (meta::child(new, "status"), &old["status"]);
+        if !empty(&o["qosClass"]) {
+            set_text(n, "qosClass", text(&o["qosClass"]));
+        }
+        let keep = |to: &mut crate::Map, from: &Value| {
+            if int(&from[SEEN]) != 0 && to.get(SEEN).is_none_or(|seen| int(seen) == 0) {
+                to.insert(SEEN.to_owned(), from[SEEN].clone());
+            }
+        };
+        keep(n, o);
+        // There may be several of a type; they are told apart by their order.
+        let mut before: Vec<&Value> = items(&o["conditions"]).iter().collect();
+        for condition in each(n, "conditions") {
+            if let Some(at) = before.iter().position(|c| Some(&c["type"]) == condition.get("type")) {
+                keep(condition, before.remove(at));
+            }
+        }
+    }
+
+    /// What the field was called once.
+    fn field_alias(&self, field: &str) -> Option<&'static str> {
+        (field == "spec.host").then_some("spec.nodeName")
+    }
 }
 
 fn put_ephemeral(sent: &Value, into: &mut Value) {
@@ -470,6 +497,38 @@ mod tests {
         kind.default(&mut debugged);
         assert!(!kind.validate_update(&debugged, &old, "").is_empty());
         assert!(kind.validate_update(&debugged, &old, "ephemeralcontainers").is_empty());
+    }
+
+    #[test]
+    fn a_status_without_generations_takes_none_away() {
+        let kind = kinds::by_gvr(&gvr::PODS).unwrap();
+        let pod = |status: Value| json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {}, "status": status});
+        let condition = |kind: &str, seen: Option<i64>| {
+            let mut condition = json!({"type": kind, "status": "True"});
+            if let Some(seen) = seen {
+                condition["observedGeneration"] = json!(seen);
+            }
+            condition
+        };
+        let old = pod(json!({"qosClass": "Burstable", "observedGeneration": 3,
+            "conditions": [condition("Ready", Some(2)), condition("a", Some(1)), condition("a", Some(2)), condition("b", None)]}));
+        let mut new = pod(json!({"phase": "Running",
+            "conditions": [condition("a", None), condition("b", None), condition("a", None), condition("Ready", Some(4))]}));
+        kind.prepare_update(&mut new, &old, "status");
+        assert_eq!(
+            new["status"],
+            json!({"phase": "Running", "qosClass": "Burstable", "observedGeneration": 3,
+                "conditions": [condition("a", Some(1)), condition("b", None), condition("a", Some(2)), condition("Ready", Some(4))]})
+        );
+    }
+
+    #[test]
+    fn the_node_of_a_pod_is_selected_by_its_old_name_too() {
+        let kind = kinds::by_gvr(&gvr::PODS).unwrap();
+        let pod = json!({"spec": {"nodeName": "n1"}});
+        for (text, want) in [("spec.nodeName=n1", true), ("spec.host=n1", true), ("spec.host!=n1", false)] {
+            assert_eq!(kind.field_selector(text).unwrap().matches(&pod), want, "{text}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Disruption budgets, priority classes, quotas, limit ranges, leases, runtime classes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -100,6 +101,55 @@ pub(super) const DECLS: &[Decl] = &[
         columns: Columns::Coded {
             columns: &[Column::name(), Column::text("Holder"), Column::text("Age")],
             cells: |o, now| vec![name_cell(o), json!(text(&o["spec"]["holderIdentity"])), age_cell(o, now)],
+        },
+        ..PLAIN
+    },
+    Decl {
+        group: "coordination.k8s.io",
+        resource: "leasecandidates",
+        columns: Columns::Coded {
+            columns: &[
+                Column::name(),
+                Column::text("LeaseName"),
+                Column::text("BinaryVersion"),
+                Column::text("EmulationVersion"),
+                Column::text("Age"),
+            ],
+            cells: |o, now| {
+                let spec = &o["spec"];
+                vec![
+                    name_cell(o),
+                    json!(text(&spec["leaseName"])),
+                    json!(text(&spec["binaryVersion"])),
+                    json!(text(&spec["emulationVersion"])),
+                    age_cell(o, now),
+                ]
+            },
+        },
+        ..PLAIN
+    },
+    Decl {
+        group: "internal.apiserver.k8s.io",
+        resource: "storageversions",
+        columns: Columns::Coded {
+            columns: &[
+                Column::name(),
+                Column::text("CommonEncodingVersion"),
+                Column::text("StorageVersions"),
+                Column::text("Age"),
+            ],
+            cells: |o, now| {
+                let status = &o["status"];
+                let of = items(&status["storageVersions"]).iter();
+                let of = of.map(|v| format!("{}={}", text(&v["apiServerID"]), text(&v["encodingVersion"])));
+                let common = text(&status["commonEncodingVersion"]);
+                vec![
+                    name_cell(o),
+                    json!(if common.is_empty() { "<unset>" } else { common }),
+                    json!(few(of.collect(), "<unset>")),
+                    age_cell(o, now),
+                ]
+            },
         },
         ..PLAIN
     },
@@ -247,6 +297,57 @@ const COUNTED: [&str; 19] = [
     "services.nodeports",
 ];
 
+/// Is it one of the names that a resource may have without a domain?
+fn is_standard(name: &str) -> bool {
+    COUNTED.contains(&name) || name == "storage" || is_huge_pages(name)
+}
+
+fn is_huge_pages(name: &str) -> bool {
+    name.strip_prefix("requests.").unwrap_or(name).starts_with("hugepages-")
+}
+
+/// Is it a resource of a node that Kubernetes knows nothing of, so that it comes in whole pieces?
+fn is_extended(name: &str) -> bool {
+    name.contains('/')
+        && !name.contains("kubernetes.io/")
+        && !name.starts_with("requests.")
+        && validate::qualified_name(&format!("requests.{name}")).is_empty()
+}
+
+/// Checks the name of a resource; says whether it is of the form of one.
+fn check_resource(errors: &mut ErrorList, path: &Path, name: &str) -> bool {
+    let wrong = validate::qualified_name(name);
+    let good = wrong.is_empty();
+    for why in wrong {
+        errors.invalid_str(path, name, why);
+    }
+    if good && !name.contains('/') && !is_standard(name) {
+        errors.invalid_str(path, name, "must be a standard resource type or fully qualified");
+    }
+    good
+}
+
+/// Checks the amounts of a quota, set or used.
+fn check_amounts(errors: &mut ErrorList, path: &Path, amounts: &Value) {
+    for (name, amount) in amounts.as_object().into_iter().flatten() {
+        let at = path.key(name);
+        check_resource(errors, &at, name);
+        if !name.contains('/') && !COUNTED.contains(&name.as_str()) && !is_huge_pages(name) {
+            errors.invalid_str(&at, name, "must be a standard resource for quota");
+        }
+        let Ok(quantity) = Quantity::of_value(amount) else { continue };
+        if quantity.signum() < 0 {
+            errors.invalid(&at, amount, "must be greater than or equal to 0");
+        }
+        let measured =
+            ["cpu", "memory", "storage"].iter().any(|unit| name.ends_with(unit)) || is_huge_pages(name);
+        let counted = COUNTED.contains(&name.as_str()) && !measured || is_extended(name);
+        if counted && quantity.nanos() % 1_000_000_000 != 0 {
+            errors.invalid(&at, amount, "must be an integer");
+        }
+    }
+}
+
 /// What can be counted of pods.
 const POD: &[&str] =
     &["pods", "cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
@@ -326,27 +427,28 @@ impl Strategy for Quota {
 
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        let path = Path::new("spec").child("hard");
-        for (name, amount) in obj["spec"]["hard"].as_object().into_iter().flatten() {
-            for why in validate::qualified_name(name) {
-                errors.invalid_str(&path.key(name), name, why);
-            }
-            if Quantity::of_value(amount).is_ok_and(|q| q.signum() < 0) {
-                errors.invalid(&path.key(name), amount, "must be greater than or equal to 0");
-            }
-        }
+        check_amounts(&mut errors, &Path::new("spec").child("hard"), &obj["spec"]["hard"]);
         scopes(&obj["spec"], &mut errors);
         errors
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        immutable(
-            &mut errors,
-            &Path::new("spec").child("scopes"),
-            &new["spec"]["scopes"],
-            &old["spec"]["scopes"],
-        );
+        let set = |spec: &Value| -> BTreeSet<String> {
+            items(&spec["scopes"]).iter().map(|scope| text(scope).to_owned()).collect()
+        };
+        if set(&new["spec"]) != set(&old["spec"]) {
+            let at = Path::new("spec").child("scopes");
+            errors.invalid(&at, &new["spec"]["scopes"], "field is immutable");
+        }
+        errors
+    }
+
+    fn validate_status(&self, new: &Value, _: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        for field in ["hard", "used"] {
+            check_amounts(&mut errors, &Path::new("status").child(field), &new["status"][field]);
+        }
         errors
     }
 }
@@ -374,32 +476,108 @@ impl Strategy for LimitRange {
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let path = Path::new("spec").child("limits");
+        let mut seen = BTreeSet::new();
         for (i, item) in items(&obj["spec"]["limits"]).iter().enumerate() {
             let at = path.index(i);
-            let amount = |kind: &str, name: &str| Quantity::of_value(&item[kind][name]).ok();
-            let names = ["max", "min", "default", "defaultRequest"]
-                .into_iter()
-                .flat_map(|k| item[k].as_object().into_iter().flatten().map(|(n, _)| n));
-            for name in names.collect::<std::collections::BTreeSet<_>>() {
-                let (max, min) = (amount("max", name), amount("min", name));
-                let (limit, request) = (amount("default", name), amount("defaultRequest", name));
-                for (low, low_kind, high, high_kind) in [
-                    (min, "min", max, "max"),
-                    (min, "min", request, "defaultRequest"),
-                    (request, "defaultRequest", max, "max"),
-                    (request, "defaultRequest", limit, "default"),
-                    (limit, "default", max, "max"),
-                ] {
-                    if let (Some(l), Some(h)) = (low, high)
-                        && l > h
-                    {
-                        let why = format!("{low_kind} value {l} is greater than {high_kind} value {h}");
-                        errors.invalid_str(&at.child(low_kind).key(name), &l.to_string(), why);
-                    }
+            let kind = text(&item["type"]);
+            check_limit_type(&mut errors, &at.child("type"), kind);
+            if !seen.insert(kind) {
+                errors.duplicate(&at.child("type"), &item["type"]);
+            }
+            check_limits(&mut errors, &at, kind, item);
+        }
+        errors
+    }
+}
+
+fn check_limit_type(errors: &mut ErrorList, path: &Path, kind: &str) {
+    let wrong = validate::qualified_name(kind);
+    if wrong.is_empty()
+        && !kind.contains('/')
+        && !["Pod", "Container", "PersistentVolumeClaim"].contains(&kind)
+    {
+        errors.invalid_str(path, kind, "must be a standard limit type or fully qualified");
+    }
+    for why in wrong {
+        errors.invalid_str(path, kind, why);
+    }
+}
+
+/// Checks what one item of a limit range says of its type.
+fn check_limits(errors: &mut ErrorList, path: &Path, kind: &str, item: &Value) {
+    let mut names = BTreeSet::new();
+    for field in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
+        let at = path.child(field);
+        if kind == "Pod" && field.starts_with("default") {
+            if !empty(&item[field]) {
+                errors.forbidden(&at, "may not be specified when `type` is 'Pod'");
+            }
+            continue;
+        }
+        for (name, _) in item[field].as_object().into_iter().flatten() {
+            names.insert(name.as_str());
+            check_resource(errors, &at.key(name), name);
+            if !matches!(kind, "Pod" | "Container") {
+                continue;
+            }
+            let of_containers = matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage");
+            if !name.contains('/') && !of_containers && !name.starts_with("hugepages-") {
+                errors.invalid_str(&at.key(name), name, "must be a standard resource for containers");
+            } else if name.contains('/') && !name.contains("kubernetes.io/") && !is_extended(name) {
+                errors.invalid_str(&at.key(name), name, "doesn't follow extended resource name standard");
+            }
+        }
+    }
+    let given = |field: &str| !item[field]["storage"].is_null();
+    if kind == "PersistentVolumeClaim" && !given("min") && !given("max") {
+        let why = "either minimum or maximum storage value is required, but neither was provided";
+        errors.required(&path.child("limits"), why);
+    }
+    for name in names {
+        let amount = |field: &str| {
+            let unsaid = kind == "Pod" && field.starts_with("default");
+            Quantity::of_value(&item[field][name]).ok().filter(|_| !unsaid)
+        };
+        let (max, min) = (amount("max"), amount("min"));
+        let (limit, request) = (amount("default"), amount("defaultRequest"));
+        // Where it is told and which of the two is shown are upstream's.
+        for (low, low_name, high, high_name, field, shown) in [
+            (min, "min", max, "max", "min", min),
+            (min, "min", request, "default request", "defaultRequest", request),
+            (request, "default request", max, "max", "defaultRequest", request),
+            (request, "default request", limit, "default limit", "defaultRequest", request),
+            (min, "min", limit, "default", "default", min),
+            (limit, "default", max, "max", "default", max),
+        ] {
+            if let (Some(l), Some(h), Some(shown)) = (low, high, shown)
+                && l > h
+            {
+                let why = format!("{low_name} value {l} is greater than {high_name} value {h}");
+                errors.invalid_str(&path.child(field).key(name), &shown.to_string(), why);
+            }
+        }
+        if let Some(ratio) = amount("maxLimitRequestRatio") {
+            let at = path.child("maxLimitRequestRatio").key(name);
+            if ratio.nanos() < 1_000_000_000 {
+                errors.invalid_str(&at, &ratio.to_string(), format!("ratio {ratio} is less than 1"));
+            }
+            if let (Some(max), Some(min)) = (max, min) {
+                let most = max.as_f64() / min.as_f64();
+                if ratio.as_f64() > most {
+                    let why = format!("ratio {ratio} is greater than max/min = {most:.6}");
+                    errors.invalid_str(&at, &ratio.to_string(), why);
                 }
             }
         }
-        errors
+        let overcommitted =
+            (!name.contains('/') || name.contains("kubernetes.io/")) && !name.starts_with("hugepages-");
+        if let (Some(limit), Some(request)) = (limit, request)
+            && limit != request
+            && !overcommitted
+        {
+            let why = format!("default value {limit} must equal to defaultRequest value {request} in {name}");
+            errors.invalid_str(&path.child("defaultRequest").key(name), &request.to_string(), why);
+        }
     }
 }
 
@@ -468,4 +646,107 @@ fn runtime_from_storage(obj: &mut Value) {
         }
     }
     map.insert("spec".to_owned(), Value::Object(spec));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds;
+    use crate::names::gvr;
+
+    #[test]
+    fn quotas_count_what_can_be_counted() {
+        let kind = kinds::by_gvr(&gvr::RESOURCE_QUOTAS).unwrap();
+        for (hard, why) in [
+            (
+                json!({"pods": "3", "requests.cpu": "500m", "limits.memory": "1Gi", "requests.nvidia.com/gpu": "1",
+                "count/widgets.example.com": "5", "hugepages-2Mi": "2Mi", "requests.storage": "1.5Gi",
+                "fast.storageclass.storage.k8s.io/requests.storage": "10Gi"}),
+                "[]",
+            ),
+            (
+                json!({"podz": "1"}),
+                "[spec.hard[podz]: Invalid value: \"podz\": must be a standard resource type or fully qualified, spec.hard[podz]: Invalid value: \"podz\": must be a standard resource for quota]",
+            ),
+            (
+                json!({"storage": "1"}),
+                "spec.hard[storage]: Invalid value: \"storage\": must be a standard resource for quota",
+            ),
+            (json!({"pods": "1500m"}), "spec.hard[pods]: Invalid value: \"1500m\": must be an integer"),
+            (
+                json!({"count/pods": "1500m"}),
+                "spec.hard[count/pods]: Invalid value: \"1500m\": must be an integer",
+            ),
+            (
+                json!({"cpu": "-1"}),
+                "spec.hard[cpu]: Invalid value: \"-1\": must be greater than or equal to 0",
+            ),
+        ] {
+            let quota = json!({"metadata": {"name": "q", "namespace": "n"}, "spec": {"hard": hard}});
+            assert_eq!(kind.validate_create(&quota).message(), why);
+            let old = json!({"metadata": {"name": "q", "namespace": "n"}});
+            let mut new = old.clone();
+            new["status"] = json!({"hard": quota["spec"]["hard"]});
+            assert_eq!(kind.validate_update(&new, &old, "status").message(), why.replace("spec.", "status."));
+        }
+        let scoped =
+            |scopes: Value| json!({"metadata": {"name": "q", "namespace": "n"}, "spec": {"scopes": scopes}});
+        let old = scoped(json!(["Terminating", "NotBestEffort"]));
+        assert!(kind.validate_update(&scoped(json!(["NotBestEffort", "Terminating"])), &old, "").is_empty());
+        let message = kind.validate_update(&scoped(json!(["Terminating"])), &old, "").message();
+        assert_eq!(message, "spec.scopes: Invalid value: [\"Terminating\"]: field is immutable");
+    }
+
+    #[test]
+    fn limit_ranges_fit_together() {
+        let kind = kinds::by_gvr(&gvr::LIMIT_RANGES).unwrap();
+        for (limits, why) in [
+            (
+                json!([{"type": "Container", "max": {"cpu": "2"}, "min": {"cpu": "1"}, "maxLimitRequestRatio": {"cpu": "2"}},
+                {"type": "Pod", "max": {"memory": "1Gi"}}, {"type": "PersistentVolumeClaim", "max": {"storage": "1Gi"}},
+                {"type": "example.com/thing"}]),
+                "[]",
+            ),
+            (json!([{"type": "Pod"}, {"type": "Pod"}]), "spec.limits[1].type: Duplicate value: \"Pod\""),
+            (
+                json!([{"type": "Node"}]),
+                "spec.limits[0].type: Invalid value: \"Node\": must be a standard limit type or fully qualified",
+            ),
+            (
+                json!([{"type": "Pod", "default": {"cpu": "1"}}]),
+                "spec.limits[0].default: Forbidden: may not be specified when `type` is 'Pod'",
+            ),
+            (
+                json!([{"type": "PersistentVolumeClaim"}]),
+                "spec.limits[0].limits: Required value: either minimum or maximum storage value is required, but neither was provided",
+            ),
+            (
+                json!([{"type": "Container", "max": {"pods": "1"}}]),
+                "spec.limits[0].max[pods]: Invalid value: \"pods\": must be a standard resource for containers",
+            ),
+            (
+                json!([{"type": "Container", "min": {"cpu": "3"}, "max": {"cpu": "2"}}]),
+                "spec.limits[0].min[cpu]: Invalid value: \"3\": min value 3 is greater than max value 2",
+            ),
+            (
+                json!([{"type": "Container", "defaultRequest": {"cpu": "3"}, "default": {"cpu": "2"}}]),
+                "spec.limits[0].defaultRequest[cpu]: Invalid value: \"3\": default request value 3 is greater than default limit value 2",
+            ),
+            (
+                json!([{"type": "Container", "maxLimitRequestRatio": {"cpu": "500m"}}]),
+                "spec.limits[0].maxLimitRequestRatio[cpu]: Invalid value: \"500m\": ratio 500m is less than 1",
+            ),
+            (
+                json!([{"type": "Pod", "max": {"cpu": "3"}, "min": {"cpu": "2"}, "maxLimitRequestRatio": {"cpu": "2"}}]),
+                "spec.limits[0].maxLimitRequestRatio[cpu]: Invalid value: \"2\": ratio 2 is greater than max/min = 1.500000",
+            ),
+            (
+                json!([{"type": "Container", "default": {"example.com/gpu": "2"}, "defaultRequest": {"example.com/gpu": "1"}}]),
+                "spec.limits[0].defaultRequest[example.com/gpu]: Invalid value: \"1\": default value 2 must equal to defaultRequest value 1 in example.com/gpu",
+            ),
+        ] {
+            let range = json!({"metadata": {"name": "l", "namespace": "n"}, "spec": {"limits": limits}});
+            assert_eq!(kind.validate_create(&range).message(), why);
+        }
+    }
 }

@@ -282,6 +282,48 @@ mod tests {
         assert_eq!(versions, ["v2", "v1", "v2beta2", "v2beta1", "v1beta1", "v1alpha1"]);
     }
 
+    /// What is said of a resource that there is not would say nothing.
+    #[test]
+    fn each_declaration_finds_its_rows() {
+        let rows: Vec<[&str; 3]> = RESOURCES
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| {
+                let (served, rest) = line.split_once(' ')?;
+                let (group, version) = served.split_once('/')?;
+                Some([group, version, rest.split_once(' ')?.0])
+            })
+            .collect();
+        let served = |group: &str, version: Option<&str>, resource: &str| {
+            rows.iter()
+                .any(|[g, v, r]| *g == group && version.is_none_or(|version| *v == version) && *r == resource)
+        };
+        let mut seen = std::collections::HashSet::new();
+        for decl in crate::kinds::decls() {
+            let name = format!("{}/{}", decl.group, decl.resource);
+            assert!(seen.insert(name.clone()), "{name} is declared twice");
+            assert!(served(decl.group, None, decl.resource), "{name} is not served");
+            let groups: Vec<&str> = decl.also.iter().copied().chain([decl.group]).collect();
+            for group in decl.also {
+                assert!(served(group, None, decl.resource), "{name} is not served in {group}");
+            }
+            for (group, version, _) in decl.conversions {
+                assert!(groups.contains(group), "{name} is none of {group}");
+                assert!(
+                    served(group, Some(version), decl.resource),
+                    "{name} is not served in {group}/{version}"
+                );
+            }
+            for version in decl.older {
+                assert!(!served(decl.group, Some(version), decl.resource), "{name} has a row for {version}");
+                assert!(by_gvr(&Gvr::new(decl.group, version, decl.resource)).is_some(), "{name} {version}");
+            }
+            if !decl.storage.is_empty() {
+                assert!(served(decl.group, Some(decl.storage), decl.resource), "{name} is stored as nothing");
+            }
+        }
+    }
+
     #[test]
     fn every_kind_has_a_type_and_a_storage_version() {
         assert!(all().len() > 70);

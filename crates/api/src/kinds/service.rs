@@ -64,9 +64,10 @@ pub(super) const DECLS: &[Decl] = &[
                 Column::text("Age"),
             ],
             cells: |o, now| {
-                let ports = items(&o["ports"]).iter().map(|p| match p["port"].as_i64() {
-                    Some(n) => n.to_string(),
-                    None => "*".to_owned(),
+                let ports = items(&o["ports"]).iter().map(|p| match (&p["port"], &p["name"]) {
+                    (Value::Number(n), _) => n.to_string(),
+                    (_, Value::String(name)) => name.clone(),
+                    _ => "*".to_owned(),
                 });
                 let addresses = items(&o["endpoints"])
                     .iter()
@@ -84,15 +85,6 @@ pub(super) const DECLS: &[Decl] = &[
         ..PLAIN
     },
 ];
-
-/// The first three of a list, and how many more there are.
-fn few(list: Vec<String>, none: &str) -> String {
-    match list.len() {
-        0 => none.to_owned(),
-        n if n > 3 => format!("{} + {} more...", list.get(..3).unwrap_or_default().join(","), n - 3),
-        _ => list.join(","),
-    }
-}
 
 fn endpoints_cell(subsets: &Value) -> String {
     let mut list = Vec::new();
@@ -157,6 +149,26 @@ fn service_cells(o: &Value, now: Timestamp) -> Vec<Value> {
 
 const SERVICE_FIELDS: &[Cow<'static, str>] = &[Cow::Borrowed("spec.clusterIP"), Cow::Borrowed("spec.type")];
 
+/// Has a service of this type ports on every node?
+fn has_node_ports(kind: &str) -> bool {
+    matches!(kind, "NodePort" | "LoadBalancer")
+}
+
+/// Do clients from outside come to a service of this type and with these external addresses?
+fn external_traffic(kind: &str, external_ips: &Value) -> bool {
+    has_node_ports(kind) || kind == "ClusterIP" && !empty(external_ips)
+}
+
+/// Has a service of this type a port at which load balancers ask a node whether it has endpoints?
+fn has_health_port(kind: &str, spec: &Value) -> bool {
+    kind == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local"
+}
+
+/// The node ports that a spec names.
+fn node_ports(spec: &Value) -> impl Iterator<Item = i64> {
+    items(&spec["ports"]).iter().map(|p| int(&p["nodePort"])).filter(|n| *n != 0)
+}
+
 struct Service;
 
 impl Strategy for Service {
@@ -165,8 +177,13 @@ impl Strategy for Service {
         set_text(spec, "sessionAffinity", "None");
         set_text(spec, "type", "ClusterIP");
         let kind = spec.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
-        if spec.get("sessionAffinity").is_some_and(|a| a == "ClientIP") {
-            set(meta::entry(meta::entry(spec, "sessionAffinityConfig"), "clientIP"), "timeoutSeconds", 10800);
+        match spec.get("sessionAffinity").and_then(Value::as_str) {
+            Some("None") => drop(spec.shift_remove("sessionAffinityConfig")),
+            Some("ClientIP") => {
+                let config = meta::entry(meta::entry(spec, "sessionAffinityConfig"), "clientIP");
+                set(config, "timeoutSeconds", 10800);
+            }
+            _ => {}
         }
         for port in each(spec, "ports") {
             set_text(port, "protocol", "TCP");
@@ -177,8 +194,7 @@ impl Strategy for Service {
                 port.insert("targetPort".to_owned(), n);
             }
         }
-        let external = spec.get("externalIPs").is_some_and(|e| !empty(e));
-        if kind == "NodePort" || kind == "LoadBalancer" || external {
+        if external_traffic(&kind, spec.get("externalIPs").unwrap_or(&Value::Null)) {
             set_text(spec, "externalTrafficPolicy", "Cluster");
         }
         if kind != "ExternalName" {
@@ -188,6 +204,13 @@ impl Strategy for Service {
             set(spec, "allocateLoadBalancerNodePorts", true);
         }
         set(meta::as_map(obj), "status", json!({"loadBalancer": {}}));
+        if kind == "LoadBalancer" {
+            for ingress in each(meta::entry(meta::child(obj, "status"), "loadBalancer"), "ingress") {
+                if ingress.get("ip").is_some_and(|ip| !empty(ip)) {
+                    set(ingress, "ipMode", "VIP");
+                }
+            }
+        }
     }
 
     fn prepare_create(&self, obj: &mut Value) {
@@ -198,6 +221,7 @@ impl Strategy for Service {
         // A client that does not know what was allocated does not take it away.
         let kind = text(&new["spec"]["type"]).to_owned();
         let was = text(&old["spec"]["type"]);
+        let sent = new["spec"].clone();
         let (n, o) = (meta::child(new, "spec"), &old["spec"]);
         if kind != "ExternalName" && was != "ExternalName" {
             let same = |a: Option<&Value>, b: &Value| a.is_none_or(empty) || a == Some(b);
@@ -211,37 +235,49 @@ impl Strategy for Service {
                 }
             }
         }
-        if kind == "ExternalName" && was != "ExternalName" {
-            for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"]
-            {
-                if n.get(field) == o.get(field) {
-                    n.shift_remove(field);
+        // What the new type has no use for goes, unless the client changed it: then it is refused.
+        let mut forget = |gone: bool, fields: &[&str]| {
+            for field in fields.iter().filter(|_| gone) {
+                if n.get(*field) == o.get(*field) {
+                    n.shift_remove(*field);
                 }
             }
+        };
+        forget(
+            kind == "ExternalName" && was != "ExternalName",
+            &["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"],
+        );
+        let balanced = was == "LoadBalancer" && kind != "LoadBalancer";
+        forget(balanced, &["allocateLoadBalancerNodePorts", "loadBalancerClass"]);
+        forget(has_health_port(was, o) && !has_health_port(&kind, &sent), &["healthCheckNodePort"]);
+        forget(
+            external_traffic(was, &o["externalIPs"]) && !external_traffic(&kind, &sent["externalIPs"]),
+            &["externalTrafficPolicy"],
+        );
+        if has_health_port(was, o) && has_health_port(&kind, &sent) && int(&sent["healthCheckNodePort"]) == 0
+        {
+            set(n, "healthCheckNodePort", o["healthCheckNodePort"].clone());
         }
-        let node_ports = |k: &str| k == "NodePort" || k == "LoadBalancer";
-        if node_ports(&kind) && node_ports(was) {
-            for port in each(n, "ports") {
-                if port.get("nodePort").and_then(Value::as_i64).unwrap_or(0) == 0
-                    && let Some(before) = items(&o["ports"]).iter().find(|p| {
-                        Some(&p["port"]) == port.get("port") && Some(&p["protocol"]) == port.get("protocol")
-                    })
-                    && int(&before["nodePort"]) != 0
-                {
-                    port.insert("nodePort".to_owned(), before["nodePort"].clone());
+        let had: HashSet<i64> = node_ports(o).collect();
+        match (has_node_ports(was), has_node_ports(&kind)) {
+            (true, true) => {
+                let mut used: HashSet<i64> = node_ports(&sent).filter(|p| had.contains(p)).collect();
+                for port in each(n, "ports").filter(|p| p.get("nodePort").is_none_or(|n| int(n) == 0)) {
+                    let name = port.get("name").map(text).unwrap_or_default();
+                    let before = items(&o["ports"]).iter().rfind(|p| text(&p["name"]) == name);
+                    let before = before.map_or(0, |p| int(&p["nodePort"]));
+                    if before != 0 && used.insert(before) {
+                        port.insert("nodePort".to_owned(), json!(before));
+                    }
                 }
             }
-        } else if !node_ports(&kind) && node_ports(was) {
-            for (i, port) in each(n, "ports").enumerate() {
-                if port.get("nodePort") == o["ports"][i].get("nodePort") {
-                    port.shift_remove("nodePort");
-                }
+            (true, false) if node_ports(&sent).all(|p| had.contains(&p)) => {
+                each(n, "ports").for_each(|port| drop(port.shift_remove("nodePort")));
             }
-            for field in ["externalTrafficPolicy", "allocateLoadBalancerNodePorts", "healthCheckNodePort"] {
-                if n.get(field) == o.get(field) {
-                    n.shift_remove(field);
-                }
-            }
+            _ => {}
+        }
+        if kind != "LoadBalancer" {
+            meta::child(new, "status").insert("loadBalancer".to_owned(), json!({}));
         }
     }
 
@@ -570,5 +606,63 @@ mod tests {
         kind.prepare_update(&mut back, &old, "");
         assert!(kind.validate_update(&back, &old, "").is_empty());
         assert!(back["spec"]["ports"][0].get("nodePort").is_none());
+    }
+
+    #[test]
+    fn what_a_type_has_no_use_for_goes_with_the_type() {
+        let kind = kinds::by_gvr(&gvr::SERVICES).unwrap();
+        let service = |spec: Value| {
+            let mut obj = json!({"metadata": {"name": "s", "namespace": "n"}, "spec": spec,
+                "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}, {"hostname": "h"}]}}});
+            kind.default(&mut obj);
+            obj
+        };
+        let ports = json!([{"port": 80, "name": "a", "nodePort": 30001}, {"port": 81, "name": "b", "nodePort": 30002}]);
+        let old = service(json!({"type": "LoadBalancer", "ports": ports, "clusterIP": "10.0.0.1",
+            "loadBalancerClass": "example.com/lb", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30003}));
+        assert_eq!(
+            old["status"]["loadBalancer"]["ingress"],
+            json!([{"ip": "192.0.2.1", "ipMode": "VIP"}, {"hostname": "h"}])
+        );
+        let change = |edit: fn(&mut Value)| {
+            let mut new = old.clone();
+            edit(&mut new["spec"]);
+            kind.default(&mut new);
+            kind.prepare_update(&mut new, &old, "");
+            new
+        };
+        let balanced = ["allocateLoadBalancerNodePorts", "loadBalancerClass", "healthCheckNodePort"];
+        let node = change(|s| s["type"] = json!("NodePort"));
+        assert!(balanced.iter().all(|f| node["spec"].get(*f).is_none()), "{node}");
+        assert_eq!(node["spec"]["externalTrafficPolicy"], "Local");
+        assert_eq!(node["spec"]["ports"][1]["nodePort"], 30002);
+        assert_eq!(node["status"]["loadBalancer"], json!({}));
+
+        let inside = change(|s| s["type"] = json!("ClusterIP"));
+        assert!(inside["spec"].get("externalTrafficPolicy").is_none());
+        assert!(inside["spec"]["ports"][0].get("nodePort").is_none());
+        let outside = change(|s| {
+            s["type"] = json!("ClusterIP");
+            s["externalIPs"] = json!(["192.0.2.7"]);
+        });
+        assert_eq!(outside["spec"]["externalTrafficPolicy"], "Local", "clients still come from outside");
+
+        // A port keeps its node port by its name, whatever else of it changes.
+        let moved = change(|s| {
+            s["ports"] =
+                json!([{"port": 91, "name": "b"}, {"port": 90, "name": "a"}, {"port": 92, "name": "c"}]);
+            s.as_object_mut().unwrap().remove("healthCheckNodePort");
+        });
+        let shown: Vec<&Value> = items(&moved["spec"]["ports"]).iter().map(|p| &p["nodePort"]).collect();
+        assert_eq!(shown, [&json!(30002), &json!(30001), &Value::Null]);
+        assert_eq!(moved["spec"]["healthCheckNodePort"], 30003);
+        assert_eq!(moved["status"], old["status"]);
+
+        let sticky = service(json!({"ports": ports, "sessionAffinity": "ClientIP"}));
+        assert_eq!(sticky["spec"]["sessionAffinityConfig"], json!({"clientIP": {"timeoutSeconds": 10800}}));
+        let mut free = sticky.clone();
+        free["spec"]["sessionAffinity"] = json!("None");
+        kind.default(&mut free);
+        assert!(free["spec"].get("sessionAffinityConfig").is_none());
     }
 }

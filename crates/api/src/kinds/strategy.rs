@@ -30,6 +30,11 @@ pub trait Strategy: Send + Sync + 'static {
         let _ = (new, old);
     }
 
+    /// Carries over from `old` what a change of the status may not take away.
+    fn prepare_status(&self, new: &mut Value, old: &Value) {
+        let _ = (new, old);
+    }
+
     /// What is wrong with a new object.
     fn validate(&self, obj: &Value) -> ErrorList {
         let _ = obj;
@@ -42,10 +47,10 @@ pub trait Strategy: Send + Sync + 'static {
         ErrorList::new()
     }
 
-    /// What is wrong with an object that is sent in this version (`v1beta1`), where another version takes it. `old` is what it
+    /// What is wrong with an object that is sent in this version (`batch/v1beta1`), where another version takes it. `old` is what it
     /// changes.
-    fn validate_sent(&self, version: &str, new: &Value, old: Option<&Value>) -> ErrorList {
-        let _ = (version, new, old);
+    fn validate_sent(&self, api_version: &str, new: &Value, old: Option<&Value>) -> ErrorList {
+        let _ = (api_version, new, old);
         ErrorList::new()
     }
 
@@ -89,6 +94,11 @@ pub trait Strategy: Send + Sync + 'static {
 
     /// Is the generation raised when something other than metadata and status changes?
     fn has_generation(&self) -> bool {
+        false
+    }
+
+    /// Is the generation raised by a change of the annotations, too?
+    fn annotations_raise_generation(&self) -> bool {
         false
     }
 

@@ -179,6 +179,15 @@ pub(super) const DECLS: &[Decl] = &[
     },
     Decl {
         group: "storage.k8s.io",
+        resource: "csistoragecapacities",
+        columns: Columns::Coded {
+            columns: &[Column::name(), Column::text("StorageClassName"), Column::text("Capacity")],
+            cells: |o, _| vec![name_cell(o), json!(text(&o["storageClassName"])), unset(&o["capacity"])],
+        },
+        ..PLAIN
+    },
+    Decl {
+        group: "storage.k8s.io",
         resource: "volumeattachments",
         strategy: || Arc::new(Attachment),
         columns: Columns::Coded {
@@ -265,6 +274,52 @@ fn check_positive(errors: &mut ErrorList, path: &Path, value: &Value) {
     }
 }
 
+/// Sets what was left out of where a volume comes from.
+fn default_source(volume: &mut Map) {
+    if let Some(iscsi) = sub(volume, "iscsi") {
+        set_text(iscsi, "iscsiInterface", "default");
+    }
+    if let Some(rbd) = sub(volume, "rbd") {
+        for (field, value) in [("pool", "rbd"), ("user", "admin"), ("keyring", "/etc/ceph/keyring")] {
+            set_text(rbd, field, value);
+        }
+    }
+    if let Some(disk) = sub(volume, "azureDisk") {
+        for (field, value) in [("cachingMode", "ReadWrite"), ("kind", "Shared"), ("fsType", "ext4")] {
+            set(disk, field, value);
+        }
+        set(disk, "readOnly", false);
+    }
+    if let Some(scale) = sub(volume, "scaleIO") {
+        set_text(scale, "storageMode", "ThinProvisioned");
+        set_text(scale, "fsType", "xfs");
+    }
+}
+
+/// The labels of nodes that once had other names.
+const RENAMED: [(&str, &str); 5] = [
+    ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+    ("beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type"),
+    ("beta.kubernetes.io/os", "kubernetes.io/os"),
+    ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"),
+    ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+];
+
+/// The affinity of a volume, with the names that labels have today.
+fn renamed(affinity: &Value) -> Value {
+    let mut affinity = affinity.clone();
+    let required = affinity.get_mut("required").and_then(Value::as_object_mut);
+    for term in required.into_iter().flat_map(|r| each(r, "nodeSelectorTerms")) {
+        for expression in each(term, "matchExpressions") {
+            let key = expression.get("key").map(text).unwrap_or_default();
+            if let Some((_, today)) = RENAMED.iter().find(|(old, _)| *old == key) {
+                expression.insert("key".to_owned(), json!(today));
+            }
+        }
+    }
+    affinity
+}
+
 struct PersistentVolume;
 
 impl Strategy for PersistentVolume {
@@ -275,6 +330,7 @@ impl Strategy for PersistentVolume {
         if let Some(path) = sub(spec, "hostPath") {
             set(path, "type", "");
         }
+        default_source(spec);
     }
 
     fn prepare_create(&self, obj: &mut Value) {
@@ -328,6 +384,11 @@ impl Strategy for PersistentVolume {
             );
         }
         immutable(&mut errors, &path.child("volumeMode"), &n["volumeMode"], &o["volumeMode"]);
+        let (new, old) = (&n["nodeAffinity"], &o["nodeAffinity"]);
+        if !old.is_null() && new != old && *new != renamed(old) {
+            let why = "field is immutable, except for updating from beta label to GA";
+            errors.invalid(&Path::new("nodeAffinity"), new, why);
+        }
         errors
     }
 }
@@ -494,5 +555,71 @@ impl Strategy for CsiDriver {
 
     fn has_generation(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds;
+    use crate::names::gvr;
+
+    fn volume(edit: Value) -> Value {
+        let kind = kinds::by_gvr(&gvr::PERSISTENT_VOLUMES).unwrap();
+        let mut volume = json!({"metadata": {"name": "v"}, "spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}}});
+        meta::child(&mut volume, "spec").extend(edit.as_object().cloned().unwrap());
+        kind.default(&mut volume);
+        volume
+    }
+
+    #[test]
+    fn sources_are_defaulted() {
+        for (source, given, want) in [
+            ("iscsi", json!({"lun": 0}), json!({"lun": 0, "iscsiInterface": "default"})),
+            (
+                "rbd",
+                json!({"user": "u"}),
+                json!({"user": "u", "pool": "rbd", "keyring": "/etc/ceph/keyring"}),
+            ),
+            (
+                "azureDisk",
+                json!({"diskName": "d"}),
+                json!({"diskName": "d", "cachingMode": "ReadWrite", "kind": "Shared", "fsType": "ext4", "readOnly": false}),
+            ),
+            (
+                "scaleIO",
+                json!({"fsType": "ext4"}),
+                json!({"fsType": "ext4", "storageMode": "ThinProvisioned"}),
+            ),
+        ] {
+            assert_eq!(volume(json!({source: given}))["spec"][source], want);
+        }
+    }
+
+    #[test]
+    fn where_a_volume_is_does_not_change() {
+        let kind = kinds::by_gvr(&gvr::PERSISTENT_VOLUMES).unwrap();
+        let at = |key: &str, place: &str| {
+            let terms = json!([{"matchExpressions": [{"key": key, "operator": "In", "values": [place]}]}]);
+            volume(
+                json!({"local": {"path": "/x"}, "nodeAffinity": {"required": {"nodeSelectorTerms": terms}}}),
+            )
+        };
+        let (beta, today) = ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone");
+        let nowhere = volume(json!({"local": {"path": "/x"}}));
+        for (old, new, good) in [
+            (at(today, "a"), at(today, "a"), true),
+            (at(beta, "a"), at(today, "a"), true),
+            (nowhere.clone(), at(today, "a"), true),
+            (at(today, "a"), at(today, "b"), false),
+            (at(today, "a"), at(beta, "a"), false),
+        ] {
+            let message = kind.validate_update(&new, &old, "").message();
+            assert_eq!(message == "[]", good, "{message}");
+            assert!(
+                good || message.ends_with("field is immutable, except for updating from beta label to GA")
+            );
+        }
+        assert!(!kind.validate_update(&nowhere, &at(today, "a"), "").is_empty());
     }
 }

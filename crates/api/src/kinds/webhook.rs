@@ -119,10 +119,12 @@ impl Strategy for Webhooks {
     }
 
     /// Since v1 a webhook must be able to leave off what it does beside answering; what once was otherwise may stay.
-    fn validate_sent(&self, version: &str, new: &Value, old: Option<&Value>) -> ErrorList {
+    fn validate_sent(&self, api_version: &str, new: &Value, old: Option<&Value>) -> ErrorList {
         let mut errors = ErrorList::new();
         let does_more = |hook: &Value| matches!(text(&hook["sideEffects"]), "Some" | "Unknown");
-        if version == "v1beta1" || old.is_some_and(|old| items(&old["webhooks"]).iter().any(does_more)) {
+        if api_version == "admissionregistration.k8s.io/v1beta1"
+            || old.is_some_and(|old| items(&old["webhooks"]).iter().any(does_more))
+        {
             return errors;
         }
         for (i, hook) in items(&new["webhooks"]).iter().enumerate().filter(|(_, hook)| does_more(hook)) {
@@ -318,7 +320,8 @@ mod tests {
         let strategy = Webhooks { mutating: true };
         for (effects, good) in [("None", true), ("NoneOnDryRun", true), ("Some", false), ("Unknown", false)] {
             let sent = |version: &str, old: Option<&str>| {
-                strategy.validate_sent(version, &config(effects), old.map(config).as_ref()).message()
+                let api_version = format!("admissionregistration.k8s.io/{version}");
+                strategy.validate_sent(&api_version, &config(effects), old.map(config).as_ref()).message()
             };
             assert!(
                 good || sent("v1", None)

@@ -3,6 +3,7 @@
 //! Version 2 is one document with everything, as JSON or in gnostic's protobuf form; version 3 one document per group and version.
 //! Documents are written piece by piece, so that making one takes little more memory than its bytes.
 
+mod defaults;
 mod paths;
 mod proto;
 
@@ -141,8 +142,27 @@ fn base_schema(base: Base, form: Form) -> Map {
     map
 }
 
+/// Gives a schema a default. A reference of version 3 may have no neighbours, and then stands in a list of one.
+fn with_default(mut map: Map, default: Value) -> Map {
+    beside_reference(&mut map);
+    map.insert("default".to_owned(), default);
+    map
+}
+
+/// Makes room beside a reference in version 3.
+fn beside_reference(map: &mut Map) {
+    if let Some(reference) = map.shift_remove("$ref") {
+        insert(map, "allOf", json!([{"$ref": reference}]));
+    }
+}
+
 fn type_schema(ty: Ty, form: Form) -> Map {
     let base = base_schema(ty.base, form);
+    // What is in a list or a map is there, so it is at least what Go makes of nothing.
+    let base = match defaults::zero(ty.base) {
+        Some(zero) if form == Form::V3 && ty.wrap != Wrap::None => with_default(base, zero),
+        _ => base,
+    };
     let list = |items: Map| {
         Map::from_iter([("type".to_owned(), json!("array")), ("items".to_owned(), Value::Object(items))])
     };
@@ -162,12 +182,15 @@ fn type_schema(ty: Ty, form: Form) -> Map {
 
 fn field_schema(owner: TypeId, field: &Field, form: Form, docs: &Texts) -> Value {
     let mut map = type_schema(field.ty, form);
+    // Version 2 has no defaults: upstream takes them out of it, for the sake of clients.
+    if form == Form::V3
+        && let Some(default) = defaults::of(owner, field)
+    {
+        map = with_default(map, default);
+    }
     if let Some(text) = docs.of_field(owner.name(), field.name) {
-        // Version 3 does not let a reference have neighbours.
-        if form == Form::V3
-            && let Some(reference) = map.shift_remove("$ref")
-        {
-            insert(&mut map, "allOf", json!([{"$ref": reference}]));
+        if form == Form::V3 {
+            beside_reference(&mut map);
         }
         insert(&mut map, "description", text);
     }
@@ -518,6 +541,52 @@ mod tests {
         assert!(v3(kinds::all(), "apps", "v9", &NoDocs).is_none());
         let index = v3_index(kinds::all(), &|p| p.len().to_string());
         assert_eq!(index["paths"]["apis/apps/v1"]["serverRelativeURL"], "/openapi/v3/apis/apps/v1?hash=12");
+    }
+
+    #[test]
+    fn defaults_are_told_in_version_3_alone() {
+        let doc: Value = serde_json::from_slice(&v3(kinds::all(), "", "v1", &NoDocs).unwrap()).unwrap();
+        let field = |of: &str, field: &str| {
+            doc["components"]["schemas"][format!("io.k8s.api.core.v1.{of}")]["properties"][field].clone()
+        };
+        let reference = |to: &str| json!([{"$ref": format!("#/components/schemas/io.k8s.api.core.v1.{to}")}]);
+        for (of, name, want) in [
+            ("ContainerPort", "protocol", json!({"type": "string", "default": "TCP"})),
+            ("ContainerPort", "containerPort", json!({"type": "integer", "format": "int32", "default": 0})),
+            ("ContainerPort", "hostPort", json!({"type": "integer", "format": "int32"})),
+            ("Container", "resources", json!({"allOf": reference("ResourceRequirements"), "default": {}})),
+            ("AzureDiskVolumeSource", "readOnly", json!({"type": "boolean", "default": false})),
+            ("ConfigMapKeySelector", "name", json!({"type": "string", "default": ""})),
+            ("Pod", "spec", json!({"allOf": reference("PodSpec"), "default": {}})),
+            (
+                "ConfigMap",
+                "binaryData",
+                json!({"type": "object", "additionalProperties": {"type": "string", "format": "byte"}}),
+            ),
+        ] {
+            assert_eq!(field(of, name), want, "{of}.{name}");
+        }
+        assert_eq!(
+            field("Container", "ports")["items"],
+            json!({"allOf": reference("ContainerPort"), "default": {}})
+        );
+        assert_eq!(field("Container", "args")["items"], json!({"type": "string", "default": ""}));
+        assert!(field("ScaleIOVolumeSource", "secretRef").get("default").is_none(), "it is a pointer");
+        let old: Value = serde_json::from_slice(&v2(kinds::all(), &NoDocs, &[])).unwrap();
+        assert_eq!(
+            old["definitions"]["io.k8s.api.core.v1.ContainerPort"]["properties"]["protocol"],
+            json!({"type": "string"})
+        );
+    }
+
+    /// A row that names nothing would say nothing.
+    #[test]
+    fn each_default_is_of_a_field_that_there_is() {
+        defaults::rows().for_each(|(name, field)| {
+            let found =
+                TypeId::all().any(|t| t.name().ends_with(&format!(".{name}")) && t.field(field).is_some());
+            assert!(found, "{name}.{field}");
+        });
     }
 
     #[test]

@@ -110,7 +110,7 @@ impl ApiServer {
         }
         let charges = admission::validate(&self.admission, &mut review).await?;
         cx.warnings.append(&mut warnings);
-        cx.warnings.extend(kind.warnings(&object));
+        cx.warnings.extend(kind.warnings(&object, None));
         let written = self.write_new(cx, &name, object, options).await;
         let object = charges.settle(self, &namespace, written).await?;
         if held.is_some() && !options.dry_run {

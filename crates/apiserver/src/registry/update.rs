@@ -232,7 +232,7 @@ impl ApiServer {
         };
         cx.warnings.append(&mut warnings);
         if how.subresource.is_empty() {
-            cx.warnings.extend(kind.warnings(&new));
+            cx.warnings.extend(kind.warnings(&new, Some(old.value())));
         }
         let written = self.write_over(cx, how, old, new).await;
         let object = charges.settle(self, &namespace, written).await?;
