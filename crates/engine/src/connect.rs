@@ -53,7 +53,8 @@ impl Engine {
             let one = async {
                 let net = self.networks.get(name)?;
                 networks::check_endpoint(&net.record.name, Some(&net), settings)?;
-                let attached = self.allocate(container, &net, settings, last.get(name))?;
+                let take = || self.allocate(container, &net, settings, last.get(name));
+                let attached = net.when_free(take).await?;
                 container.lock().life.attached.insert(name.clone(), attached);
                 Ok(())
             };
@@ -447,8 +448,8 @@ impl Engine {
     }
 
     /// Gives back what a container has on its networks, and its volumes. Its interfaces go with its namespace, but that may take a
-    /// while or be shared, so they are removed by name, in the background; the addresses are free after that, which its
-    /// own next start waits for.
+    /// while or be shared, so they are removed by name, in the background; the addresses are free after that, which whoever
+    /// wants them waits for.
     pub(crate) async fn disconnect_all(self: &Arc<Self>, container: &Arc<Container>) {
         let attached = {
             let mut inner = container.lock();
@@ -467,12 +468,13 @@ impl Engine {
             if one.made || !one.mac.is_empty() {
                 self.network_event(&net, "disconnect", &[("container", container.id.clone())]);
             }
+            let leaving = net.leaves(owner(container, &one.endpoint_id));
             let (engine, gone) = (self.clone(), container.clone());
             let detach = async move {
                 if let Err(error) = engine.network.detach(&one.host_ifname).await {
                     tracing::warn!(container = %gone.short(), %error, "its interface could not be removed");
                 }
-                net.release(&owner(&gone, &one.endpoint_id));
+                drop(leaving);
             };
             container.leaving.lock().push(self.tasks.spawn(detach));
         }

@@ -454,7 +454,9 @@ impl Engine {
         if frozen {
             match self.runtime.resume(&container.id).await {
                 Ok(()) => self.container_event(&container, "unpause", &[]),
-                Err(e) if e.is_not_found() => {} // it has ended meanwhile
+                // It has ended meanwhile.
+                Err(e) if e.is_not_found() => {}
+                Err(runtime::Error::InvalidState { state: "stopped", .. }) => {}
                 Err(error) => {
                     tracing::warn!(container = %container.short(), %error, "it stays frozen after a commit");
                 }

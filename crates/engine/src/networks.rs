@@ -18,6 +18,7 @@ use ipnet::{IpNet, Ipv4Net};
 use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 pub(crate) use endpoint::{check_endpoint, interface_name, interface_parameters, mac};
 pub(crate) use options::{Bridge, Driver, GatewayMode};
@@ -75,6 +76,21 @@ pub(crate) struct Net {
     names: Mutex<HashMap<String, Vec<(String, IpAddr)>>>,
     /// Whether the link stands.
     ready: tokio::sync::OnceCell<()>,
+    /// How many connections have ended whose addresses are not free yet.
+    leaving: watch::Sender<usize>,
+}
+
+/// A connection that has ended: its addresses are free once its interface is gone and this is dropped.
+pub(crate) struct Leaving {
+    net: Arc<Net>,
+    owner: String,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.net.release(&self.owner);
+        self.net.leaving.send_modify(|n| *n -= 1);
+    }
 }
 
 /// One subnet with its addresses.
@@ -104,7 +120,14 @@ impl Net {
                 network::Ipam::with_range(subnet, parsed.range.unwrap_or(subnet), reserved).lowest_first();
             pools.push(Pool { subnet, gateway: router.or(own), own, addresses });
         }
-        Ok(Arc::new(Net { record, driver, pools, names: Mutex::default(), ready: Default::default() }))
+        Ok(Arc::new(Net {
+            record,
+            driver,
+            pools,
+            names: Mutex::default(),
+            ready: Default::default(),
+            leaving: watch::Sender::new(0),
+        }))
     }
 
     /// Whether names resolve on it.
@@ -158,6 +181,26 @@ impl Net {
     /// Frees every address of an owner.
     pub(crate) fn release(&self, owner: &str) {
         self.pools.iter().for_each(|p| p.addresses.release(owner));
+    }
+
+    /// An owner's connection has ended.
+    pub(crate) fn leaves(self: &Arc<Self>, owner: String) -> Leaving {
+        self.leaving.send_modify(|n| *n += 1);
+        Leaving { net: self.clone(), owner }
+    }
+
+    /// Takes addresses that are free, or become so by those who are leaving: for a client, they have left.
+    pub(crate) async fn when_free<T>(&self, take: impl Fn() -> Result<T>) -> Result<T> {
+        let mut leaving = self.leaving.subscribe();
+        loop {
+            let waiting_helps = *leaving.borrow_and_update() > 0;
+            match take() {
+                Err(Error::Forbidden(_) | Error::Unavailable(_)) if waiting_helps => {
+                    let _ = leaving.changed().await; // the sender is this network's
+                }
+                answer => return answer,
+            }
+        }
     }
 
     /// The container that has the address, if it is one of this network's.

@@ -65,6 +65,48 @@ fn the_disk_is_told_as_du_counts_it() {
     assert_eq!(sum(&engine.get("/system/df").json()["BuildCache"]), 0);
 }
 
+/// As `docker build` asks for BuildKit where it has no buildx, but with the context as the body.
+#[test]
+fn a_build_of_version_two() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    let build = |query: &str, file: &[u8]| {
+        let context = archive(&[("Dockerfile", file), ("f", b"content\n")]);
+        let answer = engine.call("POST", &format!("/build?version=2&{query}"), "application/x-tar", &context);
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        let lines = text.lines().filter(|l| !l.is_empty());
+        (answer.status, lines.map(|l| serde_json::from_str::<Value>(l).unwrap()).collect::<Vec<_>>())
+    };
+    let file = b"FROM busybox:test\nARG A\nCOPY f /f\nRUN echo $A >> f && cat f\n";
+    let query = "t=two:1&buildid=b1&buildargs=%7B%22A%22%3A%22more%22%7D&labels=%7B%22l%22%3A%22v%22%7D";
+    let (status, lines) = build(query, file);
+    assert_eq!(status, 200, "{lines:?}");
+    let (last, traces) = lines.split_last().unwrap();
+    assert!(!traces.is_empty() && traces.iter().all(|t| t["id"] == "moby.buildkit.trace"), "{lines:?}");
+    let traced: Vec<u8> = traces
+        .iter()
+        .flat_map(|t| {
+            base64::Engine::decode(&base64::engine::general_purpose::STANDARD, t["aux"].as_str().unwrap())
+                .unwrap()
+        })
+        .collect();
+    let traced = String::from_utf8_lossy(&traced).into_owned();
+    assert!(traced.contains("RUN echo $A >> f && cat f") && traced.contains("content\nmore"), "{traced}");
+    assert_eq!(last["id"], "moby.image.id");
+    let image = engine.get("/images/two:1/json").json();
+    assert_eq!(last["aux"]["ID"], image["Id"]);
+    assert_eq!(image["Config"]["Labels"]["l"], "v");
+    // What is wrong is told within the stream, or before it.
+    let (_, lines) = build("t=two:2", b"FROM busybox:test\nRUN exit 7\n");
+    let error = lines.last().unwrap()["error"].as_str().unwrap().to_owned();
+    assert!(error.contains("exit code: 7"), "{error}");
+    let (status, lines) = build("networkmode=container:x", file);
+    assert_eq!(status, 400, "{lines:?}");
+    assert_eq!(engine.call("POST", "/build?version=3", "application/x-tar", b"").status, 400);
+    assert_eq!(engine.post("/build/cancel?id=b1", &Value::Null).status, 200);
+    assert_eq!(engine.post("/build/cancel", &Value::Null).status, 400);
+}
+
 #[test]
 fn an_import_from_an_address() {
     skip_if_lacking!();

@@ -397,6 +397,44 @@ fn a_restart_keeps_the_addresses() {
 }
 
 /// Who shares a container's network has its name.
+/// Whoever starts after another has ended has its address: the interface that goes meanwhile is nobody's business.
+#[test]
+fn an_address_is_free_when_its_container_has_ended() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    let pool = json!({"Config": [{"Subnet": "10.231.79.0/29", "IPRange": "10.231.79.4/30"}]});
+    assert_eq!(engine.post("/networks/create", &json!({"Name": "n1", "IPAM": pool})).status, 201);
+    let body = |endpoint: Value| {
+        json!({"Image": "busybox:test", "Cmd": ["sleep", "1000"], "StopSignal": "KILL",
+            "HostConfig": {"NetworkMode": "n1"}, "NetworkingConfig": {"EndpointsConfig": {"n1": endpoint}}})
+    };
+    let fixed = || body(json!({"IPAMConfig": {"IPv4Address": "10.231.79.5"}}));
+    let start = |name: &str| engine.post(&format!("/containers/{name}/start"), &Value::Null);
+    engine.create("one", &fixed());
+    engine.create("other", &fixed());
+    for turn in 0..6 {
+        let (next, last) = if turn % 2 == 0 { ("one", "other") } else { ("other", "one") };
+        let started = start(next);
+        assert_eq!(started.status, 204, "{started:?}");
+        let refused = start(last);
+        assert!(refused.status == 403 && refused.message().contains("Address already in use"), "{refused:?}");
+        assert_eq!(engine.post(&format!("/containers/{next}/kill"), &Value::Null).status, 204);
+        engine.post(&format!("/containers/{next}/wait"), &Value::Null);
+    }
+    // So has whoever takes any address of a network that was full: the router has the first of the four.
+    for name in ["third", "fourth", "late"] {
+        engine.create(name, &body(json!({})));
+    }
+    for name in ["third", "fourth"] {
+        assert_eq!(start(name).status, 204);
+    }
+    let refused = start("late");
+    assert!(refused.status == 503 && refused.message().contains("no available addresses"), "{refused:?}");
+    assert_eq!(engine.delete("/containers/fourth?force=1").status, 204);
+    let started = start("late");
+    assert_eq!(started.status, 204, "{started:?}");
+}
+
 #[test]
 fn a_shared_network_is_a_shared_name() {
     skip_if_lacking!();

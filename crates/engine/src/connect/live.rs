@@ -80,7 +80,7 @@ impl Engine {
         settings: &EndpointSettings,
     ) -> Result<()> {
         let name = &net.record.name;
-        let attached = self.allocate(container, net, settings, None)?;
+        let attached = net.when_free(|| self.allocate(container, net, settings, None)).await?;
         let pid = {
             let mut inner = container.lock();
             inner.life.attached.insert(name.clone(), attached.clone());

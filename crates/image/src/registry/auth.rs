@@ -23,7 +23,7 @@ impl Remote {
         let bearer =
             challenges.iter().find(|c| c.get(..7).is_some_and(|s| s.eq_ignore_ascii_case("bearer ")));
         let Some(bearer) = bearer else {
-            let header = basic.ok_or_else(|| self.denied("no basic auth credentials"))?;
+            let header = basic.ok_or_else(|| self.no_credentials())?;
             shared.tokens.lock().insert(scope.to_string(), header);
             return Ok(());
         };

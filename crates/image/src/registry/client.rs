@@ -283,6 +283,15 @@ impl Remote {
         }
     }
 
+    /// A name and a password are wanted, and none are known: what has to be done is to log in there.
+    pub(super) fn no_credentials(&self) -> Error {
+        let what = "no basic auth credentials";
+        Error::Registry(match self.shared.push {
+            true => what.into(),
+            false => format!("Get \"{}/v2/\": {what}", self.shared.base),
+        })
+    }
+
     pub(super) fn denied(&self, why: &str) -> Error {
         let name = &self.shared.familiar;
         Error::Denied(match (name.is_empty(), self.shared.push) {

@@ -25,12 +25,11 @@ async fn tell(progress: &ProgressSender, id: &str, status: impl Into<String>) {
     let _ = progress.send(Progress { id: id.into(), status: status.into(), ..Progress::default() }).await;
 }
 
-fn last_line(name: String, digest: String, size: u64) -> Progress {
-    Progress {
-        status: format!("{name}: digest: {digest} size: {size}"),
-        pushed: Some((name, digest, size)),
-        ..Progress::default()
-    }
+/// A tag has been pushed: for people, and for programs.
+async fn tell_pushed(progress: &ProgressSender, name: String, digest: String, size: u64) {
+    tell(progress, "", format!("{name}: digest: {digest} size: {size}")).await;
+    let pushed = Progress { pushed: Some((name, digest, size)), ..Progress::default() };
+    let _ = progress.send(pushed).await;
 }
 
 impl ImageStore {
@@ -117,7 +116,7 @@ impl ImageStore {
     ) -> Result<()> {
         let name = tag.tag.clone().unwrap_or_else(|| reference::DEFAULT_TAG.into());
         let pushed = self.push_image(remote, tag, Some(&name), image, progress).await?;
-        let _ = progress.send(last_line(name, pushed.digest, pushed.size)).await;
+        tell_pushed(progress, name, pushed.digest, pushed.size).await;
         Ok(())
     }
 
@@ -143,7 +142,7 @@ impl ImageStore {
         let digest = remote.put_manifest(&name, media::OCI_INDEX, bytes).await?;
         let (store, repository, id, known) = (self.clone(), tag.name(), main.id.clone(), digest.clone());
         blocking(move || store.write(|c| db::add_digest(c, &repository, &known, &id))).await?;
-        let _ = progress.send(last_line(name, digest, size)).await;
+        tell_pushed(progress, name, digest, size).await;
         Ok(())
     }
 
