@@ -72,6 +72,18 @@ pub(crate) struct Wanted {
     env: Option<String>,
 }
 
+/// What a mount's text says for a field, before variables are looked at.
+pub(crate) fn said<'t>(text: &'t str, field: &str) -> Option<&'t str> {
+    let fields = text.split(',').filter_map(|f| f.split_once('='));
+    fields.filter(|(name, _)| name.eq_ignore_ascii_case(field)).map(|(_, value)| value).last()
+}
+
+/// Whether a mount may bring files of the main context.
+pub(crate) fn of_context(text: &str) -> bool {
+    let kind = said(text, "type").unwrap_or("bind");
+    text.contains('$') || said(text, "from").is_none() && kind.eq_ignore_ascii_case("bind")
+}
+
 /// Reads the mounts of a `RUN` in the working directory `workdir`.
 pub(crate) fn parse(
     line: &Line,
@@ -665,6 +677,23 @@ mod tests {
     fn one(text: &str) -> Result<Wanted> {
         let line = crate::parse::instruction(&format!("RUN --mount={text} x"), 1, '\\').unwrap();
         parse(&line, "/work", |w| Ok(w.to_string())).map(|mut all| all.remove(0))
+    }
+
+    #[test]
+    fn what_may_bring_the_context_s_files() {
+        for (text, brings) in [
+            ("target=/x", true),
+            ("type=bind,target=/x", true),
+            ("type=BIND,target=/x", true),
+            ("TYPE=Bind,source=a", true),
+            ("type=$kind", true),
+            ("type=cache,target=/x", false),
+            ("type=bind,from=other", false),
+            ("FROM=other", false),
+            ("type=secret,id=from=x", false),
+        ] {
+            assert_eq!(of_context(text), brings, "{text}");
+        }
     }
 
     #[test]

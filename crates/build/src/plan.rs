@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
 use crate::parse::{Dockerfile, Line};
-use crate::words;
+use crate::{mounts, words};
 
 /// A stage as written.
 #[derive(Debug, Clone)]
@@ -130,9 +130,7 @@ pub(crate) fn sources(stages: &[Stage], i: usize, line: usize) -> impl Iterator<
     let lines = stages[i].lines.get(line..).unwrap_or_default();
     lines.iter().flat_map(|l| &l.flags).filter_map(move |(name, value)| match (name.as_str(), value) {
         ("from", Some(v)) => find(stages, v, i),
-        ("mount", Some(v)) => {
-            v.split(',').find_map(|p| p.strip_prefix("from=")).and_then(|name| find(stages, name, i))
-        }
+        ("mount", Some(v)) => mounts::said(v, "from").and_then(|name| find(stages, name, i)),
         _ => None,
     })
 }

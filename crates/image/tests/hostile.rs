@@ -505,3 +505,19 @@ async fn archives_that_name_the_same_again_and_again() {
         assert_clean(dir.path());
     }
 }
+
+/// Names are what an archive is told by, and are kept while it is read: many long ones are as bad as long documents.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_an_archive_have_an_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(dir.path()).await.unwrap();
+    let mut archive = Vec::new();
+    for n in 0..70 {
+        let mut link = Entry::new(format!("{n}{}", "a".repeat(1_000_000)), Kind::Symlink);
+        link.link = vec![b'b'; 10];
+        archive.extend(tar::header(&link));
+    }
+    let error = store.load(Cursor::new(ended(archive)), None).await.unwrap_err().to_string();
+    assert!(error.contains("more than 64 MiB of documents and names"), "{error}");
+    assert_clean(dir.path());
+}

@@ -17,7 +17,7 @@ use crate::builder::Builder;
 use crate::context;
 use crate::error::{Error, Result};
 use crate::job::Job;
-use crate::mounts::Holder;
+use crate::mounts::{self, Holder};
 use crate::options::{Options, Ulimit};
 use crate::state::{Part, State};
 
@@ -115,12 +115,8 @@ fn used_paths(job: &Job) -> Vec<String> {
         for line in &job.plan.stages[i].lines {
             match line.keyword {
                 "RUN" => {
-                    let binds = line.flags.iter().filter(|(n, _)| n == "mount").any(|(_, v)| {
-                        v.as_deref().is_none_or(|v| {
-                            !v.contains("from=") && (!v.contains("type=") || v.contains("type=bind"))
-                        })
-                    });
-                    if binds {
+                    let mut mounts = line.flags.iter().filter(|(n, _)| n == "mount");
+                    if mounts.any(|(_, v)| v.as_deref().is_none_or(mounts::of_context)) {
                         return Vec::new();
                     }
                 }

@@ -61,6 +61,13 @@ struct Found {
     platform: Option<Platform>,
 }
 
+fn too_many_documents() -> Error {
+    Error::Corrupt(format!(
+        "the archive has more than {} MiB of documents and names, which no archive of images needs",
+        DOCUMENTS_LIMIT >> 20
+    ))
+}
+
 /// An image that the archive describes.
 struct Wanted {
     config: Vec<u8>,
@@ -138,6 +145,11 @@ impl ImageStore {
                 )));
             }
             let path = clean(&String::from_utf8_lossy(&entry.path), "");
+            // Names are kept as well, and may be as long as documents are.
+            documents += path.len() + entry.link.len();
+            if documents > DOCUMENTS_LIMIT {
+                return Err(too_many_documents());
+            }
             match entry.kind {
                 Kind::Symlink | Kind::HardLink => {
                     let base = if entry.kind == Kind::Symlink {
@@ -159,9 +171,7 @@ impl ImageStore {
                         data.read_to_end(&mut bytes)?;
                         documents += bytes.len();
                         if documents > DOCUMENTS_LIMIT {
-                            return Err(Error::Corrupt(
-                                "the archive has more than 64 MiB of documents".into(),
-                            ));
+                            return Err(too_many_documents());
                         }
                         found.documents.insert(path, bytes);
                         continue;

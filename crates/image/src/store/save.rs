@@ -53,6 +53,10 @@ impl ImageStore {
         W: AsyncWrite + Send + Unpin + 'static,
     {
         let chosen = self.chosen(names, platform)?;
+        // The layers stay while they are read.
+        let variants = chosen.iter().flat_map(|(_, tags)| tags).flat_map(|(_, variants)| variants);
+        let images = chosen.iter().map(|(image, _)| image).chain(variants.map(|(_, image)| image));
+        let leases = images.map(|i| self.lease_all(i.diff_ids())).collect::<Result<Vec<_>>>()?;
         let store = self.clone();
         let bridge = Bridge::new(out);
         blocking_on_stream(move || {
@@ -60,6 +64,7 @@ impl ImageStore {
             store.write_archive(&chosen, &mut out)?;
             let mut bridge = out.into_inner().map_err(io::IntoInnerError::into_error)?;
             bridge.shutdown()?;
+            drop(leases);
             Ok(())
         })
         .await
