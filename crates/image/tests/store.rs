@@ -93,6 +93,18 @@ async fn layers_lie_in_different_parts_of_the_disk() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn other_users_cannot_reach_the_layers() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("images");
+    // As stores were made that are there already.
+    std::fs::create_dir(&root).unwrap();
+    std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let _store = ImageStore::open(dir.path()).await.unwrap();
+    assert_eq!(std::fs::metadata(&root).unwrap().permissions().mode() & 0o7777, 0o710);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn import_run_commit_save_load() {
     if !root() {
         return;

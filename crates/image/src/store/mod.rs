@@ -134,6 +134,8 @@ impl ImageStore {
     }
 
     fn open_blocking(root: PathBuf) -> Result<Arc<Self>> {
+        // Layers hold set-uid programs and secrets.
+        base::fsx::private_dir(&root).map_err(Error::file("make the folder", &root))?;
         for dir in ["layers", "blobs/sha256", "blobs/partial", "snapshots", "empty", "dead"] {
             std::fs::create_dir_all(root.join(dir))
                 .map_err(Error::file("make the folder", root.join(dir)))?;
