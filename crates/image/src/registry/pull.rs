@@ -226,8 +226,15 @@ impl ImageStore {
         let image = blocking(move || {
             let id = digest_of(&config_bytes);
             let diff_ids: Vec<String> = pairs.iter().map(|(_, d)| d.clone()).collect();
-            let stored = pairs.iter().map(|(d, _)| Ok(store.open_blob(&d.digest)?.is_some()));
-            let stored = stored.collect::<Result<Vec<_>>>()?;
+            let mut forms = Vec::new();
+            for (d, diff_id) in &pairs {
+                // What a manifest and a configuration say of a layer that was here already, nobody has verified.
+                if store.is_form_of(d, diff_id)? {
+                    let stored = store.open_blob(&d.digest)?.is_some();
+                    let (digest, media_type) = (d.digest.clone(), d.media_type.clone());
+                    forms.push((diff_id, db::LayerBlob { digest, size: d.size, media_type, stored }));
+                }
+            }
             store.write_image(&diff_ids, |c| {
                 db::add_image(c, &id, &config_bytes, None)?;
                 let media_type = if media_type.is_empty() { media::OCI_MANIFEST } else { &media_type };
@@ -239,15 +246,9 @@ impl ImageStore {
                 if !tagged && wanted_now.digest.is_none() {
                     db::add_beside(c, &wanted_now, &id)?;
                 }
-                for ((d, diff_id), stored) in pairs.iter().zip(stored) {
-                    let blob = db::LayerBlob {
-                        digest: d.digest.clone(),
-                        size: d.size,
-                        media_type: d.media_type.clone(),
-                        stored,
-                    };
-                    db::add_layer_blob(c, diff_id, &blob)?;
-                    db::add_blob_source(c, &d.digest, &wanted_now.name())?;
+                for (diff_id, blob) in &forms {
+                    db::add_layer_blob(c, diff_id, blob)?;
+                    db::add_blob_source(c, &blob.digest, &wanted_now.name())?;
                 }
                 Ok(())
             })?;
@@ -314,12 +315,6 @@ impl ImageStore {
             crate::blocking_on_stream(move || unpack_download(&store, download, pieces, &want, &like))
                 .await?;
         drop(wanted);
-        if layer.diff_id != diff_id {
-            return Err(Error::Corrupt(format!(
-                "layer {} unpacks to {}, but the image's configuration says {diff_id}",
-                descriptor.digest, layer.diff_id
-            )));
-        }
         tell(progress, &id, "Pull complete").await;
         Ok(layer)
     }
@@ -368,6 +363,14 @@ fn unpack_download(
         return Err(Error::Corrupt(format!(
             "layer {want} has {} bytes, but the manifest says {}",
             pieces.done, pieces.total
+        )));
+    }
+    store.note_form(want, pieces.total, &layer.diff_id);
+    if layer.diff_id != like {
+        download.start_over()?;
+        return Err(Error::Corrupt(format!(
+            "layer {want} unpacks to {}, but the image's configuration says {like}",
+            layer.diff_id
         )));
     }
     pieces.say("Download complete");
