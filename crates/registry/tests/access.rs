@@ -188,6 +188,26 @@ async fn tls_and_trust() {
     assert_eq!(trusting.send(request(format!("https://{address}/v2/"))).await.unwrap().status(), 200);
     let stranger = Client::new(&[], false).unwrap();
     assert!(stranger.send(request(format!("https://{address}/v2/"))).await.is_err());
+    // A process whose machine trusts it. A test cannot change the variables of its own.
+    let bundle = dir.path().join("bundle.pem");
+    std::fs::write(&bundle, made.cert.pem()).unwrap();
+    let mut child = tokio::process::Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "trust_of_the_machine"]).env("SSL_CERT_FILE", &bundle).env(TRUSTED, &address);
+    let output = child.output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
+}
+
+/// Where the registry is that a child of `tls_and_trust` asks.
+const TRUSTED: &str = "TUG_TEST_TRUSTED";
+
+/// The part of `tls_and_trust` that is another process. By itself it asks nobody.
+#[tokio::test]
+async fn trust_of_the_machine() {
+    let Ok(address) = std::env::var(TRUSTED) else { return };
+    let client = Client::new(&[], false).unwrap();
+    let request = http::Request::get(format!("https://{address}/v2/")).header("host", &address);
+    assert_eq!(client.send(request.body(full("")).unwrap()).await.unwrap().status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
