@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::reap::bury;
 use super::{ImageStore, Index, LayerInfo, Lease, db, snapshots::remove_tree};
 use crate::archive::compress::{self, Digesting};
 use crate::archive::tar::{Reader, Tee};
@@ -237,13 +238,13 @@ impl ImageStore {
         for entry in fs::read_dir(self.layers_dir())? {
             let entry = entry?;
             if !entry.file_name().to_str().is_some_and(|n| known.contains(n)) {
-                self.bury(&entry.path())?;
+                bury(&self.root, &entry.path());
                 continue;
             }
             for inside in fs::read_dir(entry.path())? {
                 let inside = inside?;
                 if inside.file_name().as_encoded_bytes().starts_with(b".tmp-") {
-                    remove_tree(&inside.path())?;
+                    bury(&self.root, &inside.path());
                 }
             }
         }
@@ -254,11 +255,15 @@ impl ImageStore {
             rows.collect::<std::result::Result<_, _>>()?
         };
         for (digest, path) in self.blob_files(false)? {
-            if !stored.contains(&digest) {
-                fs::remove_file(&path).map_err(Error::file("remove", path))?;
+            if !stored.contains(&digest)
+                && let Err(error) = fs::remove_file(&path)
+            {
+                tracing::warn!(%error, path = %path.display(), "it stays until the next start");
             }
         }
         self.collect_layers()?;
+        // Also what the process before had no time for.
+        self.reap();
         Ok(())
     }
 }

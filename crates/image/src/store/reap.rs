@@ -10,6 +10,20 @@ use super::ImageStore;
 use super::snapshots::remove_tree;
 use crate::error::{Error, Result};
 
+fn move_aside(root: &Path, path: &Path) -> Result<()> {
+    match fs::rename(path, root.join("dead").join(base::rng::hex(8))) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// At start: moves a folder aside, to be removed in the background. What cannot be stays, and stops nobody.
+pub(super) fn bury(root: &Path, path: &Path) {
+    if let Err(error) = move_aside(root, path) {
+        tracing::warn!(%error, "it stays until the next start");
+    }
+}
+
 impl ImageStore {
     /// Collects layers in the background: what they were unpacked for failed or was given up, so that nobody else will.
     pub(super) fn collect_soon(self: &Arc<Self>) {
@@ -32,10 +46,7 @@ impl ImageStore {
 
     /// Moves a folder aside; after a crash it is removed by the next start. One that is not there is no error.
     pub(super) fn bury(&self, path: &Path) -> Result<()> {
-        match fs::rename(path, self.root.join("dead").join(base::rng::hex(8))) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(e)),
-            _ => Ok(()),
-        }
+        move_aside(&self.root, path)
     }
 
     /// Removes what was buried, in the background.
