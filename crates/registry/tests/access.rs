@@ -377,6 +377,85 @@ async fn a_cache_at_its_quota_goes_on() {
     assert_eq!(ask("GET", &manifest_url, None, b"").await.text, manifest());
 }
 
+/// A registry that sends the first half of its one blob, and the rest when it is told to. Counts how often it is asked.
+async fn halting(
+    content: Arc<Vec<u8>>,
+    go_on: Arc<tokio::sync::Semaphore>,
+    asked: Arc<std::sync::atomic::AtomicU32>,
+) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (content, go_on, asked) = (content.clone(), go_on.clone(), asked.clone());
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await?);
+                    if head == [0x16] {
+                        // The greeting of TLS.
+                        return Ok(());
+                    }
+                }
+                let ping = head.starts_with(b"GET /v2/ ");
+                let length = if ping { 0 } else { content.len() };
+                let answer =
+                    format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await?;
+                if !ping {
+                    asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    let (first, rest) = content.split_at(content.len() / 2);
+                    stream.write_all(first).await?;
+                    go_on.acquire().await.unwrap().forget();
+                    stream.write_all(rest).await?;
+                }
+                std::io::Result::Ok(())
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_answers_while_it_fetches() {
+    let dir = tempfile::tempdir().unwrap();
+    let content = Arc::new((0..400_000u32).flat_map(u32::to_le_bytes).collect::<Vec<u8>>());
+    let (go_on, asked) = (Arc::new(tokio::sync::Semaphore::new(0)), Arc::default());
+    let there = halting(content.clone(), go_on.clone(), Arc::clone(&asked)).await;
+    let upstream = UpstreamOptions { hosts: vec![there], ..UpstreamOptions::default() };
+    let (here, _) = start(&dir.path().join("here"), |o| o.upstream = Some(upstream)).await;
+    let digest = image::archive::compress::digest_of(&content);
+    let url = format!("http://{here}/v2/app/blobs/{digest}");
+    let get = async |range: &str| {
+        let request = http::Request::get(&url).header("host", &here).header("range", range);
+        Client::new(&[], true).unwrap().send(request.body(full("")).unwrap()).await.unwrap()
+    };
+    // The first one goes away when it has seen something.
+    let mut first = get("").await;
+    assert_eq!(first.status(), 200);
+    let seen = first.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
+    assert!(!seen.is_empty() && content.starts_with(&seen));
+    drop(first);
+    // Others have what is here already, and then the rest.
+    let whole = get("").await;
+    let part = get("bytes=1000-").await;
+    assert_eq!((whole.status().as_u16(), part.status().as_u16()), (200, 206));
+    assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 1);
+    go_on.add_permits(1);
+    let (whole, part) = tokio::join!(whole.into_body().collect(), part.into_body().collect());
+    assert!(whole.unwrap().to_bytes() == **content && part.unwrap().to_bytes() == content[1000..]);
+    // Now it is kept.
+    assert_eq!(get("").await.into_body().collect().await.unwrap().to_bytes().len(), content.len());
+    assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 1);
+    // What is not what its digest says has no end.
+    go_on.add_permits(1);
+    let wrong = format!("http://{here}/v2/app/blobs/sha256:{}", "0".repeat(64));
+    let request = http::Request::get(&wrong).header("host", &here).body(full("")).unwrap();
+    let answer = Client::new(&[], true).unwrap().send(request).await.unwrap();
+    assert!(answer.into_body().collect().await.is_err());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cache_with_credentials() {
     let dir = tempfile::tempdir().unwrap();

@@ -47,6 +47,11 @@ impl Upload {
         Ok(self.file.insert(file))
     }
 
+    /// Another descriptor of the file, which reads what is and what will be there, also when it is a blob.
+    pub fn reader(&self) -> Result<File> {
+        Ok(File::open(&self.path)?)
+    }
+
     /// Lets go of the file until somebody adds to it again.
     pub fn rest(&mut self) {
         self.file = None;
