@@ -101,11 +101,7 @@ impl Storage {
     pub fn begin(&self, repository: &str, hash: Hasher) -> Result<String> {
         self.ledger.check(repository, Share::both(0))?;
         let id = base::rng::uuid();
-        if self.uploads.lock().len() >= MOST {
-            return Err(Error::too_many(format!(
-                "{MOST} uploads are under way: end or cancel some, or try again later"
-            )));
-        }
+        self.make_place()?;
         let path = self.root.join("uploads").join(&id);
         File::options().write(true).create_new(true).open(&path)?;
         let upload = Upload {
@@ -120,6 +116,26 @@ impl Storage {
         };
         self.uploads.lock().insert(id.clone(), Arc::new(tokio::sync::Mutex::new(upload)));
         Ok(id)
+    }
+
+    /// Where as many uploads are under way as may be: forgets the one that nobody has gone on with for longest, so that
+    /// nobody can keep the others out by beginning some.
+    fn make_place(&self) -> Result<()> {
+        let all: Vec<_> = {
+            let uploads = self.uploads.lock();
+            if uploads.len() < MOST {
+                return Ok(());
+            }
+            uploads.iter().map(|(id, upload)| (id.clone(), upload.clone())).collect()
+        };
+        // One that is locked is being written to.
+        let resting = all.iter().filter_map(|(id, upload)| Some((upload.try_lock().ok()?, id)));
+        match resting.min_by_key(|(upload, _)| upload.touched) {
+            Some((mut upload, id)) => self.cancel(id, &mut upload),
+            None => Err(Error::too_many(format!(
+                "{MOST} uploads are under way: end or cancel some, or try again later"
+            ))),
+        }
     }
 
     /// An upload of this repository.
@@ -204,5 +220,26 @@ impl Storage {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_upload_that_rested_longest_makes_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Storage::open(dir.path(), super::super::Quota::default()).unwrap();
+        let ids: Vec<_> = (0..MOST).map(|_| storage.begin("a", Hasher::sha256()).unwrap()).collect();
+        // The first one is being written to, the second has just been.
+        let first = storage.upload(&ids[0]).unwrap();
+        let first = first.try_lock().unwrap();
+        storage.upload(&ids[1]).unwrap().try_lock().unwrap().append(b"x").unwrap();
+        storage.begin("b", Hasher::sha256()).unwrap();
+        assert!(storage.upload(&ids[2]).is_err());
+        assert!(storage.upload(&ids[0]).is_ok() && storage.upload(&ids[1]).is_ok());
+        assert_eq!(fs::read_dir(dir.path().join("uploads")).unwrap().count(), MOST);
+        drop(first);
     }
 }
