@@ -205,6 +205,16 @@ impl Upstream {
         }
     }
 
+    /// The tags that a repository has elsewhere.
+    pub async fn tags(&self, ns: Option<&str>, name: &str) -> Result<Vec<String>> {
+        let place = self.place(ns, name)?;
+        let tags = self.remote(&place).await?.tags().await;
+        tags.map_err(|e| self.refused(&place, e)).map_err(|e| {
+            tracing::warn!(error = %e, repository = name, "no list of tags from elsewhere");
+            e.into()
+        })
+    }
+
     /// A manifest from elsewhere, and whether there was room to keep it.
     async fn fetch_manifest(&self, place: &Place, reference: &str) -> Result<(Stored, bool)> {
         let document = self.remote(place).await?.manifest(reference).await;
@@ -335,7 +345,8 @@ impl Upstream {
         })
         .await?;
         let (tell, fetched) = watch::channel(Fetched::default());
-        let coming = Coming { file: Arc::new(file), length, fetched };
+        let file = Arc::new(file);
+        let coming = Coming { file: file.clone(), length, fetched };
         let key = (place.kept.clone(), digest.clone());
         self.coming.lock().insert(key.clone(), coming.clone());
         let upstream = self.clone();
@@ -347,7 +358,10 @@ impl Upstream {
             });
             let taken = taking.await;
             match &taken {
-                Ok(()) => tell.send_modify(|f| f.whole = true),
+                Ok(()) => {
+                    storage::used(&file);
+                    tell.send_modify(|f| f.whole = true);
+                }
                 Err(error) => {
                     tracing::warn!(%error, repository = key.0, digest = %key.1, "a blob was not fetched")
                 }

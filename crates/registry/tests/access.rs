@@ -139,6 +139,12 @@ async fn tokens_of_our_own() {
         challenge.headers["www-authenticate"].to_str().unwrap(),
         format!("Bearer realm=\"{base}/token\",service=\"{address}\",scope=\"repository:team/app:pull\"")
     );
+    // Of an upload everything is a part of writing.
+    for method in ["GET", "DELETE"] {
+        let challenge = ask(method, &format!("{base}/v2/team/app/blobs/uploads/x"), None, b"").await;
+        let challenge = challenge.headers["www-authenticate"].to_str().unwrap().to_string();
+        assert!(challenge.ends_with(",scope=\"repository:team/app:pull,push\""), "{method}: {challenge}");
+    }
     assert_eq!(ask("GET", &format!("{base}/token"), Some(&basic("ann", "no")), b"").await.status, 401);
     // The image store's own client does the whole dance.
     let connect = async |name: &str, who: Option<&str>, push: bool| {
@@ -289,8 +295,18 @@ async fn a_cache_of_another() {
     assert_eq!(ask("GET", &format!("{v2}/blobs/{other}"), None, b"").await.status, 404);
     assert_eq!(ask("GET", &format!("{v2}/manifests/1?ns=elsewhere"), None, b"").await.status, 404);
     assert_eq!(ask("PUT", &format!("{v2}/manifests/3"), None, manifest().as_bytes()).await.status, 405);
+    // The tags are those that there are, not those that somebody asked for.
+    let two =
+        ask("PUT", &format!("http://{there}/v2/team/app/manifests/two"), None, manifest().as_bytes()).await;
+    assert_eq!(two.status, 201);
+    let tags = format!("{v2}/tags/list");
+    assert_eq!(ask("GET", &tags, None, b"").await.text, r#"{"name":"team/app","tags":["1","two"]}"#);
+    let page = ask("GET", &format!("{tags}?n=1"), None, b"").await;
+    assert_eq!(page.text, r#"{"name":"team/app","tags":["1"]}"#);
+    assert!(page.headers.contains_key("link"));
     // What was asked for once is here when the other one is gone.
     stop.cancel();
+    assert_eq!(ask("GET", &tags, None, b"").await.text, r#"{"name":"team/app","tags":["1"]}"#);
     assert_eq!(ask("GET", &format!("{v2}/manifests/1"), None, b"").await.text, manifest());
     assert_eq!(ask("GET", &format!("{v2}/blobs/{HELLO}"), None, b"").await.text, "hello");
     assert_eq!(ask("GET", &format!("{v2}/manifests/2"), None, b"").await.status, 502);
