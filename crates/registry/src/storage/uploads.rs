@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use image::archive::Room;
 use tokio::time::Instant;
 
 use super::ledger::{Ledger, Share};
@@ -22,6 +23,7 @@ const MOST: usize = 10_000;
 pub(crate) struct Upload {
     pub repository: String,
     pub length: u64,
+    room: Room,
     /// Open only while a request adds to it: uploads that nobody goes on with hold no descriptor.
     file: Option<File>,
     path: PathBuf,
@@ -61,7 +63,7 @@ impl Upload {
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
         let share = Share::both(bytes.len() as u64);
         self.ledger.take(&self.repository, share)?;
-        if let Err(e) = self.file().and_then(|file| file.write_all(bytes)) {
+        if let Err(e) = self.write(bytes) {
             self.ledger.give_back(&self.repository, share);
             return Err(e.into());
         }
@@ -69,6 +71,13 @@ impl Upload {
         self.length += bytes.len() as u64;
         self.touched = Instant::now();
         Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file()?;
+        let Some(file) = &mut self.file else { return Err(io::ErrorKind::NotFound.into()) };
+        self.room.take(&*file, bytes.len() as u64)?;
+        file.write_all(bytes)
     }
 
     /// Takes back what was appended after `length`, because the request broke off.
@@ -103,10 +112,11 @@ impl Storage {
         let id = base::rng::uuid();
         self.make_place()?;
         let path = self.root.join("uploads").join(&id);
-        File::options().write(true).create_new(true).open(&path)?;
+        let file = File::options().write(true).create_new(true).open(&path)?;
         let upload = Upload {
             repository: repository.into(),
             length: 0,
+            room: Room::new(&file)?,
             file: None,
             path,
             hash,
