@@ -2,7 +2,6 @@
 
 use std::io::{self, Read};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -11,7 +10,7 @@ use futures::{FutureExt, StreamExt};
 use super::client::Remote;
 use super::hosts::hosts;
 use super::manifest::{self, Descriptor, Manifest, is_schema_1, media};
-use super::{Auth, BlobStream, Document, Registry};
+use super::{Auth, BlobStream, Document, Registry, tell};
 use crate::archive::compress::{self, Compression, Digesting, digest_as, digest_of};
 use crate::config::ImageConfig;
 use crate::error::{Error, Result};
@@ -22,16 +21,6 @@ use crate::types::{Image, Layer, Progress, ProgressSender, short};
 
 /// The largest configuration, in bytes.
 const CONFIG_LIMIT: usize = 8 << 20;
-
-/// How long a listener may take nothing: there may be others who wait for the same pull, and a client that was stopped says
-/// nothing of it.
-const LISTENER: Duration = Duration::from_secs(5);
-
-async fn tell(progress: &ProgressSender, id: &str, status: impl Into<String>) {
-    let line = Progress { id: id.into(), status: status.into(), ..Progress::default() };
-    // Whoever went away ends the pull by dropping it; who sleeps misses lines.
-    let _ = progress.send_timeout(line, LISTENER).await;
-}
 
 impl ImageStore {
     /// Pulls an image (`name`, `name:tag` or `name@digest`) from its registry or a mirror of that, for this machine
@@ -183,6 +172,7 @@ impl ImageStore {
         let config_bytes = fetch_config(remote, &manifest.config).await?;
         let id = digest_of(&config_bytes);
         let config = ImageConfig::parse(&config_bytes, &id)?;
+        config.check_depth()?;
         if config.rootfs.diff_ids.len() != manifest.layers.len() {
             return Err(Error::Corrupt(format!(
                 "manifest {} has {} layers, its configuration {}",
@@ -400,6 +390,7 @@ pub(super) async fn fetch_config(remote: &dyn Registry, descriptor: &Descriptor)
             descriptor.digest
         )));
     }
+    manifest::check_size("the configuration", descriptor, bytes.len())?;
     Ok(bytes)
 }
 

@@ -11,18 +11,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::client::{Remote, back_off};
 use super::manifest::{Descriptor, Index, media};
-use super::{Auth, Registry};
+use super::{Auth, Registry, tell};
 use crate::archive::compress::{self, Digesting};
 use crate::error::{Error, Result};
 use crate::platform::Platform;
 use crate::reference::{self, Reference};
 use crate::store::{ImageStore, blocking, db};
 use crate::types::{Image, Progress, ProgressSender, short};
-
-async fn tell(progress: &ProgressSender, id: &str, status: impl Into<String>) {
-    // Whoever went away does not stop a push.
-    let _ = progress.send(Progress { id: id.into(), status: status.into(), ..Progress::default() }).await;
-}
 
 fn last_line(name: String, digest: String, size: u64) -> Progress {
     Progress {

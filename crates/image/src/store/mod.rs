@@ -50,6 +50,8 @@ pub struct ImageStore {
     snapshots: Mutex<HashMap<String, Arc<snapshots::Record>>>,
     /// Whether a thread is about to collect layers.
     collecting: AtomicBool,
+    /// Held while layers are collected.
+    collection: Mutex<()>,
     /// Held while what was buried is removed.
     reaper: Arc<Mutex<()>>,
     /// One pull of a manifest, and one download of a layer, at a time.
@@ -161,6 +163,7 @@ impl ImageStore {
             index: RwLock::new(index),
             leases: Mutex::default(),
             collecting: AtomicBool::new(false),
+            collection: Mutex::default(),
             reaper: Arc::default(),
             pulls: Mutex::default(),
             registries: RwLock::default(),
