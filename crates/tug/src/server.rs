@@ -156,8 +156,7 @@ fn lock_path(run_dir: &Path) -> PathBuf {
 /// The folders of containers' layers, volumes and the cluster, below the data folder. They hold secrets, and set-uid programs
 /// that no user of the machine may run: nobody but root goes into them. Containers with ids of their own need not, because
 /// what they mount is opened before they have these.
-const PRIVATE: [&str; 9] =
-    ["build", "engine", "images", "kubelet", "pki", "registry", "runtime", "store", "volumes"];
+const PRIVATE: [&str; 8] = ["build", "engine", "images", "kubelet", "pki", "registry", "runtime", "volumes"];
 
 fn prepare(made: &Instance) -> Result<File> {
     let lock = lock(&made.run_dir)?;
