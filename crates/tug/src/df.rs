@@ -111,7 +111,7 @@ mod tests {
         fs::File::create(root.join("volumes/v/sparse")).unwrap().set_len(1 << 30).unwrap();
         fs::write(root.join("version"), "1").unwrap();
         // Deeper than any path is long.
-        let mut deep = tree::folder(rustix::fs::CWD, &root.join("images/layers/a")).unwrap();
+        let mut deep = tree::folder(rustix::fs::CWD, root.join("images/layers/a")).unwrap();
         for _ in 0..30 {
             let name = "d".repeat(200);
             rustix::fs::mkdirat(&deep, &name, rustix::fs::Mode::RWXU).unwrap();
