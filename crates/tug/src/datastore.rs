@@ -151,8 +151,8 @@ mod tests {
         assert!(!is_new_enough("3.3.27") && !is_new_enough("2.5") && !is_new_enough(""));
     }
 
-    #[test]
-    fn the_objects_are_for_root_alone() {
+    #[tokio::test]
+    async fn the_objects_are_for_root_alone() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         let made = Instance::new(dir.path(), &at("run"), "n", [127, 0, 0, 1].into());
