@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// Replaces the file `path` with `bytes`, durably and atomically; `mode` are its permission bits.
@@ -31,6 +31,13 @@ fn stage(path: &Path, bytes: &[u8], mode: u32, sync: bool) -> io::Result<std::pa
         let _ = fs::remove_file(&temporary);
     })?;
     Ok(temporary)
+}
+
+/// Makes a folder, with those above it, that no other user of the machine can look into or go through; one that is there
+/// becomes so.
+pub fn private_dir(path: &Path) -> io::Result<()> {
+    fs::create_dir_all(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o710))
 }
 
 /// Makes renames and creations inside `dir` durable.

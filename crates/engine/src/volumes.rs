@@ -94,7 +94,7 @@ impl Volumes {
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                     // Made or removed half way: opts.json is written last and removed first.
                     tracing::info!(volume = %dir.display(), "removing a half-made volume");
-                    if let Err(error) = std::fs::remove_dir_all(&dir) {
+                    if let Err(error) = sys::tree::remove(&dir) {
                         tracing::warn!(volume = %dir.display(), %error, "it could not be removed");
                     }
                 }
@@ -181,7 +181,7 @@ impl Volumes {
             _ => {}
         }
         if volume.local() {
-            match std::fs::remove_dir_all(self.root.join(&volume.name)) {
+            match sys::tree::remove(&self.root.join(&volume.name)) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(what())(e)),
                 _ => {}
             }

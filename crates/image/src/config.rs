@@ -198,11 +198,22 @@ pub fn host_platform() -> (&'static str, &'static str) {
     }
 }
 
+/// The most layers of an image.
+const MAX_DEPTH: usize = 125;
+
 impl ImageConfig {
     /// Parses a configuration; `what` names it in the error.
     pub fn parse(bytes: &[u8], what: &str) -> crate::Result<Self> {
         serde_json::from_slice(bytes)
             .map_err(|e| crate::Error::Corrupt(format!("invalid image configuration {what}: {e}")))
+    }
+
+    /// Refuses an image with more layers than Docker takes: a stack of folders as high cannot be mounted everywhere.
+    pub fn check_depth(&self) -> crate::Result<()> {
+        match self.rootfs.diff_ids.len() {
+            0..=MAX_DEPTH => Ok(()),
+            _ => Err(crate::Error::Invalid("max depth exceeded".into())),
+        }
     }
 
     /// A configuration for this machine without layers.

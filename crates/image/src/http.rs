@@ -56,7 +56,7 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 /// Whom to trust, and who to be.
 #[derive(Default)]
 pub struct Tls {
-    /// Authorities besides the public ones.
+    /// Authorities besides the public ones and the machine's own.
     pub authorities: Vec<CertificateDer<'static>>,
     /// A certificate chain to show, with its key.
     pub identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
@@ -96,7 +96,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that trusts the public authorities and `extra` ones (DER); with `insecure`, anybody.
+    /// A client that trusts the public authorities, the machine's own and `extra` ones (DER); with `insecure`, anybody.
     pub fn new(extra: &[CertificateDer<'static>], insecure: bool) -> crate::Result<Self> {
         Self::with(Tls { authorities: extra.to_vec(), identity: None, insecure })
     }
@@ -118,6 +118,7 @@ impl Client {
         } else {
             let provider = Arc::new(rustls::crypto::ring::default_provider());
             let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+            roots.add_parsable_certificates(crate::authorities::system());
             roots.add_parsable_certificates(tls.authorities);
             rustls::ClientConfig::builder_with_provider(provider)
                 .with_safe_default_protocol_versions()

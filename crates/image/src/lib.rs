@@ -15,6 +15,7 @@
 //! ```
 
 pub mod archive;
+mod authorities;
 mod bridge;
 pub mod config;
 mod error;

@@ -205,6 +205,12 @@ async fn bombs_and_a_disk_that_fills() {
         assert!(error.contains("no space left on device"), "{error}");
         assert_clean(&disk.0);
     }
+    // What follows the end of a tar is no file, and kept all the same.
+    let mut followed = ended(Vec::new());
+    (0..20).for_each(|_| followed.extend_from_slice(&noise));
+    let error = refused(&store, Cursor::new(followed)).await;
+    assert!(error.contains("kept for others"), "{error}");
+    assert_clean(&disk.0);
     // A gzip that is nothing but gzip: not looked into twice.
     let error = refused(&store, Cursor::new(gzip(&gzip(&vec![0u8; 10 << 20])))).await;
     assert!(error.contains("tar"), "{error}");
@@ -286,6 +292,55 @@ async fn registries_that_misbehave() {
                 Some(if other { ok("application/json", b"{}") } else { m.answer(line) })
             }),
             "image config verification failed",
+        ),
+        (
+            "lies about the configuration's size",
+            Box::new(|m, line, _| {
+                if !line.contains("/manifests/") {
+                    return Some(m.answer(line));
+                }
+                let text = String::from_utf8(m.manifest.clone()).unwrap();
+                let size = |n: usize| format!("\"size\":{n}}},\"layers\"");
+                Some(ok(MANIFEST, text.replace(&size(m.config.len()), &size(m.config.len() + 1)).as_bytes()))
+            }),
+            "but its descriptor says",
+        ),
+        (
+            "lies about the manifest's size",
+            Box::new(|m, line, _| {
+                let index = format!(
+                    r#"{{"schemaVersion":2,"mediaType":"{INDEX}","manifests":[{{"mediaType":"{MANIFEST}","digest":"{}","size":1}}]}}"#,
+                    digest_of(&m.manifest)
+                );
+                Some(if line.contains("/manifests/1 ") {
+                    ok(INDEX, index.as_bytes())
+                } else {
+                    m.answer(line)
+                })
+            }),
+            "but its descriptor says 1",
+        ),
+        (
+            "more layers than Docker takes",
+            Box::new(|m, line, _| {
+                let again = |bytes: &[u8], from: &str, what: usize| {
+                    let text = String::from_utf8(bytes.to_vec()).unwrap();
+                    let (front, list) = text.split_once(from).unwrap();
+                    let one = &list[..list.len() - what];
+                    let all = vec![one; 126].join(",");
+                    format!("{front}{from}{all}{}", &list[list.len() - what..])
+                };
+                let config = again(&m.config, "\"diff_ids\":[", 3);
+                if line.contains("/blobs/") {
+                    return Some(ok("application/octet-stream", config.as_bytes()));
+                }
+                let manifest = again(&m.manifest, "\"layers\":[", 2);
+                let manifest = manifest
+                    .replace(&digest_of(&m.config), &digest_of(config.as_bytes()))
+                    .replace(&format!("\"size\":{}", m.config.len()), &format!("\"size\":{}", config.len()));
+                Some(ok(MANIFEST, manifest.as_bytes()))
+            }),
+            "max depth exceeded",
         ),
         (
             "redirects in a circle",
@@ -388,6 +443,21 @@ async fn layers_that_registries_need_not_keep() {
     }
     let asked = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
     assert!(asked.is_err(), "somebody else was asked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_of_tags_that_are_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(dir.path()).await.unwrap();
+    let many = (0..100_001).map(|n| format!("\"t{n}\"")).collect::<Vec<_>>().join(",");
+    for (list, want) in [("\"1\",\"../2\"", "is no name of a tag"), (&many, "more than 100000 tags")] {
+        let list = format!(r#"{{"name":"app","tags":[{list}]}}"#);
+        let address = registry(move |_, _| Some(ok("application/json", list.as_bytes()))).await;
+        common::impatient(&store);
+        let (tx, _rx) = tokio::sync::mpsc::channel(10);
+        let error = store.pull_all(&format!("{address}/app"), None, None, tx).await.unwrap_err().to_string();
+        assert!(error.contains(want), "{error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

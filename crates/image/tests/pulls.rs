@@ -234,7 +234,70 @@ async fn what_was_pulled_is_pushed_on_byte_for_byte() {
         store.remove(&image.id, true, true, &|_| None).await.unwrap();
         let left = std::fs::read_dir(dir.path().join("images/layers")).unwrap().count();
         assert_eq!((left, store.list().len()), (0, 0));
+        for algorithm in ["sha256", "sha512", "sha384"] {
+            let blobs = std::fs::read_dir(dir.path().join("images/blobs").join(algorithm));
+            assert_eq!(blobs.map_or(0, Iterator::count), 0, "{algorithm}");
+        }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stranger_says_of_a_layer_that_is_here_is_not_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(dir.path()).await.unwrap();
+    let honest = made();
+    let wanted = reference::parse("one.example/app:1").unwrap();
+    let image = store.pull_from(&Memory::of(&honest, "sha256:"), &wanted, None, sink()).await.unwrap();
+    // The same layer by its configuration, but the blob is another: nobody looks at it, for the layer is here.
+    let other = gzip(b"anything else");
+    let there = Memory::of(&honest, "sha256:");
+    let named = |bytes: &[u8]| {
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        let size = |n: usize| format!("\"size\":{n}}}]");
+        let text = text.replace(&digest_of(&honest.layer), &digest_of(&other));
+        text.replace(&size(honest.layer.len()), &size(other.len())).into_bytes()
+    };
+    there.manifests.lock().insert("1".into(), (MANIFEST.into(), named(&honest.manifest)));
+    there.blobs.lock().insert(digest_of(&other), other.clone());
+    let stranger = reference::parse("two.example/app:1").unwrap();
+    store.pull_from(&there, &stranger, None, sink()).await.unwrap();
+    // A registry that has the stranger's blob is not led to take it for the layer.
+    let elsewhere = Memory::default();
+    elsewhere.blobs.lock().insert(digest_of(&other), other.clone());
+    let tag = reference::parse("three.example/app:3").unwrap();
+    store.tag(&image.id, &tag.to_string()).await.unwrap();
+    store.push_to(&elsewhere, &tag, &store.get(&image.id).unwrap(), &sink()).await.unwrap();
+    let manifest = String::from_utf8(elsewhere.manifests.lock()["3"].1.clone()).unwrap();
+    assert!(!manifest.contains(&digest_of(&other)), "{manifest}");
+    assert!(manifest.contains(&digest_of(&honest.layer)), "{manifest}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_pull_that_fails_nothing_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(dir.path()).await.unwrap();
+    let (a, b) = (made(), made());
+    let there = Memory::of(&a, "sha256:");
+    // The configuration of one with the layer of another.
+    let manifest = String::from_utf8(a.manifest.clone()).unwrap();
+    let manifest = manifest
+        .replace(&digest_of(&a.layer), &digest_of(&b.layer))
+        .replace(&format!("\"size\":{}}}]", a.layer.len()), &format!("\"size\":{}}}]", b.layer.len()));
+    there.manifests.lock().insert("1".into(), (MANIFEST.into(), manifest.into_bytes()));
+    there.blobs.lock().insert(digest_of(&b.layer), b.layer.clone());
+    let wanted = reference::parse("one.example/app:1").unwrap();
+    let error = store.pull_from(&there, &wanted, None, sink()).await.unwrap_err().to_string();
+    assert!(error.contains("but the image's configuration says"), "{error}");
+    let kept = dir.path().join("images/blobs").join(digest_of(&b.layer).replace(':', "/"));
+    assert!(!kept.exists());
+    // Nor is what it unpacked to, which goes in the background.
+    let layers = || std::fs::read_dir(dir.path().join("images/layers")).unwrap().count();
+    let gone = async {
+        while layers() > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), gone).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -247,6 +310,7 @@ async fn two_images_with_one_layer_bring_it_once() {
     let other_manifest = String::from_utf8(m.manifest.clone())
         .unwrap()
         .replace(&digest_of(&m.config), &digest_of(other_config.as_bytes()))
+        .replace(&format!("\"size\":{}", m.config.len()), &format!("\"size\":{}", other_config.len()))
         .into_bytes();
     let times = Arc::new(std::sync::atomic::AtomicU32::new(0));
     let counted = times.clone();

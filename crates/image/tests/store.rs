@@ -93,6 +93,18 @@ async fn layers_lie_in_different_parts_of_the_disk() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn other_users_cannot_reach_the_layers() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("images");
+    // As stores were made that are there already.
+    std::fs::create_dir(&root).unwrap();
+    std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let _store = ImageStore::open(dir.path()).await.unwrap();
+    assert_eq!(std::fs::metadata(&root).unwrap().permissions().mode() & 0o7777, 0o710);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn import_run_commit_save_load() {
     if !root() {
         return;
@@ -383,6 +395,78 @@ async fn what_a_crash_leaves_is_cleaned() {
     assert_eq!(store.get("a").unwrap().id, image.id);
     let count = |p: &str| fs::read_dir(dir.path().join("images").join(p)).unwrap().count();
     assert_eq!((count("layers"), count("snapshots"), count("blobs/sha256")), (1, 0, 0));
+}
+
+/// Waits until what goes in the background is gone.
+async fn emptied(folder: &std::path::Path) {
+    let gone = async {
+        while std::fs::read_dir(folder).unwrap().count() > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), gone).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn folders_deeper_than_any_path() {
+    use rustix::fs::{Mode, OFlags};
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(dir.path()).await.unwrap();
+    let image = import(&store, "app", &[("f", "x")]).await;
+    let snapshot = store.prepare("c", &image).await.unwrap();
+    let make = |top: &std::path::Path| {
+        let mut at: std::os::fd::OwnedFd = std::fs::File::open(top).unwrap().into();
+        let name = "d".repeat(200);
+        for _ in 0..100 {
+            rustix::fs::mkdirat(&at, &name, Mode::from_raw_mode(0o755)).unwrap();
+            at = rustix::fs::openat(&at, &name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        }
+        let file = rustix::fs::openat(&at, "f", OFlags::CREATE | OFlags::WRONLY, Mode::from_raw_mode(0o644));
+        std::io::Write::write_all(&mut std::fs::File::from(file.unwrap()), &[7; 5000]).unwrap();
+    };
+    make(&snapshot.upper);
+    assert_eq!(store.usage("c").await.unwrap(), 5000);
+    let own = snapshot.upper.clone();
+    let taken = tokio::task::spawn_blocking(move || image::on_disk(&own).unwrap()).await.unwrap();
+    assert!(taken >= 5000, "{taken}");
+    // No archive that could be unpacked again can have them.
+    for error in [store.commit_snapshot("c").await.unwrap_err(), store.changes("c").await.unwrap_err()] {
+        assert!(error.to_string().contains("File name too long"), "{error}");
+    }
+    let dead = dir.path().join("images/dead");
+    store.discard("c").await.unwrap();
+    emptied(&dead).await;
+    // What a process before this one had not removed yet, and what it was about to remove.
+    drop(store);
+    let left =
+        [dead.join("a"), dir.path().join("images/snapshots/.tmp-b"), dir.path().join("images/layers/c")];
+    for left in &left {
+        std::fs::create_dir(left).unwrap();
+        make(left);
+    }
+    let store = ImageStore::open(dir.path()).await.unwrap();
+    emptied(&dead).await;
+    assert!(left.iter().all(|left| !left.exists()));
+    drop(store);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_removed_does_not_stop_the_start() {
+    use rustix::fs::IFlags;
+    let dir = tempfile::tempdir().unwrap();
+    drop(ImageStore::open(dir.path()).await.unwrap());
+    let half = dir.path().join("images/snapshots/.tmp-half/fs");
+    std::fs::create_dir_all(&half).unwrap();
+    let file = std::fs::File::create(half.join("file")).unwrap();
+    // As `chattr +i` in a container does.
+    if let Err(error) = rustix::fs::ioctl_setflags(&file, IFlags::IMMUTABLE) {
+        println!("skipped: this file system makes no file immutable: {error}");
+        return;
+    }
+    let opened = ImageStore::open(dir.path()).await;
+    let left = std::fs::read_dir(dir.path().join("images/dead")).unwrap().count();
+    rustix::fs::ioctl_setflags(&file, IFlags::empty()).unwrap();
+    assert_eq!((opened.is_ok(), left), (true, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

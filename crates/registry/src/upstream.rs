@@ -3,6 +3,9 @@
 //! A tag is asked for again when what is known of it is a minute old; if the other registry does not answer then, what
 //! is known is served. Blobs and manifests by digest never change, so what is here is never asked for again.
 //!
+//! A blob is answered while it comes, and to everybody who asks for it meanwhile. It comes to its end whoever goes away, so
+//! that a client that gave up finds it, or the rest of it, when it asks again.
+//!
 //! At its quota it lets go of the blobs that nobody has read for longest; what has no room even so passes through and is
 //! not kept.
 //!
@@ -18,6 +21,7 @@ use std::time::Duration;
 use image::registry::{BlobStream, Registry, Remote};
 use image::{Auth, Reference, RegistryConfig};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::digest::Digest;
@@ -47,11 +51,34 @@ pub struct UpstreamOptions {
 pub(crate) enum Content {
     /// It is kept here.
     Kept(File, u64),
+    /// It is coming to be kept.
+    Coming(Coming),
     /// It comes from elsewhere and is not kept: its pieces, not verified yet, and its length if that is known.
     Passing(BlobStream, Option<u64>),
     /// It is elsewhere, and its length is all that was asked for.
     Told(u64),
 }
+
+/// A blob that is being fetched. It can be read as far as it is here, but it is not verified before the fetch has ended.
+#[derive(Clone)]
+pub(crate) struct Coming {
+    pub file: Arc<File>,
+    /// Its bytes, as the other registry says.
+    pub length: u64,
+    pub fetched: watch::Receiver<Fetched>,
+}
+
+/// How far a fetch is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Fetched {
+    /// Bytes that are here.
+    pub have: u64,
+    /// Whether all are here and what they should be.
+    pub whole: bool,
+}
+
+/// A repository here, and a blob in it.
+type Key = (String, Digest);
 
 /// A repository of another registry.
 struct Place {
@@ -73,8 +100,9 @@ pub(crate) struct Upstream {
     storage: Arc<Storage>,
     remotes: Mutex<HashMap<String, Remote>>,
     checked: Mutex<HashMap<String, Instant>>,
-    /// One fetch of a blob at a time; the others wait and find it.
-    fetching: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+    /// One begins to fetch a blob at a time; the others wait and find it, or what is coming of it.
+    fetching: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
+    coming: Mutex<HashMap<Key, Coming>>,
 }
 
 impl Upstream {
@@ -85,6 +113,7 @@ impl Upstream {
             remotes: Mutex::default(),
             checked: Mutex::default(),
             fetching: Mutex::default(),
+            coming: Mutex::default(),
         }
     }
 
@@ -176,6 +205,16 @@ impl Upstream {
         }
     }
 
+    /// The tags that a repository has elsewhere.
+    pub async fn tags(&self, ns: Option<&str>, name: &str) -> Result<Vec<String>> {
+        let place = self.place(ns, name)?;
+        let tags = self.remote(&place).await?.tags().await;
+        tags.map_err(|e| self.refused(&place, e)).map_err(|e| {
+            tracing::warn!(error = %e, repository = name, "no list of tags from elsewhere");
+            e.into()
+        })
+    }
+
     /// A manifest from elsewhere, and whether there was room to keep it.
     async fn fetch_manifest(&self, place: &Place, reference: &str) -> Result<(Stored, bool)> {
         let document = self.remote(place).await?.manifest(reference).await;
@@ -208,7 +247,7 @@ impl Upstream {
 
     /// A blob; of one that is not here only the length, if that is all that is asked for and can be had.
     pub async fn blob(
-        &self,
+        self: &Arc<Self>,
         ns: Option<&str>,
         name: &str,
         digest: &Digest,
@@ -224,18 +263,24 @@ impl Upstream {
                 return Ok(Content::Told(length));
             }
         }
-        let gate = self.fetching.lock().entry(digest.clone()).or_default().clone();
+        let key = (place.kept.clone(), digest.clone());
+        let gate = self.fetching.lock().entry(key.clone()).or_default().clone();
         let result = {
             let _turn = gate.lock().await;
-            match self.kept(&place, digest).await {
-                Ok(Some(kept)) => Ok(kept),
-                Ok(None) => self.fetch_blob(&place, digest).await,
-                Err(e) => Err(e),
+            // In this order: what has come is kept before it is coming no more.
+            let coming = self.coming.lock().get(&key).cloned();
+            match coming {
+                Some(coming) => Ok(Content::Coming(coming)),
+                None => match self.kept(&place, digest).await {
+                    Ok(Some(kept)) => Ok(kept),
+                    Ok(None) => self.fetch_blob(&place, digest).await,
+                    Err(e) => Err(e),
+                },
             }
         };
         let mut fetching = self.fetching.lock();
-        if fetching.get(digest).is_some_and(|g| Arc::strong_count(g) <= 2) {
-            fetching.remove(digest);
+        if fetching.get(&key).is_some_and(|g| Arc::strong_count(g) <= 2) {
+            fetching.remove(&key);
         }
         result
     }
@@ -254,7 +299,7 @@ impl Upstream {
         }
     }
 
-    async fn fetch_blob(&self, place: &Place, digest: &Digest) -> Result<Content> {
+    async fn fetch_blob(self: &Arc<Self>, place: &Place, digest: &Digest) -> Result<Content> {
         let remote = self.remote(place).await?;
         let open = || async {
             remote.open(digest.as_str()).await.map_err(|e| missing(digest, self.refused(place, e)))
@@ -265,7 +310,9 @@ impl Upstream {
             if !blocking(move || storage.make_room(&repository, n)).await? {
                 return Ok(Content::Passing(stream, length));
             }
+            return self.begin(place, digest, n, stream).await;
         }
+        // One of unknown length has no answer that could be found too short, so it comes first.
         match self.keep(place, digest, stream).await {
             // Others have taken the room meanwhile, or it is more than was said.
             Err(e) if e.is_full() => {
@@ -282,26 +329,80 @@ impl Upstream {
         }
     }
 
+    /// Begins to take a blob in, which goes on by itself.
+    async fn begin(
+        self: &Arc<Self>,
+        place: &Place,
+        digest: &Digest,
+        length: u64,
+        stream: BlobStream,
+    ) -> Result<Content> {
+        let (storage, repository, hasher) = (self.storage.clone(), place.kept.clone(), digest.hasher());
+        let (id, file) = blocking(move || {
+            let id = storage.begin(&repository, hasher)?;
+            let file = storage.upload(&id)?.blocking_lock().reader()?;
+            Ok((id, file))
+        })
+        .await?;
+        let (tell, fetched) = watch::channel(Fetched::default());
+        let file = Arc::new(file);
+        let coming = Coming { file: file.clone(), length, fetched };
+        let key = (place.kept.clone(), digest.clone());
+        self.coming.lock().insert(key.clone(), coming.clone());
+        let upstream = self.clone();
+        tokio::spawn(async move {
+            let (storage, digest) = (upstream.storage.clone(), key.1.clone());
+            let told = tell.clone();
+            let taking = image::blocking_on_stream(move || {
+                take(&storage, &id, &digest, stream, |have| told.send_modify(|f| f.have = have))
+            });
+            let taken = taking.await;
+            match &taken {
+                Ok(()) => {
+                    storage::used(&file);
+                    tell.send_modify(|f| f.whole = true);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, repository = key.0, digest = %key.1, "a blob was not fetched")
+                }
+            }
+            upstream.coming.lock().remove(&key);
+        });
+        Ok(Content::Coming(coming))
+    }
+
     /// Takes a blob in.
-    async fn keep(&self, place: &Place, digest: &Digest, mut stream: BlobStream) -> Result<()> {
+    async fn keep(&self, place: &Place, digest: &Digest, stream: BlobStream) -> Result<()> {
         let (storage, repository, digest) = (self.storage.clone(), place.kept.clone(), digest.clone());
         image::blocking_on_stream(move || {
             let id = storage.begin(&repository, digest.hasher())?;
-            let upload = storage.upload(&id)?;
-            let mut upload = upload.blocking_lock();
-            let mut take = || -> Result<()> {
-                while let Some(piece) = stream.blocking_recv() {
-                    upload.append(&piece?)?;
-                }
-                storage.finish(&id, &mut upload, &digest)
-            };
-            take().inspect_err(|_| {
-                // Already gone if it was the digest that was wrong.
-                let _ = storage.cancel(&id, &mut upload);
-            })
+            take(&storage, &id, &digest, stream, |_| {})
         })
         .await
     }
+}
+
+/// Takes a blob into an upload, says how much of it has come, and ends it. Blocking.
+fn take(
+    storage: &Storage,
+    id: &str,
+    digest: &Digest,
+    mut stream: BlobStream,
+    mut came: impl FnMut(u64),
+) -> Result<()> {
+    let upload = storage.upload(id)?;
+    let mut upload = upload.blocking_lock();
+    let mut take = || -> Result<()> {
+        while let Some(piece) = stream.blocking_recv() {
+            upload.append(&piece?)?;
+            came(upload.length);
+        }
+        storage.finish(id, &mut upload, digest)
+    };
+    take().inspect_err(|_| {
+        // Already gone if it was the digest that was wrong.
+        let _ = storage.cancel(id, &mut upload);
+    })
 }
 
 /// What another registry's failure means for the one who asked for a blob.

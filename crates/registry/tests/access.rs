@@ -139,6 +139,12 @@ async fn tokens_of_our_own() {
         challenge.headers["www-authenticate"].to_str().unwrap(),
         format!("Bearer realm=\"{base}/token\",service=\"{address}\",scope=\"repository:team/app:pull\"")
     );
+    // Of an upload everything is a part of writing.
+    for method in ["GET", "DELETE"] {
+        let challenge = ask(method, &format!("{base}/v2/team/app/blobs/uploads/x"), None, b"").await;
+        let challenge = challenge.headers["www-authenticate"].to_str().unwrap().to_string();
+        assert!(challenge.ends_with(",scope=\"repository:team/app:pull,push\""), "{method}: {challenge}");
+    }
     assert_eq!(ask("GET", &format!("{base}/token"), Some(&basic("ann", "no")), b"").await.status, 401);
     // The image store's own client does the whole dance.
     let connect = async |name: &str, who: Option<&str>, push: bool| {
@@ -188,6 +194,26 @@ async fn tls_and_trust() {
     assert_eq!(trusting.send(request(format!("https://{address}/v2/"))).await.unwrap().status(), 200);
     let stranger = Client::new(&[], false).unwrap();
     assert!(stranger.send(request(format!("https://{address}/v2/"))).await.is_err());
+    // A process whose machine trusts it. A test cannot change the variables of its own.
+    let bundle = dir.path().join("bundle.pem");
+    std::fs::write(&bundle, made.cert.pem()).unwrap();
+    let mut child = tokio::process::Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "trust_of_the_machine"]).env("SSL_CERT_FILE", &bundle).env(TRUSTED, &address);
+    let output = child.output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
+}
+
+/// Where the registry is that a child of `tls_and_trust` asks.
+const TRUSTED: &str = "TUG_TEST_TRUSTED";
+
+/// The part of `tls_and_trust` that is another process. By itself it asks nobody.
+#[tokio::test]
+async fn trust_of_the_machine() {
+    let Ok(address) = std::env::var(TRUSTED) else { return };
+    let client = Client::new(&[], false).unwrap();
+    let request = http::Request::get(format!("https://{address}/v2/")).header("host", &address);
+    assert_eq!(client.send(request.body(full("")).unwrap()).await.unwrap().status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -277,8 +303,18 @@ async fn a_cache_of_another() {
     assert_eq!(ask("GET", &format!("{v2}/blobs/{other}"), None, b"").await.status, 404);
     assert_eq!(ask("GET", &format!("{v2}/manifests/1?ns=elsewhere"), None, b"").await.status, 404);
     assert_eq!(ask("PUT", &format!("{v2}/manifests/3"), None, manifest().as_bytes()).await.status, 405);
+    // The tags are those that there are, not those that somebody asked for.
+    let two =
+        ask("PUT", &format!("http://{there}/v2/team/app/manifests/two"), None, manifest().as_bytes()).await;
+    assert_eq!(two.status, 201);
+    let tags = format!("{v2}/tags/list");
+    assert_eq!(ask("GET", &tags, None, b"").await.text, r#"{"name":"team/app","tags":["1","two"]}"#);
+    let page = ask("GET", &format!("{tags}?n=1"), None, b"").await;
+    assert_eq!(page.text, r#"{"name":"team/app","tags":["1"]}"#);
+    assert!(page.headers.contains_key("link"));
     // What was asked for once is here when the other one is gone.
     stop.cancel();
+    assert_eq!(ask("GET", &tags, None, b"").await.text, r#"{"name":"team/app","tags":["1"]}"#);
     assert_eq!(ask("GET", &format!("{v2}/manifests/1"), None, b"").await.text, manifest());
     assert_eq!(ask("GET", &format!("{v2}/blobs/{HELLO}"), None, b"").await.text, "hello");
     assert_eq!(ask("GET", &format!("{v2}/manifests/2"), None, b"").await.status, 502);
@@ -363,6 +399,85 @@ async fn a_cache_at_its_quota_goes_on() {
     assert_eq!(kept(), [1, 2]);
     let manifest_url = format!("http://{here}/v2/app/manifests/1");
     assert_eq!(ask("GET", &manifest_url, None, b"").await.text, manifest());
+}
+
+/// A registry that sends the first half of its one blob, and the rest when it is told to. Counts how often it is asked.
+async fn halting(
+    content: Arc<Vec<u8>>,
+    go_on: Arc<tokio::sync::Semaphore>,
+    asked: Arc<std::sync::atomic::AtomicU32>,
+) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (content, go_on, asked) = (content.clone(), go_on.clone(), asked.clone());
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await?);
+                    if head == [0x16] {
+                        // The greeting of TLS.
+                        return Ok(());
+                    }
+                }
+                let ping = head.starts_with(b"GET /v2/ ");
+                let length = if ping { 0 } else { content.len() };
+                let answer =
+                    format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await?;
+                if !ping {
+                    asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    let (first, rest) = content.split_at(content.len() / 2);
+                    stream.write_all(first).await?;
+                    go_on.acquire().await.unwrap().forget();
+                    stream.write_all(rest).await?;
+                }
+                std::io::Result::Ok(())
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_answers_while_it_fetches() {
+    let dir = tempfile::tempdir().unwrap();
+    let content = Arc::new((0..400_000u32).flat_map(u32::to_le_bytes).collect::<Vec<u8>>());
+    let (go_on, asked) = (Arc::new(tokio::sync::Semaphore::new(0)), Arc::default());
+    let there = halting(content.clone(), go_on.clone(), Arc::clone(&asked)).await;
+    let upstream = UpstreamOptions { hosts: vec![there], ..UpstreamOptions::default() };
+    let (here, _) = start(&dir.path().join("here"), |o| o.upstream = Some(upstream)).await;
+    let digest = image::archive::compress::digest_of(&content);
+    let url = format!("http://{here}/v2/app/blobs/{digest}");
+    let get = async |range: &str| {
+        let request = http::Request::get(&url).header("host", &here).header("range", range);
+        Client::new(&[], true).unwrap().send(request.body(full("")).unwrap()).await.unwrap()
+    };
+    // The first one goes away when it has seen something.
+    let mut first = get("").await;
+    assert_eq!(first.status(), 200);
+    let seen = first.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
+    assert!(!seen.is_empty() && content.starts_with(&seen));
+    drop(first);
+    // Others have what is here already, and then the rest.
+    let whole = get("").await;
+    let part = get("bytes=1000-").await;
+    assert_eq!((whole.status().as_u16(), part.status().as_u16()), (200, 206));
+    assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 1);
+    go_on.add_permits(1);
+    let (whole, part) = tokio::join!(whole.into_body().collect(), part.into_body().collect());
+    assert!(whole.unwrap().to_bytes() == **content && part.unwrap().to_bytes() == content[1000..]);
+    // Now it is kept.
+    assert_eq!(get("").await.into_body().collect().await.unwrap().to_bytes().len(), content.len());
+    assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 1);
+    // What is not what its digest says has no end.
+    go_on.add_permits(1);
+    let wrong = format!("http://{here}/v2/app/blobs/sha256:{}", "0".repeat(64));
+    let request = http::Request::get(&wrong).header("host", &here).body(full("")).unwrap();
+    let answer = Client::new(&[], true).unwrap().send(request).await.unwrap();
+    assert!(answer.into_body().collect().await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

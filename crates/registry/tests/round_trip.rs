@@ -247,6 +247,26 @@ async fn the_protocol() {
     let (_, _, body) = ask("GET", &format!("{v2}/c/referrers/{of}?artifactType=none"), &[], b"").await;
     assert!(String::from_utf8_lossy(&body).contains(r#""manifests":[]"#));
 
+    // Many of them come in pages that clients can read.
+    let large = "v".repeat(1_500_000);
+    for n in 0..3 {
+        let annotations = format!(r#""annotations":{{"{n}":"{large}"}}"#);
+        let document = manifest(&subject).replace(r#""annotations":{"k":"v"}"#, &annotations);
+        let at = format!("{v2}/c/manifests/large{n}");
+        assert_eq!(ask("PUT", &at, &[kind], document.as_bytes()).await.0, 201);
+    }
+    let (mut at, mut pages) =
+        (Some(format!("/v2/c/referrers/{of}?artifactType=application/vnd.x")), Vec::new());
+    while let Some(path) = at {
+        let (status, headers, body) = ask("GET", &format!("{base}{path}"), &[], b"").await;
+        assert!(status == 200 && body.len() <= 4 << 20, "{}", body.len());
+        let index: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        pages.push(index["manifests"].as_array().unwrap().len());
+        let link = headers.get("link").map(|l| l.to_str().unwrap().split(['<', '>']).nth(1).unwrap());
+        at = link.map(ToString::to_string);
+    }
+    assert!(pages.len() == 2 && pages.iter().sum::<usize>() == 4, "{pages:?}");
+
     // Deletion: of a tag, of a manifest with its tags, of a blob with its file.
     assert_eq!(ask("DELETE", &format!("{v2}/c/manifests/t1"), &[], b"").await.0, 202);
     assert_eq!(ask("GET", &format!("{v2}/c/manifests/t1"), &[], b"").await.0, 404);

@@ -11,4 +11,5 @@ pub mod quota;
 pub mod rooted;
 pub mod seccomp;
 pub mod socket;
+pub mod tree;
 pub mod userns;

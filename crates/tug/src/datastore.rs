@@ -1,7 +1,9 @@
 //! Where the cluster's objects are kept: the flags that say so, the store that follows from them, and `tug datastore check`.
 
 use std::fs;
-use std::path::PathBuf;
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -35,12 +37,31 @@ pub enum Command {
     Check(Datastore),
 }
 
+/// Lets nobody but root read the database's file, which is made if it is not there. What SQLite makes beside it gets the same
+/// mode; what an unclean end left there has the one of then.
+fn keep_private(file: &Path) -> io::Result<()> {
+    fs::OpenOptions::new().append(true).create(true).mode(0o600).open(file)?;
+    for beside in ["", "-wal", "-shm"] {
+        let mut path = file.as_os_str().to_owned();
+        path.push(beside);
+        match fs::set_permissions(&path, fs::Permissions::from_mode(0o600)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
 impl Datastore {
     /// The store, and whether other servers may use it too.
     pub fn open(&self, made: &Instance) -> Result<(Arc<dyn Store>, bool)> {
         match self.etcd()? {
             Some(options) => Ok((etcd::open(options)?, true)),
-            None => Ok((store::embedded::open(&made.data_dir.join("store"))?, false)),
+            None => {
+                let file = made.data_dir.join("store");
+                keep_private(&file).with_context(|| file.display().to_string())?;
+                Ok((store::embedded::open(&file)?, false))
+            }
         }
     }
 
@@ -128,6 +149,26 @@ mod tests {
     fn versions() {
         assert!(is_new_enough("3.4.23") && is_new_enough("3.10.0") && is_new_enough("4.0.0"));
         assert!(!is_new_enough("3.3.27") && !is_new_enough("2.5") && !is_new_enough(""));
+    }
+
+    #[tokio::test]
+    async fn the_objects_are_for_root_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let made = Instance::new(dir.path(), &at("run"), "n", [127, 0, 0, 1].into());
+        // As they were made once.
+        for name in ["store", "store-wal"] {
+            fs::write(at(name), b"").unwrap();
+            fs::set_permissions(at(name), fs::Permissions::from_mode(0o644)).unwrap();
+        }
+        let (_store, shared) = Datastore::default().open(&made).unwrap();
+        assert!(!shared);
+        for name in ["store", "store-wal", "store-shm"] {
+            if let Ok(file) = fs::metadata(at(name)) {
+                assert_eq!(file.permissions().mode() & 0o777, 0o600, "{name}");
+            }
+        }
+        assert!(fs::metadata(at("store")).unwrap().len() > 0);
     }
 
     #[test]

@@ -2,13 +2,17 @@
 //! names, on this file system alone.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use rustix::fs::{AtFlags, FileType};
+use sys::tree;
 
 use crate::options::Place;
 
@@ -53,34 +57,43 @@ fn size(bytes: u64) -> String {
 
 /// Bytes by part.
 fn measure(root: &Path) -> io::Result<BTreeMap<&'static str, u64>> {
-    let mut used = BTreeMap::new();
     let top = fs::symlink_metadata(root)?;
-    let mut seen = HashSet::new();
-    *used.entry(REST).or_default() += top.blocks() * 512;
-    let mut folders = vec![root.to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        let entries = match fs::read_dir(&folder) {
-            // Gone since it was listed: the instance works on.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            other => other?,
-        };
-        for entry in entries {
-            let path = entry?.path();
-            let Ok(m) = fs::symlink_metadata(&path) else { continue };
-            if m.dev() != top.dev() {
-                continue;
-            }
-            if m.is_dir() {
-                folders.push(path.clone());
-            } else if m.nlink() > 1 && !seen.insert(m.ino()) {
-                continue;
-            }
-            let inside = path.strip_prefix(root).unwrap_or(&path);
-            let part = PARTS.iter().find(|(_, places)| places.iter().any(|p| inside.starts_with(p)));
-            *used.entry(part.map_or(REST, |(name, _)| name)).or_default() += m.blocks() * 512;
+    let used = BTreeMap::from([(REST, top.blocks() * 512)]);
+    let mut measure = Measure { device: top.dev(), inside: PathBuf::new(), seen: HashSet::new(), used };
+    tree::walk(tree::folder(rustix::fs::CWD, root)?, &mut measure)?;
+    Ok(measure.used)
+}
+
+struct Measure {
+    device: u64,
+    /// The folder that is being read, below the root.
+    inside: PathBuf,
+    seen: HashSet<u64>,
+    used: BTreeMap<&'static str, u64>,
+}
+
+impl tree::Visitor for Measure {
+    fn entry(&mut self, parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option<OwnedFd>> {
+        let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        if stat.st_dev != self.device || !is_dir && stat.st_nlink > 1 && !self.seen.insert(stat.st_ino) {
+            return Ok(None);
         }
+        let inside = self.inside.join(name);
+        let part = PARTS.iter().find(|(_, places)| places.iter().any(|p| inside.starts_with(p)));
+        *self.used.entry(part.map_or(REST, |(name, _)| name)).or_default() += stat.st_blocks as u64 * 512;
+        if !is_dir {
+            return Ok(None);
+        }
+        let dir = tree::folder(parent, name)?;
+        self.inside = inside;
+        Ok(Some(dir))
     }
-    Ok(used)
+
+    fn leave(&mut self, _: BorrowedFd<'_>, _: &OsStr) -> io::Result<()> {
+        self.inside.pop();
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -97,6 +110,13 @@ mod tests {
         fs::hard_link(root.join("images/layers/a/f"), root.join("images/layers/a/g")).unwrap();
         fs::File::create(root.join("volumes/v/sparse")).unwrap().set_len(1 << 30).unwrap();
         fs::write(root.join("version"), "1").unwrap();
+        // Deeper than any path is long.
+        let mut deep = tree::folder(rustix::fs::CWD, root.join("images/layers/a")).unwrap();
+        for _ in 0..30 {
+            let name = "d".repeat(200);
+            rustix::fs::mkdirat(&deep, &name, rustix::fs::Mode::RWXU).unwrap();
+            deep = tree::folder(&deep, &name).unwrap();
+        }
         let used = measure(root).unwrap();
         let du = std::process::Command::new("du").args(["-sxB1"]).arg(root).output().unwrap();
         let du: u64 = String::from_utf8_lossy(&du.stdout).split_whitespace().next().unwrap().parse().unwrap();

@@ -153,11 +153,19 @@ fn lock_path(run_dir: &Path) -> PathBuf {
     run_dir.join("server.lock")
 }
 
+/// The folders of containers' layers, volumes and the cluster, below the data folder. They hold secrets, and set-uid programs
+/// that no user of the machine may run: nobody but root goes into them. Containers with ids of their own need not, because
+/// what they mount is opened before they have these.
+const PRIVATE: [&str; 8] = ["build", "engine", "images", "kubelet", "pki", "registry", "runtime", "volumes"];
+
 fn prepare(made: &Instance) -> Result<File> {
     let lock = lock(&made.run_dir)?;
     fs::create_dir_all(&made.data_dir).with_context(|| format!("data folder {}", made.data_dir.display()))?;
-    // Container layers hold set-uid programs and secrets: not for other users' eyes.
+    // Whoever was given a file in it, as the kubeconfig, gets there by its name.
     fs::set_permissions(&made.data_dir, fs::Permissions::from_mode(0o711))?;
+    for dir in PRIVATE.map(|name| made.data_dir.join(name)).iter().chain([&made.run_dir.join("kubelet")]) {
+        fsx::private_dir(dir).with_context(|| dir.display().to_string())?;
+    }
     let version = made.data_dir.join("version");
     match fs::read_to_string(&version) {
         Ok(found) if found.trim() == DATA_VERSION => {}
@@ -563,6 +571,25 @@ mod tests {
         assert!(lock(dir.path()).unwrap_err().to_string().contains("is in use by process"));
         drop(held);
         assert!(!is_running(dir.path()).unwrap());
+    }
+
+    #[test]
+    fn other_users_cannot_go_into_the_data_folders() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = Instance::new(&dir.path().join("d"), &dir.path().join("r"), "n", [127, 0, 0, 1].into());
+        let old = made.data_dir.join("images");
+        fs::create_dir_all(&old).unwrap();
+        fs::set_permissions(&old, fs::Permissions::from_mode(0o755)).unwrap();
+        drop(prepare(&made).unwrap());
+        let folders = PRIVATE.map(|name| made.data_dir.join(name));
+        for folder in folders.iter().chain([&made.run_dir.join("kubelet")]) {
+            assert_eq!(
+                fs::metadata(folder).unwrap().permissions().mode() & 0o7777,
+                0o710,
+                "{}",
+                folder.display()
+            );
+        }
     }
 
     #[test]

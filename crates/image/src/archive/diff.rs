@@ -1,20 +1,29 @@
 //! What a snapshot's own folder changes in the layers below it.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs::{self, Metadata};
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, FileType, Stat};
+use sys::tree;
+
+use super::extract::proc_path;
 use super::overlay::{is_opaque, is_whiteout};
+use super::pack::within_limit;
 use crate::error::{Error, Result};
 use crate::types::{Change, ChangeKind};
 
 /// Every path that `upper` changes, sorted.
 pub(crate) fn changes(upper: &Path, lower: &[PathBuf]) -> Result<Vec<Change>> {
-    let mut out = Vec::new();
-    walk(upper, Path::new(""), lower, &mut out)?;
-    out.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(out)
+    let mut differ = Differ { lower, path: PathBuf::new(), folders: Vec::new(), out: Vec::new() };
+    let top = tree::folder(CWD, upper).map_err(Error::file("read the folder", upper))?;
+    tree::walk(top, &mut differ).map_err(Error::file("read the folder", upper))?;
+    differ.out.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(differ.out)
 }
 
 /// Whether the folder has nothing in it.
@@ -24,38 +33,65 @@ pub(crate) fn is_empty(upper: &Path) -> Result<bool> {
 
 /// Bytes in the folder's files, each inode once.
 pub(crate) fn usage(upper: &Path) -> Result<u64> {
-    let mut seen = HashSet::new();
-    let mut sum = 0;
-    let mut stack = vec![upper.to_path_buf()];
-    while let Some(dir) = stack.pop() {
-        for entry in entries(&dir)? {
-            let Ok(m) = fs::symlink_metadata(&entry) else { continue };
-            if m.is_dir() {
-                stack.push(entry);
-            } else if m.nlink() < 2 || seen.insert((m.dev(), m.ino())) {
-                sum += m.len();
-            }
+    let size = |stat: &Stat| match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => 0,
+        _ => stat.st_size.max(0) as u64,
+    };
+    measure(upper, &size).map_err(Error::file("read the folder", upper))
+}
+
+/// What `size` says of everything below a folder, each inode once. What goes meanwhile does not count.
+pub(crate) fn measure(folder: &Path, size: &dyn Fn(&Stat) -> u64) -> io::Result<u64> {
+    let mut measure = Measure { size, seen: HashSet::new(), sum: 0 };
+    tree::walk(tree::folder(CWD, folder)?, &mut measure)?;
+    Ok(measure.sum)
+}
+
+struct Measure<'a> {
+    size: &'a dyn Fn(&Stat) -> u64,
+    seen: HashSet<(u64, u64)>,
+    sum: u64,
+}
+
+impl tree::Visitor for Measure<'_> {
+    fn entry(&mut self, parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option<OwnedFd>> {
+        let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        if is_dir || stat.st_nlink < 2 || self.seen.insert((stat.st_dev, stat.st_ino)) {
+            self.sum += (self.size)(&stat);
         }
+        is_dir.then(|| tree::folder(parent, name)).transpose()
     }
-    Ok(sum)
-}
 
-fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
-    match fs::read_dir(dir) {
-        Ok(list) => Ok(list.filter_map(|e| e.ok().map(|e| e.path())).collect()),
-        // Gone since it was listed.
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(Error::file("read the folder", dir)(e)),
+    fn leave(&mut self, _: BorrowedFd<'_>, _: &OsStr) -> io::Result<()> {
+        Ok(())
     }
 }
 
-/// Whether something below `path` was changed.
-fn walk(upper: &Path, path: &Path, lower: &[PathBuf], out: &mut Vec<Change>) -> Result<bool> {
-    let mut any = false;
-    for entry in entries(&upper.join(path))? {
-        let Ok(m) = fs::symlink_metadata(&entry) else { continue };
-        let child = path.join(entry.file_name().unwrap_or_default());
-        let below = find(lower, &child);
+struct Differ<'a> {
+    lower: &'a [PathBuf],
+    /// The folder that is being read, inside the upper one.
+    path: PathBuf,
+    /// What was found of it and of those above it, and whether something in them was changed.
+    folders: Vec<(Option<ChangeKind>, bool)>,
+    out: Vec<Change>,
+}
+
+impl Differ<'_> {
+    fn found(&mut self, path: &Path, kind: ChangeKind) {
+        if let Some((_, inside)) = self.folders.last_mut() {
+            *inside = true;
+        }
+        self.out.push(Change { path: format!("/{}", path.to_string_lossy()), kind });
+    }
+}
+
+impl tree::Visitor for Differ<'_> {
+    fn entry(&mut self, parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option<OwnedFd>> {
+        let m = fs::symlink_metadata(proc_path(parent, Some(name)))?;
+        let child = self.path.join(name);
+        within_limit(child.as_os_str().len())?;
+        let below = find(self.lower, &child);
         let kind = match &below {
             _ if is_whiteout(&m) => Some(ChangeKind::Deleted),
             None => Some(ChangeKind::Added),
@@ -65,14 +101,27 @@ fn walk(upper: &Path, path: &Path, lower: &[PathBuf], out: &mut Vec<Change>) -> 
         };
         // A whiteout of what is not there any more says nothing.
         let kind = kind.filter(|k| *k != ChangeKind::Deleted || below.is_some());
-        let inside = m.is_dir() && walk(upper, &child, lower, out)?;
-        let kind = kind.or(inside.then_some(ChangeKind::Modified));
-        if let Some(kind) = kind {
-            any = true;
-            out.push(Change { path: format!("/{}", child.to_string_lossy()), kind });
+        if m.is_dir() {
+            let dir = tree::folder(parent, name)?;
+            self.folders.push((kind, false));
+            self.path = child;
+            return Ok(Some(dir));
         }
+        if let Some(kind) = kind {
+            self.found(&child, kind);
+        }
+        Ok(None)
     }
-    Ok(any)
+
+    fn leave(&mut self, _: BorrowedFd<'_>, _: &OsStr) -> io::Result<()> {
+        let folder = std::mem::take(&mut self.path);
+        self.path = folder.parent().unwrap_or(Path::new("")).to_path_buf();
+        let (kind, inside) = self.folders.pop().unwrap_or_default();
+        if let Some(kind) = kind.or(inside.then_some(ChangeKind::Modified)) {
+            self.found(&folder, kind);
+        }
+        Ok(())
+    }
 }
 
 fn same_folder(a: &Metadata, b: &Metadata) -> bool {

@@ -586,8 +586,8 @@ fn tolerate(result: rustix::io::Result<()>, name: &OsStr) -> io::Result<()> {
 }
 
 /// A path by which the kernel finds what is in an open folder: for calls that have no form with a descriptor.
-pub(super) fn proc_path(dir: &OwnedFd, name: Option<&OsStr>) -> PathBuf {
-    let mut p = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
+pub(super) fn proc_path(dir: impl AsFd, name: Option<&OsStr>) -> PathBuf {
+    let mut p = PathBuf::from(format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd()));
     if let Some(name) = name {
         p.push(name);
     }

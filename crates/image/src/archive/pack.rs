@@ -4,14 +4,15 @@
 //! equal archives.
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
+use sys::tree;
 
 use super::extract::proc_path;
 use super::tar::{self, Entry, Kind};
@@ -59,6 +60,8 @@ pub fn tar_of_filtered(
     let mut sink = Plain(out);
     let mut p = Packer {
         sink: &mut sink,
+        path: name.clone(),
+        above: Vec::new(),
         links: HashMap::new(),
         whiteouts: false,
         content_only: options.content_only,
@@ -70,22 +73,17 @@ pub fn tar_of_filtered(
     let top = root::open(root, &path, flags)?;
     let stat = rustix::fs::fstat(&top)?;
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-        let dir = rustix::fs::openat(
-            &top,
-            ".",
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
+        let dir = tree::folder(&top, ".")?;
         if !name.is_empty() {
             p.dir_entry(&dir, &stat, &name)?;
         }
-        p.children(&dir, &name)?;
+        tree::walk(dir, &mut p)?;
     } else {
         if options.follow {
             p.opened(&top, &stat, &name)?;
         } else {
             let (parent, base) = root::open_parent(root, &path)?;
-            p.node(&parent, base.unwrap_or_default(), &name)?;
+            p.node(parent.as_fd(), base.unwrap_or_default(), &name)?;
         }
     }
     if !options.goes_on {
@@ -125,10 +123,11 @@ pub(crate) fn copy_exactly(data: &mut dyn Read, size: u64, out: &mut dyn Write) 
 
 /// Packs an overlayfs upper folder as a layer: whiteouts become `.wh.` files. Returns the bytes in its files.
 pub(crate) fn pack_layer(dir: &Path, sink: &mut dyn Sink) -> io::Result<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(dir, flags, Mode::empty())?;
+    let fd = tree::folder(CWD, dir)?;
     let mut p = Packer {
         sink,
+        path: Vec::new(),
+        above: Vec::new(),
         links: HashMap::new(),
         whiteouts: true,
         content_only: false,
@@ -136,12 +135,21 @@ pub(crate) fn pack_layer(dir: &Path, sink: &mut dyn Sink) -> io::Result<()> {
         filter: None,
         pending: Vec::new(),
     };
-    p.children(&fd, b"")?;
+    tree::walk(fd, &mut p)?;
     p.sink.raw(&tar::END)
+}
+
+/// Refuses a name in an archive, of so many bytes, that could not be unpacked again: no path may be longer (PATH_MAX).
+pub(super) fn within_limit(length: usize) -> io::Result<()> {
+    if length < 4096 { Ok(()) } else { Err(rustix::io::Errno::NAMETOOLONG.into()) }
 }
 
 struct Packer<'a> {
     sink: &'a mut dyn Sink,
+    /// The name, in the archive, of the folder that is being read.
+    path: Vec<u8>,
+    /// How long the names of the folders above it are.
+    above: Vec<usize>,
     /// Files with several names: which name was written.
     links: HashMap<(u64, u64), Vec<u8>>,
     whiteouts: bool,
@@ -176,53 +184,24 @@ impl Packer<'_> {
         self.filter.is_none_or(|f| f(full))
     }
 
-    fn children(&mut self, dir: &OwnedFd, name: &[u8]) -> io::Result<()> {
-        let mut names: Vec<OsString> = Vec::new();
-        for entry in rustix::fs::Dir::read_from(dir)? {
-            let entry = entry?;
-            let n = entry.file_name().to_bytes();
-            if n != b"." && n != b".." {
-                names.push(OsString::from_vec(n.to_vec()));
-            }
-        }
-        names.sort();
-        for child in names {
-            let mut full = name.to_vec();
-            if !full.is_empty() && !full.ends_with(b"/") {
-                full.push(b'/');
-            }
-            full.extend_from_slice(child.as_bytes());
-            match self.node(dir, &child, &full) {
-                // Gone since it was listed: a running container goes on working.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                other => other?,
-            }
-        }
-        Ok(())
-    }
-
-    fn node(&mut self, parent: &OwnedFd, name: &OsStr, full: &[u8]) -> io::Result<()> {
+    /// Writes one entry; the folder that it is, whose own are still to be written.
+    fn node(&mut self, parent: BorrowedFd<'_>, name: &OsStr, full: &[u8]) -> io::Result<Option<OwnedFd>> {
         let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         if kind != FileType::Directory && !self.wanted(full) {
-            return Ok(());
+            return Ok(None);
         }
         match kind {
             FileType::Directory => {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let dir = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+                let dir = tree::folder(parent, name)?;
                 self.dir_entry(&dir, &stat, full)?;
-                self.children(&dir, full)?;
-                if self.pending.last().is_some_and(|(n, _)| *n >= full.len()) {
-                    self.pending.pop();
-                }
-                Ok(())
+                return Ok(Some(dir));
             }
             FileType::RegularFile => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
                 let fd = rustix::fs::openat(parent, name, flags, Mode::empty())?;
                 let stat = rustix::fs::fstat(&fd)?;
-                self.opened(&fd, &stat, full)
+                self.opened(&fd, &stat, full)?;
             }
             FileType::CharacterDevice if self.whiteouts && stat.st_rdev == 0 => {
                 let (dir, base) = match full.iter().rposition(|b| *b == b'/') {
@@ -232,14 +211,14 @@ impl Packer<'_> {
                 let mut e = Entry::new([dir, b".wh.", base].concat(), Kind::File);
                 e.mode = 0;
                 e.mtime = (stat.st_mtime, 0);
-                self.emit(e)
+                self.emit(e)?;
             }
             FileType::Symlink => {
                 let mut e = entry(&stat, full, Kind::Symlink);
                 e.link = rustix::fs::readlinkat(parent, name, Vec::new())?.into_bytes();
                 e.mode = 0o777;
                 e.xattrs = xattrs_of(&proc_path(parent, Some(name)))?;
-                self.emit(e)
+                self.emit(e)?;
             }
             other => {
                 let kind = match other {
@@ -247,14 +226,15 @@ impl Packer<'_> {
                     FileType::BlockDevice => Kind::Block,
                     FileType::Fifo => Kind::Fifo,
                     // Sockets have no form in a tar.
-                    _ => return Ok(()),
+                    _ => return Ok(None),
                 };
                 let mut e = entry(&stat, full, kind);
                 e.device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
                 e.xattrs = xattrs_of(&proc_path(parent, Some(name)))?;
-                self.emit(e)
+                self.emit(e)?;
             }
         }
+        Ok(None)
     }
 
     fn dir_entry(&mut self, dir: &OwnedFd, stat: &Stat, full: &[u8]) -> io::Result<()> {
@@ -313,6 +293,31 @@ impl Packer<'_> {
             self.sink.file(full, size, &mut file)?;
             self.sink.raw(tar::pad(size))?;
         }
+        Ok(())
+    }
+}
+
+impl tree::Visitor for Packer<'_> {
+    fn entry(&mut self, parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option<OwnedFd>> {
+        let mut full = self.path.clone();
+        if !full.is_empty() && !full.ends_with(b"/") {
+            full.push(b'/');
+        }
+        full.extend_from_slice(name.as_bytes());
+        within_limit(full.len())?;
+        let inside = self.node(parent, name, &full)?;
+        if inside.is_some() {
+            self.above.push(self.path.len());
+            self.path = full;
+        }
+        Ok(inside)
+    }
+
+    fn leave(&mut self, _: BorrowedFd<'_>, _: &OsStr) -> io::Result<()> {
+        if self.pending.last().is_some_and(|(n, _)| *n >= self.path.len()) {
+            self.pending.pop();
+        }
+        self.path.truncate(self.above.pop().unwrap_or_default());
         Ok(())
     }
 }

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::room::Guarded;
 use super::{root, tar::Tee};
 
 const RAW: u8 = 0;
@@ -27,7 +28,7 @@ const REPLACED_BYTES: usize = 16 << 20;
 
 /// Writes a recipe into a layer's folder.
 pub(crate) struct Writer {
-    out: zstd::stream::write::Encoder<'static, BufWriter<File>>,
+    out: zstd::stream::write::Encoder<'static, BufWriter<Guarded>>,
     raw: Vec<u8>,
     dir: PathBuf,
     old: Option<(OwnedFd, u32)>,
@@ -37,7 +38,7 @@ pub(crate) struct Writer {
 impl Writer {
     /// Of the layer in `dir`.
     pub fn create(dir: &Path) -> io::Result<Self> {
-        let file = File::create_new(dir.join("recipe"))?;
+        let file = Guarded::new(File::create_new(dir.join("recipe"))?)?;
         let out = zstd::stream::write::Encoder::new(BufWriter::new(file), 1)?;
         Ok(Self { out, raw: Vec::with_capacity(RAW_MAX), dir: dir.into(), old: None, old_bytes: 0 })
     }

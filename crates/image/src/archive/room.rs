@@ -1,6 +1,7 @@
 //! Room on a disk that others need too: what comes from strangers must not fill it.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 
 /// What helps where a disk is full.
@@ -55,6 +56,30 @@ impl Room {
         }
         self.left = (self.left.0.saturating_sub(bytes), self.left.1 - 1);
         Ok(())
+    }
+}
+
+/// A file that is written as long as there is room.
+pub(crate) struct Guarded {
+    file: File,
+    room: Room,
+}
+
+impl Guarded {
+    /// That file, written from where it stands.
+    pub fn new(file: File) -> io::Result<Self> {
+        Ok(Self { room: Room::new(&file)?, file })
+    }
+}
+
+impl Write for Guarded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.room.take(&self.file, bytes.len() as u64)?;
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 

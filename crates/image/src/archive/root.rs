@@ -2,11 +2,11 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Stat, Uid};
+use rustix::fs::{Gid, Mode, OFlags, ResolveFlags, Stat, Uid};
 use rustix::io::Errno;
 
 /// Opens `path` inside `root`, following symbolic links inside it unless `flags` has NOFOLLOW (last component only).
@@ -70,31 +70,12 @@ pub fn make_dirs(root: BorrowedFd<'_>, path: &Path, mode: u32, owner: (u32, u32)
     Ok(dir)
 }
 
-/// Removes whatever stands at `name` in `parent`, a folder with all that it holds.
+/// Removes whatever stands at `name` in `parent`, a folder with all that it holds. What is not there is no error.
 pub fn remove(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
-    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(Errno::NOENT) => return Ok(()),
-        other => return Ok(other?),
+    match sys::tree::remove_at(parent, name) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let dir = rustix::fs::openat(parent, name, flags, Mode::empty())?;
-    loop {
-        let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&dir)? {
-            let entry = entry?;
-            if entry.file_name() != c"." && entry.file_name() != c".." {
-                names.push(entry.file_name().to_owned());
-            }
-        }
-        if names.is_empty() {
-            break;
-        }
-        for n in names {
-            remove(dir.as_fd(), OsStr::from_bytes(n.as_bytes()))?;
-        }
-    }
-    Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
 }
 
 /// `path` without its leading slashes, `.` where nothing is left.
@@ -129,6 +110,7 @@ pub fn clean(path: &Path) -> PathBuf {
 mod tests {
     use super::*;
     use std::fs;
+    use std::os::fd::AsFd;
 
     #[test]
     fn stays_inside() {

@@ -22,13 +22,15 @@ use super::{Auth, BlobStream, Document, Registry, RegistryConfig};
 use crate::archive::compress::{digest_as, digest_of};
 use crate::error::{Error, Result};
 use crate::http::{Body, full};
-use crate::reference::{DEFAULT_DOMAIN, Reference};
+use crate::reference::{DEFAULT_DOMAIN, Reference, is_tag};
 
 /// Manifests and answers other than blobs are at most this long, in bytes.
 const DOCUMENT_LIMIT: usize = 8 << 20;
 const REDIRECTS: u32 = 5;
 /// The most pages of a list that are asked for.
 const PAGES: u32 = 1000;
+/// The most tags of one repository: what a stranger lists is kept in memory.
+const TAGS: usize = 100_000;
 const USER_AGENT: &str = concat!("tug/", env!("CARGO_PKG_VERSION"));
 
 /// A repository of a remote registry.
@@ -375,7 +377,18 @@ impl Remote {
             let bytes = read_limited(response, self.shared.patience).await?;
             let page: Page =
                 serde_json::from_slice(&bytes).map_err(|e| Error::Registry(format!("{at}: {e}")))?;
-            all.extend(page.tags.unwrap_or_default());
+            for tag in page.tags.unwrap_or_default() {
+                if !is_tag(&tag) {
+                    return Err(Error::Registry(format!("{at}: {tag:?} is no name of a tag")));
+                }
+                all.push(tag);
+            }
+            if all.len() > TAGS {
+                return Err(Error::Registry(format!(
+                    "{}: the list has more than {TAGS} tags",
+                    self.shared.familiar
+                )));
+            }
             let Some(next) = next else { return Ok(all) };
             at = follow(&at, &next)?;
         }

@@ -180,6 +180,17 @@ impl Index {
     }
 }
 
+/// Refuses what has another length than its descriptor says; one that says none says nothing.
+pub(crate) fn check_size(what: &str, descriptor: &Descriptor, length: usize) -> Result<()> {
+    if descriptor.size == 0 || descriptor.size == length as u64 {
+        return Ok(());
+    }
+    Err(Error::Corrupt(format!(
+        "{what} {} has {length} bytes, but its descriptor says {}",
+        descriptor.digest, descriptor.size
+    )))
+}
+
 /// How deep indexes may name indexes.
 pub(crate) const INDEX_DEPTH: u32 = 4;
 
@@ -206,6 +217,7 @@ where
             ))
         })?;
         document = read(chosen.digest.clone()).await?;
+        check_size("the manifest", chosen, document.bytes.len())?;
     }
     Err(Error::Corrupt(format!("the indexes of {name} are nested too deeply")).into())
 }

@@ -25,6 +25,17 @@ pub use layer_types::{LayerType, layer_type};
 pub use search::Found;
 
 use crate::error::Result;
+use crate::types::{Progress, ProgressSender};
+
+/// How long a listener may take nothing: there may be others who wait for the same pull, or for the lane of a push, and a
+/// client that was stopped says nothing of it.
+const LISTENER: std::time::Duration = std::time::Duration::from_secs(5);
+
+async fn tell(progress: &ProgressSender, id: &str, status: impl Into<String>) {
+    let line = Progress { id: id.into(), status: status.into(), ..Progress::default() };
+    // Whoever went away ends a pull by dropping it, and does not stop a push; who sleeps misses lines.
+    let _ = progress.send_timeout(line, LISTENER).await;
+}
 
 /// Credentials for a registry, as the Docker client sends them.
 #[derive(Clone, Default, PartialEq, Eq)]

@@ -2,7 +2,6 @@
 
 use std::io::{self, Read};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -11,7 +10,7 @@ use futures::{FutureExt, StreamExt};
 use super::client::Remote;
 use super::hosts::hosts;
 use super::manifest::{self, Descriptor, Manifest, is_schema_1, media};
-use super::{Auth, BlobStream, Document, Registry};
+use super::{Auth, BlobStream, Document, Registry, tell};
 use crate::archive::compress::{self, Compression, Digesting, digest_as, digest_of};
 use crate::config::ImageConfig;
 use crate::error::{Error, Result};
@@ -22,16 +21,6 @@ use crate::types::{Image, Layer, Progress, ProgressSender, short};
 
 /// The largest configuration, in bytes.
 const CONFIG_LIMIT: usize = 8 << 20;
-
-/// How long a listener may take nothing: there may be others who wait for the same pull, and a client that was stopped says
-/// nothing of it.
-const LISTENER: Duration = Duration::from_secs(5);
-
-async fn tell(progress: &ProgressSender, id: &str, status: impl Into<String>) {
-    let line = Progress { id: id.into(), status: status.into(), ..Progress::default() };
-    // Whoever went away ends the pull by dropping it; who sleeps misses lines.
-    let _ = progress.send_timeout(line, LISTENER).await;
-}
 
 impl ImageStore {
     /// Pulls an image (`name`, `name:tag` or `name@digest`) from its registry or a mirror of that, for this machine
@@ -183,6 +172,7 @@ impl ImageStore {
         let config_bytes = fetch_config(remote, &manifest.config).await?;
         let id = digest_of(&config_bytes);
         let config = ImageConfig::parse(&config_bytes, &id)?;
+        config.check_depth()?;
         if config.rootfs.diff_ids.len() != manifest.layers.len() {
             return Err(Error::Corrupt(format!(
                 "manifest {} has {} layers, its configuration {}",
@@ -226,8 +216,15 @@ impl ImageStore {
         let image = blocking(move || {
             let id = digest_of(&config_bytes);
             let diff_ids: Vec<String> = pairs.iter().map(|(_, d)| d.clone()).collect();
-            let stored = pairs.iter().map(|(d, _)| Ok(store.open_blob(&d.digest)?.is_some()));
-            let stored = stored.collect::<Result<Vec<_>>>()?;
+            let mut forms = Vec::new();
+            for (d, diff_id) in &pairs {
+                // What a manifest and a configuration say of a layer that was here already, nobody has verified.
+                if store.is_form_of(d, diff_id)? {
+                    let stored = store.open_blob(&d.digest)?.is_some();
+                    let (digest, media_type) = (d.digest.clone(), d.media_type.clone());
+                    forms.push((diff_id, db::LayerBlob { digest, size: d.size, media_type, stored }));
+                }
+            }
             store.write_image(&diff_ids, |c| {
                 db::add_image(c, &id, &config_bytes, None)?;
                 let media_type = if media_type.is_empty() { media::OCI_MANIFEST } else { &media_type };
@@ -239,15 +236,9 @@ impl ImageStore {
                 if !tagged && wanted_now.digest.is_none() {
                     db::add_beside(c, &wanted_now, &id)?;
                 }
-                for ((d, diff_id), stored) in pairs.iter().zip(stored) {
-                    let blob = db::LayerBlob {
-                        digest: d.digest.clone(),
-                        size: d.size,
-                        media_type: d.media_type.clone(),
-                        stored,
-                    };
-                    db::add_layer_blob(c, diff_id, &blob)?;
-                    db::add_blob_source(c, &d.digest, &wanted_now.name())?;
+                for (diff_id, blob) in &forms {
+                    db::add_layer_blob(c, diff_id, blob)?;
+                    db::add_blob_source(c, &blob.digest, &wanted_now.name())?;
                 }
                 Ok(())
             })?;
@@ -314,12 +305,6 @@ impl ImageStore {
             crate::blocking_on_stream(move || unpack_download(&store, download, pieces, &want, &like))
                 .await?;
         drop(wanted);
-        if layer.diff_id != diff_id {
-            return Err(Error::Corrupt(format!(
-                "layer {} unpacks to {}, but the image's configuration says {diff_id}",
-                descriptor.digest, layer.diff_id
-            )));
-        }
         tell(progress, &id, "Pull complete").await;
         Ok(layer)
     }
@@ -370,6 +355,14 @@ fn unpack_download(
             pieces.done, pieces.total
         )));
     }
+    store.note_form(want, pieces.total, &layer.diff_id);
+    if layer.diff_id != like {
+        download.start_over()?;
+        return Err(Error::Corrupt(format!(
+            "layer {want} unpacks to {}, but the image's configuration says {like}",
+            layer.diff_id
+        )));
+    }
     pieces.say("Download complete");
     match kind {
         // The layer gives its own tar again.
@@ -397,6 +390,7 @@ pub(super) async fn fetch_config(remote: &dyn Registry, descriptor: &Descriptor)
             descriptor.digest
         )));
     }
+    manifest::check_size("the configuration", descriptor, bytes.len())?;
     Ok(bytes)
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::client::{Remote, back_off};
 use super::layer_types::of_one_family;
 use super::manifest::{Descriptor, Index, Manifest, media};
-use super::{Auth, Registry};
+use super::{Auth, Registry, tell};
 use crate::archive::compress::{self, Digesting};
 use crate::error::{Error, Result};
 use crate::platform::Platform;
@@ -20,16 +20,11 @@ use crate::reference::{self, Reference};
 use crate::store::{ImageStore, blocking, db};
 use crate::types::{Image, Progress, ProgressSender, short};
 
-async fn tell(progress: &ProgressSender, id: &str, status: impl Into<String>) {
-    // Whoever went away does not stop a push.
-    let _ = progress.send(Progress { id: id.into(), status: status.into(), ..Progress::default() }).await;
-}
-
 /// A tag has been pushed: for people, and for programs.
 async fn tell_pushed(progress: &ProgressSender, name: String, digest: String, size: u64) {
     tell(progress, "", format!("{name}: digest: {digest} size: {size}")).await;
     let pushed = Progress { pushed: Some((name, digest, size)), ..Progress::default() };
-    let _ = progress.send(pushed).await;
+    let _ = progress.send_timeout(pushed, super::LISTENER).await;
 }
 
 impl ImageStore {

@@ -28,6 +28,7 @@ pub(super) fn place(digest: &str) -> PathBuf {
 /// A download, as far as it has come. Unless it is kept, what is worth it stays for the next attempt.
 pub(crate) struct Download {
     file: File,
+    room: Room,
     path: PathBuf,
     /// Where it goes when it is whole.
     whole: PathBuf,
@@ -102,6 +103,7 @@ impl<R: Read> Read for Replay<'_, R> {
             return Ok(n);
         }
         let n = self.rest.read(buf)?;
+        self.download.room.take(&self.download.file, n as u64)?;
         self.download.file.write_all_at(&buf[..n], self.download.have)?;
         self.download.have += n as u64;
         Ok(n)
@@ -143,7 +145,8 @@ impl ImageStore {
         let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let file = open.map_err(Error::file("open", &path))?;
         let have = file.metadata()?.len();
-        Ok(Download { file, path, whole: self.blob_path(digest), have, ended: false, _turn: turn })
+        let room = Room::new(&file)?;
+        Ok(Download { file, room, path, whole: self.blob_path(digest), have, ended: false, _turn: turn })
     }
 
     /// A file without a name, for what is to be read when it is here: as long as the disk has room.

@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{ImageStore, blocking};
+use crate::archive::diff::measure;
 use crate::error::{Error, Result};
 use crate::types::{Image, User};
 
@@ -55,27 +56,8 @@ pub struct Thresholds {
 
 /// Bytes that a folder takes of the disk: blocks, each file once whatever its names. Blocking.
 pub fn on_disk(folder: &Path) -> io::Result<u64> {
-    let mut seen = HashSet::new();
-    let mut sum = fs::symlink_metadata(folder)?.blocks() * 512;
-    let mut folders = vec![folder.to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        let entries = match fs::read_dir(&folder) {
-            // Gone since it was listed.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            other => other?,
-        };
-        for entry in entries {
-            let entry = entry?;
-            let Ok(m) = entry.metadata() else { continue };
-            if m.is_dir() {
-                folders.push(entry.path());
-            } else if m.nlink() > 1 && !seen.insert((m.dev(), m.ino())) {
-                continue;
-            }
-            sum += m.blocks() * 512;
-        }
-    }
-    Ok(sum)
+    let own = fs::symlink_metadata(folder)?.blocks() * 512;
+    Ok(own + measure(folder, &|stat| stat.st_blocks.max(0) as u64 * 512)?)
 }
 
 impl ImageStore {

@@ -226,6 +226,7 @@ fn read_image(db: &Connection, index: &Index, id: &str) -> Result<Option<Read>> 
 
 /// Adds an image unless it is there. Its layers must be in the store and leased by the caller.
 pub(crate) fn add_image(c: &mut Changes<'_>, id: &str, config: &[u8], parent: Option<&str>) -> Result<()> {
+    ImageConfig::parse(config, id)?.check_depth()?;
     c.tx.prepare_cached(
         "INSERT INTO images (id, config, parent, added) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT (id) DO UPDATE SET parent = coalesce(images.parent, excluded.parent)",
@@ -252,9 +253,14 @@ pub(crate) fn add_manifest(
     Ok(())
 }
 
-/// Points a tag at an image.
+/// Points a tag at an image, which must be there.
 pub(crate) fn set_tag(c: &mut Changes<'_>, tag: &Reference, image: &str) -> Result<()> {
     let full = tag.to_string();
+    let there = c.tx.prepare_cached("SELECT 1 FROM images WHERE id = ?1")?.exists([image])?;
+    if !there {
+        // Removed since it was found.
+        return Err(Error::NoSuchImage(image.into()));
+    }
     let old = tag_target(&c.tx, &full)?;
     if let Some(old) = &old {
         c.touch_image(old);

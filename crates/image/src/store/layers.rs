@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::reap::bury;
 use super::{ImageStore, Index, LayerInfo, Lease, db, snapshots::remove_tree};
 use crate::archive::compress::{self, Digesting};
 use crate::archive::tar::{Reader, Tee};
@@ -176,6 +177,8 @@ impl ImageStore {
 
     /// Removes every layer that no image, snapshot or lease needs, and compressed blobs of none. Returns layers and bytes.
     pub(super) fn collect_layers(&self) -> Result<(u64, u64)> {
+        // Whoever comes second finds the folders of the first gone, too.
+        let _collection = self.collection.lock();
         let mut dead: Vec<(String, LayerInfo)> = Vec::new();
         let mut blobs = Vec::new();
         {
@@ -202,7 +205,9 @@ impl ImageStore {
             }
             let tx = database.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             for (diff_id, _) in &dead {
-                blobs.extend(db::layer_blobs(&tx, diff_id)?.into_iter().filter(|b| b.stored));
+                blobs.extend(
+                    db::layer_blobs(&tx, diff_id)?.into_iter().filter(|b| b.stored).map(|b| b.digest),
+                );
                 tx.prepare_cached("DELETE FROM layers WHERE diff_id = ?1")?.execute([diff_id])?;
                 tx.prepare_cached("DELETE FROM layer_blobs WHERE diff_id = ?1")?.execute([diff_id])?;
             }
@@ -220,15 +225,29 @@ impl ImageStore {
             self.bury(&self.layers_dir().join(&info.dir))?;
         }
         self.reap();
-        for blob in blobs {
-            bytes += blob.size;
-            let path = self.blob_path(&blob.digest);
-            match fs::remove_file(&path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::file("remove", path)(e)),
-                _ => {}
-            }
+        for digest in blobs {
+            bytes += self.drop_blob(&digest)?;
         }
         Ok((dead.len() as u64, bytes))
+    }
+
+    /// Removes the file of a blob that a layer had, unless another layer has it or somebody is bringing it; its bytes.
+    fn drop_blob(&self, digest: &str) -> Result<u64> {
+        // Who is at it is about to write a row; if nothing comes of it, the next start finds the file.
+        let Some(_turn) = self.try_turn(digest) else { return Ok(0) };
+        let brought = self.forms.lock().get(digest).cloned();
+        let used = "SELECT 1 FROM layer_blobs WHERE digest = ?1 AND stored = 1";
+        if brought.is_some_and(|(_, layer)| self.index.read().layers.contains_key(&layer))
+            || self.db.lock().prepare_cached(used)?.exists([digest])?
+        {
+            return Ok(0);
+        }
+        let path = self.blob_path(digest);
+        let size = fs::symlink_metadata(&path).map_or(0, |m| m.len());
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(e)),
+            _ => Ok(size),
+        }
     }
 
     /// At start: removes folders and blobs that no row names, and what nobody needs any more.
@@ -237,13 +256,13 @@ impl ImageStore {
         for entry in fs::read_dir(self.layers_dir())? {
             let entry = entry?;
             if !entry.file_name().to_str().is_some_and(|n| known.contains(n)) {
-                self.bury(&entry.path())?;
+                bury(&self.root, &entry.path());
                 continue;
             }
             for inside in fs::read_dir(entry.path())? {
                 let inside = inside?;
                 if inside.file_name().as_encoded_bytes().starts_with(b".tmp-") {
-                    remove_tree(&inside.path())?;
+                    bury(&self.root, &inside.path());
                 }
             }
         }
@@ -254,11 +273,15 @@ impl ImageStore {
             rows.collect::<std::result::Result<_, _>>()?
         };
         for (digest, path) in self.blob_files(false)? {
-            if !stored.contains(&digest) {
-                fs::remove_file(&path).map_err(Error::file("remove", path))?;
+            if !stored.contains(&digest)
+                && let Err(error) = fs::remove_file(&path)
+            {
+                tracing::warn!(%error, path = %path.display(), "it stays until the next start");
             }
         }
         self.collect_layers()?;
+        // Also what the process before had no time for.
+        self.reap();
         Ok(())
     }
 }

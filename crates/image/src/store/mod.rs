@@ -23,6 +23,7 @@ mod verify;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::{Mutex, RwLock};
 
@@ -38,7 +39,7 @@ use crate::platform::Platform;
 use crate::reference;
 use crate::registry::RegistryConfig;
 use crate::registry::lanes::Lanes;
-use crate::registry::manifest::Manifest;
+use crate::registry::manifest::{Descriptor, Manifest};
 use crate::types::{Image, Layer};
 
 /// All images of one instance.
@@ -48,12 +49,18 @@ pub struct ImageStore {
     index: RwLock<Index>,
     leases: Mutex<HashMap<String, usize>>,
     snapshots: Mutex<HashMap<String, Arc<snapshots::Record>>>,
+    /// Whether a thread is about to collect layers.
+    collecting: AtomicBool,
+    /// Held while layers are collected.
+    collection: Mutex<()>,
     /// Held while what was buried is removed.
     reaper: Arc<Mutex<()>>,
     /// One pull of a manifest, and one download of a layer, at a time.
     pulls: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     registries: RwLock<RegistryConfig>,
     lanes: RwLock<Lanes>,
+    /// Blobs that were unpacked and verified since the start, each with its bytes and the layer that it gave.
+    forms: Mutex<HashMap<String, (u64, String)>>,
     /// Bytes on the disk of layers' folders, as far as somebody asked.
     measured: Mutex<HashMap<String, u64>>,
     written: Arc<tokio::sync::Notify>,
@@ -108,11 +115,16 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let Some(store) = self.store.upgrade() else { return };
         let mut leases = store.leases.lock();
-        if let Some(n) = leases.get_mut(&self.diff_id) {
-            *n -= 1;
-            if *n == 0 {
-                leases.remove(&self.diff_id);
-            }
+        let Some(n) = leases.get_mut(&self.diff_id) else { return };
+        *n -= 1;
+        if *n > 0 {
+            return;
+        }
+        leases.remove(&self.diff_id);
+        let came_to_nothing = store.index.read().layers.get(&self.diff_id).is_some_and(|layer| layer.fresh);
+        drop(leases);
+        if came_to_nothing {
+            store.collect_soon();
         }
     }
 }
@@ -136,6 +148,8 @@ impl ImageStore {
     }
 
     fn open_blocking(root: PathBuf) -> Result<Arc<Self>> {
+        // Layers hold set-uid programs and secrets.
+        base::fsx::private_dir(&root).map_err(Error::file("make the folder", &root))?;
         for dir in ["layers", "blobs/sha256", "blobs/partial", "snapshots", "empty", "dead"] {
             std::fs::create_dir_all(root.join(dir))
                 .map_err(Error::file("make the folder", root.join(dir)))?;
@@ -149,10 +163,13 @@ impl ImageStore {
             db: Mutex::new(db),
             index: RwLock::new(index),
             leases: Mutex::default(),
+            collecting: AtomicBool::new(false),
+            collection: Mutex::default(),
             reaper: Arc::default(),
             pulls: Mutex::default(),
             registries: RwLock::default(),
             lanes: RwLock::new(Lanes::new(&RegistryConfig::default())),
+            forms: Mutex::default(),
             measured: Mutex::default(),
             written: Arc::default(),
             thresholds: RwLock::default(),
@@ -277,6 +294,27 @@ impl ImageStore {
                 Ok((b, sources))
             })
             .collect()
+    }
+
+    /// Remembers that a blob of so many bytes was unpacked to a layer.
+    pub(crate) fn note_form(&self, digest: &str, size: u64, diff_id: &str) {
+        let mut forms = self.forms.lock();
+        let index = self.index.read();
+        forms.retain(|_, (_, layer)| index.layers.contains_key(layer));
+        forms.insert(digest.into(), (size, diff_id.into()));
+    }
+
+    /// Whether a blob is known to unpack to a layer: because it did so here, not because an image says so.
+    pub(crate) fn is_form_of(&self, blob: &Descriptor, diff_id: &str) -> Result<bool> {
+        if blob.digest == diff_id {
+            return Ok(self.index.read().layers.get(diff_id).is_some_and(|l| l.tar_size == blob.size));
+        }
+        let noted = self.forms.lock().get(&blob.digest).cloned();
+        if noted.is_some_and(|(size, layer)| size == blob.size && layer == diff_id) {
+            return Ok(true);
+        }
+        let db = self.db.lock();
+        Ok(db::layer_blobs(&db, diff_id)?.iter().any(|known| known.digest == blob.digest))
     }
 
     /// A manifest that an image came by: its media type and bytes.

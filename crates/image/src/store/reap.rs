@@ -3,18 +3,50 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::ImageStore;
 use super::snapshots::remove_tree;
 use crate::error::{Error, Result};
 
+fn move_aside(root: &Path, path: &Path) -> Result<()> {
+    match fs::rename(path, root.join("dead").join(base::rng::hex(8))) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// At start: moves a folder aside, to be removed in the background. What cannot be stays, and stops nobody.
+pub(super) fn bury(root: &Path, path: &Path) {
+    if let Err(error) = move_aside(root, path) {
+        tracing::warn!(%error, "it stays until the next start");
+    }
+}
+
 impl ImageStore {
+    /// Collects layers in the background: what they were unpacked for failed or was given up, so that nobody else will.
+    pub(super) fn collect_soon(self: &Arc<Self>) {
+        if self.collecting.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let store = Arc::downgrade(self);
+        let collecting = move || {
+            let Some(store) = store.upgrade() else { return };
+            store.collecting.store(false, Ordering::Release);
+            if let Err(error) = store.collect_layers() {
+                tracing::warn!(%error, "layers that nobody needs stay until the next collection");
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("image-collector".into()).spawn(collecting) {
+            self.collecting.store(false, Ordering::Release);
+            tracing::warn!(%error, "layers that nobody needs stay until the next collection");
+        }
+    }
+
     /// Moves a folder aside; after a crash it is removed by the next start. One that is not there is no error.
     pub(super) fn bury(&self, path: &Path) -> Result<()> {
-        match fs::rename(path, self.root.join("dead").join(base::rng::hex(8))) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(e)),
-            _ => Ok(()),
-        }
+        move_aside(&self.root, path)
     }
 
     /// Removes what was buried, in the background.

@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::reap::bury;
 use super::{ImageStore, blocking};
 use crate::archive::{diff, overlay};
 use crate::error::{Error, Result};
@@ -56,7 +57,7 @@ pub(super) struct Record {
     pub lower: Vec<String>,
 }
 
-/// Reads the snapshots' folder and removes what was being made or removed.
+/// Reads the snapshots' folder and puts aside what was being made or removed.
 pub(super) fn scan(root: &Path) -> Result<HashMap<String, Arc<Record>>> {
     let dir = root.join("snapshots");
     let mut found = HashMap::new();
@@ -72,7 +73,7 @@ pub(super) fn scan(root: &Path) -> Result<HashMap<String, Arc<Record>>> {
                 let lower = lower.split(':').filter(|l| *l != ".").map(Into::into).collect();
                 found.insert(key, Arc::new(Record { image, lower }));
             }
-            _ => remove_tree(&entry.path())?,
+            _ => bury(root, &entry.path()),
         }
     }
     Ok(found)
@@ -80,7 +81,7 @@ pub(super) fn scan(root: &Path) -> Result<HashMap<String, Arc<Record>>> {
 
 /// Removes a folder and everything below it, also what overlayfs left without permissions.
 pub(super) fn remove_tree(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
+    match sys::tree::remove(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(e)),
         _ => Ok(()),
     }

@@ -306,7 +306,7 @@ pub fn remove(volatile: &Path, durable: &Path) -> io::Result<()> {
         }
     }
     for dir in [volatile, durable] {
-        match fs::remove_dir_all(dir) {
+        match sys::tree::remove(dir) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }

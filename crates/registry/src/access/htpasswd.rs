@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
@@ -10,10 +11,25 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
+/// How many passwords may wait to be checked. Each takes a processor for a good part of a second.
+const QUEUE: usize = 64;
+
 /// The people of a registry.
 pub struct Htpasswd {
     path: PathBuf,
     state: Mutex<State>,
+    /// Held while a password is checked: strangers who try some take one processor, not all.
+    turn: Mutex<()>,
+    waiting: AtomicUsize,
+}
+
+/// One that waits for its turn, or has it.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 #[derive(Default)]
@@ -27,7 +43,8 @@ struct State {
 impl Htpasswd {
     /// The file of that name, which must be readable now.
     pub fn open(path: PathBuf) -> Result<Self> {
-        let users = Self { path, state: Mutex::default() };
+        let users =
+            Self { path, state: Mutex::default(), turn: Mutex::default(), waiting: AtomicUsize::new(0) };
         users.refresh()?;
         Ok(users)
     }
@@ -58,13 +75,22 @@ impl Htpasswd {
         Ok(())
     }
 
-    /// Whether this is the user's password. Blocking, and slow on purpose the first time.
+    /// Whether this is the user's password. Blocking, and slow on purpose the first time. Refused where too many wait.
     pub fn check(&self, name: &str, password: &str) -> Result<bool> {
         self.refresh()?;
         let pair: [u8; 32] =
             Sha256::new().chain_update(name).chain_update([0]).chain_update(password).finalize().into();
+        if self.state.lock().right.contains(&pair) {
+            return Ok(true);
+        }
+        let _waiting = Waiting(&self.waiting);
+        if self.waiting.fetch_add(1, Ordering::AcqRel) >= QUEUE {
+            return Err(Error::too_many("too many passwords are being checked: try again later"));
+        }
+        let _turn = self.turn.lock();
         let (exists, hash) = {
             let state = self.state.lock();
+            // Who came before may have brought the same.
             if state.right.contains(&pair) {
                 return Ok(true);
             }
@@ -99,5 +125,33 @@ mod tests {
         assert!(!users.check("ann", "secret").unwrap() && users.check("bob", "other").unwrap());
         fs::write(&path, "ann:{SHA}x\n").unwrap();
         assert!(Htpasswd::open(path).err().unwrap().to_string().contains("htpasswd -B"));
+    }
+    #[test]
+    fn strangers_wait_in_a_short_queue() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("htpasswd");
+        fs::write(&path, format!("ann:{}\n", bcrypt::hash("secret", 4).unwrap())).unwrap();
+        let users = Htpasswd::open(path).unwrap();
+        assert!(users.check("ann", "secret").unwrap());
+        std::thread::scope(|scope| {
+            let held = users.turn.lock();
+            let guesses: Vec<_> = (0..QUEUE)
+                .map(|n| {
+                    scope.spawn({
+                        let users = &users;
+                        move || users.check("ann", &n.to_string())
+                    })
+                })
+                .collect();
+            while users.waiting.load(Ordering::Acquire) < QUEUE {
+                std::thread::yield_now();
+            }
+            assert_eq!(users.check("ann", "one more").unwrap_err().parts().0, 429);
+            // Whoever was here before does not wait.
+            assert!(users.check("ann", "secret").unwrap());
+            drop(held);
+            assert!(guesses.into_iter().all(|guess| !guess.join().unwrap().unwrap()));
+        });
+        assert!(!users.check("ann", "one more").unwrap());
     }
 }

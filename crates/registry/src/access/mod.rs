@@ -85,7 +85,8 @@ impl Access {
         let user = match caller {
             Caller::Everybody => return true,
             Caller::Bearer(grants) => {
-                return grants.iter().any(|g| g.repository == repository && g.actions.contains(&action));
+                let of = |g: &&Grant| g.kind == "repository" && g.repository == repository;
+                return grants.iter().filter(of).any(|g| g.actions.contains(&action));
             }
             // With tokens, a password is for the token endpoint alone: rights come from one place.
             Caller::User(_) if self.tokens.is_some() => return false,
@@ -168,5 +169,23 @@ impl Access {
                 "issued_at": base::clock::rfc3339(base::clock::now()),
             }))
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_right_to_the_catalogue_is_none_to_a_repository_of_that_name() {
+        let access = Access { users: None, rules: None, tokens: None };
+        let grant = |kind: &str| {
+            let grant =
+                Grant { kind: kind.into(), repository: "catalog".into(), actions: vec![Action::Pull] };
+            Caller::Bearer(vec![grant])
+        };
+        assert!(!access.allows(&grant("registry"), "catalog", Action::Pull));
+        assert!(access.allows(&grant("repository"), "catalog", Action::Pull));
+        assert!(!access.allows(&grant("repository"), "catalog", Action::Push));
     }
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use bytes::Bytes;
+use http::response::Builder;
 use http::{Method, StatusCode, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
@@ -12,7 +13,7 @@ use image::registry::BlobStream;
 use super::{Answer, Body, Call, PIECE, blocking, body, builder, made};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::upstream::Content;
+use crate::upstream::{Coming, Content, Fetched};
 
 pub(super) async fn blob(call: &Call, name: &str, digest: &str) -> Result<Answer> {
     let digest = Digest::parse(digest)?;
@@ -37,14 +38,14 @@ pub(super) async fn blob(call: &Call, name: &str, digest: &str) -> Result<Answer
         .header("docker-content-digest", digest.as_str());
     let content = match content {
         Content::Kept(file, length) => {
-            let range = call.header("range").map_or(Ok(None), |range| parse_range(range, length))?;
-            let (from, to) = range.unwrap_or((0, length));
-            b = b.header(header::CONTENT_LENGTH, to - from).header(header::ACCEPT_RANGES, "bytes");
-            if range.is_some() {
-                let range = format!("bytes {from}-{}/{length}", to.saturating_sub(1));
-                b = b.status(StatusCode::PARTIAL_CONTENT).header(header::CONTENT_RANGE, range);
-            }
+            let (headed, from, to) = part(call, b, length)?;
+            b = headed;
             stream_file(file, from, to - from)
+        }
+        Content::Coming(coming) => {
+            let (headed, from, to) = part(call, b, coming.length)?;
+            b = headed;
+            stream_coming(coming, from, to)
         }
         // What passes has no parts: the answer is the whole.
         Content::Passing(stream, length) => {
@@ -59,6 +60,16 @@ pub(super) async fn blob(call: &Call, name: &str, digest: &str) -> Result<Answer
         }
     };
     made(b, if call.head() { body("") } else { content })
+}
+
+/// The headers of an answer with the part of `length` bytes that was asked for, and where that begins and ends.
+fn part(call: &Call, b: Builder, length: u64) -> Result<(Builder, u64, u64)> {
+    let range = call.header("range").map_or(Ok(None), |range| parse_range(range, length))?;
+    let (from, to) = range.unwrap_or((0, length));
+    let b = b.header(header::CONTENT_LENGTH, to - from).header(header::ACCEPT_RANGES, "bytes");
+    let Some(_) = range else { return Ok((b, from, to)) };
+    let range = format!("bytes {from}-{}/{length}", to.saturating_sub(1));
+    Ok((b.status(StatusCode::PARTIAL_CONTENT).header(header::CONTENT_RANGE, range), from, to))
 }
 
 /// `bytes=A-B`, `bytes=A-`, `bytes=-N` as a half-open range. What is no single range of bytes is ignored, as RFC 9110
@@ -104,6 +115,38 @@ fn stream_file(file: File, from: u64, length: u64) -> Body {
             }
             Err(e) => (Err(e), None),
         })
+    });
+    StreamBody::new(stream).boxed_unsync()
+}
+
+/// A part of what is being fetched as a body. The last byte waits until the whole is known to be what it should be: of
+/// anything else the client gets no end.
+fn stream_coming(coming: Coming, from: u64, to: u64) -> Body {
+    let stream = futures::stream::unfold(Some((coming, from)), move |state| async move {
+        let (mut coming, at) = state.filter(|(_, at)| *at < to)?;
+        let broken = |why: &str| Some((Err(std::io::Error::other(why.to_string())), None));
+        loop {
+            let Fetched { have, whole } = *coming.fetched.borrow_and_update();
+            if whole && have != coming.length {
+                return broken("the other registry gave the blob another length than it has");
+            }
+            let ready = if whole { to } else { have.min(to - 1) };
+            if at < ready {
+                let n = PIECE.min(usize::try_from(ready - at).unwrap_or(PIECE));
+                let file = coming.file.clone();
+                let read = tokio::task::spawn_blocking(move || {
+                    let mut buf = vec![0u8; n];
+                    file.read_exact_at(&mut buf, at).map(|()| buf)
+                });
+                return Some(match read.await.map_err(std::io::Error::other).and_then(|read| read) {
+                    Ok(buf) => (Ok(Frame::data(Bytes::from(buf))), Some((coming, at + n as u64))),
+                    Err(e) => (Err(e), None),
+                });
+            }
+            if coming.fetched.changed().await.is_err() {
+                return broken("the blob could not be fetched from elsewhere");
+            }
+        }
     });
     StreamBody::new(stream).boxed_unsync()
 }

@@ -20,6 +20,15 @@ fn page(call: &Call) -> Result<(u64, String)> {
     Ok((n, call.parameter("last").unwrap_or_default().to_string()))
 }
 
+fn encode(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+/// What the next page's link needs so that it asks for the same registry's.
+fn of_namespace(call: &Call) -> String {
+    call.parameter("ns").map(|ns| format!("&ns={}", encode(ns))).unwrap_or_default()
+}
+
 /// The link to the next page, where one more was found than asked for.
 fn next_page(call: &Call, path: &str, n: u64, list: &mut Vec<String>) -> Vec<(&'static str, String)> {
     let Ok(n) = usize::try_from(n) else { return Vec::new() };
@@ -28,8 +37,7 @@ fn next_page(call: &Call, path: &str, n: u64, list: &mut Vec<String>) -> Vec<(&'
     }
     list.truncate(n);
     let Some(last) = list.last() else { return Vec::new() };
-    let encode = |s| utf8_percent_encode(s, NON_ALPHANUMERIC).to_string();
-    let ns = call.parameter("ns").map(|ns| format!("&ns={}", encode(ns))).unwrap_or_default();
+    let ns = of_namespace(call);
     vec![("link", format!("<{path}?last={}&n={n}{ns}>; rel=\"next\"", encode(last)))]
 }
 
@@ -80,30 +88,58 @@ pub(super) async fn search(call: &Call) -> Result<Answer> {
 /// The most repositories that a search gives.
 const SEARCH_LIMIT: u64 = 100;
 
-/// A repository's tags.
+/// A repository's tags; of a cache those that there are elsewhere, as long as it can be asked.
 pub(super) async fn tags(call: &Call, name: &str) -> Result<Answer> {
     let (n, last) = page(call)?;
-    let (storage, repository) = (call.storage(), call.kept(name)?);
-    let mut list = blocking(move || {
-        if !storage.knows(&repository)? {
-            return Err(Error::name_unknown(format!("repository name not known to registry: {repository}")));
+    let elsewhere = match &call.shared.upstream {
+        Some(upstream) => Some(upstream.tags(call.parameter("ns"), name).await),
+        None => None,
+    };
+    let most = n.saturating_add(1);
+    let mut list = match elsewhere {
+        Some(Ok(mut all)) => {
+            all.retain(|tag| *tag > last);
+            all.sort_unstable();
+            all.truncate(usize::try_from(most).unwrap_or(usize::MAX));
+            all
         }
-        storage.tags(&repository, &last, n.saturating_add(1))
-    })
-    .await?;
+        other => {
+            let (storage, repository) = (call.storage(), call.kept(name)?);
+            let own = blocking(move || {
+                if !storage.knows(&repository)? {
+                    let why = format!("repository name not known to registry: {repository}");
+                    return Err(Error::name_unknown(why));
+                }
+                storage.tags(&repository, &last, most)
+            });
+            match (own.await, other) {
+                (Err(own), Some(Err(Error::Upstream(e)))) if own.is_unknown() && !e.is_not_found() => {
+                    return Err(Error::Upstream(e));
+                }
+                (own, _) => own?,
+            }
+        }
+    };
     let link = next_page(call, &format!("/v2/{name}/tags/list"), n, &mut list);
     json_answer(call, &json!({"name": name, "tags": list}), &link)
 }
 
+/// Bytes of one page of referrers: clients read no larger document.
+const REFERRERS: usize = 4 << 20;
+
 /// The manifests that have this one as their subject.
 pub(super) async fn referrers(call: &Call, name: &str, digest: &str) -> Result<Answer> {
     let digest = Digest::parse(digest)?;
-    let (storage, repository) = (call.storage(), call.kept(name)?);
-    let all = blocking(move || storage.referrers(&repository, &digest)).await?;
-    let wanted = call.parameter("artifactType").filter(|t| !t.is_empty());
-    let manifests: Vec<Value> = all
+    let (storage, repository, subject) = (call.storage(), call.kept(name)?, digest.clone());
+    let wanted = call.parameter("artifactType").filter(|t| !t.is_empty()).map(ToString::to_string);
+    let (of_type, last) = (wanted.clone(), call.parameter("last").unwrap_or_default().to_string());
+    // The document's own members take some.
+    let room = REFERRERS - 1024;
+    let (found, more) =
+        blocking(move || storage.referrers(&repository, &subject, of_type.as_deref(), &last, room)).await?;
+    let next = found.last().filter(|_| more).map(|r| r.digest.clone());
+    let manifests: Vec<Value> = found
         .into_iter()
-        .filter(|r| wanted.is_none_or(|w| w == r.artifact_type))
         .map(|r| {
             let mut d = json!({"mediaType": r.media_type, "digest": r.digest, "size": r.size});
             if !r.artifact_type.is_empty() {
@@ -119,6 +155,12 @@ pub(super) async fn referrers(call: &Call, name: &str, digest: &str) -> Result<A
     let mut headers = vec![("content-type", media::OCI_INDEX.to_string())];
     if wanted.is_some() {
         headers.push(("oci-filters-applied", "artifactType".into()));
+    }
+    if let Some(last) = next {
+        let of_type = wanted.map(|t| format!("&artifactType={}", encode(&t))).unwrap_or_default();
+        let ns = of_namespace(call);
+        let at = format!("/v2/{name}/referrers/{digest}?last={last}{of_type}{ns}");
+        headers.push(("link", format!("<{at}>; rel=\"next\"")));
     }
     let index = json!({"schemaVersion": 2, "mediaType": media::OCI_INDEX, "manifests": manifests});
     json_answer(call, &index, &headers)

@@ -111,9 +111,11 @@ impl Call {
         }
     }
 
-    /// What must be allowed for this method.
-    fn action(&self) -> Action {
+    /// What must be allowed for this method at a repository's endpoint.
+    fn action(&self, endpoint: &Endpoint<'_>) -> Action {
         match self.method {
+            // The state of an upload is part of writing, and so is giving it up.
+            _ if matches!(endpoint, Endpoint::Upload(..)) => Action::Push,
             Method::GET | Method::HEAD => Action::Pull,
             Method::DELETE => Action::Delete,
             _ => Action::Push,
@@ -207,7 +209,7 @@ fn scope(call: &Call, path: &str) -> Option<String> {
         return Some("registry:catalog:*".into());
     }
     let name = endpoint.name().filter(|n| reference::is_repository(n))?;
-    let actions = match call.action() {
+    let actions = match call.action(&endpoint) {
         Action::Push => "pull,push",
         other => other.name(),
     };
@@ -217,11 +219,8 @@ fn scope(call: &Call, path: &str) -> Option<String> {
 async fn route(call: &Call, path: &str, incoming: Incoming) -> Result<Answer> {
     let unknown = || Error::not_found(format!("{path} is no path of a registry"));
     let endpoint = Endpoint::parse(path).ok_or_else(unknown)?;
-    let name = match endpoint {
-        // The state of an upload is part of writing, and so is giving it up.
-        Endpoint::Upload(name, _) => named(call, name, Action::Push)?,
-        other => other.name().map_or(Ok(""), |name| named(call, name, call.action()))?,
-    };
+    let action = call.action(&endpoint);
+    let name = endpoint.name().map_or(Ok(""), |name| named(call, name, action))?;
     match endpoint {
         Endpoint::Uploads(_) if call.method == Method::POST => uploads::begin(call, name, incoming).await,
         Endpoint::Upload(_, id) => uploads::upload(call, name, id, incoming).await,

@@ -146,22 +146,47 @@ impl Storage {
         Ok(found)
     }
 
-    /// The manifests whose subject is `digest`.
-    pub fn referrers(&self, repository: &str, digest: &Digest) -> Result<Vec<Referrer>> {
+    /// The manifests whose subject is `digest`, of one type if that is said, after the digest `last`: as many as fit into
+    /// so many bytes, but at least one; and whether there are more.
+    pub fn referrers(
+        &self,
+        repository: &str,
+        digest: &Digest,
+        artifact_type: Option<&str>,
+        last: &str,
+        bytes: usize,
+    ) -> Result<(Vec<Referrer>, bool)> {
         let db = self.db.lock();
         let sql = "SELECT digest, media_type, length(content), artifact_type, annotations FROM manifests
-                   WHERE repository = ?1 AND subject = ?2 ORDER BY digest";
+                   WHERE repository = ?1 AND subject = ?2 AND digest > ?3 AND (?4 IS NULL OR artifact_type = ?4)
+                   ORDER BY digest";
         let mut statement = db.prepare_cached(sql)?;
-        let rows = statement.query_map([repository, digest.as_str()], |r| {
-            Ok(Referrer {
+        let mut rows = statement.query(params![repository, digest.as_str(), last, artifact_type])?;
+        let (mut found, mut taken) = (Vec::new(), 0);
+        while let Some(r) = rows.next()? {
+            let referrer = Referrer {
                 digest: r.get(0)?,
                 media_type: r.get(1)?,
                 size: r.get::<_, i64>(2)?.max(0) as u64,
                 artifact_type: r.get(3)?,
                 annotations: r.get(4)?,
-            })
-        })?;
-        Ok(rows.collect::<std::result::Result<_, _>>()?)
+            };
+            taken += referrer.length();
+            if taken > bytes && !found.is_empty() {
+                return Ok((found, true));
+            }
+            found.push(referrer);
+        }
+        Ok((found, false))
+    }
+}
+
+impl Referrer {
+    /// Bytes of it in a list, about.
+    fn length(&self) -> usize {
+        let Self { digest, media_type, artifact_type, annotations, .. } = self;
+        // The names of the members and the size.
+        100 + [digest, media_type, artifact_type, annotations].into_iter().map(String::len).sum::<usize>()
     }
 }
 

@@ -75,8 +75,9 @@ pub(crate) struct Storage {
 impl Storage {
     /// Opens or makes it, and removes what interrupted uploads left.
     pub fn open(root: &Path, quota: Quota) -> Result<Self> {
-        for dir in ["blobs/sha256", "blobs/sha512"] {
-            fs::create_dir_all(root.join(dir))?;
+        // What only some may pull is not for every user of the machine.
+        for dir in ["blobs", "blobs/sha256", "blobs/sha512"] {
+            base::fsx::private_dir(&root.join(dir))?;
         }
         let mut db = open_database(&root.join("registry.db")).map_err(|e| match e.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DatabaseBusy) => Error::Configuration(format!(
@@ -88,7 +89,7 @@ impl Storage {
         // Uploads do not survive a restart: their clients begin again.
         match fs::remove_dir_all(root.join("uploads")) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
-            _ => fs::create_dir_all(root.join("uploads"))?,
+            _ => base::fsx::private_dir(&root.join("uploads"))?,
         }
         measure_old_blobs(root, &mut db)?;
         let storage = Self {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use image::archive::Room;
 use tokio::time::Instant;
 
 use super::ledger::{Ledger, Share};
@@ -22,6 +23,7 @@ const MOST: usize = 10_000;
 pub(crate) struct Upload {
     pub repository: String,
     pub length: u64,
+    room: Room,
     /// Open only while a request adds to it: uploads that nobody goes on with hold no descriptor.
     file: Option<File>,
     path: PathBuf,
@@ -47,6 +49,11 @@ impl Upload {
         Ok(self.file.insert(file))
     }
 
+    /// Another descriptor of the file, which reads what is and what will be there, also when it is a blob.
+    pub fn reader(&self) -> Result<File> {
+        Ok(File::open(&self.path)?)
+    }
+
     /// Lets go of the file until somebody adds to it again.
     pub fn rest(&mut self) {
         self.file = None;
@@ -56,7 +63,7 @@ impl Upload {
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
         let share = Share::both(bytes.len() as u64);
         self.ledger.take(&self.repository, share)?;
-        if let Err(e) = self.file().and_then(|file| file.write_all(bytes)) {
+        if let Err(e) = self.write(bytes) {
             self.ledger.give_back(&self.repository, share);
             return Err(e.into());
         }
@@ -64,6 +71,13 @@ impl Upload {
         self.length += bytes.len() as u64;
         self.touched = Instant::now();
         Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file()?;
+        let Some(file) = &mut self.file else { return Err(io::ErrorKind::NotFound.into()) };
+        self.room.take(&*file, bytes.len() as u64)?;
+        file.write_all(bytes)
     }
 
     /// Takes back what was appended after `length`, because the request broke off.
@@ -96,16 +110,13 @@ impl Storage {
     pub fn begin(&self, repository: &str, hash: Hasher) -> Result<String> {
         self.ledger.check(repository, Share::both(0))?;
         let id = base::rng::uuid();
-        if self.uploads.lock().len() >= MOST {
-            return Err(Error::too_many(format!(
-                "{MOST} uploads are under way: end or cancel some, or try again later"
-            )));
-        }
+        self.make_place()?;
         let path = self.root.join("uploads").join(&id);
-        File::options().write(true).create_new(true).open(&path)?;
+        let file = File::options().write(true).create_new(true).open(&path)?;
         let upload = Upload {
             repository: repository.into(),
             length: 0,
+            room: Room::new(&file)?,
             file: None,
             path,
             hash,
@@ -115,6 +126,26 @@ impl Storage {
         };
         self.uploads.lock().insert(id.clone(), Arc::new(tokio::sync::Mutex::new(upload)));
         Ok(id)
+    }
+
+    /// Where as many uploads are under way as may be: forgets the one that nobody has gone on with for longest, so that
+    /// nobody can keep the others out by beginning some.
+    fn make_place(&self) -> Result<()> {
+        let all: Vec<_> = {
+            let uploads = self.uploads.lock();
+            if uploads.len() < MOST {
+                return Ok(());
+            }
+            uploads.iter().map(|(id, upload)| (id.clone(), upload.clone())).collect()
+        };
+        // One that is locked is being written to.
+        let resting = all.iter().filter_map(|(id, upload)| Some((upload.try_lock().ok()?, id)));
+        match resting.min_by_key(|(upload, _)| upload.touched) {
+            Some((mut upload, id)) => self.cancel(id, &mut upload),
+            None => Err(Error::too_many(format!(
+                "{MOST} uploads are under way: end or cancel some, or try again later"
+            ))),
+        }
     }
 
     /// An upload of this repository.
@@ -199,5 +230,26 @@ impl Storage {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_upload_that_rested_longest_makes_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Storage::open(dir.path(), super::super::Quota::default()).unwrap();
+        let ids: Vec<_> = (0..MOST).map(|_| storage.begin("a", Hasher::sha256()).unwrap()).collect();
+        // The first one is being written to, the second has just been.
+        let first = storage.upload(&ids[0]).unwrap();
+        let first = first.try_lock().unwrap();
+        storage.upload(&ids[1]).unwrap().try_lock().unwrap().append(b"x").unwrap();
+        storage.begin("b", Hasher::sha256()).unwrap();
+        assert!(storage.upload(&ids[2]).is_err());
+        assert!(storage.upload(&ids[0]).is_ok() && storage.upload(&ids[1]).is_ok());
+        assert_eq!(fs::read_dir(dir.path().join("uploads")).unwrap().count(), MOST);
+        drop(first);
     }
 }
