@@ -70,7 +70,7 @@ impl Builder {
                 let name = entry.file_name();
                 let begins = |with: &str| name.as_encoded_bytes().starts_with(with.as_bytes());
                 let removed = if begins(context::BEGIN) || begins(context::GONE) {
-                    std::fs::remove_dir_all(entry.path())
+                    sys::tree::remove(&entry.path())
                 } else if begins(".tmp") {
                     std::fs::remove_file(entry.path())
                 } else {

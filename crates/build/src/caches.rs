@@ -51,7 +51,7 @@ impl Caches {
             let entry = entry?;
             // Of a process that was killed while it made one.
             if entry.file_name().as_encoded_bytes().starts_with(FRESH.as_bytes()) {
-                std::fs::remove_dir_all(entry.path())?;
+                sys::tree::remove(&entry.path())?;
             }
         }
         Ok(Self { dir, used: Mutex::default(), sizes: Mutex::default() })
@@ -142,7 +142,7 @@ impl Caches {
         let Ok(_lock) = self.lock(&name).try_write_owned() else { return Ok(false) };
         let path = self.dir.join(&name);
         blocking(move || {
-            std::fs::remove_dir_all(&path)?;
+            sys::tree::remove(&path)?;
             let _ = std::fs::remove_file(path.with_extension("json")); // it may never have been written
             Ok(true)
         })
@@ -168,7 +168,7 @@ fn prepare(path: &Path, m: &Wanted, origin: Option<&Origin>, images: &Arc<ImageS
         std::os::unix::fs::chown(&fresh, Some(m.uid), Some(m.gid))?;
         match std::fs::rename(&fresh, path) {
             // Somebody else who shares it was first.
-            Err(_) if path.exists() => std::fs::remove_dir_all(&fresh)?,
+            Err(_) if path.exists() => sys::tree::remove(&fresh)?,
             other => other?,
         }
     }

@@ -56,7 +56,7 @@ impl Drop for Tree {
     fn drop(&mut self) {
         let Some(path) = self.temporary.take() else { return };
         let remove = |path: PathBuf| {
-            if let Err(error) = std::fs::remove_dir_all(&path) {
+            if let Err(error) = sys::tree::remove(&path) {
                 tracing::warn!(%error, path = %path.display(), "a build context stays until the next start");
             }
         };
