@@ -74,8 +74,8 @@ pub(crate) struct Wanted {
 
 /// What a mount's text says for a field, before variables are looked at.
 pub(crate) fn said<'t>(text: &'t str, field: &str) -> Option<&'t str> {
-    let fields = text.split(',').filter_map(|f| f.split_once('='));
-    fields.filter(|(name, _)| name.eq_ignore_ascii_case(field)).map(|(_, value)| value).last()
+    let mut fields = text.rsplit(',').filter_map(|f| f.split_once('='));
+    fields.find(|(name, _)| name.eq_ignore_ascii_case(field)).map(|(_, value)| value)
 }
 
 /// Whether a mount may bring files of the main context.

@@ -219,7 +219,7 @@ pub(in crate::cel) fn cost(name: &str, target: Option<&Val<'_>>, args: &[Val<'_>
         }
         // As many as are asked for.
         "lists.range" => {
-            1 + args.first().and_then(Val::whole).map_or(0, |n| n.clamp(0, i64::MAX.into()) as u64)
+            1 + args.first().and_then(Val::whole).map_or(0, |n| u64::try_from(n).unwrap_or_default())
         }
         "sort" => {
             let n = first();
