@@ -7,6 +7,47 @@ use serde_json::json;
 use crate::quantity::{Format, Quantity};
 use crate::{Gvr, Value};
 
+/// What is counted that is of a known sort: only of these is known in which scopes they can be.
+pub const COUNTED: [&str; 19] = [
+    "configmaps",
+    "cpu",
+    "ephemeral-storage",
+    "limits.cpu",
+    "limits.ephemeral-storage",
+    "limits.memory",
+    "memory",
+    "persistentvolumeclaims",
+    "pods",
+    "replicationcontrollers",
+    "requests.cpu",
+    "requests.ephemeral-storage",
+    "requests.memory",
+    "requests.storage",
+    "resourcequotas",
+    "secrets",
+    "services",
+    "services.loadbalancers",
+    "services.nodeports",
+];
+
+/// Is it one of the names that a resource may have without a domain?
+pub fn is_standard(name: &str) -> bool {
+    COUNTED.contains(&name) || name == "storage" || is_huge_pages(name)
+}
+
+/// Are these pages of memory of a certain size, or what is requested of them?
+pub fn is_huge_pages(name: &str) -> bool {
+    name.strip_prefix("requests.").unwrap_or(name).starts_with("hugepages-")
+}
+
+/// Is it a resource of a node that Kubernetes knows nothing of, so that it comes in whole pieces?
+pub fn is_extended(name: &str) -> bool {
+    name.contains('/')
+        && !name.contains("kubernetes.io/")
+        && !name.starts_with("requests.")
+        && crate::validate::qualified_name(&format!("requests.{name}")).is_empty()
+}
+
 /// Amounts by resource name.
 pub type Amounts = BTreeMap<String, Quantity>;
 

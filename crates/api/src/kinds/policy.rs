@@ -10,7 +10,7 @@ use super::registry::{Decl, PLAIN};
 use super::{Conversion, Generic, Strategy};
 use crate::field::{ErrorList, Path};
 use crate::quantity::Quantity;
-use crate::{intstr, meta, validate};
+use crate::{intstr, meta, quota, validate};
 
 pub(super) const DECLS: &[Decl] = &[
     Decl {
@@ -274,46 +274,6 @@ impl Strategy for PriorityClass {
     }
 }
 
-/// What a quota counts that is of a known sort: only of these is known in which scopes they can be.
-const COUNTED: [&str; 19] = [
-    "configmaps",
-    "cpu",
-    "ephemeral-storage",
-    "limits.cpu",
-    "limits.ephemeral-storage",
-    "limits.memory",
-    "memory",
-    "persistentvolumeclaims",
-    "pods",
-    "replicationcontrollers",
-    "requests.cpu",
-    "requests.ephemeral-storage",
-    "requests.memory",
-    "requests.storage",
-    "resourcequotas",
-    "secrets",
-    "services",
-    "services.loadbalancers",
-    "services.nodeports",
-];
-
-/// Is it one of the names that a resource may have without a domain?
-fn is_standard(name: &str) -> bool {
-    COUNTED.contains(&name) || name == "storage" || is_huge_pages(name)
-}
-
-fn is_huge_pages(name: &str) -> bool {
-    name.strip_prefix("requests.").unwrap_or(name).starts_with("hugepages-")
-}
-
-/// Is it a resource of a node that Kubernetes knows nothing of, so that it comes in whole pieces?
-fn is_extended(name: &str) -> bool {
-    name.contains('/')
-        && !name.contains("kubernetes.io/")
-        && !name.starts_with("requests.")
-        && validate::qualified_name(&format!("requests.{name}")).is_empty()
-}
-
 /// Checks the name of a resource; says whether it is of the form of one.
 fn check_resource(errors: &mut ErrorList, path: &Path, name: &str) -> bool {
     let wrong = validate::qualified_name(name);
@@ -321,7 +281,7 @@ fn check_resource(errors: &mut ErrorList, path: &Path, name: &str) -> bool {
     for why in wrong {
         errors.invalid_str(path, name, why);
     }
-    if good && !name.contains('/') && !is_standard(name) {
+    if good && !name.contains('/') && !quota::is_standard(name) {
         errors.invalid_str(path, name, "must be a standard resource type or fully qualified");
     }
     good
@@ -332,16 +292,16 @@ fn check_amounts(errors: &mut ErrorList, path: &Path, amounts: &Value) {
     for (name, amount) in amounts.as_object().into_iter().flatten() {
         let at = path.key(name);
         check_resource(errors, &at, name);
-        if !name.contains('/') && !COUNTED.contains(&name.as_str()) && !is_huge_pages(name) {
+        if !name.contains('/') && !quota::COUNTED.contains(&name.as_str()) && !quota::is_huge_pages(name) {
             errors.invalid_str(&at, name, "must be a standard resource for quota");
         }
         let Ok(quantity) = Quantity::of_value(amount) else { continue };
         if quantity.signum() < 0 {
             errors.invalid(&at, amount, "must be greater than or equal to 0");
         }
-        let measured =
-            ["cpu", "memory", "storage"].iter().any(|unit| name.ends_with(unit)) || is_huge_pages(name);
-        let counted = COUNTED.contains(&name.as_str()) && !measured || is_extended(name);
+        let measured = ["cpu", "memory", "storage"].iter().any(|unit| name.ends_with(unit))
+            || quota::is_huge_pages(name);
+        let counted = quota::COUNTED.contains(&name.as_str()) && !measured || quota::is_extended(name);
         if counted && quantity.nanos() % 1_000_000_000 != 0 {
             errors.invalid(&at, amount, "must be an integer");
         }
@@ -372,7 +332,7 @@ fn scopes(spec: &Value, errors: &mut ErrorList) {
             errors.invalid(path, shown, "unsupported scope");
             return;
         };
-        if hard.iter().any(|k| COUNTED.contains(k) && !countable.contains(k)) {
+        if hard.iter().any(|k| quota::COUNTED.contains(k) && !countable.contains(k)) {
             errors.invalid(path, shown, "unsupported scope applied to resource");
         }
     };
@@ -523,7 +483,7 @@ fn check_limits(errors: &mut ErrorList, path: &Path, kind: &str, item: &Value) {
             let of_containers = matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage");
             if !name.contains('/') && !of_containers && !name.starts_with("hugepages-") {
                 errors.invalid_str(&at.key(name), name, "must be a standard resource for containers");
-            } else if name.contains('/') && !name.contains("kubernetes.io/") && !is_extended(name) {
+            } else if name.contains('/') && !name.contains("kubernetes.io/") && !quota::is_extended(name) {
                 errors.invalid_str(&at.key(name), name, "doesn't follow extended resource name standard");
             }
         }

@@ -274,8 +274,8 @@ fn check_positive(errors: &mut ErrorList, path: &Path, value: &Value) {
     }
 }
 
-/// Sets what was left out of where a volume comes from.
-fn default_source(volume: &mut Map) {
+/// Sets what was left out of where a volume comes from, as upstream's drivers of old took it.
+pub(super) fn default_source(volume: &mut Map) {
     if let Some(iscsi) = sub(volume, "iscsi") {
         set_text(iscsi, "iscsiInterface", "default");
     }

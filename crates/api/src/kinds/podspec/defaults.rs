@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::kinds::common::*;
+use crate::kinds::volumes::default_source;
 use crate::quantity::Quantity;
 use crate::{Map, meta};
 
@@ -65,23 +66,8 @@ pub(in crate::kinds) fn default_pod_only(spec: &mut Map) {
     resources::default_pod(spec);
 }
 
-/// What upstream's drivers of old took where nothing was said.
-const SOURCES: [(&str, &[(&str, &str)]); 4] = [
-    ("iscsi", &[("iscsiInterface", "default")]),
-    ("rbd", &[("pool", "rbd"), ("user", "admin"), ("keyring", "/etc/ceph/keyring")]),
-    ("azureDisk", &[("cachingMode", "ReadWrite"), ("kind", "Shared"), ("fsType", "ext4")]),
-    ("scaleIO", &[("storageMode", "ThinProvisioned"), ("fsType", "xfs")]),
-];
-
 fn default_volume(volume: &mut Map) {
-    for (kind, values) in SOURCES {
-        if let Some(source) = sub(volume, kind) {
-            values.iter().for_each(|(field, value)| set_text(source, field, value));
-            if kind == "azureDisk" {
-                set(source, "readOnly", false);
-            }
-        }
-    }
+    default_source(volume);
     for source in ["secret", "configMap", "downwardAPI", "projected"] {
         if let Some(source) = sub(volume, source) {
             set(source, "defaultMode", 420);

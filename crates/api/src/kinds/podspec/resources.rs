@@ -14,40 +14,9 @@ const HUGE_PAGES: &str = "hugepages-";
 /// The nano-units of a whole one.
 const WHOLE: i128 = 1_000_000_000;
 
-/// Resources that are counted in quotas, and have no prefix.
-const STANDARD: [&str; 20] = [
-    "configmaps",
-    "cpu",
-    "ephemeral-storage",
-    "limits.cpu",
-    "limits.ephemeral-storage",
-    "limits.memory",
-    "memory",
-    "persistentvolumeclaims",
-    "pods",
-    "replicationcontrollers",
-    "requests.cpu",
-    "requests.ephemeral-storage",
-    "requests.memory",
-    "requests.storage",
-    "resourcequotas",
-    "secrets",
-    "services",
-    "services.loadbalancers",
-    "services.nodeports",
-    "storage",
-];
-
 /// Is it Kubernetes' own?
 fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
-}
-
-/// Is it a device that somebody added to a node?
-fn is_extended(name: &str) -> bool {
-    !is_native(name)
-        && !name.starts_with("requests.")
-        && validate::qualified_name(&format!("requests.{name}")).is_empty()
 }
 
 /// May there be less of it than is promised? Whole things and huge pages are handed out as they are asked for.
@@ -67,7 +36,7 @@ fn standard_name(errors: &mut ErrorList, name: &str, path: &Path) -> bool {
     for why in whys {
         errors.invalid_str(path, name, why);
     }
-    if good && !name.contains('/') && !STANDARD.contains(&name) && !name.starts_with(HUGE_PAGES) {
+    if good && !name.contains('/') && !quota::is_standard(name) {
         errors.invalid_str(path, name, "must be a standard resource type or fully qualified");
         return false;
     }
@@ -81,7 +50,7 @@ fn container_name(errors: &mut ErrorList, name: &str, path: &Path) {
         if !known {
             errors.invalid_str(path, name, "must be a standard resource for containers");
         }
-    } else if !is_native(name) && !is_extended(name) {
+    } else if !is_native(name) && !quota::is_extended(name) {
         errors.invalid_str(path, name, "doesn't follow extended resource name standard");
     }
 }
@@ -127,7 +96,7 @@ fn amounts(errors: &mut ErrorList, resources: &Value, path: &Path, name_of: fn(&
             if q.signum() < 0 {
                 invalid_amount(errors, &at, q, "must be greater than or equal to 0");
             }
-            if is_extended(name) && q.nanos() % WHOLE != 0 {
+            if quota::is_extended(name) && q.nanos() % WHOLE != 0 {
                 invalid_amount(errors, &at, q, "must be an integer");
             }
             if kind == "requests" {
