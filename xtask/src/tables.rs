@@ -78,12 +78,13 @@ fn type_table(
     messages: &BTreeMap<String, Value>,
     zeros: &str,
 ) -> Result<String> {
-    let zeros: BTreeSet<(&str, &str)> = zeros
+    let mut zeros: BTreeSet<(&str, &str)> = zeros
         .lines()
         .filter(|line| !line.starts_with('#'))
         .filter_map(|line| line.split_once(' '))
         .flat_map(|(name, fields)| fields.split(' ').map(move |field| (name, field)))
         .collect();
+    let empty = Map::new();
     let mut out =
         String::from("# Derived by `cargo xtask tables`; see api::schema for the form. Do not edit.\n");
     for (name, ty) in types {
@@ -100,7 +101,6 @@ fn type_table(
         if ty["nopb"].as_i64() == Some(1) && name != ALIAS.0 && !known_message(name, messages) {
             out.push_str(" noproto");
         }
-        let empty = Map::new();
         let fields = ty["fields"].as_object().unwrap_or(&empty);
         if fields.is_empty() {
             out.push_str(" any");
@@ -113,7 +113,7 @@ fn type_table(
             if facts["req"].as_i64() == Some(1) {
                 out.push_str(" required");
             }
-            if zeros.contains(&(name.as_str(), field.as_str())) {
+            if zeros.remove(&(name.as_str(), field.as_str())) {
                 out.push_str(" zero");
             }
             if let Some(list) = facts["list"].as_str() {
@@ -140,6 +140,9 @@ fn type_table(
             }
             out.push('\n');
         }
+    }
+    if let Some((name, field)) = zeros.first() {
+        bail!("zeros.txt names {field} of {name}, which the facts do not have");
     }
     Ok(out)
 }

@@ -117,6 +117,15 @@ async fn living(server: &ApiServer) -> Result<Vec<Member>, Status> {
     Ok(members)
 }
 
+/// Whether the other servers know of this one.
+async fn announced(server: &ApiServer) -> bool {
+    if !server.options.shared_store {
+        return true;
+    }
+    let own = Range::prefix(key_of(own(server)));
+    server.cache.store().range(own).await.is_ok_and(|found| !found.items.is_empty())
+}
+
 /// Reconciles whenever a server comes or goes.
 async fn follow_members(server: Arc<ApiServer>) {
     let store = server.cache.store().clone();
@@ -190,7 +199,8 @@ async fn follow_objects(server: Arc<ApiServer>) {
                 true
             }
         };
-        if changed {
+        // Who is not announced would not be in what the others write, and they not in what it writes.
+        if changed && announced(&server).await {
             again(&server).await;
         }
     }

@@ -274,6 +274,12 @@ async fn replicas_have_an_owner() {
     assert_eq!(negative.code, 422, "{}", negative.value);
     let forced = apply(&c, &format!("{path}?force=true"), "y", &scale(3)).await;
     assert_eq!((forced.code, &forced.value["spec"]["replicas"]), (200, &json!(3)), "{}", forced.value);
+    let none = apply(&c, &path, "y", &scale(0)).await;
+    let replicas =
+        |answer: &Answer| answer.value["spec"].get("replicas").and_then(Value::as_i64).unwrap_or(0);
+    assert_eq!((none.code, replicas(&none)), (200, 0), "{}", none.value);
+    assert_eq!(c.get(&format!("{deployments}/d")).await.value["spec"]["replicas"], 0);
+    assert_eq!(apply(&c, &path, "y", &scale(3)).await.code, 200);
     let read = c.get(&format!("{deployments}/d")).await.value;
     assert_eq!(owned(&read, "y"), own("apps/v1", json!({"f:spec": {"f:replicas": {}}})));
     let entry =

@@ -490,7 +490,7 @@ fn desired(set: &Object) -> Option<i64> {
 }
 
 fn without_hash(template: &Value) -> Value {
-    let mut template = view::canonical(template);
+    let mut template = view::plain_template(template);
     if let Some(labels) = template["metadata"].get_mut("labels").and_then(Value::as_object_mut) {
         labels.shift_remove(HASH);
     }

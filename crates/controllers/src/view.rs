@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use api::schema::TypeId;
 use api::{Gvk, Object, Value, meta};
 use jiff::Timestamp;
 use serde_json::json;
@@ -125,6 +126,16 @@ pub(crate) fn status_differs(object: &Object, status: &Value) -> bool {
         status
     };
     plain(status) != plain(object.status())
+}
+
+/// A pod template as templates are compared: canonical, and without the zero values that the server leaves out today and that
+/// were kept of objects from before.
+pub(crate) fn plain_template(template: &Value) -> Value {
+    let mut plain = canonical(template);
+    if let Some(schema) = TypeId::named("io.k8s.api.core.v1.PodTemplateSpec") {
+        api::codec::prune(&mut plain, schema.schema());
+    }
+    plain
 }
 
 /// A pod from a template: what `owner` (already as a reference) makes. The name is generated from `prefix`.

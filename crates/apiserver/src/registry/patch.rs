@@ -114,9 +114,7 @@ impl Applied<'_> {
         let mut views = Views::new(self.kind, self.converter);
         let step = |views: &Views<'_>| apply(live, self.config, views, self.writer, self.force);
         let mut made = views.settle(step).await?;
-        if !self.kind.custom {
-            api::codec::prune(&mut made, self.version.schema());
-        }
+        api::codec::prune(&mut made, self.version.schema());
         Ok(made)
     }
 }

@@ -213,6 +213,13 @@ impl ApiServer {
         let held = self.allocate(cx, review.object, Some(old.value())).await.map_err(Missed::Failed)?;
         if how.checked {
             let mut errors = kind.validate_update(review.object, old.value(), how.subresource);
+            if !errors.is_empty() && !kind.custom {
+                // An object that was stored before values that say nothing were left out has them still, and what is
+                // compared with it does not.
+                let mut plain = old.value().clone();
+                api::codec::prune(&mut plain, kind.schema());
+                errors = kind.validate_update(review.object, &plain, how.subresource);
+            }
             if how.subresource.is_empty() {
                 let sent = &kind.versions[review.version];
                 errors.append(kind.validate_sent(sent, review.object, Some(old.value())));

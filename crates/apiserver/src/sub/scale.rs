@@ -76,7 +76,8 @@ impl ApiServer {
         options: &WriteOptions,
     ) -> Result<Response<Body>, Status> {
         let kind = r.cx.kind.clone();
-        let decoded = api::codec::check(scale, &gvk.api_version(), &gvk.kind, schema, options.validation)?;
+        let api_version = gvk.api_version();
+        let decoded = api::codec::check_applied(scale, &api_version, &gvk.kind, schema, options.validation)?;
         r.cx.warnings.extend(decoded.warnings);
         let (name, version) = (r.cx.info.name.clone(), r.cx.version().api_version());
         let mut config = json!({"apiVersion": version, "kind": kind.kind, "metadata": {"name": name}});
