@@ -16,6 +16,8 @@ pub struct Release {
 impl Release {
     /// The oldest release whose behaviour can be had.
     pub const OLDEST: Release = Release::of(1, 20);
+    /// From here on, an event told by events.k8s.io/v1 stays what it is but for its series.
+    pub const EVENTS_STAY: Release = Release::of(1, 21);
     /// From here on, service accounts have no token Secrets by themselves.
     pub const NO_TOKEN_SECRETS: Release = Release::of(1, 24);
 

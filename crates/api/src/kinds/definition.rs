@@ -10,7 +10,7 @@ use super::registry::{Decl, PLAIN};
 use super::webhook::{check_client, check_reviews};
 use super::{Conversion, Strategy};
 use crate::field::{ErrorList, Path};
-use crate::{Map, meta, validate};
+use crate::{Map, Release, meta, validate};
 
 pub(super) const DECLS: &[Decl] = &[Decl {
     group: "apiextensions.k8s.io",
@@ -210,7 +210,7 @@ impl Strategy for Definition {
     }
 
     /// What was so before may stay, and v1beta1 never asked.
-    fn validate_sent(&self, api_version: &str, new: &Value, old: Option<&Value>) -> ErrorList {
+    fn validate_sent(&self, api_version: &str, _: Release, new: &Value, old: Option<&Value>) -> ErrorList {
         let mut errors = ErrorList::new();
         let Some((approval, why)) = Approval::of(new) else { return errors };
         if api_version == "apiextensions.k8s.io/v1beta1"
@@ -495,7 +495,9 @@ mod tests {
         ] {
             let definition = of(group, note);
             assert_eq!(Approval::of(&definition).map(|(approval, _)| approval), want, "{group} {note}");
-            let refused = !Definition.validate_sent("apiextensions.k8s.io/v1", &definition, None).is_empty();
+            let refused = !Definition
+                .validate_sent("apiextensions.k8s.io/v1", Release::current(), &definition, None)
+                .is_empty();
             assert_eq!(
                 refused,
                 matches!(want, Some(Approval::Missing | Approval::Invalid)),
@@ -503,13 +505,24 @@ mod tests {
             );
             assert!(
                 Definition
-                    .validate_sent("apiextensions.k8s.io/v1", &definition, Some(&definition))
+                    .validate_sent(
+                        "apiextensions.k8s.io/v1",
+                        Release::current(),
+                        &definition,
+                        Some(&definition)
+                    )
                     .is_empty()
             );
-            assert!(Definition.validate_sent("apiextensions.k8s.io/v1beta1", &definition, None).is_empty());
+            assert!(
+                Definition
+                    .validate_sent("apiextensions.k8s.io/v1beta1", Release::current(), &definition, None)
+                    .is_empty()
+            );
         }
         assert_eq!(
-            Definition.validate_sent("apiextensions.k8s.io/v1", &of("x.k8s.io", ""), None).message(),
+            Definition
+                .validate_sent("apiextensions.k8s.io/v1", Release::current(), &of("x.k8s.io", ""), None)
+                .message(),
             format!(
                 "metadata.annotations[{APPROVED}]: Required value: protected groups must have approval annotation \"{APPROVED}\", see {url}"
             )

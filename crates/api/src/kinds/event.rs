@@ -9,7 +9,7 @@ use super::common::*;
 use super::registry::{Decl, PLAIN};
 use super::{Conversion, Strategy};
 use crate::field::{ErrorList, Path};
-use crate::{meta, validate};
+use crate::{Release, meta, validate};
 
 const CONVERSION: Conversion = Conversion::Functions { to_storage, from_storage };
 
@@ -243,13 +243,20 @@ impl Strategy for Event {
     }
 
     /// Older ways to tell of an event are taken as they are; events.k8s.io/v1 asks for all of it, and lets only the series change.
-    fn validate_sent(&self, api_version: &str, new: &Value, old: Option<&Value>) -> ErrorList {
+    fn validate_sent(
+        &self,
+        api_version: &str,
+        release: Release,
+        new: &Value,
+        old: Option<&Value>,
+    ) -> ErrorList {
         let mut errors = ErrorList::new();
         check_always(&mut errors, api_version, new);
         match old {
             _ if api_version != "events.k8s.io/v1" => {}
             None => check_new(&mut errors, new),
-            Some(old) => check_changed(&mut errors, new, old),
+            Some(old) if release >= Release::EVENTS_STAY => check_changed(&mut errors, new, old),
+            Some(_) => {}
         }
         errors
     }
@@ -289,7 +296,21 @@ mod tests {
         let (group, version) = crate::names::split_api_version(api_version);
         let mut new = new.clone();
         kind.default(&mut new);
-        kind.validate_sent(kind.served(group, version).unwrap(), &new, old).message()
+        kind.validate_sent(kind.served(group, version).unwrap(), Release::current(), &new, old).message()
+    }
+
+    #[test]
+    fn what_is_told_stays_since_some_release() {
+        let event = |note: &str| {
+            json!({"metadata": {"name": "e", "namespace": "n"}, "eventTime": "2024-01-02T03:04:05Z", "type": "Normal",
+                "involvedObject": {"namespace": "n"}, "reportingComponent": "c", "reportingInstance": "i", "action": "a",
+                "reason": "R", "message": note})
+        };
+        let kind = crate::kinds::by_gvr(&crate::names::gvr::EVENTS).unwrap();
+        let sent = kind.served("events.k8s.io", "v1").unwrap();
+        let judge = |release| kind.validate_sent(sent, release, &event("new"), Some(&event("old"))).message();
+        assert_eq!(judge(Release::OLDEST), "[]");
+        assert_eq!(judge(Release::current()), "message: Invalid value: \"new\": field is immutable");
     }
 
     #[test]

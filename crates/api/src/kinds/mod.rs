@@ -45,7 +45,7 @@ use crate::field::ErrorList;
 use crate::names::{self, Gvk, Gvr};
 use crate::schema::{Schema, TypeId};
 use crate::table::Columns;
-use crate::{Status, meta, selector};
+use crate::{Release, Status, meta, selector};
 
 /// A kind of object, with all that is known about it.
 pub struct Kind {
@@ -324,8 +324,14 @@ impl Kind {
     }
 
     /// What is wrong with a new object, or a changed one, that is sent in this version, where another version takes it.
-    pub fn validate_sent(&self, version: &Version, new: &Value, old: Option<&Value>) -> ErrorList {
-        self.strategy.validate_sent(&version.api_version(), new, old)
+    pub fn validate_sent(
+        &self,
+        version: &Version,
+        release: Release,
+        new: &Value,
+        old: Option<&Value>,
+    ) -> ErrorList {
+        self.strategy.validate_sent(&version.api_version(), release, new, old)
     }
 
     /// Warnings for whoever creates the object, or changes `old` into it.

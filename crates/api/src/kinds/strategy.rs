@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
+use crate::Release;
 use crate::field::ErrorList;
 
 /// Rules of one kind, on objects of its storage version. Everything is optional: what all kinds have in common (metadata, status
@@ -49,8 +50,14 @@ pub trait Strategy: Send + Sync + 'static {
 
     /// What is wrong with an object that is sent in this version (`batch/v1beta1`), where another version takes it. `old` is what it
     /// changes.
-    fn validate_sent(&self, api_version: &str, new: &Value, old: Option<&Value>) -> ErrorList {
-        let _ = (api_version, new, old);
+    fn validate_sent(
+        &self,
+        api_version: &str,
+        release: Release,
+        new: &Value,
+        old: Option<&Value>,
+    ) -> ErrorList {
+        let _ = (api_version, release, new, old);
         ErrorList::new()
     }
 

@@ -9,7 +9,7 @@ use super::common::*;
 use super::registry::{Decl, PLAIN};
 use super::{Conversion, Strategy};
 use crate::field::{ErrorList, Path};
-use crate::{cel, meta, validate};
+use crate::{Release, cel, meta, validate};
 
 const COLUMNS: Columns = Columns::Coded {
     columns: &[Column::name(), Column::int("Webhooks"), Column::text("Age")],
@@ -119,7 +119,7 @@ impl Strategy for Webhooks {
     }
 
     /// Since v1 a webhook must be able to leave off what it does beside answering; what once was otherwise may stay.
-    fn validate_sent(&self, api_version: &str, new: &Value, old: Option<&Value>) -> ErrorList {
+    fn validate_sent(&self, api_version: &str, _: Release, new: &Value, old: Option<&Value>) -> ErrorList {
         let mut errors = ErrorList::new();
         let does_more = |hook: &Value| matches!(text(&hook["sideEffects"]), "Some" | "Unknown");
         if api_version == "admissionregistration.k8s.io/v1beta1"
@@ -321,7 +321,14 @@ mod tests {
         for (effects, good) in [("None", true), ("NoneOnDryRun", true), ("Some", false), ("Unknown", false)] {
             let sent = |version: &str, old: Option<&str>| {
                 let api_version = format!("admissionregistration.k8s.io/{version}");
-                strategy.validate_sent(&api_version, &config(effects), old.map(config).as_ref()).message()
+                strategy
+                    .validate_sent(
+                        &api_version,
+                        Release::current(),
+                        &config(effects),
+                        old.map(config).as_ref(),
+                    )
+                    .message()
             };
             assert!(
                 good || sent("v1", None)

@@ -96,7 +96,7 @@ impl ApiServer {
         admission::mutate(&self.admission, &mut review).await?;
         let held = self.allocate(cx, review.object, None).await?;
         let mut errors = kind.validate_create(review.object);
-        errors.append(kind.validate_sent(&kind.versions[version], review.object, None));
+        errors.append(kind.validate_sent(&kind.versions[version], self.options.release, review.object, None));
         if !errors.is_empty() {
             return Err(Status::invalid(&cx.kind.gvk(), &name, &errors));
         }

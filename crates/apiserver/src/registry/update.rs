@@ -222,7 +222,12 @@ impl ApiServer {
             }
             if how.subresource.is_empty() {
                 let sent = &kind.versions[review.version];
-                errors.append(kind.validate_sent(sent, review.object, Some(old.value())));
+                errors.append(kind.validate_sent(
+                    sent,
+                    self.options.release,
+                    review.object,
+                    Some(old.value()),
+                ));
             }
             if !errors.is_empty() {
                 return Err(Missed::Failed(Status::invalid(&kind.gvk(), how.name, &errors)));
