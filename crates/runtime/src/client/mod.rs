@@ -468,6 +468,14 @@ impl Runtime for ShimRuntime {
         Ok(())
     }
 
+    async fn sandbox_wait(&self, id: &str) -> Result<()> {
+        let found = self.sandboxes.lock().get(id).map(|s| s.end());
+        let Some(mut gone) = found else { return Err(Error::NotFound { what: "sandbox", id: id.into() }) };
+        // Without its handle there is no sandbox either.
+        let _ = gone.wait_for(|gone| *gone).await;
+        Ok(())
+    }
+
     async fn sandboxes(&self) -> Result<Vec<Sandbox>> {
         Ok(self.sandboxes.lock().values().filter(|s| s.alive()).map(|s| s.describe()).collect())
     }

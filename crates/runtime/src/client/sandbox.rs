@@ -33,6 +33,11 @@ impl SandboxHandle {
         }
     }
 
+    /// Turns true when the shim has ended.
+    pub(super) fn end(&self) -> watch::Receiver<bool> {
+        self.gone.subscribe()
+    }
+
     pub(super) fn alive(&self) -> bool {
         !*self.gone.borrow()
     }
@@ -154,7 +159,7 @@ pub(super) async fn delete(runtime: &ShimRuntime, handle: &SandboxHandle) -> Res
             // It may be ending already.
             let _ = link.call(Op::Quit).await;
         }
-        let mut gone = handle.gone.subscribe();
+        let mut gone = handle.end();
         let ended = tokio::time::timeout(PATIENCE, gone.wait_for(|g| *g)).await;
         if ended.is_err() {
             return Err(Error::Shim { id: id.clone(), message: "the sandbox does not end".into() });
