@@ -452,15 +452,41 @@ async fn log_tail(log: &runtime::LogSpec) -> String {
 }
 
 /// Takes down what the pod has on the node. With `keep` its folder stays, with the logs.
-pub async fn tear_down(context: Arc<Context>, pod: Pod, runs: Vec<String>, keep: bool) -> Message {
-    Message::TornDown(keep, try_tear_down(&context, &pod, runs, keep).await)
+pub async fn tear_down(
+    context: Arc<Context>,
+    pod: Pod,
+    sandbox: Option<String>,
+    runs: Vec<String>,
+    keep: bool,
+) -> Message {
+    let result = try_tear_down(&context, &pod, sandbox.as_deref(), runs, keep).await;
+    Message::TornDown(keep, sandbox, result)
 }
 
-async fn try_tear_down(context: &Context, pod: &Pod, runs: Vec<String>, keep: bool) -> Result<(), String> {
+/// Removes what is left of a sandbox that has ended, and of its network.
+pub async fn drop_sandbox(context: Arc<Context>, pod: Pod, id: String) -> Message {
+    let result = context.options.runtime.sandbox_delete(&id).await.map_err(|e| e.to_string());
+    if result.is_ok() {
+        release(&context, &pod);
+    }
+    Message::SandboxDropped(id, result)
+}
+
+async fn try_tear_down(
+    context: &Context,
+    pod: &Pod,
+    sandbox: Option<&str>,
+    runs: Vec<String>,
+    keep: bool,
+) -> Result<(), String> {
     for id in &runs {
         discard(context, id).await?;
     }
     let runtime = &context.options.runtime;
+    // One that has ended is not among those that are listed.
+    if let Some(id) = sandbox {
+        runtime.sandbox_delete(id).await.map_err(|e| e.to_string())?;
+    }
     for sandbox in runtime.sandboxes().await.map_err(|e| e.to_string())? {
         let Ok(spec) = runtime.sandbox_spec(&sandbox.id).await else { continue };
         if spec.annotations.get(label::UID) == Some(&pod.uid) {

@@ -19,6 +19,8 @@ pub enum SandboxState {
     Creating,
     /// Namespaces and network stand.
     Ready(ReadySandbox),
+    /// The process that held its namespaces has ended; what is left of the one with this id is to be removed.
+    Gone(String),
     /// It could not be made; to be tried again at this time.
     Failed(Instant),
     /// Being taken down.
@@ -231,12 +233,24 @@ impl PodState {
         }
     }
 
+    /// The id of the sandbox of which something is there.
+    pub fn sandbox_id(&self) -> Option<&str> {
+        match &self.sandbox {
+            SandboxState::Ready(sandbox) => Some(&sandbox.id),
+            SandboxState::Gone(id) => Some(id),
+            _ => None,
+        }
+    }
+
     /// A container's state within the present sandbox: runs of an earlier one do not count.
     pub fn here(&self, name: &str) -> Option<&Run> {
         let run = self.of(name).run.as_ref()?;
         match &self.sandbox {
             SandboxState::Ready(sandbox) if sandbox.id != run.sandbox => None,
-            SandboxState::Absent | SandboxState::Creating | SandboxState::Failed(_) => None,
+            SandboxState::Absent
+            | SandboxState::Creating
+            | SandboxState::Gone(_)
+            | SandboxState::Failed(_) => None,
             _ => Some(run),
         }
     }
