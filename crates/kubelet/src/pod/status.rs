@@ -139,9 +139,7 @@ pub fn status(pod: &Pod, state: &PodState, sent: &Value, host_ips: &[IpAddr], no
     if let Some(time) = state.start_time {
         out.insert("startTime".into(), meta::time(time).into());
     }
-    // The API server has said it when the pod was made, and takes no other.
-    let class = pod.object.status()["qosClass"].as_str().filter(|class| !class.is_empty());
-    out.insert("qosClass".into(), class.unwrap_or_else(|| qos::class(&pod.spec).name()).into());
+    out.insert("qosClass".into(), qos::class(pod).name().into());
     let begun = initialized(pod, state);
     let list = |containers: &[Container], init: bool| -> Value {
         containers.iter().map(|c| container(pod, state, c, init, begun, sent)).collect()
