@@ -14,7 +14,7 @@ use runtime::{ContainerSpec, IoSpec, LogSpec, Rootfs, SeccompProfile, StdinMode}
 
 use crate::pod::state::ReadySandbox;
 use crate::qos;
-use crate::view::{Container, Pod, Seccomp};
+use crate::view::{Container, Pod, Profile};
 use crate::volumes::{self, Source};
 
 /// The label keys by which the containers of pods are known.
@@ -347,7 +347,7 @@ fn seccomp(pod: &Pod, container: &Container, root: &Path) -> Result<SeccompProfi
     match chosen {
         // Upstream's default is none at all; what Docker's users have is safer and breaks nothing that ran under Docker.
         None => Ok(SeccompProfile::Default),
-        Some(Seccomp { kind, localhost_profile }) => match kind.as_str() {
+        Some(Profile { kind, localhost_profile }) => match kind.as_str() {
             "RuntimeDefault" => Ok(SeccompProfile::Default),
             "Localhost" => {
                 let failed =

@@ -118,6 +118,8 @@ pub struct PodSpec {
     pub host_pid: bool,
     #[serde(rename = "hostIPC")]
     pub host_ipc: bool,
+    pub host_users: Option<bool>,
+    pub runtime_class_name: Option<String>,
     pub share_process_namespace: bool,
     pub security_context: PodSecurityContext,
     pub image_pull_secrets: Vec<LocalReference>,
@@ -466,7 +468,8 @@ pub struct SecurityContext {
     pub read_only_root_filesystem: bool,
     pub allow_privilege_escalation: Option<bool>,
     pub capabilities: Capabilities,
-    pub seccomp_profile: Option<Seccomp>,
+    pub seccomp_profile: Option<Profile>,
+    pub app_armor_profile: Option<Profile>,
     pub proc_mount: String,
 }
 
@@ -479,11 +482,11 @@ pub struct Capabilities {
     pub drop: Vec<String>,
 }
 
-/// `seccompProfile`
+/// `seccompProfile`, `appArmorProfile`
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs)]
-pub struct Seccomp {
+pub struct Profile {
     #[serde(rename = "type")]
     pub kind: String,
     pub localhost_profile: String,
@@ -501,7 +504,8 @@ pub struct PodSecurityContext {
     pub fs_group_change_policy: String,
     pub supplemental_groups: Vec<i64>,
     pub sysctls: Vec<Sysctl>,
-    pub seccomp_profile: Option<Seccomp>,
+    pub seccomp_profile: Option<Profile>,
+    pub app_armor_profile: Option<Profile>,
 }
 
 /// `sysctls[]`

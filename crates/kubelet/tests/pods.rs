@@ -582,3 +582,28 @@ async fn a_pod_that_never_restarts_ends_with_its_sandbox() {
     rig.gone("a").await;
     rig.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_class_of_another_runtime_is_not_ignored() {
+    let mut rig = Rig::new().await;
+    let class = |handler: &str| json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "safe"}, "handler": handler});
+    rig.fake.put(&gvr::RUNTIME_CLASSES, class("kata"));
+    let mut spec = one(json!({}));
+    spec["runtimeClassName"] = "safe".into();
+    rig.put("a", spec);
+    let said = |e: &Arc<Object>| {
+        e.value()["reason"] == "FailedCreatePodSandBox"
+            && e.value()["message"]
+                .as_str()
+                .is_some_and(|m| m.contains("no runtime for \"kata\" is configured"))
+    };
+    while !rig.fake.all(&gvr::EVENTS).iter().any(said) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(rig.runtime.sandbox_ids().is_empty());
+    rig.fake.put(&gvr::RUNTIME_CLASSES, class("runc"));
+    rig.until("a", "Running", running).await;
+    rig.delete("a", 1);
+    rig.gone("a").await;
+    rig.stop().await;
+}

@@ -176,14 +176,11 @@ impl Worker {
         for (_, c) in spec.all() {
             let run = self.state.of(&c.name).run.clone().or_else(|| status::recall(&self.pod, &c.name));
             let Some(run) = run else { continue };
-            let container = self.state.containers.entry(c.name.clone()).or_default();
-            container.run = Some(run.clone());
             // What waits after an end that the policy makes final is to have another image.
-            let over = |run: &Run| {
-                container.ended().is_some_and(|e| !spec.restarts(c, e.code))
-                    && status::was_waiting(&self.pod, &c.name, &run.id)
-            };
-            container.replaced = over(&run);
+            let over = matches!(&run.phase, RunPhase::Exited(e) if !spec.restarts(c, e.code));
+            let replaced = over && status::was_waiting(&self.pod, &c.name, &run.id);
+            let container = self.state.containers.entry(c.name.clone()).or_default();
+            (container.run, container.replaced) = (Some(run), replaced);
         }
         let names: Vec<String> = self.state.containers.keys().cloned().collect();
         for name in names {
