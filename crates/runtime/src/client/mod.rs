@@ -463,7 +463,7 @@ impl Runtime for ShimRuntime {
 
     async fn sandbox_delete(&self, id: &str) -> Result<()> {
         let Some(handle) = self.sandboxes.lock().get(id).cloned() else { return Ok(()) };
-        sandbox::delete(self, &handle).await?;
+        sandbox::delete(&handle).await?;
         self.sandboxes.lock().remove(id);
         Ok(())
     }

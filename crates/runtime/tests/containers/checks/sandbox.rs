@@ -63,6 +63,8 @@ pub async fn killed_sandbox(w: &World) {
     let next = w.reopened();
     let waits = async { tokio::join!(w.runtime.sandbox_wait("pod"), next.sandbox_wait("pod")) };
     tokio::pin!(waits);
+    // A connection that breaks is no end.
+    assert!(super::survival::break_connections(sandbox.pid as i32) >= 1);
     assert!(tokio::time::timeout(Duration::from_millis(100), &mut waits).await.is_err());
     sys::process::kill(sandbox.pid as i32, 9).unwrap();
     let (made, found) = tokio::time::timeout(patience(10), waits).await.unwrap();
