@@ -129,7 +129,9 @@ pub fn status(pod: &Pod, state: &PodState, sent: &Value, host_ips: &[IpAddr], no
     // The address stays in the status after the sandbox is gone, as people look for it in logs.
     let ips: Vec<Value> = match state.ready_sandbox() {
         Some(sandbox) => sandbox.ips.iter().map(|ip| json!({"ip": ip.to_string()})).collect(),
-        None if finished || pod.deleting => sent["podIPs"].as_array().cloned().unwrap_or_default(),
+        None if finished || pod.deleting || matches!(state.sandbox, SandboxState::Gone(_)) => {
+            sent["podIPs"].as_array().cloned().unwrap_or_default()
+        }
         None => Vec::new(),
     };
     if let Some(first) = ips.first() {
@@ -140,6 +142,10 @@ pub fn status(pod: &Pod, state: &PodState, sent: &Value, host_ips: &[IpAddr], no
         out.insert("startTime".into(), meta::time(time).into());
     }
     out.insert("qosClass".into(), qos::class(pod).name().into());
+    // Of a pod that was refused there is nothing more to say than why, which clients show then.
+    if state.failed.is_some() && state.containers.values().all(|c| *c == ContainerState::default()) {
+        return Value::Object(out);
+    }
     let begun = initialized(pod, state);
     let list = |containers: &[Container], init: bool| -> Value {
         containers.iter().map(|c| container(pod, state, c, init, begun, sent)).collect()
@@ -523,6 +529,17 @@ mod tests {
             (&got["phase"], condition(&got, "Ready")["reason"].as_str()),
             (&json!("Failed"), Some("PodFailed"))
         );
+    }
+
+    #[test]
+    fn a_refused_pod_has_no_containers() {
+        let mut state = PodState { failed: Some(("NodePorts".into(), "m".into())), ..PodState::default() };
+        let p = pod(json!({"containers": [{"name": "a"}]}));
+        let got = status(&p, &state, &Value::Null, &[], T);
+        assert_eq!((&got["phase"], &got["reason"]), (&json!("Failed"), &json!("NodePorts")));
+        assert!(got["containerStatuses"].is_null(), "{got}");
+        state.containers.insert("a".into(), ContainerState { run: run(0, exit(1)), ..Default::default() });
+        assert!(status(&p, &state, &Value::Null, &[], T)["containerStatuses"].is_array());
     }
 
     #[test]
