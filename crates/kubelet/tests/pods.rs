@@ -455,7 +455,12 @@ async fn after_a_reboot_what_has_succeeded_is_not_done_again() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let init = rig.id_of("i").await;
-    let status = rig.until("a", "addressed", |s| s["podIP"].is_string()).await;
+    let ready = |s: &Value| {
+        let mut conditions = s["conditions"].as_array().unwrap().iter();
+        conditions.any(|c| c["type"] == "PodReadyToStartContainers" && c["status"] == "True")
+    };
+    let status = rig.until("a", "in a new sandbox", |s| ended(s, "on") && ready(s)).await;
+    assert!(status["podIP"].is_string() && rig.ids().await == [init.clone()], "{status}");
     assert_eq!(of(&status, "i"), of(&before, "i"));
     rig.runtime.exit(&init, 0);
     let status = rig.until("a", "running again", |s| runs(s, "on") && of(s, "on")["restartCount"] == 1).await;

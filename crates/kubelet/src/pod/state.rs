@@ -1,7 +1,8 @@
 //! What is known of one pod on this node: the observed half of `decide`.
 //!
 //! Everything here can be found again after a restart: from the runtime's list of sandboxes and containers (with the
-//! labels and annotations that `spec` gives them), from files below the pod's folder, or by probing again.
+//! labels and annotations that `spec` gives them), from files below the pod's folder, from what the API was told of
+//! containers whose records a reboot has taken, or by probing again.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
