@@ -1,6 +1,6 @@
 //! An API server in memory, for tests of those who use one: it keeps whatever objects it is given, with revisions, watches,
 //! finalizers, sub-resources for status, binding, eviction, scale and finalize, and fails when told to. It neither
-//! defaults nor validates nor authorizes: that is for tests against the real one.
+//! defaults nor validates (but for statuses, if asked to) nor authorizes: that is for tests against the real one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -69,6 +69,7 @@ struct State {
     requests: Vec<String>,
     lists: usize,
     discovery: Vec<crate::discovery::Resource>,
+    validates: bool,
 }
 
 /// The server; clones are the same one.
@@ -115,6 +116,11 @@ impl Fake {
     /// The next request with this method for this resource (with its sub-resource: `pods/binding`) fails so.
     pub fn fail_next(&self, method: &str, resource: &str, status: Status) {
         self.state.lock().failures.push((method.into(), resource.into(), status));
+    }
+
+    /// From now on a change of a status is refused that the real server would not take.
+    pub fn validate_statuses(&self) {
+        self.state.lock().validates = true;
     }
 
     /// Ends every watch, as a server that restarts does.
@@ -276,7 +282,7 @@ impl State {
                 if !revision.is_empty() && revision != old.revision().to_string() {
                     return Err(Status::modified(gvr, name));
                 }
-                Ok(self.change(gvr, key, &old, body, sub).value().clone())
+                Ok(self.change(gvr, key, &old, body, sub)?.value().clone())
             }
             ("PATCH", _) => {
                 let revision = meta::resource_version(&body);
@@ -293,18 +299,34 @@ impl State {
                     api::patch::merge_patch(&mut new, &body);
                     new
                 };
-                Ok(self.change(gvr, key, &old, new, sub).value().clone())
+                Ok(self.change(gvr, key, &old, new, sub)?.value().clone())
             }
             ("DELETE", "") => self.delete(gvr, key, &body),
             _ => Err(Status::method_not_supported(gvr, method.as_str())),
         }
     }
 
-    fn change(&mut self, gvr: &Gvr, key: Key, old: &Arc<Object>, mut new: Value, sub: &str) -> Arc<Object> {
+    fn change(
+        &mut self,
+        gvr: &Gvr,
+        key: Key,
+        old: &Arc<Object>,
+        mut new: Value,
+        sub: &str,
+    ) -> Result<Arc<Object>, Status> {
         if sub == "status" {
             let status = new["status"].take();
             new = old.value().clone();
             new["status"] = status;
+            if self.validates
+                && let Some(kind) = api::kinds::by_gvr(gvr)
+            {
+                kind.strategy.prepare_status(&mut new, old.value());
+                let errors = kind.strategy.validate_status(&new, old.value());
+                if !errors.is_empty() {
+                    return Err(Status::invalid(&kind.gvk(), &key.name, &errors));
+                }
+            }
         }
         for field in ["uid", "creationTimestamp", "deletionTimestamp"] {
             let kept = old.at(&["metadata", field]).clone();
@@ -315,7 +337,7 @@ impl State {
         let mut compared = new.clone();
         object::set_revision(&mut compared, old.revision());
         if compared == *old.value() {
-            return old.clone();
+            return Ok(old.clone());
         }
         if gvr.resource != "namespaces" && new["spec"] != *old.spec() {
             let generation = meta::generation(old.value()) + 1;
@@ -323,7 +345,7 @@ impl State {
         }
         let finished =
             meta::is_deleting(&new) && meta::finalizers(&new).next().is_none() && !waits(gvr, &new);
-        self.set(gvr, key, (!finished).then_some(new))
+        Ok(self.set(gvr, key, (!finished).then_some(new)))
     }
 
     fn delete(&mut self, gvr: &Gvr, key: Key, options: &Value) -> Result<Value, Status> {

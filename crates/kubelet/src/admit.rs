@@ -2,7 +2,7 @@
 
 use oci_spec::runtime::LinuxNamespaceType;
 
-use crate::view::{ContainerPort, Pod};
+use crate::view::{ContainerPort, Pod, Profile};
 
 /// Why a pod is not taken: the reason and message of its status.
 pub type Refusal = (String, String);
@@ -27,6 +27,7 @@ const SAFE_SYSCTLS: [&str; 12] = [
 /// Decides about a pod that is new here. `others` are the pods that are here and have not ended.
 pub fn admit<'a>(pod: &Pod, mut others: impl Iterator<Item = &'a Pod>) -> Result<(), Refusal> {
     sysctls(pod)?;
+    lacking(pod)?;
     let wanted: Vec<&ContainerPort> = pod.spec.host_ports().collect();
     let taken = |other: &Pod| other.spec.host_ports().any(|p| wanted.iter().any(|w| clash(w, p)));
     if !wanted.is_empty() && others.any(taken) {
@@ -51,6 +52,41 @@ fn sysctls(pod: &Pod) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// What no pod gets on this node. Run without it, one would have less isolation than it asked for, or miss a device.
+fn lacking(pod: &Pod) -> Result<(), Refusal> {
+    let spec = &pod.spec;
+    let confined = |p: &Option<Profile>| p.as_ref().is_some_and(|p| p.kind == "Localhost");
+    let container = |asks: &dyn Fn(&crate::view::Container) -> bool, field: &str| {
+        let named = spec.all().find(|(_, c)| asks(c));
+        named.map(|(list, c)| format!("spec.{list}[{}].{field}", c.name))
+    };
+    let profile = "securityContext.appArmorProfile";
+    let table = [
+        (
+            "UserNamespacesNotSupported",
+            (spec.host_users == Some(false)).then(|| "spec.hostUsers".to_owned()),
+            "this node gives pods no user namespace of their own; leave it out or set it to true",
+        ),
+        (
+            "AppArmor",
+            confined(&spec.security_context.app_armor_profile)
+                .then(|| format!("spec.{profile}"))
+                .or_else(|| container(&|c| confined(&c.security_context.app_armor_profile), profile))
+                .map(|field| format!("Cannot enforce AppArmor: {field}")),
+            "this node applies no profiles of its own; use the type RuntimeDefault or Unconfined",
+        ),
+        (
+            "VolumeDevicesNotSupported",
+            container(&|c| !c.volume_devices.is_empty(), "volumeDevices"),
+            "this node hands out no block devices; mount a claim with volumeMode Filesystem by volumeMounts",
+        ),
+    ];
+    match table.into_iter().find_map(|(reason, field, remedy)| Some((reason, field?, remedy))) {
+        Some((reason, field, remedy)) => Err((reason.into(), format!("{field}: {remedy}"))),
+        None => Ok(()),
+    }
 }
 
 /// Two ports clash if one listens where the other does.
@@ -125,6 +161,42 @@ mod tests {
             let want =
                 format!("SysctlForbidden: forbidden sysctl: {name:?} not allowed with host {whose} enabled");
             assert_eq!(why(host, name), Some(want));
+        }
+    }
+
+    #[test]
+    fn what_the_node_lacks_is_refused() {
+        let why = |spec: serde_json::Value| admit(&of(spec), std::iter::empty()).err();
+        let with = |c: serde_json::Value| json!({"initContainers": [c], "containers": [{"name": "c"}]});
+        let profile = |kind: &str| json!({"appArmorProfile": {"type": kind, "localhostProfile": "p"}});
+        for (spec, reason, begin) in [
+            (json!({"hostUsers": false}), "UserNamespacesNotSupported", "spec.hostUsers: "),
+            (
+                json!({"securityContext": profile("Localhost")}),
+                "AppArmor",
+                "Cannot enforce AppArmor: spec.securityContext.appArmorProfile: ",
+            ),
+            (
+                with(json!({"name": "i", "securityContext": profile("Localhost")})),
+                "AppArmor",
+                "Cannot enforce AppArmor: spec.initContainers[i].securityContext.appArmorProfile: ",
+            ),
+            (
+                with(json!({"name": "i", "volumeDevices": [{"name": "v", "devicePath": "/dev/x"}]})),
+                "VolumeDevicesNotSupported",
+                "spec.initContainers[i].volumeDevices: ",
+            ),
+        ] {
+            let (got, message) = why(spec.clone()).unwrap();
+            assert!(got == reason && message.starts_with(begin), "{spec}: {got}: {message}");
+        }
+        for fine in [
+            json!({}),
+            json!({"hostUsers": true}),
+            json!({"securityContext": profile("RuntimeDefault")}),
+            with(json!({"name": "i", "securityContext": profile("Unconfined")})),
+        ] {
+            assert_eq!(why(fine.clone()), None, "{fine}");
         }
     }
 }

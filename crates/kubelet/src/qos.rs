@@ -4,7 +4,7 @@
 use api::quantity::Quantity;
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
 
-use crate::view::{Container, PodSpec, Resources};
+use crate::view::{Container, Pod, Resources};
 
 /// `status.qosClass`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,26 +37,14 @@ impl Class {
     }
 }
 
-/// The class of a pod.
-pub fn class(spec: &PodSpec) -> Class {
-    let containers = || spec.init_containers.iter().chain(&spec.containers);
-    let set = |q: Option<Quantity>| q.filter(|q| !q.is_zero());
-    let any = containers().any(|c| {
-        ["cpu", "memory"]
-            .iter()
-            .any(|r| set(c.resources.limit(r)).is_some() || set(c.resources.request(r)).is_some())
-    });
-    if !any {
-        return Class::BestEffort;
+/// The class of a pod: the API server has said it when the pod was made, and takes no other.
+pub fn class(pod: &Pod) -> Class {
+    let said = pod.object.status()["qosClass"].as_str().filter(|class| !class.is_empty());
+    match said.unwrap_or_else(|| api::kinds::qos_class(pod.object.spec())) {
+        "Guaranteed" => Class::Guaranteed,
+        "Burstable" => Class::Burstable,
+        _ => Class::BestEffort,
     }
-    let all = containers().all(|c| {
-        ["cpu", "memory"].iter().all(|r| match (set(c.resources.limit(r)), c.resources.request(r)) {
-            (Some(limit), None) => !limit.is_zero(),
-            (Some(limit), Some(request)) => limit.nanos() == request.nanos(),
-            (None, _) => false,
-        })
-    });
-    if all { Class::Guaranteed } else { Class::Burstable }
 }
 
 /// The kernel's inclination to kill the container when memory runs out: -997 for guaranteed pods, 1000 for those that
@@ -104,24 +92,26 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::pod::status::status;
     use crate::view::tests::pod;
 
     #[test]
     fn classes() {
+        let whole = json!({"limits": {"cpu": "1", "memory": "1Mi"}});
         let table = [
-            (json!({}), Class::BestEffort),
-            (json!({"limits": {"cpu": "1"}}), Class::Burstable),
-            (json!({"requests": {"memory": "1Mi"}}), Class::Burstable),
-            (json!({"limits": {"cpu": "1", "memory": "1Mi"}}), Class::Guaranteed),
-            (
-                json!({"limits": {"cpu": "1", "memory": "1Mi"}, "requests": {"cpu": "1000m"}}),
-                Class::Guaranteed,
-            ),
-            (json!({"limits": {"cpu": "1", "memory": "1Mi"}, "requests": {"cpu": "1m"}}), Class::Burstable),
+            (json!({}), json!({}), Class::BestEffort),
+            (json!({}), json!({"limits": {"cpu": "1"}}), Class::Burstable),
+            (json!({}), whole.clone(), Class::Guaranteed),
+            (whole, json!({}), Class::Guaranteed),
+            (json!({"requests": {"memory": "1Mi"}}), json!({}), Class::Burstable),
         ];
-        for (resources, want) in table {
-            let p = pod(json!({"containers": [{"name": "a", "resources": resources}]}));
-            assert_eq!(class(&p.spec), want, "{:?}", p.spec.containers[0].resources);
+        for (of_pod, resources, want) in table {
+            let p = pod(json!({"resources": of_pod, "containers": [{"name": "a", "resources": resources}]}));
+            assert_eq!(class(&p), want, "{of_pod} {resources}");
+            // The cgroup is the one of the class that is told.
+            let state = crate::pod::state::PodState::default();
+            let told = status(&p, &state, &json!(null), &[], jiff::Timestamp::UNIX_EPOCH);
+            assert_eq!(told["qosClass"], want.name());
         }
         assert_eq!(Class::Burstable.cgroup("/tug", "u"), "/tug/kubepods/burstable/podu");
     }

@@ -13,8 +13,8 @@ use oci_spec::runtime::{
 use runtime::{ContainerSpec, IoSpec, LogSpec, Rootfs, SeccompProfile, StdinMode};
 
 use crate::pod::state::ReadySandbox;
-use crate::qos::{self, Class};
-use crate::view::{Container, Pod, Seccomp};
+use crate::qos;
+use crate::view::{Container, Pod, Profile};
 use crate::volumes::{self, Source};
 
 /// The label keys by which the containers of pods are known.
@@ -125,7 +125,7 @@ pub fn container(input: Input<'_>) -> Result<ContainerSpec, String> {
     process.set_terminal(Some(container.tty));
     process.set_user(user(pod, container, &config.user)?);
     process.set_no_new_privileges(Some(security.allow_privilege_escalation == Some(false) && !privileged));
-    let class = qos::class(&pod.spec);
+    let class = qos::class(pod);
     process.set_oom_score_adj(Some(qos::oom_score_adj(class, container, input.memory)));
     capabilities(&mut process, container)?;
     oci.set_process(Some(process));
@@ -347,7 +347,7 @@ fn seccomp(pod: &Pod, container: &Container, root: &Path) -> Result<SeccompProfi
     match chosen {
         // Upstream's default is none at all; what Docker's users have is safer and breaks nothing that ran under Docker.
         None => Ok(SeccompProfile::Default),
-        Some(Seccomp { kind, localhost_profile }) => match kind.as_str() {
+        Some(Profile { kind, localhost_profile }) => match kind.as_str() {
             "RuntimeDefault" => Ok(SeccompProfile::Default),
             "Localhost" => {
                 let failed =
@@ -442,6 +442,5 @@ pub fn exec_process(spec: &Spec, command: &[String], tty: bool) -> Process {
 
 /// The cgroup of a pod.
 pub fn pod_cgroup(pod: &Pod, parent: &str) -> String {
-    let class: Class = qos::class(&pod.spec);
-    class.cgroup(parent, &pod.uid)
+    qos::class(pod).cgroup(parent, &pod.uid)
 }

@@ -118,6 +118,8 @@ pub struct PodSpec {
     pub host_pid: bool,
     #[serde(rename = "hostIPC")]
     pub host_ipc: bool,
+    pub host_users: Option<bool>,
+    pub runtime_class_name: Option<String>,
     pub share_process_namespace: bool,
     pub security_context: PodSecurityContext,
     pub image_pull_secrets: Vec<LocalReference>,
@@ -144,6 +146,26 @@ impl PodSpec {
     pub fn host_ports(&self) -> impl Iterator<Item = &ContainerPort> {
         let running = self.init_containers.iter().filter(|c| c.is_sidecar()).chain(&self.containers);
         running.flat_map(|c| &c.ports).filter(|p| p.host_port != 0)
+    }
+
+    /// Whether a container that has ended with this code may run again: by its own policy or the pod's, as the API server
+    /// judges what is said of it. An ephemeral one never does.
+    pub fn may_restart(&self, c: &Container, code: i32) -> bool {
+        if self.ephemeral_containers.iter().any(|e| e.name == c.name) {
+            return false;
+        }
+        c.restart_policy_rules.iter().any(|rule| rule.exit_codes.holds(code))
+            || match c.restart_policy.unwrap_or(self.restart_policy) {
+                RestartPolicy::Always => true,
+                RestartPolicy::OnFailure => code != 0,
+                RestartPolicy::Never => false,
+            }
+    }
+
+    /// Whether it does: an init container that has succeeded has done its work.
+    pub fn restarts(&self, c: &Container, code: i32) -> bool {
+        let done = code == 0 && !c.is_sidecar() && self.init_containers.iter().any(|i| i.name == c.name);
+        !done && self.may_restart(c, code)
     }
 
     /// The container of that name.
@@ -174,6 +196,7 @@ pub struct Container {
     pub env: Vec<EnvVar>,
     pub resources: Resources,
     pub restart_policy: Option<RestartPolicy>,
+    pub restart_policy_rules: Vec<RestartRule>,
     pub volume_mounts: Vec<VolumeMount>,
     pub volume_devices: Vec<Value>,
     pub liveness_probe: Option<Probe>,
@@ -193,6 +216,34 @@ impl Container {
     /// An init container that goes on running beside the others.
     pub fn is_sidecar(&self) -> bool {
         self.restart_policy == Some(RestartPolicy::Always)
+    }
+}
+
+/// `restartPolicyRules[]`: a container that ends so is started again, whatever the policy.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct RestartRule {
+    pub exit_codes: ExitCodes,
+}
+
+/// `restartPolicyRules[].exitCodes`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct ExitCodes {
+    pub operator: String,
+    pub values: Vec<i32>,
+}
+
+impl ExitCodes {
+    /// Whether the code is one of those meant.
+    pub fn holds(&self, code: i32) -> bool {
+        match self.operator.as_str() {
+            "In" => self.values.contains(&code),
+            "NotIn" => !self.values.contains(&code),
+            _ => false,
+        }
     }
 }
 
@@ -417,7 +468,8 @@ pub struct SecurityContext {
     pub read_only_root_filesystem: bool,
     pub allow_privilege_escalation: Option<bool>,
     pub capabilities: Capabilities,
-    pub seccomp_profile: Option<Seccomp>,
+    pub seccomp_profile: Option<Profile>,
+    pub app_armor_profile: Option<Profile>,
     pub proc_mount: String,
 }
 
@@ -430,11 +482,11 @@ pub struct Capabilities {
     pub drop: Vec<String>,
 }
 
-/// `seccompProfile`
+/// `seccompProfile`, `appArmorProfile`
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs)]
-pub struct Seccomp {
+pub struct Profile {
     #[serde(rename = "type")]
     pub kind: String,
     pub localhost_profile: String,
@@ -452,7 +504,8 @@ pub struct PodSecurityContext {
     pub fs_group_change_policy: String,
     pub supplemental_groups: Vec<i64>,
     pub sysctls: Vec<Sysctl>,
-    pub seccomp_profile: Option<Seccomp>,
+    pub seccomp_profile: Option<Profile>,
+    pub app_armor_profile: Option<Profile>,
 }
 
 /// `sysctls[]`

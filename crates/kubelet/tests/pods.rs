@@ -48,6 +48,7 @@ impl Rig {
         let tls = pki.server_config("node", &[], &[instance.node_ip], pki::ClientAuth::Required).unwrap();
         let runtime = FakeRuntime::new();
         let (fake, client) = Fake::new();
+        fake.validate_statuses();
         let options = kubelet::Options {
             instance,
             runtime: runtime.clone(),
@@ -67,6 +68,22 @@ impl Rig {
         let informers = Informers::new(self.client.clone(), shutdown.clone());
         let run = kubelet::run(self.options.clone(), self.client.clone(), informers, shutdown.clone());
         self.running = Some((shutdown, tokio::spawn(async move { run.await.unwrap() })));
+    }
+
+    /// What a reboot of the machine leaves: the cluster's word and what lies on the disk.
+    async fn reboot(&mut self) {
+        self.stop().await;
+        let _ = std::fs::remove_dir_all(&self.options.instance.run_dir);
+        self.runtime = FakeRuntime::new();
+        self.options.runtime = self.runtime.clone();
+        self.start();
+    }
+
+    /// The id of the latest run of a container.
+    async fn id_of(&self, container: &str) -> String {
+        let all = self.runtime.list().await.unwrap();
+        let of = |s: &&runtime::State| s.spec.labels["io.kubernetes.container.name"] == container;
+        all.iter().filter(of).max_by_key(|s| s.created_at).unwrap().id.clone()
     }
 
     async fn stop(&mut self) {
@@ -114,7 +131,7 @@ impl Rig {
 
     async fn gone(&self, name: &str) {
         for _ in 0..10_000 {
-            if self.pod(name).is_none() && self.runtime.sandboxes().await.unwrap().is_empty() {
+            if self.pod(name).is_none() && self.runtime.sandbox_ids().is_empty() {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -376,5 +393,222 @@ async fn readiness_follows_its_probe() {
     rig.until("a", "ready", |s| s["containerStatuses"][0]["ready"] == true).await;
     good.store(false, std::sync::atomic::Ordering::Relaxed);
     rig.until("a", "not ready", |s| s["containerStatuses"][0]["ready"] == false).await;
+    rig.stop().await;
+}
+
+fn container(name: &str) -> Value {
+    json!({"name": name, "image": "app:1", "imagePullPolicy": "Never"})
+}
+
+/// What is said of a container of that name.
+fn of<'a>(status: &'a Value, name: &str) -> &'a Value {
+    let lists = ["initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"];
+    let mut all = lists.iter().filter_map(|l| status[*l].as_array()).flatten();
+    all.find(|c| c["name"] == name).unwrap_or(&Value::Null)
+}
+
+fn runs(status: &Value, name: &str) -> bool {
+    of(status, name)["state"]["running"].is_object()
+}
+
+fn ended(status: &Value, name: &str) -> bool {
+    of(status, name)["state"]["terminated"].is_object()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ephemeral_container_has_run_for_good() {
+    let mut rig = Rig::new().await;
+    let spec = json!({"restartPolicy": "Always", "containers": [container("c")],
+        "ephemeralContainers": [container("done"), container("lost")]});
+    rig.put("a", spec);
+    rig.until("a", "running", |s| runs(s, "c") && runs(s, "done") && runs(s, "lost")).await;
+    rig.runtime.exit(&rig.id_of("done").await, 0);
+    let before = rig.until("a", "done", |s| ended(s, "done")).await;
+    rig.reboot().await;
+    let again = |s: &Value| runs(s, "c") && of(s, "c")["restartCount"] == 1 && s["podIP"].is_string();
+    let status = rig.until("a", "running again", again).await;
+    assert_eq!(of(&status, "done"), of(&before, "done"));
+    let lost = &of(&status, "lost")["state"]["terminated"];
+    assert_eq!((&lost["reason"], &lost["exitCode"]), (&json!("ContainerStatusUnknown"), &json!(137)));
+    assert_eq!(of(&status, "c")["lastState"]["terminated"]["reason"], "ContainerStatusUnknown");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(rig.ids().await, [rig.id_of("c").await]);
+    rig.delete("a", 1);
+    rig.gone("a").await;
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_reboot_what_has_succeeded_is_not_done_again() {
+    let mut rig = Rig::new().await;
+    let spec = json!({"restartPolicy": "OnFailure", "initContainers": [container("i")],
+        "containers": [container("done"), container("on")]});
+    rig.put("a", spec);
+    rig.until("a", "initializing", |s| runs(s, "i")).await;
+    rig.runtime.exit(&rig.id_of("i").await, 0);
+    rig.until("a", "running", |s| runs(s, "done") && runs(s, "on")).await;
+    rig.runtime.exit(&rig.id_of("done").await, 0);
+    let before = rig.until("a", "half done", |s| ended(s, "done")).await;
+    rig.reboot().await;
+    // A new sandbox is set up by the init containers, as the first one was; what was said of them stands.
+    while rig.ids().await.is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let init = rig.id_of("i").await;
+    let ready = |s: &Value| {
+        let mut conditions = s["conditions"].as_array().unwrap().iter();
+        conditions.any(|c| c["type"] == "PodReadyToStartContainers" && c["status"] == "True")
+    };
+    let status = rig.until("a", "in a new sandbox", |s| ended(s, "on") && ready(s)).await;
+    assert!(status["podIP"].is_string() && rig.ids().await == [init.clone()], "{status}");
+    assert_eq!(of(&status, "i"), of(&before, "i"));
+    rig.runtime.exit(&init, 0);
+    let status = rig.until("a", "running again", |s| runs(s, "on") && of(s, "on")["restartCount"] == 1).await;
+    assert_eq!(of(&status, "done"), of(&before, "done"));
+    assert_eq!(rig.ids().await, [rig.id_of("on").await]);
+    rig.runtime.exit(&rig.id_of("on").await, 0);
+    rig.until("a", "Succeeded", |s| s["phase"] == "Succeeded").await;
+    rig.delete("a", 0);
+    rig.gone("a").await;
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_never_restarts_ends_with_a_reboot() {
+    let mut rig = Rig::new().await;
+    rig.put("a", json!({"restartPolicy": "Never", "containers": [container("done"), container("on")]}));
+    rig.until("a", "running", |s| runs(s, "done") && runs(s, "on")).await;
+    rig.runtime.exit(&rig.id_of("done").await, 0);
+    rig.until("a", "half done", |s| ended(s, "done")).await;
+    rig.reboot().await;
+    let status = rig.until("a", "Failed", |s| s["phase"] == "Failed").await;
+    assert_eq!(of(&status, "done")["state"]["terminated"]["exitCode"], 0);
+    assert_eq!(of(&status, "on")["state"]["terminated"]["exitCode"], 137);
+    assert!(rig.runtime.list().await.unwrap().is_empty());
+    rig.delete("a", 0);
+    rig.gone("a").await;
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_image_may_take_its_time() {
+    let mut rig = Rig::new().await;
+    rig.put("a", json!({"restartPolicy": "Never", "containers": [container("c")]}));
+    rig.until("a", "Running", running).await;
+    let mut pod = rig.pod("a").unwrap().value().clone();
+    pod["spec"]["containers"][0]["image"] = "app:3".into();
+    rig.fake.put(&gvr::PODS, pod);
+    let status = rig.until("a", "waiting", |s| reason(s) == "ErrImageNeverPull").await;
+    assert!(status["containerStatuses"][0]["lastState"]["terminated"].is_object(), "{status}");
+    // A new kubelet knows too that it is not over.
+    rig.stop().await;
+    rig.start();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let id = rig.options.images.get("app:1").unwrap().id.clone();
+    rig.options.images.tag(&id, "app:3").await.unwrap();
+    let status = rig.until("a", "running", running).await;
+    assert_eq!(
+        (&status["phase"], &status["containerStatuses"][0]["image"]),
+        (&json!("Running"), &json!("app:3"))
+    );
+    rig.delete("a", 1);
+    rig.gone("a").await;
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_may_have_a_policy_of_its_own() {
+    let mut rig = Rig::new().await;
+    let with = |name: &str, extra: Value| {
+        let mut c = container(name);
+        c.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        c
+    };
+    let rules = json!([{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let spec = json!({"restartPolicy": "Always", "containers": [
+        with("never", json!({"restartPolicy": "Never"})),
+        with("ruled", json!({"restartPolicy": "Never", "restartPolicyRules": rules})), container("on")]});
+    rig.put("a", spec);
+    rig.until("a", "running", |s| ["never", "ruled", "on"].iter().all(|c| runs(s, c))).await;
+    rig.runtime.exit(&rig.id_of("never").await, 3);
+    rig.runtime.exit(&rig.id_of("ruled").await, 42);
+    let ruled = |s: &Value| runs(s, "ruled") && of(s, "ruled")["restartCount"] == 1;
+    rig.until("a", "ruled", |s| ruled(s) && ended(s, "never")).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let status = rig.pod("a").unwrap().status().clone();
+    assert!(ended(&status, "never") && status["phase"] == "Running", "{status}");
+    rig.delete("a", 1);
+    rig.gone("a").await;
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_that_ends_is_made_anew() {
+    let mut rig = Rig::new().await;
+    let spec = json!({"restartPolicy": "Always", "containers": [container("c")],
+        "ephemeralContainers": [container("e")]});
+    rig.put("a", spec);
+    rig.until("a", "running", |s| runs(s, "c") && runs(s, "e")).await;
+    let (sandbox, old) = (rig.runtime.sandbox_ids(), rig.id_of("c").await);
+    rig.runtime.end_sandbox(&sandbox[0]);
+    let again = |s: &Value| runs(s, "c") && of(s, "c")["restartCount"] == 1 && s["podIP"].is_string();
+    let status = rig.until("a", "running again", again).await;
+    assert_eq!(of(&status, "c")["lastState"]["terminated"]["containerID"], format!("tug://{old}"));
+    assert!(ended(&status, "e"), "{status}");
+    let now = rig.runtime.sandbox_ids();
+    assert!(now.len() == 1 && now != sandbox, "{now:?}");
+    let new = rig.runtime.state(&rig.id_of("c").await).await.unwrap();
+    let made = rig.runtime.sandboxes().await.unwrap();
+    let joined = new.spec.oci.linux().as_ref().unwrap().namespaces().clone().unwrap();
+    let joined: Vec<_> = joined.iter().filter_map(|n| n.path().clone()).collect();
+    assert!(joined.contains(&made[0].netns), "{joined:?}");
+    assert!(rig.events().iter().any(|r| r == "SandboxChanged"));
+    // A kubelet that finds it hears of it too.
+    rig.stop().await;
+    rig.start();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    rig.runtime.end_sandbox(&now[0]);
+    rig.until("a", "running once more", |s| runs(s, "c") && of(s, "c")["restartCount"] == 2).await;
+    rig.delete("a", 1);
+    rig.gone("a").await;
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_never_restarts_ends_with_its_sandbox() {
+    let mut rig = Rig::new().await;
+    rig.put("a", json!({"restartPolicy": "Never", "containers": [container("c")]}));
+    rig.until("a", "Running", running).await;
+    rig.runtime.end_sandbox(&rig.runtime.sandbox_ids()[0]);
+    rig.until("a", "Failed", |s| s["phase"] == "Failed").await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(rig.runtime.sandbox_ids().is_empty());
+    rig.delete("a", 0);
+    rig.gone("a").await;
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_class_of_another_runtime_is_not_ignored() {
+    let mut rig = Rig::new().await;
+    let class = |handler: &str| json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "safe"}, "handler": handler});
+    rig.fake.put(&gvr::RUNTIME_CLASSES, class("kata"));
+    let mut spec = one(json!({}));
+    spec["runtimeClassName"] = "safe".into();
+    rig.put("a", spec);
+    let said = |e: &Arc<Object>| {
+        e.value()["reason"] == "FailedCreatePodSandBox"
+            && e.value()["message"]
+                .as_str()
+                .is_some_and(|m| m.contains("no runtime for \"kata\" is configured"))
+    };
+    while !rig.fake.all(&gvr::EVENTS).iter().any(said) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(rig.runtime.sandbox_ids().is_empty());
+    rig.fake.put(&gvr::RUNTIME_CLASSES, class("runc"));
+    rig.until("a", "Running", running).await;
+    rig.delete("a", 1);
+    rig.gone("a").await;
     rig.stop().await;
 }

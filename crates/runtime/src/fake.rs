@@ -23,10 +23,16 @@ type OnExec = Arc<dyn Fn(&str, &ExecSpec) -> ExecAnswer + Send + Sync>;
 /// The fake.
 pub struct FakeRuntime {
     containers: Mutex<BTreeMap<String, Container>>,
-    sandboxes: Mutex<BTreeMap<String, (SandboxSpec, Sandbox)>>,
+    sandboxes: Mutex<BTreeMap<String, FakeSandbox>>,
     events: broadcast::Sender<Event>,
     next_pid: AtomicU32,
     on_exec: Mutex<OnExec>,
+}
+
+struct FakeSandbox {
+    spec: SandboxSpec,
+    sandbox: Sandbox,
+    gone: watch::Sender<bool>,
 }
 
 struct Container {
@@ -77,6 +83,18 @@ impl FakeRuntime {
         if started {
             self.tell(id, EventKind::Exited { exec_id: None, exit });
         }
+    }
+
+    /// Ends what holds a sandbox, as the machine does when its memory is short.
+    pub fn end_sandbox(&self, id: &str) {
+        if let Some(s) = self.sandboxes.lock().get(id) {
+            s.gone.send_replace(true);
+        }
+    }
+
+    /// The ids of all sandboxes that were created and not deleted.
+    pub fn sandbox_ids(&self) -> Vec<String> {
+        self.sandboxes.lock().keys().cloned().collect()
     }
 
     /// Makes a container write something to whoever is attached.
@@ -284,21 +302,34 @@ impl Runtime for FakeRuntime {
         if sandboxes.contains_key(&spec.id) {
             return Err(Error::AlreadyExists { what: "sandbox", id: spec.id.clone() });
         }
-        sandboxes.insert(spec.id.clone(), (spec.clone(), sandbox.clone()));
+        let made =
+            FakeSandbox { spec: spec.clone(), sandbox: sandbox.clone(), gone: watch::Sender::new(false) };
+        sandboxes.insert(spec.id.clone(), made);
         Ok(sandbox)
     }
 
     async fn sandbox_delete(&self, id: &str) -> Result<()> {
-        self.sandboxes.lock().remove(id);
+        if let Some(s) = self.sandboxes.lock().remove(id) {
+            s.gone.send_replace(true);
+        }
+        Ok(())
+    }
+
+    async fn sandbox_wait(&self, id: &str) -> Result<()> {
+        let found = self.sandboxes.lock().get(id).map(|s| s.gone.subscribe());
+        let Some(mut gone) = found else { return Err(Error::NotFound { what: "sandbox", id: id.into() }) };
+        // Without its record there is no sandbox either.
+        let _ = gone.wait_for(|gone| *gone).await;
         Ok(())
     }
 
     async fn sandboxes(&self) -> Result<Vec<Sandbox>> {
-        Ok(self.sandboxes.lock().values().map(|(_, s)| s.clone()).collect())
+        let all = self.sandboxes.lock();
+        Ok(all.values().filter(|s| !*s.gone.borrow()).map(|s| s.sandbox.clone()).collect())
     }
 
     async fn sandbox_spec(&self, id: &str) -> Result<SandboxSpec> {
-        let found = self.sandboxes.lock().get(id).map(|(spec, _)| spec.clone());
+        let found = self.sandboxes.lock().get(id).map(|s| s.spec.clone());
         found.ok_or_else(|| Error::NotFound { what: "sandbox", id: id.into() })
     }
 

@@ -199,7 +199,10 @@ pub trait Runtime: Send + Sync + 'static {
     async fn sandbox_create(&self, spec: &SandboxSpec) -> Result<Sandbox>;
     /// Removes them. Its containers must be deleted first. Idempotent.
     async fn sandbox_delete(&self, id: &str) -> Result<()>;
-    /// Every sandbox that was created and not deleted since the machine's start.
+    /// Resolves when the process that holds them has ended, and with it whatever no container holds; at once if it has.
+    /// What is left of it goes with [`Runtime::sandbox_delete`].
+    async fn sandbox_wait(&self, id: &str) -> Result<()>;
+    /// Every sandbox that was created since the machine's start and has not ended.
     async fn sandboxes(&self) -> Result<Vec<Sandbox>>;
     /// The sandboxes that could not be asked when the daemon started. They may well be in use: what was given to them is
     /// not free.

@@ -8,7 +8,7 @@
 use tokio::time::Instant;
 
 use super::state::{ContainerState, ImageState, PodState, RunPhase, SandboxState, VolumesState};
-use crate::view::{Container, Pod, RestartPolicy};
+use crate::view::{Container, Pod};
 
 /// Something to be done; the names are containers'.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub enum Action {
     PrepareVolumes,
     /// Make namespaces and network.
     CreateSandbox,
+    /// Remove what is left of a sandbox that has ended.
+    DropSandbox,
     /// See that the container's image is here.
     EnsureImage(String),
     /// Make and start a run.
@@ -93,11 +95,14 @@ pub fn decide(pod: &Pod, state: &PodState, now: Instant) -> Vec<Action> {
         VolumesState::Failed(until) => actions.push(Action::Wake(until)),
         VolumesState::Preparing | VolumesState::Ready => {}
     }
+    // What runs in an earlier one is stopped first.
+    let quiet = state.containers.values().all(ContainerState::is_quiet);
     match state.sandbox {
-        SandboxState::Absent => actions.push(Action::CreateSandbox),
-        SandboxState::Failed(until) if until <= now => actions.push(Action::CreateSandbox),
-        SandboxState::Failed(until) => actions.push(Action::Wake(until)),
-        SandboxState::Creating | SandboxState::Ready(_) | SandboxState::Removing => {}
+        SandboxState::Gone(_) if quiet => actions.push(Action::DropSandbox),
+        SandboxState::Absent if quiet => actions.push(Action::CreateSandbox),
+        SandboxState::Failed(until) if until <= now && quiet => actions.push(Action::CreateSandbox),
+        SandboxState::Failed(until) if until > now => actions.push(Action::Wake(until)),
+        _ => {}
     }
     let can_start = state.volumes == VolumesState::Ready && state.ready_sandbox().is_some();
     let mut step = Step { pod, state, now, can_start, actions };
@@ -117,11 +122,7 @@ impl Step<'_> {
     fn all(&mut self) {
         // Runs left over from a sandbox that is gone.
         for (name, c) in &self.state.containers {
-            if c.running().is_some()
-                && !c.stopping
-                && self.state.ready_sandbox().is_some()
-                && self.state.here(name).is_none()
-            {
+            if c.running().is_some() && !c.stopping && self.state.here(name).is_none() {
                 self.actions.push(Action::Stop { name: name.clone(), grace: 0, why: Why::SandboxGone });
             }
         }
@@ -131,10 +132,10 @@ impl Step<'_> {
             return;
         }
         for c in &spec.containers {
-            self.container(c, spec.restart_policy);
+            self.container(c, false);
         }
         for c in &spec.ephemeral_containers {
-            self.container(c, RestartPolicy::Never);
+            self.container(c, false);
         }
     }
 
@@ -142,7 +143,7 @@ impl Step<'_> {
     fn init(&mut self, begun: bool) -> bool {
         for c in &self.pod.spec.init_containers {
             if c.is_sidecar() {
-                self.container(c, RestartPolicy::Always);
+                self.container(c, false);
                 let up = self.state.here(&c.name).is_some() && self.state.of(&c.name).started;
                 if !begun && !up {
                     return false;
@@ -153,21 +154,18 @@ impl Step<'_> {
             if begun {
                 continue;
             }
-            let policy = match self.pod.spec.restart_policy {
-                RestartPolicy::Never => RestartPolicy::Never,
-                _ => RestartPolicy::OnFailure,
-            };
             let done = self.state.here(&c.name).is_some()
                 && self.state.of(&c.name).ended().is_some_and(|e| e.code == 0);
             if !done {
-                self.container(c, policy);
+                self.container(c, true);
                 return false;
             }
         }
         true
     }
 
-    fn container(&mut self, c: &Container, policy: RestartPolicy) {
+    /// `anew`: it runs in every sandbox, however it ended in the one before.
+    fn container(&mut self, c: &Container, anew: bool) {
         let s = self.state.of(&c.name);
         if s.starting || s.stopping {
             return;
@@ -187,13 +185,18 @@ impl Step<'_> {
                 }
             }
             Some(RunPhase::Exited(ended)) => {
-                if s.replaced || restarts(policy, ended.code) {
+                if s.replaced || self.pod.spec.restarts(c, ended.code) {
                     self.start(c, s);
                 }
             }
             // An earlier sandbox's run that still lives is being stopped.
             None if s.running().is_some() => {}
-            None => self.start(c, s),
+            None => {
+                let again = |code| anew || s.replaced || self.pod.spec.restarts(c, code);
+                if s.ended().is_none_or(|e| again(e.code)) {
+                    self.start(c, s);
+                }
+            }
         }
     }
 
@@ -215,34 +218,18 @@ impl Step<'_> {
     }
 }
 
-fn restarts(policy: RestartPolicy, code: i32) -> bool {
-    match policy {
-        RestartPolicy::Always => true,
-        RestartPolicy::OnFailure => code != 0,
-        RestartPolicy::Never => false,
-    }
-}
-
 /// How the containers' ends add up.
 pub fn verdict(pod: &Pod, state: &PodState) -> Verdict {
-    let policy = pod.spec.restart_policy;
-    let is_over = |name: &str, policy| {
-        let s = state.of(name);
-        let over = s.ended().filter(|e| s.is_quiet() && !s.replaced && !restarts(policy, e.code));
+    let is_over = |c: &Container| {
+        let s = state.of(&c.name);
+        let over = s.ended().filter(|e| s.is_quiet() && !s.replaced && !pod.spec.restarts(c, e.code));
         over.map(|e| e.code)
     };
-    // With Never, a failed init container is the end.
-    if policy == RestartPolicy::Never
-        && pod
-            .spec
-            .init_containers
-            .iter()
-            .filter(|c| !c.is_sidecar())
-            .any(|c| is_over(&c.name, policy).is_some_and(|x| x != 0))
-    {
+    // An init container that failed and is not started again is the end.
+    if pod.spec.init_containers.iter().any(|c| is_over(c).is_some_and(|code| code != 0)) {
         return Verdict::Failed;
     }
-    let ends: Option<Vec<i32>> = pod.spec.containers.iter().map(|c| is_over(&c.name, policy)).collect();
+    let ends: Option<Vec<i32>> = pod.spec.containers.iter().map(is_over).collect();
     match ends {
         Some(codes) if !codes.is_empty() => {
             if codes.iter().all(|c| *c == 0) {
@@ -287,7 +274,7 @@ fn end(pod: &Pod, state: &PodState) -> Vec<Action> {
         } else if !state.deleting_object {
             actions.push(Action::DeleteObject);
         }
-    } else if state.ready_sandbox().is_some() {
+    } else if state.sandbox_id().is_some() {
         actions.push(Action::TearDown { keep: true });
     }
     actions

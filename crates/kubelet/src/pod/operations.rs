@@ -31,6 +31,8 @@ const RETRY: Duration = Duration::from_secs(10);
 const API_RETRY: Duration = Duration::from_secs(1);
 /// The longest termination message, in bytes, as upstream has it.
 const MAX_MESSAGE: usize = 4096;
+/// The handlers of RuntimeClasses that the node's one runtime answers to.
+const HANDLERS: [&str; 2] = ["runc", "tug"];
 /// What a failed container's log may add to it: lines and bytes.
 const MESSAGE_LINES: u64 = 80;
 const MESSAGE_LOG: usize = 2048;
@@ -62,6 +64,7 @@ pub async fn sandbox(context: Arc<Context>, pod: Pod) -> Message {
 
 async fn make_sandbox(context: &Context, pod: &Pod, id: &str) -> Result<ReadySandbox, String> {
     let spec = &pod.spec;
+    check_handler(context, pod).await?;
     let network = context.network.get().ok_or("the node has no pod network yet")?;
     let ips = if spec.host_network {
         context.host_ips()
@@ -112,6 +115,23 @@ async fn make_sandbox(context: &Context, pod: &Pod, id: &str) -> Result<ReadySan
         .and_then(|()| base::fsx::write_volatile(&context.sandbox_mark(&pod.uid), id.as_bytes(), 0o644))
         .map_err(|e| e.to_string())?;
     Ok(ReadySandbox { id: id.to_owned(), pid: made.pid, ips })
+}
+
+/// A pod of a class that another runtime is meant for is not run without what that one would give it.
+async fn check_handler(context: &Context, pod: &Pod) -> Result<(), String> {
+    let Some(name) = pod.spec.runtime_class_name.as_deref().filter(|name| !name.is_empty()) else {
+        return Ok(());
+    };
+    let class = context.client.get(&gvr::RUNTIME_CLASSES, "", name).await;
+    let class = class.map_err(|e| format!("spec.runtimeClassName: {e}"))?;
+    match class.value()["handler"].as_str().unwrap_or_default() {
+        handler if HANDLERS.contains(&handler) => Ok(()),
+        handler => Err(format!(
+            "failed to get sandbox runtime: no runtime for {handler:?} is configured; this node has {}: change \
+             the handler of RuntimeClass {name}, or leave spec.runtimeClassName out",
+            HANDLERS.join(" and "),
+        )),
+    }
 }
 
 fn host_ports(pod: &Pod, ips: &[IpAddr]) -> Vec<PortMapping> {
@@ -452,15 +472,41 @@ async fn log_tail(log: &runtime::LogSpec) -> String {
 }
 
 /// Takes down what the pod has on the node. With `keep` its folder stays, with the logs.
-pub async fn tear_down(context: Arc<Context>, pod: Pod, runs: Vec<String>, keep: bool) -> Message {
-    Message::TornDown(keep, try_tear_down(&context, &pod, runs, keep).await)
+pub async fn tear_down(
+    context: Arc<Context>,
+    pod: Pod,
+    sandbox: Option<String>,
+    runs: Vec<String>,
+    keep: bool,
+) -> Message {
+    let result = try_tear_down(&context, &pod, sandbox.as_deref(), runs, keep).await;
+    Message::TornDown(keep, sandbox, result)
 }
 
-async fn try_tear_down(context: &Context, pod: &Pod, runs: Vec<String>, keep: bool) -> Result<(), String> {
+/// Removes what is left of a sandbox that has ended, and of its network.
+pub async fn drop_sandbox(context: Arc<Context>, pod: Pod, id: String) -> Message {
+    let result = context.options.runtime.sandbox_delete(&id).await.map_err(|e| e.to_string());
+    if result.is_ok() {
+        release(&context, &pod);
+    }
+    Message::SandboxDropped(id, result)
+}
+
+async fn try_tear_down(
+    context: &Context,
+    pod: &Pod,
+    sandbox: Option<&str>,
+    runs: Vec<String>,
+    keep: bool,
+) -> Result<(), String> {
     for id in &runs {
         discard(context, id).await?;
     }
     let runtime = &context.options.runtime;
+    // One that has ended is not among those that are listed.
+    if let Some(id) = sandbox {
+        runtime.sandbox_delete(id).await.map_err(|e| e.to_string())?;
+    }
     for sandbox in runtime.sandboxes().await.map_err(|e| e.to_string())? {
         let Ok(spec) = runtime.sandbox_spec(&sandbox.id).await else { continue };
         if spec.annotations.get(label::UID) == Some(&pod.uid) {

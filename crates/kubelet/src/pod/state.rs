@@ -1,7 +1,8 @@
 //! What is known of one pod on this node: the observed half of `decide`.
 //!
 //! Everything here can be found again after a restart: from the runtime's list of sandboxes and containers (with the
-//! labels and annotations that `spec` gives them), from files below the pod's folder, or by probing again.
+//! labels and annotations that `spec` gives them), from files below the pod's folder, from what the API was told of
+//! containers whose records a reboot has taken, or by probing again.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,6 +20,8 @@ pub enum SandboxState {
     Creating,
     /// Namespaces and network stand.
     Ready(ReadySandbox),
+    /// The process that held its namespaces has ended; what is left of the one with this id is to be removed.
+    Gone(String),
     /// It could not be made; to be tried again at this time.
     Failed(Instant),
     /// Being taken down.
@@ -231,12 +234,24 @@ impl PodState {
         }
     }
 
+    /// The id of the sandbox of which something is there.
+    pub fn sandbox_id(&self) -> Option<&str> {
+        match &self.sandbox {
+            SandboxState::Ready(sandbox) => Some(&sandbox.id),
+            SandboxState::Gone(id) => Some(id),
+            _ => None,
+        }
+    }
+
     /// A container's state within the present sandbox: runs of an earlier one do not count.
     pub fn here(&self, name: &str) -> Option<&Run> {
         let run = self.of(name).run.as_ref()?;
         match &self.sandbox {
             SandboxState::Ready(sandbox) if sandbox.id != run.sandbox => None,
-            SandboxState::Absent | SandboxState::Creating | SandboxState::Failed(_) => None,
+            SandboxState::Absent
+            | SandboxState::Creating
+            | SandboxState::Gone(_)
+            | SandboxState::Failed(_) => None,
             _ => Some(run),
         }
     }

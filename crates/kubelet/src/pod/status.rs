@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::decide::{Verdict, verdict};
 use super::state::{ContainerState, Ended, ImageState, PodState, Run, RunPhase, SandboxState};
 use crate::qos;
-use crate::view::{Container, Pod, RestartPolicy};
+use crate::view::{Container, Pod};
 
 /// The scheme of container ids in the API.
 pub const ID_SCHEME: &str = "tug://";
@@ -47,12 +47,63 @@ pub fn as_patch(mut status: Value) -> Value {
 /// Whether a container that runs counted as started and as ready when that was last reported. What probes find out is
 /// asked for in vain of one whose start was never reported; without a probe it follows from its running.
 pub fn as_reported(pod: &Pod, name: &str) -> (bool, bool) {
-    let lists = ["containerStatuses", "initContainerStatuses"].map(|l| pod.object.status()[l].as_array());
-    let before = lists.into_iter().flatten().flatten().find(|c| c["name"] == name).unwrap_or(&Value::Null);
+    let before = of_container(pod.object.status(), name);
     let probed = |probe: fn(&Container) -> bool| pod.spec.container(name).is_some_and(probe);
     let started = before["started"] == true || !probed(|c| c.startup_probe.is_some());
     let ready = before["ready"] == true || started && !probed(|c| c.readiness_probe.is_some());
     (started, ready)
+}
+
+/// The latest run that was reported of a container of which no record is here, as after a reboot. It has ended: what ran
+/// then is lost.
+pub fn recall(pod: &Pod, name: &str) -> Option<Run> {
+    let before = of_container(pod.object.status(), name);
+    let id = before["containerID"].as_str()?.strip_prefix(ID_SCHEME)?;
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    let time = |v: &Value| v.as_str().and_then(|t| t.parse().ok()).unwrap_or_else(base::clock::now);
+    let number = |v: &Value| v.as_i64().and_then(|n| i32::try_from(n).ok());
+    let (state, last) = (&before["state"], &before["lastState"]["terminated"]);
+    let ended = if state["running"].is_object() {
+        Ended {
+            code: 137,
+            signal: None,
+            reason: "ContainerStatusUnknown".into(),
+            message: "the container ran when it was last looked at, and nothing is left of it".into(),
+            started: time(&state["running"]["startedAt"]),
+            finished: base::clock::now(),
+        }
+    } else {
+        let end = [&state["terminated"], last].into_iter().find(|t| t.is_object())?;
+        Ended {
+            code: number(&end["exitCode"])?,
+            signal: number(&end["signal"]),
+            reason: text(&end["reason"]),
+            message: text(&end["message"]),
+            started: time(&end["startedAt"]),
+            finished: time(&end["finishedAt"]),
+        }
+    };
+    Some(Run {
+        id: id.to_owned(),
+        attempt: number(&before["restartCount"]).map_or(0, i32::unsigned_abs),
+        image: text(&before["image"]),
+        image_id: text(&before["imageID"]),
+        sandbox: String::new(),
+        phase: RunPhase::Exited(ended),
+    })
+}
+
+/// Whether a container was last reported to wait for the run after this one.
+pub fn was_waiting(pod: &Pod, name: &str, id: &str) -> bool {
+    let before = of_container(pod.object.status(), name);
+    let of = before["containerID"].as_str().and_then(|of| of.strip_prefix(ID_SCHEME));
+    of == Some(id) && before["state"]["waiting"].is_object()
+}
+
+fn of_container<'a>(status: &'a Value, name: &str) -> &'a Value {
+    let lists = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"];
+    let all = lists.into_iter().filter_map(|list| status[list].as_array()).flatten();
+    all.into_iter().find(|c| c["name"] == name).unwrap_or(&Value::Null)
 }
 
 fn condition<'a>(status: &'a Value, kind: &str) -> &'a Value {
@@ -78,7 +129,9 @@ pub fn status(pod: &Pod, state: &PodState, sent: &Value, host_ips: &[IpAddr], no
     // The address stays in the status after the sandbox is gone, as people look for it in logs.
     let ips: Vec<Value> = match state.ready_sandbox() {
         Some(sandbox) => sandbox.ips.iter().map(|ip| json!({"ip": ip.to_string()})).collect(),
-        None if finished || pod.deleting => sent["podIPs"].as_array().cloned().unwrap_or_default(),
+        None if finished || pod.deleting || matches!(state.sandbox, SandboxState::Gone(_)) => {
+            sent["podIPs"].as_array().cloned().unwrap_or_default()
+        }
         None => Vec::new(),
     };
     if let Some(first) = ips.first() {
@@ -88,9 +141,11 @@ pub fn status(pod: &Pod, state: &PodState, sent: &Value, host_ips: &[IpAddr], no
     if let Some(time) = state.start_time {
         out.insert("startTime".into(), meta::time(time).into());
     }
-    // The API server has said it when the pod was made, and takes no other.
-    let class = pod.object.status()["qosClass"].as_str().filter(|class| !class.is_empty());
-    out.insert("qosClass".into(), class.unwrap_or_else(|| qos::class(&pod.spec).name()).into());
+    out.insert("qosClass".into(), qos::class(pod).name().into());
+    // Of a pod that was refused there is nothing more to say than why, which clients show then.
+    if state.failed.is_some() && state.containers.values().all(|c| *c == ContainerState::default()) {
+        return Value::Object(out);
+    }
     let begun = initialized(pod, state);
     let list = |containers: &[Container], init: bool| -> Value {
         containers.iter().map(|c| container(pod, state, c, init, begun, sent)).collect()
@@ -244,16 +299,6 @@ fn is_ready(state: &PodState, c: &Container) -> bool {
 fn container(pod: &Pod, state: &PodState, c: &Container, init: bool, begun: bool, sent: &Value) -> Value {
     let s = state.of(&c.name);
     let over = pod.deleting || pod.is_terminal() || state.failed.is_some();
-    let policy = match (init, c.is_sidecar(), pod.spec.restart_policy) {
-        (true, true, _) => RestartPolicy::Always,
-        (true, false, RestartPolicy::Always) => RestartPolicy::OnFailure,
-        (_, _, policy) => policy,
-    };
-    let restarts = |code: i32| match policy {
-        RestartPolicy::Always => true,
-        RestartPolicy::OnFailure => code != 0,
-        RestartPolicy::Never => false,
-    };
     let waiting = |reason: &str, message: &str| {
         let mut w = json!({"reason": reason});
         if !message.is_empty() {
@@ -271,9 +316,11 @@ fn container(pod: &Pod, state: &PodState, c: &Container, init: bool, begun: bool
             (json!({"running": {"startedAt": meta::time(*started)}}), s.last.as_ref())
         }
         Some((run, RunPhase::Exited(ended))) => {
-            let again = !over && restarts(ended.code);
+            let again = !over && (s.replaced || pod.spec.restarts(c, ended.code));
             let wait = if !again {
                 None
+            } else if s.replaced {
+                Some(trouble().unwrap_or_else(|| waiting("ContainerCreating", "")))
             } else if s.backoff.is_some() {
                 let message = format!(
                     "back-off {} restarting failed container={} pod={}_{}({})",
@@ -292,20 +339,22 @@ fn container(pod: &Pod, state: &PodState, c: &Container, init: bool, begun: bool
                 None => (terminated(run, ended), s.last.as_ref()),
             }
         }
-        None => match known_before(c, sent, init) {
-            // Its record is gone with an earlier boot; what was said about it stands.
-            Some(old) if over || (init && begun) => return old,
-            _ => {
-                let reason = if init || begun || pod.spec.init_containers.is_empty() {
-                    "ContainerCreating"
-                } else {
-                    "PodInitializing"
-                };
-                let reason = if init { "PodInitializing" } else { reason };
-                (trouble().unwrap_or_else(|| waiting(reason, "")), None)
-            }
-        },
+        None => {
+            let reason = if init || !begun && !pod.spec.init_containers.is_empty() {
+                "PodInitializing"
+            } else {
+                "ContainerCreating"
+            };
+            (trouble().unwrap_or_else(|| waiting(reason, "")), None)
+        }
     };
+    // An end that the policy makes final stands, also while an init container does its work again in another sandbox: the
+    // API server takes nothing else.
+    let before = of_container(sent, &c.name);
+    let code = before["state"]["terminated"]["exitCode"].as_i64().and_then(|code| i32::try_from(code).ok());
+    if code.is_some_and(|code| !pod.spec.may_restart(c, code)) && now["terminated"].is_null() {
+        return before.clone();
+    }
     let last_state = match last.map(|r| (r, &r.phase)) {
         Some((run, RunPhase::Exited(ended))) => terminated(run, ended),
         _ => json!({}),
@@ -327,12 +376,6 @@ fn container(pod: &Pod, state: &PodState, c: &Container, init: bool, begun: bool
         out["containerID"] = format!("{ID_SCHEME}{}", run.id).into();
     }
     out
-}
-
-fn known_before(c: &Container, sent: &Value, init: bool) -> Option<Value> {
-    let list = if init { "initContainerStatuses" } else { "containerStatuses" };
-    let old = sent[list].as_array()?.iter().find(|s| s["name"] == c.name.as_str())?;
-    old["state"]["terminated"].is_object().then(|| old.clone())
 }
 
 fn terminated(run: &Run, ended: &Ended) -> Value {
@@ -486,6 +529,17 @@ mod tests {
             (&got["phase"], condition(&got, "Ready")["reason"].as_str()),
             (&json!("Failed"), Some("PodFailed"))
         );
+    }
+
+    #[test]
+    fn a_refused_pod_has_no_containers() {
+        let mut state = PodState { failed: Some(("NodePorts".into(), "m".into())), ..PodState::default() };
+        let p = pod(json!({"containers": [{"name": "a"}]}));
+        let got = status(&p, &state, &Value::Null, &[], T);
+        assert_eq!((&got["phase"], &got["reason"]), (&json!("Failed"), &json!("NodePorts")));
+        assert!(got["containerStatuses"].is_null(), "{got}");
+        state.containers.insert("a".into(), ContainerState { run: run(0, exit(1)), ..Default::default() });
+        assert!(status(&p, &state, &Value::Null, &[], T)["containerStatuses"].is_array());
     }
 
     #[test]

@@ -37,6 +37,8 @@ const RETRY: Duration = Duration::from_secs(10);
 const REPLACEMENT: Duration = Duration::from_secs(1);
 /// When to try calls to the API server again.
 const API_RETRY: Duration = Duration::from_secs(1);
+/// The exit status of what was killed.
+const KILLED: i32 = 137;
 
 /// What wakes a worker.
 pub enum Message {
@@ -50,6 +52,10 @@ pub enum Message {
     Volumes(Result<Mounted, String>),
     /// The sandbox is there, or not.
     Sandbox(Result<ReadySandbox, String>),
+    /// The process that held the namespaces of the sandbox with this id has ended.
+    SandboxEnded(String),
+    /// What was left of a sandbox with this id that had ended is gone, or not.
+    SandboxDropped(String, Result<(), String>),
     /// The image is there, or not: the container, what its image was called, what became of it.
     Image(String, String, ImageState),
     /// A run was started, or not.
@@ -64,8 +70,8 @@ pub enum Message {
     Stopped(String, String, bool),
     /// A probe of a run has found something.
     Probed(String, String, Found),
-    /// What the pod had here is gone, or not; whether its records were kept.
-    TornDown(bool, Result<(), String>),
+    /// What the pod had here is gone, or not; whether its records were kept, and which sandbox it had.
+    TornDown(bool, Option<String>, Result<(), String>),
     /// A status was accepted, or not.
     Reported(Value, Result<Arc<Object>, client::Error>),
     /// The object's deletion was accepted.
@@ -162,6 +168,20 @@ impl Worker {
 
     /// Takes care of what an earlier daemon started.
     fn adopt(&mut self) {
+        if let Some(sandbox) = self.state.ready_sandbox() {
+            let id = sandbox.id.clone();
+            self.wait_sandbox(id);
+        }
+        let spec = self.pod.spec.clone();
+        for (_, c) in spec.all() {
+            let run = self.state.of(&c.name).run.clone().or_else(|| status::recall(&self.pod, &c.name));
+            let Some(run) = run else { continue };
+            // What waits after an end that the policy makes final is to have another image.
+            let over = matches!(&run.phase, RunPhase::Exited(e) if !spec.restarts(c, e.code));
+            let replaced = over && status::was_waiting(&self.pod, &c.name, &run.id);
+            let container = self.state.containers.entry(c.name.clone()).or_default();
+            (container.run, container.replaced) = (Some(run), replaced);
+        }
         let names: Vec<String> = self.state.containers.keys().cloned().collect();
         for name in names {
             let Some(run) = self.state.of(&name).running().cloned() else { continue };
@@ -285,6 +305,13 @@ impl Worker {
                 self.state.sandbox = SandboxState::Creating;
                 self.spawn(operations::sandbox);
             }
+            Action::DropSandbox => {
+                if let SandboxState::Gone(id) =
+                    std::mem::replace(&mut self.state.sandbox, SandboxState::Removing)
+                {
+                    self.spawn(|context, pod| operations::drop_sandbox(context, pod, id));
+                }
+            }
             Action::EnsureImage(name) => {
                 self.container(&name).image = ImageState::Pulling;
                 self.spawn(|context, pod| operations::image(context, pod, name));
@@ -292,9 +319,10 @@ impl Worker {
             Action::Start(name) => self.start_run(name),
             Action::Stop { name, grace, why } => self.stop_run(name, grace, why),
             Action::TearDown { keep } => {
+                let sandbox = self.state.sandbox_id().map(String::from);
                 self.state.sandbox = SandboxState::Removing;
                 let ids = self.run_ids();
-                self.spawn(|context, pod| operations::tear_down(context, pod, ids, keep));
+                self.spawn(|context, pod| operations::tear_down(context, pod, sandbox, ids, keep));
             }
             Action::DeleteObject => {
                 self.state.deleting_object = true;
@@ -340,11 +368,9 @@ impl Worker {
             Why::Replaced => format!("Container {name} definition changed, will be restarted"),
             Why::Liveness | Why::Startup => {
                 let probe = if why == Why::Startup { "startup" } else { "liveness" };
-                let next = if self.pod.spec.restart_policy == crate::view::RestartPolicy::Never {
-                    "will be killed"
-                } else {
-                    "will be restarted"
-                };
+                let spec = &self.pod.spec;
+                let again = spec.container(&name).is_some_and(|c| spec.restarts(c, KILLED));
+                let next = if again { "will be restarted" } else { "will be killed" };
                 format!("Container {name} failed {probe} probe, {next}")
             }
         };
@@ -371,10 +397,20 @@ impl Worker {
                 Ok(exit) => exit,
                 Err(error) => {
                     tracing::warn!(container = id, %error, "a container is lost");
-                    Exit { code: 137, signal: None, at: base::clock::now(), oom_killed: false }
+                    Exit { code: KILLED, signal: None, at: base::clock::now(), oom_killed: false }
                 }
             };
             Message::Exited(name, id, exit)
+        });
+    }
+
+    /// Sends the end of a sandbox when it comes.
+    fn wait_sandbox(&mut self, id: String) {
+        self.spawn(|context, _| async move {
+            if let Err(error) = context.options.runtime.sandbox_wait(&id).await {
+                tracing::warn!(sandbox = id, %error, "a sandbox is lost");
+            }
+            Message::SandboxEnded(id)
         });
     }
 
@@ -451,7 +487,30 @@ impl Worker {
                 self.preparing = false;
                 self.volumes(result);
             }
-            Message::Sandbox(Ok(sandbox)) => self.state.sandbox = SandboxState::Ready(sandbox),
+            Message::Sandbox(Ok(sandbox)) => {
+                self.wait_sandbox(sandbox.id.clone());
+                self.state.sandbox = SandboxState::Ready(sandbox);
+            }
+            Message::SandboxEnded(id) => {
+                if self.state.ready_sandbox().is_some_and(|s| s.id == id) {
+                    let text = "Pod sandbox changed, it will be killed and re-created.";
+                    self.context.recorder.event(&self.pod.object, "Normal", "SandboxChanged", text);
+                    self.state.sandbox = SandboxState::Gone(id);
+                }
+            }
+            Message::SandboxDropped(_, Ok(())) => self.state.sandbox = SandboxState::Absent,
+            Message::SandboxDropped(id, Err(error)) => {
+                tracing::warn!(
+                    pod = self.pod.title(),
+                    error,
+                    "an ended sandbox could not be removed; trying again"
+                );
+                self.spawn(|context, pod| async move {
+                    // No event tells when a busy mount or cgroup becomes free.
+                    tokio::time::sleep(API_RETRY).await;
+                    operations::drop_sandbox(context, pod, id).await
+                });
+            }
             Message::Sandbox(Err(error)) => {
                 let text = format!("Failed to create pod sandbox: {error}");
                 self.context.recorder.event(&self.pod.object, "Warning", "FailedCreatePodSandBox", text);
@@ -489,7 +548,7 @@ impl Worker {
                     }
                 }
             }
-            Message::TornDown(kept, result) => {
+            Message::TornDown(kept, sandbox, result) => {
                 self.state.sandbox = SandboxState::Absent;
                 match result {
                     Ok(()) => self.state.clean = !kept,
@@ -504,7 +563,7 @@ impl Worker {
                         self.spawn(|context, pod| async move {
                             // No event tells when a busy mount or cgroup becomes free.
                             tokio::time::sleep(API_RETRY).await;
-                            operations::tear_down(context, pod, ids, kept).await
+                            operations::tear_down(context, pod, sandbox, ids, kept).await
                         });
                     }
                 }
@@ -681,11 +740,9 @@ impl Worker {
         let container = self.container(name);
         container.backoff = Some(Instant::now() + delay);
         container.backoff_delay = delay;
-        let policy = self.pod.spec.restart_policy;
-        let over = self.pod.deleting
-            || policy == crate::view::RestartPolicy::Never
-            || (policy == crate::view::RestartPolicy::OnFailure && ended.code == 0);
-        if !over {
+        let spec = &self.pod.spec;
+        let again = spec.container(name).is_some_and(|c| spec.restarts(c, ended.code));
+        if again && !self.pod.deleting {
             let field = self.pod.spec.field_path(name);
             let message = format!(
                 "Back-off restarting failed container {name} in pod {}_{}({})",

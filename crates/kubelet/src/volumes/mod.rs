@@ -298,17 +298,32 @@ pub fn sub_path(volume: &Path, sub: &str) -> io::Result<()> {
 
 /// Removes what `prepare` made; claims and host paths stay. Idempotent.
 pub fn remove(volatile: &Path, durable: &Path) -> io::Result<()> {
-    let tmpfs = volatile.join("volumes/kubernetes.io~empty-dir");
-    for entry in fs::read_dir(&tmpfs).into_iter().flatten() {
-        let path = entry?.path();
-        if is_mount(&path)? {
-            umount2(&path, MntFlags::MNT_DETACH)?;
-        }
-    }
     for dir in [volatile, durable] {
+        unmount_below(dir)?;
         match sys::tree::remove(dir) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Unmounts whatever is mounted below a folder, also what a container has left there through a mount that spreads to the
+/// node: what lies behind it is not the pod's.
+fn unmount_below(dir: &Path) -> io::Result<()> {
+    let dir = match fs::canonicalize(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo")?;
+    let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(sys::mount::unescape);
+    let below: Vec<PathBuf> = points.filter(|p| p.starts_with(&dir) && *p != dir).collect();
+    // What was mounted last lies on top.
+    for point in below.iter().rev() {
+        match umount2(point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            // It went with another one.
+            Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
+            Err(e) => return Err(io::Error::other(format!("unmount {}: {e}", point.display()))),
         }
     }
     Ok(())
@@ -390,5 +405,29 @@ mod tests {
         remove(&volatile, &durable).unwrap();
         remove(&volatile, &durable).unwrap();
         assert!(!volatile.exists());
+    }
+
+    #[test]
+    fn what_was_mounted_below_a_volume_is_not_emptied() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let temp = tempfile::tempdir().unwrap();
+        let (volatile, durable, theirs) =
+            (temp.path().join("run"), temp.path().join("data"), temp.path().join("theirs"));
+        fs::create_dir_all(theirs.join("deep")).unwrap();
+        fs::write(theirs.join("deep/file"), "x").unwrap();
+        for folder in [&volatile, &durable] {
+            let at = folder.join("volumes/kubernetes.io~empty-dir/v/a b");
+            fs::create_dir_all(&at).unwrap();
+            // Twice in one place, and once within.
+            for (from, to) in [(&theirs, &at), (&theirs, &at), (&theirs.join("deep"), &at.join("deep"))] {
+                mount(Some(from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+            }
+        }
+        remove(&volatile, &durable).unwrap();
+        assert!(!volatile.exists() && !durable.exists());
+        assert_eq!(fs::read_to_string(theirs.join("deep/file")).unwrap(), "x");
     }
 }

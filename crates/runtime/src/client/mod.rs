@@ -463,8 +463,16 @@ impl Runtime for ShimRuntime {
 
     async fn sandbox_delete(&self, id: &str) -> Result<()> {
         let Some(handle) = self.sandboxes.lock().get(id).cloned() else { return Ok(()) };
-        sandbox::delete(self, &handle).await?;
+        sandbox::delete(&handle).await?;
         self.sandboxes.lock().remove(id);
+        Ok(())
+    }
+
+    async fn sandbox_wait(&self, id: &str) -> Result<()> {
+        let found = self.sandboxes.lock().get(id).map(|s| s.end());
+        let Some(mut gone) = found else { return Err(Error::NotFound { what: "sandbox", id: id.into() }) };
+        // Without its handle there is no sandbox either.
+        let _ = gone.wait_for(|gone| *gone).await;
         Ok(())
     }
 

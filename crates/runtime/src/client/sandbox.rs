@@ -1,8 +1,9 @@
 //! Pods' sandboxes as the daemon knows them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use sys::cgroup::{Cgroup, Hierarchies};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
@@ -19,7 +20,8 @@ pub(super) struct SandboxHandle {
     pub spec: SandboxSpec,
     pid: u32,
     cgroup: Option<Cgroup>,
-    link: Option<Link>,
+    bundle: PathBuf,
+    link: Mutex<Arc<Link>>,
     /// Turns true when the shim has ended.
     gone: watch::Sender<bool>,
 }
@@ -31,6 +33,11 @@ impl SandboxHandle {
             pid: self.pid,
             netns: format!("/proc/{}/ns/net", self.pid).into(),
         }
+    }
+
+    /// Turns true when the shim has ended.
+    pub(super) fn end(&self) -> watch::Receiver<bool> {
+        self.gone.subscribe()
     }
 
     pub(super) fn alive(&self) -> bool {
@@ -64,7 +71,8 @@ pub(super) async fn create(runtime: &ShimRuntime, spec: &SandboxSpec) -> Result<
                 spec: spec.clone(),
                 pid,
                 cgroup,
-                link: Some(Link::new(&spec.id, writer)),
+                bundle: path,
+                link: Mutex::new(Arc::new(Link::new(&spec.id, writer))),
                 gone: watch::Sender::new(false),
             });
             tokio::spawn(listen(handle.clone(), reader, Some(child)));
@@ -87,22 +95,39 @@ pub(super) async fn create(runtime: &ShimRuntime, spec: &SandboxSpec) -> Result<
     }
 }
 
-async fn listen(handle: Arc<SandboxHandle>, mut reader: OwnedReadHalf, child: Option<std::process::Child>) {
-    while let Ok(Some((kind, content))) = read_frame(&mut reader).await {
-        if let (protocol::REPLY, Some(link)) = (kind, &handle.link) {
-            match serde_json::from_slice::<Reply>(&content) {
-                Ok(reply) => link.deliver(reply, |_| {}),
-                Err(e) => tracing::error!("shim of sandbox {}: {e}", handle.spec.id),
+async fn listen(handle: Arc<SandboxHandle>, reader: OwnedReadHalf, child: Option<std::process::Child>) {
+    let mut connection = Some(reader);
+    while let Some(mut reader) = connection {
+        let link = handle.link.lock().clone();
+        while let Ok(Some((kind, content))) = read_frame(&mut reader).await {
+            if kind == protocol::REPLY {
+                match serde_json::from_slice::<Reply>(&content) {
+                    Ok(reply) => link.deliver(reply, |_| {}),
+                    Err(e) => tracing::error!("shim of sandbox {}: {e}", handle.spec.id),
+                }
             }
         }
-    }
-    if let Some(link) = &handle.link {
         link.close();
+        connection = regained(&handle).await;
     }
     handle.gone.send_replace(true);
     if let Some(child) = child {
         super::handle::reap(child).await;
     }
+}
+
+/// The connection is gone. A new one, if the shim is still there: its end is the end of every container of the pod.
+async fn regained(handle: &SandboxHandle) -> Option<OwnedReadHalf> {
+    let bundle = handle.bundle.clone();
+    let greeted = tokio::task::spawn_blocking(move || link::greet(&bundle)).await.ok()?;
+    let (hello, socket) = greeted.ok()??;
+    if !matches!(hello, protocol::Event::Hello { pid, .. } if pid == handle.pid) {
+        return None;
+    }
+    let (reader, writer) = link::to_tokio(socket).ok()?.into_split();
+    tracing::warn!("the connection to the shim of sandbox {} was lost and is there again", handle.spec.id);
+    *handle.link.lock() = Arc::new(Link::new(&handle.spec.id, writer));
+    Some(reader)
 }
 
 /// What a sandbox was created from, as far as its bundle says it.
@@ -130,7 +155,8 @@ pub(super) fn reopen(path: &Path, hierarchies: &Hierarchies) -> Result<Option<Ar
                 spec: *spec,
                 pid,
                 cgroup,
-                link: Some(Link::new(&config.id, writer)),
+                bundle: path.into(),
+                link: Mutex::new(Arc::new(Link::new(&config.id, writer))),
                 gone: watch::Sender::new(false),
             });
             tokio::spawn(listen(handle.clone(), reader, None));
@@ -147,14 +173,13 @@ pub(super) fn reopen(path: &Path, hierarchies: &Hierarchies) -> Result<Option<Ar
     }
 }
 
-pub(super) async fn delete(runtime: &ShimRuntime, handle: &SandboxHandle) -> Result<()> {
+pub(super) async fn delete(handle: &SandboxHandle) -> Result<()> {
     let id = &handle.spec.id;
     if handle.alive() {
-        if let Some(link) = &handle.link {
-            // It may be ending already.
-            let _ = link.call(Op::Quit).await;
-        }
-        let mut gone = handle.gone.subscribe();
+        let link = handle.link.lock().clone();
+        // It may be ending already.
+        let _ = link.call(Op::Quit).await;
+        let mut gone = handle.end();
         let ended = tokio::time::timeout(PATIENCE, gone.wait_for(|g| *g)).await;
         if ended.is_err() {
             return Err(Error::Shim { id: id.clone(), message: "the sandbox does not end".into() });
@@ -163,6 +188,6 @@ pub(super) async fn delete(runtime: &ShimRuntime, handle: &SandboxHandle) -> Res
     if let Some(cgroup) = &handle.cgroup {
         remove_cgroup(cgroup).await.map_err(Error::io(format!("remove the cgroup of sandbox {id}")))?;
     }
-    let path = runtime.run_dir.join("sandboxes").join(id);
-    bundle::remove(&path).map_err(Error::io(format!("remove {}", path.display())))
+    let path = &handle.bundle;
+    bundle::remove(path).map_err(Error::io(format!("remove {}", path.display())))
 }

@@ -44,7 +44,7 @@ checks! {
     confinement: capabilities, privileged, seccomp, no_new_privileges, links_cannot_lead_out, parts_of_volumes, nothing_leaks_in, null_device_is_its_own, executable_is_safe, user_namespace, user_namespace_joined;
     hooks: hooks_in_order, failing_hooks, impossible_hooks;
     survival: restart_finds_everything, killed_shim, broken_connection, strange_shim, half_made, events, delete, shim_is_small;
-    sandbox: sandbox, sandbox_out_of_reach, sandbox_with_shared_pids;
+    sandbox: sandbox, killed_sandbox, sandbox_out_of_reach, sandbox_with_shared_pids;
     others: other_runtimes, the_same_by_other_runtimes;
 }
 

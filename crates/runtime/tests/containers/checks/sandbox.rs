@@ -2,12 +2,13 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use oci_spec::runtime::LinuxNamespaceType;
 use runtime::{ContainerSpec, Error, Runtime, SandboxSpec};
 
 use super::{alive, eventually, exec_spec};
-use crate::world::World;
+use crate::world::{World, patience};
 
 fn sandbox_spec(w: &World) -> SandboxSpec {
     SandboxSpec {
@@ -54,6 +55,29 @@ pub async fn sandbox(w: &World) {
     assert!(next.sandboxes().await.unwrap().is_empty());
     eventually("the holder is gone", || !alive(sandbox.pid)).await;
     w.runtime.sandbox_delete("pod").await.unwrap();
+}
+
+/// The end of a sandbox is told to whoever made it and whoever found it; what is left of it is removed by its id.
+pub async fn killed_sandbox(w: &World) {
+    let sandbox = w.runtime.sandbox_create(&sandbox_spec(w)).await.unwrap();
+    let next = w.reopened();
+    let waits = async { tokio::join!(w.runtime.sandbox_wait("pod"), next.sandbox_wait("pod")) };
+    tokio::pin!(waits);
+    // A connection that breaks is no end.
+    assert!(super::survival::break_connections(sandbox.pid as i32) >= 1);
+    assert!(tokio::time::timeout(Duration::from_millis(100), &mut waits).await.is_err());
+    sys::process::kill(sandbox.pid as i32, 9).unwrap();
+    let (made, found) = tokio::time::timeout(patience(10), waits).await.unwrap();
+    made.and(found).unwrap();
+    next.sandbox_wait("pod").await.unwrap();
+    assert!(next.sandboxes().await.unwrap().is_empty());
+    let bundle = w.dir.path().join("run/sandboxes/pod");
+    assert!(bundle.exists());
+    next.sandbox_delete("pod").await.unwrap();
+    let hierarchies = sys::cgroup::Hierarchies::find().unwrap();
+    let group = sys::cgroup::Cgroup::at(&hierarchies, &w.cgroup("pod")).unwrap();
+    assert!(!bundle.exists() && !group.exists());
+    assert!(matches!(next.sandbox_wait("pod").await, Err(Error::NotFound { .. })));
 }
 
 /// A sandbox whose shim does not answer as one is left alone, but what it was made from is told.

@@ -58,12 +58,8 @@ fn shim_of(pid: u32) -> i32 {
     status.lines().find_map(|l| l.strip_prefix("PPid:\t")).unwrap().parse().unwrap()
 }
 
-/// A connection that breaks is made anew: the container knows nothing of it.
-pub async fn broken_connection(w: &World) {
-    let spec = w.sh("sleep 100");
-    drop(w.begin(&spec).await);
-    let pid = w.runtime.state(&spec.id).await.unwrap().pid.unwrap();
-    let (shim, next) = (shim_of(pid), w.reopened());
+/// Breaks the connections that were made to a shim; says how many.
+pub(super) fn break_connections(shim: i32) -> usize {
     let own =
         rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty()).unwrap();
     let mut broken = 0;
@@ -79,6 +75,16 @@ pub async fn broken_connection(w: &World) {
             broken += 1;
         }
     }
+    broken
+}
+
+/// A connection that breaks is made anew: the container knows nothing of it.
+pub async fn broken_connection(w: &World) {
+    let spec = w.sh("sleep 100");
+    drop(w.begin(&spec).await);
+    let pid = w.runtime.state(&spec.id).await.unwrap().pid.unwrap();
+    let (shim, next) = (shim_of(pid), w.reopened());
+    let broken = break_connections(shim);
     assert!(broken >= 1, "the second daemon has no connection");
     let mut answered = false;
     for _ in 0..500 {
