@@ -272,6 +272,31 @@ async fn what_a_stranger_says_of_a_layer_that_is_here_is_not_believed() {
     assert!(manifest.contains(&digest_of(&honest.layer)), "{manifest}");
 }
 
+/// A manifest that names, for a layer that is here, the blob of another one that is here, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stranger_names_for_a_layer_is_not_saved_as_that_layer() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(dir.path()).await.unwrap();
+    let (honest, other) = (made(), made());
+    for (name, m) in [("one.example/app:1", &honest), ("two.example/app:1", &other)] {
+        let wanted = reference::parse(name).unwrap();
+        store.pull_from(&Memory::of(m, "sha256:"), &wanted, None, sink()).await.unwrap();
+    }
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let config = text(&honest.config).replace("\"linux\"", "\"linux\",\"author\":\"b\"").into_bytes();
+    let manifest = text(&other.manifest)
+        .replace(&digest_of(&other.config), &digest_of(&config))
+        .replace(&format!("\"size\":{}}},", other.config.len()), &format!("\"size\":{}}},", config.len()));
+    let strange = Made { manifest: manifest.into_bytes(), config, layer: other.layer.clone() };
+    let wanted = reference::parse("three.example/app:1").unwrap();
+    let image = store.pull_from(&Memory::of(&strange, "sha256:"), &wanted, None, sink()).await.unwrap();
+    let file = dir.path().join("saved.tar");
+    store.save(&[image.id.clone()], tokio::fs::File::create(&file).await.unwrap()).await.unwrap();
+    let second = ImageStore::open(&dir.path().join("second")).await.unwrap();
+    let loaded = second.load(tokio::fs::File::open(&file).await.unwrap(), None).await.unwrap();
+    assert_eq!(loaded[0].image.id, image.id);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_pull_that_fails_nothing_is_kept() {
     let dir = tempfile::tempdir().unwrap();
