@@ -50,19 +50,18 @@ impl Download {
         Ok(())
     }
 
-    /// Keeps the whole blob.
-    pub fn keep(mut self) -> Result<()> {
+    /// Keeps the whole blob. It is brought to the disk before a row names it: here, or with a layer that is new, for which
+    /// its image does so.
+    pub fn keep(mut self, with_new_layer: bool) -> Result<()> {
+        if !with_new_layer {
+            self.file.sync_all().map_err(Error::file("write", &self.path))?;
+        }
         if let Some(parent) = self.whole.parent() {
             fs::create_dir_all(parent).map_err(Error::file("make the folder", parent))?;
         }
         fs::rename(&self.path, &self.whole).map_err(Error::file("move the blob to", &self.whole))?;
         self.ended = true;
         Ok(())
-    }
-
-    /// Brings what came to the disk. A row names a blob only then; where a new layer comes with it, its image does so.
-    pub fn sync(&self) -> Result<()> {
-        self.file.sync_all().map_err(Error::file("write", &self.path))
     }
 
     /// What is here, followed by what `rest` gives, which is written behind it.
