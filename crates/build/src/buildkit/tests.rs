@@ -720,9 +720,28 @@ async fn a_cache_of_the_last_stage_alone_spares_the_others() {
     assert!(["tools $V", "make"].iter().all(|c| ran.iter().any(|r| r == c)), "{ran:?}");
     // Its files are the same as before.
     assert!(!ran.iter().any(|c| c == "finish"), "{ran:?}");
-    // Whoever does not trust the cache of one stage has it made.
-    let (_, ran, _) = run(&other, "r4", cache(), &[("no-cache", "notes")]).await;
+    // Whoever does not trust the cache of one stage has it made. Elsewhere again: what the last build began and did not need
+    // may still run.
+    let third = world().await.unwrap();
+    let (_, ran, _) = run(&third, "r4", cache(), &[("no-cache", "notes")]).await;
     assert_eq!(ran, ["notes"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_fails_leaves_no_definition() {
+    let Some(w) = world().await else { return };
+    for (command, defined) in [("false", false), ("finish", true)] {
+        let file = format!(
+            "FROM base:1 AS tools\nRUN tools\nFROM base:1\nRUN --mount=from=tools,target=/n {command}\n"
+        );
+        let folders = BTreeMap::from([("dockerfile", vec![("Dockerfile", &*file.leak())])]);
+        let client = Client { folders: Arc::new(folders), ..Client::default() };
+        let caller = w.connect(command, client).await;
+        let request = solve(command, command, exporter("tar", &[]));
+        let solved = caller.unary::<_, SolveResponse>("/moby.buildkit.v1.Control/Solve", &request).await;
+        assert_eq!(solved.is_ok(), defined, "{command}");
+        assert_eq!(w.builder.cache.any_defined().unwrap(), defined, "{command}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
