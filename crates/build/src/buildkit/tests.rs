@@ -797,7 +797,10 @@ async fn a_layout_is_written_into_the_clients_store() {
         assert!(blob(layers[1]).len() > 1 << 20);
         // Again, where all of it is there already.
         *client.blobs.lock() = blobs.clone();
-        caller.unary::<_, SolveResponse>(path, &solve(&format!("again{n}"), "s", layout(kind))).await.unwrap();
+        caller
+            .unary::<_, SolveResponse>(path, &solve(&format!("again{n}"), "s", layout(kind)))
+            .await
+            .unwrap();
         assert!(std::mem::take(&mut *client.blobs.lock()) == blobs);
     }
     let platforms = HashMap::from([
