@@ -291,7 +291,8 @@ async fn what_a_stranger_names_for_a_layer_is_not_saved_as_that_layer() {
     let wanted = reference::parse("three.example/app:1").unwrap();
     let image = store.pull_from(&Memory::of(&strange, "sha256:"), &wanted, None, sink()).await.unwrap();
     let file = dir.path().join("saved.tar");
-    store.save(&[image.id.clone()], tokio::fs::File::create(&file).await.unwrap()).await.unwrap();
+    let ids = std::slice::from_ref(&image.id);
+    store.save(ids, tokio::fs::File::create(&file).await.unwrap()).await.unwrap();
     let second = ImageStore::open(&dir.path().join("second")).await.unwrap();
     let loaded = second.load(tokio::fs::File::open(&file).await.unwrap(), None).await.unwrap();
     assert_eq!(loaded[0].image.id, image.id);
