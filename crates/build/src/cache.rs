@@ -104,7 +104,8 @@ impl Cache {
              CREATE TABLE IF NOT EXISTS definitions (definition TEXT PRIMARY KEY, key TEXT NOT NULL) WITHOUT ROWID;
              CREATE INDEX IF NOT EXISTS definitions_by_key ON definitions (key);
              CREATE TRIGGER IF NOT EXISTS result_gone AFTER DELETE ON results
-                 BEGIN DELETE FROM definitions WHERE key = old.key; END;",
+                 BEGIN DELETE FROM definitions WHERE key = old.key; END;
+             DELETE FROM definitions WHERE key NOT IN (SELECT key FROM results);",
         )?;
         Ok(Self { images, db: Mutex::new(db), pending: Mutex::default(), defined: Mutex::default() })
     }
@@ -153,7 +154,7 @@ impl Cache {
         Ok(statement.query_row([definition], |r| r.get(0)).optional()?)
     }
 
-    /// Remembers the definition of the step of that key.
+    /// Remembers the definition of the step of that key, which has a result: a definition goes with it.
     pub fn define(&self, definition: &str, key: &str) {
         self.defined.lock().insert(definition.to_string(), key.to_string());
     }
@@ -166,9 +167,10 @@ impl Cache {
 
     /// Brings images and everything that was remembered to the disk, in one transaction of the image store.
     pub async fn flush(&self, images: Vec<Finished>) -> Result<()> {
+        // Before the results, which come before their definitions: none is written without its result.
+        let defined = self.defined.lock().clone();
         let batch: Vec<(String, Pending)> =
             self.pending.lock().iter().map(|(k, p)| (k.clone(), p.clone())).collect();
-        let defined = self.defined.lock().clone();
         if images.is_empty() && batch.is_empty() && defined.is_empty() {
             return Ok(());
         }
@@ -201,7 +203,7 @@ impl Cache {
             pending.remove(key);
         }
         drop(pending);
-        self.defined.lock().retain(|definition, _| !defined.contains_key(definition));
+        self.defined.lock().retain(|definition, key| defined.get(definition) != Some(key));
         Ok(())
     }
 

@@ -288,9 +288,6 @@ impl Stage<'_> {
         }
         let found = copying.find(self).await?;
         let key = copying.key(&state.chain(), &found.digest);
-        if let Some(definition) = &definition {
-            self.job.builder.cache.define(definition, &key);
-        }
         let created_by = self.copied(state, line, &copying, &found.digest);
         let description = describe(&created_by);
         let below = if copying.link { Vec::new() } else { state.layers.clone() };
@@ -305,7 +302,7 @@ impl Stage<'_> {
         });
         let made = self.done(&key, state, &created_by, &description, work).await?;
         self.commit(state, &made, created_by)?;
-        state.record(key, definition, description, &made);
+        self.remember(state, key, definition, description, &made);
         Ok(())
     }
 }

@@ -253,7 +253,8 @@ impl Job {
                 Some(()) = defining.next() => {}
             }
         }
-        drop(running);
+        // Nobody drives them any more, and they may be at what the rest waits for.
+        drop((running, defining));
         for i in begun.iter().filter(|i| self.stages[**i].get().is_none()) {
             self.listener.stage_ended(*i);
         }
@@ -261,7 +262,8 @@ impl Job {
         if !self.classic && !self.options.labels.is_empty() {
             Arc::make_mut(&mut state).run_mut().labels.extend(self.options.labels.clone());
         }
-        for i in needed.into_iter().filter(|i| !begun.contains(i)) {
+        let defined = |i: &usize| matches!(self.defined[*i].get(), Some(Some(_)));
+        for i in needed.into_iter().filter(|i| !begun.contains(i) && defined(i)) {
             Box::pin(self.look_up(i)).await?;
         }
         Ok(state)
@@ -284,26 +286,27 @@ impl Job {
         done.flat_map(|state| state.steps.iter().cloned()).collect()
     }
 
-    /// Makes a stage.
-    async fn make(&self, i: usize) {
-        let cancelled = async {
-            self.cancel.cancelled().await;
-            Err(Error::Cancelled)
-        };
+    /// Does the steps of a stage, unless the build is cancelled.
+    async fn build(&self, stage: Stage<'_>) -> Result<State> {
+        let i = stage.index;
         let result = tokio::select! {
-            result = Stage::new(self, i).build() => result,
-            cancelled = cancelled => cancelled,
+            result = stage.build() => result,
+            () = self.cancel.cancelled() => Err(Error::Cancelled),
         };
         self.listener.stage_ended(i);
+        result
+    }
+
+    /// Makes a stage.
+    async fn make(&self, i: usize) {
+        let result = self.build(Stage::new(self, i)).await;
         // Nobody else makes it.
         let _ = self.stages[i].set(result.map(Arc::new).map_err(Arc::new));
     }
 
     /// Tells of a stage that nobody needed. As far as its steps are known they are a part of the build's cache.
     async fn look_up(&self, i: usize) -> Result<()> {
-        let looked_up = Stage::looked_up(self, i).build().await;
-        self.listener.stage_ended(i);
-        match looked_up {
+        match self.build(Stage::looked_up(self, i)).await {
             Ok(state) => {
                 let _ = self.stages[i].set(Ok(Arc::new(state))); // nobody else makes it
                 Ok(())

@@ -154,6 +154,21 @@ impl Stage<'_> {
         Ok(self.known(&key, state, created_by).await?.map(|made| (key, made)))
     }
 
+    /// Notes what a step made, and that it is found by its definition from now on.
+    pub fn remember(
+        &self,
+        state: &mut State,
+        key: String,
+        definition: Option<String>,
+        description: String,
+        made: &Made,
+    ) {
+        if let Some(definition) = &definition {
+            self.job.builder.cache.define(definition, &key);
+        }
+        state.record(key, definition, description, made);
+    }
+
     async fn image_origin(&self, name: &str) -> Result<Origin> {
         let image = self.job.base_image(self.index, name, &self.job.platform).await?;
         Ok(Origin::Layers(self.job.builder.images.layers_of(&image)?))
@@ -296,12 +311,9 @@ impl Stage<'_> {
         }
         let mounts = mounts.settle(self).await?;
         let key = run_key(&state.chain(), &said, &mounts.key().await?);
-        if let Some(definition) = &definition {
-            job.builder.cache.define(definition, &key);
-        }
         if let Some(made) = self.known(&key, state, &created_by).await? {
             self.commit(state, &made, created_by)?;
-            state.record(key, definition, description, &made);
+            self.remember(state, key, definition, description, &made);
             return Ok(());
         }
         let id = step.id.clone();
@@ -334,7 +346,7 @@ impl Stage<'_> {
         let made = self.fly(&key, &description, work).await?;
         self.tell(Told::Ran(id)).await?;
         self.commit(state, &made, created_by)?;
-        state.record(key, definition, description, &made);
+        self.remember(state, key, definition, description, &made);
         Ok(())
     }
 

@@ -21,7 +21,7 @@ use crate::Engine;
 use crate::container::Container;
 use crate::error::{Error, Result, forbidden, invalid, not_found};
 use crate::mounts::MountPoint;
-use crate::volumes::blocking;
+use crate::volumes::{LOCAL, blocking};
 
 /// What stands at a path, as the header `X-Docker-Container-Path-Stat` says it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -211,6 +211,8 @@ impl Engine {
             None if writable && readonly => return Err(forbidden("container rootfs is marked read-only")),
             _ => {}
         }
+        // What is read is mounted apart from what the container itself will have, but for what its plugin takes away.
+        let lasting = writable || points.iter().any(|p| p.kind == "volume" && p.driver != LOCAL);
         // To mount something in the layers a place for it may have to be made there.
         let held = if points.iter().any(|p| p.kind == "volume") {
             let (engine, container) = (self.clone(), container.clone());
@@ -251,26 +253,40 @@ impl Engine {
         }
         let snapshot = self.images.snapshot(&container.id)?;
         let fd = blocking(move || {
+            let layers =
+                |writable| snapshot.mount(writable).map_err(Error::io("mounting the container's layers"));
+            let failed = || Error::io("mounting the container's volumes");
             let whole_writable = base.is_some() || (writable && !readonly);
             let root = match base {
                 Some(base) => base,
-                None => snapshot
-                    .mount(whole_writable || !parts.is_empty())
-                    .map_err(Error::io("mounting the container's layers"))?,
+                None if writable => layers(whole_writable || !parts.is_empty())?,
+                None => {
+                    let inside = |path: &Path| parts.iter().any(|(p, _)| p != path && path.starts_with(p));
+                    let outer = || parts.iter().filter(|(path, _)| !inside(path));
+                    let root = layers(false)?;
+                    match outer().all(|(path, _)| root::stat(root.as_fd(), path, true).is_ok()) {
+                        true => root,
+                        false => {
+                            drop(root);
+                            // Made in the layers, and then seen without anything that could be written to.
+                            sys::mount::make_places(layers(true)?.as_fd(), outer()).map_err(failed())?;
+                            layers(false)?
+                        }
+                    }
+                }
             };
             if parts.is_empty() {
                 return Ok(root);
             }
-            let compose = || {
-                let whole = sys::mount::compose(root.as_fd(), &parts)?;
-                if !whole_writable {
-                    sys::mount::set_attributes(whole.as_fd(), sys::mount::attr::RDONLY, 0, None, false)?;
-                }
-                Ok(whole)
-            };
-            compose().map_err(Error::io("mounting the container's volumes"))
+            let whole = sys::mount::compose(root.as_fd(), &parts).map_err(failed())?;
+            if !whole_writable {
+                sys::mount::set_attributes(whole.as_fd(), sys::mount::attr::RDONLY, 0, None, false)
+                    .map_err(failed())?;
+            }
+            Ok(whole)
         })
         .await?;
+        let held = if lasting { held } else { Held::Nothing };
         Ok((held, Root { fd, inside, ids }))
     }
 

@@ -93,9 +93,7 @@ impl Abilities {
             mems: set("cpuset.mems"),
         }
     }
-}
 
-impl Abilities {
     /// What cannot be limited, in the original's words; `v2`: as they are for cgroup version 2.
     pub(crate) fn lacking(&self, v2: bool) -> Vec<&'static str> {
         let io = |v2_name, v1_name| if v2 { v2_name } else { v1_name };

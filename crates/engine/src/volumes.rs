@@ -30,7 +30,7 @@ use crate::quota::Quotas;
 
 /// The label of a volume that nobody named.
 const ANONYMOUS: &str = "com.docker.volume.anonymous";
-const LOCAL: &str = "local";
+pub(crate) const LOCAL: &str = "local";
 /// The folder of what is kept of plugins' volumes; no volume can have that name.
 const PLUGINS: &str = ".plugins";
 

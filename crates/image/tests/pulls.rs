@@ -272,6 +272,32 @@ async fn what_a_stranger_says_of_a_layer_that_is_here_is_not_believed() {
     assert!(manifest.contains(&digest_of(&honest.layer)), "{manifest}");
 }
 
+/// A manifest that names, for a layer that is here, the blob of another one that is here, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stranger_names_for_a_layer_is_not_saved_as_that_layer() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(dir.path()).await.unwrap();
+    let (honest, other) = (made(), made());
+    for (name, m) in [("one.example/app:1", &honest), ("two.example/app:1", &other)] {
+        let wanted = reference::parse(name).unwrap();
+        store.pull_from(&Memory::of(m, "sha256:"), &wanted, None, sink()).await.unwrap();
+    }
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let config = text(&honest.config).replace("\"linux\"", "\"linux\",\"author\":\"b\"").into_bytes();
+    let manifest = text(&other.manifest)
+        .replace(&digest_of(&other.config), &digest_of(&config))
+        .replace(&format!("\"size\":{}}},", other.config.len()), &format!("\"size\":{}}},", config.len()));
+    let strange = Made { manifest: manifest.into_bytes(), config, layer: other.layer.clone() };
+    let wanted = reference::parse("three.example/app:1").unwrap();
+    let image = store.pull_from(&Memory::of(&strange, "sha256:"), &wanted, None, sink()).await.unwrap();
+    let file = dir.path().join("saved.tar");
+    let ids = std::slice::from_ref(&image.id);
+    store.save(ids, tokio::fs::File::create(&file).await.unwrap()).await.unwrap();
+    let second = ImageStore::open(&dir.path().join("second")).await.unwrap();
+    let loaded = second.load(tokio::fs::File::open(&file).await.unwrap(), None).await.unwrap();
+    assert_eq!(loaded[0].image.id, image.id);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_pull_that_fails_nothing_is_kept() {
     let dir = tempfile::tempdir().unwrap();
@@ -291,13 +317,68 @@ async fn of_a_pull_that_fails_nothing_is_kept() {
     let kept = dir.path().join("images/blobs").join(digest_of(&b.layer).replace(':', "/"));
     assert!(!kept.exists());
     // Nor is what it unpacked to, which goes in the background.
-    let layers = || std::fs::read_dir(dir.path().join("images/layers")).unwrap().count();
+    no_layers(dir.path()).await;
+}
+
+/// Until the layers of what came to nothing are gone, which is in the background.
+async fn no_layers(dir: &std::path::Path) {
     let gone = async {
-        while layers() > 0 {
+        while std::fs::read_dir(dir.join("images/layers")).unwrap().count() > 0 {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     };
     tokio::time::timeout(std::time::Duration::from_secs(20), gone).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_of_a_pull_that_failed_does_not_come_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (m, n) = (made(), made());
+    let config = format!(
+        r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":["{}","{}"]}}}}"#,
+        digest_of(&m.plain()),
+        digest_of(&n.plain())
+    );
+    let described = |kind: &str, bytes: &[u8]| {
+        let kind = format!("application/vnd.oci.image.{kind}");
+        format!(r#"{{"mediaType":"{kind}","digest":"{}","size":{}}}"#, digest_of(bytes), bytes.len())
+    };
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{MANIFEST}","config":{},"layers":[{},{}]}}"#,
+        described("config.v1+json", config.as_bytes()),
+        described("layer.v1.tar+gzip", &m.layer),
+        described("layer.v1.tar+gzip", &n.layer)
+    );
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let well = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (log, healthy) = (asked.clone(), well.clone());
+    let (first, second) = (digest_of(&m.layer), digest_of(&n.layer));
+    let (one, other) = (first.clone(), second.clone());
+    let address = registry(move |head, _| {
+        let line = head.lines().next().unwrap();
+        log.lock().push(line.to_string());
+        Some(match () {
+            () if line.contains("/manifests/") => ok(MANIFEST, manifest.as_bytes()),
+            () if line.contains(&one) => ok("x/y", &m.layer),
+            () if !line.contains(&other) => ok("x/y", config.as_bytes()),
+            () if healthy.load(std::sync::atomic::Ordering::SeqCst) => ok("x/y", &n.layer),
+            () => reply("404 Not Found", "", b""),
+        })
+    })
+    .await;
+    let store = ImageStore::open(dir.path()).await.unwrap();
+    pull(&store, &address).await.unwrap_err();
+    no_layers(dir.path()).await;
+    well.store(true, std::sync::atomic::Ordering::SeqCst);
+    let image = pull(&store, &address).await.unwrap();
+    assert_eq!(image.diff_ids().len(), 2);
+    let times = |digest: &str| asked.lock().iter().filter(|line| line.contains(digest)).count();
+    assert_eq!((times(&first), times(&second)), (1, 2));
+    assert_eq!(store.verify().await.unwrap(), Vec::<String>::new());
+    for (folder, files) in [("sha256", 2), ("partial/sha256", 0)] {
+        let found = std::fs::read_dir(dir.path().join("images/blobs").join(folder)).unwrap().count();
+        assert_eq!(found, files, "{folder}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

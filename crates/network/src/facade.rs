@@ -423,7 +423,8 @@ impl Network {
         self.link.loopback_up(netns).await
     }
 
-    /// `tug down`: removes our table and every link of ours, and switches off what we switched on. Everything is tried; the first error is returned.
+    /// `tug down`: removes our table and every link of ours, and switches off what we switched on. Everything is tried; the
+    /// first error is returned.
     pub async fn teardown(&self) -> Result<()> {
         let mut first = Ok(());
         let mut note = |r: Result<()>| {

@@ -306,11 +306,12 @@ impl Upstream {
         };
         let (length, stream) = open().await?;
         if let Some(n) = length {
-            let (storage, repository) = (self.storage.clone(), place.kept.clone());
-            if !blocking(move || storage.make_room(&repository, n)).await? {
-                return Ok(Content::Passing(stream, length));
-            }
-            return self.begin(place, digest, n, stream).await;
+            let (storage, repository, hasher) = (self.storage.clone(), place.kept.clone(), digest.hasher());
+            let begun = blocking(move || storage.begin_whole(&repository, hasher, n)).await?;
+            return match begun {
+                Some(id) => self.begin(place, digest, id, n, stream).await,
+                None => Ok(Content::Passing(stream, length)),
+            };
         }
         // One of unknown length has no answer that could be found too short, so it comes first.
         match self.keep(place, digest, stream).await {
@@ -329,18 +330,22 @@ impl Upstream {
         }
     }
 
-    /// Begins to take a blob in, which goes on by itself.
+    /// Begins to take a blob into an upload, which goes on by itself.
     async fn begin(
         self: &Arc<Self>,
         place: &Place,
         digest: &Digest,
+        id: String,
         length: u64,
         stream: BlobStream,
     ) -> Result<Content> {
-        let (storage, repository, hasher) = (self.storage.clone(), place.kept.clone(), digest.hasher());
+        let storage = self.storage.clone();
         let (id, file) = blocking(move || {
-            let id = storage.begin(&repository, hasher)?;
-            let file = storage.upload(&id)?.blocking_lock().reader()?;
+            let upload = storage.upload(&id)?;
+            let mut upload = upload.blocking_lock();
+            let file = upload.reader().inspect_err(|_| {
+                let _ = storage.cancel(&id, &mut upload); // what went wrong first is told
+            })?;
             Ok((id, file))
         })
         .await?;

@@ -480,6 +480,36 @@ async fn a_cache_answers_while_it_fetches() {
     assert!(answer.into_body().collect().await.is_err());
 }
 
+/// Whichever comes second passes through: the room is the first one's from its beginning.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_at_its_quota_breaks_nothing_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let content = Arc::new((0..400_000u32).flat_map(u32::to_le_bytes).collect::<Vec<u8>>());
+    let (go_on, asked) = (Arc::new(tokio::sync::Semaphore::new(0)), Arc::default());
+    let there = halting(content.clone(), go_on.clone(), Arc::clone(&asked)).await;
+    let upstream = UpstreamOptions { hosts: vec![there], ..UpstreamOptions::default() };
+    // For one, and for another beside what the halted one has sent.
+    let quota = Quota { total: Some(content.len() as u64 * 7 / 4), repository: None };
+    let (here, _) =
+        start(&dir.path().join("here"), |o| (o.upstream, o.quota) = (Some(upstream), quota)).await;
+    let digest = image::archive::compress::digest_of(&content);
+    let get = async |name: &str| {
+        let request = http::Request::get(format!("http://{here}/v2/{name}/blobs/{digest}"));
+        let request = request.header("host", &here).body(full("")).unwrap();
+        Client::new(&[], true).unwrap().send(request).await.unwrap()
+    };
+    let mut first = get("one").await;
+    first.body_mut().frame().await.unwrap().unwrap();
+    let second = get("other").await;
+    go_on.add_permits(2);
+    let (first, second) = tokio::join!(first.into_body().collect(), second.into_body().collect());
+    assert!(first.is_ok() && second.unwrap().to_bytes() == **content);
+    assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 2);
+    // The first one was kept, and takes no more room than it has.
+    assert_eq!(get("one").await.into_body().collect().await.unwrap().to_bytes().len(), content.len());
+    assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cache_with_credentials() {
     let dir = tempfile::tempdir().unwrap();

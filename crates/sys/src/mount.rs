@@ -295,28 +295,45 @@ pub fn in_own_namespace<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) ->
     })
 }
 
-/// A detached mount of the detached mount `root` with others below it: at paths inside of it, the outer ones first. A place
-/// that is missing is made; one that cannot be, or is a folder where the other is a file, is left out.
-pub fn compose(root: BorrowedFd<'_>, parts: &[(PathBuf, OwnedFd)]) -> io::Result<OwnedFd> {
+/// The place inside of `root` for something to be mounted. One that is missing is made; `None` where it cannot be, or is a
+/// folder where the other is a file.
+fn place(root: BorrowedFd<'_>, path: &Path, part: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
     use crate::rooted::{Kind, ensure};
-    use rustix::fs::{FileType, Mode, OFlags};
+    use rustix::fs::FileType;
     use std::io::ErrorKind as K;
     let kind = |fd: BorrowedFd<'_>| {
         let folder = |mode| FileType::from_raw_mode(mode) == FileType::Directory;
         rustix::fs::fstat(fd).map(|s| if folder(s.st_mode) { Kind::Folder } else { Kind::File })
     };
+    let wanted = kind(part)?;
+    match ensure(root, path, wanted) {
+        Ok(target) => Ok((kind(target.as_fd())? == wanted).then_some(target)),
+        Err(e) if matches!(e.kind(), K::ReadOnlyFilesystem | K::NotADirectory) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Makes the places inside of `root` that [`compose`] will need, as far as they can be.
+pub fn make_places<'a>(
+    root: BorrowedFd<'_>,
+    parts: impl Iterator<Item = &'a (PathBuf, OwnedFd)>,
+) -> io::Result<()> {
+    for (path, part) in parts {
+        place(root, path, part.as_fd())?;
+    }
+    Ok(())
+}
+
+/// A detached mount of the detached mount `root` with others below it: at paths inside of it, the outer ones first. A place
+/// that is missing is made; one that cannot be, or is a folder where the other is a file, is left out.
+pub fn compose(root: BorrowedFd<'_>, parts: &[(PathBuf, OwnedFd)]) -> io::Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags};
     in_own_namespace(|| {
         // Any place will do: nobody looks for it by a path.
-        let place = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        attach(root, place.as_fd())?;
+        let anywhere = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        attach(root, anywhere.as_fd())?;
         for (path, part) in parts {
-            let wanted = kind(part.as_fd())?;
-            let target = match ensure(root, path, wanted) {
-                Ok(target) => target,
-                Err(e) if matches!(e.kind(), K::ReadOnlyFilesystem | K::NotADirectory) => continue,
-                Err(e) => return Err(e),
-            };
-            if kind(target.as_fd())? == wanted {
+            if let Some(target) = place(root, path, part.as_fd())? {
                 attach(part.as_fd(), target.as_fd())?;
             }
         }

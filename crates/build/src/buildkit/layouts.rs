@@ -100,8 +100,10 @@ pub(super) async fn send(
         });
         let digest = layer.diff_id.clone();
         let (copied, sent) = tokio::join!(copy, session.write_blob(store, &digest, size, far));
-        sent?;
-        copied?;
+        // Who has it already takes nothing, or no more.
+        if sent? {
+            copied?;
+        }
         line.status(&format!("writing layer {digest}"), size, size, true);
         let media_type = media::OCI_LAYER.into();
         layers.push(Descriptor { media_type, digest, size, ..Descriptor::default() });

@@ -146,14 +146,15 @@ impl Session {
         Ok(tokio_util::io::StreamReader::new(Box::pin(pieces)))
     }
 
-    /// Writes a blob into one of the client's content stores. One that is there already is not written again.
+    /// Writes a blob into one of the client's content stores; whether it did: one that is there already is not written
+    /// again, and not read to its end.
     pub async fn write_blob(
         &self,
         store: &str,
         digest: &str,
         size: u64,
         mut blob: impl AsyncRead + Unpin,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let metadata = [(STORE.to_string(), store.to_string())];
         let call = self.caller.stream("/containerd.services.content.v1.Content/Write", &metadata, 4);
         let (to, mut from) = call.await.map_err(lost)?;
@@ -180,7 +181,7 @@ impl Session {
             match from.next::<WriteContentResponse>().await {
                 Ok(Some(_)) => {}
                 Ok(None) => return Err(Error::Session("the client took no more of a blob".into())),
-                Err(s) if s.code == rpc::ALREADY_EXISTS => return Ok(()),
+                Err(s) if s.code == rpc::ALREADY_EXISTS => return Ok(false),
                 Err(s) => return Err(lost(s)),
             }
             next = match action {
@@ -188,7 +189,7 @@ impl Session {
                 _ => Some(WriteAction::Write),
             };
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Sends a folder to exporter `number` of the client.

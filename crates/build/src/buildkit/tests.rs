@@ -165,6 +165,10 @@ impl Client {
                 tokio::spawn(async move {
                     let mut data = Vec::new();
                     while let Ok(request) = call.message::<WriteContentRequest>().await {
+                        if self.blobs.lock().contains_key(&(store.clone(), request.expected.clone())) {
+                            tx.send(Err(rpc::Status::new(rpc::ALREADY_EXISTS, "it is here"))).await.unwrap();
+                            return;
+                        }
                         data.extend(request.data);
                         if request.action == WriteAction::Commit as i32 {
                             assert_eq!(image::archive::compress::digest_of(&data), request.expected);
@@ -716,9 +720,28 @@ async fn a_cache_of_the_last_stage_alone_spares_the_others() {
     assert!(["tools $V", "make"].iter().all(|c| ran.iter().any(|r| r == c)), "{ran:?}");
     // Its files are the same as before.
     assert!(!ran.iter().any(|c| c == "finish"), "{ran:?}");
-    // Whoever does not trust the cache of one stage has it made.
-    let (_, ran, _) = run(&other, "r4", cache(), &[("no-cache", "notes")]).await;
+    // Whoever does not trust the cache of one stage has it made. Elsewhere again: what the last build began and did not need
+    // may still run.
+    let third = world().await.unwrap();
+    let (_, ran, _) = run(&third, "r4", cache(), &[("no-cache", "notes")]).await;
     assert_eq!(ran, ["notes"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_fails_leaves_no_definition() {
+    let Some(w) = world().await else { return };
+    for (command, defined) in [("false", false), ("finish", true)] {
+        let file = format!(
+            "FROM base:1 AS tools\nRUN tools\nFROM base:1\nRUN --mount=from=tools,target=/n {command}\n"
+        );
+        let folders = BTreeMap::from([("dockerfile", vec![("Dockerfile", &*file.leak())])]);
+        let client = Client { folders: Arc::new(folders), ..Client::default() };
+        let caller = w.connect(command, client).await;
+        let request = solve(command, command, exporter("tar", &[]));
+        let solved = caller.unary::<_, SolveResponse>("/moby.buildkit.v1.Control/Solve", &request).await;
+        assert_eq!(solved.is_ok(), defined, "{command}");
+        assert_eq!(w.builder.cache.any_defined().unwrap(), defined, "{command}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -742,9 +765,11 @@ async fn labels_of_the_client_are_no_step() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_layout_is_written_into_the_clients_store() {
     let Some(w) = world().await else { return };
+    // More than is on its way at once.
+    let text: &str = "text".repeat(1 << 19).leak();
     let folders = BTreeMap::from([
         ("dockerfile", vec![("Dockerfile", "FROM base:1\nCOPY f /f\n")]),
-        ("context", vec![("f", "text")]),
+        ("context", vec![("f", text)]),
     ]);
     let client = Client { folders: Arc::new(folders), ..Client::default() };
     let caller = w.connect("s", client.clone()).await;
@@ -769,6 +794,14 @@ async fn a_layout_is_written_into_the_clients_store() {
         assert_eq!(layers, config.rootfs.diff_ids.iter().collect::<Vec<_>>());
         assert!(String::from_utf8_lossy(blob(layers[1])).contains("text"));
         assert_eq!(blobs.len(), 4);
+        assert!(blob(layers[1]).len() > 1 << 20);
+        // Again, where all of it is there already.
+        *client.blobs.lock() = blobs.clone();
+        caller
+            .unary::<_, SolveResponse>(path, &solve(&format!("again{n}"), "s", layout(kind)))
+            .await
+            .unwrap();
+        assert!(std::mem::take(&mut *client.blobs.lock()) == blobs);
     }
     let platforms = HashMap::from([
         ("platform".to_string(), "linux/amd64".into()),

@@ -41,7 +41,7 @@ pub(crate) async fn attach(mut call: Call) -> Result<Answer> {
     let place = hijack::place()?;
     // Attached before anything is answered: what comes after the answer is not missed.
     let attachment = if stream { Some(call.engine.attach(call.id(), wanted.stdin).await?) } else { None };
-    let mut past = if logs { past(&call, &wanted).await? } else { futures::stream::empty().boxed() };
+    let mut past = if logs { past(&call, &wanted, stream).await? } else { futures::stream::empty().boxed() };
     let Some((answer, upgrade)) = hijack::take_over(&mut call.request, kind) else {
         let Some(attachment) = attachment else { return Ok(body::stream(kind, past)) };
         let live = match attachment.stream().await? {
@@ -88,11 +88,15 @@ pub(crate) async fn attach(mut call: Call) -> Result<Answer> {
     Ok(answer)
 }
 
-/// What the log has of the streams that are wanted, as it goes over the wire, up to this moment: what is written from now
-/// on comes on the streams.
-async fn past(call: &Call, wanted: &Wanted) -> Result<BoxStream<'static, std::io::Result<bytes::Bytes>>> {
+/// What the log has of the streams that are wanted, as it goes over the wire; where they are `followed`, up to this moment:
+/// what is read from now on comes on the streams.
+async fn past(
+    call: &Call,
+    wanted: &Wanted,
+    followed: bool,
+) -> Result<BoxStream<'static, std::io::Result<bytes::Bytes>>> {
     let (stdout, stderr, framed) = (wanted.stdout, wanted.stderr, wanted.framed);
-    let until = Some(base::clock::now());
+    let until = followed.then(base::clock::now);
     let options = engine::LogOptions { stdout, stderr, until, ..Default::default() };
     let lines = call.engine.logs(call.id(), options).await?;
     let piece = move |line: runtime::Result<runtime::logs::LogLine>| match line {
@@ -109,7 +113,7 @@ pub(crate) async fn attach_websocket(mut call: Call) -> Result<Answer> {
     let (stream, logs) = (call.query.flag("stream"), call.query.flag("logs"));
     let place = hijack::place()?;
     let attachment = if stream { Some(call.engine.attach(call.id(), wanted.stdin).await?) } else { None };
-    let mut past = if logs { past(&call, &wanted).await? } else { futures::stream::empty().boxed() };
+    let mut past = if logs { past(&call, &wanted, stream).await? } else { futures::stream::empty().boxed() };
     let (answer, upgrade) = hijack::websocket(&mut call.request)?;
     let (engine, id) = (call.engine.clone(), call.id().to_owned());
     tokio::spawn(async move {

@@ -61,6 +61,34 @@ fn a_signal_that_does_not_end_it_leaves_it_frozen() {
     until("it ends", || state(&engine, "frozen")["Status"] == "exited");
 }
 
+/// What is copied out of a container that does not run, with what is on its volumes, may be read slowly.
+#[test]
+fn a_start_does_not_wait_for_what_is_copied_out() {
+    skip_if_lacking!();
+    let engine = Engine::start();
+    let shared = engine.path().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    // Neither has a place in the image.
+    let body = json!({"Image": "busybox:test", "Cmd": ["sleep", "1000"], "HostConfig": {"NetworkMode": "none",
+        "Binds": ["slow:/deep/volume", format!("{}:/deep/bind", shared.display())]}});
+    let id = engine.create("slow", &body);
+    let content = vec![b'x'; 8 << 20];
+    let tar = image::archive::tar::archive(&[("large", &content)]).unwrap();
+    let path = format!("/containers/{id}/archive?path=/deep");
+    for place in ["volume", "bind"] {
+        assert_eq!(engine.call("PUT", &format!("{path}/{place}"), "application/x-tar", &tar).status, 200);
+    }
+    // The places are made anew by who reads.
+    std::fs::remove_dir_all(engine.path().join(format!("data/images/snapshots/{id}/fs/deep"))).unwrap();
+    let mut reading = engine.open("GET", &path, "Connection: close\r\n", b"");
+    assert_eq!(read_head(&mut reading).0, 200);
+    assert_eq!(post(&engine, "/containers/slow/start"), 204);
+    assert_eq!(engine.delete("/containers/slow?force=1").status, 204);
+    let mut rest = Vec::new();
+    reading.read_to_end(&mut rest).unwrap();
+    assert!(rest.len() > 16 << 20, "both are in it: {}", rest.len());
+}
+
 /// Files are copied into the layers of a container that does not run: it must not be started on them meanwhile.
 #[test]
 fn a_start_waits_for_what_is_copied_in() {

@@ -53,11 +53,12 @@ fn what_was_just_written_is_there() {
     use nix::sys::signal::{Signal, kill};
     skip_if_lacking!();
     let engine = Engine::start();
-    for tty in [false, true] {
-        let shared = engine.path().join(format!("shared-{tty}"));
+    let ways = [("GET", "logs?"), ("POST", "attach?logs=1&")];
+    for (tty, (method, way)) in [false, true].into_iter().flat_map(|tty| ways.map(|way| (tty, way))) {
+        let shared = engine.path().join(format!("shared-{tty}-{method}"));
         std::fs::create_dir(&shared).unwrap();
         let script = "until [ -e /v/go ]; do sleep 0.02; done; echo said; touch /v/done; exec sleep 1000";
-        let name = format!("says-{tty}");
+        let name = format!("says-{tty}-{method}");
         let body = json!({"Image": "busybox:test", "Cmd": ["sh", "-c", script], "Tty": tty,
             "HostConfig": {"NetworkMode": "none", "Binds": [format!("{}:/v", shared.display())]}});
         engine.create(&name, &body);
@@ -70,15 +71,16 @@ fn what_was_just_written_is_there() {
         kill(shim, Signal::SIGSTOP).unwrap();
         std::fs::write(shared.join("go"), "").unwrap();
         until("it says something", || shared.join("done").exists());
+        let path = format!("/containers/{name}/{way}stdout=1");
         let answer = std::thread::scope(|scope| {
-            let asked = scope.spawn(|| engine.get(&format!("/containers/{name}/logs?stdout=1")));
+            let asked = scope.spawn(|| engine.call(method, &path, "application/json", b""));
             // Long enough for an answer that waits for nothing.
             std::thread::sleep(Duration::from_millis(200));
             kill(shim, Signal::SIGCONT).unwrap();
             asked.join().unwrap()
         });
         let text = String::from_utf8_lossy(&answer.body).into_owned();
-        assert!(text.contains("said"), "with a terminal {tty}: {text:?}");
+        assert!(text.contains("said"), "{way} with a terminal {tty}: {text:?}");
     }
     // Of one that has ended all is there when its end is told.
     for number in 0..20 {

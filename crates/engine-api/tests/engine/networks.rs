@@ -396,7 +396,6 @@ fn a_restart_keeps_the_addresses() {
     }
 }
 
-/// Who shares a container's network has its name.
 /// Whoever starts after another has ended has its address: the interface that goes meanwhile is nobody's business.
 #[test]
 fn an_address_is_free_when_its_container_has_ended() {
@@ -435,6 +434,7 @@ fn an_address_is_free_when_its_container_has_ended() {
     assert_eq!(started.status, 204, "{started:?}");
 }
 
+/// Who shares a container's network has its name.
 #[test]
 fn a_shared_network_is_a_shared_name() {
     skip_if_lacking!();

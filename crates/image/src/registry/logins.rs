@@ -47,9 +47,7 @@ impl Auth {
             }
         }
     }
-}
 
-impl Auth {
     /// The credentials for the registry `domain` in a map of logins, as `config.json` has it in `auths`.
     pub fn from_logins(logins: &serde_json::Map<String, Value>, domain: &str) -> Option<Self> {
         entry(logins, domain).and_then(written)

@@ -367,7 +367,7 @@ fn unpack_download(
     match kind {
         // The layer gives its own tar again.
         Compression::None => download.start_over()?,
-        _ => download.keep()?,
+        _ => download.keep(store.is_fresh(&layer.diff_id))?,
     }
     Ok(layer)
 }

@@ -2,7 +2,7 @@
 //! and so that what was pulled is pushed on byte for byte.
 //!
 //! A download grows in `blobs/partial` under its digest. When all of it is there and verified it moves to `blobs`, where
-//! a row names it; without a row it is gone after the next start. Whoever writes holds the digest's gate.
+//! a row names it; without a row the next attempt goes on with it, and it is gone after the next start. Whoever writes holds the digest's gate.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
@@ -50,19 +50,18 @@ impl Download {
         Ok(())
     }
 
-    /// Keeps the whole blob.
-    pub fn keep(mut self) -> Result<()> {
+    /// Keeps the whole blob. It is brought to the disk before a row names it: here, or with a layer that is new, for which
+    /// its image does so.
+    pub fn keep(mut self, with_new_layer: bool) -> Result<()> {
+        if !with_new_layer {
+            self.file.sync_all().map_err(Error::file("write", &self.path))?;
+        }
         if let Some(parent) = self.whole.parent() {
             fs::create_dir_all(parent).map_err(Error::file("make the folder", parent))?;
         }
         fs::rename(&self.path, &self.whole).map_err(Error::file("move the blob to", &self.whole))?;
         self.ended = true;
         Ok(())
-    }
-
-    /// Brings what came to the disk. A row names a blob only then; where a new layer comes with it, its image does so.
-    pub fn sync(&self) -> Result<()> {
-        self.file.sync_all().map_err(Error::file("write", &self.path))
     }
 
     /// What is here, followed by what `rest` gives, which is written behind it.
@@ -136,17 +135,22 @@ impl ImageStore {
         gate.try_lock_owned().ok()
     }
 
-    /// The download of a blob, with what an earlier attempt left. The turn is the blob's.
+    /// The download of a blob, with what an earlier attempt left: a part, or all of it, where the rest of its image did
+    /// not come. The turn is the blob's.
     pub(crate) fn download(&self, digest: &str, turn: OwnedMutexGuard<()>) -> Result<Download> {
         let path = self.partial_dir().join(place(digest));
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(Error::file("make the folder", parent))?;
         }
+        let whole = self.blob_path(digest);
+        if !path.exists() && whole.exists() && !self.is_named(digest)? {
+            fs::rename(&whole, &path).map_err(Error::file("go on with", &whole))?;
+        }
         let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let file = open.map_err(Error::file("open", &path))?;
         let have = file.metadata()?.len();
         let room = Room::new(&file)?;
-        Ok(Download { file, room, path, whole: self.blob_path(digest), have, ended: false, _turn: turn })
+        Ok(Download { file, room, path, whole, have, ended: false, _turn: turn })
     }
 
     /// A file without a name, for what is to be read when it is here: as long as the disk has room.
@@ -166,26 +170,35 @@ impl ImageStore {
         Ok(file)
     }
 
+    /// Whether a row names a blob that is kept, or soon will, because its layer has come. The turn is the blob's.
+    fn is_named(&self, digest: &str) -> Result<bool> {
+        let brought = self.forms.lock().get(digest).cloned();
+        if brought.is_some_and(|(_, layer)| self.index.read().layers.contains_key(&layer)) {
+            return Ok(true);
+        }
+        let named = "SELECT 1 FROM layer_blobs WHERE digest = ?1 AND stored = 1";
+        Ok(self.db.lock().prepare_cached(named)?.exists([digest])?)
+    }
+
+    /// Removes the file of a blob, unless a row names it or somebody is bringing it; its bytes. Blocking.
+    pub(super) fn drop_blob(&self, digest: &str) -> Result<u64> {
+        // Who is at it is about to write a row; if nothing comes of it, the next start finds the file.
+        let Some(_turn) = self.try_turn(digest) else { return Ok(0) };
+        if self.is_named(digest)? {
+            return Ok(0);
+        }
+        let path = self.blob_path(digest);
+        let size = fs::symlink_metadata(&path).map_or(0, |m| m.len());
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(e)),
+            _ => Ok(size),
+        }
+    }
+
     /// Removes those of these blobs that no row names. Blocking.
     pub(crate) fn forget_unnamed(&self, digests: &[String]) {
         for digest in digests {
-            // Whoever is at it will name it.
-            let Some(_turn) = self.try_turn(digest) else { continue };
-            let named = || {
-                let db = self.db.lock();
-                let mut statement =
-                    db.prepare_cached("SELECT 1 FROM layer_blobs WHERE digest = ?1 AND stored = 1")?;
-                statement.exists([digest])
-            };
-            match named() {
-                Ok(true) => continue,
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::debug!(%error, digest, "it is not known whether a blob is named");
-                    continue;
-                }
-            }
-            if let Err(error) = fs::remove_file(self.blob_path(digest)) {
+            if let Err(error) = self.drop_blob(digest) {
                 tracing::debug!(%error, digest, "a blob that nothing names stays until the next start");
             }
         }

@@ -231,25 +231,6 @@ impl ImageStore {
         Ok((dead.len() as u64, bytes))
     }
 
-    /// Removes the file of a blob that a layer had, unless another layer has it or somebody is bringing it; its bytes.
-    fn drop_blob(&self, digest: &str) -> Result<u64> {
-        // Who is at it is about to write a row; if nothing comes of it, the next start finds the file.
-        let Some(_turn) = self.try_turn(digest) else { return Ok(0) };
-        let brought = self.forms.lock().get(digest).cloned();
-        let used = "SELECT 1 FROM layer_blobs WHERE digest = ?1 AND stored = 1";
-        if brought.is_some_and(|(_, layer)| self.index.read().layers.contains_key(&layer))
-            || self.db.lock().prepare_cached(used)?.exists([digest])?
-        {
-            return Ok(0);
-        }
-        let path = self.blob_path(digest);
-        let size = fs::symlink_metadata(&path).map_or(0, |m| m.len());
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(e)),
-            _ => Ok(size),
-        }
-    }
-
     /// At start: removes folders and blobs that no row names, and what nobody needs any more.
     pub(super) fn sweep(&self) -> Result<()> {
         let known: HashSet<String> = self.index.read().layers.values().map(|l| l.dir.clone()).collect();

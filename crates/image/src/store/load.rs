@@ -210,7 +210,7 @@ impl ImageStore {
             let known = self.diff_id_of_blob(&digest)?.unwrap_or_else(|| digest.clone());
             if let Some(layer) = self.existing_layer(&known) {
                 if compressed && self.open_blob(&digest)?.is_none() {
-                    self.keeping(&digest, counted(data), kept, true, |_| Ok(()))?;
+                    return Ok((self.keeping(&digest, counted(data), kept, |_| Ok(layer))?.0, digest));
                 }
                 return Ok((layer, digest));
             }
@@ -223,7 +223,7 @@ impl ImageStore {
         let (data, _turn) = self.in_turn(counted(data))?;
         let unpack = |raw: &mut (dyn Read + Send)| self.unpack(compress::decoder(raw)?.1, "");
         match &named {
-            Some(digest) => self.keeping(digest, data, kept, false, unpack),
+            Some(digest) => self.keeping(digest, data, kept, unpack),
             None => {
                 let mut raw = Digesting::new(data);
                 let layer = unpack(&mut raw)?;
@@ -250,37 +250,33 @@ impl ImageStore {
         Ok((Box::new(file), turn))
     }
 
-    /// Reads a blob by `work` and keeps it as it is, if it is what its name says; what `work` gave, and the digest.
-    fn keeping<T>(
+    /// Reads a blob by `work` and keeps it as it is, if it is what its name says; the layer that `work` gave, and the digest.
+    fn keeping(
         &self,
         digest: &str,
         mut data: impl Read + Send,
         kept: &mut Vec<String>,
-        sync: bool,
-        work: impl FnOnce(&mut (dyn Read + Send)) -> Result<T>,
-    ) -> Result<(T, String)> {
+        work: impl FnOnce(&mut (dyn Read + Send)) -> Result<Layer>,
+    ) -> Result<(Layer, String)> {
         // Whoever pulls the same keeps it; and nobody waits who may have a turn.
         let Some(turn) = self.try_turn(digest) else {
             let mut raw = Digesting::like(data, digest);
-            let value = work(&mut raw)?;
+            let layer = work(&mut raw)?;
             io::copy(&mut raw, &mut io::sink())?;
-            return Ok((value, raw.finish().0));
+            return Ok((layer, raw.finish().0));
         };
         let mut download = self.download(digest, turn)?;
         download.start_over()?;
         let read = (|| {
             let mut raw = Digesting::like(download.reader(&mut data), digest);
-            let value = work(&mut raw)?;
+            let layer = work(&mut raw)?;
             io::copy(&mut raw, &mut io::sink())?;
-            Ok((value, raw.finish().0))
+            Ok((layer, raw.finish().0))
         })();
         match &read {
-            Ok((_, found)) if found == digest => {
-                if sync {
-                    download.sync()?;
-                }
+            Ok((layer, found)) if found == digest => {
                 kept.push(digest.to_string());
-                download.keep()?;
+                download.keep(self.is_fresh(&layer.diff_id))?;
             }
             // A pull would go on with it.
             _ => download.start_over()?,

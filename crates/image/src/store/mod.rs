@@ -121,7 +121,7 @@ impl Drop for Lease {
             return;
         }
         leases.remove(&self.diff_id);
-        let came_to_nothing = store.index.read().layers.get(&self.diff_id).is_some_and(|layer| layer.fresh);
+        let came_to_nothing = store.is_fresh(&self.diff_id);
         drop(leases);
         if came_to_nothing {
             store.collect_soon();
@@ -245,6 +245,11 @@ impl ImageStore {
         *leases.entry(diff_id.into()).or_default() += 1;
         let lease = Lease { diff_id: diff_id.into(), store: Arc::downgrade(self) };
         Some(Layer { diff_id: diff_id.into(), size, _lease: Arc::new(lease) })
+    }
+
+    /// Whether a layer has no row yet: it comes to the disk with the first image that has it.
+    pub(crate) fn is_fresh(&self, diff_id: &str) -> bool {
+        self.index.read().layers.get(diff_id).is_some_and(|layer| layer.fresh)
     }
 
     /// Whether somebody works with a layer at this moment.

@@ -209,13 +209,17 @@ impl ImageStore {
         Ok(())
     }
 
-    /// The manifest and the layers that an image came by, as far as all of it is here: a layer that was compressed as its
-    /// copy, and `None` for one that was not.
+    /// The manifest and the layers that an image came by, if all of it is here and verified: a layer that was compressed
+    /// as its copy, and `None` for one that was not.
     fn as_it_came(&self, image: &Image) -> Result<Option<Form>> {
         let Some((media_type, bytes, manifest)) = self.own_manifest(image)? else { return Ok(None) };
         let Some(digest) = image.manifest_digest.clone() else { return Ok(None) };
         let mut layers = Vec::new();
         for (d, diff_id) in manifest.layers.into_iter().zip(image.diff_ids()) {
+            // Of a layer that was here before, a stranger's manifest may have named another blob.
+            if !self.is_form_of(&d, diff_id)? {
+                return Ok(None);
+            }
             let copy = match d.digest == *diff_id {
                 true => None,
                 false => match self.open_blob(&d.digest)? {

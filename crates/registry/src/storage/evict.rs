@@ -25,16 +25,27 @@ impl Storage {
         if fits() {
             return Ok(true);
         }
-        if !self.ledger.could_hold(more) {
+        let rows: Vec<(String, String, i64)> = {
+            let db = self.db.lock();
+            let mut statement =
+                db.prepare_cached("SELECT repository, digest, size FROM repository_blobs ORDER BY digest")?;
+            statement
+                .query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
+                .collect::<std::result::Result<_, _>>()?
+        };
+        let size = |rows: &mut dyn Iterator<Item = &(String, String, i64)>| {
+            rows.map(|(.., size)| u64::try_from(*size).unwrap_or(0)).sum()
+        };
+        let all = Share {
+            total: size(&mut rows.chunk_by(|a, b| a.1 == b.1).flat_map(|same| same.first())),
+            repository: size(&mut rows.iter().filter(|(owner, ..)| owner == repository)),
+        };
+        // Nothing goes for what does not fit all the same, as where others are under way.
+        if !self.ledger.could_hold(repository, more, all) {
             return Ok(false);
         }
-        let rows: Vec<(String, String)> = {
-            let db = self.db.lock();
-            let mut statement = db.prepare_cached("SELECT repository, digest FROM repository_blobs")?;
-            statement.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<std::result::Result<_, _>>()?
-        };
         let mut blobs: Vec<(SystemTime, Digest, String)> = Vec::with_capacity(rows.len());
-        for (owner, digest) in rows {
+        for (owner, digest, _) in rows {
             let digest = Digest::parse(&digest)?;
             let last = fs::metadata(self.blob_path(&digest)).and_then(|m| m.modified());
             // One without a file is of no use, and goes first.

@@ -84,9 +84,14 @@ impl Ledger {
         self.quota.repository.is_none_or(|limit| own.saturating_add(more) <= limit)
     }
 
-    /// Whether so much would be within the bounds if there were nothing else.
-    pub fn could_hold(&self, bytes: u64) -> bool {
-        [self.quota.total, self.quota.repository].into_iter().flatten().all(|limit| bytes <= limit)
+    /// Whether so much more of a repository would be within the bounds if some of what there is were gone.
+    pub fn could_hold(&self, repository: &str, more: u64, gone: Share) -> bool {
+        let used = self.used.lock();
+        let own = used.repositories.get(repository).copied().unwrap_or(0);
+        let holds = |used: u64, gone: u64, limit: Option<u64>| {
+            limit.is_none_or(|limit| used.saturating_sub(gone).saturating_add(more) <= limit)
+        };
+        holds(used.total, gone.total, self.quota.total) && holds(own, gone.repository, self.quota.repository)
     }
 
     fn within(&self, used: &Used, repository: &str, more: Share) -> Result<()> {
@@ -110,7 +115,10 @@ impl Ledger {
         let mut used = self.used.lock();
         self.within(&used, repository, more)?;
         used.total += more.total;
-        *used.repositories.entry(repository.into()).or_default() += more.repository;
+        // One that has nothing has no entry.
+        if more.repository > 0 {
+            *used.repositories.entry(repository.into()).or_default() += more.repository;
+        }
         Ok(())
     }
 

@@ -23,6 +23,8 @@ const MOST: usize = 10_000;
 pub(crate) struct Upload {
     pub repository: String,
     pub length: u64,
+    /// What it counts for in the ledger: what has come, or, where its length is known, all that will come.
+    counted: u64,
     room: Room,
     /// Open only while a request adds to it: uploads that nobody goes on with hold no descriptor.
     file: Option<File>,
@@ -61,16 +63,24 @@ impl Upload {
 
     /// Appends bytes. Blocking.
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        let share = Share::both(bytes.len() as u64);
-        self.ledger.take(&self.repository, share)?;
+        let length = self.length + bytes.len() as u64;
+        let more = length.saturating_sub(self.counted);
+        self.ledger.take(&self.repository, Share::both(more))?;
+        self.counted += more;
         if let Err(e) = self.write(bytes) {
-            self.ledger.give_back(&self.repository, share);
+            self.count_only(self.counted - more);
             return Err(e.into());
         }
         self.hash.update(bytes);
-        self.length += bytes.len() as u64;
+        self.length = length;
         self.touched = Instant::now();
         Ok(())
+    }
+
+    /// Counts for so much from now on, which is no more than before.
+    fn count_only(&mut self, bytes: u64) {
+        self.ledger.give_back(&self.repository, Share::both(self.counted.saturating_sub(bytes)));
+        self.counted = bytes;
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -82,7 +92,7 @@ impl Upload {
 
     /// Takes back what was appended after `length`, because the request broke off.
     pub fn rewind(&mut self, length: u64, hash: Hasher) -> io::Result<()> {
-        self.ledger.give_back(&self.repository, Share::both(self.length.saturating_sub(length)));
+        self.count_only(length);
         (self.length, self.hash) = (length, hash);
         self.rest();
         // Opened anew, it stands at the length.
@@ -108,7 +118,29 @@ fn unknown(id: &str) -> Error {
 impl Storage {
     /// Begins an upload, which will be digested as `hash` does; returns its id.
     pub fn begin(&self, repository: &str, hash: Hasher) -> Result<String> {
-        self.ledger.check(repository, Share::both(0))?;
+        self.begin_counted(repository, hash, 0)
+    }
+
+    /// Begins an upload of so many bytes, for which room is made and which count from now on; `None` if there is no room.
+    /// Blocking.
+    pub fn begin_whole(&self, repository: &str, hash: Hasher, length: u64) -> Result<Option<String>> {
+        if !self.make_room(repository, length)? {
+            return Ok(None);
+        }
+        match self.begin_counted(repository, hash, length) {
+            // Others have taken the room meanwhile.
+            Err(e) if e.is_full() => Ok(None),
+            begun => begun.map(Some),
+        }
+    }
+
+    fn begin_counted(&self, repository: &str, hash: Hasher, counted: u64) -> Result<String> {
+        let share = Share::both(counted);
+        self.ledger.take(repository, share)?;
+        self.make_upload(repository, hash, counted).inspect_err(|_| self.ledger.give_back(repository, share))
+    }
+
+    fn make_upload(&self, repository: &str, hash: Hasher, counted: u64) -> Result<String> {
         let id = base::rng::uuid();
         self.make_place()?;
         let path = self.root.join("uploads").join(&id);
@@ -116,6 +148,7 @@ impl Storage {
         let upload = Upload {
             repository: repository.into(),
             length: 0,
+            counted,
             room: Room::new(&file)?,
             file: None,
             path,
@@ -157,7 +190,7 @@ impl Storage {
     pub fn cancel(&self, id: &str, upload: &mut Upload) -> Result<()> {
         self.uploads.lock().remove(id).ok_or_else(|| unknown(id))?;
         upload.ended = true;
-        self.ledger.give_back(&upload.repository, Share::both(upload.length));
+        upload.count_only(0);
         Ok(fs::remove_file(&upload.path)?)
     }
 
@@ -183,8 +216,8 @@ impl Storage {
         upload.ended = true;
         upload.rest();
         self.uploads.lock().remove(id);
+        upload.count_only(if done.is_ok() { upload.length } else { 0 });
         if done.is_err() {
-            self.ledger.give_back(&upload.repository, Share::both(upload.length));
             match fs::remove_file(&upload.path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
                     tracing::warn!(error = %e, "a failed upload stays until the next start");
