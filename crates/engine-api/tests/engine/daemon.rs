@@ -90,11 +90,22 @@ fn tls_settings(files: &Path) -> Value {
     })
 }
 
-/// The sockets and pipes that the daemon has open, by the numbers that the kernel gives each once.
+/// The sockets and pipes that the daemon has open, by the numbers that the kernel gives each once; but for those by which it
+/// asks the kernel, which it opens when it first needs them, and keeps.
 fn open_streams(engine: &Engine) -> HashSet<PathBuf> {
-    let files = std::fs::read_dir(format!("/proc/{}/fd", engine.pid())).unwrap();
+    let process = PathBuf::from(format!("/proc/{}", engine.pid()));
+    let kernels = std::fs::read_to_string(process.join("net/netlink")).unwrap();
+    let kernels: HashSet<&str> = kernels.lines().filter_map(|l| l.split_whitespace().last()).collect();
+    let is_kernels = |link: &str| {
+        link.strip_prefix("socket:[").and_then(|l| l.strip_suffix(']')).is_some_and(|n| kernels.contains(n))
+    };
+    let files = std::fs::read_dir(process.join("fd")).unwrap();
     let links = files.flatten().filter_map(|file| std::fs::read_link(file.path()).ok());
-    links.filter(|link| link.to_string_lossy().contains(":[")).collect()
+    let open = |link: &PathBuf| {
+        let link = link.to_string_lossy();
+        link.contains(":[") && !is_kernels(&link)
+    };
+    links.filter(open).collect()
 }
 
 /// Whoever only looks at a silent container and goes away is noticed, however he came.
