@@ -417,6 +417,10 @@ fn join(plan: Second<'_>) -> Result<(), Failure> {
                 rustix::fs::open("/dev/pts/ptmx", flags, Mode::empty())
                     .step(|| "open /dev/pts/ptmx".into())?,
             )?;
+            // Here, because nobody waits for the shim: the program may look at it before the shim has it.
+            if let Some((rows, cols)) = spec.size {
+                super::stdio::resize(&master, rows, cols).step(|| "set the terminal's size".into())?;
+            }
             sync::send(&sync, &Message::Terminal, Some(master.as_fd()))
                 .step(|| "hand the terminal over".into())?;
             rustix::process::ioctl_tiocsctty(&slave).step(|| "take the terminal".into())?;
