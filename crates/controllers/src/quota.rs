@@ -72,22 +72,20 @@ impl Controller for Quotas {
         });
         let mut sources = vec![quotas];
         for informer in self.counted.iter().filter(|i| *i.gvr() != gvr::RESOURCE_QUOTAS) {
-            let quotas = self.quotas.clone();
-            let pods = *informer.gvr() == gvr::PODS;
+            let (quotas, gvr) = (self.quotas.clone(), informer.gvr().clone());
             sources.push(Source::with(informer, move |c| {
-                // Only what goes or changes what it uses: what comes has been charged.
-                let same = match (&c.old, &c.new) {
-                    (None, _) => true,
-                    (Some(old), Some(new)) if pods && view::is_terminal(old) != view::is_terminal(new) => {
-                        false
-                    }
-                    (Some(old), Some(new)) => old.spec() == new.spec(),
-                    _ => false,
+                // Only what goes or changes what it uses: what comes has been charged, and while a count is made more may be
+                // charged that is not here yet. A pod that is bound uses what it did.
+                let used = |o: &Object, q: &Object| {
+                    quota::in_scope(q.spec(), &gvr, o.value()).then(|| quota::usage(&gvr, o.value()))
                 };
-                if same {
-                    return Vec::new();
-                }
-                quotas.list(c.object().namespace()).iter().map(|q| q.key()).collect()
+                let Some(old) = &c.old else { return Vec::new() };
+                let all = quotas.list(old.namespace());
+                let changed = all.iter().filter(|q| match &c.new {
+                    Some(new) => used(old, q) != used(new, q),
+                    None => true,
+                });
+                changed.map(|q| q.key()).collect()
             }));
         }
         sources
@@ -182,6 +180,12 @@ mod tests {
         let mut charged = world.fake.get(&gvr::RESOURCE_QUOTAS, "ns", "q").unwrap().value().clone();
         charged["status"]["used"]["pods"] = "2".into();
         world.fake.put(&gvr::RESOURCE_QUOTAS, charged);
+        world.settle().await;
+        assert_eq!(used()["pods"], "2");
+        // Another that is bound meanwhile is no reason to count.
+        let mut bound = pod("b", "Running");
+        bound["spec"]["nodeName"] = "n".into();
+        world.fake.put(&gvr::PODS, bound);
         world.settle().await;
         assert_eq!(used()["pods"], "2");
         // It takes that back, though it had been counted meanwhile.
