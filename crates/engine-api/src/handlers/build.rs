@@ -97,12 +97,12 @@ fn posted(call: &Call) -> Result<Posted> {
     Ok(Posted { reference: text("buildid"), session: text("session"), remote, body: None, output })
 }
 
-/// One of `outputs`.
+/// One of `outputs`. Clients write its names either way, because Docker reads both.
 #[derive(serde::Deserialize)]
 struct Output {
-    #[serde(rename = "Type")]
+    #[serde(rename = "Type", alias = "type")]
     kind: String,
-    #[serde(rename = "Attrs")]
+    #[serde(rename = "Attrs", alias = "attrs")]
     attrs: Option<HashMap<String, String>>,
 }
 

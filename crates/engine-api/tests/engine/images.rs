@@ -100,6 +100,13 @@ fn a_build_of_version_two() {
     let (_, lines) = build("t=two:2", b"FROM busybox:test\nRUN exit 7\n");
     let error = lines.last().unwrap()["error"].as_str().unwrap().to_owned();
     assert!(error.contains("exit code: 7"), "{error}");
+    // Nothing but the cache is kept, however the output is written.
+    for outputs in ["%5B%7B%22Type%22%3A%22cacheonly%22%7D%5D", "%5B%7B%22type%22%3A%22cacheonly%22%7D%5D"] {
+        let (status, lines) = build(&format!("t=two:3&outputs={outputs}"), file);
+        assert_eq!(status, 200, "{lines:?}");
+        assert_eq!(lines.last().unwrap()["id"], "moby.buildkit.trace");
+        assert_eq!(engine.get("/images/two:3/json").status, 404);
+    }
     let (status, lines) = build("networkmode=container:x", file);
     assert_eq!(status, 400, "{lines:?}");
     assert_eq!(engine.call("POST", "/build?version=3", "application/x-tar", b"").status, 400);
