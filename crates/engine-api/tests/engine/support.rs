@@ -93,7 +93,7 @@ impl Answer {
 }
 
 /// The engine's binary. It lies beside the tests' own folder; `cargo test` builds it too, unless a target is named:
-/// then add `--examples`.
+/// then `cargo build --package engine-api --examples` does.
 fn engined() -> PathBuf {
     let own = std::env::current_exe().expect("the test has a path");
     own.parent().and_then(Path::parent).expect("target/debug/deps").join("examples/engined")
