@@ -34,7 +34,7 @@ pub struct CacheEvent {
     pub change: Change,
     /// The object after it, or its last state with the revision of its deletion.
     pub object: Arc<Encoded>,
-    /// The object before it.
+    /// The object before it, if there is one after it too.
     pub previous: Option<Arc<Encoded>>,
     /// The store's revision of the change.
     pub revision: u64,
@@ -62,8 +62,11 @@ impl CacheEvent {
     /// What a watcher sees that only sees objects for which `matches` is true: a change into its view is an addition, a
     /// change out of it a deletion.
     pub fn seen_through(&self, matches: impl Fn(&Arc<Encoded>) -> bool) -> Option<(Change, Arc<Encoded>)> {
-        let now = self.change != Change::Deleted && matches(&self.object);
-        let before = self.previous.as_ref().is_some_and(matches);
+        let seen = matches(&self.object);
+        let (now, before) = match self.change {
+            Change::Deleted => (false, seen),
+            _ => (seen, self.previous.as_ref().is_some_and(matches)),
+        };
         match (now, before) {
             (true, true) => Some((Change::Modified, self.object.clone())),
             (true, false) => Some((Change::Added, self.object.clone())),

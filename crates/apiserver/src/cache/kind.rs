@@ -146,7 +146,7 @@ impl State {
             }
             None => {
                 let Some(previous) = self.objects.remove(key) else { return };
-                (Change::Deleted, previous.at_revision(revision), Some(previous))
+                (Change::Deleted, previous.at_revision(revision), None)
             }
         };
         self.ring_bytes += previous.as_ref().map_or(object.json().len(), |p| p.json().len());

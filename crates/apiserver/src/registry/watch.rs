@@ -1,6 +1,7 @@
 //! Watches: what is there, then what happens, as bytes for the wire or as shared objects for this process.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
 use http::{Response, StatusCode, header};
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::render::{render_event, reply};
 use super::{Context, parse_selectors};
@@ -56,14 +58,16 @@ struct State {
     labels: Label,
     fields: Field,
     bookmarks: bool,
-    next_bookmark: Instant,
     ends: Instant,
+    /// When the next bookmark is due, or the end. It waits on from one event to the next, as does `stop`: to enter the lists
+    /// that all watches share and leave them costs more than an event does.
+    wake: Pin<Box<Sleep>>,
     done: bool,
     framed: bool,
     /// Of custom resources: what brings them into the version of the watch, and that version.
     converter: Option<(Arc<Converter>, String)>,
-    /// Told when the kind stops being served, or the server stops.
-    stop: tokio_util::sync::CancellationToken,
+    /// Over when the kind stops being served, or the server stops.
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 fn expired(e: Expired) -> Status {
@@ -104,11 +108,10 @@ impl State {
             if self.done {
                 return None;
             }
-            let wake = if self.bookmarks { self.next_bookmark.min(self.ends) } else { self.ends };
             let events = tokio::select! {
                 events = self.watcher.next() => Some(events),
-                () = tokio::time::sleep_until(wake) => None,
-                () = self.stop.cancelled() => return None,
+                () = &mut self.wake => None,
+                () = &mut self.stop => return None,
             };
             let events = match (events, &self.converter) {
                 (Some(Ok(events)), Some((converter, to))) => match converter.events(events, to).await {
@@ -137,7 +140,7 @@ impl State {
                     {
                         self.ready.push_back(WatchItem::Bookmark(revision, false));
                     }
-                    self.next_bookmark = now + BOOKMARK_EVERY;
+                    self.wake.as_mut().reset(self.ends.min(now + BOOKMARK_EVERY));
                     self.done = now >= self.ends;
                 }
             }
@@ -196,6 +199,10 @@ pub async fn watch_stream(
     let timeout = options.timeout.unwrap_or(DEFAULT_TIMEOUT + spread);
     let now = Instant::now();
     let bookmarks = options.bookmarks;
+    let ends = base::clock::later(now, timeout);
+    let first =
+        BOOKMARK_EVERY.min(timeout.saturating_sub(Duration::from_secs(2)).max(Duration::from_secs(1)));
+    let wake = if bookmarks { ends.min(now + first) } else { ends };
     let state = State {
         watcher,
         initial: initial_items.into_iter(),
@@ -205,13 +212,12 @@ pub async fn watch_stream(
         labels,
         fields,
         bookmarks,
-        next_bookmark: now
-            + BOOKMARK_EVERY.min(timeout.saturating_sub(Duration::from_secs(2)).max(Duration::from_secs(1))),
-        ends: base::clock::later(now, timeout),
+        ends,
+        wake: Box::pin(tokio::time::sleep_until(wake)),
         done: false,
         framed,
         converter: cx.converter.clone().map(|c| (c, cx.version().api_version())),
-        stop: server.stop_of(&cx.kind),
+        stop: Box::pin(server.stop_of(&cx.kind).cancelled_owned()),
     };
     Ok(Box::pin(futures::stream::unfold(
         state,
