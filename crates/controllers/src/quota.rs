@@ -106,7 +106,7 @@ impl Controller for Quotas {
             let list = self.client.list(&gvr, &key.namespace, &ListOptions::default()).await?;
             objects.push((gvr, list.items));
         }
-        let mut decision: Decision = decide(&quota, &objects).into();
+        let mut decision: Decision = decide(&quota, objects).into();
         // A timer, because any kind may be counted and not all are watched, and because what was charged for a write that
         // then did not come about, with the server that was to give it back gone, is told by nothing.
         decision.after(RECOUNT);
@@ -130,12 +130,13 @@ impl Quotas {
     }
 }
 
-fn decide(object: &Arc<Object>, objects: &[(Gvr, Vec<Arc<Object>>)]) -> Vec<Action> {
+/// The objects are looked at one after another and let go: all of a large namespace decoded would take much memory.
+fn decide(object: &Arc<Object>, objects: Vec<(Gvr, Vec<Arc<Object>>)>) -> Vec<Action> {
     let hard = object.at(&["spec", "hard"]);
     let mut used = Amounts::new();
     for (gvr, list) in objects {
-        for o in list.iter().filter(|o| quota::in_scope(object.spec(), gvr, o.value())) {
-            for (name, amount) in quota::usage(gvr, o.value()) {
+        for o in list.into_iter().filter(|o| quota::in_scope(object.spec(), &gvr, o.value())) {
+            for (name, amount) in quota::usage(&gvr, o.value()) {
                 quota::add(&mut used, &name, amount);
             }
         }
