@@ -24,7 +24,7 @@ pub struct RequestInfo {
     pub subresource: String,
     /// The object's name, empty for a collection.
     pub name: String,
-    /// What follows the subresource, without its first slash (the rest of a proxied path).
+    /// What follows the subresource, as it was sent, without its first slash (the rest of a proxied path: see [`proxied`]).
     pub rest: String,
     /// The field selector, of the query, of what reads or deletes many: authorization may go by it.
     pub fields: String,
@@ -49,6 +49,45 @@ pub enum Route {
 
 fn decode(s: &str) -> String {
     percent_encoding::percent_decode_str(s).decode_utf8_lossy().into_owned()
+}
+
+/// What stands for itself in a path, as Go's `net/url` writes one: the rest is escaped.
+const IN_PATH: percent_encoding::AsciiSet = percent_encoding::NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b'/')
+    .remove(b':')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b'@');
+
+/// The path under which a proxied request leads on, from what follows `proxy` in its own: an escaped slash separates like any
+/// other (many clients escape the whole of it), and nothing leads above the root.
+pub fn proxied(rest: &str) -> String {
+    let decoded: Vec<u8> = percent_encoding::percent_decode_str(rest).collect();
+    let mut kept: Vec<&[u8]> = Vec::new();
+    for part in decoded.split(|b| *b == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => drop(kept.pop()),
+            part => kept.push(part),
+        }
+    }
+    let mut path = String::new();
+    for part in &kept {
+        path.push('/');
+        path.extend(percent_encoding::percent_encode(part, &IN_PATH));
+    }
+    if path.is_empty() || decoded.ends_with(b"/") {
+        path.push('/');
+    }
+    path
 }
 
 /// Whether every `%` of a path begins an escape.
@@ -158,6 +197,24 @@ mod tests {
             "{route:?} {} g={} v={} ns={} r={} n={} s={} rest={}",
             i.verb, i.group, i.version, i.namespace, i.resource, i.name, i.subresource, i.rest
         )
+    }
+
+    #[test]
+    fn what_is_proxied_is_escaped_as_go_does() {
+        for (rest, want) in [
+            ("", "/"),
+            ("stats/summary", "/stats/summary"),
+            ("stats%2Fsummary", "/stats/summary"),
+            ("a/b%2F", "/a/b/"),
+            ("a//b/./c", "/a/b/c"),
+            ("a/..%2f../b", "/b"),
+            ("%2e%2e/", "/"),
+            ("a%20b%3Fc%23d%25e", "/a%20b%3Fc%23d%25e"),
+            ("%ff(x)*'!", "/%FF%28x%29%2A%27%21"),
+            ("a:b@c;d=e,f&g+h$i~", "/a:b@c;d=e,f&g+h$i~"),
+        ] {
+            assert_eq!(proxied(rest), want, "{rest}");
+        }
     }
 
     #[test]

@@ -6,17 +6,18 @@ use std::sync::{Arc, OnceLock, RwLock};
 
 use base::clock;
 use jiff::{SignedDuration, Timestamp};
-use rustls::client::ResolvesClientCert;
-use rustls::client::danger::HandshakeSignatureValid;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::verify_tls13_signature_with_raw_key;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
+    SignatureScheme,
 };
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use crate::{Error, Identity, LEAF_DAYS, Pki, Result, not_after};
@@ -67,9 +68,76 @@ impl Trust {
                 Arc::new(trusted)
             }
         };
+        let signed = WebPkiServerVerifier::builder_with_provider(trusted, provider());
+        let signed = signed.build().map_err(|e| Error::Certificate(e.to_string()))?;
+        let themselves = match self {
+            Self::Only(pem) | Self::SystemAnd(pem) => certificates(pem)?,
+            Self::System => Vec::new(),
+        };
         Ok(ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(trusted))
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Servers { signed, themselves })))
+    }
+}
+
+/// Judges servers as Go's clients do: one that shows a certificate which is itself among the authorities that somebody named is
+/// believed, though it is an authority's. Such are made where a webhook signs its own certificate.
+#[derive(Debug)]
+struct Servers {
+    signed: Arc<WebPkiServerVerifier>,
+    themselves: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for Servers {
+    fn verify_server_cert(
+        &self,
+        shown: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
+        if !self.themselves.contains(shown) {
+            return self.signed.verify_server_cert(shown, between, name, ocsp, now);
+        }
+        let bad = |why: CertificateError| rustls::Error::InvalidCertificate(why);
+        let cert = parsed(shown).map_err(|_| bad(CertificateError::BadEncoding))?;
+        let (validity, now) = (cert.validity(), i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        if now < validity.not_before.timestamp() {
+            return Err(bad(CertificateError::NotValidYet));
+        }
+        if now > validity.not_after.timestamp() {
+            return Err(bad(CertificateError::Expired));
+        }
+        let usage = cert.extended_key_usage().map_err(|_| bad(CertificateError::BadEncoding))?;
+        if usage.is_some_and(|usage| !usage.value.server_auth && !usage.value.any) {
+            return Err(bad(CertificateError::InvalidPurpose));
+        }
+        verify_server_name(&ParsedCertificate::try_from(shown)?, name)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        self.signed.verify_tls12_signature(message, cert, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        self.signed.verify_tls13_signature(message, cert, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.signed.supported_verify_schemes()
     }
 }
 
@@ -586,6 +654,47 @@ mod tests {
             assert!(check_authorities(nobody).is_err(), "{nobody}");
         }
         assert_eq!((Trust::given(""), Trust::given(own.ca_pem())), (Trust::System, only));
+    }
+
+    #[test]
+    fn a_server_that_is_its_own_authority() {
+        use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose as Usage, IsCa, KeyPair};
+        let year = rcgen::date_time_ymd;
+        let judged = |name: &str, usages: &[Usage], years: (i32, i32), named: bool| {
+            let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.extended_key_usages = usages.to_vec();
+            (params.not_before, params.not_after) = (year(years.0, 1, 1), year(years.1, 1, 1));
+            let [shown, other] = [(); 2].map(|()| {
+                let key = KeyPair::generate().unwrap();
+                (params.self_signed(&key).unwrap().pem(), key)
+            });
+            let identity = Identity { cert_pem: shown.0.clone(), key_pem: shown.1.serialize_pem() };
+            let server = ServerConfig::builder_with_provider(provider())
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(
+                    (*certified(&identity).unwrap()).clone(),
+                )));
+            let trust = Trust::Only(if named { shown.0 } else { other.0 });
+            match handshake(server, client_config(&trust, None).unwrap()) {
+                Ok(_) => "believed".to_owned(),
+                Err(rustls::Error::InvalidCertificate(why)) => {
+                    format!("{why:?}").split([' ', '(']).next().unwrap().to_owned()
+                }
+                Err(other) => panic!("{other}"),
+            }
+        };
+        let now = (2020, 2999);
+        assert_eq!(judged("localhost", &[], now, true), "believed");
+        assert_eq!(judged("localhost", &[Usage::ServerAuth], now, true), "believed");
+        assert_eq!(judged("localhost", &[Usage::Any], now, true), "believed");
+        assert_eq!(judged("localhost", &[Usage::ClientAuth], now, true), "InvalidPurpose");
+        assert_eq!(judged("elsewhere", &[], now, true), "NotValidForNameContext");
+        assert_eq!(judged("localhost", &[], (2020, 2021), true), "Expired");
+        assert_eq!(judged("localhost", &[], (2998, 2999), true), "NotValidYet");
+        assert_ne!(judged("localhost", &[], now, false), "believed");
     }
 
     #[test]

@@ -67,14 +67,41 @@ impl Wanted {
     }
 }
 
-/// A terminal's size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+/// A terminal's size. Its fields are read as Go reads them, whatever their case: `Width` of kubectl, `width` of browsers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Size {
     /// Columns.
     pub width: u16,
     /// Rows.
     pub height: u16,
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> serde::de::Visitor<'de> for Fields {
+            type Value = Size;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a terminal's size")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Size, A::Error> {
+                let mut size = Size::default();
+                while let Some(name) = map.next_key::<std::borrow::Cow<'_, str>>()? {
+                    if name.eq_ignore_ascii_case("width") {
+                        size.width = map.next_value()?;
+                    } else if name.eq_ignore_ascii_case("height") {
+                        size.height = map.next_value()?;
+                    } else {
+                        map.next_value::<serde::de::IgnoredAny>()?;
+                    }
+                }
+                Ok(size)
+            }
+        }
+        from.deserialize_map(Fields)
+    }
 }
 
 /// What a client opened.
@@ -318,6 +345,7 @@ mod tests {
         assert_eq!(sizes.feed(br#"{"Width":80,"Hei"#), []);
         let want = [Size { width: 80, height: 24 }, Size { width: 1, height: 2 }];
         assert_eq!(sizes.feed(b"ght\":24}\n{\"Width\":1,\"Height\":2}\n"), want);
+        assert_eq!(sizes.feed(br#"{"width":80,"height":24}"#), want[..1]);
         assert_eq!(sizes.feed(b"nonsense"), []);
         assert_eq!(sizes.feed(br#"{"Width":1,"Height":2}"#), want[1..]);
         assert_eq!(sizes.feed(&[b' '; 2 * MAX_RESIZE]), []);

@@ -1,5 +1,5 @@
 //! Sending a request on to where it leads, and bringing the answer back. Where the protocol is switched (SPDY, WebSocket), bytes
-//! are copied both ways and not looked at.
+//! are copied both ways (see [`super::relay`]).
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::relay::relay;
 use crate::ApiServer;
 use crate::body::{Body, BoxError};
 use crate::metrics::Running;
@@ -143,12 +144,12 @@ impl ApiServer {
                 return Err(Status::internal("the backend switched protocols without being asked to"));
             };
             let node_side = hyper::upgrade::on(&mut response);
+            let websocket = upgrade.is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
             tokio::spawn(async move {
                 // The request lasts as long as the connection does.
                 let _running = running;
-                let (Ok(a), Ok(b)) = tokio::join!(client_side, node_side) else { return };
-                let (mut a, mut b) = (TokioIo::new(a), TokioIo::new(b));
-                if let Err(error) = tokio::io::copy_bidirectional(&mut a, &mut b).await {
+                let (Ok(client), Ok(node)) = tokio::join!(client_side, node_side) else { return };
+                if let Err(error) = relay(TokioIo::new(client), TokioIo::new(node), websocket).await {
                     tracing::debug!(%error, "upgraded connection ended");
                 }
             });

@@ -4,6 +4,7 @@
 //! Here is what is asked of the caller first; [`target`] finds where the request leads, [`forward`] sends it there.
 
 mod forward;
+mod relay;
 mod target;
 
 use std::sync::Arc;
@@ -219,7 +220,9 @@ fn connect_options(call: &Call) -> Result<Value, Status> {
                 options["ports"] = ports.into();
             }
         }
-        "Proxy" => options["path"] = call.info.rest.as_str().into(),
+        "Proxy" if !call.info.rest.is_empty() || call.info.path.ends_with('/') => {
+            options["path"] = crate::path::proxied(&call.info.rest).into();
+        }
         _ => {}
     }
     Ok(options)
@@ -257,7 +260,7 @@ mod tests {
             ),
             (
                 "/api/v1/namespaces/n/services/s/proxy/x/y",
-                json!({"kind": "ServiceProxyOptions", "apiVersion": "v1", "path": "x/y"}),
+                json!({"kind": "ServiceProxyOptions", "apiVersion": "v1", "path": "/x/y"}),
             ),
         ] {
             assert_eq!(connect_options(&call(uri)).unwrap(), want, "{uri}");

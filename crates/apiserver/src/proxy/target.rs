@@ -241,7 +241,7 @@ pub(super) fn split_name(name: &str) -> (String, String, Option<String>) {
 
 /// The path behind `/proxy`, with the query.
 pub(super) fn rest_path(call: &Call) -> String {
-    let mut path = format!("/{}", call.info.rest);
+    let mut path = crate::path::proxied(&call.info.rest);
     if let Some(query) = call.request.uri().query() {
         path = format!("{path}?{query}");
     }
