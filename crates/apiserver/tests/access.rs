@@ -282,6 +282,16 @@ async fn impersonation_asks_leave_for_each_part() {
             );
         }
         assert_eq!(ask(&[group]).await.code, 400);
+        for (asked, groups) in [
+            (vec![("impersonate-user", "system:anonymous")], json!(["system:unauthenticated"])),
+            (vec![("impersonate-user", "system:anonymous"), group], json!(["g", "system:unauthenticated"])),
+            (vec![user, ("impersonate-group", "system:unauthenticated")], json!(["system:unauthenticated"])),
+        ] {
+            let mut all = vec![("content-type", "application/json")];
+            all.extend(&asked);
+            let answer = c.call(Method::POST, &path, &all, body.clone()).await;
+            assert_eq!(answer.value["status"]["userInfo"]["groups"], groups, "{asked:?}");
+        }
         let account = ask(&[("impersonate-user", "system:serviceaccount:a:b")]).await;
         assert_eq!(
             account.value["status"]["userInfo"]["groups"],
