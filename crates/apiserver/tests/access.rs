@@ -243,6 +243,11 @@ async fn impersonation_asks_leave_for_each_part() {
         json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "actor"},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "actor"},
             "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "ann"}]})).await;
+    // So that those who are not known may ask who they are.
+    c.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "unknown"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:basic-user"},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:unauthenticated"}]})).await;
     let ann = c.as_user(UserInfo::new("ann", &[]));
     for version in ["v1", "v1beta1", "v1alpha1"] {
         let path = format!("/apis/authentication.k8s.io/{version}/selfsubjectreviews");

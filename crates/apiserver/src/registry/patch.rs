@@ -64,7 +64,12 @@ impl PatchBody {
                     _ => Ok((patch, problems)),
                 }
             }
-            "application/merge-patch+json" => json(Self::Merge, ""),
+            "application/merge-patch+json" => match json(Self::Merge, "")? {
+                (Self::Merge(patch), _) if !patch.is_object() => Err(Status::bad_request(
+                    "error decoding patch: a merge patch of an object must be an object itself",
+                )),
+                patch => Ok(patch),
+            },
             "application/strategic-merge-patch+json" if !custom => json(Self::Strategic, ""),
             "application/apply-patch+yaml" => {
                 let (config, duplicates) = api::codec::yaml::parse(body)?;
