@@ -243,17 +243,13 @@ impl ErrorList {
     pub fn not_supported(&mut self, path: &Path, value: &Value, supported: &[&str]) {
         let mut sorted = supported.to_vec();
         sorted.sort_unstable();
-        let list = sorted.iter().map(|s| quote(s)).collect::<Vec<_>>().join(", ");
-        self.push(ErrorType::NotSupported, path, Some(show(value)), format!("supported values: {list}"));
+        self.not_supported_of(path, value, &sorted);
     }
 
-    /// As [`ErrorList::not_supported`], of a list of strings, which upstream shows as Go does.
-    pub fn not_supported_list(&mut self, path: &Path, values: &[&str], supported: &[&str]) {
-        self.not_supported(path, &Value::Null, supported);
-        if let Some(error) = self.0.last_mut().filter(|e| e.kind == ErrorType::NotSupported) {
-            let values = values.iter().map(|v| quote(v)).collect::<Vec<_>>().join(", ");
-            error.value = Some(format!("[]string{{{values}}}"));
-        }
+    /// As [`ErrorList::not_supported`], with the values that are supported in the order in which they are given.
+    pub fn not_supported_of(&mut self, path: &Path, value: &Value, supported: &[&str]) {
+        let list = supported.iter().map(|s| quote(s)).collect::<Vec<_>>().join(", ");
+        self.push(ErrorType::NotSupported, path, Some(show(value)), format!("supported values: {list}"));
     }
 
     /// `path: Forbidden: detail`

@@ -164,6 +164,13 @@ impl Status {
         Status::failure(409, "AlreadyExists", message).about(&gvr.group, &gvr.resource, name)
     }
 
+    /// 409 of a create whose generated names were all taken.
+    pub fn no_name_left(gvr: &Gvr, name: &str) -> Status {
+        let mut status = Status::already_exists(gvr, name).with_retry_after(1);
+        status.message.push_str(", the server was not able to generate a unique name for the object");
+        status
+    }
+
     /// 409 of an update, with the reason why.
     pub fn conflict(gvr: &Gvr, name: &str, why: &str) -> Status {
         let message = format!(
@@ -217,6 +224,12 @@ impl Status {
     pub fn method_not_supported(gvr: &Gvr, action: &str) -> Status {
         let message = format!("{action} is not supported on resources of kind \"{}\"", gvr.resource);
         Status::failure(405, "MethodNotAllowed", message).about(&gvr.group, &gvr.resource, "")
+    }
+
+    /// 405 of a path that does not have the method.
+    pub fn method_not_allowed() -> Status {
+        let message = "the server does not allow this method on the requested resource";
+        Status::failure(405, "MethodNotAllowed", message)
     }
 
     /// 406.

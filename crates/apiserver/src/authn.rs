@@ -10,12 +10,15 @@ use parking_lot::Mutex;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use crate::ApiServer;
 use crate::cache::{Cache, local_key};
-use crate::user::UserInfo;
+use crate::registry::Own;
+use crate::user::{CREDENTIAL_ID, UserInfo};
 
 /// Verified tokens are remembered by their digest, so that a signature is checked once, not with each request.
 const REMEMBERED: usize = 4096;
-/// How long a deleted service account's tokens are still good, as upstream has it, in seconds.
+/// How long tokens are still good when what they are bound to is going, and how far clocks may be apart, as upstream has it, in
+/// seconds.
 const GRACE_SECONDS: i64 = 60;
 
 /// The groups that bootstrap tokens may be of, beside `system:bootstrappers`.
@@ -26,6 +29,31 @@ fn is_bootstrap_group(group: &str) -> bool {
             && rest.bytes().all(|c| plain(c) || matches!(c, b':' | b'-'))
             && rest.bytes().last().is_some_and(plain)
     })
+}
+
+/// How long a token is to live, in seconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Life {
+    /// As whoever asked for it is told.
+    pub told: i64,
+    /// As it is good.
+    pub good: i64,
+}
+
+/// When a token out of a secret was used last, as a day.
+const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
+/// Since when a token out of a secret is no longer good, because nobody used it.
+const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
+
+/// Who shows a token.
+#[derive(Debug)]
+pub struct Known {
+    /// The user.
+    pub user: UserInfo,
+    /// Those of the audiences asked for that the token is for.
+    pub audiences: Vec<String>,
+    /// The secret that keeps the token, by namespace and name.
+    pub secret: Option<(String, String)>,
 }
 
 /// Reads credentials.
@@ -52,9 +80,9 @@ impl Authenticator {
         &self.issuer
     }
 
-    /// Who the bearer of `token` is, if one of `audiences` is among the token's (of no audiences: the API server's own);
-    /// with the audiences that are. An error says why not.
-    pub fn token(&self, token: &str, audiences: &[String]) -> Result<(UserInfo, Vec<String>), String> {
+    /// Who the bearer of `token` is, if one of `audiences` is among the token's (of no audiences: the API server's own). An
+    /// error says why not.
+    pub fn token(&self, token: &str, audiences: &[String]) -> Result<Known, String> {
         let own = [self.issuer.clone()];
         let wanted = if audiences.is_empty() { &own[..] } else { audiences };
         // What names no audiences is for the API server.
@@ -69,7 +97,7 @@ impl Authenticator {
             }
         };
         if let Some(user) = self.bootstrap_token(token) {
-            return Ok((user, common(&[&self.issuer])?));
+            return Ok(Known { user, audiences: common(&[&self.issuer])?, secret: None });
         }
         let claims = self.verify(token)?;
         let text = |p: &str| claims.pointer(p).and_then(Value::as_str).unwrap_or("");
@@ -77,11 +105,12 @@ impl Authenticator {
         if claims.get("exp").and_then(Value::as_i64).is_some_and(|exp| exp <= now) {
             return Err("service account token has expired".into());
         }
-        if claims.get("nbf").and_then(Value::as_i64).is_some_and(|nbf| nbf > now + 60) {
+        if claims.get("nbf").and_then(Value::as_i64).is_some_and(|nbf| nbf > now + GRACE_SECONDS) {
             return Err("service account token is not valid yet".into());
         }
         if text("/iss") == "kubernetes/serviceaccount" {
-            return Ok((self.legacy(token, &claims)?, common(&[&self.issuer])?));
+            let (user, secret) = self.legacy(token, &claims)?;
+            return Ok(Known { user, audiences: common(&[&self.issuer])?, secret: Some(secret) });
         }
         if text("/iss") != self.issuer {
             return Err(format!("the token's issuer is \"{}\", not \"{}\"", text("/iss"), self.issuer));
@@ -91,18 +120,18 @@ impl Authenticator {
             Some(Value::Array(many)) => many.iter().filter_map(Value::as_str).collect(),
             _ => Vec::new(),
         };
-        let common = common(&theirs)?;
+        let audiences = common(&theirs)?;
         let namespace = text("/kubernetes.io/namespace");
         let (name, uid) =
             (text("/kubernetes.io/serviceaccount/name"), text("/kubernetes.io/serviceaccount/uid"));
         self.alive("serviceaccounts", namespace, name, uid)?;
         let mut user = UserInfo::service_account(namespace, name, uid);
+        if let Some(id) = claims.get("jti").and_then(Value::as_str) {
+            user.extra.insert(CREDENTIAL_ID.to_owned(), vec![format!("JTI={id}")]);
+        }
         let mut note = |key: &str, value: &str| {
             user.extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value.to_owned()]);
         };
-        if let Some(id) = claims.get("jti").and_then(Value::as_str) {
-            note("credential-id", &format!("JTI={id}"));
-        }
         if claims.pointer("/kubernetes.io/pod").is_some() {
             let (pod, pod_uid) = (text("/kubernetes.io/pod/name"), text("/kubernetes.io/pod/uid"));
             self.alive("pods", namespace, pod, pod_uid)?;
@@ -122,7 +151,7 @@ impl Authenticator {
             note("node-name", node);
             note("node-uid", node_uid);
         }
-        Ok((user, common))
+        Ok(Known { user, audiences, secret: None })
     }
 
     fn verify(&self, token: &str) -> Result<Arc<Value>, String> {
@@ -153,12 +182,8 @@ impl Authenticator {
             ));
         }
         if object.is_deleting() {
-            let grace = if resource == "pods" {
-                api::meta::deleted(object.value()).map(|t| t.as_second() + GRACE_SECONDS)
-            } else {
-                api::meta::deleted(object.value()).map(|t| t.as_second())
-            };
-            if grace.is_some_and(|t| t < base::clock::now().as_second()) {
+            let end = api::meta::deleted(object.value()).map(|t| t.as_second() + GRACE_SECONDS);
+            if end.is_some_and(|t| t < base::clock::now().as_second()) {
                 return Err(format!(
                     "{resource} \"{namespace}/{name}\" that the token is bound to was deleted"
                 ));
@@ -167,23 +192,30 @@ impl Authenticator {
         Ok(())
     }
 
-    /// A token out of a Secret of type `kubernetes.io/service-account-token`: good while the secret holds it.
-    fn legacy(&self, token: &str, claims: &Value) -> Result<UserInfo, String> {
+    /// A token out of a Secret of type `kubernetes.io/service-account-token`: good while the secret holds it, and is not marked.
+    fn legacy(&self, token: &str, claims: &Value) -> Result<(UserInfo, (String, String)), String> {
         let text = |field: &str| {
             claims.get(format!("kubernetes.io/serviceaccount/{field}")).and_then(Value::as_str).unwrap_or("")
         };
         let namespace = text("namespace");
         let (name, uid) = (text("service-account.name"), text("service-account.uid"));
         self.alive("serviceaccounts", namespace, name, uid)?;
-        let secret = self.cache.kind("", "secrets").get(&local_key(namespace, text("secret.name")));
+        let secret_name = text("secret.name");
+        let secret = self.cache.kind("", "secrets").get(&local_key(namespace, secret_name));
         let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, token);
-        let holds = secret.is_some_and(|s| {
+        let holds = |s: &Arc<api::Object>| {
             s.value().pointer("/data/token").and_then(Value::as_str) == Some(encoded.as_str())
-        });
-        if !holds {
-            return Err(format!("secret \"{namespace}/{}\" no longer holds this token", text("secret.name")));
+        };
+        let Some(secret) = secret.filter(|s| !s.is_deleting() && holds(s)) else {
+            return Err(format!("secret \"{namespace}/{secret_name}\" no longer holds this token"));
+        };
+        if secret.labels().get(INVALID_SINCE).is_some_and(|since| !since.is_empty()) {
+            return Err(format!(
+                "the token in secret {namespace}/{secret_name} for service account {namespace}/{name} has been marked invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the '{INVALID_SINCE}' label from the secret to temporarily allow use of this token"
+            ));
         }
-        Ok(UserInfo::service_account(namespace, name, uid))
+        let secret = (namespace.to_owned(), secret_name.to_owned());
+        Ok((UserInfo::service_account(namespace, name, uid), secret))
     }
 
     /// `abcdef.0123456789abcdef`, kept in the Secret kube-system/bootstrap-token-abcdef.
@@ -236,13 +268,14 @@ impl Authenticator {
         Some(user)
     }
 
-    /// Signs a token for a service account; `bound` is what else it is bound to (`pod`, `secret`, `node`) as claims.
+    /// Signs a token for a service account; `bound` is what else it is bound to (`pod`, `secret`, `node`) as claims. Says when
+    /// it ends for whom it is given to.
     pub fn sign(
         &self,
         namespace: &str,
         account: (&str, &str),
         audiences: &[String],
-        seconds: i64,
+        life: Life,
         bound: &[(&str, Value)],
     ) -> Result<(String, i64), Status> {
         let now = base::clock::now().as_second();
@@ -253,11 +286,49 @@ impl Authenticator {
         for (key, value) in bound {
             about[*key] = value.clone();
         }
+        if life.good > life.told {
+            about["warnafter"] = json!(now + life.told);
+        }
         let claims = json!({
-            "aud": audiences, "exp": now + seconds, "iat": now, "iss": self.issuer, "jti": base::rng::uuid(),
+            "aud": audiences, "exp": now + life.good, "iat": now, "iss": self.issuer, "jti": base::rng::uuid(),
             "kubernetes.io": about, "nbf": now, "sub": format!("system:serviceaccount:{namespace}:{}", account.0),
         });
         let token = self.pki.sign_token(&claims).map_err(Status::internal)?;
-        Ok((token, now + seconds))
+        Ok((token, now + life.told))
+    }
+}
+
+/// A day as labels have it.
+pub(crate) fn day(time: jiff::Timestamp) -> String {
+    time.to_zoned(jiff::tz::TimeZone::UTC).date().to_string()
+}
+
+impl ApiServer {
+    /// Notes on a secret that its token has been used today, unless it says so already. Nobody waits for that.
+    pub(crate) fn used(self: &Arc<Self>, (namespace, name): (String, String)) {
+        let today = day(base::clock::now());
+        let says = |secret: &api::Object| secret.labels().get(LAST_USED).is_some_and(|day| day == today);
+        if self.cache.kind("", "secrets").get(&local_key(&namespace, &name)).is_none_or(|s| says(&s)) {
+            return;
+        }
+        let (server, today) = (self.clone(), today.clone());
+        tokio::spawn(async move {
+            let own = Own {
+                resource: ("", "secrets"),
+                namespace: &namespace,
+                name: &name,
+                subresource: "",
+                dry_run: false,
+            };
+            let mut note = |old: &Arc<api::Object>| {
+                let mut new = old.value().clone();
+                api::meta::entry(api::meta::of_mut(&mut new), "labels")
+                    .insert(LAST_USED.into(), json!(today));
+                Ok(new)
+            };
+            if let Err(error) = server.modify_own(&own, &mut note).await {
+                tracing::warn!(namespace, name, error = %error.message, "the use of a token is not noted on its secret");
+            }
+        });
     }
 }

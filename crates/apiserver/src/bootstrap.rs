@@ -40,6 +40,10 @@ pub async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
             "requestheader-username-headers": "[\"X-Remote-User\"]",
             "requestheader-group-headers": "[\"X-Remote-Group\"]",
             "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]"}}));
+    // Since when it is noted which tokens out of secrets are used.
+    let since = crate::authn::day(base::clock::now());
+    rest.push(json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"since": since}, "metadata":
+        {"name": "kube-apiserver-legacy-service-account-token-tracking", "namespace": "kube-system"}}));
     rest.extend(priority_classes());
     rest.extend(kube_system_roles());
     ensure_all(server, rest, false).await?;

@@ -107,11 +107,7 @@ impl ApiServer {
         let path = call.info.path.trim_end_matches('/').to_owned();
         let method = call.request.method();
         if !matches!(*method, Method::GET | Method::HEAD) {
-            return Err(Status::failure(
-                405,
-                "MethodNotAllowed",
-                "the server does not allow this method on the requested resource",
-            ));
+            return Err(Status::method_not_allowed());
         }
         let epoch = self.documents.epoch();
         let kinds = self.kinds.load_full();
@@ -386,11 +382,13 @@ impl ApiServer {
             let stopping = self.shutdown.is_cancelled();
             checks.push(("shutdown", stopping.then(|| "process is shutting down".to_owned())));
         }
+        let kind = root.trim_start_matches('/');
         let one = path.strip_prefix(root).map(|p| p.trim_matches('/')).unwrap_or("");
         if !one.is_empty() {
             let Some((_, failure)) = checks.iter().find(|(n, _)| *n == one) else {
                 return Err(Status::no_such_path());
             };
+            self.metrics.health.checked(one, kind, failure.is_none());
             return Ok(match failure {
                 None => reply(StatusCode::OK, "text/plain; charset=utf-8", "ok"),
                 Some(why) => reply(
@@ -406,7 +404,10 @@ impl ApiServer {
         for (name, failure) in &checks {
             if excluded.contains(name) {
                 text.push_str(&format!("[+]{name} excluded: ok\n"));
-            } else if failure.is_some() {
+                continue;
+            }
+            self.metrics.health.checked(name, kind, failure.is_none());
+            if failure.is_some() {
                 failed = true;
                 text.push_str(&format!("[-]{name} failed: reason withheld\n"));
             } else {
@@ -425,13 +426,12 @@ impl ApiServer {
                 "warn: some health checks cannot be excluded: no matches for {unknown}\n"
             ));
         }
-        let name = root.trim_start_matches('/');
         if failed {
-            text.push_str(&format!("{name} check failed\n"));
+            text.push_str(&format!("{kind} check failed\n"));
             return Ok(reply(StatusCode::INTERNAL_SERVER_ERROR, "text/plain; charset=utf-8", text));
         }
         if call.query.get("verbose").is_some() {
-            text.push_str(&format!("{name} check passed\n"));
+            text.push_str(&format!("{kind} check passed\n"));
             return Ok(reply(StatusCode::OK, "text/plain; charset=utf-8", text));
         }
         Ok(reply(StatusCode::OK, "text/plain; charset=utf-8", "ok"))

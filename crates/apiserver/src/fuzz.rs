@@ -1,7 +1,6 @@
 //! What fuzz targets call: the parts of a request before it is known who sent it.
 
 use api::Value;
-use api::codec::FieldValidation;
 use http::Method;
 
 use crate::negotiate;
@@ -37,9 +36,9 @@ pub fn request(bytes: &[u8]) {
     }
     let _ = negotiate::accept_plain(text(accept));
     let json = serde_json::from_slice::<Value>(body).unwrap_or_default();
-    let _ = DeleteOptions::parse(&json, &query);
+    let _ = (DeleteOptions::of_body(&json), DeleteOptions::of_query(&query));
     for custom in [false, true] {
-        let _ = PatchBody::parse(text(accept), body, custom, FieldValidation::Warn);
+        let _ = PatchBody::parse(text(accept), body, custom);
     }
     try_token(text(body));
 }

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::ApiServer;
 use crate::pipeline::{Payload, Peer, Shown};
-use crate::user::UserInfo;
+use crate::user::{CREDENTIAL_ID, UserInfo};
 
 /// A handshake that takes longer is given up, so that silent peers cost nothing. No event tells that nothing will come.
 const HANDSHAKE: std::time::Duration = std::time::Duration::from_secs(10);
@@ -46,10 +46,11 @@ pub async fn serve(
                 let (server, acceptor, shutdown) = (server.clone(), acceptor.clone(), shutdown.clone());
                 connections.spawn(async move {
                     match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-                        Ok(Ok(stream)) => connection(server, stream, address, shutdown).await,
+                        Ok(Ok(stream)) => return connection(server, stream, address, shutdown).await,
                         Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
                         Err(_) => tracing::debug!(%address, "TLS handshake took too long"),
                     }
+                    server.metrics.handshakes.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 });
             }
             Err(error) => {
@@ -74,7 +75,9 @@ async fn connection(
         chain => match server.clients.judge(chain) {
             Ok(shown) => {
                 let groups: Vec<&str> = shown.groups.iter().map(String::as_str).collect();
-                Shown::User(Arc::new(UserInfo::new(&shown.user, &groups)), Some(shown.until))
+                let mut user = UserInfo::new(&shown.user, &groups);
+                user.extra.insert(CREDENTIAL_ID.into(), vec![format!("X509SHA256={}", shown.digest)]);
+                Shown::User(Arc::new(user), Some(shown.until))
             }
             Err(error) => {
                 tracing::debug!(%address, %error, "client certificate not believed");

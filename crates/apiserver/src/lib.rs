@@ -308,7 +308,10 @@ impl ApiServer {
             }
         }
         match self.rbac().authorize(a) {
-            Decision::NoOpinion(_) => Decision::NoOpinion(reason),
+            Decision::NoOpinion(more) => {
+                let both = [reason, more].into_iter().filter(|why| !why.is_empty());
+                Decision::NoOpinion(both.collect::<Vec<_>>().join("\n"))
+            }
             yes @ Decision::Allow(_) => yes,
         }
     }

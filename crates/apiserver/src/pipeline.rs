@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::access::Ask;
 use api::{Gvr, Status};
@@ -16,14 +17,19 @@ use http_body_util::{BodyExt, Limited};
 use crate::ApiServer;
 use crate::authz::{Attributes, Decision};
 use crate::body::Body;
-use crate::metrics::{Authenticated, WAITED};
+use crate::metrics::{Authenticated, WAITED, is_long};
 use crate::path::{RequestInfo, Route, is_escaped};
 use crate::query::{Query, VersionMatch};
 use crate::registry::render_status;
-use crate::user::{AUTHENTICATED, UserInfo};
+use crate::user::{ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED, UserInfo};
 
 /// The largest body that is read, as upstream's.
 const MAX_BODY: usize = 3 << 20;
+/// How long a request may take that does not last as long as its caller wants; callers may ask for less. No event tells that
+/// whoever is waited for (a webhook, a store, a body) will not answer.
+const ALLOTTED: Duration = Duration::from_secs(60);
+/// What tells a request from all others, in the logs of both sides.
+const AUDIT_ID: header::HeaderName = header::HeaderName::from_static("audit-id");
 
 /// A request's body, read or not.
 pub enum Payload {
@@ -106,12 +112,57 @@ impl Call {
     }
 }
 
+/// What a request's line says.
+struct Asked {
+    route: Route,
+    info: RequestInfo,
+    query: Query,
+}
+
+impl Asked {
+    fn of<B>(request: &Request<B>) -> Self {
+        let query = Query::parse(request.uri().query());
+        let (route, info) = RequestInfo::parse(request.method(), request.uri().path(), query.flag("watch"));
+        Self { route, info, query }
+    }
+
+    /// How long the request may take: as long as it says, if that is no longer than any may. Nothing, if it lasts as long as
+    /// its caller wants.
+    fn allotted(&self) -> Result<Option<Duration>, Status> {
+        if is_long(&self.info) {
+            return Ok(None);
+        }
+        let Some(given) = self.query.some("timeout") else { return Ok(Some(ALLOTTED)) };
+        let nanoseconds = api::duration::parse(given).map_err(|e| {
+            Status::bad_request(format!("invalid timeout specified in the request URL - {e}"))
+        })?;
+        let wanted = u64::try_from(nanoseconds).ok().filter(|n| *n > 0).map(Duration::from_nanos);
+        Ok(Some(wanted.map_or(ALLOTTED, |wanted| wanted.min(ALLOTTED))))
+    }
+}
+
+/// What the request is called in logs for audits: what its client calls it, or else a name of ours, which those who are asked
+/// because of it are told too. What comes without a socket needs none.
+fn audit_id(request: &mut Request<Payload>, peer: &Peer) -> Option<header::HeaderValue> {
+    if let Some(given) = request.headers().get(&AUDIT_ID).filter(|id| !id.is_empty()) {
+        return Some(given.clone());
+    }
+    peer.address?;
+    let made = header::HeaderValue::from_str(&base::rng::uuid()).ok()?;
+    request.headers_mut().insert(AUDIT_ID, made.clone());
+    Some(made)
+}
+
 impl ApiServer {
     /// Answers one request; a failure is a `Status`.
-    pub async fn handle(self: &Arc<Self>, mut request: Request<Payload>, peer: Peer) -> Response<Body> {
-        let query = Query::parse(request.uri().query());
-        let watch = query.flag("watch");
-        let (route, mut info) = RequestInfo::parse(request.method(), request.uri().path(), watch);
+    async fn handle(
+        self: &Arc<Self>,
+        mut request: Request<Payload>,
+        peer: Peer,
+        asked: Asked,
+    ) -> Response<Body> {
+        let allotted = asked.allotted().map(drop);
+        let Asked { route, mut info, query } = asked;
         // Rules with resourceNames hold for lists and watches of that one name, too.
         if info.is_resource
             && matches!(info.verb, "list" | "watch" | "deletecollection")
@@ -139,10 +190,13 @@ impl ApiServer {
         }
         let (answer, waited) = WAITED
             .scope(Cell::default(), async {
-                let answer = match crate::socket::asked(&mut request, &info) {
-                    _ if !is_escaped(request.uri().path()) => {
+                let good = match is_escaped(request.uri().path()) {
+                    true => allotted,
+                    false => {
                         Err(Status::bad_request(format!("invalid URL escape in {}", request.uri().path())))
                     }
+                };
+                let answer = match good.and_then(|()| crate::socket::asked(&mut request, &info)) {
                     Err(status) => Err(status),
                     Ok(None) => self.answer(request, peer, route, info, query).await,
                     Ok(Some(socket)) => {
@@ -183,27 +237,85 @@ impl ApiServer {
     }
 
     /// Whether somebody else answers a request on a resource: a node, a pod, what is behind a service, another server.
-    fn leads_on(&self, request: &Request<Payload>) -> bool {
-        let (_, info) = RequestInfo::parse(request.method(), request.uri().path(), false);
+    fn leads_on(&self, info: &RequestInfo) -> bool {
         info.is_resource
             && (crate::resource::CONNECT.contains(&info.subresource.as_str())
                 || self.kinds.load().find(&info.group, &info.version, &info.resource).is_none())
     }
 
-    /// [`handle`](Self::handle), to its end even if nobody waits for it any more: a client that hangs up in the middle of a write
-    /// must not leave half of it. What only reads ends with its caller; so does what leads on to somebody else, whose answer may
-    /// never come.
-    pub async fn carry_out(self: &Arc<Self>, request: Request<Payload>, peer: Peer) -> Response<Body> {
-        if request.method().is_safe() || self.leads_on(&request) {
-            return self.handle(request, peer).await;
-        }
-        let server = self.clone();
-        match tokio::spawn(async move { server.handle(request, peer).await }).await {
-            Ok(response) => response,
-            Err(error) => {
-                tracing::error!(%error, "a request was not carried out");
-                render_status(&Status::internal("the request was not carried out; the server's log says why"))
+    /// Answers one request, in the time that it has. A write is carried out to its end even if nobody waits for it any more: a
+    /// client that hangs up in the middle must not leave half of it. What only reads ends with its caller; so does what leads on
+    /// to somebody else, whose answer may never come.
+    pub async fn carry_out(self: &Arc<Self>, mut request: Request<Payload>, peer: Peer) -> Response<Body> {
+        let id = audit_id(&mut request, &peer);
+        let asked = Asked::of(&request);
+        let allotted = asked.allotted().unwrap_or(None);
+        let line = allotted.map(|_| (request.method().clone(), request.uri().clone()));
+        let lasts = !request.method().is_safe() && !self.leads_on(&asked.info);
+        let work = async {
+            if !lasts {
+                return self.handle(request, peer, asked).await;
             }
+            let server = self.clone();
+            match tokio::spawn(async move { server.handle(request, peer, asked).await }).await {
+                Ok(response) => response,
+                Err(error) => {
+                    tracing::error!(%error, "a request was not carried out");
+                    render_status(&Status::internal(
+                        "the request was not carried out; the server's log says why",
+                    ))
+                }
+            }
+        };
+        let mut response = match (allotted, line) {
+            (Some(allotted), Some((method, uri))) => match tokio::time::timeout(allotted, work).await {
+                Ok(response) => response,
+                Err(_) => self.overdue(method, uri, allotted, lasts),
+            },
+            _ => work.await,
+        };
+        if let Some(id) = id
+            && !response.headers().contains_key(&AUDIT_ID)
+        {
+            response.headers_mut().insert(AUDIT_ID, id);
+        }
+        response
+    }
+
+    /// The answer to a request that has taken its time, which is counted; one that is `still` carried out is counted again then.
+    fn overdue(&self, method: Method, uri: http::Uri, took: Duration, still: bool) -> Response<Body> {
+        let mut request = Request::new(());
+        (*request.method_mut(), *request.uri_mut()) = (method, uri);
+        let Asked { info, query, .. } = Asked::of(&request);
+        let running = self.metrics.begin(&info, request.method(), &query, "", || self.serves(&info));
+        running.counters().terminated();
+        let status = Status::timeout("Timeout: request did not complete within the allotted timeout");
+        if !still {
+            running.counters().answered(status.code, took, Duration::ZERO, None);
+        }
+        render_status(&status)
+    }
+
+    /// Whether a path can be asked for by HEAD, as upstream: what is a resource, or says what there are, cannot, and what is
+    /// somebody else's is for them to say.
+    fn takes_head(&self, route: &Route, info: &RequestInfo) -> bool {
+        let kinds = self.kinds.load();
+        match route {
+            Route::Resource => {
+                info.subresource == "proxy"
+                    || kinds.find(&info.group, &info.version, &info.resource).is_none()
+            }
+            Route::Version => {
+                let ours =
+                    |k: &Arc<api::Kind>| k.served(&info.group, &info.version).is_some_and(|v| v.served);
+                !kinds.all.iter().any(ours)
+            }
+            Route::Versions | Route::Group => false,
+            Route::Groups => true,
+            Route::Other => !matches!(
+                info.path.trim_end_matches('/'),
+                "/version" | "/.well-known/openid-configuration" | "/openid/v1/jwks"
+            ),
         }
     }
 
@@ -240,6 +352,9 @@ impl ApiServer {
             }
             self.require(&Attributes::of(&user, &info))?;
         }
+        if request.method() == Method::HEAD && !self.takes_head(&route, &info) {
+            return Err(Status::method_not_allowed());
+        }
         let call = Call { user, info, query, request };
         match route {
             Route::Resource => Box::pin(self.resource(call)).await,
@@ -255,7 +370,7 @@ impl ApiServer {
         left >= 0.0
     }
 
-    fn authenticate(&self, headers: &HeaderMap, peer: &Peer) -> Result<Arc<UserInfo>, Status> {
+    fn authenticate(self: &Arc<Self>, headers: &HeaderMap, peer: &Peer) -> Result<Arc<UserInfo>, Status> {
         if let Shown::User(user, until) = &peer.shown
             && self.is_still(*until)
         {
@@ -279,9 +394,12 @@ impl ApiServer {
         };
         match token {
             Some(token) if !token.is_empty() => match self.authenticator.token(&token, &[]) {
-                Ok((user, _)) => {
-                    self.metrics.access.authenticated(&user.name);
-                    Ok(Arc::new(user))
+                Ok(known) => {
+                    self.metrics.access.authenticated(&known.user.name);
+                    if let Some(secret) = known.secret {
+                        self.used(secret);
+                    }
+                    Ok(Arc::new(known.user))
                 }
                 Err(why) => {
                     tracing::debug!(why, "token refused");
@@ -341,14 +459,20 @@ impl ApiServer {
                 &Ask { verb: "impersonate", group, resource, subresource, namespace, name, ..Ask::default() },
             ))?;
         }
-        let mut other = match name.strip_prefix("system:serviceaccount:").and_then(|s| s.split_once(':')) {
+        let account = name.strip_prefix("system:serviceaccount:").and_then(|s| s.split_once(':'));
+        let mut other = match account {
             Some((ns, account)) if groups.is_empty() => UserInfo::service_account(ns, account, ""),
-            _ => UserInfo::new(name, &groups),
+            _ => UserInfo {
+                name: name.to_owned(),
+                groups: groups.iter().map(|g| (*g).to_owned()).collect(),
+                ..UserInfo::default()
+            },
         };
-        if name == crate::user::ANONYMOUS {
-            other = UserInfo::anonymous();
-        } else if !other.in_group(AUTHENTICATED) {
-            other.groups.push(AUTHENTICATED.into());
+        // Nobody is both known and not.
+        let known = name != ANONYMOUS && !other.in_group(UNAUTHENTICATED);
+        let group = if known { AUTHENTICATED } else { UNAUTHENTICATED };
+        if !other.in_group(group) {
+            other.groups.push(group.to_owned());
         }
         other.uid = uid.to_owned();
         for (k, v) in extra {

@@ -42,7 +42,12 @@ impl Query {
 
     /// Whether `key` is set to something else than `false` or `0` (upstream's lenient booleans).
     pub fn flag(&self, key: &str) -> bool {
-        self.get(key).is_some_and(|v| !matches!(v, "false" | "0" | "False" | "F" | "f"))
+        self.flag_if_set(key).unwrap_or(false)
+    }
+
+    /// The same, if `key` is set at all.
+    pub fn flag_if_set(&self, key: &str) -> Option<bool> {
+        self.get(key).map(|v| v != "0" && !v.eq_ignore_ascii_case("false"))
     }
 
     /// A whole number, or what is wrong with it.
@@ -111,7 +116,7 @@ pub fn resource_version(text: &str) -> Result<u64, String> {
 }
 
 /// What is wrong with options, as upstream says it.
-fn invalid(kind: &'static str, errors: ErrorList) -> Result<(), Status> {
+pub fn invalid(kind: &'static str, errors: ErrorList) -> Result<(), Status> {
     if errors.is_empty() {
         return Ok(());
     }
@@ -129,41 +134,37 @@ impl ListOptions {
         let token = q.some("continue").map(str::to_owned);
         let limit: i64 = q.number("limit").map_err(bad)?.unwrap_or(0);
         let matching = q.some("resourceVersionMatch");
-        let initial_events = q.get("sendInitialEvents").map(|_| q.flag("sendInitialEvents"));
+        let initial_events = q.flag_if_set("sendInitialEvents");
         let mut errors = ErrorList::new();
         let path = Path::new("resourceVersionMatch");
-        let mut forbid = |path: &Path, why: &str| errors.forbidden(path, why);
+        let known = |m: &str| m == "NotOlderThan" || m == "Exact" && !watch;
+        if watch && initial_events.is_some() && matching != Some("NotOlderThan") {
+            errors
+                .forbidden(&path, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+        }
         if let Some(m) = matching {
             if watch && initial_events.is_none() {
-                forbid(
-                    &path,
-                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-                );
+                let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+                errors.forbidden(&path, why);
             }
             if !watch && rv.is_none() {
-                forbid(&path, "resourceVersionMatch is forbidden unless resourceVersion is provided");
+                let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+                errors.forbidden(&path, why);
             }
             if token.is_some() {
-                forbid(&path, "resourceVersionMatch is forbidden when continue is provided");
+                errors.forbidden(&path, "resourceVersionMatch is forbidden when continue is provided");
+            }
+            if !known(m) {
+                let all: &[&str] = if watch { &["NotOlderThan"] } else { &["Exact", "NotOlderThan", ""] };
+                errors.not_supported_of(&path, &json!(m), all);
             }
             if !watch && m == "Exact" && rv == Some(0) {
-                forbid(&path, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
+                let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+                errors.forbidden(&path, why);
             }
         }
-        if initial_events.is_some() {
-            if !watch {
-                forbid(&Path::new("sendInitialEvents"), "sendInitialEvents is forbidden for list");
-            } else if matching.is_none() {
-                forbid(&path, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
-            }
-        }
-        match matching {
-            None | Some("NotOlderThan") => {}
-            Some("Exact") if !watch => {}
-            Some(m) => {
-                let known: &[&str] = if watch { &["NotOlderThan"] } else { &["Exact", "NotOlderThan", ""] };
-                errors.not_supported(&path, &json!(m), known);
-            }
+        if !watch && initial_events.is_some() {
+            errors.forbidden(&Path::new("sendInitialEvents"), "sendInitialEvents is forbidden for list");
         }
         invalid("ListOptions", errors)?;
         if token.is_some() && rv.is_some_and(|v| v != 0) {
@@ -199,10 +200,12 @@ pub struct WriteOptions {
     pub dry_run: bool,
     /// What to do about unknown fields.
     pub validation: FieldValidation,
+    /// The same, if anything was said of that.
+    pub validation_said: Option<FieldValidation>,
     /// Who owns the fields; empty if not said.
     pub manager: String,
-    /// Take fields over from other managers (server-side apply).
-    pub force: bool,
+    /// Whether to take fields over from other managers (server-side apply), if anything was said of that.
+    pub force: Option<bool>,
     /// Whether the object comes from server-side apply, with its managed fields set.
     pub applied: bool,
 }
@@ -213,6 +216,9 @@ impl WriteOptions {
         let mut v = serde_json::json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
         if !self.manager.is_empty() {
             v["fieldManager"] = serde_json::json!(self.manager);
+        }
+        if let Some(validation) = self.validation_said {
+            v["fieldValidation"] = serde_json::json!(validation.as_str());
         }
         if self.dry_run {
             v["dryRun"] = serde_json::json!(["All"]);
@@ -225,13 +231,13 @@ impl WriteOptions {
 pub fn dry_run<'a>(given: impl Iterator<Item = &'a str>, errors: &mut ErrorList) -> bool {
     let given: Vec<&str> = given.collect();
     if given.iter().any(|v| *v != "All") {
-        errors.not_supported_list(&Path::new("dryRun"), &given, &["All"]);
+        errors.not_supported(&Path::new("dryRun"), &json!(given), &["All"]);
     }
     !given.is_empty()
 }
 
 /// The longest name of a field manager.
-const MAX_MANAGER: usize = 128;
+pub const MAX_MANAGER: usize = 128;
 
 impl WriteOptions {
     /// Reads the options of the kind given (`CreateOptions`, `UpdateOptions`, `PatchOptions`).
@@ -249,12 +255,32 @@ impl WriteOptions {
         if manager.len() > MAX_MANAGER {
             errors.too_long(&path, MAX_MANAGER);
         }
-        if manager.chars().any(|c| c.is_control() || c.is_whitespace() && c != ' ') {
-            errors.invalid_str(&path, &manager, "should only contain printable characters");
+        for (at, c) in manager.char_indices().filter(|(_, c)| !is_printable(*c)) {
+            let why = format!("invalid character U+{:04X} (at position {at})", u32::from(c));
+            errors.invalid_str(&path, &manager, why);
         }
         invalid(kind, errors)?;
-        Ok(Self { dry_run, validation, manager, force: q.flag("force"), applied: false })
+        let validation_said = Some(validation).filter(|_| !text.is_empty());
+        let force = q.flag_if_set("force");
+        Ok(Self { dry_run, validation, validation_said, manager, force, applied: false })
     }
+
+    /// Fails if these options do not go with a patch, or do not with an `apply` of all patches.
+    pub fn check_patch(&self, apply: bool) -> Result<(), Status> {
+        let mut errors = ErrorList::new();
+        if apply && self.manager.is_empty() {
+            errors.required(&Path::new("fieldManager"), "is required for apply patch");
+        }
+        if !apply && self.force.is_some() {
+            errors.forbidden(&Path::new("force"), "may not be specified for non-apply patch");
+        }
+        invalid("PatchOptions", errors)
+    }
+}
+
+/// Whether a character may be part of a manager's name: only what is seen, and plain spaces.
+pub fn is_printable(c: char) -> bool {
+    c == ' ' || !c.is_control() && !c.is_whitespace()
 }
 
 #[cfg(test)]
@@ -283,6 +309,11 @@ mod tests {
             ),
             ("resourceVersion=1&resourceVersionMatch=Some", 422, "Unsupported value: \"Some\""),
             ("sendInitialEvents=true", 422, "sendInitialEvents is forbidden for list"),
+            (
+                "resourceVersion=1&resourceVersionMatch=x",
+                422,
+                "resourceVersionMatch: Unsupported value: \"x\": supported values: \"Exact\", \"NotOlderThan\", \"\"",
+            ),
             ("resourceVersion=abc", 400, "resourceVersion"),
             ("limit=x", 400, "parsing \"x\": invalid syntax"),
         ] {
@@ -293,20 +324,36 @@ mod tests {
     }
 
     #[test]
+    fn watches_say_from_where_they_begin() {
+        let watch = |q: &str| ListOptions::parse(&Query::parse(Some(q)), true);
+        assert!(watch("sendInitialEvents=false&resourceVersionMatch=NotOlderThan").is_ok());
+        for (q, causes) in [
+            ("sendInitialEvents=true", 1),
+            ("resourceVersionMatch=NotOlderThan", 1),
+            ("resourceVersionMatch=Exact&resourceVersion=1", 2),
+            ("sendInitialEvents=true&resourceVersionMatch=Exact", 2),
+            ("sendInitialEvents=true&resourceVersionMatch=NotOlderThan&continue=x", 1),
+        ] {
+            let refused = watch(q).unwrap_err();
+            assert_eq!((refused.code, refused.details.unwrap().causes.len()), (422, causes), "{q}");
+        }
+    }
+
+    #[test]
     fn options_of_writes() {
         let parse = |q: &str| WriteOptions::parse(&Query::parse(Some(q)), "CreateOptions");
         assert!(parse("dryRun=All&fieldValidation=Strict&fieldManager=a").unwrap().dry_run);
         for (q, text) in [
             (
                 "dryRun=Some",
-                "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: []string{\"Some\"}: supported values: \"All\"",
+                "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"Some\"]: supported values: \"All\"",
             ),
-            (
-                "dryRun=",
-                "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: []string{\"\"}",
-            ),
+            ("dryRun=", "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"\"]"),
             ("fieldValidation=No", "fieldValidation: Unsupported value"),
-            ("fieldManager=a%0Ab", "should only contain printable characters"),
+            (
+                "fieldManager=a%0Ab",
+                "fieldManager: Invalid value: \"a\\nb\": invalid character U+000A (at position 1)",
+            ),
         ] {
             let refused = parse(q).unwrap_err();
             assert_eq!(refused.code, 422, "{q}");
@@ -319,6 +366,31 @@ mod tests {
         let q = Query::parse(Some("labelSelector=a%3Db%2Cc+in+%28d%29&watch"));
         assert_eq!(q.get("labelSelector"), Some("a=b,c in (d)"));
         assert!(q.flag("watch"));
-        assert!(!Query::parse(Some("watch=false")).flag("watch"));
+        for (text, want) in [
+            ("", None),
+            ("watch=false", Some(false)),
+            ("watch=FALSE", Some(false)),
+            ("watch=0", Some(false)),
+            ("watch", Some(true)),
+            ("watch=f", Some(true)),
+        ] {
+            assert_eq!(Query::parse(Some(text)).flag_if_set("watch"), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn options_go_with_a_kind_of_patch() {
+        let check = |q: &str, apply| {
+            WriteOptions::parse(&Query::parse(Some(q)), "PatchOptions").and_then(|o| o.check_patch(apply))
+        };
+        assert!(check("fieldManager=a&force=false", true).is_ok() && check("", false).is_ok());
+        for (q, apply, why) in [
+            ("", true, "fieldManager: Required value: is required for apply patch"),
+            ("force=false", false, "force: Forbidden: may not be specified for non-apply patch"),
+        ] {
+            let refused = check(q, apply).unwrap_err();
+            assert_eq!(refused.message, format!("PatchOptions.meta.k8s.io \"\" is invalid: {why}"));
+            assert_eq!(refused.details.unwrap().causes.len(), 1, "{q}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use http::{Method, Response, StatusCode};
 use crate::ApiServer;
 use crate::body::Body;
 use crate::conversion::Converter;
-use crate::negotiate::{Accept, accept, accept_plain};
+use crate::negotiate::{Accept, Form, accept, accept_plain};
 use crate::path::RequestInfo;
 use crate::pipeline::{Call, Payload, add_warnings, code_of, collect};
 use crate::query::{ListOptions, VersionMatch, WriteOptions};
@@ -23,6 +23,10 @@ use crate::registry::{
 
 /// Subresources that lead to a node or a pod.
 pub(crate) const CONNECT: [&str; 5] = ["log", "exec", "attach", "portforward", "proxy"];
+
+/// What watches are to be had in: YAML has no form of a stream.
+const STREAMS: [&str; 2] =
+    ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
 
 /// Every kind that is served, built in or custom.
 #[derive(Debug, Default)]
@@ -126,8 +130,15 @@ pub(crate) fn check_scope(kind: &Kind, version: usize, info: &RequestInfo) -> Re
 
 /// The name of the program that writes: what comes before the first slash of its user agent.
 fn agent(call: &Call) -> String {
-    let name = call.header("user-agent").split('/').next().unwrap_or("").to_owned();
-    if name.is_empty() { "unknown".into() } else { name.chars().take(128).collect() }
+    let name = call.header("user-agent").split('/').next().unwrap_or("");
+    let mut out = String::new();
+    for c in name.chars().filter(|c| crate::query::is_printable(*c)) {
+        if out.len() + c.len_utf8() > crate::query::MAX_MANAGER {
+            break;
+        }
+        out.push(c);
+    }
+    if out.is_empty() { "unknown".into() } else { out }
 }
 
 /// A request on a resource on its way through.
@@ -224,9 +235,15 @@ impl ApiServer {
             true => accept_plain(call.header("accept"))?,
             false => accept(call.header("accept"), false)?,
         };
-        let include = Include::parse(call.query.get("includeObject").unwrap_or("")).ok_or_else(|| {
-            Status::bad_request("includeObject: must be \"None\", \"Metadata\" or \"Object\"")
-        })?;
+        let include = match (&accept.form, call.query.get("includeObject").unwrap_or("")) {
+            (Form::Table(_), given) => Include::parse(given).ok_or_else(|| {
+                Status::bad_request(format!(
+                    "Unable to convert to Table as requested: includeObject: Invalid value: {}: must be 'Metadata', 'Object', 'None', or empty",
+                    api::field::quote(given)
+                ))
+            })?,
+            _ => Include::Metadata,
+        };
         let mut warnings = Vec::new();
         warnings.extend(kind.versions[version].deprecation.clone());
         let cx = Context {
@@ -273,8 +290,8 @@ impl ApiServer {
         // What is new has no name in its path, and what is changed has one.
         let named = !r.cx.info.name.is_empty();
         match verb {
-            "create" if named => Err(not_here()),
-            "update" | "patch" if !named => Err(not_here()),
+            "create" if named => Err(Status::method_not_allowed()),
+            "update" | "patch" if !named => Err(Status::method_not_allowed()),
             "get" => {
                 let version = VersionMatch::of_read(&r.call.query).map_err(Status::bad_request)?;
                 self.fresh(version).await?;
@@ -287,6 +304,9 @@ impl ApiServer {
                 render_list(&r.cx, &r.accept, r.include, listed)
             }
             "watch" => {
+                if r.accept.media == MediaType::Yaml {
+                    return Err(Status::not_acceptable(&STREAMS));
+                }
                 let options = ListOptions::parse(&r.call.query, true)?;
                 render_watch(self, &r.cx, r.accept.clone(), r.include, &options).await
             }
@@ -334,17 +354,20 @@ impl ApiServer {
     }
 
     async fn delete_options(&self, r: &mut Resolved) -> Result<DeleteOptions, Status> {
-        let media = r.media()?;
         let body = r.body().await?;
         let value = if body.is_empty() {
-            Value::Null
+            None
         } else {
+            let media = r.media()?;
             let schema = TypeId::named("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions")
                 .map_or(Schema::Any, TypeId::schema);
             let ignore = api::codec::FieldValidation::Ignore;
-            api::codec::decode_as(&body, media, "v1", "DeleteOptions", schema, ignore)?.value
+            Some(api::codec::decode_as(&body, media, "v1", "DeleteOptions", schema, ignore)?.value)
         };
-        DeleteOptions::parse(&value, &r.call.query)
+        match value {
+            Some(options) => DeleteOptions::of_body(&options),
+            None => DeleteOptions::of_query(&r.call.query),
+        }
     }
 
     pub(crate) async fn patch_request(
@@ -355,8 +378,7 @@ impl ApiServer {
         let options = r.write_options()?;
         let content_type = r.call.header("content-type").to_owned();
         let body = r.body().await?;
-        let (patch, warnings) = PatchBody::parse(&content_type, &body, r.cx.kind.custom, options.validation)?;
-        r.cx.warnings.extend(warnings);
+        let patch = PatchBody::parse(&content_type, &body, r.cx.kind.custom)?;
         self.patch(&mut r.cx, patch, subresource, &options).await
     }
 
@@ -391,10 +413,4 @@ impl ApiServer {
             _ => Err(Status::method_not_supported(&r.cx.gvr(), r.cx.info.verb)),
         }
     }
-}
-
-/// The method is none of this path's.
-fn not_here() -> Status {
-    let why = "the server does not allow this method on the requested resource";
-    Status::failure(405, "MethodNotAllowed", why)
 }

@@ -17,6 +17,9 @@ pub const NODES: &str = "system:nodes";
 /// The group of all service accounts.
 pub const SERVICE_ACCOUNTS: &str = "system:serviceaccounts";
 
+/// Where a user's extra says which token or certificate was shown.
+pub const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
+
 /// An authenticated user: a person, a node, a service account, or a component.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UserInfo {

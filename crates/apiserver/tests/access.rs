@@ -243,6 +243,11 @@ async fn impersonation_asks_leave_for_each_part() {
         json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "actor"},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "actor"},
             "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "ann"}]})).await;
+    // So that those who are not known may ask who they are.
+    c.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "unknown"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:basic-user"},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:unauthenticated"}]})).await;
     let ann = c.as_user(UserInfo::new("ann", &[]));
     for version in ["v1", "v1beta1", "v1alpha1"] {
         let path = format!("/apis/authentication.k8s.io/{version}/selfsubjectreviews");
@@ -282,6 +287,16 @@ async fn impersonation_asks_leave_for_each_part() {
             );
         }
         assert_eq!(ask(&[group]).await.code, 400);
+        for (asked, groups) in [
+            (vec![("impersonate-user", "system:anonymous")], json!(["system:unauthenticated"])),
+            (vec![("impersonate-user", "system:anonymous"), group], json!(["g", "system:unauthenticated"])),
+            (vec![user, ("impersonate-group", "system:unauthenticated")], json!(["system:unauthenticated"])),
+        ] {
+            let mut all = vec![("content-type", "application/json")];
+            all.extend(&asked);
+            let answer = c.call(Method::POST, &path, &all, body.clone()).await;
+            assert_eq!(answer.value["status"]["userInfo"]["groups"], groups, "{asked:?}");
+        }
         let account = ask(&[("impersonate-user", "system:serviceaccount:a:b")]).await;
         assert_eq!(
             account.value["status"]["userInfo"]["groups"],

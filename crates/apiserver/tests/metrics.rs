@@ -111,6 +111,10 @@ async fn requests_are_counted_under_upstream_s_names() {
     let watching = ["verb=\"WATCH\"", maps];
     assert_eq!(value(&text, "apiserver_longrunning_requests", &watching), 1.0);
     assert_eq!(value(&text, "apiserver_watch_events_total", &[maps]), 1.0);
+    let small = [maps, "group=\"\"", "version=\"v1\"", "le=\"1024\""];
+    assert_eq!(value(&text, "apiserver_watch_events_sizes_bucket", &small), 1.0);
+    assert_eq!(value(&text, "apiserver_watch_events_sizes_count", &[maps]), 1.0);
+    assert_eq!(value(&text, "apiserver_tls_handshake_errors_total", &[]), 0.0);
     assert_eq!(value(&text, "apiserver_current_inflight_requests", &["request_kind=\"mutating\""]), 0.0);
     assert_eq!(
         value(&text, "apiserver_current_inflight_requests", &["request_kind=\"readOnly\""]),

@@ -229,7 +229,11 @@ async fn delete_with_preconditions_and_finalizers() {
     let wrong = json!({"preconditions": {"uid": "other"}});
     let refused = c.call(Method::DELETE, &path, JSON, wrong.to_string()).await;
     assert_eq!(refused.code, 409);
-    assert!(refused.message().contains("Precondition failed: UID"), "{}", refused.message());
+    assert!(
+        refused.message().contains("the UID in the precondition (other) does not match"),
+        "{}",
+        refused.message()
+    );
     let right = json!({"preconditions": {"uid": made["metadata"]["uid"]}});
     let done = c.call(Method::DELETE, &path, JSON, right.to_string()).await;
     assert_eq!((done.code, done.value["status"].as_str()), (200, Some("Success")));

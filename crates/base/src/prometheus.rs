@@ -54,6 +54,15 @@ impl Histogram {
         }
     }
 
+    /// Counts what another one has counted, whose buckets are the same.
+    pub fn add(&mut self, other: &Self) {
+        self.count += other.count;
+        self.sum += other.sum;
+        for (n, more) in self.buckets.iter_mut().zip(&other.buckets) {
+            *n += more;
+        }
+    }
+
     /// How many were counted.
     pub fn count(&self) -> u64 {
         self.count
@@ -97,6 +106,10 @@ mod tests {
             assert!(out.lines().any(|l| l == format!("m_count{alone} 4")), "{out}");
         }
         assert_eq!(histogram.count(), 4);
+        histogram.add(&histogram.clone());
+        let mut out = String::new();
+        histogram.write(&mut out, "m", "");
+        assert!(out.contains("m_bucket{le=\"0.05\"} 6\n") && out.contains("m_count 8\n"), "{out}");
     }
 
     #[test]

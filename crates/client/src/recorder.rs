@@ -3,7 +3,9 @@
 //! Telling is never worth waiting for, so [`Recorder::event`] does not: a task of the recorder's writes the Events, in
 //! order. What it cannot write it tries again a few times, then drops.
 
-use std::collections::{HashMap, VecDeque};
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +19,7 @@ use crate::{Client, PatchType, gvr};
 
 /// How many Events wait to be written at most; more are dropped.
 const QUEUE: usize = 1000;
-/// How many different Events are remembered, to count their repeats.
+/// How many different Events, messages and objects are remembered, as upstream.
 const MEMORY: usize = 4096;
 /// Repeats are counted in the same Event when they are not further apart than this.
 const APART: Duration = Duration::from_secs(600);
@@ -116,30 +118,70 @@ struct Bucket {
     at: Instant,
 }
 
+/// Remembers [`MEMORY`] values: those that were asked for last.
+struct Recent<K, V> {
+    values: HashMap<K, (V, u64)>,
+    /// Keys, by when they were asked for.
+    order: BTreeMap<u64, K>,
+    asked: u64,
+}
+
+impl<K, V> Default for Recent<K, V> {
+    fn default() -> Self {
+        Self { values: HashMap::new(), order: BTreeMap::new(), asked: 0 }
+    }
+}
+
+impl<K: Hash + Eq + Clone, V> Recent<K, V> {
+    /// What is remembered of `key`, as the one asked for last.
+    fn get<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
+        let (value, at) = self.values.get_mut(key)?;
+        self.asked += 1;
+        if let Some(key) = self.order.remove(at) {
+            self.order.insert(self.asked, key);
+        }
+        *at = self.asked;
+        Some(value)
+    }
+
+    /// Remembers a value in the place of what there was, if there was anything.
+    fn put(&mut self, key: K, value: V) {
+        self.asked += 1;
+        if let Some((_, at)) = self.values.insert(key.clone(), (value, self.asked)) {
+            self.order.remove(&at);
+        }
+        self.order.insert(self.asked, key);
+        if self.order.len() > MEMORY
+            && let Some((_, oldest)) = self.order.pop_first()
+        {
+            self.values.remove(&oldest);
+        }
+    }
+}
+
 #[derive(Default)]
 struct Memory {
-    written: HashMap<EventKey, Written>,
-    order: VecDeque<EventKey>,
+    written: Recent<EventKey, Written>,
     /// Messages of late, by everything but the message.
-    similar: HashMap<EventKey, (Instant, Vec<String>)>,
-    buckets: HashMap<String, Bucket>,
+    similar: Recent<EventKey, (Instant, Vec<String>)>,
+    buckets: Recent<String, Bucket>,
 }
 
 impl Memory {
     /// Whether one more Event about this object is allowed.
     fn allowed(&mut self, uid: &str) -> bool {
         let now = Instant::now();
-        if self.buckets.len() > MEMORY {
-            // Those that are full again know nothing that a new one would not.
-            self.buckets.retain(|_, b| now.duration_since(b.at) < REFILL.mul_f64(BURST));
+        if let Some(b) = self.buckets.get(uid) {
+            let more = now.duration_since(b.at).as_secs_f64() / REFILL.as_secs_f64();
+            (b.tokens, b.at) = ((b.tokens + more).min(BURST), now);
+            let allowed = b.tokens >= 1.0;
+            b.tokens -= f64::from(u8::from(allowed));
+            return allowed;
         }
-        let b = self.buckets.entry(uid.into()).or_insert(Bucket { tokens: BURST, at: now });
-        b.tokens = (b.tokens + now.duration_since(b.at).as_secs_f64() / REFILL.as_secs_f64()).min(BURST);
-        b.at = now;
-        if b.tokens < 1.0 {
-            return false;
-        }
-        b.tokens -= 1.0;
+        self.buckets.put(uid.into(), Bucket { tokens: BURST - 1.0, at: now });
         true
     }
 
@@ -159,13 +201,11 @@ impl Memory {
             message: String::new(),
         };
         let now = Instant::now();
-        if self.similar.len() > MEMORY {
-            self.similar.retain(|_, (at, _)| now.duration_since(*at) < APART);
+        if self.similar.get(&key).is_none_or(|(at, _)| now.duration_since(*at) > APART) {
+            self.similar.put(key.clone(), (now, Vec::new()));
         }
-        let (at, messages) = self.similar.entry(key.clone()).or_insert((now, Vec::new()));
-        if now.duration_since(*at) > APART {
-            messages.clear();
-        }
+        let mut none = (now, Vec::new());
+        let (at, messages) = self.similar.get(&key).unwrap_or(&mut none);
         *at = now;
         if !messages.contains(&told.message) {
             if messages.len() >= SIMILAR {
@@ -175,17 +215,6 @@ impl Memory {
         }
         key.message.clone_from(&told.message);
         (key, told.message.clone())
-    }
-
-    fn remember(&mut self, key: EventKey, written: Written) {
-        if self.written.insert(key.clone(), written).is_none() {
-            self.order.push_back(key);
-            if self.order.len() > MEMORY
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.written.remove(&oldest);
-            }
-        }
     }
 }
 
@@ -202,9 +231,9 @@ async fn write(client: Client, component: Arc<str>, host: Arc<str>, mut queue: m
         };
         let time = meta::time(told.at);
         let now = Instant::now();
-        let known = memory.written.get(&key).filter(|w| now.duration_since(w.last) <= APART).cloned();
+        let known = memory.written.get(&key).filter(|w| now.duration_since(w.last) <= APART);
+        let mut known = known.cloned();
         let mut tries = 0;
-        let mut known = known;
         let written = loop {
             tries += 1;
             let result = match &known {
@@ -236,7 +265,7 @@ async fn write(client: Client, component: Arc<str>, host: Arc<str>, mut queue: m
             }
         };
         if let Some(written) = written {
-            memory.remember(key, written);
+            memory.written.put(key, written);
         }
     }
 }
@@ -313,6 +342,33 @@ mod tests {
         assert_eq!(got.len(), SIMILAR + 1);
         assert_eq!(got.iter().map(|g| g.1).sum::<u64>(), BURST as u64);
         assert!(got[SIMILAR].2.starts_with("(combined from similar events): number"), "{got:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_asked_for_longest_ago_is_forgotten() {
+        let mut memory = Memory::default();
+        let about = |uid: usize| Told {
+            involved: json!({"uid": uid.to_string()}),
+            kind: "Normal",
+            reason: "R".into(),
+            message: "m".into(),
+            at: Timestamp::UNIX_EPOCH,
+        };
+        for uid in 0..3 * MEMORY {
+            let (key, _) = memory.key(&about(uid));
+            assert!(memory.allowed(&key.uid));
+            assert!(memory.buckets.get("0").is_some(), "it is asked for again and again");
+            memory.written.put(key, Written { name: String::new(), count: 1, last: Instant::now() });
+        }
+        for lengths in [
+            (memory.written.values.len(), memory.written.order.len()),
+            (memory.similar.values.len(), memory.similar.order.len()),
+            (memory.buckets.values.len(), memory.buckets.order.len()),
+        ] {
+            assert_eq!(lengths, (MEMORY, MEMORY));
+        }
+        assert!(memory.buckets.get("1").is_none());
+        assert!((1..BURST as u32).all(|_| memory.allowed("0")) && !memory.allowed("0"));
     }
 
     #[tokio::test(start_paused = true)]

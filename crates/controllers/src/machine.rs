@@ -15,6 +15,7 @@ use client::{
 };
 use futures::FutureExt;
 use parking_lot::Mutex;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -218,6 +219,10 @@ pub trait Controller: Send + Sync + 'static {
     fn name(&self) -> &'static str;
     /// What it looks at.
     fn sources(&self) -> Vec<Source>;
+    /// Keys that it finds out about by itself, not from a source; asked for once.
+    fn wakes(&self) -> Option<mpsc::UnboundedReceiver<Key>> {
+        None
+    }
     /// Observes and decides. `failure` is what went wrong the last time that this key was worked on.
     async fn reconcile(&self, key: &Key, failure: Option<&str>) -> Result<Decision>;
 }
@@ -269,6 +274,14 @@ impl Machine {
         let name = controller.name();
         let sources = controller.sources();
         let queue = WorkQueue::named(name.trim_end_matches("-controller"));
+        if let Some(mut wakes) = controller.wakes() {
+            let (queue, shutdown) = (queue.clone(), self.shutdown.clone());
+            self.tasks.spawn(async move {
+                while let Some(Some(key)) = shutdown.run_until_cancelled(wakes.recv()).await {
+                    queue.add(key);
+                }
+            });
+        }
         let informers: Vec<Arc<Informer>> = sources.iter().map(|s| s.informer.clone()).collect();
         for source in sources {
             let (queue, shutdown) = (queue.clone(), self.shutdown.clone());

@@ -1,38 +1,79 @@
 //! Namespaces that are to go: everything in them is deleted first, whatever kinds there are, then they are let go.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::{Gvr, Key, Object, Value, meta};
 use async_trait::async_trait;
-use client::{Client, Informer, ListOptions, Result, discovery, gvr};
+use client::{Client, Informer, ListOptions, Result, WatchKind, WatchOptions, discovery, gvr};
+use futures::StreamExt;
+use futures::future::select_all;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{Action, Controller, Decision, Machine, Source, view};
 
 /// The finalizer in a namespace's spec that is this controller's.
 const FINALIZER: &str = "kubernetes";
-/// When to look again for what must end by itself. The ends of pods and claims are events here; kinds that somebody else's
-/// finalizer holds are of any kind there may be, and not all of these are watched.
-const AGAIN: Duration = Duration::from_secs(2);
+/// When to look again for what tells no end: kinds that cannot be watched, and servers that do not say what kinds they have.
+const AGAIN: Duration = Duration::from_secs(8);
 
 /// The controller.
 pub(crate) struct Namespaces {
     client: Client,
     namespaces: Arc<Informer>,
-    pods: Arc<Informer>,
-    claims: Arc<Informer>,
+    /// What must end by itself is of any kind there may be: it is watched while a namespace waits for it.
+    waits: Mutex<HashMap<String, AbortOnDropHandle<()>>>,
+    wake: mpsc::UnboundedSender<Key>,
+    woken: Mutex<Option<mpsc::UnboundedReceiver<Key>>>,
 }
 
 impl Namespaces {
     pub(crate) fn new(machine: &Machine) -> Self {
+        let (wake, woken) = mpsc::unbounded_channel();
         Self {
             client: machine.client().named("namespace-controller"),
             namespaces: machine.informer(&gvr::NAMESPACES),
-            pods: machine.informer(&gvr::PODS),
-            claims: machine.informer(&gvr::PERSISTENT_VOLUME_CLAIMS),
+            waits: Mutex::default(),
+            wake,
+            woken: Mutex::new(Some(woken)),
         }
+    }
+
+    /// Looks at the namespace again as soon as one of the objects that are left in it is gone.
+    fn wait(&self, namespace: &str, left: &[Left]) {
+        let ends = left.iter().filter(|l| l.watched).map(|l| {
+            let (client, gvr, namespace) = (self.client.clone(), l.gvr.clone(), namespace.to_owned());
+            let options = WatchOptions { revision: l.revision, ..WatchOptions::default() };
+            Box::pin(async move {
+                let mut events = client.watch(&gvr, &namespace, &options).await?;
+                // One that breaks off, or is of too long ago, says that it is time to look, too.
+                while let Some(event) = events.next().await {
+                    if event?.kind == WatchKind::Deleted {
+                        break;
+                    }
+                }
+                Ok::<_, client::Error>(())
+            })
+        });
+        let ends: Vec<_> = ends.collect();
+        if ends.is_empty() {
+            return;
+        }
+        let (wake, key) = (self.wake.clone(), Key::new("", namespace));
+        let waiting = tokio::spawn(async move {
+            if let (Err(error), ..) = select_all(ends).await {
+                tracing::debug!(%error, namespace = key.name, "what is left in it cannot be watched");
+                // The server may be away; nothing tells when it is back.
+                tokio::time::sleep(AGAIN).await;
+            }
+            let _ = wake.send(key); // it ends with us
+        });
+        self.waits.lock().insert(namespace.to_owned(), AbortOnDropHandle::new(waiting));
     }
 }
 
@@ -43,18 +84,15 @@ impl Controller for Namespaces {
     }
 
     fn sources(&self) -> Vec<Source> {
-        let ends = |informer: &Arc<Informer>| {
-            let namespaces = self.namespaces.clone();
-            Source::with(informer, move |change| {
-                let namespace = namespaces.get("", change.object().namespace());
-                let going = change.new.is_none() && namespace.is_some_and(|n| n.is_deleting());
-                if going { vec![Key::new("", change.object().namespace())] } else { Vec::new() }
-            })
-        };
-        vec![Source::own(&self.namespaces), ends(&self.pods), ends(&self.claims)]
+        vec![Source::own(&self.namespaces)]
+    }
+
+    fn wakes(&self) -> Option<mpsc::UnboundedReceiver<Key>> {
+        self.woken.lock().take()
     }
 
     async fn reconcile(&self, key: &Key, _: Option<&str>) -> Result<Decision> {
+        self.waits.lock().remove(&key.name);
         let Some(namespace) = self.namespaces.get("", &key.name) else { return Ok(Decision::default()) };
         if !namespace.is_deleting() || !is_ours(&namespace) {
             return Ok(Decision::default());
@@ -74,11 +112,16 @@ impl Controller for Namespaces {
                         .flat_map(|o| meta::finalizers(o.value()).map(String::from).collect::<Vec<_>>())
                         .collect(),
                     collection: r.can("deletecollection"),
+                    watched: r.can("watch"),
+                    revision: list.revision,
                     items: list.items,
                 }),
                 Err(e) if e.is_not_found() => {} // the kind itself has just gone
                 Err(e) => return Err(e),
             }
+        }
+        if left.iter().all(|l| l.waiting) {
+            self.wait(&key.name, &left);
         }
         Ok(decide(&Observed { namespace: &namespace, left, unreadable, now: base::clock::now() }))
     }
@@ -97,6 +140,10 @@ struct Left {
     finalizers: Vec<String>,
     /// Whether they can be deleted together.
     collection: bool,
+    /// Whether their ends can be watched for.
+    watched: bool,
+    /// The revision they are of.
+    revision: u64,
     items: Vec<Arc<Object>>,
 }
 
@@ -127,11 +174,16 @@ fn decide(o: &Observed<'_>) -> Decision {
             decision.actions.extend(items.map(|i| Action::delete(&left.gvr, i)));
         }
     }
-    // What ends at once is gone by the next look; the rest takes its time, and people are told what it is.
-    decision.after(if decision.actions.is_empty() { AGAIN } else { Duration::ZERO });
-    if decision.actions.is_empty() {
-        decision.actions.extend(status(o));
+    if !decision.actions.is_empty() {
+        // What ends at once is gone by the next look.
+        decision.after(Duration::ZERO);
+        return decision;
     }
+    // The rest takes its time, and people are told what it is.
+    if !o.unreadable.is_empty() || o.left.iter().any(|l| !l.watched) {
+        decision.after(AGAIN);
+    }
+    decision.actions.extend(status(o));
     decision
 }
 
@@ -221,6 +273,8 @@ mod tests {
             waiting,
             finalizers: vec!["f".into()],
             collection: true,
+            watched: true,
+            revision: 1,
             items: vec![],
         }
     }
@@ -240,7 +294,13 @@ mod tests {
         ] {
             let d = decide(&Observed { namespace: &n, left, unreadable: vec![], now: Timestamp::UNIX_EPOCH });
             assert_eq!(summary(&d.actions).join("; "), want, "{what}");
+            let at_once = d.actions.iter().any(|a| matches!(a, Action::DeleteCollection { .. }));
+            assert_eq!(d.again, at_once.then_some(Duration::ZERO), "{what}: what ends by itself says so");
         }
+        let quiet = Left { watched: false, ..left("metrics", true) };
+        let observed =
+            Observed { namespace: &n, left: vec![quiet], unreadable: vec![], now: Timestamp::UNIX_EPOCH };
+        assert_eq!(decide(&observed).again, Some(AGAIN));
         let d = decide(&Observed {
             namespace: &n,
             left: vec![],

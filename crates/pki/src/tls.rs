@@ -350,6 +350,8 @@ pub struct Shown {
     pub groups: Vec<String>,
     /// When the certificate ends.
     pub until: Timestamp,
+    /// The certificate's SHA-256 digest, in hexadecimal digits.
+    pub digest: String,
 }
 
 impl Clients {
@@ -367,7 +369,9 @@ impl Clients {
         }
         let (user, groups) = user_of_certificate(own)?;
         let until = end_of_certificate(own)?;
-        Ok(Shown { user, groups, until })
+        let digest = ring::digest::digest(&ring::digest::SHA256, own.as_ref());
+        let digest = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Shown { user, groups, until, digest })
     }
 
     /// Judges a certificate of X.509's first version, which says nothing of what it is for: as upstream takes it, for anything,

@@ -67,6 +67,15 @@ impl FieldValidation {
         }
     }
 
+    /// The query parameter's word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FieldValidation::Ignore => "Ignore",
+            FieldValidation::Warn => "Warn",
+            FieldValidation::Strict => "Strict",
+        }
+    }
+
     /// What is to be warned of, of fields that should not be there, or why they are refused.
     pub fn judge(self, problems: Vec<String>) -> Result<Vec<String>, String> {
         match self {
@@ -114,10 +123,12 @@ pub fn decode_as(
         MediaType::Yaml => yaml::parse(bytes)?,
         MediaType::Protobuf => (protobuf::decode(bytes, schema)?, Vec::new()),
     };
-    finish(value, duplicates, api_version, kind, schema, validation, check::fit)
+    let problems = duplicates.iter().map(|f| duplicate(f)).collect();
+    finish(value, problems, api_version, kind, schema, validation, check::fit)
+        .map_err(|unfit| unfit.status(api_version, kind))
 }
 
-/// Checks a value that is already decoded (the result of a patch) against the schema, as [`decode`] does.
+/// Checks a value that is already decoded against the schema, as [`decode`] does.
 pub fn check(
     value: Value,
     api_version: &str,
@@ -126,6 +137,19 @@ pub fn check(
     validation: FieldValidation,
 ) -> Result<Decoded, Status> {
     finish(value, Vec::new(), api_version, kind, schema, validation, check::fit)
+        .map_err(|unfit| unfit.status(api_version, kind))
+}
+
+/// As [`check`], of the result of a patch in which there are these problems already. An error says why alone.
+pub fn check_patched(
+    value: Value,
+    problems: Vec<String>,
+    api_version: &str,
+    kind: &str,
+    schema: Schema<'_>,
+    validation: FieldValidation,
+) -> Result<Decoded, String> {
+    finish(value, problems, api_version, kind, schema, validation, check::fit).map_err(Unfit::why)
 }
 
 /// As [`check`], of a configuration to apply: its zero values stay, because they are somebody's. What the object becomes has
@@ -138,6 +162,7 @@ pub fn check_applied(
     validation: FieldValidation,
 ) -> Result<Decoded, Status> {
     finish(value, Vec::new(), api_version, kind, schema, validation, check::fit_applied)
+        .map_err(|unfit| unfit.status(api_version, kind))
 }
 
 /// Takes out of a value what the schema does not have, and says what that was, as paths; and what says nothing, without a word.
@@ -161,15 +186,37 @@ fn unreadable(api_version: &str, kind: &str, why: &str) -> Status {
 
 type Fit = fn(&mut Value, Schema<'_>, &mut Vec<String>) -> Result<(), String>;
 
+/// Why a value is not of a type.
+enum Unfit {
+    /// It says itself that it is of another one.
+    Other(String),
+    /// It cannot be.
+    Unreadable(String),
+}
+
+impl Unfit {
+    fn why(self) -> String {
+        let (Unfit::Other(why) | Unfit::Unreadable(why)) = self;
+        why
+    }
+
+    fn status(self, api_version: &str, kind: &str) -> Status {
+        match self {
+            Unfit::Other(why) => Status::bad_request(why),
+            Unfit::Unreadable(why) => unreadable(api_version, kind, &why),
+        }
+    }
+}
+
 fn finish(
     mut value: Value,
-    duplicates: Vec<String>,
+    mut problems: Vec<String>,
     api_version: &str,
     kind: &str,
     schema: Schema<'_>,
     validation: FieldValidation,
     fit: Fit,
-) -> Result<Decoded, Status> {
+) -> Result<Decoded, Unfit> {
     let Value::Object(map) = &mut value else {
         let what = match value {
             Value::Array(_) => "array",
@@ -178,11 +225,7 @@ fn finish(
             Value::Bool(_) => "bool",
             _ => "null",
         };
-        return Err(unreadable(
-            api_version,
-            kind,
-            &format!("json: cannot unmarshal {what} into Go value of type {kind}"),
-        ));
+        return Err(Unfit::Unreadable(format!("json: cannot unmarshal {what} into Go value of type {kind}")));
     };
     // Options objects are the same in every group and version; but that it is such an object is not to be doubted.
     let options = kind.ends_with("Options");
@@ -191,30 +234,25 @@ fn finish(
             Some(Value::String(is)) if is == want || is.is_empty() || options && field == "apiVersion" => {}
             None | Some(Value::Null) => {}
             Some(Value::String(is)) => {
-                return Err(Status::bad_request(format!(
+                return Err(Unfit::Other(format!(
                     "the {what} in the data ({is}) does not match the expected {what} ({want})"
                 )));
             }
             Some(_) => {
-                return Err(unreadable(
-                    api_version,
-                    kind,
-                    &format!(
-                        "json: cannot unmarshal non-string into Go struct field {kind}.{field} of type string"
-                    ),
-                ));
+                return Err(Unfit::Unreadable(format!(
+                    "json: cannot unmarshal non-string into Go struct field {kind}.{field} of type string"
+                )));
             }
         }
     }
     let mut unknown = Vec::new();
-    fit(&mut value, schema, &mut unknown).map_err(|why| unreadable(api_version, kind, &why))?;
+    fit(&mut value, schema, &mut unknown).map_err(Unfit::Unreadable)?;
     let map = crate::meta::as_map(&mut value);
     map.insert("apiVersion".to_owned(), Value::String(api_version.to_owned()));
     map.insert("kind".to_owned(), Value::String(kind.to_owned()));
-    let mut problems: Vec<String> = duplicates.iter().map(|f| duplicate(f)).collect();
     problems.extend(unknown.iter().map(|f| format!("unknown field \"{f}\"")));
     problems.truncate(json::MAX_PROBLEMS);
-    let warnings = validation.judge(problems).map_err(|why| unreadable(api_version, kind, &why))?;
+    let warnings = validation.judge(problems).map_err(Unfit::Unreadable)?;
     Ok(Decoded { value, warnings })
 }
 

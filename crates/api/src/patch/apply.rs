@@ -262,10 +262,74 @@ fn bare(obj: &Value) -> Value {
     out
 }
 
+/// Refuses a configuration with fields that there are not, or with items that cannot be told apart: what nobody can own.
+pub fn check(config: &Value, schema: Schema<'_>) -> Result<(), Status> {
+    let Some(why) = fields::fault(config, schema, "") else { return Ok(()) };
+    let (text, metadata) = (|v: &Value| v.as_str().unwrap_or_default().to_owned(), meta::of(config));
+    Err(Status::bad_request(format!(
+        "failed to create typed patch object ({}/{}; {}, Kind={}): {why}",
+        text(&metadata["namespace"]),
+        text(&metadata["name"]),
+        text(&config["apiVersion"]),
+        text(&config["kind"])
+    )))
+}
+
+/// The manager by whose name kubectl applies, on either side.
+const KUBECTL: &str = "kubectl";
+/// Where kubectl keeps what it applied the last time that it did so itself.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// How large all annotations of an object may be together.
+const MAX_ANNOTATIONS: usize = 256 << 10;
+
 /// Applies a configuration to the live object (`None`: it is created) and returns the new object, with its managed fields.
 /// All three are of the writer's version. Fields that others own and this configuration changes are conflicts (409) unless
-/// `force`. An apply that changes nothing returns the live object.
+/// `force`; for kubectl those are none that it has applied itself before. An apply that changes nothing returns the live
+/// object.
 pub fn apply(
+    live: Option<&Value>,
+    config: &Value,
+    versions: &dyn Versions,
+    writer: Writer<'_>,
+    force: bool,
+) -> Result<Value, Stop> {
+    let mut new = applied(live, config, versions, writer, force)?;
+    if writer.manager == KUBECTL && meta::annotation(&new, LAST_APPLIED).is_some_and(|v| !v.is_empty()) {
+        keep_last_applied(&mut new, config);
+    }
+    Ok(new)
+}
+
+/// Says in the annotation that kubectl reads when it applies by itself what has been applied now. Nobody owns that.
+fn keep_last_applied(object: &mut Value, config: &Value) {
+    let mut stated = config.clone();
+    if let Some(annotations) = meta::of_mut(&mut stated).get_mut("annotations").and_then(Value::as_object_mut)
+    {
+        annotations.shift_remove(LAST_APPLIED);
+    }
+    let text = format!("{stated}\n");
+    let annotations = meta::entry(meta::of_mut(object), "annotations");
+    let size = |(key, value): (&String, &Value)| key.len() + value.as_str().map_or(0, str::len);
+    let others: usize = annotations.iter().filter(|(key, _)| *key != LAST_APPLIED).map(size).sum();
+    if others + LAST_APPLIED.len() + text.len() > MAX_ANNOTATIONS {
+        annotations.shift_remove(LAST_APPLIED);
+    } else {
+        annotations.insert(LAST_APPLIED.to_owned(), Value::String(text));
+    }
+}
+
+/// What kubectl applied by itself the last time, as far as that is still so: fields that were its own before anybody kept
+/// count of owners.
+fn last_applied(live: &Value, schema: Schema<'_>, api_version: &str) -> Option<Set> {
+    let last: Value = serde_json::from_str(meta::annotation(live, LAST_APPLIED)?).ok()?;
+    if last["apiVersion"] != api_version || fields::fault(&last, schema, "").is_some() {
+        return None;
+    }
+    let diff = fields::compare(Some(&last), Some(live), schema);
+    Some(fields::of(&last, schema).difference(&diff.changed).difference(&diff.removed))
+}
+
+fn applied(
     live: Option<&Value>,
     config: &Value,
     versions: &dyn Versions,
@@ -276,17 +340,7 @@ pub fn apply(
         return Err(Status::bad_request("metadata.managedFields must be nil").into());
     }
     let schema = schema_of(versions, writer.api_version)?;
-    if let Some(why) = fields::fault(config, schema, "") {
-        let (text, metadata) = (|v: &Value| v.as_str().unwrap_or_default().to_owned(), meta::of(config));
-        return Err(Status::bad_request(format!(
-            "failed to create typed patch object ({}/{}; {}, Kind={}): {why}",
-            text(&metadata["namespace"]),
-            text(&metadata["name"]),
-            text(&config["apiVersion"]),
-            text(&config["kind"])
-        ))
-        .into());
-    }
+    check(config, schema)?;
     let mut wanted = fields::of(config, schema);
     strip(&mut wanted, writer);
     let Some(live) = live else {
@@ -327,7 +381,15 @@ pub fn apply(
         }
     }
     if !force && !conflicts.is_empty() {
-        return Err(conflict(&conflicts).into());
+        if writer.manager == KUBECTL
+            && let Some(own) = last_applied(&old, schema, writer.api_version)
+        {
+            conflicts.iter_mut().for_each(|(_, set)| *set = set.difference(&own));
+            conflicts.retain(|(_, set)| !set.is_empty());
+        }
+        if !conflicts.is_empty() {
+            return Err(conflict(&conflicts).into());
+        }
     }
     for entry in &mut managers {
         let diff = diffs.of(entry);
@@ -419,7 +481,8 @@ pub fn track_update(
     versions: &dyn Versions,
     writer: Writer<'_>,
 ) -> Result<(), Stop> {
-    let given = meta::of(new)["managedFields"].as_array();
+    // A subresource says nothing of them.
+    let given = meta::of(new)["managedFields"].as_array().filter(|_| writer.subresource.is_empty());
     let mut managers = match (given, old) {
         (Some(list), _) if !list.is_empty() && list.iter().all(|e| e["manager"].is_string()) => entries(new),
         // One empty entry, or an empty list, is how a client asks to start afresh.
@@ -604,6 +667,22 @@ mod tests {
     }
 
     #[test]
+    fn fields_that_there_are_not_are_refused() {
+        let mut unknown = config(None, "a");
+        unknown["spec"]["template"]["spec"]["containers"][0]["imag"] = json!("b");
+        unknown["metadata"]["labels"]["anything"] = json!("c");
+        let error = apply(None, &unknown, schema(), by("a"), false).unwrap_err();
+        assert_eq!(
+            (error.code, error.message.as_str()),
+            (
+                400,
+                "failed to create typed patch object (/d; apps/v1, Kind=Deployment): \
+                 .spec.template.spec.containers[name=\"c\"].imag: field not declared in schema"
+            )
+        );
+    }
+
+    #[test]
     fn items_of_one_key_are_refused() {
         let mut twice = config(None, "a");
         let container = twice["spec"]["template"]["spec"]["containers"][0].clone();
@@ -651,6 +730,44 @@ mod tests {
         // x no longer owns the replicas: leaving them out does not remove them, and y's stay.
         let after = apply(Some(&forced), &config(None, "i"), schema(), by("x"), false).unwrap();
         assert_eq!(after["spec"]["replicas"], 2);
+    }
+
+    #[test]
+    fn kubectl_goes_on_with_what_it_applied_itself() {
+        let annotated = |replicas, image: &str, last: &Value| {
+            let mut object = config(Some(replicas), image);
+            object["metadata"]["annotations"] = json!({LAST_APPLIED: last.to_string()});
+            object
+        };
+        let mut live = annotated(3, "i", &config(Some(3), "i"));
+        track_update(None, &mut live, schema(), by("kubectl-client-side-apply"));
+        let next = config(Some(5), "j");
+        for manager in ["someone", "kubectl"] {
+            let result = apply(Some(&live), &next, schema(), by(manager), false);
+            assert_eq!(result.is_ok(), manager == "kubectl", "{result:?}");
+        }
+        let new = apply(Some(&live), &next, schema(), by("kubectl"), false).unwrap();
+        assert_eq!(new["spec"]["replicas"], 5);
+        let kept = meta::annotation(&new, LAST_APPLIED).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(kept).unwrap(), next, "the other side knows, too");
+        let owned = entries(&new).into_iter().find(|e| e.apply).unwrap();
+        assert!(!owned.set.paths().iter().any(|p| p.contains("last-applied")), "{:?}", owned.set.paths());
+        // What has been changed since is somebody else's.
+        let mut live = annotated(9, "i", &config(Some(3), "i"));
+        track_update(None, &mut live, schema(), by("kubectl-client-side-apply"));
+        let error = apply(Some(&live), &next, schema(), by("kubectl"), false).unwrap_err();
+        assert_eq!(
+            error.message,
+            "Apply failed with 1 conflict: conflict with \"kubectl-client-side-apply\" using apps/v1 at 2024-01-01T00:00:00Z: .spec.replicas"
+        );
+        // Without the annotation there is nothing to keep.
+        let plain = apply(None, &config(Some(1), "i"), schema(), by("kubectl"), false).unwrap();
+        assert_eq!(meta::annotation(&plain, LAST_APPLIED), None);
+        let mut large = config(Some(1), "i");
+        large["metadata"]["annotations"] =
+            json!({LAST_APPLIED: "{}", "x": "y".repeat(MAX_ANNOTATIONS - 200)});
+        let kept = apply(None, &large, schema(), by("kubectl"), false).unwrap();
+        assert_eq!(meta::annotation(&kept, LAST_APPLIED), None, "it would be too large");
     }
 
     #[test]

@@ -225,13 +225,18 @@ pub fn of(value: &Value, schema: Schema<'_>) -> Set {
     }
 }
 
-/// The first list of a configuration with items whose owner could not be told, and why, in upstream's words: an item that
-/// has no key, or two of one key.
+/// The first part of a configuration whose owner could not be told, and why, in upstream's words: a field that there is not, an
+/// item of a list that has no key, or two of one key.
 pub fn fault(value: &Value, schema: Schema<'_>, path: &str) -> Option<String> {
     let grain = grain(schema, value);
     match (&grain, value) {
-        (Grain::Fields { .. }, Value::Object(map)) => map.iter().find_map(|(name, v)| {
-            fault(v, schema.field(name).unwrap_or(Schema::Any), &format!("{path}.{name}"))
+        (Grain::Fields { named }, Value::Object(map)) => map.iter().find_map(|(name, v)| {
+            let path = format!("{path}.{name}");
+            match schema.field(name) {
+                Some(inner) => fault(v, inner, &path),
+                None if *named => Some(format!("{path}: field not declared in schema")),
+                None => fault(v, Schema::Any, &path),
+            }
         }),
         (Grain::Items(..) | Grain::Values, Value::Array(list)) => {
             let mut seen = HashSet::new();

@@ -11,6 +11,7 @@ mod node;
 mod pods;
 mod quota;
 mod security;
+mod standards;
 mod webhook;
 
 use api::{Gvr, Kind, Status, Value};

@@ -71,8 +71,13 @@ fn forbidden_reference(pod: &Value) -> Option<&'static str> {
         Some(Referred::ConfigMap) => Some("configmaps"),
         Some(Referred::Claim) => Some("persistentvolumeclaims"),
         None => {
-            let claims = pod.pointer("/spec/resourceClaims").and_then(Value::as_array);
-            claims.is_some_and(|c| !c.is_empty()).then_some("resourceclaims")
+            let list = |p: &str| pod.pointer(p).and_then(Value::as_array).into_iter().flatten();
+            let mut sources =
+                list("/spec/volumes").filter_map(|v| v.pointer("/projected/sources")?.as_array());
+            if sources.any(|s| s.iter().any(|s| s.get("clusterTrustBundle").is_some_and(|b| !b.is_null()))) {
+                return Some("clustertrustbundles");
+            }
+            list("/spec/resourceClaims").next().is_some().then_some("resourceclaims")
         }
     }
 }
@@ -129,19 +134,88 @@ fn mirror_pod(r: &Review<'_>, node: &str) -> Result<(), Status> {
     }
     let owners = api::meta::owner_references(r.object);
     let itself = r.server.cache.kind("", "nodes").get(node);
-    let owned = matches!(&owners[..], [o] if o.api_version == "v1" && o.kind == "Node" && o.name == node
-        && o.controller == Some(true)
-        && o.block_owner_deletion != Some(true)
-        && itself.is_some_and(|n| n.uid() == o.uid));
-    if !owned {
-        return Err(r.forbidden(format!(
-            "node \"{node}\" can only create pods with an owner reference set to itself"
-        )));
+    let only = |owner: &str| {
+        Err(r.forbidden(format!("node \"{node}\" can only create pods with {owner} set to itself")))
+    };
+    match &owners[..] {
+        [o] if o.api_version != "v1" || o.kind != "Node" || o.name != node => {
+            return only("an owner reference");
+        }
+        [o] if o.controller != Some(true) => return only("a controller owner reference"),
+        [o] if o.block_owner_deletion == Some(true) => {
+            let why = format!("node \"{node}\" must not set blockOwnerDeletion on an owner reference");
+            return Err(r.forbidden(why));
+        }
+        [o] => match itself {
+            Some(itself) if itself.uid() == o.uid => {}
+            Some(itself) => {
+                let (expected, got) = (&o.uid, itself.uid());
+                let why = format!("node {node} UID mismatch: expected {expected} got {got}");
+                return Err(r.forbidden(why));
+            }
+            None => return Err(Status::not_found(&api::names::gvr::NODES, node)),
+        },
+        [] => return only("an owner reference"),
+        _ => return only("a single owner reference"),
     }
     match forbidden_reference(r.object) {
         Some(what) => Err(r.forbidden(format!("node \"{node}\" can not create pods that reference {what}"))),
         None => Ok(()),
     }
+}
+
+/// A pod that something is done with must be bound to the node.
+fn own_pod(r: &Review<'_>, node: &str, what: &str) -> Result<(), Status> {
+    let found;
+    let pod = match r.old {
+        Some(old) => old,
+        None => {
+            found = r.server.cache.kind("", "pods").get(&local_key(r.namespace, r.name));
+            found.as_ref().ok_or_else(|| Status::not_found(&api::names::gvr::PODS, r.name))?.value()
+        }
+    };
+    if node_of(pod) == node {
+        return Ok(());
+    }
+    Err(r.forbidden(format!("node \"{node}\" can only {what} with spec.nodeName set to itself")))
+}
+
+fn pod_status(r: &Review<'_>, node: &str) -> Result<(), Status> {
+    own_pod(r, node, "update pod status for pods")?;
+    let old = r.old.unwrap_or(&Value::Null);
+    if api::meta::labels(old) != api::meta::labels(r.object) {
+        return Err(r.forbidden(format!("node \"{node}\" cannot update labels through pod status")));
+    }
+    let claims = |pod: &Value| {
+        let claims = pod.pointer("/status/resourceClaimStatuses").and_then(Value::as_array);
+        claims.cloned().unwrap_or_default()
+    };
+    if claims(old) != claims(r.object) {
+        return Err(r.forbidden(format!("node \"{node}\" cannot update resource claim statues")));
+    }
+    Ok(())
+}
+
+/// Of a claim a node says how large its volume is, and how it grows.
+fn claim_status(r: &Review<'_>, node: &str, old: &Value) -> Result<(), Status> {
+    let rest = |claim: &Value| {
+        let mut claim = claim.clone();
+        let meta = api::meta::of_mut(&mut claim);
+        for field in ["resourceVersion", "managedFields"] {
+            meta.shift_remove(field);
+        }
+        let status = api::meta::child(&mut claim, "status");
+        for field in ["capacity", "conditions", "allocatedResources", "allocatedResourceStatuses"] {
+            status.shift_remove(field);
+        }
+        claim
+    };
+    if rest(old) == rest(r.object) {
+        return Ok(());
+    }
+    Err(r.forbidden(format!(
+        "node \"{node}\" is not allowed to update fields other than status.capacity and status.conditions"
+    )))
 }
 
 /// A token that a node asks for is bound to a pod that runs there.
@@ -236,33 +310,27 @@ impl Plugin for NodeRestriction {
         let Some(itself) = r.user.node() else { return Ok(()) };
         match (&*r.gvr.group, &*r.gvr.resource, r.subresource) {
             ("", "nodes", _) => node(r, itself),
-            ("", "pods", "") if r.operation == Operation::Create => mirror_pod(r, itself),
-            ("", "pods", "") if r.operation == Operation::Update => Err(r.forbidden(format!(
-                "unexpected operation \"UPDATE\", node \"{itself}\" can only create and delete mirror pods"
-            ))),
-            ("", "pods", "" | "status" | "eviction") => {
-                let bound = match r.old {
-                    Some(old) => node_of(old).to_owned(),
-                    None => {
-                        let key = local_key(r.namespace, r.name);
-                        let pod = r.server.cache.kind("", "pods").get(&key);
-                        pod.map(|p| node_of(p.value()).to_owned()).unwrap_or_default()
-                    }
-                };
-                if bound != itself {
-                    return Err(r.forbidden(format!(
-                        "node \"{itself}\" can only change pods with spec.nodeName set to itself"
-                    )));
+            ("", "pods", part) => match (part, r.operation) {
+                (_, Operation::Connect) => Ok(()),
+                ("", Operation::Create) => mirror_pod(r, itself),
+                ("", Operation::Delete) => own_pod(r, itself, "delete pods"),
+                ("status", Operation::Update) => pod_status(r, itself),
+                ("eviction", Operation::Create) => own_pod(r, itself, "evict pods"),
+                ("", operation) => Err(r.forbidden(format!(
+                    "unexpected operation \"{}\", node \"{itself}\" can only create and delete mirror pods",
+                    operation.word()
+                ))),
+                ("status" | "eviction", operation) => {
+                    Err(r.forbidden(format!("unexpected operation \"{}\"", operation.word())))
                 }
-                let relabeled = r.subresource == "status"
-                    && r.old.is_some_and(|old| api::meta::labels(old) != api::meta::labels(r.object));
-                if relabeled {
-                    return Err(
-                        r.forbidden(format!("node \"{itself}\" cannot update labels through pod status"))
-                    );
-                }
-                Ok(())
-            }
+                (other, _) => Err(r.forbidden(format!(
+                    "unexpected pod subresource \"{other}\", only 'status' and 'eviction' are allowed"
+                ))),
+            },
+            ("", "persistentvolumeclaims", part) => match (part, r.old) {
+                ("status", Some(old)) => claim_status(r, itself, old),
+                _ => Err(r.forbidden("may only update PVC status")),
+            },
             ("", "serviceaccounts", "token") => token(r, itself),
             ("coordination.k8s.io", "leases", _) | ("storage.k8s.io", "csinodes", _) => {
                 let name = if r.name.is_empty() { api::meta::name(r.object) } else { r.name };
@@ -317,6 +385,10 @@ mod tests {
             (json!({"containers": [{"envFrom": [{"configMapRef": {"name": "c"}}]}]}), Some("configmaps")),
             (json!({"volumes": [{"ephemeral": {}}]}), Some("persistentvolumeclaims")),
             (json!({"volumes": [{"azureFile": {"secretName": "s"}}]}), Some("secrets")),
+            (
+                json!({"volumes": [{"projected": {"sources": [{"clusterTrustBundle": {"path": "p"}}]}}]}),
+                Some("clustertrustbundles"),
+            ),
             (
                 json!({"volumes": [{"csi": {"driver": "d", "nodePublishSecretRef": {"name": "s"}}}]}),
                 Some("secrets"),

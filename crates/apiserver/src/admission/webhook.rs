@@ -289,10 +289,7 @@ async fn asked(
             );
             return Ok(None);
         }
-        Err(why) => {
-            let why = format!("failed calling webhook \"{name}\": match conditions: {why}");
-            return Err(Status::failure(403, "Forbidden", why));
-        }
+        Err(why) => return Err(r.forbidden(why)),
     }
     let effects = text(hook, "/sideEffects");
     let harmless = effects == "None" || r.dry_run && effects == "NoneOnDryRun";

@@ -6,7 +6,7 @@
 pub mod node;
 pub mod policy;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use api::access::Ask;
@@ -151,6 +151,20 @@ impl Rule {
         v
     }
 
+    /// The rule as upstream shows it to people.
+    pub fn show(&self) -> String {
+        let lists = [
+            ("APIGroups", &self.groups),
+            ("Resources", &self.resources),
+            ("NonResourceURLs", &self.urls),
+            ("ResourceNames", &self.names),
+            ("Verbs", &self.verbs),
+        ];
+        let shown = lists.into_iter().filter(|(_, list)| !list.is_empty());
+        let shown: Vec<String> = shown.map(|(name, list)| format!("{name}:{}", quoted(list))).collect();
+        format!("{{{}}}", shown.join(", "))
+    }
+
     /// Whether the rule allows what is asked.
     pub fn allows(&self, a: &Attributes<'_>) -> bool {
         let any = |list: &[String], what: &str| list.iter().any(|x| x == "*" || x == what);
@@ -208,6 +222,12 @@ impl Rule {
     }
 }
 
+/// Strings as Go shows a list of them.
+pub fn quoted(list: &[String]) -> String {
+    let all: Vec<String> = list.iter().map(|s| api::field::quote(s)).collect();
+    format!("[{}]", all.join(" "))
+}
+
 fn url_matches(pattern: &str, path: &str) -> bool {
     pattern == "*" || pattern == path || pattern.strip_suffix('*').is_some_and(|p| path.starts_with(p))
 }
@@ -243,6 +263,15 @@ struct Grant {
     namespace: Option<String>,
     rules: Arc<Vec<Rule>>,
     reason: String,
+    /// What is wrong with it: there is no such role.
+    fault: Option<Arc<str>>,
+}
+
+impl Grant {
+    /// Whether it holds for what is asked.
+    fn covers(&self, a: &Attributes<'_>) -> bool {
+        self.namespace.as_ref().is_none_or(|ns| a.is_resource && ns == a.namespace)
+    }
 }
 
 /// All roles and bindings, compiled: from a subject to what it may do.
@@ -308,7 +337,12 @@ impl Rbac {
             let namespace = if cluster { "" } else { text(binding, "/metadata/namespace") };
             let (kind, role) = (text(binding, "/roleRef/kind"), text(binding, "/roleRef/name"));
             let scope = if kind == "Role" { namespace } else { "" };
-            let Some(rules) = roles.get(&(scope, role)) else { continue };
+            let found = roles.get(&(scope, role)).cloned();
+            let fault: Option<Arc<str>> = found.is_none().then(|| {
+                let resource = if kind == "Role" { "role" } else { "clusterrole" };
+                format!("{resource}.rbac.authorization.k8s.io \"{role}\" not found").into()
+            });
+            let rules = found.unwrap_or_default();
             let binding_name = match cluster {
                 true => format!("ClusterRoleBinding \"{}\"", text(binding, "/metadata/name")),
                 false => format!("RoleBinding \"{}/{namespace}\"", text(binding, "/metadata/name")),
@@ -316,6 +350,7 @@ impl Rbac {
             let grant = |subject: &Value| Grant {
                 namespace: (!cluster).then(|| namespace.to_owned()),
                 rules: rules.clone(),
+                fault: fault.clone(),
                 reason: format!(
                     "RBAC: allowed by {binding_name} of {kind} \"{role}\" to {} \"{}\"",
                     text(subject, "/kind"),
@@ -342,16 +377,22 @@ impl Rbac {
 
     /// Whether a binding allows what is asked.
     pub fn authorize(&self, a: &Attributes<'_>) -> Decision {
-        for grant in self.grants(a.user) {
-            let here = match &grant.namespace {
-                None => true,
-                Some(ns) => a.is_resource && ns == a.namespace,
-            };
-            if here && grant.rules.iter().any(|r| r.allows(a)) {
+        for grant in self.grants(a.user).filter(|g| g.covers(a)) {
+            if grant.rules.iter().any(|r| r.allows(a)) {
                 return Decision::Allow(grant.reason.clone());
             }
         }
-        Decision::NoOpinion(String::new())
+        let faults = self.grants(a.user).filter(|g| g.covers(a)).filter_map(|g| g.fault.as_deref());
+        Decision::NoOpinion(match show_faults(faults) {
+            faults if faults.is_empty() => faults,
+            faults => format!("RBAC: {faults}"),
+        })
+    }
+
+    /// What is wrong with the bindings that `user` has in `namespace`, as one text.
+    pub fn faults(&self, user: &UserInfo, namespace: &str) -> String {
+        let here = |g: &&Grant| g.namespace.as_deref().is_none_or(|ns| ns == namespace);
+        show_faults(self.grants(user).filter(here).filter_map(|g| g.fault.as_deref()))
     }
 
     /// Everything `user` may do in `namespace` (and everywhere).
@@ -368,6 +409,33 @@ impl Rbac {
         }
         out
     }
+}
+
+/// Several texts as one, each once.
+fn show_faults<'a>(faults: impl Iterator<Item = &'a str>) -> String {
+    let mut all: Vec<&str> = Vec::new();
+    for fault in faults {
+        if !all.contains(&fault) {
+            all.push(fault);
+        }
+    }
+    if all.len() > 1 { format!("[{}]", all.join(", ")) } else { all.concat() }
+}
+
+/// Rules joined that differ in their verbs alone, in an order of their own: for people.
+pub fn compact(rules: &[Rule]) -> Vec<Rule> {
+    let mut verbs: BTreeMap<[&[String]; 4], Vec<String>> = BTreeMap::new();
+    for rule in rules {
+        let rest = [&rule.groups, &rule.resources, &rule.names, &rule.urls].map(Vec::as_slice);
+        verbs.entry(rest).or_default().extend(rule.verbs.iter().cloned());
+    }
+    let joined = verbs.into_iter().map(|(rest, verbs)| {
+        let [groups, resources, names, urls] = rest.map(<[String]>::to_vec);
+        Rule { verbs, groups, resources, names, urls }
+    });
+    let mut out: Vec<Rule> = joined.collect();
+    out.sort_by_cached_key(Rule::show);
+    out
 }
 
 #[cfg(test)]
@@ -439,5 +507,48 @@ mod tests {
             vec![rule(&["delete"], &["pods"])]
         );
         assert_eq!(missing(&held, &[rule(&["*"], &["pods"])]).len(), 1);
+    }
+    #[test]
+    fn rules_are_shown_as_upstream_does() {
+        let rule = |verb: &str, resource: &str| Rule {
+            verbs: vec![verb.into()],
+            groups: vec!["".into(), "apps".into()],
+            resources: vec![resource.into()],
+            ..Rule::default()
+        };
+        let shown: Vec<String> = compact(&[rule("get", "b"), rule("list", "a"), rule("watch", "b")])
+            .iter()
+            .map(Rule::show)
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                r#"{APIGroups:["" "apps"], Resources:["a"], Verbs:["list"]}"#,
+                r#"{APIGroups:["" "apps"], Resources:["b"], Verbs:["get" "watch"]}"#,
+            ]
+        );
+        let path = Rule { verbs: vec!["get".into()], urls: vec!["/x".into()], ..Rule::default() };
+        assert_eq!(path.show(), r#"{NonResourceURLs:["/x"], Verbs:["get"]}"#);
+    }
+
+    #[test]
+    fn a_role_that_is_not_there_is_told_to_who_is_refused() {
+        let binding = |name: &str, kind: &str, role: &str| {
+            json!({"metadata": {"name": name, "namespace": "a"}, "roleRef": {"kind": kind, "name": role},
+            "subjects": [{"kind": "User", "name": "ann"}]})
+        };
+        let bindings =
+            [binding("x", "Role", "gone"), binding("y", "ClusterRole", "lost"), binding("z", "Role", "gone")];
+        let rbac =
+            Rbac::compile(&RbacObjects { bindings: bindings.iter().collect(), ..RbacObjects::default() });
+        let ann = UserInfo::new("ann", &[]);
+        let both = "[role.rbac.authorization.k8s.io \"gone\" not found, clusterrole.rbac.authorization.k8s.io \"lost\" not found]";
+        for (namespace, want) in [("a", both), ("b", "")] {
+            let Decision::NoOpinion(why) = rbac.authorize(&ask(&ann, "get", "pods", "", namespace)) else {
+                panic!("{namespace}")
+            };
+            let told = if want.is_empty() { String::new() } else { format!("RBAC: {want}") };
+            assert_eq!((why, rbac.faults(&ann, namespace)), (told, want.to_owned()));
+        }
     }
 }

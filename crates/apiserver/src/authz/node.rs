@@ -24,6 +24,8 @@ impl Default for NodeRules {
             rule.resources.retain(|r| {
                 !GUARDED.contains(&r.as_str())
                     && r != "serviceaccounts/token"
+                    && r != "persistentvolumeclaims/status"
+                    && r != "volumeattachments"
                     && r != "leases"
                     && r != "csinodes"
             });
@@ -37,6 +39,8 @@ impl NodeRules {
     /// Whether the node `node` may do what is asked.
     pub fn authorize(&self, cache: &Cache, node: &str, a: &Attributes<'_>) -> Decision {
         let yes = || Decision::Allow(String::new());
+        let unrelated =
+            || Decision::NoOpinion(format!("no relationship found between node '{node}' and this object"));
         if !a.is_resource {
             return Decision::NoOpinion(String::new());
         }
@@ -69,9 +73,7 @@ impl NodeRules {
                         "can only list/watch pods with spec.nodeName field selector".into(),
                     ),
                     name if is_bound(cache, node, a.namespace, name) => yes(),
-                    _ => Decision::NoOpinion(format!(
-                        "no relationship found between node '{node}' and this object"
-                    )),
+                    _ => unrelated(),
                 };
             }
             ("", "nodes", "") if matches!(a.verb, "get" | "list" | "watch") => {
@@ -89,22 +91,22 @@ impl NodeRules {
                 if !matches!(a.verb, "get" | "list" | "watch") || a.name.is_empty() {
                     return Decision::NoOpinion("can only read resources of this type by name".into());
                 }
-                return if refers(cache, node, a) {
+                return if refers(cache, node, a) { yes() } else { unrelated() };
+            }
+            ("", "persistentvolumeclaims", "status") => {
+                return if matches!(a.verb, "get" | "update" | "patch") && refers(cache, node, a) {
                     yes()
                 } else {
-                    Decision::NoOpinion(format!(
-                        "no relationship found between node '{node}' and this object"
-                    ))
+                    unrelated()
                 };
             }
+            ("storage.k8s.io", "volumeattachments", "") => {
+                let attachment = cache.kind("storage.k8s.io", "volumeattachments").get(a.name);
+                let here = |v: Arc<Object>| v.spec().get("nodeName").and_then(Value::as_str) == Some(node);
+                return if a.verb == "get" && attachment.is_some_and(here) { yes() } else { unrelated() };
+            }
             ("", "serviceaccounts", "token") => {
-                return if a.verb == "create" && refers(cache, node, a) {
-                    yes()
-                } else {
-                    Decision::NoOpinion(format!(
-                        "no relationship found between node '{node}' and this object"
-                    ))
-                };
+                return if a.verb == "create" && refers(cache, node, a) { yes() } else { unrelated() };
             }
             _ => {}
         }

@@ -5,6 +5,7 @@
 
 mod access;
 mod admission;
+mod health;
 mod stored;
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use base::prometheus::{Histogram, head, process};
+use base::prometheus::{Histogram, head, process, single};
 use futures::StreamExt;
 use http::Method;
 use http_body_util::BodyExt;
@@ -42,10 +43,17 @@ const SLI_BUCKETS: [f64; 21] = [
 ];
 /// Upper bounds for the sizes of answers, in bytes.
 const SIZE_BUCKETS: [f64; 7] = [1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
+/// Upper bounds for the sizes of watch events, in bytes.
+const EVENT_BUCKETS: [f64; 8] = [1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0, 131_072.0];
 /// Subresources whose requests may last as long as their callers want.
 const LONG: [&str; 5] = ["attach", "exec", "proxy", "log", "portforward"];
 /// Paths that are no resources and have counters of their own.
 const PATHS: [&str; 5] = ["/healthz", "/livez", "/metrics", "/readyz", "/version"];
+
+/// Whether a request lasts as long as its caller wants.
+pub(crate) fn is_long(info: &RequestInfo) -> bool {
+    info.verb == "watch" || info.is_resource && LONG.contains(&info.subresource.as_str())
+}
 
 /// How long requests take.
 fn times() -> Histogram {
@@ -112,7 +120,10 @@ pub struct Counters {
     long: bool,
     counted: Mutex<Counted>,
     running: AtomicI64,
-    events: AtomicU64,
+    /// How often the server gave up on one.
+    terminated: AtomicU64,
+    /// The sizes of the events that a watch sends.
+    events: Mutex<Histogram>,
 }
 
 #[derive(Debug)]
@@ -141,7 +152,8 @@ impl Counters {
                 sizes: Histogram::new(&SIZE_BUCKETS),
             }),
             running: AtomicI64::new(0),
-            events: AtomicU64::new(0),
+            terminated: AtomicU64::new(0),
+            events: Mutex::new(Histogram::new(if l.verb == "WATCH" { &EVENT_BUCKETS } else { &[] })),
         }
     }
 
@@ -162,6 +174,25 @@ impl Counters {
     /// Whether the sizes of answers are counted: of those that are read, and are whole.
     fn is_sized(&self) -> bool {
         !self.long && matches!(self.verb, "GET" | "LIST")
+    }
+
+    /// The server has given up on a request.
+    pub fn terminated(&self) {
+        self.terminated.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts the events in a part of a watch's answer.
+    fn sent(&self, bytes: &[u8]) {
+        let mut events = self.events.lock();
+        // JSON's events end with a line; others come one at a time.
+        if bytes.last() != Some(&b'\n') {
+            return events.observe_value(bytes.len() as f64);
+        }
+        let mut begins = 0;
+        for end in memchr::memchr_iter(b'\n', bytes) {
+            events.observe_value((end + 1 - begins) as f64);
+            begins = end + 1;
+        }
     }
 
     /// Counts an answer; `waited`: how much of the time webhooks took; `size`: its length in bytes, if that is known.
@@ -227,13 +258,7 @@ impl Running {
                 if let Ok(bytes) = chunk
                     && running.counters.verb == "WATCH"
                 {
-                    // JSON's events end with a line; others come one at a time.
-                    let lines = if bytes.last() == Some(&b'\n') {
-                        bytes.iter().filter(|b| **b == b'\n').count()
-                    } else {
-                        1
-                    };
-                    running.counters.events.fetch_add(lines as u64, Ordering::Relaxed);
+                    running.counters.sent(bytes);
                 }
             }))),
             Body::Proxied(body) => Body::Proxied(
@@ -267,8 +292,12 @@ pub struct Metrics {
     pub access: Access,
     /// Admission's.
     pub admission: Admission,
+    /// Checks of health.
+    pub health: health::Health,
     /// How often an APIService was found unavailable after it was not, by its name and the reason.
     pub unavailable: Mutex<BTreeMap<(String, &'static str), u64>>,
+    /// How many connections ended before their peer and this server could agree on one.
+    pub handshakes: AtomicU64,
     hasher: RandomState,
     /// By the labels' hash, so that looking takes no copy of them.
     requests: RwLock<HashMap<u64, Vec<Arc<Counters>>>>,
@@ -281,7 +310,9 @@ impl Metrics {
         Self {
             access: Access::default(),
             admission: Admission::new(plugins),
+            health: health::Health::default(),
             unavailable: Mutex::default(),
+            handshakes: AtomicU64::new(0),
             hasher: RandomState::new(),
             requests: RwLock::default(),
             in_flight: Arc::default(),
@@ -439,26 +470,47 @@ impl ApiServer {
                 "{name}{{group=\"{group}\",removed_release=\"{removed}\",resource=\"{resource}\",subresource=\"{subresource}\",version=\"{version}\"}} 1"
             );
         }
-        let name = "apiserver_watch_events_total";
-        head(&mut out, name, "counter", "Number of events sent in watch clients");
-        let mut sent: Vec<([&str; 3], u64)> = Vec::new();
+        let mut sent: Vec<([&str; 3], Histogram)> = Vec::new();
         for c in all.iter().filter(|c| c.verb == "WATCH") {
             let [group, version, resource, _] = &c.names;
-            let n = c.events.load(Ordering::Relaxed);
             let labels = [group.as_str(), resource.as_str(), version.as_str()];
+            let events = c.events.lock();
             match sent.iter_mut().find(|(l, _)| *l == labels) {
-                Some((_, sum)) => *sum += n,
-                None => sent.push((labels, n)),
+                Some((_, sum)) => sum.add(&events),
+                None => sent.push((labels, events.clone())),
             }
         }
-        for ([group, resource, version], n) in sent {
-            let _ = writeln!(
-                out,
-                "{name}{{group=\"{group}\",resource=\"{resource}\",version=\"{version}\"}} {n}"
-            );
+        let of = |[group, resource, version]: &[&str; 3]| {
+            format!("group=\"{group}\",resource=\"{resource}\",version=\"{version}\"")
+        };
+        let name = "apiserver_watch_events_total";
+        head(&mut out, name, "counter", "Number of events sent in watch clients");
+        for (labels, events) in &sent {
+            let _ = writeln!(out, "{name}{{{}}} {}", of(labels), events.count());
         }
+        let name = "apiserver_watch_events_sizes";
+        head(&mut out, name, "histogram", "Watch event size distribution in bytes");
+        for (labels, events) in &sent {
+            events.write(&mut out, name, &of(labels));
+        }
+        let name = "apiserver_request_terminations_total";
+        head(&mut out, name, "counter", "Number of requests which apiserver terminated in self-defense.");
+        for c in &all {
+            let n = c.terminated.load(Ordering::Relaxed);
+            if n > 0 {
+                let _ = writeln!(out, "{name}{{code=\"504\",{}}} {n}", c.render_labels());
+            }
+        }
+        single(
+            &mut out,
+            "apiserver_tls_handshake_errors_total",
+            "counter",
+            "Number of requests dropped with 'TLS handshake error from' error",
+            metrics.handshakes.load(Ordering::Relaxed),
+        );
         metrics.access.render(&mut out);
         metrics.admission.render(&mut out);
+        metrics.health.render(&mut out);
         self.render_api_services(&mut out);
         let name = "apiserver_storage_objects";
         let counts = self.cache.counts();

@@ -40,16 +40,17 @@ impl ApiServer {
             return self.create_named(cx, value, options).await;
         }
         let cut = base.char_indices().map(|(i, c)| i + c.len_utf8()).take_while(|i| *i <= MAX_BASE).last();
-        for attempt in 1.. {
+        let mut taken = String::new();
+        for _ in 0..GENERATE_ATTEMPTS {
             let mut object = value.clone();
             let name = format!("{}{}", &base[..cut.unwrap_or(0)], base::rng::suffix(5));
             api::meta::of_mut(&mut object).insert("name".into(), json!(name));
             match self.create_named(cx, object, options).await {
-                Err(status) if status.reason == "AlreadyExists" && attempt < GENERATE_ATTEMPTS => {}
+                Err(status) if status.reason == "AlreadyExists" => taken = name,
                 answer => return answer,
             }
         }
-        Err(Status::internal("no name could be generated"))
+        Err(Status::no_name_left(&cx.gvr(), &taken))
     }
 
     async fn create_named(

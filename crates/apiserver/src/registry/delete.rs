@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::object::Encoded;
-use api::{Gvr, Object, Status, Value};
+use api::{Gvr, Object, Path, Status, Value};
 use serde_json::json;
 use store::Expect;
 
@@ -38,64 +38,79 @@ pub struct DeleteOptions {
 }
 
 impl DeleteOptions {
-    /// From a body (null if there is none) and the query, which fills in what the body does not say.
-    pub fn parse(body: &Value, query: &Query) -> Result<Self, Status> {
-        let bad = Status::bad_request;
-        let mut errors = api::ErrorList::new();
-        // What is no text is told as an empty one.
+    /// From a body. What the query says is nothing then, as upstream has it.
+    pub fn of_body(body: &Value) -> Result<Self, Status> {
+        let given = |field: &str| body.get(field).filter(|v| !v.is_null());
         let said = body.get("dryRun").and_then(Value::as_array).into_iter().flatten();
-        let said = said.map(|v| v.as_str().unwrap_or("")).chain(query.all("dryRun"));
-        let mut options = Self { dry_run: crate::query::dry_run(said, &mut errors), ..Self::default() };
-        if !errors.is_empty() {
-            return Err(invalid(&errors.message()));
-        }
-        options.grace = match body.get("gracePeriodSeconds").and_then(Value::as_i64) {
-            Some(s) => Some(s),
-            None => query.number("gracePeriodSeconds").map_err(bad)?,
+        let mut options = Self {
+            grace: given("gracePeriodSeconds").and_then(Value::as_i64),
+            orphans: given("orphanDependents").and_then(Value::as_bool),
+            ..Self::default()
         };
-        if options.grace.is_some_and(|s| s < 0) {
-            // As upstream: a negative period is the shortest that still lets the kubelet do its work.
-            options.grace = Some(1);
-        }
-        let text = |v: &Value, f: &str| v.get(f).and_then(Value::as_str).unwrap_or("").to_owned();
-        options.propagation = match text(body, "propagationPolicy") {
-            p if p.is_empty() => query.get("propagationPolicy").unwrap_or("").to_owned(),
-            p => p,
-        };
-        let orphans = body
-            .get("orphanDependents")
-            .and_then(Value::as_bool)
-            .or_else(|| query.some("orphanDependents").map(|v| v == "true"));
-        if let Some(orphan) = orphans {
-            if !options.propagation.is_empty() {
-                return Err(invalid("orphanDependents and deletionPropagation cannot be both set"));
-            }
-            options.orphans = Some(orphan);
-            options.propagation = if orphan { "Orphan" } else { "Background" }.to_owned();
-        }
-        if !matches!(options.propagation.as_str(), "" | "Orphan" | "Background" | "Foreground") {
-            return Err(invalid(&format!(
-                "propagationPolicy: Unsupported value: \"{}\": supported values: \"Foreground\", \"Background\", \"Orphan\"",
-                options.propagation
-            )));
-        }
+        let policy = given("propagationPolicy").and_then(Value::as_str);
+        // What is no text is told as an empty one.
+        options.judge(policy, said.map(|v| v.as_str().unwrap_or("")))?;
         let preconditions = body.get("preconditions").unwrap_or(&Value::Null);
         options.uid = preconditions.get("uid").and_then(Value::as_str).map(str::to_owned);
         if let Some(v) = preconditions.get("resourceVersion").and_then(Value::as_str) {
-            options.revision = Some(crate::query::resource_version(v).map_err(bad)?);
+            options.revision = Some(crate::query::resource_version(v).map_err(Status::bad_request)?);
         }
         Ok(options)
+    }
+
+    /// From the query of a request without a body.
+    pub fn of_query(query: &Query) -> Result<Self, Status> {
+        let mut options = Self {
+            grace: query.number("gracePeriodSeconds").map_err(Status::bad_request)?,
+            orphans: query.flag_if_set("orphanDependents"),
+            ..Self::default()
+        };
+        options.judge(query.get("propagationPolicy"), query.all("dryRun"))?;
+        Ok(options)
+    }
+
+    /// Takes what has to be judged, and brings the rest into its form.
+    fn judge<'a>(
+        &mut self,
+        policy: Option<&str>,
+        dry_run: impl Iterator<Item = &'a str>,
+    ) -> Result<(), Status> {
+        const POLICIES: [&str; 4] = ["Foreground", "Background", "Orphan", "nil"];
+        let mut errors = api::ErrorList::new();
+        let path = Path::new("propagationPolicy");
+        if let Some(policy) = policy {
+            if self.orphans.is_some() {
+                let why = "orphanDependents and deletionPropagation cannot be both set";
+                errors.invalid_str(&path, policy, why);
+            }
+            if !POLICIES[..3].contains(&policy) {
+                errors.not_supported_of(&path, &json!(policy), &POLICIES);
+            }
+        }
+        self.dry_run = crate::query::dry_run(dry_run, &mut errors);
+        crate::query::invalid("DeleteOptions", errors)?;
+        self.propagation = match (policy, self.orphans) {
+            (Some(policy), _) => policy,
+            (None, Some(true)) => "Orphan",
+            (None, Some(false)) => "Background",
+            (None, None) => "",
+        }
+        .to_owned();
+        // As upstream: a negative period is the shortest that still lets the kubelet do its work.
+        self.grace = self.grace.map(|s| if s < 0 { 1 } else { s });
+        Ok(())
     }
 
     /// Whether the object is the one that is to go, as it is to be then.
     pub fn check(&self, gvr: &Gvr, object: &Object) -> Result<(), Status> {
         let (uid, revision) = (object.uid(), object.revision());
-        let fail =
-            |why: String| Err(Status::conflict(gvr, object.name(), &format!("Precondition failed: {why}")));
+        let fail = |why: String| Err(Status::conflict(gvr, object.name(), &why));
         match (&self.uid, self.revision) {
-            (Some(u), _) if u != uid => fail(format!("UID in precondition: {u}, UID in object meta: {uid}")),
+            (Some(u), _) if u != uid => fail(format!(
+                "the UID in the precondition ({u}) does not match the UID in record ({uid}). The object might have been deleted and then recreated"
+            )),
             (_, Some(r)) if r != revision => fail(format!(
-                "ResourceVersion in precondition: {r}, ResourceVersion in object meta: {revision}"
+                "the ResourceVersion in the precondition ({r}) does not match the ResourceVersion in record ({revision}). The object might have been modified"
             )),
             _ => Ok(()),
         }
@@ -125,10 +140,6 @@ impl DeleteOptions {
         }
         v
     }
-}
-
-fn invalid(why: &str) -> Status {
-    Status::failure(422, "Invalid", format!("DeleteOptions.meta.k8s.io \"\" is invalid: {why}"))
 }
 
 /// What a delete did.
@@ -222,8 +233,7 @@ impl ApiServer {
                 // A second delete can only shorten the time that is left.
                 Some(_) if grace >= before => {}
                 Some(started) => {
-                    let began = started.as_second() - before;
-                    let ends = jiff::Timestamp::from_second(began + grace).unwrap_or(now);
+                    let (ends, grace) = shortened(started, before, grace, now);
                     meta.insert("deletionTimestamp".into(), json!(api::meta::time(ends)));
                     meta.insert("deletionGracePeriodSeconds".into(), json!(grace));
                 }
@@ -274,6 +284,17 @@ impl ApiServer {
             }
         }
         Ok(out)
+    }
+}
+
+/// When an object is to end that `ends` after `before` seconds, if it is to have no more than `grace`, and how many of them that
+/// leaves: not in the past.
+fn shortened(ends: jiff::Timestamp, before: i64, grace: i64, now: jiff::Timestamp) -> (jiff::Timestamp, i64) {
+    let sooner = ends.as_second().saturating_sub(before).saturating_add(grace);
+    match jiff::Timestamp::from_second(sooner) {
+        Ok(sooner) if sooner >= now => (sooner, grace),
+        // The least that still leaves its end to the kubelet.
+        _ => (now, grace.min(1)),
     }
 }
 
@@ -334,21 +355,50 @@ mod tests {
 
     #[test]
     fn options_are_read_from_body_and_query() {
-        let parse = |body: Value, query: &str| DeleteOptions::parse(&body, &Query::parse(Some(query)));
-        assert_eq!(parse(json!(null), "gracePeriodSeconds=5").unwrap().grace, Some(5));
-        assert_eq!(parse(json!({"gracePeriodSeconds": 0}), "gracePeriodSeconds=5").unwrap().grace, Some(0));
-        assert_eq!(parse(json!({"orphanDependents": true}), "").unwrap().propagation, "Orphan");
-        assert!(parse(json!({"propagationPolicy": "Sometimes"}), "").is_err());
-        assert!(parse(json!({"dryRun": ["All"]}), "").unwrap().dry_run);
+        let body = |body: Value| DeleteOptions::of_body(&body);
+        let query = |query: &str| DeleteOptions::of_query(&Query::parse(Some(query)));
+        assert_eq!(query("gracePeriodSeconds=5").unwrap().grace, Some(5));
+        assert_eq!(body(json!({"gracePeriodSeconds": -1})).unwrap().grace, Some(1));
+        for (given, want) in [
+            (body(json!({"orphanDependents": true})), "Orphan"),
+            (query("orphanDependents=False"), "Background"),
+            (query("propagationPolicy=Foreground"), "Foreground"),
+            (body(json!({"orphanDependents": null, "propagationPolicy": null})), ""),
+        ] {
+            assert_eq!(given.unwrap().propagation, want);
+        }
         let whole = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1", "gracePeriodSeconds": 5,
             "propagationPolicy": "Foreground", "preconditions": {"uid": "u", "resourceVersion": "7"}, "dryRun": ["All"]});
-        assert_eq!(parse(whole.clone(), "").unwrap().document(), whole);
-        let refused = parse(json!({"dryRun": ["Some"]}), "").unwrap_err();
-        assert!(
-            refused.message.contains("dryRun: Unsupported value: []string{\"Some\"}"),
-            "{}",
-            refused.message
-        );
-        assert!(parse(json!(null), "dryRun=").is_err());
+        assert_eq!(body(whole.clone()).unwrap().document(), whole);
+        for (refused, why) in [
+            (
+                body(json!({"propagationPolicy": "Sometimes"})),
+                "propagationPolicy: Unsupported value: \"Sometimes\": supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\"",
+            ),
+            (
+                body(json!({"propagationPolicy": "Orphan", "orphanDependents": true})),
+                "propagationPolicy: Invalid value: \"Orphan\": orphanDependents and deletionPropagation cannot be both set",
+            ),
+            (
+                body(json!({"dryRun": ["Some"]})),
+                "dryRun: Unsupported value: [\"Some\"]: supported values: \"All\"",
+            ),
+            (query("dryRun="), "dryRun: Unsupported value: [\"\"]: supported values: \"All\""),
+        ] {
+            let refused = refused.unwrap_err();
+            let want = format!("DeleteOptions.meta.k8s.io \"\" is invalid: {why}");
+            assert_eq!((refused.code, refused.message), (422, want));
+            assert_eq!(refused.details.unwrap().causes.len(), 1);
+        }
+    }
+
+    #[test]
+    fn what_is_to_end_sooner_does_not_end_before_it_was_told_to() {
+        let at = |s| jiff::Timestamp::from_second(s).unwrap();
+        for (before, grace, now, want) in
+            [(30, 10, 975, (at(980), 10)), (30, 10, 990, (at(990), 1)), (30, 0, 990, (at(990), 0))]
+        {
+            assert_eq!(shortened(at(1000), before, grace, at(now)), want, "{before} {grace} {now}");
+        }
     }
 }

@@ -124,39 +124,24 @@ impl ApiServer {
             }
             _ => return Ok(()),
         };
-        let missing = authz::missing(&self.rbac().rules_for(user, namespace), &wanted);
+        let rbac = self.rbac();
+        let missing = authz::missing(&rbac.rules_for(user, namespace), &wanted);
         if missing.is_empty() {
             return Ok(());
         }
-        let lines: Vec<String> = missing.iter().map(show_rule).collect();
-        Err(Status::forbidden(
-            &gvr,
-            name,
-            &format!(
-                "user \"{}\" (groups={:?}) is attempting to grant RBAC permissions not currently held:\n{}",
-                user.name,
-                user.groups,
-                lines.join("\n")
-            ),
-        ))
-    }
-}
-
-/// A rule as upstream prints it in this message.
-fn show_rule(rule: &authz::Rule) -> String {
-    let mut parts = Vec::new();
-    for (name, list) in [
-        ("APIGroups", &rule.groups),
-        ("Resources", &rule.resources),
-        ("ResourceNames", &rule.names),
-        ("NonResourceURLs", &rule.urls),
-        ("Verbs", &rule.verbs),
-    ] {
-        if !list.is_empty() {
-            parts.push(format!("{name}:{list:?}"));
+        let lines: Vec<String> = authz::compact(&missing).iter().map(authz::Rule::show).collect();
+        let mut why = format!(
+            "user {} (groups={}) is attempting to grant RBAC permissions not currently held:\n{}",
+            api::field::quote(&user.name),
+            authz::quoted(&user.groups),
+            lines.join("\n")
+        );
+        let faults = rbac.faults(user, namespace);
+        if !faults.is_empty() {
+            why.push_str(&format!("; resolution errors: {faults}"));
         }
+        Err(Status::forbidden(&gvr, name, &why))
     }
-    format!("{{{}}}", parts.join(", "))
 }
 
 /// Notes in a certificate request whose it is.

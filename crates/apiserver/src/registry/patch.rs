@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::codec::{FieldValidation, duplicate};
+use api::codec::duplicate;
 use api::kinds::Version;
 use api::patch::apply::{Writer, apply};
 use api::{Kind, Object, Status, Value};
@@ -35,31 +35,25 @@ pub enum PatchBody {
 const MEDIA_TYPES: [&str; 4] = [
     "application/json-patch+json",
     "application/merge-patch+json",
-    "application/apply-patch+yaml",
     "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
 ];
 
 impl PatchBody {
-    /// Decodes a patch by its media type. The second part of the answer is what is to be warned of: fields of the patch that
-    /// occur twice.
-    pub fn parse(
-        content_type: &str,
-        body: &[u8],
-        custom: bool,
-        validation: FieldValidation,
-    ) -> Result<(Self, Vec<String>), Status> {
-        let bad = |why: String| Status::bad_request(format!("error decoding patch: {why}"));
+    /// Decodes a patch by its media type. The second part of the answer is what [`api::codec::FieldValidation::judge`] is to judge: fields
+    /// of the patch that occur twice.
+    pub fn parse(content_type: &str, body: &[u8], custom: bool) -> Result<(Self, Vec<String>), Status> {
         let told = |duplicates: Vec<String>, prefix: &str| {
-            let problems = duplicates.iter().map(|f| format!("{prefix}{}", duplicate(f))).collect();
-            validation.judge(problems).map_err(bad)
+            duplicates.iter().map(|f| format!("{prefix}{}", duplicate(f))).collect()
         };
         let json = |of: fn(Value) -> Self, prefix: &str| {
-            let (patch, duplicates) = api::codec::json::parse(body).map_err(bad)?;
-            Ok((of(patch), told(duplicates, prefix)?))
+            let (patch, duplicates) = api::codec::json::parse(body)
+                .map_err(|why| Status::bad_request(format!("error decoding patch: {why}")))?;
+            Ok((of(patch), told(duplicates, prefix)))
         };
         match content_type.split(';').next().unwrap_or("").trim() {
             "application/json-patch+json" => {
-                let (patch, warnings) = json(Self::Json, "json patch ")?;
+                let (patch, problems) = json(Self::Json, "json patch ")?;
                 match &patch {
                     Self::Json(Value::Array(ops)) if ops.len() > MAX_OPERATIONS => {
                         Err(Status::too_large(format!(
@@ -67,17 +61,36 @@ impl PatchBody {
                             ops.len()
                         )))
                     }
-                    _ => Ok((patch, warnings)),
+                    _ => Ok((patch, problems)),
                 }
             }
-            "application/merge-patch+json" => json(Self::Merge, ""),
+            "application/merge-patch+json" => match json(Self::Merge, "")? {
+                (Self::Merge(patch), _) if !patch.is_object() => Err(Status::bad_request(
+                    "error decoding patch: a merge patch of an object must be an object itself",
+                )),
+                patch => Ok(patch),
+            },
             "application/strategic-merge-patch+json" if !custom => json(Self::Strategic, ""),
             "application/apply-patch+yaml" => {
                 let (config, duplicates) = api::codec::yaml::parse(body)?;
-                Ok((Self::Apply(config), told(duplicates, "")?))
+                Ok((Self::Apply(config), told(duplicates, "")))
             }
-            _ => Err(Status::unsupported_media_type(if custom { &MEDIA_TYPES[..3] } else { &MEDIA_TYPES })),
+            _ => {
+                let known = MEDIA_TYPES.into_iter().filter(|m| !custom || !m.contains("strategic"));
+                Err(Status::unsupported_media_type(&known.collect::<Vec<_>>()))
+            }
         }
+    }
+
+    /// What a patch makes of an object is none, for this reason. Upstream's form of it lets `kubectl edit` offer the editor again.
+    fn unfit(&self, why: String) -> Status {
+        let shown = match self {
+            Self::Strategic(patch) => go(patch),
+            Self::Json(patch) | Self::Merge(patch) | Self::Apply(patch) => patch.to_string(),
+        };
+        let mut errors = api::ErrorList::new();
+        errors.invalid_str(&api::Path::new("patch"), &shown, why);
+        Status::invalid(&api::Gvk::new("", "", ""), "", &errors)
     }
 
     /// Applies the patch to an object or subresource; not for server-side apply.
@@ -92,6 +105,22 @@ impl PatchBody {
             Self::Strategic(patch) => api::patch::strategic_merge(target, patch, schema),
             Self::Apply(_) => Err(Status::bad_request("server-side apply is not possible here")),
         }
+    }
+}
+
+/// A value as Go prints it.
+fn go(value: &Value) -> String {
+    let all = |items: Vec<String>| items.join(" ");
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(s) => s.clone(),
+        Value::Array(list) => format!("[{}]", all(list.iter().map(go).collect())),
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_unstable_by_key(|(key, _)| *key);
+            format!("map[{}]", all(entries.into_iter().map(|(k, v)| format!("{k}:{}", go(v))).collect()))
+        }
+        scalar => scalar.to_string(),
     }
 }
 
@@ -141,23 +170,21 @@ impl Change for Applied<'_> {
 }
 
 impl ApiServer {
-    /// Patches the object the path names, through `subresource` if that is not empty. Says whether it was created.
+    /// Patches the object the path names, through `subresource` if that is not empty, by a patch in which there are these
+    /// `problems`. Says whether it was created.
     pub async fn patch(
         &self,
         cx: &mut Context,
-        patch: PatchBody,
+        (patch, problems): (PatchBody, Vec<String>),
         subresource: &str,
         options: &WriteOptions,
     ) -> Result<(Arc<Object>, bool), Status> {
+        options.check_patch(matches!(patch, PatchBody::Apply(_)))?;
         if let PatchBody::Apply(config) = patch {
+            let warnings = options.validation.judge(problems);
+            let strict = |why| Status::bad_request(format!("error strict decoding patch: {why}"));
+            cx.warnings.extend(warnings.map_err(strict)?);
             return self.apply(cx, config, subresource, options).await;
-        }
-        if options.force {
-            return Err(Status::failure(
-                422,
-                "Invalid",
-                "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch",
-            ));
         }
         let kind = cx.kind.clone();
         let at = cx.version;
@@ -168,13 +195,15 @@ impl ApiServer {
             let version = &kind.versions[at];
             let base = value_in(&kind, version, old);
             let patched = patch.onto(&base, version.schema())?;
-            let decoded = api::codec::check(
+            let decoded = api::codec::check_patched(
                 patched,
+                problems.clone(),
                 &version.api_version(),
                 &kind.kind,
                 version.schema(),
                 options.validation,
-            )?;
+            )
+            .map_err(|why| patch.unfit(why))?;
             warnings = decoded.warnings;
             let mut new = decoded.value;
             check_identity(&new, old, &gvr)?;
@@ -196,18 +225,12 @@ impl ApiServer {
         subresource: &str,
         options: &WriteOptions,
     ) -> Result<(Arc<Object>, bool), Status> {
-        if options.manager.is_empty() {
-            return Err(Status::failure(
-                422,
-                "Invalid",
-                "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
-            ));
-        }
         let kind = cx.kind.clone();
         let version = &kind.versions[cx.version];
         let api_version = version.api_version();
         check_type(&config, &api_version, &kind.kind)?;
         let schema = version.schema();
+        api::patch::apply::check(&config, schema)?;
         let decoded =
             api::codec::check_applied(config, &api_version, &kind.kind, schema, options.validation)?;
         let mut config = decoded.value;
@@ -244,7 +267,7 @@ impl ApiServer {
             config: &config,
             wanted: &wanted,
             writer,
-            force: options.force,
+            force: options.force == Some(true),
         };
         let modify = Modify { name: &name, subresource, options, applied: true, checked: true };
         // Two appliers may race to create the object: whoever loses applies to what the other made.
@@ -279,12 +302,14 @@ impl ApiServer {
     pub async fn patch_document(
         &self,
         cx: &mut Context,
-        patch: &PatchBody,
+        (patch, problems): (&PatchBody, Vec<String>),
         how: &Modify<'_>,
         schema: api::schema::Schema<'_>,
         read: impl Fn(&Object) -> Result<Value, Status> + Send + Sync,
         write: impl Fn(&Value, &mut Value) -> Result<(), Status> + Send + Sync,
     ) -> Result<Arc<Object>, Status> {
+        let warnings = how.options.validation.judge(problems).map_err(|why| patch.unfit(why))?;
+        cx.warnings.extend(warnings);
         let mut change = |old: &Arc<Object>| {
             let document = read(old)?;
             let patched = patch.onto(&document, schema)?;
@@ -344,25 +369,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_that_occur_twice_are_told_or_refused() {
-        use FieldValidation::{Ignore, Strict, Warn};
-        for (media, body, warning) in [
+    fn fields_that_occur_twice_are_told() {
+        for (media, body, problem) in [
             ("merge-patch+json", r#"{"a":{"b":1,"b":2}}"#, "duplicate field \"a.b\""),
             ("strategic-merge-patch+json", r#"{"a":{"b":1,"b":2}}"#, "duplicate field \"a.b\""),
             ("json-patch+json", r#"[{"op":"add","op":"remove"}]"#, "json patch duplicate field \"[0].op\""),
             ("apply-patch+yaml", "a:\n  b: 1\n  b: 2\n", "duplicate field \"a.b\""),
         ] {
             let media = format!("application/{media}");
-            let parse = |validation| PatchBody::parse(&media, body.as_bytes(), false, validation);
-            assert_eq!(parse(Warn).unwrap().1, [warning], "{media}");
-            assert!(parse(Ignore).unwrap().1.is_empty(), "{media}");
-            let refused = parse(Strict).unwrap_err();
-            assert_eq!(refused.code, 400);
-            assert!(
-                refused.message.ends_with(&format!("strict decoding error: {warning}")),
-                "{}",
-                refused.message
-            );
+            assert_eq!(PatchBody::parse(&media, body.as_bytes(), false).unwrap().1, [problem], "{media}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_made_is_said_as_upstream_does() {
+        let patch = json!({"spec": {"b": ["x", 1, null, true], "a": {}}});
+        for (patch, shown) in [
+            (PatchBody::Strategic(patch.clone()), "map[spec:map[a:map[] b:[x 1 <nil> true]]]"),
+            (PatchBody::Merge(json!({"a": 1})), "{\\\"a\\\":1}"),
+        ] {
+            let status = patch.unfit("why".into());
+            assert_eq!((status.code, status.reason.as_str()), (422, "Invalid"));
+            assert_eq!(status.message, format!(" \"\" is invalid: patch: Invalid value: \"{shown}\": why"));
+            assert_eq!(status.details.unwrap().causes[0].field, "patch");
         }
     }
 }

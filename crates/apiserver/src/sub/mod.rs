@@ -5,6 +5,8 @@ mod reviews;
 mod scale;
 mod tokens;
 
+pub(crate) use tokens::OF_PODS;
+
 use api::{Status, Value};
 
 use crate::ApiServer;

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::ApiServer;
 use crate::body::Body;
-use crate::query::{Query, WriteOptions};
+use crate::query::WriteOptions;
 use crate::registry::{Context, DeleteOptions, Modify};
 use crate::resource::Resolved;
 
@@ -121,9 +121,8 @@ impl ApiServer {
         if !given.is_empty() && given != name {
             return Err(Status::bad_request("name in URL does not match name in Eviction object"));
         }
-        let asked = |eviction: &Value| {
-            DeleteOptions::parse(eviction.get("deleteOptions").unwrap_or(&Value::Null), &Query::default())
-        };
+        let asked =
+            |eviction: &Value| DeleteOptions::of_body(eviction.get("deleteOptions").unwrap_or(&Value::Null));
         // Either of the options makes all of it a rehearsal, the budget's part too.
         options.dry_run |= asked(&eviction)?.dry_run;
         self.admit_document(r, "eviction", &mut eviction, options.dry_run).await?;

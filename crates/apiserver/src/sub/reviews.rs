@@ -103,10 +103,10 @@ impl ApiServer {
             return Err(Status::bad_request("token is required for TokenReview in authentication"));
         }
         Ok(match self.authenticator.token(token, &list(spec, "audiences")) {
-            Ok((user, audiences)) => {
-                let mut status = json!({"authenticated": true, "user": user.to_value()});
-                if !audiences.is_empty() {
-                    status["audiences"] = json!(audiences);
+            Ok(known) => {
+                let mut status = json!({"authenticated": true, "user": known.user.to_value()});
+                if !known.audiences.is_empty() {
+                    status["audiences"] = json!(known.audiences);
                 }
                 status
             }
@@ -164,7 +164,8 @@ impl ApiServer {
             resources.push(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}));
             others.push(json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
         }
-        for rule in self.rbac().rules_for(user, namespace) {
+        let rbac = self.rbac();
+        for rule in rbac.rules_for(user, namespace) {
             let value = rule.to_value();
             let target = if rule.urls.is_empty() { &mut resources } else { &mut others };
             if !target.contains(&value) {
@@ -173,9 +174,12 @@ impl ApiServer {
         }
         let mut status = json!({"resourceRules": resources, "nonResourceRules": others, "incomplete": false});
         // What a kubelet may read follows from its pods, and cannot be listed.
-        if user.node().is_some() {
+        let node = user.node().map(|_| "node authorizer does not support user rule resolution".to_owned());
+        let faults = rbac.faults(user, namespace);
+        let missing: Vec<String> = node.into_iter().chain([faults]).filter(|why| !why.is_empty()).collect();
+        if !missing.is_empty() {
             status["incomplete"] = json!(true);
-            status["evaluationError"] = json!("node authorizer does not support user rule resolution");
+            status["evaluationError"] = json!(missing.join(", "));
         }
         status
     }

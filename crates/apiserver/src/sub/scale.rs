@@ -52,14 +52,14 @@ impl ApiServer {
         } else {
             let content_type = r.call.header("content-type").to_owned();
             let body = r.body().await?;
-            let (patch, warnings) = PatchBody::parse(&content_type, &body, kind.custom, options.validation)?;
-            r.cx.warnings.extend(warnings);
+            let (patch, problems) = PatchBody::parse(&content_type, &body, kind.custom)?;
+            options.check_patch(matches!(patch, PatchBody::Apply(_)))?;
             let schema =
                 TypeId::of_gvk(&gvk.group, &gvk.version, &gvk.kind).map_or(Schema::Any, TypeId::schema);
             if let PatchBody::Apply(scale) = patch {
-                return self.apply_scale(r, gvk, scale, schema, &options).await;
+                return self.apply_scale(r, gvk, (scale, problems), schema, &options).await;
             }
-            self.patch_document(&mut r.cx, &patch, &modify, schema, read, write).await?
+            self.patch_document(&mut r.cx, (&patch, problems), &modify, schema, read, write).await?
         };
         let scale = read(&object)?;
         r.document(StatusCode::OK, &scale)
@@ -71,7 +71,7 @@ impl ApiServer {
         &self,
         r: &mut Resolved,
         gvk: &Gvk,
-        scale: Value,
+        (scale, problems): (Value, Vec<String>),
         schema: Schema<'_>,
         options: &WriteOptions,
     ) -> Result<Response<Body>, Status> {
@@ -90,7 +90,8 @@ impl ApiServer {
             judge(&name, replicas)?;
             kind.set_scale(&mut config, replicas);
         }
-        let (object, _) = self.patch(&mut r.cx, PatchBody::Apply(config), "scale", options).await?;
+        let (object, _) =
+            self.patch(&mut r.cx, (PatchBody::Apply(config), problems), "scale", options).await?;
         let scale = kind.scale_of(object.value()).unwrap_or_default();
         r.document(StatusCode::OK, &scale)
     }

@@ -1,0 +1,114 @@
+//! Tokens: those of pods outlive their time for programs that read them once; those out of secrets are good until they are marked.
+
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
+mod common;
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use common::{Cluster, call};
+use http::Method;
+use serde_json::{Value, json};
+
+const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
+const PODS: &str = "/api/v1/namespaces/default/pods";
+const SECRETS: &str = "/api/v1/namespaces/default/secrets";
+
+async fn made(c: &Cluster, path: &str, object: Value) -> Value {
+    let answer = c.post(path, object).await;
+    assert_eq!(answer.code, 201, "{}", answer.value);
+    answer.value
+}
+
+async fn account(c: &Cluster) -> Value {
+    made(c, ACCOUNTS, json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}))
+        .await
+}
+
+fn claims(token: &str) -> Value {
+    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
+    serde_json::from_slice(&payload).unwrap()
+}
+
+#[tokio::test]
+async fn tokens_of_pods_are_good_for_longer_than_they_say() {
+    let c = Cluster::start().await;
+    account(&c).await;
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+        "spec": {"containers": [{"name": "a", "image": "b"}]}});
+    made(&c, PODS, pod).await;
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "name": "p"});
+    for (spec, extended) in [
+        (json!({"expirationSeconds": 3607, "boundObjectRef": pod}), true),
+        (json!({"expirationSeconds": 3600, "boundObjectRef": pod}), false),
+        (json!({"expirationSeconds": 3607}), false),
+        (json!({"expirationSeconds": 3607, "boundObjectRef": pod, "audiences": ["vault"]}), false),
+    ] {
+        let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
+        let answer = made(&c, &format!("{ACCOUNTS}/default/token"), request).await;
+        let token = claims(answer["status"]["token"].as_str().unwrap());
+        let time = |claim: &Value| claim.as_i64().unwrap() - token["iat"].as_i64().unwrap();
+        let asked = spec["expirationSeconds"].as_i64().unwrap();
+        assert_eq!(time(&token["exp"]), if extended { 365 * 24 * 3600 } else { asked }, "{spec}");
+        let warned = &token["kubernetes.io"]["warnafter"];
+        assert_eq!(if extended { time(warned) } else { asked }, asked, "{spec}: {warned}");
+        assert_eq!(warned.is_null(), !extended, "{spec}");
+        // Whoever asked gets a new one as if it ended in time.
+        let told: jiff::Timestamp =
+            answer["status"]["expirationTimestamp"].as_str().unwrap().parse().unwrap();
+        assert_eq!(told.as_second() - token["iat"].as_i64().unwrap(), asked, "{spec}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_out_of_a_secret_is_good_until_it_is_marked() {
+    let c = Cluster::start().await;
+    let account = account(&c).await;
+    let claims = json!({"iss": "kubernetes/serviceaccount", "sub": "system:serviceaccount:default:default",
+        "kubernetes.io/serviceaccount/namespace": "default", "kubernetes.io/serviceaccount/secret.name": "s",
+        "kubernetes.io/serviceaccount/service-account.name": "default",
+        "kubernetes.io/serviceaccount/service-account.uid": account["metadata"]["uid"]});
+    let token = c.pki.sign_token(&claims).unwrap();
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",
+        "metadata": {"name": "s", "annotations": {"kubernetes.io/service-account.name": "default"}},
+        "data": {"token": STANDARD.encode(&token)}});
+    made(&c, SECRETS, secret).await;
+    let (nobody, bearer) = (c.nobody().await, format!("Bearer {token}"));
+    let ask = async || {
+        let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+        let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}).to_string();
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        call(&nobody, Method::POST, path, &headers, body).await
+    };
+    let good = ask().await;
+    assert_eq!(
+        good.value["status"]["userInfo"]["username"], "system:serviceaccount:default:default",
+        "{}",
+        good.value
+    );
+    let one = format!("{SECRETS}/s");
+    let today = base::clock::now().to_string()[..10].to_owned();
+    let noted = async {
+        loop {
+            let labels = c.get(&one).await.value["metadata"]["labels"].clone();
+            if labels["kubernetes.io/legacy-token-last-used"].is_string() {
+                break labels;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let labels = tokio::time::timeout(Duration::from_secs(20), noted).await.unwrap();
+    assert_eq!(labels["kubernetes.io/legacy-token-last-used"], json!(today));
+    let since = c.get(
+        "/api/v1/namespaces/kube-system/configmaps/kube-apiserver-legacy-service-account-token-tracking",
+    );
+    assert_eq!(since.await.value["data"]["since"], json!(today));
+    let mark = json!({"metadata": {"labels": {"kubernetes.io/legacy-token-invalid-since": today}}});
+    assert_eq!(c.patch(&one, "merge-patch+json", mark).await.code, 200);
+    assert_eq!(ask().await.code, 401);
+    let unmark = json!({"metadata": {"labels": {"kubernetes.io/legacy-token-invalid-since": null}}});
+    assert_eq!(c.patch(&one, "merge-patch+json", unmark).await.code, 200);
+    assert_eq!(ask().await.code, 201);
+}
