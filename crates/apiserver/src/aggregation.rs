@@ -156,6 +156,38 @@ impl ApiServer {
         Ok(Peer { host, port, name: format!("{name}.{ns}.svc"), trust, identified: true })
     }
 
+    /// What keeps the server behind an APIService from being asked at all, as a reason and in words.
+    fn unreachable(&self, service: &Value) -> Option<(&'static str, String)> {
+        let port = service.pointer("/spec/service/port").and_then(Value::as_i64).unwrap_or(443);
+        let (ns, name) = (text(service, "/spec/service/namespace"), text(service, "/spec/service/name"));
+        let (key, of) = (local_key(ns, name), format!("service/{name} in \"{ns}\""));
+        let Some(found) = self.cache.kind("", "services").get(&key) else {
+            return Some(("ServiceNotFound", format!("{of} is not present")));
+        };
+        if text(found.spec(), "/type") != "ClusterIP" {
+            return None; // it may lead out of the cluster
+        }
+        let all =
+            |v: &Value, field: &str| v.get(field).and_then(Value::as_array).cloned().unwrap_or_default();
+        let ports = all(found.spec(), "ports");
+        let Some(wanted) = ports.iter().find(|p| p["port"] == port) else {
+            return Some(("ServicePortError", format!("{of} is not listening on port {port}")));
+        };
+        let Some(endpoints) = self.cache.kind("", "endpoints").get(&key) else {
+            return Some(("EndpointsNotFound", format!("cannot find endpointslices for {of}")));
+        };
+        let wanted = text(wanted, "/name");
+        let ready = |subset: &Value| {
+            !all(subset, "addresses").is_empty()
+                && all(subset, "ports").iter().any(|p| text(p, "/name") == wanted)
+        };
+        let some = all(endpoints.value(), "subsets").iter().any(ready);
+        (!some).then(|| {
+            let why = format!("endpointslices for {of} have no addresses with port name \"{wanted}\"");
+            ("MissingEndpoints", why)
+        })
+    }
+
     /// Answers a request on a resource that this server does not have: another one may.
     pub(crate) async fn elsewhere(&self, call: Call) -> Result<Response<Body>, Status> {
         let Some(service) = self.api_service(&call.info.group, &call.info.version) else {
@@ -330,6 +362,8 @@ pub fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
     let (_, mut changes) = server.cache.list_and_watch(services.clone(), "");
     let endpoints = server.cache.kind("", "endpoints");
     let (_, mut moves) = server.cache.list_and_watch(endpoints.clone(), "");
+    let ways = server.cache.kind("", "services");
+    let (_, mut turns) = server.cache.list_and_watch(ways.clone(), "");
     tokio::spawn(async move {
         register_local(&server).await;
         // Documents list the services as they are specified; availability is looked after where it changes.
@@ -363,6 +397,9 @@ pub fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
                 },
                 moved = changed(&mut moves, |e| behind.contains(&endpoints_of(e))), if remote => if !moved {
                     (_, moves) = server.cache.list_and_watch(endpoints.clone(), "");
+                },
+                turned = changed(&mut turns, |e| behind.contains(&endpoints_of(e))), if remote => if !turned {
+                    (_, turns) = server.cache.list_and_watch(ways.clone(), "");
                 },
                 () = tokio::time::sleep(CHECK_EVERY), if remote => {}
             }
@@ -436,10 +473,14 @@ async fn check(server: &Arc<ApiServer>, service: &Arc<Object>) -> Result<(), Sta
             let list = fetch(&server.pool, &peer, &path, headers.clone()).await?;
             Ok::<_, String>((list, peer))
         };
+        let missing = server.unreachable(value);
         // A server that hangs sends nothing.
-        let answer = match tokio::time::timeout(CHECK_TIMEOUT, asked).await {
-            Ok(answer) => answer,
-            Err(_) => Err("context deadline exceeded".into()),
+        let answer = match &missing {
+            Some(_) => Err(String::new()),
+            None => match tokio::time::timeout(CHECK_TIMEOUT, asked).await {
+                Ok(answer) => answer,
+                Err(_) => Err("context deadline exceeded".into()),
+            },
         };
         match answer {
             Ok((list, peer)) => {
@@ -461,7 +502,10 @@ async fn check(server: &Arc<ApiServer>, service: &Arc<Object>) -> Result<(), Sta
                     text(value, "/spec/service/name"),
                     text(value, "/spec/service/namespace")
                 );
-                ("False", "FailedDiscoveryCheck", format!("failing or missing response from {url}: {why}"))
+                let (reason, why) = missing.unwrap_or_else(|| {
+                    ("FailedDiscoveryCheck", format!("failing or missing response from {url}: {why}"))
+                });
+                ("False", reason, why)
             }
         }
     } else {

@@ -332,6 +332,9 @@ async fn a_server_behind_this_one_is_asked_over_the_same_connection() {
     let lost = c.get(&format!("{things}/a")).await;
     assert!(lost.code == 503 || lost.code == 404, "{}", lost.value);
     available("False").await;
+    let told = c.get(&one).await.value["status"]["conditions"][0].clone();
+    assert_eq!(told["reason"], "ServiceNotFound", "{told}");
+    assert_eq!(told["message"], "service/nowhere in \"default\" is not present");
     let text = String::from_utf8(c.get("/metrics").await.response.into_body().to_vec()).unwrap();
     let name = "name=\"v1.remote.example.com\"";
     let value = |series: &str| {
@@ -344,7 +347,7 @@ async fn a_server_behind_this_one_is_asked_over_the_same_connection() {
     assert_eq!(value(&format!("aggregator_unavailable_apiservice{{{name}}}")), 1);
     // A check that was under way may have failed, too.
     assert!(
-        value(&format!("aggregator_unavailable_apiservice_total{{{name},reason=\"FailedDiscoveryCheck\"}}"))
+        value(&format!("aggregator_unavailable_apiservice_total{{{name},reason=\"ServiceNotFound\"}}"))
             >= 1
     );
 }

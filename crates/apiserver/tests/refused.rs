@@ -345,8 +345,8 @@ async fn definitions() {
             "uniqueItems cannot be set to true",
         ),
         (
-            of(json!({"type": "object", "additionalProperties": false})),
-            "additionalProperties cannot be set to false",
+            of(json!({"type": "object", "additionalProperties": false, "properties": {"b": text}})),
+            "additionalProperties and properties are mutual exclusive",
         ),
         (of(json!({"type": "string", "pattern": "("})), "must be a valid regular expression"),
         (of(json!({"type": "string", "pattern": "(a{1000}){1000}"})), "must be a valid regular expression"),
@@ -375,7 +375,7 @@ async fn definitions() {
         "application/json",
         keep.to_string(),
         422,
-        "spec.preserveUnknownFields: Invalid value: true: must be false",
+        "spec.preserveUnknownFields: Invalid value: true: cannot set to true, set x-kubernetes-preserve-unknown-fields to true",
     ));
     refused(&c, requests).await;
     assert_eq!(c.get(&format!("{CRDS}/bads.example.com")).await.code, 404);

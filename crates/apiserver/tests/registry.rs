@@ -386,7 +386,8 @@ async fn until(c: &Cluster, path: &str, good: impl Fn(&common::Answer) -> bool) 
 #[tokio::test]
 async fn a_definition_that_goes_takes_its_objects_along() {
     let c = Cluster::start().await;
-    assert_eq!(c.post(CRDS, definition("foos", "Foo")).await.code, 201);
+    let made = c.post(CRDS, definition("foos", "Foo")).await;
+    assert_eq!((made.code, &made.value["metadata"]["finalizers"]), (201, &Value::Null), "{}", made.value);
     let foos = "/apis/x.io/v1/namespaces/default/foos";
     until(&c, foos, |a| a.code == 200).await;
     let foo = |name: &str, finalizers: Value| json!({"apiVersion": "x.io/v1", "kind": "Foo", "metadata": {"name": name, "finalizers": finalizers}});
@@ -402,9 +403,11 @@ async fn a_definition_that_goes_takes_its_objects_along() {
     assert_eq!(c.post(hooks, nowhere).await.code, 201);
     assert_eq!(c.delete(&format!("{foos}/a")).await.code, 500, "the webhook is asked of what clients delete");
     let one = format!("{CRDS}/foos.x.io");
-    assert_eq!(c.delete(&one).await.code, 200);
-    let going = until(&c, &one, |a| condition(&a.value, "Terminating")["status"] == "True").await;
-    assert_eq!(condition(&going, "Terminating")["reason"], "InstanceDeletionInProgress");
+    let going = c.delete(&one).await;
+    assert_eq!(going.code, 200);
+    assert_eq!(going.value["metadata"]["finalizers"], json!(["customresourcecleanup.apiextensions.k8s.io"]));
+    assert_eq!(condition(&going.value, "Terminating")["reason"], "InstanceDeletionPending");
+    until(&c, &one, |a| condition(&a.value, "Terminating")["reason"] == "InstanceDeletionInProgress").await;
     until(&c, &format!("{foos}/a"), |a| a.code == 404).await;
     let refused = c.post(foos, foo("c", json!([]))).await;
     assert_eq!(refused.code, 405, "{}", refused.value);
@@ -431,6 +434,58 @@ async fn definitions_that_come_together_do_not_share_a_name() {
         established += usize::from(condition(&crd, "Established")["status"] == "True");
     }
     assert_eq!(established, 1);
+}
+
+#[tokio::test]
+async fn of_custom_objects_nulls_are_nothing_and_parts_are_whole_objects() {
+    let c = Cluster::start().await;
+    let mut crd = definition("foos", "Foo");
+    let version = &mut crd["spec"]["versions"][0];
+    version["subresources"] = json!({"status": {}});
+    version["deprecated"] = json!(true);
+    version["schema"] = json!({"openAPIV3Schema": {"type": "object", "properties": {
+        "spec": {"type": "object", "required": ["a"], "properties": {
+            "a": {"type": "string", "maxLength": 3}, "b": {"type": "string"}, "c": {"type": "string", "nullable": true},
+            "when": {"type": "string", "format": "moon-phase"},
+            "part": {"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true}}},
+        "status": {"type": "object", "properties": {"n": {"type": "integer", "x-kubernetes-validations": [
+            {"rule": "self >= 0", "message": "n counts"}]}}}}}});
+    let mut newer = version.clone();
+    newer["name"] = json!("v2");
+    (newer["storage"], newer["deprecated"]) = (json!(false), json!(false));
+    crd["spec"]["versions"].as_array_mut().unwrap().push(newer);
+    let made = c.post(CRDS, crd).await;
+    assert_eq!(made.code, 201, "{}", made.value);
+    assert!(made.header("warning").contains("unrecognized format"), "{}", made.header("warning"));
+    let foos = "/apis/x.io/v1/namespaces/default/foos";
+    until(&c, foos, |a| a.code == 200).await;
+    let foo = |spec: Value| json!({"apiVersion": "x.io/v1", "kind": "Foo", "metadata": {"name": "a"}, "spec": spec});
+    for (spec, want) in [
+        (json!({"a": null}), "Foo.x.io \"a\" is invalid: spec.a: Required value"),
+        (
+            json!({"a": "x", "part": {"kind": "Pod"}}),
+            "Foo.x.io \"a\" is invalid: spec.part.apiVersion: Required value",
+        ),
+        (
+            json!({"a": "long", "b": 1}),
+            "Foo.x.io \"a\" is invalid: [spec.a: Too long: may not be more than 3 bytes, spec.b: Invalid value: \"integer\": spec.b in body must be of type string: \"integer\", <nil>: Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing errors to complete validation]",
+        ),
+    ] {
+        let refused = c.post(foos, foo(spec)).await;
+        assert_eq!((refused.code, refused.message()), (422, want), "{}", refused.value);
+    }
+    let made = c.post(foos, foo(json!({"a": "x", "b": null, "c": null}))).await;
+    assert_eq!((made.code, &made.value["spec"]), (201, &json!({"a": "x", "c": null})), "{}", made.value);
+    assert_eq!(made.header("warning"), "299 - \"x.io/v1 Foo is deprecated; use x.io/v2 Foo\"");
+    let mut told = made.value;
+    told["status"] = json!({"n": -1});
+    let refused = c.put(&format!("{foos}/a/status"), told).await;
+    assert_eq!(refused.message(), "Foo.x.io \"a\" is invalid: status.n: Invalid value: -1: n counts");
+    let (explained, group) = (c.get("/openapi/v3/apis/x.io/v1").await.value, "x.io/v1");
+    let schema = &explained["components"]["schemas"]["io.x.v1.Foo"];
+    assert_eq!(schema["properties"]["spec"]["properties"]["a"]["maxLength"], 3, "{group}: {schema}");
+    let list = &explained["paths"]["/apis/x.io/v1/namespaces/{namespace}/foos"]["get"];
+    assert_eq!(list["operationId"], "listXIoV1NamespacedFoo");
 }
 
 #[tokio::test]

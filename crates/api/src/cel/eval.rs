@@ -377,7 +377,8 @@ impl<'a, 'b> Machine<'a, 'b> {
             }
             ("sortBy", [variable, key]) => Some(self.sort_by(target, ident(variable)?, key)),
             (
-                "all" | "exists" | "existsOne" | "transformList" | "transformMap",
+                "all" | "exists" | "existsOne" | "exists_one" | "transformList" | "transformMap"
+                | "transformMapEntry",
                 [first, second, body @ ..],
             ) if matches!(body.len(), 1 | 2) => {
                 let (first, second) = (ident(first)?, ident(second)?);
@@ -386,6 +387,7 @@ impl<'a, 'b> Machine<'a, 'b> {
                     [body] => (None, body),
                     _ => return None,
                 };
+                let name = if name == "exists_one" { "existsOne" } else { name };
                 Some(self.pairs(name, target, (first, second), filter, body))
             }
             _ => None,
@@ -441,6 +443,14 @@ impl<'a, 'b> Machine<'a, 'b> {
                     let Some(key) = a.key() else { return failed(no_overload(name)) };
                     map.insert(key, value?);
                 }
+                ("transformMapEntry", value) => {
+                    let Val::Map(entries) = value? else { return failed(no_overload(name)) };
+                    for (key, value) in entries.iter() {
+                        if map.insert(key.clone(), value.clone()).is_some() {
+                            return failed(format!("insert failed: key {key:?} already exists"));
+                        }
+                    }
+                }
                 (_, Err(Fault::Cost)) => return Err(Fault::Cost),
                 ("existsOne", Err(e)) => return Err(e),
                 (_, Err(e)) => error = Some(e),
@@ -455,7 +465,7 @@ impl<'a, 'b> Machine<'a, 'b> {
         }
         match (name, error) {
             ("transformList", _) => Ok(Val::list(list)),
-            ("transformMap", _) => Ok(Val::Map(Rc::new(map))),
+            ("transformMap" | "transformMapEntry", _) => Ok(Val::Map(Rc::new(map))),
             (_, Some(e)) => Err(e),
             ("all", None) => Ok(Val::Bool(true)),
             ("existsOne", None) => Ok(Val::Bool(found == 1)),

@@ -9,6 +9,7 @@ mod authorizer;
 mod check;
 mod eval;
 mod library;
+mod price;
 mod value;
 
 use cel::common::ast::Expr;
@@ -18,7 +19,6 @@ use serde_json::Value;
 use crate::field::{ErrorList, ErrorType, Path};
 use crate::kinds::crd::Structural;
 pub use authorizer::Authorizer;
-pub(crate) use check::limit;
 use check::{Checker, Ty};
 use eval::{Fault, Machine, Outcome};
 use value::Val;
@@ -219,8 +219,8 @@ pub(crate) struct Rule {
     message: String,
     message_program: Option<Program>,
     reason: ErrorType,
-    /// Names below the schema's own place.
-    field: Vec<String>,
+    /// Below the schema's own place.
+    field: Path,
     uses_old: bool,
     optional_old: bool,
     /// At worst, at all places together.
@@ -229,195 +229,248 @@ pub(crate) struct Rule {
 
 /// Where a rule stands.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place {
-    /// Whether the value's earlier state can be told.
-    pub correlated: bool,
-    /// At how many places of one object the schema applies at most.
-    pub times: u64,
+pub(crate) struct Place<'p> {
+    /// The outermost list around it whose values' earlier state cannot be told.
+    pub uncorrelated: Option<&'p Path>,
+    /// At how many places of one object the schema applies at most, if the lists and maps around it say.
+    pub times: Option<u64>,
 }
 
-/// Compiles the rules of a schema whose other parts are compiled.
+/// By how much an estimate is too large, as upstream says it.
+pub(crate) fn too_costly(what: &str, estimate: u64, limit: u64) -> String {
+    let factor = estimate as f64 / limit as f64;
+    let factor = match factor {
+        f if f > 100.0 => "more than 100x".to_owned(),
+        f if f < 1.5 => format!("{f:.6}x"),
+        f => format!("{f:.1}x"),
+    };
+    format!(
+        "{what} exceeds budget by factor of {factor} (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)"
+    )
+}
+
+/// Compiles the rules of a schema whose other parts are compiled. What is wrong is told in two lists: of what stands beside the
+/// expressions, and of these.
 pub(crate) fn compile(
     schema: &Structural,
     raw: &Value,
-    place: Place,
+    place: Place<'_>,
     path: &Path,
-    errors: &mut ErrorList,
+    (errors, faults): (&mut ErrorList, &mut ErrorList),
 ) -> Vec<Rule> {
     let rules = raw.get("x-kubernetes-validations").and_then(Value::as_array);
     let mut out = Vec::new();
     for (i, raw) in rules.into_iter().flatten().enumerate() {
         let path = path.child("x-kubernetes-validations").index(i);
-        if let Some(rule) = rule(schema, raw, place, &path, errors) {
-            out.push(rule);
+        let before = errors.0.len();
+        check_words(schema, raw, &path, errors);
+        if errors.0.len() == before {
+            out.extend(rule(schema, raw, place, &path, faults));
         }
     }
     out
 }
 
-fn rule(schema: &Structural, raw: &Value, place: Place, path: &Path, errors: &mut ErrorList) -> Option<Rule> {
-    let word = |field: &str| raw.get(field).and_then(Value::as_str).unwrap_or("").trim();
-    let before = errors.0.len();
-    let text = word("rule");
+const REASONS: [(&str, ErrorType); 4] = [
+    ("FieldValueDuplicate", ErrorType::Duplicate),
+    ("FieldValueForbidden", ErrorType::Forbidden),
+    ("FieldValueInvalid", ErrorType::Invalid),
+    ("FieldValueRequired", ErrorType::Required),
+];
+
+/// What is wrong beside the expressions of a rule.
+fn check_words(schema: &Structural, raw: &Value, path: &Path, errors: &mut ErrorList) {
+    let given = |field: &str| raw.get(field).and_then(Value::as_str).unwrap_or("");
+    let breaks = |text: &str| text.contains(['\n', '\r']);
+    let (text, message) = (given("rule").trim(), given("message").trim());
+    let at = path.child("message");
     if text.is_empty() {
         errors.required(&path.child("rule"), "rule is not specified");
-        return None;
+    } else if !given("message").is_empty() && message.is_empty() {
+        errors.invalid_str(&at, given("message"), "must be non-empty if specified");
+    } else if breaks(message) {
+        errors.invalid_str(&at, given("message"), "must not contain line breaks");
+    } else if breaks(text) && message.is_empty() {
+        errors.required(&at, "message must be specified if rule contains line breaks");
     }
-    let message = word("message");
-    if raw.get("message").is_some_and(|m| m != "") && message.is_empty() {
-        errors.invalid_str(&path.child("message"), "", "message must be non-empty if specified");
+    let expression = given("messageExpression");
+    if !expression.is_empty() && expression.trim().is_empty() {
+        errors.required(&path.child("messageExpression"), "messageExpression must be non-empty if specified");
     }
-    if message.contains(['\n', '\r']) {
-        errors.invalid_str(&path.child("message"), message, "message must not contain line breaks");
+    let reason = given("reason");
+    if !reason.is_empty() && !REASONS.iter().any(|(name, _)| *name == reason) {
+        errors.not_supported(&path.child("reason"), &Value::from(reason), &REASONS.map(|(name, _)| name));
     }
-    if text.contains(['\n', '\r']) && message.is_empty() {
-        errors.required(&path.child("message"), "message must be specified if rule contains line breaks");
+    let (field, at) = (given("fieldPath"), path.child("fieldPath"));
+    if !field.is_empty() && field.trim().is_empty() {
+        errors.invalid_str(&at, field, "must be non-empty if specified");
     }
-    let reason = match word("reason") {
-        "" | "FieldValueInvalid" => ErrorType::Invalid,
-        "FieldValueForbidden" => ErrorType::Forbidden,
-        "FieldValueRequired" => ErrorType::Required,
-        "FieldValueDuplicate" => ErrorType::Duplicate,
-        other => {
-            let known =
-                ["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
-            errors.not_supported(&path.child("reason"), &Value::from(other), &known);
-            ErrorType::Invalid
-        }
+    if breaks(field) {
+        errors.invalid_str(&at, field, "must not contain line breaks");
+    }
+    if !field.is_empty() && field_path(schema, field).is_err() {
+        errors.invalid_str(&at, field, "must be a valid path");
+    }
+}
+
+/// A rule as errors show it: the fields of upstream's own type, as Go writes JSON.
+fn shown(raw: &Value) -> String {
+    let fields = [
+        ("Rule", "rule"),
+        ("Message", "message"),
+        ("MessageExpression", "messageExpression"),
+        ("Reason", "reason"),
+        ("FieldPath", "fieldPath"),
+        ("OptionalOldSelf", "optionalOldSelf"),
+    ];
+    let value = |field: &str| match (raw.get(field), field) {
+        (Some(value), _) => value.clone(),
+        (None, "reason" | "optionalOldSelf") => Value::Null,
+        (None, _) => Value::from(""),
     };
-    let optional_old = raw.get("optionalOldSelf").and_then(Value::as_bool).unwrap_or(false);
-    let mut parse = |field: &str, text: &str| match Program::parse(text) {
-        Ok(program) => Some(program),
-        Err(e) => {
-            errors.invalid_str(&path.child(field), text, format!("compilation failed: {e}"));
-            None
-        }
+    let all: crate::Map = fields.iter().map(|(name, field)| ((*name).to_owned(), value(field))).collect();
+    let text = Value::Object(all).to_string();
+    text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
+}
+
+fn rule(
+    schema: &Structural,
+    raw: &Value,
+    place: Place<'_>,
+    path: &Path,
+    errors: &mut ErrorList,
+) -> Option<Rule> {
+    let word = |field: &str| raw.get(field).and_then(Value::as_str).unwrap_or("").trim();
+    let reason = REASONS.iter().find(|(name, _)| *name == word("reason"));
+    let optional_old = raw.get("optionalOldSelf").and_then(Value::as_bool);
+    let invalid = |errors: &mut ErrorList, field: &str, why: String| {
+        errors.push(ErrorType::Invalid, &path.child(field), Some(shown(raw)), why);
     };
-    let program = parse("rule", text)?;
-    let message_program = match word("messageExpression") {
-        "" => None,
-        expression => Some(parse("messageExpression", expression)?),
-    };
-    let uses_old = program.uses("oldSelf") || message_program.as_ref().is_some_and(|p| p.uses("oldSelf"));
-    if uses_old && !place.correlated {
-        errors.invalid_str(
-            &path.child("rule"),
-            text,
-            "oldSelf cannot be used on the uncorrelatable portion of the schema within an array or set",
-        );
-    }
-    if optional_old && !uses_old {
-        errors.invalid(
-            &path.child("optionalOldSelf"),
-            &Value::Bool(true),
-            "may not be set to true when rule does not reference oldSelf",
-        );
-    }
     let mut estimate = 0;
-    let all = [("rule", Some(&program), "bool"), ("messageExpression", message_program.as_ref(), "string")];
-    for (field, program, wanted) in all {
-        let Some(program) = program else { continue };
-        let own = Ty::of(schema);
-        let old = if optional_old { Ty::Optional(Box::new(own.clone())) } else { own.clone() };
-        let mut checker = Checker::new(&program.source, vec![("self", own), ("oldSelf", old)]);
+    let mut look = |field: &str, wanted: &str, begin: &str, errors: &mut ErrorList| {
+        let program = match Program::parse(word(field)) {
+            Ok(program) => program,
+            Err(e) => {
+                invalid(errors, field, format!("{begin}compilation failed: {e}"));
+                return None;
+            }
+        };
+        let mut checker = Checker::new(&program.source, Vec::new())
+            .of_schema("self", schema, false)
+            .of_schema("oldSelf", schema, optional_old == Some(true));
         let seen = checker.look(&program.tree);
-        let path = path.child(field);
         if let Some(faults) = checker.faults() {
-            errors.invalid_str(&path, &program.source, format!("compilation failed: {faults}"));
-            continue;
+            invalid(errors, field, format!("{begin}compilation failed: {faults}"));
+            return None;
         }
         if !seen.ty.is(wanted) {
-            let what = if field == "rule" {
-                "cel expression must evaluate to a bool"
-            } else {
-                "messageExpression must evaluate to a string"
-            };
-            errors.invalid_str(&path, &program.source, what);
+            let what = if field == "rule" { "cel expression" } else { field };
+            invalid(errors, field, format!("{what} must evaluate to a {wanted}"));
+            return None;
         }
-        let worst = seen.cost.saturating_mul(place.times.max(1));
+        let (what, worst) = match field {
+            "rule" => {
+                let times = place.times.unwrap_or_else(|| price::most_often(schema));
+                ("estimated rule cost", seen.cost.saturating_mul(times))
+            }
+            _ => ("estimated messageExpression cost", seen.cost),
+        };
         if worst > RULE_ESTIMATE {
-            let factor = worst as f64 / RULE_ESTIMATE as f64;
-            let factor = if factor > 100.0 { "more than 100x".to_owned() } else { format!("{factor:.1}x") };
-            errors.forbidden(
-                &path,
-                format!(
-                    "estimated rule cost exceeds budget by factor of {factor} (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)"
-                ),
-            );
+            errors.forbidden(&path.child(field), too_costly(what, worst, RULE_ESTIMATE));
         }
         estimate = worst.saturating_add(estimate);
-    }
-    let field = match word("fieldPath") {
-        "" => Vec::new(),
-        given => match field_path(schema, given) {
-            Ok(names) => names,
-            Err(e) => {
-                errors.invalid_str(
-                    &path.child("fieldPath"),
-                    given,
-                    format!("fieldPath must be a valid path: {e}"),
-                );
-                Vec::new()
-            }
-        },
+        Some(program)
     };
-    (errors.0.len() == before).then(|| Rule {
+    let program = look("rule", "bool", "", errors)?;
+    let message_program = match word("messageExpression") {
+        "" => None,
+        _ => look("messageExpression", "string", "messageExpression ", errors),
+    };
+    let uses_old = program.uses("oldSelf");
+    match (uses_old, place.uncorrelated, optional_old) {
+        (true, Some(list), _) => errors.invalid_str(
+            &path.child("rule"),
+            word("rule"),
+            format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {list}"),
+        ),
+        (false, _, Some(given)) => {
+            let why = "may not be set if oldSelf is not used in rule";
+            errors.invalid(&path.child("optionalOldSelf"), &Value::Bool(given), why);
+        }
+        _ => {}
+    }
+    // A rule that is too dear was taken once, if it is here: it holds.
+    Some(Rule {
         program,
-        text: text.to_owned(),
-        message: message.to_owned(),
+        text: word("rule").to_owned(),
+        message: word("message").to_owned(),
         message_program,
-        reason,
-        field,
+        reason: reason.map_or(ErrorType::Invalid, |(_, kind)| *kind),
+        field: field_path(schema, word("fieldPath")).unwrap_or_default(),
         uses_old,
-        optional_old,
+        optional_old: optional_old == Some(true),
         estimate,
     })
 }
 
-/// The names of a path such as `.spec.containers['x-y']`, if the schema has them.
-fn field_path(schema: &Structural, text: &str) -> Result<Vec<String>, String> {
-    let (mut names, mut rest, mut at) = (Vec::new(), text, schema);
+/// The place that a path such as `.spec.containers['x-y']` leads to, if the schema has it.
+fn field_path(schema: &Structural, text: &str) -> Result<Path, String> {
+    let (mut path, mut rest, mut at) = (Path::root(), text, schema);
     while !rest.is_empty() {
         let (name, after) = if let Some(quoted) = rest.strip_prefix("['") {
-            quoted.split_once("']").ok_or("unterminated ['...']")?
+            quoted.split_once("']").ok_or("unexpected end of JSON path")?
         } else {
-            let dotted = rest.strip_prefix('.').ok_or("expected '.' or [' at the start of a name")?;
+            let dotted = rest.strip_prefix('.').ok_or_else(|| format!("expected [ or . but got: {rest}"))?;
             dotted.split_at(dotted.find(['.', '[']).unwrap_or(dotted.len()))
         };
-        at = match at.property(name) {
-            Some(property) => property,
-            None if at.is_map() => at.value_schema(name).ok_or("does not refer to a valid field")?,
-            None => return Err("does not refer to a valid field".into()),
+        let name = name.replace("\\'", "'");
+        let missing = "does not refer to a valid field";
+        (path, at) = if at.properties_len() > 0 {
+            (path.child(&name), at.property(&name).ok_or(missing)?)
+        } else {
+            (path.key(&name), at.value_schema(&name).ok_or(missing)?)
         };
-        names.push(name.to_owned());
         rest = after;
     }
-    Ok(names)
+    Ok(path)
 }
 
 /// The rules of one object while they run.
 pub(crate) struct Run<'e> {
-    pub budget: u64,
+    budget: u64,
     pub errors: &'e mut ErrorList,
+    /// Whether what was wrong before may stay.
+    pub ratchets: bool,
     /// Whether the budget is spent: nothing more is judged.
-    pub over: bool,
+    over: bool,
+}
+
+impl<'e> Run<'e> {
+    pub fn new(errors: &'e mut ErrorList) -> Self {
+        Self { budget: OBJECT_BUDGET, errors, ratchets: true, over: false }
+    }
+
+    /// As [`Run::new`], of what nobody has had yet: nothing of it may stay as it is.
+    pub fn anew(errors: &'e mut ErrorList) -> Self {
+        Self { ratchets: false, ..Self::new(errors) }
+    }
 }
 
 impl Rule {
-    /// Judges a value; `old` is its earlier state where it has one.
+    /// Judges a value; `old` is its earlier state where it has one. `same`: it is as it was, and what was wrong with it before
+    /// stays possible.
     pub fn run(
         &self,
         schema: &Structural,
         value: &Value,
         old: Option<&Value>,
+        same: bool,
         path: &Path,
         run: &mut Run<'_>,
     ) {
         if self.uses_old && !self.optional_old && old.is_none() || run.over {
             return;
         }
-        // What was wrong before stays possible while it is not touched.
-        let untouched = !self.uses_old && old == Some(value);
         let variables = || {
             let old = match old {
                 Some(v) if self.optional_old => Val::some(Val::of(v, Some(schema))),
@@ -427,29 +480,36 @@ impl Rule {
             };
             vec![("self", Val::of(value, Some(schema))), ("oldSelf", old)]
         };
-        let kind = if schema.kind().is_empty() { "object" } else { schema.kind() };
+        let spent = run.budget < CALL_BUDGET;
         let fault = match self.program.run(variables(), &mut run.budget) {
             Ok(Val::Bool(true)) => return,
             Ok(Val::Bool(false)) => None,
             Ok(_) => Some(format!("cel expression must evaluate to a bool: {}", self.text)),
+            Err(Fault::Cost) if spent => {
+                run.over = true;
+                Some(
+                    "validation failed due to running out of cost budget, no further validation rules will be run"
+                        .to_owned(),
+                )
+            }
             Err(Fault::Cost) => {
                 run.over = true;
                 Some(format!(
                     "'operation cancelled: actual cost limit exceeded': no further validation rules will be run due to call cost exceeds limit for rule: {}",
-                    self.text
+                    self.told()
                 ))
             }
             Err(Fault::Error(e)) if e.starts_with("no such overload") => Some(format!(
                 "'{e}': call arguments did not match a supported operator, function or macro signature for rule: {}",
-                self.text
+                self.told()
             )),
-            Err(Fault::Error(e)) => Some(format!("{e} evaluating rule: {}", self.text)),
+            Err(Fault::Error(e)) => Some(format!("{e} evaluating rule: {}", self.told())),
         };
-        if untouched && !run.over {
+        if let Some(fault) = fault {
+            run.errors.invalid_str(path, schema.kind(), fault);
             return;
         }
-        if let Some(fault) = fault {
-            run.errors.invalid_str(path, kind, fault);
+        if same && !self.uses_old {
             return;
         }
         let made = self.message_program.as_ref().and_then(|p| match p.run(variables(), &mut run.budget) {
@@ -458,16 +518,25 @@ impl Rule {
         });
         let usable = |m: &String| !m.trim().is_empty() && !m.contains(['\n', '\r']) && m.len() <= MAX_MESSAGE;
         let detail = match made.filter(usable) {
-            Some(made) => made,
-            None if !self.message.is_empty() => self.message.clone(),
-            None => format!("failed rule: {}", self.text),
+            Some(made) => made.trim().to_owned(),
+            None if self.message.is_empty() => format!("failed rule: {}", self.text),
+            None => self.message.clone(),
         };
-        let path = self.field.iter().fold(path.clone(), |p, name| p.child(name));
-        let shown = match self.reason {
-            ErrorType::Forbidden | ErrorType::Required => None,
-            _ => Some(crate::field::quote(kind)),
+        let path = match self.field.as_str() {
+            "" => path.clone(),
+            field => path.child(field),
         };
-        run.errors.push(self.reason, &path, shown, detail);
+        let value = match (self.reason, schema.kind()) {
+            (ErrorType::Forbidden | ErrorType::Required, _) | (_, "object" | "array") => None,
+            _ => Some(crate::field::show(value)),
+        };
+        let detail = if self.reason == ErrorType::Duplicate { String::new() } else { detail };
+        run.errors.push(self.reason, &path, value, detail);
+    }
+
+    /// What a rule is called where it failed to say anything.
+    fn told(&self) -> &str {
+        if self.message.is_empty() { &self.text } else { &self.message }
     }
 }
 

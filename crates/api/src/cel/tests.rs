@@ -117,6 +117,16 @@ fn values() {
             "semver('1.2.3').isLessThan(semver('1.10.0')) && isSemver('v1.2', true) && !isSemver('v1.2')",
             "true",
         ),
+        (
+            "format.dns1123LabelPrefix().validate('a-') == optional.none() && format.dns1035Label().validate('1').value().size() == 1",
+            "true",
+        ),
+        (
+            "(format.uuid().validate('x').value() + format.byte().validate('-').value()).join('; ')",
+            "'does not match the UUID format; invalid base64'",
+        ),
+        ("{'a': 1, 'b': 2}.transformMapEntry(k, v, v > 1, {k + 'x': v}) == {'bx': 2}", "true"),
+        ("[1, 2].exists_one(i, v, v > i + 1)", "false"),
         ("cel.bind(y, x.a + 1, y * y)", "4"),
         ("b'ab'.size()", "2"),
     ] {
@@ -291,7 +301,8 @@ fn judged(rules: Value, spec: Value, old: Option<Value>) -> Vec<String> {
     let object =
         |spec: Value| json!({"apiVersion": "g/v1", "kind": "K", "metadata": {"name": "n"}, "spec": spec});
     let old = old.map(object);
-    schema.validate_rules(&object(spec), old.as_ref()).0.iter().map(ToString::to_string).collect()
+    let told = schema.validate_rules(&object(spec), old.as_ref(), &ErrorList::new());
+    told.0.iter().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -300,7 +311,7 @@ fn rules_are_judged() {
     assert!(judged(rules.clone(), json!({"min": 1, "max": 2}), None).is_empty());
     assert_eq!(
         judged(rules.clone(), json!({"min": 3, "max": 2}), None),
-        ["spec: Invalid value: \"object\": min must not exceed max"]
+        ["spec: Invalid value: min must not exceed max"]
     );
     assert_eq!(
         judged(rules.clone(), json!({"min": 3}), None),
@@ -314,7 +325,7 @@ fn rules_are_judged() {
     let rules = json!([{"rule": "self.x__dash__y == 'a' && self.__if__"}]);
     assert_eq!(
         judged(rules.clone(), json!({"x-y": "b", "if": true}), None),
-        ["spec: Invalid value: \"object\": failed rule: self.x__dash__y == 'a' && self.__if__"]
+        ["spec: Invalid value: failed rule: self.x__dash__y == 'a' && self.__if__"]
     );
     assert!(judged(rules, json!({"x-y": "a", "if": true}), None).is_empty());
     let rules = json!([{"rule": "self.when > timestamp('2020-01-01T00:00:00Z') && type(self.port) == int"}]);
@@ -331,7 +342,7 @@ fn transitions() {
     assert!(judged(rules.clone(), json!({"name": "a"}), Some(json!({"name": "a"}))).is_empty());
     assert_eq!(
         judged(rules, json!({"name": "b"}), Some(json!({"name": "a"}))),
-        ["spec: Invalid value: \"object\": immutable"]
+        ["spec: Invalid value: immutable"]
     );
     let rules = json!([{"rule": "oldSelf.hasValue() || self.min == 0", "optionalOldSelf": true}]);
     assert_eq!(judged(rules.clone(), json!({"min": 1}), None).len(), 1);
@@ -341,7 +352,7 @@ fn transitions() {
     let turned = json!({"items": [{"k": "b", "v": 5}, {"k": "a", "v": 1}]});
     assert_eq!(
         judged(json!([]), turned, Some(json!({"items": items(2, 4)}))),
-        ["spec.items[1]: Invalid value: \"object\": v only grows"]
+        ["spec.items[1]: Invalid value: v only grows"]
     );
 }
 
@@ -382,9 +393,32 @@ fn bad_rules_are_refused_when_they_are_written() {
         (json!({"rule": "{'a': 1, 2: 3}.size() > 0"}), "expected type 'string' but found 'int'"),
         (json!({"rule": "{'a': 1, 'b': 'c'}.size() > 0"}), "expected type 'int' but found 'string'"),
         (json!({"rule": "true", "messageExpression": "1"}), "messageExpression must evaluate to a string"),
-        (json!({"rule": "true", "fieldPath": ".zz"}), "does not refer to a valid field"),
+        (
+            json!({"rule": "true", "fieldPath": ".zz"}),
+            "fieldPath: Invalid value: \".zz\": must be a valid path",
+        ),
+        (
+            json!({"rule": "true", "message": " "}),
+            "message: Invalid value: \" \": must be non-empty if specified",
+        ),
+        (json!({"rule": "true", "message": "a\nb"}), "must not contain line breaks"),
+        (
+            json!({"rule": "true &&\ntrue"}),
+            "message: Required value: message must be specified if rule contains line breaks",
+        ),
+        (
+            json!({"rule": "true", "messageExpression": " "}),
+            "messageExpression must be non-empty if specified",
+        ),
+        (
+            json!({"rule": "self.min >", "optionalOldSelf": false}),
+            "rule: Invalid value: {\"Rule\":\"self.min \\u003e\",\"Message\":\"\",\"MessageExpression\":\"\",\"Reason\":null,\"FieldPath\":\"\",\"OptionalOldSelf\":false}: compilation failed: ERROR: ",
+        ),
         (json!({"rule": "true", "reason": "Why"}), "Unsupported value: \"Why\""),
-        (json!({"rule": "true", "optionalOldSelf": true}), "may not be set to true"),
+        (
+            json!({"rule": "true", "optionalOldSelf": true}),
+            "optionalOldSelf: Invalid value: true: may not be set if oldSelf is not used in rule",
+        ),
         (
             json!({"rule": "self.free.all(a, self.free.all(b, a != b))"}),
             "estimated rule cost exceeds budget by factor of more than 100x",
@@ -414,7 +448,141 @@ fn bad_rules_are_refused_when_they_are_written() {
     let in_set = json!({"type": "object", "properties": {"l": {"type": "array", "x-kubernetes-list-type": "set", "maxItems": 3,
         "items": {"type": "string", "maxLength": 3, "x-kubernetes-validations": [{"rule": "self == oldSelf"}]}}}});
     let text = Structural::compile(&in_set, &Path::root()).unwrap_err().message();
-    assert!(text.contains("oldSelf cannot be used on the uncorrelatable portion"), "{text}");
+    assert!(
+        text.ends_with(
+            "oldSelf cannot be used on the uncorrelatable portion of the schema within properties[l]"
+        ),
+        "{text}"
+    );
+}
+
+/// The sums of upstream's own tests: which rules may be written depends on them.
+#[test]
+fn rules_cost_what_they_cost_upstream() {
+    let kind = |name: &str| match name {
+        "int-or-string" => json!({"x-kubernetes-int-or-string": true}),
+        "duration" | "date" | "date-time" => json!({"type": "string", "format": name}),
+        "array" => json!({"type": "array", "items": {"type": "number"}}),
+        "map" => json!({"type": "object", "additionalProperties": {"type": "number"}}),
+        "object" => json!({"type": "object", "required": ["required"],
+            "properties": {"required": {"type": "string"}, "optional": {"type": "string"}}}),
+        other => json!({"type": other}),
+    };
+    let list = |items: Value| json!({"type": "array", "items": items});
+    let map = |values: Value| json!({"type": "object", "additionalProperties": values});
+    let cost = |schema: &Value, rule: &str, most: Option<u64>, of: &str| {
+        let mut schema = schema.clone();
+        schema["x-kubernetes-validations"] = json!([{"rule": rule}]);
+        for field in of.split_whitespace().filter(|_| most.is_some()) {
+            let (at, field) = field.rsplit_once('/').unwrap_or(("", field));
+            schema.pointer_mut(at).unwrap()[field] = json!(most);
+        }
+        let whole = json!({"type": "object", "properties": {"p": schema}});
+        Structural::compile_taken(&whole, &Path::root()).0.estimate()
+    };
+    let dear = list(map(kind("object")));
+    let text = json!({"type": "string"});
+    let replaced = json!({"type": "object", "properties": {"str": text,
+        "before": {"type": "string", "maxLength": 2}, "after": {"type": "string", "maxLength": 4}}});
+    let split = json!({"type": "object", "properties": {"str": text, "separator": text}});
+    let choices = json!({"type": "string", "enum": ["A", "B", "C", "LongValue"]});
+    for (schema, rule, free, of, most, bound) in [
+        (list(kind("number")), "self.all(x, true)", 4_718_591, "maxItems", 10, 32),
+        (list(kind("string")), "self.all(x, true)", 3_145_727, "maxItems", 20, 62),
+        (list(kind("boolean")), "self.all(x, true)", 1_887_437, "maxItems", 5, 17),
+        (list(kind("array")), "self.all(x, true)", 3_145_727, "maxItems", 100, 302),
+        (list(kind("object")), "self.all(x, true)", 555_128, "maxItems", 50, 152),
+        (list(kind("int-or-string")), "self.all(x, true)", 4_718_591, "maxItems", 10, 32),
+        (list(kind("duration")), "self.all(x, true)", 2_359_295, "maxItems", 5, 17),
+        (list(kind("date")), "self.all(x, true)", 725_936, "maxItems", 15, 47),
+        (list(kind("date-time")), "self.all(x, true)", 428_963, "maxItems", 25, 77),
+        (map(kind("number")), "self.all(x, true)", 1_348_169, "maxProperties", 10, 32),
+        (map(kind("string")), "self.all(x, true)", 1_179_647, "maxProperties", 3, 11),
+        (map(kind("boolean")), "self.all(x, true)", 943_718, "maxProperties", 100, 302),
+        (map(kind("object")), "self.all(x, true)", 428_963, "maxProperties", 20, 62),
+        (map(kind("map")), "self.all(x, true)", 1_179_647, "maxProperties", 10, 32),
+        (map(kind("array")), "self.all(x, true)", 1_179_647, "maxProperties", 25, 77),
+        (map(kind("duration")), "self.all(x, true)", 1_048_577, "maxProperties", 5, 17),
+        (map(kind("date")), "self.all(x, true)", 524_288, "maxProperties", 10, 32),
+        (map(kind("date-time")), "self.all(x, true)", 349_526, "maxProperties", 25, 77),
+        (text.clone(), "self.contains('test')", 314_574, "maxLength", 10, 5),
+        (text.clone(), "self.startsWith('test')", 2, "maxLength", 15, 2),
+        (text.clone(), "size(self + \"hello\") > size(\"hello\")", 314_578, "maxLength", 4, 7),
+        (text.clone(), "self.matches(\"x\")", 314_574, "maxLength", 50, 22),
+        (text.clone(), "\"\".matches(\"(((((((((())))))))))[0-9]\")", 7, "maxLength", 10, 7),
+        (text.clone(), "self.matches(\"\")", 1, "maxLength", 100, 1),
+        (text.clone(), "self == \"x\"", 2, "maxLength", 0, 1),
+        (text.clone(), "self.find('[0-9]+') == ''", 629_147, "maxLength", 10, 11),
+        (text.clone(), "self.lowerAscii() == 'lower!'", 314_575, "maxLength", 10, 6),
+        (choices, "self.contains('A')", 2, "maxLength", 1000, 401),
+        (list(kind("number")), "self[1] == 0.0", 2, "maxItems", 5000, 2),
+        (list(kind("string")), "self[1] == self[1]", 314_577, "maxItems", 8, 314_577),
+        (list(kind("number")), "self.all(x, x == 0.0)", 6_291_454, "maxItems", 3 * 1024 * 2048, 25_165_826),
+        (list(kind("int-or-string")), "self[0] == 5", 3, "maxItems", 10, 3),
+        (list(kind("object")), "self[0] == null", 2, "maxItems", 422, 2),
+        (list(kind("array")), "self[0][0] == -1.0", 3, "maxItems", 51, 3),
+        (list(map(kind("number"))), "self.all(x, x.y == 25.2)", 6_291_452, "maxItems", 12, 74),
+        (list(map(kind("number"))), "self[0].x > 2.0", 4, "maxItems", 3000, 4),
+        (list(kind("duration")), "self[0].getHours() == 2", 4, "maxItems", 525, 4),
+        (list(kind("date")), "self[2].getDayOfMonth() == 13", 4, "maxItems", 42, 4),
+        (map(kind("number")), "self[\"x\"] == 0.0", 2, "maxProperties", 0, 2),
+        (map(kind("date-time")), "self[\"a\"] == self[\"b\"]", 8, "maxProperties", 7, 8),
+        (map(kind("integer")), "oldSelf.size() == self.size()", 5, "maxProperties", 10, 5),
+        (
+            map(kind("string")),
+            "self.all(x, x.contains(self[x]))",
+            2_752_507,
+            "maxProperties /additionalProperties/maxLength",
+            10,
+            72,
+        ),
+        (dear, "self.all(x, x[\"y\"].required == \"z\")", 7_340_027, "maxItems /items/maxProperties", 10, 72),
+        (
+            list(kind("string")),
+            "self.join(' ') == 'aa bb'",
+            329_853_068_905,
+            "maxItems /items/maxLength",
+            10,
+            43,
+        ),
+        (
+            list(kind("string")),
+            "self.isSorted() == true",
+            329_854_432_052,
+            "maxItems /items/maxLength",
+            10,
+            52,
+        ),
+        (
+            replaced,
+            "self.str.replace(self.before, self.after) == 'does not matter'",
+            629_154,
+            "/properties/str/maxLength",
+            4,
+            12,
+        ),
+        (
+            split,
+            "self.str.split(self.separator) == []",
+            629_160,
+            "/properties/str/maxLength /properties/separator/maxLength",
+            10,
+            22,
+        ),
+        (kind("int-or-string"), "isQuantity(self)", 314_574, "maxLength", 20, 9),
+    ] {
+        assert_eq!(cost(&schema, rule, None, of), free, "{rule} of {schema}");
+        assert_eq!(cost(&schema, rule, Some(most), of), bound, "{rule} of {schema} with {of}: {most}");
+    }
+    for schema in [map(kind("number")), map(kind("object"))] {
+        assert_eq!(cost(&schema, "has(self.x)", None, ""), 1);
+    }
+    // How often a rule is judged counts once, however many lists without an end are around it.
+    let inner = json!({"type": "boolean", "x-kubernetes-validations": [{"rule": "self == true"}]});
+    let whole = json!({"type": "object", "properties": {"p": list(list(list(inner)))}});
+    let (schema, errors) = Structural::compile_taken(&whole, &Path::root());
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(schema.estimate(), 3 * 1024 * 1024 / 5);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use serde_json::Value;
 
+use crate::kinds::crd::Structural;
 use crate::quantity::Quantity;
 use crate::schema::{Base, Schema, Shape, Ty, Wrap};
 
@@ -111,12 +112,14 @@ impl Walk<'_> {
     }
 
     fn value(&mut self, value: &mut Value, schema: Schema<'_>) -> Result<(), String> {
-        let lenient = matches!(schema, Schema::Custom(_));
+        if let Schema::Custom(structural) = schema {
+            return self.custom(value, structural, structural.preserves());
+        }
         match schema.shape() {
             Shape::Any => Ok(()),
             Shape::Struct => {
                 if !value.is_object() {
-                    return if lenient { Ok(()) } else { Err(self.wrong(value, schema)) };
+                    return Err(self.wrong(value, schema));
                 }
                 let before = std::mem::replace(
                     &mut self.owner,
@@ -127,7 +130,7 @@ impl Walk<'_> {
                 let mut stays = Vec::with_capacity(map.len());
                 for (name, item) in map.iter_mut() {
                     let inner = schema.field(name);
-                    stays.push(inner.is_some() && (lenient || !item.is_null()));
+                    stays.push(inner.is_some() && !item.is_null());
                     match inner {
                         None => {
                             let path = self.path_with(name);
@@ -150,11 +153,9 @@ impl Walk<'_> {
                 Ok(())
             }
             Shape::Map(values) => {
-                let Value::Object(map) = value else {
-                    return if lenient { Ok(()) } else { Err(self.wrong(value, schema)) };
-                };
+                let Value::Object(map) = value else { return Err(self.wrong(value, schema)) };
                 for (name, item) in map.iter_mut() {
-                    if item.is_null() && !lenient {
+                    if item.is_null() {
                         *item = zero(values);
                         continue;
                     }
@@ -165,11 +166,9 @@ impl Walk<'_> {
                 Ok(())
             }
             Shape::List(items) => {
-                let Value::Array(list) = value else {
-                    return if lenient { Ok(()) } else { Err(self.wrong(value, schema)) };
-                };
+                let Value::Array(list) = value else { return Err(self.wrong(value, schema)) };
                 for (i, item) in list.iter_mut().enumerate() {
-                    if item.is_null() && !lenient {
+                    if item.is_null() {
                         *item = zero(items);
                         continue;
                     }
@@ -179,9 +178,53 @@ impl Walk<'_> {
                 }
                 Ok(())
             }
-            Shape::Scalar(_) if lenient => Ok(()),
             Shape::Scalar(base) => self.scalar(value, base, schema),
         }
+    }
+
+    /// A value of a custom resource: by what it is, not by what it should be, which is for validation to judge. What is not
+    /// named goes, unless it is kept, and so does a null where none may be. `keeps` is also said of what is in a list that
+    /// keeps what it does not name.
+    fn custom(&mut self, value: &mut Value, schema: &Structural, keeps: bool) -> Result<(), String> {
+        match value {
+            Value::Object(map) => {
+                let mut stays = Vec::with_capacity(map.len());
+                for (name, item) in map.iter_mut() {
+                    let (inner, stay) = match schema.field(name) {
+                        Some(Schema::Custom(s)) => (Schema::Custom(s), !(item.is_null() && s.drops_null())),
+                        // Metadata that is none is as if it were not there.
+                        Some(other) => (other, matches!(other, Schema::Any) || !item.is_null()),
+                        None if keeps => (Schema::Any, true),
+                        None => {
+                            let path = self.path_with(name);
+                            self.unknown.push(path);
+                            (Schema::Any, false)
+                        }
+                    };
+                    stays.push(stay);
+                    if stay && !matches!(inner, Schema::Any) {
+                        self.path.push(Step::Field(name.clone()));
+                        self.value(item, inner)?;
+                        self.path.pop();
+                    }
+                }
+                let mut stays = stays.into_iter();
+                map.retain(|_, _| stays.next().unwrap_or(true));
+            }
+            Value::Array(list) => {
+                if keeps && schema.items_schema().is_none() {
+                    return Ok(());
+                }
+                let items = schema.items_or_nothing();
+                for (i, item) in list.iter_mut().enumerate() {
+                    self.path.push(Step::Index(i));
+                    self.custom(item, items, keeps || items.preserves())?;
+                    self.path.pop();
+                }
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     fn scalar(&self, value: &mut Value, base: Base, schema: Schema<'_>) -> Result<(), String> {

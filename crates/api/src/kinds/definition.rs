@@ -74,28 +74,13 @@ impl Strategy for Definition {
             }
         }
         one_of(&mut errors, &path.child("scope"), &spec["scope"], &["Cluster", "Namespaced"]);
+        let at = path.child("names");
         for field in ["plural", "singular", "kind", "listKind"] {
-            let name = text(&names[field]);
-            let at = path.child("names").child(field);
-            if name.is_empty() {
-                errors.required(&at, "");
-                continue;
-            }
-            for why in validate::dns_1035_label(&name.to_lowercase()) {
-                errors.invalid_str(
-                    &at,
-                    name,
-                    format!("may have mixed case, but should otherwise match: {why}"),
-                );
+            if text(&names[field]).is_empty() {
+                errors.required(&at.child(field), "");
             }
         }
-        for list in ["shortNames", "categories"] {
-            for (i, name) in items(&names[list]).iter().enumerate() {
-                for why in validate::dns_1035_label(text(name)) {
-                    errors.invalid(&path.child("names").child(list).index(i), name, why);
-                }
-            }
-        }
+        errors.append(check_names(names, &at));
         let versions = items(&spec["versions"]);
         let at = path.child("versions");
         if versions.is_empty() {
@@ -105,59 +90,40 @@ impl Strategy for Definition {
         if !versions.is_empty() && stored != 1 {
             errors.invalid(&at, &spec["versions"], "must have exactly one version marked as storage version");
         }
-        // Only v1beta1 may ask for it, whose conversion makes every schema say so too.
-        let keep = "/schema/openAPIV3Schema/x-kubernetes-preserve-unknown-fields";
-        if spec["preserveUnknownFields"] == true
-            && !versions.iter().all(|v| v.pointer(keep) == Some(&Value::Bool(true)))
-        {
-            errors.invalid(&path.child("preserveUnknownFields"), &json!(true), "must be false");
-        }
         let mut seen = HashSet::new();
+        let mut unique = true;
         for (i, version) in versions.iter().enumerate() {
             let at = at.index(i);
             let name = text(&version["name"]);
             for why in validate::dns_1035_label(name) {
                 errors.invalid_str(&at.child("name"), name, why);
             }
-            if !seen.insert(name) {
-                errors.invalid_str(&at.child("name"), name, "must be unique");
-            }
-            let scale = &version["subresources"]["scale"];
-            if !scale.is_null() {
-                for (field, prefix) in [("specReplicasPath", ".spec."), ("statusReplicasPath", ".status.")] {
-                    let at = at.child("subresources").child("scale").child(field);
-                    let given = text(&scale[field]);
-                    if given.is_empty() {
-                        errors.required(&at, "");
-                    } else if !given.starts_with(prefix) {
-                        errors.invalid_str(
-                            &at,
-                            given,
-                            format!("should be a json path under {}", prefix.trim_end_matches('.')),
-                        );
-                    }
-                }
-            }
+            unique &= seen.insert(name);
+            check_deprecation(&mut errors, &at.child("deprecationWarning"), version);
+            check_scale(&mut errors, &at.child("subresources"), &version["subresources"]["scale"]);
             for (j, column) in items(&version["additionalPrinterColumns"]).iter().enumerate() {
                 let at = at.child("additionalPrinterColumns").index(j);
                 if text(&column["name"]).is_empty() {
                     errors.required(&at.child("name"), "");
                 }
-                one_of(
-                    &mut errors,
-                    &at.child("type"),
-                    &column["type"],
-                    &["boolean", "date", "integer", "number", "string"],
-                );
-                let given = text(&column["jsonPath"]);
-                if given.is_empty() {
-                    errors.required(&at.child("jsonPath"), "");
-                } else if !given.starts_with('.') {
-                    let why = "must be a simple json path starting with .";
-                    errors.invalid_str(&at.child("jsonPath"), given, why);
+                let (kind, at_type) = (text(&column["type"]), at.child("type"));
+                let why = format!("must be one of {}", COLUMN_TYPES.join(","));
+                if kind.is_empty() {
+                    errors.required(&at_type, why);
+                } else if !COLUMN_TYPES.contains(&kind) {
+                    errors.invalid_str(&at_type, kind, why);
                 }
+                let format = text(&column["format"]);
+                if !format.is_empty() && !COLUMN_FORMATS.contains(&format) {
+                    let why = format!("must be one of {}", COLUMN_FORMATS.join(","));
+                    errors.invalid_str(&at.child("format"), format, why);
+                }
+                check_path(&mut errors, &at.child("JSONPath"), text(&column["jsonPath"]));
             }
             check_selectable(&mut errors, &at.child("selectableFields"), version);
+        }
+        if !unique {
+            errors.invalid(&at, &spec["versions"], "must contain unique version names");
         }
         let conversion = &spec["conversion"];
         let at = path.child("conversion");
@@ -172,8 +138,18 @@ impl Strategy for Definition {
             let reviews = &webhook["conversionReviewVersions"];
             check_reviews(&mut errors, &at.child("conversionReviewVersions"), reviews);
         } else if !conversion["webhook"].is_null() {
-            errors.forbidden(&at.child("webhook"), "should not be set when strategy is not set to Webhook");
+            let why = "should not be set when strategy is not set to Webhook";
+            if !conversion["webhook"]["clientConfig"].is_null() {
+                errors.forbidden(&at.child("webhookClientConfig"), why);
+            }
+            if !items(&conversion["webhook"]["conversionReviewVersions"]).is_empty() {
+                errors.forbidden(&at.child("conversionReviewVersions"), why);
+            }
         }
+        errors.append(check_names(
+            &obj["status"]["acceptedNames"],
+            &Path::new("status").child("acceptedNames"),
+        ));
         errors
     }
 
@@ -185,33 +161,78 @@ impl Strategy for Definition {
             .any(|c| c["type"] == "Established" && c["status"] == "True");
         let (n, o) = (&new["spec"], &old["spec"]);
         immutable(&mut errors, &path.child("group"), &n["group"], &o["group"]);
+        let name = |spec: &Value, field: &str| spec["names"][field].clone();
         if established {
             immutable(&mut errors, &path.child("scope"), &n["scope"], &o["scope"]);
-            immutable(
-                &mut errors,
-                &path.child("names").child("kind"),
-                &n["names"]["kind"],
-                &o["names"]["kind"],
-            );
-            immutable(
-                &mut errors,
-                &path.child("names").child("plural"),
-                &n["names"]["plural"],
-                &o["names"]["plural"],
-            );
+            let at = path.child("names").child("kind");
+            immutable(&mut errors, &at, &name(n, "kind"), &name(o, "kind"));
         }
-        for (i, version) in items(&old["status"]["storedVersions"]).iter().enumerate() {
+        let at = path.child("names").child("plural");
+        immutable(&mut errors, &at, &name(n, "plural"), &name(o, "plural"));
+        let at = Path::new("status").child("storedVersions");
+        let stored = &new["status"]["storedVersions"];
+        if items(stored).is_empty() {
+            errors.invalid(&at, stored, "must have at least one stored version");
+            return errors;
+        }
+        for version in items(&n["versions"]).iter().filter(|v| v["storage"] == true) {
+            if !items(stored).contains(&version["name"]) {
+                let why = format!("must have the storage version {}", text(&version["name"]));
+                errors.invalid(&at, stored, why);
+            }
+        }
+        for (i, version) in items(stored).iter().enumerate() {
             if !items(&n["versions"]).iter().any(|v| v["name"] == *version) {
-                let at = Path::new("status").child("storedVersions").index(i);
-                errors.invalid(&at, version, "missing from spec.versions; v1 was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in v1 and removes v1 from status.storedVersions".replace("v1", text(version)));
+                errors.invalid(&at.index(i), version, "missing from spec.versions; v1 was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in v1 and removes v1 from status.storedVersions".replace("v1", text(version)));
             }
         }
         errors
     }
 
+    /// What is stored from now on is in the status too.
+    fn prepare_update(&self, new: &mut Value, _: &Value) {
+        let stored = items(&new["spec"]["versions"]).iter().find(|v| v["storage"] == true);
+        let Some(name) = stored.map(|v| v["name"].clone()) else { return };
+        let list = meta::child(new, "status").entry("storedVersions").or_insert_with(|| json!([]));
+        if let Some(list) = list.as_array_mut().filter(|l| !l.contains(&name)) {
+            list.push(name);
+        }
+    }
+
+    fn validate_status(&self, new: &Value, _: &Value) -> ErrorList {
+        check_names(&new["status"]["acceptedNames"], &Path::new("status").child("acceptedNames"))
+    }
+
+    fn warnings_of_change(&self, new: &Value, old: &Value) -> Vec<String> {
+        let before = self.warnings(old);
+        self.warnings(new).into_iter().filter(|text| !before.contains(text)).collect()
+    }
+
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        let mut told = Vec::new();
+        for version in items(&obj["spec"]["versions"]) {
+            advise(&version["schema"]["openAPIV3Schema"], &mut told);
+        }
+        let mut seen = HashSet::new();
+        told.retain(|text| seen.insert(text.clone()));
+        told
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
+    }
+
     /// What was so before may stay, and v1beta1 never asked.
     fn validate_sent(&self, api_version: &str, _: Release, new: &Value, old: Option<&Value>) -> ErrorList {
         let mut errors = ErrorList::new();
+        // Only v1beta1 may ask for it.
+        if api_version != "apiextensions.k8s.io/v1beta1"
+            && new["spec"]["preserveUnknownFields"] == true
+            && old.is_none_or(|o| o["spec"]["preserveUnknownFields"] != true)
+        {
+            let why = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
+            errors.invalid(&Path::new("spec").child("preserveUnknownFields"), &json!(true), why);
+        }
         let Some((approval, why)) = Approval::of(new) else { return errors };
         if api_version == "apiextensions.k8s.io/v1beta1"
             || old.and_then(Approval::of).is_some_and(|(was, _)| was == approval)
@@ -231,6 +252,133 @@ impl Strategy for Definition {
 
     fn has_generation(&self) -> bool {
         true
+    }
+
+    /// Its objects go first. Whoever writes a definition need not know of that, nor can take it away beforehand.
+    fn prepare_delete(&self, obj: &mut Value, now: &str) {
+        meta::add_finalizer(obj, CLEANUP);
+        let conditions = meta::child(obj, "status").entry("conditions").or_insert_with(|| json!([]));
+        if conditions.is_null() {
+            *conditions = json!([]);
+        }
+        if let Some(list) = conditions.as_array_mut() {
+            let why = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
+            meta::set_condition(list, "Terminating", "True", "InstanceDeletionPending", why, now);
+        }
+    }
+}
+
+/// The finalizer that holds a definition which is being deleted until its objects are gone.
+pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+
+/// The types of columns that `kubectl get` shows.
+const COLUMN_TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
+const COLUMN_FORMATS: [&str; 8] =
+    ["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
+
+/// Names that are given are labels, kinds but for their capitals.
+fn check_names(names: &Value, path: &Path) -> ErrorList {
+    let mut errors = ErrorList::new();
+    for field in ["plural", "singular", "kind", "listKind"] {
+        let name = text(&names[field]);
+        let mixed = matches!(field, "kind" | "listKind");
+        let faults = if mixed {
+            validate::dns_1035_label(&name.to_lowercase())
+        } else {
+            validate::dns_1035_label(name)
+        };
+        if !name.is_empty() && !faults.is_empty() {
+            let also = if mixed { "may have mixed case, but should otherwise match: " } else { "" };
+            errors.invalid_str(&path.child(field), name, format!("{also}{}", faults.join(",")));
+        }
+    }
+    let kind = text(&names["kind"]);
+    if !kind.is_empty() && names["kind"] == names["listKind"] {
+        errors.invalid_str(&path.child("listKind"), kind, "kind and listKind may not be the same");
+    }
+    for list in ["shortNames", "categories"] {
+        for (i, name) in items(&names[list]).iter().enumerate() {
+            let faults = validate::dns_1035_label(text(name));
+            if !faults.is_empty() {
+                errors.invalid(&path.child(list).index(i), name, faults.join(","));
+            }
+        }
+    }
+    errors
+}
+
+/// The warning that users of a deprecated version get in its place.
+fn check_deprecation(errors: &mut ErrorList, path: &Path, version: &Value) {
+    let Some(warning) = version["deprecationWarning"].as_str() else { return };
+    if version["deprecated"] != true {
+        errors.invalid_str(path, warning, "can only be set for deprecated versions");
+        return;
+    }
+    if warning.len() > 256 {
+        errors.invalid_str(path, warning, "must be <= 256 characters long");
+    }
+    if warning.is_empty() {
+        errors.invalid_str(path, warning, "must not be an empty string");
+    }
+    // Of blanks only the plain one is printed as it is.
+    let hidden = |c: char| c.is_control() || c.is_whitespace() && c != ' ';
+    if let Some((i, _)) = warning.char_indices().find(|(_, c)| hidden(*c)) {
+        let what = "must only contain printable UTF-8 characters; non-printable character found at index";
+        errors.invalid_str(path, warning, format!("{what} {i}"));
+    }
+}
+
+/// A path of names from the object on.
+fn check_path(errors: &mut ErrorList, path: &Path, given: &str) {
+    if given.is_empty() {
+        errors.required(path, "");
+    } else if !given.starts_with('.') {
+        errors.invalid_str(path, given, "must be a simple json path starting with .");
+    }
+}
+
+/// Where a scale has its numbers and its selector.
+fn check_scale(errors: &mut ErrorList, path: &Path, scale: &Value) {
+    if scale.is_null() {
+        return;
+    }
+    for (field, roots, why) in [
+        ("specReplicasPath", &[".spec."][..], "should be a json path under .spec"),
+        ("statusReplicasPath", &[".status."], "should be a json path under .status"),
+        ("labelSelectorPath", &[".spec.", ".status."], "should be a json path under either .spec or .status"),
+    ] {
+        let (at, given) = (path.child("scale").child(field), text(&scale[field]));
+        if given.is_empty() && field == "labelSelectorPath" {
+            continue;
+        }
+        check_path(errors, &at, given);
+        if given.starts_with('.') && !roots.iter().any(|r| given.starts_with(r)) {
+            errors.invalid_str(&at, given, why);
+        }
+    }
+}
+
+/// What a definition's author should know of a schema: formats that nobody judges.
+fn advise(schema: &Value, told: &mut Vec<String>) {
+    let Some(map) = schema.as_object() else { return };
+    let (kind, format) = (text(&schema["type"]), text(&schema["format"]));
+    let known = match kind {
+        "" | "string" => super::crd::is_format(format),
+        "integer" => matches!(format, "int32" | "int64"),
+        "number" => matches!(format, "float" | "double"),
+        _ => false,
+    };
+    if !format.is_empty() && !known {
+        told.push(format!("unrecognized format {}", crate::field::quote(format)));
+    }
+    for field in ["items", "additionalProperties", "not"] {
+        advise(&schema[field], told);
+    }
+    for field in ["allOf", "anyOf", "oneOf"] {
+        items(&schema[field]).iter().for_each(|s| advise(s, told));
+    }
+    if let Some(Value::Object(properties)) = map.get("properties") {
+        properties.values().for_each(|s| advise(s, told));
     }
 }
 
@@ -307,6 +455,9 @@ fn check_selectable(errors: &mut ErrorList, path: &Path, version: &Value) {
         if !seen.insert(given) {
             errors.duplicate(&at, &field["jsonPath"]);
         }
+    }
+    if items(&version["selectableFields"]).is_empty() {
+        return;
     }
     if seen.len() > MAX_SELECTABLE {
         errors.too_many(path, seen.len(), MAX_SELECTABLE);
@@ -546,8 +697,8 @@ mod tests {
             ),
             (json!({"spec": {"versions": []}}), "spec.versions: Required value"),
             (
-                json!({"spec": {"preserveUnknownFields": true}}),
-                "spec.preserveUnknownFields: Invalid value: true: must be false",
+                json!({"spec": {"names": {"plural": "As", "listKind": "A"}}, "metadata": {"name": "As.g.io"}}),
+                "",
             ),
         ] {
             let mut obj = good.clone();

@@ -30,7 +30,7 @@ mod strategy;
 mod volumes;
 mod webhook;
 
-pub use definition::Approval;
+pub use definition::{Approval, CLEANUP};
 pub use job::check_schedule;
 pub use podspec::qos_class;
 

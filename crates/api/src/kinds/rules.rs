@@ -333,7 +333,10 @@ fn finalizers_need_domain(kind: &Kind) -> bool {
 
 /// What a client is told of an object that is good and could be better. `old`: what it changes.
 pub(super) fn warnings(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<String> {
-    let mut told = kind.strategy.warnings(new);
+    let mut told = match old {
+        Some(old) => kind.strategy.warnings_of_change(new, old),
+        None => kind.strategy.warnings(new),
+    };
     if kind.custom {
         let before: HashSet<&str> = old.into_iter().flat_map(meta::finalizers).collect();
         let added = meta::finalizers(new).filter(|f| !before.contains(f) && !f.contains('/'));

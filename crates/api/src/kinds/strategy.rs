@@ -92,6 +92,11 @@ pub trait Strategy: Send + Sync + 'static {
         0
     }
 
+    /// Changes an object whose deletion begins, at the time `now`: it may be held by a finalizer until something is cleared away.
+    fn prepare_delete(&self, obj: &mut Value, now: &str) {
+        let _ = (obj, now);
+    }
+
     /// Does what the object owns stay when it is deleted through this version (`batch/v1`) and nobody says what is to become of
     /// it? So it was before there was garbage collection, and clients of those versions may count on it.
     fn orphans(&self, api_version: &str) -> bool {
@@ -123,6 +128,12 @@ pub trait Strategy: Send + Sync + 'static {
     fn warnings(&self, obj: &Value) -> Vec<String> {
         let _ = obj;
         Vec::new()
+    }
+
+    /// Warnings for whoever changes the object, if not those of what it is then.
+    fn warnings_of_change(&self, new: &Value, old: &Value) -> Vec<String> {
+        let _ = old;
+        self.warnings(new)
     }
 
     /// Fields that field selectors may name, beside `metadata.name` and `metadata.namespace`.

@@ -272,15 +272,29 @@ fn custom_definition(kind: &Kind, version: &Version, form: Form, docs: &Texts) -
         _ => json!({"type": "object"}),
     };
     let map = crate::meta::as_map(&mut schema);
-    // A schema that names nothing allows everything, unless something is named.
-    if map.keys().any(|k| k != "type") {
+    let structural = matches!(version.schema, VersionSchema::Structural(_));
+    // Readers of version 2 take any property named for the only ones allowed.
+    let open = map.get("x-kubernetes-preserve-unknown-fields") == Some(&json!(true));
+    if form == Form::V2 && open {
+        *map = Map::from_iter([("type".to_owned(), json!("object"))]);
+    } else if structural {
         let properties = crate::meta::entry(map, "properties");
         properties.values_mut().for_each(|v| add_embedded(v, form, docs));
         add_object(properties, form, docs);
     }
     let gvk = json!([{"group": version.group, "version": version.version, "kind": kind.kind}]);
     insert(map, "x-kubernetes-group-version-kind", gvk);
+    add_selectable(map, kind);
     schema
+}
+
+/// The fields that field selectors may name.
+fn add_selectable(map: &mut Map, kind: &Kind) {
+    let fields: Vec<Value> =
+        kind.strategy.selectable_fields().iter().map(|f| json!({"fieldPath": f})).collect();
+    if !fields.is_empty() {
+        insert(map, "x-kubernetes-selectable-fields", fields);
+    }
 }
 
 /// Adds what every object has.
@@ -325,18 +339,31 @@ fn add_embedded(schema: &mut Value, form: Form, docs: &Texts) {
     insert(map, "required", required);
 }
 
-fn custom_list(kind: &Kind, version: &Version, form: Form) -> Value {
-    json!({
-        "type": "object",
-        "required": ["items"],
-        "properties": {
-            "apiVersion": {"type": "string"},
-            "kind": {"type": "string"},
-            "metadata": {"$ref": form.reference("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta")},
-            "items": {"type": "array", "items": {"$ref": form.reference(&definition_name(kind, version))}},
-        },
-        "x-kubernetes-group-version-kind": [{"group": version.group, "version": version.version, "kind": kind.list_kind}],
-    })
+fn custom_list(kind: &Kind, version: &Version, form: Form, docs: &Texts) -> Value {
+    let item = json!({"$ref": form.reference(&definition_name(kind, version))});
+    let mut properties = Map::new();
+    for field in ["apiVersion", "kind"] {
+        insert(&mut properties, field, json!({"type": "string"}));
+    }
+    insert(&mut properties, "items", json!({"type": "array", "items": item}));
+    let reference = json!({"$ref": form.reference("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta")});
+    let metadata = if form == Form::V3 { json!({"allOf": [reference]}) } else { reference };
+    insert(&mut properties, "metadata", metadata);
+    for field in ["apiVersion", "kind", "metadata"] {
+        if let Some(text) = docs.of_field(&format!("{MODEL}List"), field) {
+            properties[field]["description"] = json!(text);
+        }
+    }
+    properties["items"]["description"] = json!(format!("List of {}.", kind.plural));
+    let mut map = Map::new();
+    insert(&mut map, "description", format!("{} is a list of {}", kind.list_kind, kind.kind));
+    insert(&mut map, "type", "object");
+    insert(&mut map, "required", vec!["items"]);
+    insert(&mut map, "properties", Value::Object(properties));
+    let gvk = json!([{"group": version.group, "version": version.version, "kind": kind.list_kind}]);
+    insert(&mut map, "x-kubernetes-group-version-kind", gvk);
+    add_selectable(&mut map, kind);
+    Value::Object(map)
 }
 
 /// Every definition of a document: those of `roots` and of what they refer to, then those of custom resources.
@@ -352,8 +379,16 @@ fn definitions<'a>(
     match only {
         None => open.extend(TypeId::all()),
         Some((group, version)) => {
-            for name in ["DeleteOptions", "Status", "ListMeta", "ObjectMeta", "WatchEvent", "APIResourceList"]
-            {
+            let common = [
+                "APIResourceList",
+                "DeleteOptions",
+                "ListMeta",
+                "ObjectMeta",
+                "Patch",
+                "Status",
+                "WatchEvent",
+            ];
+            for name in common {
                 open.extend(TypeId::named(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}")));
             }
             for (kind, v) in served(kinds, only) {
@@ -386,7 +421,7 @@ fn definitions<'a>(
         .map(move |l| (l.1.to_owned(), leaf(l.0, form, docs)));
     let customs = served(kinds, only).filter(|(k, _)| k.custom).flat_map(move |(k, v)| {
         let name = definition_name(k, v);
-        [(format!("{name}List"), custom_list(k, v, form)), (name, custom_definition(k, v, form, docs))]
+        [(format!("{name}List"), custom_list(k, v, form, docs)), (name, custom_definition(k, v, form, docs))]
     });
     tables.chain(leaves).chain(customs)
 }
@@ -445,14 +480,31 @@ pub fn v2(kinds: &[Arc<Kind>], docs: &dyn Docs, others: &[Arc<Value>]) -> Vec<u8
     out.extend_from_slice(b"{\"swagger\":\"2.0\",\"info\":");
     out.extend(crate::object::encode(&info()));
     out.extend_from_slice(b",\"paths\":");
-    let paths = served(kinds, None).flat_map(|(k, v)| paths::of(k, v, Form::V2));
-    push_entries(&mut out, paths.chain(foreign_paths(others)));
-    out.extend_from_slice(b",\"definitions\":");
     let texts = docs.texts();
+    push_entries(&mut out, all_paths(kinds, &texts).chain(foreign_paths(others)));
+    out.extend_from_slice(b",\"definitions\":");
     let own = definitions(kinds, None, Form::V2, &texts);
     push_entries(&mut out, with_foreign_definitions(own, others));
-    out.push(b'}');
+    out.extend_from_slice(b",\"securityDefinitions\":");
+    out.extend(crate::object::encode(&security()));
+    out.extend_from_slice(b",\"security\":[{\"BearerToken\":[]}]}");
     out
+}
+
+/// The paths of version 2: of discovery, and of all kinds.
+fn all_paths<'a>(kinds: &'a [Arc<Kind>], docs: &'a Texts) -> impl Iterator<Item = (String, Value)> + 'a {
+    let mut found = vec![paths::of_group("", Form::V2), paths::of_version("", "v1", Form::V2)];
+    for (group, versions) in discovery::groups(kinds) {
+        found.push(paths::of_group(&group, Form::V2));
+        found.extend(versions.iter().map(|version| paths::of_version(&group, version, Form::V2)));
+    }
+    found.into_iter().chain(served(kinds, None).flat_map(move |(k, v)| paths::of(k, v, Form::V2, docs)))
+}
+
+/// How a client says who it is, if not by a certificate.
+fn security() -> Value {
+    json!({"BearerToken": {
+        "description": "Bearer Token authentication", "in": "header", "name": "authorization", "type": "apiKey"}})
 }
 
 /// `/openapi/v3`: the index. `hash` is the query part that makes a document cacheable; it is given the group-version path, e.g.
@@ -480,9 +532,13 @@ pub fn v3(kinds: &[Arc<Kind>], group: &str, version: &str, docs: &dyn Docs) -> O
     out.extend_from_slice(b"{\"openapi\":\"3.0.0\",\"info\":");
     out.extend(crate::object::encode(&info()));
     out.extend_from_slice(b",\"paths\":");
-    push_entries(&mut out, served(kinds, only).flat_map(|(k, v)| paths::of(k, v, Form::V3)));
+    let texts = docs.texts();
+    let of_kinds = served(kinds, only).flat_map(|(k, v)| paths::of(k, v, Form::V3, &texts));
+    push_entries(&mut out, std::iter::once(paths::of_version(group, version, Form::V3)).chain(of_kinds));
     out.extend_from_slice(b",\"components\":{\"schemas\":");
-    push_entries(&mut out, definitions(kinds, only, Form::V3, &docs.texts()));
+    push_entries(&mut out, definitions(kinds, only, Form::V3, &texts));
+    out.extend_from_slice(b",\"securitySchemes\":");
+    out.extend(crate::object::encode(&security()));
     out.extend_from_slice(b"}}");
     Some(out)
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Docs, Form, definitions, foreign_paths, info, paths, served, with_foreign_definitions};
+use super::{Docs, Form, all_paths, definitions, foreign_paths, info, with_foreign_definitions};
 use crate::codec::wire::{bytes, double, number};
 use crate::{Kind, Map};
 
@@ -22,13 +22,12 @@ pub fn v2_protobuf(kinds: &[Arc<Kind>], docs: &dyn Docs, others: &[Arc<Value>]) 
     text(&mut title, 2, &info()["version"]);
     bytes(&mut out, 2, &title);
     let mut list = Vec::new();
-    let paths = served(kinds, None).flat_map(|(k, v)| paths::of(k, v, Form::V2));
-    for (name, item) in paths.chain(foreign_paths(others)) {
+    let texts = docs.texts();
+    for (name, item) in all_paths(kinds, &texts).chain(foreign_paths(others)) {
         bytes(&mut list, 2, &named(&name, &path_item(&item)));
     }
     bytes(&mut out, 8, &list);
     let mut list = Vec::new();
-    let texts = docs.texts();
     let own = definitions(kinds, None, Form::V2, &texts);
     for (name, definition) in with_foreign_definitions(own, others) {
         bytes(&mut list, 1, &named(&name, &schema(&definition)));

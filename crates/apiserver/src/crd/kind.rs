@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api::jsonpath::JsonPath;
 use api::kinds::crd::Structural;
-use api::kinds::{Conversion, Subresource, Version, VersionSchema};
+use api::kinds::{Conversion, Subresource, Version, VersionSchema, version_rank};
 use api::meta::text;
 use api::table::{Columns, PathColumn};
 use api::{Gvk, Kind, Value};
@@ -20,8 +20,13 @@ struct Rules {
 }
 
 impl Rules {
+    /// What the rules say, of what the schema takes.
     fn rules(&self, new: &Value, old: Option<&Value>) -> api::ErrorList {
-        self.schema.as_ref().map(|s| s.validate_rules(new, old)).unwrap_or_default()
+        let Some(schema) = self.schema.as_ref().filter(|s| s.has_rules()) else {
+            return api::ErrorList::new();
+        };
+        let faults = old.map_or_else(|| schema.validate(new), |old| schema.validate_change(new, old));
+        schema.validate_rules(new, old, &faults)
     }
 
     /// What is wrong with the numbers that `scale` shows: of the status, and of the `spec`, too.
@@ -72,8 +77,12 @@ impl api::Strategy for Rules {
     }
 
     fn validate_status(&self, new: &Value, old: &Value) -> api::ErrorList {
-        let mut errors = self.validate_changed(new, old);
-        errors.append(self.rules(new, Some(old)));
+        let mut errors = api::ErrorList::new();
+        if let Some(schema) = &self.schema {
+            errors = schema.validate_status(new, old);
+            let told = schema.validate_rules(new, Some(old), &errors);
+            errors.append(told);
+        }
         errors.append(self.scaled(new, false));
         errors
     }
@@ -107,7 +116,9 @@ pub(super) fn schemas(crd: &Value) -> Vec<VersionSchema> {
 /// The kind that a definition makes, as if `version` were the one in which it is stored.
 pub(super) fn kind_in(crd: &Value, version: &str, schemas: &[VersionSchema]) -> Option<Kind> {
     let group = text(crd, "/spec/group").to_owned();
-    let names = crd.pointer("/spec/names")?;
+    // Once it is established it is called what it was given, whatever it would like to be called now.
+    let given = |names: &&Value| !text(names, "/plural").is_empty() && !text(names, "/kind").is_empty();
+    let names = crd.pointer("/status/acceptedNames").filter(given).or(crd.pointer("/spec/names"))?;
     let plural = text(names, "/plural").to_owned();
     let at = list(crd, "/spec/versions").find(|v| text(v, "/name") == version)?;
     let versions: Vec<Version> = list(crd, "/spec/versions")
@@ -131,7 +142,7 @@ pub(super) fn kind_in(crd: &Value, version: &str, schemas: &[VersionSchema]) -> 
             }
             let deprecated = v.get("deprecated") == Some(&json!(true));
             let warning = match text(v, "/deprecationWarning") {
-                "" => format!("{group}/{name} {} is deprecated", text(names, "/kind")),
+                "" => outdated(crd, &name),
                 given => given.to_owned(),
             };
             Version {
@@ -219,19 +230,31 @@ pub(super) fn kind_in(crd: &Value, version: &str, schemas: &[VersionSchema]) -> 
     })
 }
 
+/// The warning that a version is deprecated, and which is to be used instead.
+fn outdated(crd: &Value, version: &str) -> String {
+    let named =
+        |version: &str| format!("{}/{version} {}", text(crd, "/spec/group"), text(crd, "/spec/names/kind"));
+    let newer = list(crd, "/spec/versions")
+        .filter(|v| v.get("served") == Some(&json!(true)) && v.get("deprecated") != Some(&json!(true)))
+        .map(|v| text(v, "/name"))
+        .filter(|v| version_rank(v) > version_rank(version))
+        .max_by_key(|v| version_rank(v));
+    let instead = newer.map(|v| format!("; use {}", named(v))).unwrap_or_default();
+    format!("{} is deprecated{instead}", named(version))
+}
+
 fn schema_of(crd: &Value, version: &Value) -> VersionSchema {
     let Some(schema) = version.pointer("/schema/openAPIV3Schema") else { return VersionSchema::Any };
     let path = api::Path::new("spec").child("versions").key(text(version, "/name"));
-    match Structural::compile(schema, &path.child("schema").child("openAPIV3Schema")) {
-        Ok(compiled) => VersionSchema::Structural(Arc::new(compiled)),
-        // Refused when the definition is written; one that got past that is served as it is.
-        Err(errors) => {
-            tracing::warn!(
-                definition = api::meta::name(crd),
-                error = errors.message(),
-                "the schema cannot be used: until it is mended, objects are neither pruned, defaulted nor validated by it"
-            );
-            VersionSchema::Any
-        }
+    let path = path.child("schema").child("openAPIV3Schema");
+    let (compiled, errors) = Structural::compile_taken(schema, &path);
+    // Refused when the definition is written; what got past that is done without.
+    if !errors.is_empty() {
+        tracing::warn!(
+            definition = api::meta::name(crd),
+            error = errors.message(),
+            "parts of the schema cannot be used: objects are not validated by these"
+        );
     }
+    VersionSchema::Structural(Arc::new(compiled))
 }

@@ -8,7 +8,7 @@ mod kind;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use api::kinds::Approval;
+use api::kinds::{Approval, CLEANUP};
 use api::kinds::crd::Structural;
 use api::meta::text;
 use api::object::Encoded;
@@ -27,8 +27,6 @@ use crate::user::UserInfo;
 
 const GROUP: &str = "apiextensions.k8s.io";
 const PLURAL: &str = "customresourcedefinitions";
-/// Holds a definition until its objects are gone.
-pub const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 
 fn list<'a>(v: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
     v.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
@@ -38,7 +36,7 @@ fn words(v: &Value, pointer: &str) -> Vec<String> {
     list(v, pointer).filter_map(|s| s.as_str().map(str::to_owned)).collect()
 }
 
-/// What a creator of a definition may leave out, and the finalizer.
+/// What a creator of a definition may leave out.
 pub fn prepare(crd: &mut Value) {
     let kind = text(crd, "/spec/names/kind").to_owned();
     let spec = api::meta::child(crd, "spec");
@@ -50,7 +48,6 @@ pub fn prepare(crd: &mut Value) {
         .filter(|v| v.get("storage") == Some(&json!(true)))
         .map(|v| v["name"].clone())
         .collect();
-    api::meta::add_finalizer(crd, FINALIZER);
     let status = api::meta::child(crd, "status");
     let stored = status.entry("storedVersions").or_insert_with(|| json!([]));
     if let Some(stored) = stored.as_array_mut() {
@@ -78,18 +75,26 @@ pub fn check_bundle(new: &Value, old: &Value) -> api::ErrorList {
     errors
 }
 
-/// What is wrong with the schemas of a definition.
-pub fn check_schemas(crd: &Value) -> api::ErrorList {
+/// What is wrong with the schemas of a definition. Those that are as they were in `old` were taken once, and stay.
+pub fn check_schemas(crd: &Value, old: Option<&Value>) -> api::ErrorList {
+    const SCHEMA: &str = "/schema/openAPIV3Schema";
     let mut errors = api::ErrorList::new();
     let mut schemas = Vec::new();
     for (i, version) in list(crd, "/spec/versions").enumerate() {
         let path = api::Path::new("spec").child("versions").index(i).child("schema").child("openAPIV3Schema");
-        match version.pointer("/schema/openAPIV3Schema") {
-            Some(schema) => schemas.push((schema, path)),
-            None => errors.required(&path, "schemas are required"),
+        let before = old.and_then(|o| list(o, "/spec/versions").find(|v| v["name"] == version["name"]));
+        if before.is_some_and(|b| b.pointer(SCHEMA) == version.pointer(SCHEMA)) {
+            continue;
+        }
+        let status = version.pointer("/subresources/status").is_some_and(|s| !s.is_null());
+        match version.pointer(SCHEMA) {
+            Some(schema) => schemas.push((schema, path, status)),
+            None => errors.required(&path, ""),
         }
     }
-    errors.append(Structural::check_all(schemas));
+    // Only what came through v1beta1 says so: its schemas need not be structural.
+    let lenient = crd.pointer("/spec/preserveUnknownFields") == Some(&json!(true));
+    errors.append(Structural::check_all(schemas, lenient));
     errors
 }
 
@@ -299,7 +304,7 @@ pub async fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
                 if let Err(status) = settle(&server, crd, &kind.all(""), &structures).await {
                     tracing::warn!(crd = crd.name(), error = %status.message, "definition's status not written");
                 }
-                let held = api::meta::finalizers(crd.value()).any(|f| f == FINALIZER);
+                let held = api::meta::finalizers(crd.value()).any(|f| f == CLEANUP);
                 if crd.is_deleting() && held && !clearing.contains_key(crd.uid()) {
                     let task = tokio::spawn(clear(server.clone(), crd.clone(), shutdown.clone()));
                     clearing.insert(crd.uid().to_owned(), task);
@@ -339,7 +344,9 @@ fn serve(server: &Arc<ApiServer>, crds: &[Arc<Object>]) {
     let mut kept_ones = HashSet::new();
     let mut generations = Vec::new();
     for crd in crds.iter().filter(|c| is_true(c.value(), "Established")) {
-        let generation = (crd.uid().to_owned(), api::meta::generation(crd.value()));
+        // It changes with what is specified, and with the names that are given to it.
+        let names = crd.value().pointer("/status/acceptedNames").unwrap_or(&Value::Null);
+        let generation = (format!("{} {names}", crd.uid()), api::meta::generation(crd.value()));
         let name = crd.name().to_owned();
         // A kind whose definition has not changed is the same kind: watches go on.
         let kept = before.custom.get(&name).filter(|_| before.generations.contains(&generation)).cloned();
@@ -447,7 +454,7 @@ async fn clear(server: Arc<ApiServer>, crd: Arc<Object>, shutdown: CancellationT
     let ended = terminating("False", "InstanceDeletionCompleted", "removed all instances".into());
     let release = move |old: &Value| {
         let mut new = ended(old);
-        api::meta::remove_finalizer(&mut new, FINALIZER);
+        api::meta::remove_finalizer(&mut new, CLEANUP);
         new
     };
     while let Err(status) = write(&server, crd.name(), "", &release).await {
@@ -612,7 +619,7 @@ mod tests {
         let mut value = crd();
         prepare(&mut value);
         assert_eq!(value["spec"]["names"]["listKind"], "FooList");
-        assert!(api::meta::finalizers(&value).any(|f| f == FINALIZER));
+        assert!(api::meta::finalizers(&value).next().is_none(), "nothing holds it until it is deleted");
         let kind = kind_of(&value).unwrap();
         assert_eq!((kind.singular.as_str(), kind.version.as_str(), kind.versions.len()), ("foo", "v1", 2));
         assert!(kind.has_subresource("scale") && kind.has_subresource("status"));

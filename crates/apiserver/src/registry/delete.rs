@@ -222,6 +222,9 @@ impl ApiServer {
         let grace = cx.kind.strategy.grace(old.value(), options.grace);
         let now = base::clock::now();
         let already = api::meta::deleted(old.value());
+        if already.is_none() {
+            cx.kind.strategy.prepare_delete(&mut new, &api::meta::time(now));
+        }
         let stays = api::meta::finalizers(&new).next().is_some()
             || cx.kind.plural == "namespaces"
                 && cx.kind.group.is_empty()

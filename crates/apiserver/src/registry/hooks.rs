@@ -34,7 +34,7 @@ impl ApiServer {
                     crate::crd::prepare(object);
                 }
                 if old.is_none_or(|o| o.get("spec") != object.get("spec")) {
-                    let mut errors = crate::crd::check_schemas(object);
+                    let mut errors = crate::crd::check_schemas(object, old);
                     if let Some(old) = old {
                         errors.append(crate::crd::check_bundle(object, old));
                     }

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use ipnet::IpNet;
-use jiff::Timestamp;
 
 use super::super::value::{Key, Text, Val, no_overload};
 use super::{Answer, overload};
+use crate::kinds::crd::fits;
 use crate::quantity::{Format, Quantity};
 use crate::validate as check;
 
@@ -155,43 +155,40 @@ pub(super) fn parse_version(s: &str, lenient: bool) -> Option<semver::Version> {
     semver::Version::parse(&format!("{}{rest}", parts.join("."))).ok()
 }
 
-pub(super) const FORMATS: [(&str, &str); 11] = [
-    ("dns1123Label", "dns1123Label"),
-    ("dns1123Subdomain", "dns1123Subdomain"),
-    ("dns1035Label", "dns1035Label"),
-    ("qualifiedName", "qualifiedName"),
-    ("labelValue", "labelValue"),
-    ("uri", "uri"),
-    ("uuid", "uuid"),
-    ("byte", "byte"),
-    ("date", "date"),
-    ("datetime", "datetime"),
-    ("dns1123LabelPrefix", "dns1123LabelPrefix"),
+pub(super) const FORMATS: [&str; 13] = [
+    "dns1123Label",
+    "dns1123LabelPrefix",
+    "dns1123Subdomain",
+    "dns1123SubdomainPrefix",
+    "dns1035Label",
+    "dns1035LabelPrefix",
+    "qualifiedName",
+    "labelValue",
+    "uri",
+    "uuid",
+    "byte",
+    "date",
+    "datetime",
 ];
 
 /// Nothing if the text is of the format, else what is wrong with it.
 pub(super) fn validate<'a>(format: &str, s: &str) -> Val<'a> {
+    // The beginning of a name may end in a dash, which the name may not.
+    let begun = s.strip_suffix('-').map_or_else(|| s.to_owned(), |stem| format!("{stem}a"));
     let faults = match format {
         "dns1123Label" => check::dns_label(s),
-        "dns1123LabelPrefix" => check::dns_label(s.strip_suffix('-').unwrap_or(s)),
+        "dns1123LabelPrefix" => check::dns_label(&begun),
         "dns1123Subdomain" => check::dns_subdomain(s),
+        "dns1123SubdomainPrefix" => check::dns_subdomain(&begun),
         "dns1035Label" => check::dns_1035_label(s),
+        "dns1035LabelPrefix" => check::dns_1035_label(&begun),
         "qualifiedName" => check::qualified_name(s),
         "labelValue" => check::label_value(s),
-        _ => {
-            let good = match format {
-                "uri" => parse_url(s).is_some(),
-                "uuid" => {
-                    let hex = |part: &str| part.bytes().all(|b| b.is_ascii_hexdigit());
-                    let lengths: Vec<usize> = s.split('-').map(str::len).collect();
-                    lengths == [8, 4, 4, 4, 12] && s.split('-').all(hex)
-                }
-                "byte" => base64::Engine::decode(&base64::engine::general_purpose::STANDARD, s).is_ok(),
-                "date" => s.parse::<jiff::civil::Date>().is_ok(),
-                _ => s.parse::<Timestamp>().is_ok(),
-            };
-            if good { Vec::new() } else { vec![format!("{s:?} is not a valid {format}")] }
-        }
+        _ if fits(format, s) => Vec::new(),
+        "uri" => vec![format!("parse {s:?}: invalid URI for request")],
+        "uuid" => vec!["does not match the UUID format".to_owned()],
+        "byte" => vec!["invalid base64".to_owned()],
+        other => vec![format!("invalid {other}")],
     };
     if faults.is_empty() {
         return Val::Optional(None);

@@ -165,16 +165,6 @@ pub(in crate::cel) fn exists(name: &str) -> bool {
         "math.round",
         "math.sign",
         "format.named",
-        "format.dns1123Label",
-        "format.dns1123Subdomain",
-        "format.dns1035Label",
-        "format.qualifiedName",
-        "format.labelValue",
-        "format.uri",
-        "format.uuid",
-        "format.byte",
-        "format.date",
-        "format.datetime",
         "validate",
         "semver",
         "isSemver",
@@ -185,7 +175,9 @@ pub(in crate::cel) fn exists(name: &str) -> bool {
         "base64.decode",
         "strings.quote",
     ];
-    NAMES.contains(&name) || authorizer::FUNCTIONS.contains(&name)
+    NAMES.contains(&name)
+        || authorizer::FUNCTIONS.contains(&name)
+        || name.strip_prefix("format.").is_some_and(|format| FORMATS.contains(&format))
 }
 
 /// What a call costs beside what its arguments cost.
@@ -665,8 +657,8 @@ fn global<'a>(name: &str, args: &[Val<'a>]) -> Answer<'a> {
         ("isSemver", [Val::Text(s)]) => Val::Bool(parse_version(s, false).is_some()),
         ("isSemver", [Val::Text(s), Val::Bool(lenient)]) => Val::Bool(parse_version(s, *lenient).is_some()),
         ("format.named", [Val::Text(s)]) => {
-            let found = FORMATS.into_iter().find(|(n, _)| *n == s.as_ref());
-            found.map_or(Val::Optional(None), |(_, f)| Val::some(Val::Format(f)))
+            let found = FORMATS.into_iter().find(|n| *n == s.as_ref());
+            found.map_or(Val::Optional(None), |f| Val::some(Val::Format(f)))
         }
         // What it makes has been paid for: it is no longer than the budget.
         ("lists.range", [Val::Int(n)]) => Val::list((0..*n).map(Val::Int).collect()),
@@ -698,8 +690,8 @@ fn global<'a>(name: &str, args: &[Val<'a>]) -> Answer<'a> {
         ("math.ceil", [Val::Double(d)]) => Val::Double(d.ceil()),
         ("math.floor", [Val::Double(d)]) => Val::Double(d.floor()),
         ("math.round", [Val::Double(d)]) => Val::Double(d.round()),
-        (_, []) => match FORMATS.into_iter().find(|(f, _)| name.strip_prefix("format.") == Some(f)) {
-            Some((_, format)) => Val::Format(format),
+        (_, []) => match FORMATS.into_iter().find(|f| name.strip_prefix("format.") == Some(f)) {
+            Some(format) => Val::Format(format),
             None => return overload(name),
         },
         _ => return overload(name),

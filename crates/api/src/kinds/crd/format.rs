@@ -8,9 +8,15 @@ use regex::Regex;
 use crate::{duration, regexp, validate};
 
 /// Whether a text is of a format. Dashes in a format's name count for nothing, as upstream has it.
-pub(super) fn fits(format: &str, text: &str) -> bool {
+pub(crate) fn fits(format: &str, text: &str) -> bool {
     let name = format.replace('-', "");
     FORMATS.iter().find(|(known, _)| *known == name).is_none_or(|(_, is)| is(text))
+}
+
+/// Whether it is a format that upstream knows.
+pub(super) fn is_known(format: &str) -> bool {
+    let name = format.replace('-', "");
+    FORMATS.iter().any(|(known, _)| *known == name)
 }
 
 type Is = fn(&str) -> bool;
@@ -37,6 +43,7 @@ const FORMATS: &[(&str, Is)] = &[
     ("k8slongname", |s| validate::dns_subdomain(s).is_empty()),
     ("k8sshortname", |s| validate::dns_label(s).is_empty()),
     ("mac", is_mac),
+    ("password", |_| true),
     ("rgbcolor", is_rgb),
     ("ssn", |s| SOCIAL.as_ref().is_some_and(|r| r.is_match(s))),
     ("uri", is_uri),

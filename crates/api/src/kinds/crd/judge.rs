@@ -1,15 +1,17 @@
 //! What a compiled schema says of objects: what is left out is filled in, and what is wrong is named, by the schema and by its
 //! rules.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use serde_json::Value;
 
+use super::super::rules;
 use super::{Structural, flag, text};
 use crate::cel;
-use crate::field::{ErrorList, ErrorType, FieldError, Path, show};
+use crate::field::{ErrorList, ErrorType, FieldError, Path, quote, show};
 use crate::patch::identity;
 use crate::schema::ListType;
+use crate::{meta, validate};
 
 /// Whether a number is a multiple of another, as far as fractions can be told: 0.3 is one of 0.1.
 fn is_multiple(n: f64, step: f64) -> bool {
@@ -44,106 +46,317 @@ impl Structural {
                 if let Some(values) = &self.additional {
                     for (name, v) in map.iter_mut() {
                         if !self.properties.contains_key(name) {
-                            values.fill_in(v);
+                            values.fill_in_place(v);
                         }
                     }
                 }
             }
             Value::Array(list) => {
                 if let Some(items) = &self.items {
-                    for v in list {
-                        items.fill_in(v);
-                    }
+                    list.iter_mut().for_each(|v| items.fill_in_place(v));
                 }
             }
             _ => {}
         }
     }
 
+    /// The same of an entry of a list or map, which is the default itself where it is a null and may be none.
+    fn fill_in_place(&self, value: &mut Value) {
+        if let Some(default) = self.default_value().filter(|_| value.is_null() && !self.nullable) {
+            *value = default.clone();
+        }
+        self.fill_in(value);
+    }
+
     /// What is wrong with an object.
     pub fn validate(&self, value: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         self.check(value, None, &Path::root(), &mut errors);
+        self.check_objects(value, &Path::root(), &mut errors);
+        self.check_keys(value, &Path::root(), &mut errors);
         errors
     }
 
     /// What is wrong with an object that was `old` before. Values that have not changed are taken as they are, so that a
     /// schema that has become stricter does not stand in the way of other changes; lists may go on having items of one key.
     pub fn validate_change(&self, value: &Value, old: &Value) -> ErrorList {
-        let all = self.validate(value);
-        if all.is_empty() {
-            return all;
-        }
         let mut errors = ErrorList::new();
         self.check(value, Some(old), &Path::root(), &mut errors);
-        let duplicate = |e: &FieldError| e.kind == ErrorType::Duplicate;
-        if errors.0.iter().any(duplicate) && self.validate(old).0.iter().any(duplicate) {
-            errors.0.retain(|e| !duplicate(e));
+        self.check_objects(value, &Path::root(), &mut errors);
+        let (mut before, mut twice) = (ErrorList::new(), ErrorList::new());
+        self.check_keys(value, &Path::root(), &mut twice);
+        if !twice.is_empty() {
+            self.check_keys(old, &Path::root(), &mut before);
+        }
+        if before.is_empty() {
+            errors.append(twice);
         }
         errors
     }
 
-    /// Says what is wrong with a value. Where its earlier state is known and the same, nothing is.
-    pub(super) fn check(&self, value: &Value, old: Option<&Value>, path: &Path, errors: &mut ErrorList) {
-        if old == Some(value) || errors.is_full() {
+    /// What is wrong with the status of an object, which alone may have changed.
+    pub fn validate_status(&self, value: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let status = self.properties.get("status").zip(value.get("status"));
+        if let Some((schema, status)) = status {
+            schema.check(status, old.get("status"), &Path::new("status"), &mut errors);
+        }
+        let (mut before, mut twice) = (ErrorList::new(), ErrorList::new());
+        self.check_keys(value, &Path::root(), &mut twice);
+        if !twice.is_empty() {
+            self.check_keys(old, &Path::root(), &mut before);
+        }
+        if before.is_empty() {
+            errors.append(twice);
+        }
+        errors
+    }
+
+    /// Objects within the object have to say what they are.
+    pub(super) fn check_objects(&self, value: &Value, path: &Path, errors: &mut ErrorList) {
+        if errors.is_full() {
             return;
         }
-        let say = |errors: &mut ErrorList, value: &Value, why: String| {
-            let shown = show(value);
-            errors.push(ErrorType::Invalid, path, Some(shown), format!("{} in body {why}", path.as_str()));
-        };
-        if value.is_null() {
-            if !self.nullable && !self.kind.is_empty() {
-                say(errors, value, format!("must be of type {}: \"null\"", self.kind));
+        match value {
+            Value::Object(map) => {
+                if self.embedded {
+                    self.check_embedded(value, path, errors);
+                }
+                for (name, item) in map {
+                    if let Some(schema) = self.properties.get(name) {
+                        schema.check_objects(item, &path.child(name), errors);
+                    } else if let Some(schema) = &self.additional {
+                        schema.check_objects(item, &path.key(name), errors);
+                    }
+                }
             }
-            return;
+            Value::Array(list) => {
+                let Some(items) = &self.items else { return };
+                for (i, item) in list.iter().enumerate() {
+                    items.check_objects(item, &path.index(i), errors);
+                }
+            }
+            _ => {}
         }
-        if !self.is_of_type(value) {
-            let is = match value {
-                Value::Object(_) => "object",
-                Value::Array(_) => "array",
-                Value::String(_) => "string",
-                Value::Bool(_) => "boolean",
-                Value::Number(n) if n.is_f64() => "number",
-                Value::Number(_) => "integer",
-                Value::Null => "null",
+    }
+
+    /// What an object within another one says of itself.
+    pub(super) fn check_embedded(&self, value: &Value, path: &Path, errors: &mut ErrorList) {
+        let Some(map) = value.as_object().filter(|_| self.embedded) else { return };
+        for field in ["apiVersion", "kind"] {
+            let at = path.child(field);
+            match map.get(field) {
+                None => errors.required(&at, ""),
+                Some(Value::String(s)) if s.is_empty() => errors.invalid_str(&at, s, "must not be empty"),
+                Some(Value::String(s)) if field == "apiVersion" => {
+                    if s.matches('/').count() > 1 {
+                        errors.invalid_str(&at, s, format!("unexpected GroupVersion string: {s}"));
+                    }
+                }
+                Some(Value::String(s)) => {
+                    let faults = validate::dns_1035_label(&s.to_lowercase());
+                    if !faults.is_empty() {
+                        let why = "may have mixed case, but should otherwise match:";
+                        errors.invalid_str(&at, s, format!("{why} {}", faults.join(",")));
+                    }
+                }
+                Some(other) => errors.invalid(&at, other, "must be a string"),
+            }
+        }
+        let (at, metadata) = (path.child("metadata"), meta::of(value));
+        for field in ["name", "generateName", "namespace"] {
+            let name = text(metadata, field);
+            let faults = match field {
+                "namespace" => validate::dns_label(name),
+                _ => validate::path_segment_name(name, field == "generateName"),
             };
-            let shown = Value::String(is.to_owned());
-            say(errors, &shown, format!("must be of type {}: \"{is}\"", self.kind));
+            for why in faults.into_iter().filter(|_| !name.is_empty()) {
+                errors.invalid_str(&at.child(field), name, why);
+            }
+        }
+        errors.append(rules::labels(&metadata["labels"], &at.child("labels")));
+        errors.append(rules::annotations(&metadata["annotations"], &at.child("annotations")));
+    }
+
+    /// What a list says more than once that says each thing once.
+    fn check_keys(&self, value: &Value, path: &Path, errors: &mut ErrorList) {
+        if errors.is_full() {
             return;
         }
-        if let Some(allowed) = self.raw.get("enum").and_then(Value::as_array)
-            && !allowed.contains(value)
-        {
+        match value {
+            Value::Object(map) => {
+                for (name, item) in map {
+                    if let Some(schema) = self.properties.get(name) {
+                        schema.check_keys(item, &path.child(name), errors);
+                    } else if let Some(schema) = &self.additional {
+                        schema.check_keys(item, &path.key(name), errors);
+                    }
+                }
+            }
+            Value::Array(list) => {
+                let keys = self.list_keys();
+                let list_type = self.list_type();
+                if list_type == ListType::Map
+                    && let Some((i, item)) =
+                        list.iter().enumerate().find(|(_, item)| !item.is_null() && !item.is_object())
+                {
+                    let why = "must be an object for an array of list-type map";
+                    errors.invalid(&path.index(i), item, why);
+                    return;
+                }
+                let mut seen: HashMap<Vec<String>, usize> = HashMap::new();
+                for (i, item) in list.iter().enumerate().filter(|_| list_type != ListType::Atomic) {
+                    let key =
+                        if list_type == ListType::Map { key_of(item, &keys) } else { vec![identity(item)] };
+                    let times = seen.entry(key).or_default();
+                    *times += 1;
+                    if *times == 2 {
+                        let shown = match list_type {
+                            ListType::Map => {
+                                let own = |k: &&&str| item.get(**k).is_some();
+                                keys.iter().filter(own).map(|k| ((*k).to_owned(), item[*k].clone())).collect()
+                            }
+                            _ => item.clone(),
+                        };
+                        errors.duplicate(&path.index(i), &shown);
+                    }
+                }
+                let Some(items) = &self.items else { return };
+                for (i, item) in list.iter().enumerate() {
+                    items.check_keys(item, &path.index(i), errors);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Says what is wrong with a value. Where its earlier state is known and the same, nothing is. Returns how much of it was
+    /// looked at, by which upstream tells which of several schemas is meant.
+    pub(super) fn check(
+        &self,
+        value: &Value,
+        old: Option<&Value>,
+        path: &Path,
+        errors: &mut ErrorList,
+    ) -> usize {
+        if old == Some(value) || errors.is_full() {
+            return 0;
+        }
+        let wrong_type = |errors: &mut ErrorList, is: &str| {
+            let why = format!("{} in body must be of type {}: \"{is}\"", path.as_str(), self.types());
+            errors.push(ErrorType::TypeInvalid, path, Some(quote(is)), why);
+        };
+        let allowed = self.raw.get("enum").and_then(Value::as_array);
+        if let Some(allowed) = allowed.filter(|a| !a.is_empty() && !a.contains(value)) {
             let texts: Vec<String> =
                 allowed.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect();
             errors.not_supported(path, value, &texts.iter().map(String::as_str).collect::<Vec<_>>());
         }
+        if value.is_null() {
+            if !self.nullable && !self.types().is_empty() {
+                wrong_type(errors, "null");
+            }
+            return 2;
+        }
+        let mut looked = 4;
+        if !self.is_of_type(value) {
+            wrong_type(
+                errors,
+                match value {
+                    Value::Object(_) => "object",
+                    Value::Array(_) => "array",
+                    Value::String(_) => "string",
+                    Value::Bool(_) => "boolean",
+                    Value::Number(n) if n.is_f64() => "number",
+                    Value::Number(_) => "integer",
+                    Value::Null => "null",
+                },
+            );
+        } else if !self.types().is_empty() {
+            looked += 1;
+        }
+        looked += self.check_junctors(value, path, errors);
         match value {
             Value::String(s) => self.check_text(s, value, path, errors),
             Value::Number(_) => self.check_number(value, path, errors),
-            Value::Array(list) => self.check_list(list, value, old, path, errors),
-            Value::Object(map) => self.check_object(map, value, old, path, errors),
+            Value::Array(list) => looked += self.check_list(list, old, path, errors),
+            Value::Object(map) => looked += self.check_object(map, old, path, errors),
             _ => {}
         }
-        // What these say is of the whole value, which has changed.
-        for schema in &self.all {
-            schema.check(value, None, path, errors);
-        }
-        let fits = |s: &&Structural| {
-            let mut errors = ErrorList::new();
-            s.check(value, None, path, &mut errors);
-            errors.is_empty()
+        looked
+    }
+
+    /// The types it may have, as errors name them.
+    fn types(&self) -> &str {
+        if self.int_or_string { "integer,string" } else { &self.kind }
+    }
+
+    /// What these say is of the whole value, which has changed.
+    fn check_junctors(&self, value: &Value, path: &Path, errors: &mut ErrorList) -> usize {
+        let mut looked = 0;
+        let say = |errors: &mut ErrorList, why: &str| {
+            let why = format!("{} {why}", quote(path.as_str()));
+            errors.push(ErrorType::Invalid, &Path::new("<nil>"), Some("\"\"".into()), why);
         };
-        if !self.any.is_empty() && !self.any.iter().any(|s| fits(&s)) {
-            say(errors, value, "must validate at least one schema (anyOf)".into());
+        let judged = |s: &Structural| {
+            let mut errors = ErrorList::new();
+            let looked = s.check(value, None, path, &mut errors);
+            (errors, looked)
+        };
+        // Of those that fail the one that is most likely meant says why.
+        let nearest = |failed: Vec<(ErrorList, usize)>| {
+            failed.into_iter().reduce(|best, next| if next.1 > best.1 { next } else { best })
+        };
+        if !self.any.is_empty() {
+            let mut failed = Vec::new();
+            let fits = self.any.iter().any(|s| {
+                let (errors, n) = judged(s);
+                let good = errors.is_empty();
+                failed.push((errors, n));
+                good
+            });
+            if fits {
+                looked += failed.pop().map_or(0, |(_, n)| n);
+            } else {
+                say(errors, "must validate at least one schema (anyOf)");
+                if let Some((why, n)) = nearest(failed) {
+                    looked += n;
+                    errors.append(why);
+                }
+            }
         }
-        if !self.one.is_empty() && self.one.iter().filter(fits).count() != 1 {
-            say(errors, value, "must validate one and only one schema (oneOf)".into());
+        if !self.one.is_empty() {
+            let (good, failed): (Vec<_>, Vec<_>) =
+                self.one.iter().map(judged).partition(|(errors, _)| errors.is_empty());
+            if good.len() == 1 {
+                looked += good[0].1;
+            } else {
+                let found = match good.len() {
+                    0 => "Found none valid".to_owned(),
+                    n => format!("Found {n} valid alternatives"),
+                };
+                say(errors, &format!("must validate one and only one schema (oneOf). {found}"));
+                if let Some((why, n)) = nearest(failed).filter(|_| good.is_empty()) {
+                    looked += n;
+                    errors.append(why);
+                }
+            }
         }
-        if self.not.as_deref().is_some_and(|s| fits(&s)) {
-            say(errors, value, "must not validate the schema (not)".into());
+        let mut good = 0;
+        for schema in &self.all {
+            let (why, n) = judged(schema);
+            looked += n;
+            good += usize::from(why.is_empty());
+            errors.append(why);
         }
+        if good < self.all.len() {
+            let none = if good == 0 { ". None validated" } else { "" };
+            say(errors, &format!("must validate all the schemas (allOf){none}"));
+        }
+        if self.not.as_deref().is_some_and(|s| judged(s).0.is_empty()) {
+            say(errors, "must not validate the schema (not)");
+        }
+        looked
     }
 
     fn is_of_type(&self, value: &Value) -> bool {
@@ -172,16 +385,15 @@ impl Structural {
         let length = s.chars().count();
         if let Some(max) = self.limit("maxLength").filter(|max| length > *max) {
             errors.too_long(path, max);
-        }
-        if let Some(min) = self.limit("minLength").filter(|min| length < *min) {
+        } else if let Some(min) = self.limit("minLength").filter(|min| length < *min) {
             say(errors, format!("should be at least {min} chars long"));
-        }
-        if self.pattern.as_ref().is_some_and(|p| !p.is_match(s)) {
+        } else if self.pattern.as_ref().is_some_and(|p| !p.is_match(s)) {
             say(errors, format!("should match '{}'", text(&self.raw, "pattern")));
         }
         let format = text(&self.raw, "format");
         if !super::format::fits(format, s) {
-            say(errors, format!("must be of type {format}: {}", show(value)));
+            let why = format!("{} in body must be of type {format}: {}", path.as_str(), show(value));
+            errors.push(ErrorType::TypeInvalid, path, Some(show(value)), why);
         }
     }
 
@@ -234,103 +446,110 @@ impl Structural {
         before
     }
 
-    fn check_list(
-        &self,
-        list: &[Value],
-        value: &Value,
-        old: Option<&Value>,
-        path: &Path,
-        errors: &mut ErrorList,
-    ) {
+    fn check_list(&self, list: &[Value], old: Option<&Value>, path: &Path, errors: &mut ErrorList) -> usize {
+        let mut looked = 2;
+        if let Some(items) = &self.items {
+            let (keys, before) = (self.list_keys(), self.earlier(old));
+            for (i, item) in list.iter().enumerate() {
+                let old = if before.is_empty() { None } else { before.get(&key_of(item, &keys)).copied() };
+                looked += items.check(item, old, &path.index(i), errors);
+            }
+        }
+        if let Some(min) = self.limit("minItems").filter(|min| list.len() < *min) {
+            let why = format!("{} in body should have at least {min} items", path.as_str());
+            errors.invalid(path, &list.len().into(), why);
+        }
         if let Some(max) = self.limit("maxItems").filter(|max| list.len() > *max) {
             errors.too_many(path, list.len(), max);
         }
-        if let Some(min) = self.limit("minItems").filter(|min| list.len() < *min) {
-            errors.invalid(
-                path,
-                value,
-                format!("{} in body should have at least {min} items", path.as_str()),
-            );
-        }
-        let keys = self.list_keys();
-        let before = self.earlier(old);
-        let mut seen: HashSet<Vec<String>> = HashSet::new();
-        for (i, item) in list.iter().enumerate() {
-            let at = path.index(i);
-            let key = match self.list_type() {
-                ListType::Map => key_of(item, &keys),
-                ListType::Set => vec![identity(item)],
-                ListType::Atomic => Vec::new(),
-            };
-            let old = before.get(&key).copied();
-            if !key.is_empty() && !seen.insert(key) {
-                errors.duplicate(&at, item);
-            }
-            if let Some(items) = &self.items {
-                items.check(item, old, &at, errors);
-            }
-        }
+        looked
     }
 
     fn check_object(
         &self,
         map: &crate::Map,
-        value: &Value,
         old: Option<&Value>,
         path: &Path,
         errors: &mut ErrorList,
-    ) {
+    ) -> usize {
+        let mut looked = 1;
+        if let Some(min) = self.limit("minProperties").filter(|min| map.len() < *min) {
+            let why = format!("{} in body should have at least {min} properties", path.as_str());
+            errors.invalid(path, &map.len().into(), why);
+        }
+        if let Some(max) = self.limit("maxProperties").filter(|max| map.len() > *max) {
+            errors.too_many(path, map.len(), max);
+        }
+        for (name, item) in map {
+            if let Some(schema) = self.value_schema(name) {
+                let old = old.and_then(|o| o.get(name));
+                looked += schema.check(item, old, &path.child(name), errors);
+            } else if self.open == Some(false) {
+                let why = format!("{}.{name} in body is a forbidden property", path.as_str());
+                errors.push(ErrorType::Invalid, path, Some("\"\"".into()), why);
+            }
+        }
         for name in self.raw.get("required").and_then(Value::as_array).into_iter().flatten() {
             let name = name.as_str().unwrap_or_default();
             if !map.contains_key(name) {
                 errors.required(&path.child(name), "");
             }
         }
-        if let Some(max) = self.limit("maxProperties").filter(|max| map.len() > *max) {
-            errors.too_many(path, map.len(), max);
-        }
-        if let Some(min) = self.limit("minProperties").filter(|min| map.len() < *min) {
-            let why = format!("{} in body should have at least {min} properties", path.as_str());
-            errors.invalid(path, value, why);
-        }
-        for (name, item) in map {
-            if self.object && matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
-                continue;
-            }
-            if let Some(schema) = self.value_schema(name) {
-                schema.check(item, old.and_then(|o| o.get(name)), &path.child(name), errors);
-            }
-        }
+        looked
     }
 
-    /// What rules say of an object; `old` is its earlier state. Rules judge only what the schema itself takes.
-    pub fn validate_rules(&self, value: &Value, old: Option<&Value>) -> ErrorList {
+    /// What rules say of an object; `old` is its earlier state. Rules judge only what the schema itself takes: `faults` is
+    /// what that says.
+    pub fn validate_rules(&self, value: &Value, old: Option<&Value>, faults: &ErrorList) -> ErrorList {
         let mut errors = ErrorList::new();
         if !self.has_rules {
             return errors;
         }
-        let faults = old.map_or_else(|| self.validate(value), |old| self.validate_change(value, old));
-        if !faults.is_empty() {
+        let blocking = |e: &FieldError| {
+            matches!(
+                e.kind,
+                ErrorType::NotSupported
+                    | ErrorType::Required
+                    | ErrorType::TooLong
+                    | ErrorType::TooMany
+                    | ErrorType::TypeInvalid
+            )
+        };
+        if faults.0.iter().any(blocking) {
             errors.push(
                 ErrorType::Invalid,
-                &Path::root(),
+                &Path::new("<nil>"),
                 Some("null".into()),
                 "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation",
             );
             return errors;
         }
-        let mut run = cel::Run { budget: cel::OBJECT_BUDGET, errors: &mut errors, over: false };
-        self.judge(value, old, &Path::root(), &mut run);
+        let mut run = cel::Run::new(&mut errors);
+        // Metadata of which the schema says nothing is never the same: rules of the whole object always hold.
+        self.judge(value, old, false, &Path::root(), &mut run);
         errors
     }
 
-    fn judge(&self, value: &Value, old: Option<&Value>, path: &Path, run: &mut cel::Run<'_>) {
+    /// What rules say of a default: as of what is there anew, and of what was there before.
+    pub(super) fn judge_default(&self, default: &Value, path: &Path, errors: &mut ErrorList) {
+        let mut run = cel::Run::anew(errors);
+        self.judge(default, Some(default), false, path, &mut run);
+        if run.errors.is_empty() {
+            self.judge(default, None, false, path, &mut run);
+        }
+    }
+
+    /// `same`: this value, or what it is in, is as it was before.
+    fn judge(&self, value: &Value, old: Option<&Value>, same: bool, path: &Path, run: &mut cel::Run<'_>) {
         if !self.has_rules || value.is_null() {
             return;
         }
+        let old = old.filter(|o| !o.is_null());
         for rule in &self.rules {
-            rule.run(self, value, old, path, run);
+            rule.run(self, value, old, same, path, run);
         }
+        let ratchets = run.ratchets;
+        let stays = |old: Option<&Value>, item: &Value| same || ratchets && old == Some(item);
         match value {
             Value::Object(map) => {
                 for (name, item) in map {
@@ -338,7 +557,8 @@ impl Structural {
                     let old = old.and_then(|o| o.get(name));
                     // A property is spelled with a dot, an entry of a map with its key in brackets.
                     let path = if self.is_map() { path.key(name) } else { path.child(name) };
-                    schema.judge(item, old, &path, run);
+                    let same = stays(old, item);
+                    schema.judge(item, old, same, &path, run);
                 }
             }
             Value::Array(list) => {
@@ -347,7 +567,8 @@ impl Structural {
                 for (i, item) in list.iter().enumerate() {
                     let old =
                         if before.is_empty() { None } else { before.get(&key_of(item, &keys)).copied() };
-                    items.judge(item, old, &path.index(i), run);
+                    let same = stays(old, item);
+                    items.judge(item, old, same, &path.index(i), run);
                 }
             }
             _ => {}

@@ -7,6 +7,7 @@
 mod format;
 mod judge;
 mod openapi;
+mod structure;
 
 use indexmap::IndexMap;
 use regex::Regex;
@@ -16,6 +17,14 @@ use crate::cel::{self, Place};
 use crate::field::{ErrorList, Path};
 use crate::pattern::Patterns;
 use crate::schema::{ListType, Schema, Shape, TypeId};
+use structure::NoDefault;
+
+pub(crate) use format::fits;
+
+/// Whether there is a format of this name for texts.
+pub(super) fn is_format(name: &str) -> bool {
+    format::is_known(name)
+}
 
 /// A structural schema.
 #[derive(Debug, Default)]
@@ -26,8 +35,12 @@ pub struct Structural {
     whole: Box<[u8]>,
     /// Is it the schema of a whole object, with `apiVersion`, `kind` and `metadata` of their own?
     object: bool,
+    /// Of one within another?
+    embedded: bool,
     properties: IndexMap<String, Structural>,
     additional: Option<Box<Structural>>,
+    /// `additionalProperties` that are no schema: whether there may be any. Nothing is known of what they hold.
+    open: Option<bool>,
     items: Option<Box<Structural>>,
     preserve: bool,
     int_or_string: bool,
@@ -45,31 +58,77 @@ pub struct Structural {
     has_rules: bool,
 }
 
+/// As what a schema stands in another.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Level {
+    Root,
+    Item,
+    Field,
+}
+
 /// Where in a schema one is.
 #[derive(Clone, Copy)]
-struct At {
+struct At<'p> {
     depth: usize,
-    place: Place,
+    level: Level,
+    place: Place<'p>,
     /// Inside `allOf`, `anyOf`, `oneOf` or `not`, which only restrict.
     junctor: bool,
-    /// The root keeps every field: what v1beta1 had by default, whose schemas need not be structural.
+    /// One of the two types of what is either an integer or a string.
+    typed: bool,
+    /// Inside of the metadata, kind or version of an object.
+    meta: bool,
+    no_default: Option<NoDefault>,
+    /// It need not be structural: what v1beta1 had by default, and what has been taken already.
     lenient: bool,
 }
 
-impl At {
-    fn below(self) -> At {
+impl<'p> At<'p> {
+    fn root(lenient: bool) -> At<'p> {
+        let place = Place { uncorrelated: None, times: Some(1) };
+        At {
+            depth: 0,
+            level: Level::Root,
+            place,
+            junctor: false,
+            typed: false,
+            meta: false,
+            no_default: None,
+            lenient,
+        }
+    }
+
+    fn below(self) -> At<'p> {
         At { depth: self.depth + 1, ..self }
     }
 
-    /// Below a list or map with at most so many values.
-    fn each(self, times: u64, correlated: bool) -> At {
+    /// Below a list or map with at most so many values, if it says. `lost`: it, if the earlier state of its values cannot be
+    /// told.
+    fn each(self, times: Option<u64>, lost: Option<&'p Path>) -> At<'p> {
         let place = Place {
-            correlated: self.place.correlated && correlated,
-            times: self.place.times.saturating_mul(times.max(1)),
+            uncorrelated: self.place.uncorrelated.or(lost),
+            times: self.place.times.zip(times).map(|(a, b)| a.saturating_mul(b)),
         };
         At { depth: self.depth + 1, place, ..self }
     }
 }
+
+/// What is wrong with a schema, and apart from it what is wrong with its rules: they are compiled by the schema, so where that
+/// is wrong what they say of it is nobody's guide.
+#[derive(Default)]
+struct Found {
+    schema: ErrorList,
+    rules: ErrorList,
+}
+
+impl Found {
+    fn told(self) -> ErrorList {
+        if self.schema.is_empty() { self.rules } else { self.schema }
+    }
+}
+
+/// What a map's values may be whose schema is but `true` or `false`.
+static NOTHING: std::sync::LazyLock<Structural> = std::sync::LazyLock::new(Structural::default);
 
 fn text<'a>(v: &'a Value, field: &str) -> &'a str {
     v.get(field).and_then(Value::as_str).unwrap_or("")
@@ -103,307 +162,186 @@ fn flag(v: &Value, field: &str) -> bool {
 const MAX_DEPTH: usize = 64;
 
 impl Structural {
-    /// Compiles the schema of a version's objects. What is wrong with it is said of paths below `path`.
+    /// Compiles the schema of a version's objects, strictly. What is wrong with it is said of paths below `path`.
     pub fn compile(schema: &Value, path: &Path) -> Result<Structural, ErrorList> {
-        Self::compile_beside(schema, path, &mut Patterns::new())
+        let mut found = Found::default();
+        let root = Self::build_root(schema, path, &mut found, &mut Patterns::new(), false);
+        let errors = found.told();
+        if errors.is_empty() { Ok(root) } else { Err(errors) }
     }
 
-    /// What is wrong with the schemas of a definition's versions, which must have room beside each other.
-    pub fn check_all<'v>(schemas: impl IntoIterator<Item = (&'v Value, Path)>) -> ErrorList {
+    /// Compiles a schema that was taken before, by the rules of its time: of what cannot be used it does without, and says
+    /// what that is.
+    pub fn compile_taken(schema: &Value, path: &Path) -> (Structural, ErrorList) {
+        let mut found = Found::default();
+        let root = Self::build_root(schema, path, &mut found, &mut Patterns::new(), true);
+        let mut errors = found.schema;
+        errors.append(found.rules);
+        (root, errors)
+    }
+
+    /// What is wrong with the schemas of a definition's versions, which must have room beside each other. Of each is said
+    /// whether the objects' status is a subresource. `lenient`: they need not be structural.
+    pub fn check_all<'v>(
+        schemas: impl IntoIterator<Item = (&'v Value, Path, bool)>,
+        lenient: bool,
+    ) -> ErrorList {
         let (mut errors, mut patterns) = (ErrorList::new(), Patterns::new());
-        for (schema, path) in schemas {
+        for (schema, path, status) in schemas {
             // Each version has its own when they are served.
             patterns.forget();
-            if let Err(e) = Self::compile_beside(schema, &path, &mut patterns) {
-                errors.append(e);
-            }
+            structure::check_root(schema, &path, &mut errors, status);
+            let mut found = Found::default();
+            Self::build_root(schema, &path, &mut found, &mut patterns, lenient);
+            errors.append(found.told());
         }
         errors
     }
 
-    fn compile_beside(schema: &Value, path: &Path, patterns: &mut Patterns) -> Result<Structural, ErrorList> {
-        let mut errors = ErrorList::new();
-        let lenient = flag(schema, "x-kubernetes-preserve-unknown-fields");
-        let place = Place { correlated: true, times: 1 };
-        let at = At { depth: 0, place, junctor: false, lenient };
-        let mut root = Self::build(schema, path, &mut errors, patterns, at);
+    fn build_root(
+        schema: &Value,
+        path: &Path,
+        found: &mut Found,
+        patterns: &mut Patterns,
+        lenient: bool,
+    ) -> Structural {
+        let mut root = Self::build(schema, path, found, patterns, At::root(lenient));
         root.whole = crate::object::encode(schema).into();
-        match root.kind.as_str() {
-            "object" => {}
-            "" => errors.required(&path.child("type"), "must not be empty at the root"),
-            other => errors.invalid_str(&path.child("type"), other, "must be object at the root"),
+        if lenient && root.kind != "object" {
+            match root.kind.as_str() {
+                "" => found.schema.required(&path.child("type"), "must not be empty at the root"),
+                other => found.schema.invalid_str(&path.child("type"), other, "must be object at the root"),
+            }
+        }
+        if !lenient && found.schema.is_empty() {
+            structure::check_completeness(schema, path, &mut found.schema);
         }
         let worst = root.estimate();
-        if worst > cel::SCHEMA_ESTIMATE {
-            let factor = worst as f64 / cel::SCHEMA_ESTIMATE as f64;
-            let factor = if factor > 100.0 { "more than 100x".to_owned() } else { format!("{factor:.1}x") };
-            errors.forbidden(
-                path,
-                format!(
-                    "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema exceeds budget by factor of {factor} (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)"
-                ),
-            );
+        if worst > cel::SCHEMA_ESTIMATE && !lenient {
+            let what = "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema";
+            found.rules.forbidden(path, cel::too_costly(what, worst, cel::SCHEMA_ESTIMATE));
         }
-        if errors.is_empty() { Ok(root) } else { Err(errors) }
+        root
     }
 
     /// Why a schema is not structural, if it need not be and is not.
     pub fn violations(schema: &Value, path: &Path) -> ErrorList {
-        let mut errors = ErrorList::new();
-        let place = Place { correlated: true, times: 1 };
-        let at = At { depth: 0, place, junctor: false, lenient: false };
-        Self::build(schema, path, &mut errors, &mut Patterns::new(), at);
-        errors
+        let mut found = Found::default();
+        Self::build(schema, path, &mut found, &mut Patterns::new(), At::root(false));
+        found.schema
     }
 
-    fn build(
-        raw: &Value,
-        path: &Path,
-        errors: &mut ErrorList,
-        patterns: &mut Patterns,
-        at: At,
-    ) -> Structural {
+    fn build(raw: &Value, path: &Path, found: &mut Found, patterns: &mut Patterns, at: At<'_>) -> Structural {
         if at.depth > MAX_DEPTH {
-            errors.forbidden(path, format!("schemas nest at most {MAX_DEPTH} deep"));
+            found.schema.forbidden(path, format!("schemas nest at most {MAX_DEPTH} deep"));
             return Structural::default();
         }
+        let embedded = flag(raw, "x-kubernetes-embedded-resource");
         let mut out = Structural {
             raw: own_keywords(raw),
-            object: flag(raw, "x-kubernetes-embedded-resource") || at.depth == 0,
+            object: embedded || at.level == Level::Root && !at.junctor,
+            embedded,
             preserve: flag(raw, "x-kubernetes-preserve-unknown-fields"),
             int_or_string: flag(raw, "x-kubernetes-int-or-string"),
             nullable: flag(raw, "nullable"),
             kind: text(raw, "type").to_owned(),
-            has_defaults: raw.get("default").is_some(),
+            has_defaults: raw.get("default").is_some_and(|v| !v.is_null()),
             ..Structural::default()
         };
         if !at.lenient {
-            out.check_structure(raw, path, errors, at);
+            structure::check_words(raw, path, &mut found.schema, at);
+            match at.junctor {
+                true => structure::check_restriction(raw, path, &mut found.schema, at.typed),
+                false => structure::check_structure(raw, path, &mut found.schema, at),
+            }
         }
         for (name, property) in raw.get("properties").and_then(Value::as_object).into_iter().flatten() {
             let path = path.child("properties").key(name);
-            let inner = Self::build(property, &path, errors, patterns, at.below());
-            if inner.kind.is_empty() && !inner.is_untyped() && !at.junctor && !at.lenient {
-                errors.required(&path.child("type"), "must not be empty for specified object fields");
-            }
+            let inner = Self::build(property, &path, found, patterns, at.property(&out, name));
             out.has_defaults |= inner.has_defaults;
             out.properties.insert(name.clone(), inner);
         }
         match raw.get("additionalProperties") {
-            Some(Value::Bool(true)) => out.preserve = true,
+            Some(Value::Bool(open)) => out.open = Some(*open),
             Some(schema @ Value::Object(_)) => {
                 let path = path.child("additionalProperties");
-                let inside = at.each(cel::limit(&out), true);
-                let inner = Self::build(schema, &path, errors, patterns, inside);
-                if inner.kind.is_empty() && !inner.is_untyped() && !at.junctor && !at.lenient {
-                    errors.required(&path.child("type"), "must not be empty for specified object fields");
-                }
+                let inside = at.each(out.number("maxProperties"), None).values();
+                let inner = Self::build(schema, &path, found, patterns, inside);
                 out.has_defaults |= inner.has_defaults;
                 out.additional = Some(Box::new(inner));
             }
             _ => {}
         }
         if let Some(items @ Value::Object(_)) = raw.get("items") {
-            let path = path.child("items");
-            let inside = at.each(cel::limit(&out), out.list_type() == ListType::Map);
-            let inner = Self::build(items, &path, errors, patterns, inside);
-            if inner.kind.is_empty() && !inner.is_untyped() && !at.junctor && !at.lenient {
-                errors.required(&path.child("type"), "must not be empty for specified array items");
-            }
+            let lost = (out.list_type() != ListType::Map).then_some(path);
+            let inside = At { level: Level::Item, ..at.each(out.number("maxItems"), lost) };
+            let inner = Self::build(items, &path.child("items"), found, patterns, inside);
             out.has_defaults |= inner.has_defaults;
             out.items = Some(Box::new(inner));
         }
         if let Some(pattern) = raw.get("pattern").and_then(Value::as_str) {
             match patterns.compile(pattern) {
                 Ok(regex) => out.pattern = Some(regex),
-                Err(e) => errors.invalid_str(
+                Err(e) => found.schema.invalid_str(
                     &path.child("pattern"),
                     pattern,
                     format!("must be a valid regular expression, but isn't: {e}"),
                 ),
             }
         }
-        let junctor = At { junctor: true, ..at.below() };
+        let (own, first) = structure::integer_or_string(raw);
+        let junctor = |typed: bool| At { junctor: true, typed, ..at.below() };
         let mut several = |field: &str| -> Vec<Structural> {
             let list = raw.get(field).and_then(Value::as_array).into_iter().flatten().enumerate();
-            list.map(|(i, s)| Self::build(s, &path.child(field).index(i), errors, patterns, junctor))
+            let types = |i: usize| match field {
+                "anyOf" => own && !at.junctor || at.typed,
+                "allOf" => first && !at.junctor && i == 0,
+                _ => false,
+            };
+            list.map(|(i, s)| Self::build(s, &path.child(field).index(i), found, patterns, junctor(types(i))))
                 .collect()
         };
         out.all = several("allOf");
         out.any = several("anyOf");
         out.one = several("oneOf");
         if let Some(not @ Value::Object(_)) = raw.get("not") {
-            out.not = Some(Box::new(Self::build(not, &path.child("not"), errors, patterns, junctor)));
-        }
-        if out.kind == "array" && out.items.is_none() && !out.preserve {
-            errors.required(&path.child("items"), "must be specified");
+            let inner = Self::build(not, &path.child("not"), found, patterns, junctor(false));
+            out.not = Some(Box::new(inner));
         }
         if !at.junctor {
-            out.rules = cel::compile(&out, raw, at.place, path, errors);
+            out.rules = cel::compile(&out, raw, at.place, path, (&mut found.schema, &mut found.rules));
         }
         let inner = out.properties.values().chain(out.additional.as_deref()).chain(out.items.as_deref());
         out.has_rules = !out.rules.is_empty() || inner.into_iter().any(|s| s.has_rules);
-        if let Some(default) = raw.get("default") {
-            out.check_default(default, &path.child("default"), errors);
+        if let Some(default) = raw.get("default").filter(|v| !v.is_null() && !at.lenient) {
+            out.check_default(default, &path.child("default"), &mut found.schema);
         }
         out
     }
 
-    /// What makes a schema structural, beyond that everything has a type.
-    fn check_structure(&self, raw: &Value, path: &Path, errors: &mut ErrorList, at: At) {
-        let given = |field: &str| raw.get(field).is_some_and(|v| !v.is_null() && v != false && v != "");
-        if at.junctor {
-            let forbidden = [
-                "default",
-                "nullable",
-                "additionalProperties",
-                "x-kubernetes-preserve-unknown-fields",
-                "x-kubernetes-embedded-resource",
-                "x-kubernetes-int-or-string",
-                "x-kubernetes-validations",
-                "x-kubernetes-list-type",
-                "x-kubernetes-map-type",
-            ];
-            for field in forbidden.into_iter().filter(|f| given(f)) {
-                errors.forbidden(&path.child(field), "must be empty to be structural");
-            }
-            // The two types of what is either an integer or a string are the one exception, however they are nested.
-            let either = matches!(self.kind.as_str(), "" | "integer" | "string")
-                && raw.as_object().is_some_and(|m| m.len() == 1);
-            if given("type") && !either {
-                errors.forbidden(&path.child("type"), "must be empty to be structural");
-            }
-            return;
-        }
-        // What OpenAPI has and definitions have not.
-        for field in ["$ref", "additionalItems", "definitions", "dependencies", "id", "patternProperties"] {
-            let empty = |v: &Value| v.as_object().is_some_and(serde_json::Map::is_empty);
-            if given(field) && !raw.get(field).is_some_and(empty) {
-                errors.forbidden(&path.child(field), format!("{field} is not supported"));
-            }
-        }
-        if flag(raw, "uniqueItems") {
-            errors.forbidden(
-                &path.child("uniqueItems"),
-                "uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
-            );
-        }
-        if raw.get("additionalProperties") == Some(&Value::Bool(false)) {
-            errors.forbidden(
-                &path.child("additionalProperties"),
-                "additionalProperties cannot be set to false",
-            );
-        }
-        if raw.get("items").is_some_and(Value::is_array) {
-            errors.forbidden(&path.child("items"), "items must be a schema object and not an array");
-        }
-        const KINDS: [&str; 7] = ["", "array", "boolean", "integer", "number", "object", "string"];
-        if !KINDS.contains(&self.kind.as_str()) {
-            errors.not_supported(&path.child("type"), &Value::from(self.kind.as_str()), &KINDS[1..]);
-        }
-        if self.int_or_string && !self.kind.is_empty() {
-            errors.forbidden(&path.child("type"), "must be empty if x-kubernetes-int-or-string is true");
-        }
-        if given("properties") && given("additionalProperties") {
-            errors.forbidden(
-                &path.child("additionalProperties"),
-                "additionalProperties and properties are mutual exclusive",
-            );
-        }
-        if flag(raw, "x-kubernetes-embedded-resource") && self.kind != "object" {
-            errors.invalid_str(
-                &path.child("type"),
-                &self.kind,
-                "must be object if x-kubernetes-embedded-resource is true",
-            );
-        }
-        let list = text(raw, "x-kubernetes-list-type");
-        if !matches!(list, "" | "atomic" | "set" | "map") {
-            let path = path.child("x-kubernetes-list-type");
-            errors.not_supported(&path, &Value::from(list), &["atomic", "map", "set"]);
-        }
-        if !list.is_empty() && self.kind != "array" {
-            errors.invalid_str(
-                &path.child("type"),
-                &self.kind,
-                "must be array if x-kubernetes-list-type is specified",
-            );
-        }
-        let keys = self.list_keys();
-        if list == "map" && keys.is_empty() {
-            errors.required(
-                &path.child("x-kubernetes-list-map-keys"),
-                "must not be empty if x-kubernetes-list-type is map",
-            );
-        }
-        if list != "map" && !keys.is_empty() {
-            errors.invalid_str(
-                &path.child("x-kubernetes-list-type"),
-                list,
-                "must be map if x-kubernetes-list-map-keys is non-empty",
-            );
-        }
-        let properties = raw.pointer("/items/properties");
-        let required: Vec<&str> = raw
-            .pointer("/items/required")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
-        for (i, key) in keys.iter().enumerate() {
-            let property = properties.and_then(|p| p.get(key));
-            if property.is_none() {
-                errors.invalid_str(
-                    &path.child("x-kubernetes-list-map-keys").index(i),
-                    key,
-                    "entries must all be names of item properties",
-                );
-            } else if !required.contains(key) && property.is_some_and(|p| p.get("default").is_none()) {
-                errors.required(
-                    &path.child("items").child("properties").key(key).child("default"),
-                    "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property",
-                );
-            }
-        }
-    }
-
     /// A default has to be good itself, and has to survive pruning.
     fn check_default(&self, default: &Value, path: &Path, errors: &mut ErrorList) {
-        let mut found = ErrorList::new();
-        let mut filled = default.clone();
-        self.fill_in(&mut filled);
-        self.check(&filled, None, path, &mut found);
-        errors.append(found);
+        let mut own = ErrorList::new();
         if !self.keeps(default) {
-            errors.invalid(path, default, "must not have unknown fields");
+            own.invalid(path, default, "must not have unknown fields");
         }
+        self.check_embedded(default, path, &mut own);
+        if own.is_empty() {
+            self.check(default, None, path, &mut own);
+        }
+        if own.is_empty() && self.has_rules {
+            self.judge_default(default, path, &mut own);
+        }
+        errors.append(own);
     }
 
     /// Whether nothing of a value would be pruned.
     fn keeps(&self, value: &Value) -> bool {
-        match value {
-            Value::Object(map) => {
-                map.iter().all(|(name, v)| match (self.properties.get(name), &self.additional) {
-                    (Some(s), _) => s.keeps(v),
-                    (None, Some(s)) => s.keeps(v),
-                    (None, None) => {
-                        self.preserve
-                            || self.object && matches!(name.as_str(), "apiVersion" | "kind" | "metadata")
-                    }
-                })
-            }
-            Value::Array(list) => list.iter().all(|v| self.items.as_ref().is_none_or(|s| s.keeps(v))),
-            _ => true,
-        }
-    }
-
-    fn is_untyped(&self) -> bool {
-        self.int_or_string || self.preserve
+        crate::codec::prune(&mut value.clone(), Schema::Custom(self)).is_empty()
     }
 
     /// What the rules cost at worst together.
-    fn estimate(&self) -> u64 {
+    pub(crate) fn estimate(&self) -> u64 {
         let inner = self.properties.values().chain(self.additional.as_deref()).chain(self.items.as_deref());
         let own = self.rules.iter().fold(0u64, |sum, r| sum.saturating_add(r.estimate));
         inner.into_iter().fold(own, |sum, s| sum.saturating_add(s.estimate()))
@@ -458,19 +396,23 @@ impl Structural {
         choices.iter().filter_map(Value::as_str).map(|s| s.len() as u64).max()
     }
 
-    /// The least bytes that its required properties take.
-    pub(crate) fn required_sizes(&self) -> u64 {
+    /// The properties that are always written out: they must be there, and nothing fills them in.
+    pub(crate) fn required_properties(&self) -> impl Iterator<Item = (&str, &Structural)> {
         let required = self.raw.get("required").and_then(Value::as_array).into_iter().flatten();
-        required.filter_map(Value::as_str).map(|name| name.len() as u64 + 5).sum()
+        required.filter_map(Value::as_str).filter_map(|name| {
+            let property = self.properties.get(name).filter(|p| p.default_value().is_none())?;
+            Some((name, property))
+        })
     }
 
     /// What the value looks like.
     pub fn shape(&self) -> Shape<'_> {
         match self.kind.as_str() {
-            "object" if self.properties.is_empty() && !self.object => match &self.additional {
-                Some(values) => Shape::Map(Schema::Custom(values)),
-                None if self.preserve => Shape::Any,
-                None => Shape::Struct,
+            "object" if self.properties.is_empty() && !self.object => match (&self.additional, self.open) {
+                (Some(values), _) => Shape::Map(Schema::Custom(values)),
+                (None, Some(_)) => Shape::Map(Schema::Any),
+                (None, None) if self.preserve => Shape::Any,
+                (None, None) => Shape::Struct,
             },
             "object" => Shape::Struct,
             "array" => match &self.items {
@@ -494,11 +436,26 @@ impl Structural {
                 _ => {}
             }
         }
-        match (self.properties.get(name), &self.additional) {
-            (Some(s), _) => Some(Schema::Custom(s)),
-            (None, Some(s)) => Some(Schema::Custom(s)),
-            (None, None) => self.preserve.then_some(Schema::Any),
+        match self.value_schema(name) {
+            Some(s) => Some(Schema::Custom(s)),
+            None if self.open.is_some() => Some(Schema::Custom(&NOTHING)),
+            None => self.preserve.then_some(Schema::Any),
         }
+    }
+
+    /// The schema of a list's items. Without one, nothing is known of what they hold.
+    pub(crate) fn items_or_nothing(&self) -> &Structural {
+        self.items.as_deref().unwrap_or(&NOTHING)
+    }
+
+    /// Whether what it does not name stays.
+    pub(crate) fn preserves(&self) -> bool {
+        self.preserve
+    }
+
+    /// Whether a null in its place is as if nothing were there, and nothing else comes there.
+    pub(crate) fn drops_null(&self) -> bool {
+        !self.nullable && self.default_value().is_none() && !std::ptr::eq(self, &*NOTHING)
     }
 
     /// How a list merges.
@@ -523,7 +480,12 @@ impl Structural {
 
     /// What the value is where it is left out.
     pub fn default_value(&self) -> Option<&Value> {
-        self.raw.get("default")
+        self.raw.get("default").filter(|v| !v.is_null())
+    }
+
+    /// Are there rules in CEL?
+    pub fn has_rules(&self) -> bool {
+        self.has_rules
     }
 
     /// Does it fill anything in?
@@ -635,10 +597,11 @@ mod tests {
             "o": {"type": "object", "required": ["new"], "properties": {"new": {"type": "string"}, "old": {"type": "string"}}},
             "map": list("map", item), "atomic": list("atomic", short.clone()), "set": list("set", short.clone()),
             "rule": {"type": "object", "properties": {"x": {"type": "integer"}, "y": short},
-                "x-kubernetes-validations": [{"rule": "self.x > 0"}]}}});
+                "x-kubernetes-validations": [{"rule": "self.x > 0"}]},
+            "ruled": {"type": "array", "items": {"type": "integer", "x-kubernetes-validations": [{"rule": "self > 0"}]}}}});
         let s = Structural::compile(&raw, &Path::root()).unwrap();
         let old = json!({"a": "long", "b": "ok", "o": {"old": "x"}, "map": [{"k": "1", "v": "long"}, {"k": "2"}],
-            "atomic": ["long"], "set": ["x", "x"], "rule": {"x": 0, "y": "long"}});
+            "atomic": ["long"], "set": ["x", "x"], "rule": {"x": 0, "y": "long"}, "ruled": [0]});
         for (change, want) in [
             (json!({}), vec![]),
             (json!({"b": "no", "n": 1}), vec![]),
@@ -654,13 +617,13 @@ mod tests {
             (json!({"set": ["x", "x", "y"]}), vec![]),
             (json!({"rule": {"x": 1}}), vec![]),
             (json!({"rule": {"x": -1}}), vec!["rule"]),
+            (json!({"ruled": [0, 1]}), vec!["ruled[0]"]),
         ] {
             let mut new = old.clone();
             crate::patch::merge_patch(&mut new, &change);
             let mut errors = s.validate_change(&new, &old);
-            if errors.is_empty() {
-                errors.append(s.validate_rules(&new, Some(&old)));
-            }
+            let told = s.validate_rules(&new, Some(&old), &errors);
+            errors.append(told);
             let fields: Vec<&str> = errors.0.iter().map(|e| e.field.as_str()).collect();
             assert_eq!(fields, want, "{change}");
         }
@@ -691,12 +654,239 @@ mod tests {
     }
 
     #[test]
-    fn a_root_that_keeps_everything_need_not_be_structural() {
+    fn what_was_taken_once_need_not_be_structural() {
         let old = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true,
             "properties": {"spec": {"properties": {"a": {"minimum": 1}}}}});
-        let schema = Structural::compile(&old, &Path::root()).unwrap();
+        let root = |lenient| Structural::check_all([(&old, Path::root(), false)], lenient);
+        assert!(root(true).is_empty() && !root(false).is_empty());
+        let (schema, errors) = Structural::compile_taken(&old, &Path::root());
+        assert!(errors.is_empty(), "{errors:?}");
         assert!(schema.validate(&json!({"spec": {"a": 1, "b": {}}})).is_empty());
         assert!(!schema.validate(&json!({"spec": {"a": 0}})).is_empty());
+        let broken = json!({"type": "object", "properties": {"a": {"type": "string", "pattern": "("},
+            "b": {"type": "integer", "x-kubernetes-validations": [{"rule": "self."}]}}});
+        let (schema, errors) = Structural::compile_taken(&broken, &Path::root());
+        assert_eq!(errors.0.len(), 2, "{errors:?}");
+        assert!(!schema.validate(&json!({"b": "text"})).is_empty(), "the rest of it holds");
+    }
+
+    fn refusals(schema: &Value) -> Vec<String> {
+        let errors = Structural::compile(schema, &Path::root()).err().unwrap_or_default();
+        let mut texts: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
+        texts.sort();
+        texts
+    }
+
+    #[test]
+    fn schemas_are_structural() {
+        let of = |property: Value| json!({"type": "object", "properties": {"a": property}});
+        let either = json!([{"type": "integer"}, {"type": "string"}]);
+        let map = |items: Value| json!({"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"], "items": items});
+        for good in [
+            of(json!({"x-kubernetes-int-or-string": true, "anyOf": either})),
+            of(json!({"x-kubernetes-int-or-string": true, "type": "string"})),
+            of(json!({"x-kubernetes-int-or-string": true, "allOf": [{"anyOf": either}, {"pattern": "^a"}]})),
+            of(
+                json!({"type": "object", "additionalProperties": true, "properties": {"b": {"type": "string"}}}),
+            ),
+            of(json!({"type": "object", "additionalProperties": false})),
+            json!({"type": "object", "properties": {"metadata": {"type": "object",
+                "properties": {"name": {"type": "string", "maxLength": 5}}}}}),
+            of(
+                json!({"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true}),
+            ),
+            of(
+                json!({"type": "object", "default": {"b": null}, "properties": {"b": {"type": "string", "nullable": true}}}),
+            ),
+        ] {
+            assert_eq!(refusals(&good), Vec::<String>::new(), "{good}");
+        }
+        for (bad, want) in [
+            (json!({}), "type: Required value: must not be empty at the root"),
+            (
+                json!({"type": "object", "additionalProperties": {"type": "string"}}),
+                "additionalProperties: Forbidden: must not be used at the root",
+            ),
+            (
+                of(json!({})),
+                "properties[a].type: Required value: must not be empty for specified object fields",
+            ),
+            (
+                of(json!({"type": "array", "items": {}})),
+                "properties[a].items.type: Required value: must not be empty for specified array items",
+            ),
+            (
+                of(
+                    json!({"type": "object", "additionalProperties": {"type": "string"}, "properties": {"b": {"type": "string"}}}),
+                ),
+                "properties[a].additionalProperties: Forbidden: additionalProperties and properties are mutual exclusive",
+            ),
+            (
+                of(json!({"type": "object", "x-kubernetes-preserve-unknown-fields": false})),
+                "properties[a].x-kubernetes-preserve-unknown-fields: Invalid value: false: must be true or undefined",
+            ),
+            (
+                of(json!({"type": "object", "x-kubernetes-map-type": "set"})),
+                "properties[a].x-kubernetes-map-type: Unsupported value: \"set\": supported values: \"atomic\", \"granular\"",
+            ),
+            (
+                of(json!({"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "object"}})),
+                "properties[a].items.x-kubernetes-map-type: Invalid value: null: must be atomic as item of a list with x-kubernetes-list-type=set",
+            ),
+            (
+                of(map(json!({"type": "string"}))),
+                "properties[a].items.type: Invalid value: \"string\": must be object if parent array's x-kubernetes-list-type is map",
+            ),
+            (
+                of(map(
+                    json!({"type": "object", "required": ["k"], "properties": {"k": {"type": "string", "nullable": true}}}),
+                )),
+                "properties[a].items.properties[k].nullable: Forbidden: this property is in x-kubernetes-list-map-keys, so it cannot be nullable",
+            ),
+            (
+                of(json!({"type": "string", "anyOf": [{"type": "string"}]})),
+                "properties[a].anyOf[0].type: Forbidden: must be empty to be structural",
+            ),
+            (
+                of(json!({"type": "object", "x-kubernetes-embedded-resource": true})),
+                "properties[a].properties: Required value: must not be empty if x-kubernetes-embedded-resource is true without x-kubernetes-preserve-unknown-fields",
+            ),
+            (
+                json!({"type": "object", "properties": {"metadata": {"type": "object", "properties": {"labels": {"type": "object"}}}}}),
+                "properties[metadata]: Forbidden: must not specify anything other than name and generateName, but metadata is implicitly specified",
+            ),
+            (
+                json!({"type": "object", "properties": {"metadata": {"type": "object", "default": {}}}}),
+                "properties[metadata].default: Forbidden: must not be set in top-level metadata",
+            ),
+            (
+                json!({"type": "object", "anyOf": [{"properties": {"b": {"minimum": 1}}}]}),
+                "properties[b]: Required value: because it is defined in anyOf[0].properties[b]",
+            ),
+            (
+                of(json!({"type": "object", "properties": {"b": {"type": "string"}}, "default": {"b": 1}})),
+                "properties[a].default.b: Invalid value: \"integer\": properties[a].default.b in body must be of type string: \"integer\"",
+            ),
+            (
+                of(
+                    json!({"type": "object", "default": {}, "required": ["b"], "properties": {"b": {"type": "string", "default": "x"}}}),
+                ),
+                "properties[a].default.b: Required value",
+            ),
+            (
+                of(
+                    json!({"type": "integer", "default": 0, "x-kubernetes-validations": [{"rule": "self > 0"}]}),
+                ),
+                "properties[a].default: Invalid value: 0: failed rule: self > 0",
+            ),
+        ] {
+            assert_eq!(refusals(&bad), [want], "{bad}");
+        }
+        let status = json!({"type": "object", "minProperties": 1, "nullable": true});
+        let errors = Structural::check_all([(&status, Path::new("s"), true)], false).message();
+        assert!(
+            errors.contains(
+                "fields are allowed at the root of the schema if the status subresource is enabled"
+            )
+        );
+        assert!(errors.contains("s.nullable: Forbidden: nullable cannot be true at the root"), "{errors}");
+    }
+
+    #[test]
+    fn what_is_nothing_goes() {
+        let raw = json!({"type": "object", "properties": {
+            "a": {"type": "string"}, "n": {"type": "string", "nullable": true}, "d": {"type": "string", "default": "x"},
+            "map": {"type": "object", "additionalProperties": {"type": "string"}},
+            "filled": {"type": "object", "additionalProperties": {"type": "string", "default": "y"}},
+            "list": {"type": "array", "items": {"type": "string", "default": "z"}},
+            "any": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+            "open": {"type": "object", "additionalProperties": true},
+            "lists": {"type": "array", "x-kubernetes-preserve-unknown-fields": true,
+                "items": {"type": "object", "properties": {"k": {"type": "object"}}}}}});
+        let schema = Structural::compile(&raw, &Path::root()).unwrap();
+        let mut value = json!({"metadata": {"name": "x"}, "a": null, "n": null, "d": null, "map": {"k": null, "l": "v"},
+            "filled": {"k": null}, "list": [null], "any": {"b": null}, "open": {"s": 1, "m": {"gone": 1}, "l": [{"gone": 1}]},
+            "lists": [{"k": {"gone": 1}, "kept": {"x": 1}}]});
+        let mut unknown = crate::codec::prune(&mut value, Schema::Custom(&schema));
+        schema.fill_in(&mut value);
+        let want = json!({"metadata": {"name": "x"}, "n": null, "d": "x", "map": {"l": "v"}, "filled": {"k": "y"},
+            "list": ["z"], "any": {"b": null}, "open": {"s": 1, "m": {}, "l": [{}]}, "lists": [{"k": {}, "kept": {"x": 1}}]});
+        assert_eq!(value, want);
+        unknown.sort();
+        assert_eq!(unknown, ["lists[0].k.gone", "open.l[0].gone", "open.m.gone"]);
+        assert!(schema.validate(&value).is_empty(), "{:?}", schema.validate(&value));
+    }
+
+    #[test]
+    fn objects_within_objects_say_what_they_are() {
+        let raw = json!({"type": "object", "properties": {
+            "metadata": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 3}}},
+            "list": {"type": "array", "items": {"type": "object", "x-kubernetes-embedded-resource": true,
+                "x-kubernetes-preserve-unknown-fields": true}}}});
+        let schema = Structural::compile(&raw, &Path::root()).unwrap();
+        let said = |name: &str, inner: Value| {
+            let value =
+                json!({"apiVersion": "g/v1", "kind": "K", "metadata": {"name": name}, "list": [inner]});
+            schema.validate(&value).message()
+        };
+        let good = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": {}});
+        assert_eq!(said("abc", good.clone()), "[]");
+        assert_eq!(said("abcd", good), "metadata.name: Too long: may not be more than 3 bytes");
+        assert_eq!(
+            said("a", json!({"metadata": {"labels": {"a b": "c"}}})),
+            "[list[0].apiVersion: Required value, list[0].kind: Required value, list[0].metadata.labels: Invalid value: \"a b\": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')]"
+        );
+        assert_eq!(
+            said("a", json!({"apiVersion": "a/b/c", "kind": ""})),
+            "[list[0].apiVersion: Invalid value: \"a/b/c\": unexpected GroupVersion string: a/b/c, list[0].kind: Invalid value: \"\": must not be empty]"
+        );
+    }
+
+    #[test]
+    fn of_several_schemas_the_nearest_says_why() {
+        let raw = json!({"type": "object", "properties": {"s": {"type": "object",
+            "properties": {"a": {"type": "string"}, "b": {"type": "integer"}},
+            "oneOf": [{"required": ["a"]}, {"required": ["b"]}],
+            "not": {"required": ["a"], "properties": {"a": {"enum": ["no"]}}}},
+            "t": {"type": "string", "anyOf": [{"maxLength": 1}, {"pattern": "^x"}], "allOf": [{"minLength": 1}]}}});
+        let schema = Structural::compile(&raw, &Path::root()).unwrap();
+        for (value, want) in [
+            (json!({"s": {"a": "x"}, "t": "xyz"}), vec![]),
+            (
+                json!({"s": {}}),
+                vec![
+                    "<nil>: Invalid value: \"\": \"s\" must validate one and only one schema (oneOf). Found none valid",
+                    "s.a: Required value",
+                ],
+            ),
+            (
+                json!({"s": {"a": "x", "b": 1}}),
+                vec![
+                    "<nil>: Invalid value: \"\": \"s\" must validate one and only one schema (oneOf). Found 2 valid alternatives",
+                ],
+            ),
+            (
+                json!({"s": {"a": "no"}}),
+                vec!["<nil>: Invalid value: \"\": \"s\" must not validate the schema (not)"],
+            ),
+            (
+                json!({"t": "yy"}),
+                vec![
+                    "<nil>: Invalid value: \"\": \"t\" must validate at least one schema (anyOf)",
+                    "t: Too long: may not be more than 1 bytes",
+                ],
+            ),
+            (
+                json!({"t": ""}),
+                vec![
+                    "t: Invalid value: \"\": t in body should be at least 1 chars long",
+                    "<nil>: Invalid value: \"\": \"t\" must validate all the schemas (allOf). None validated",
+                ],
+            ),
+        ] {
+            let texts: Vec<String> = schema.validate(&value).0.iter().map(ToString::to_string).collect();
+            assert_eq!(texts, want, "{value}");
+        }
     }
 
     #[test]
@@ -744,7 +934,7 @@ mod tests {
         let versions = |schema: &'static str| {
             let schema: Value = serde_json::from_str(schema).unwrap();
             let schemas = vec![schema; 20];
-            Structural::check_all(schemas.iter().map(|s| (s, Path::root())))
+            Structural::check_all(schemas.iter().map(|s| (s, Path::root(), false)), false)
         };
         let wide =
             r#"{"type": "object", "properties": {"a": {"type": "string", "pattern": "^\\pL{1,63}$"}}}"#;

@@ -9,12 +9,9 @@ impl Structural {
     /// the server takes.
     pub fn openapi(&self, v3: bool) -> Value {
         let mut out: Value = serde_json::from_slice(&self.whole).unwrap_or_default();
-        if !v3 {
-            if out["x-kubernetes-preserve-unknown-fields"] == true {
-                // Readers of version 2 take any property named for the only ones allowed.
-                return json!({"type": "object"});
-            }
-            simplify(&mut out);
+        match v3 {
+            true => unfold(&mut out),
+            false => simplify(&mut out),
         }
         if out.get("type").is_none() && out.get("x-kubernetes-preserve-unknown-fields").is_none() {
             crate::meta::as_map(&mut out).insert("type".into(), json!("object"));
@@ -23,10 +20,27 @@ impl Structural {
     }
 }
 
+/// Spells out what either an integer or a string is, where the schema does not.
+fn unfold(schema: &mut Value) {
+    let Some(map) = schema.as_object_mut() else { return };
+    let restricted = ["anyOf", "allOf"].iter().any(|field| map.contains_key(*field));
+    if map.get("x-kubernetes-int-or-string").is_some_and(|v| v == true) && !restricted {
+        map.insert("anyOf".to_owned(), json!([{"type": "integer"}, {"type": "string"}]));
+    }
+    if let Some(properties) = map.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.values_mut().for_each(unfold);
+    }
+    for field in ["items", "additionalProperties"] {
+        if let Some(inner) = map.get_mut(field) {
+            unfold(inner);
+        }
+    }
+}
+
 /// Takes out of a schema what OpenAPI 2 does not have.
 fn simplify(schema: &mut Value) {
     let Some(map) = schema.as_object_mut() else { return };
-    for field in ["oneOf", "anyOf", "allOf", "not", "example", "x-kubernetes-validations"] {
+    for field in ["oneOf", "anyOf", "allOf", "not", "default", "example", "x-kubernetes-validations"] {
         map.shift_remove(field);
     }
     let nullable = map.shift_remove("nullable").is_some_and(|v| v == true);
