@@ -315,7 +315,7 @@ fn rules_are_judged() {
     );
     assert_eq!(
         judged(rules.clone(), json!({"min": 3}), None),
-        ["spec: Invalid value: \"object\": no such key: max evaluating rule: self.min <= self.max"]
+        ["spec: Invalid value: \"object\": no such key: max evaluating rule: min must not exceed max"]
     );
     // What was wrong already may stay.
     assert!(judged(rules, json!({"min": 3, "max": 2}), Some(json!({"min": 3, "max": 2}))).is_empty());

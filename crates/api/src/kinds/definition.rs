@@ -697,8 +697,26 @@ mod tests {
             ),
             (json!({"spec": {"versions": []}}), "spec.versions: Required value"),
             (
-                json!({"spec": {"names": {"plural": "As", "listKind": "A"}}, "metadata": {"name": "As.g.io"}}),
-                "",
+                json!({"spec": {"names": {"listKind": "A"}}}),
+                "spec.names.listKind: Invalid value: \"A\": kind and listKind may not be the same",
+            ),
+            (
+                json!({"spec": {"versions": [{"name": "v1", "storage": true, "deprecationWarning": "old"}]}}),
+                "spec.versions[0].deprecationWarning: Invalid value: \"old\": can only be set for deprecated versions",
+            ),
+            (
+                json!({"spec": {"versions": [{"name": "v1", "storage": true}, {"name": "v1"}]}}),
+                "spec.versions: Invalid value: [{\"name\":\"v1\",\"storage\":true},{\"name\":\"v1\"}]: must contain unique version names",
+            ),
+            (
+                json!({"spec": {"versions": [{"name": "v1", "storage": true, "subresources": {"scale": {
+                    "specReplicasPath": ".spec.n", "statusReplicasPath": ".spec.m", "labelSelectorPath": ".x.y"}}}]}}),
+                "[spec.versions[0].subresources.scale.statusReplicasPath: Invalid value: \".spec.m\": should be a json path under .status, spec.versions[0].subresources.scale.labelSelectorPath: Invalid value: \".x.y\": should be a json path under either .spec or .status]",
+            ),
+            (
+                json!({"spec": {"versions": [{"name": "v1", "storage": true, "additionalPrinterColumns": [
+                    {"name": "A", "type": "text", "format": "f", "jsonPath": "x"}]}]}}),
+                "[spec.versions[0].additionalPrinterColumns[0].type: Invalid value: \"text\": must be one of boolean,date,integer,number,string, spec.versions[0].additionalPrinterColumns[0].format: Invalid value: \"f\": must be one of byte,date,date-time,double,float,int32,int64,password, spec.versions[0].additionalPrinterColumns[0].JSONPath: Invalid value: \"x\": must be a simple json path starting with .]",
             ),
         ] {
             let mut obj = good.clone();
@@ -706,5 +724,54 @@ mod tests {
             kind.default(&mut obj);
             assert_eq!(kind.validate_create(&obj).message(), want);
         }
+    }
+
+    #[test]
+    fn what_is_stored_is_known() {
+        let kind = kinds::by_gvr(&gvr::CUSTOM_RESOURCE_DEFINITIONS).unwrap();
+        let version = |name: &str, storage: bool| json!({"name": name, "served": true, "storage": storage});
+        let of = |versions: Value, stored: Value| {
+            json!({"metadata": {"name": "as.g.io", "uid": "u"}, "spec": {"group": "g.io", "scope": "Cluster",
+                "names": {"kind": "A", "plural": "as", "singular": "a", "listKind": "AList"}, "versions": versions,
+                "conversion": {"strategy": "None"}}, "status": {"storedVersions": stored}})
+        };
+        let old = of(json!([version("v1", true)]), json!(["v1"]));
+        let mut new = of(json!([version("v1", false), version("v2", true)]), json!(["v1"]));
+        kind.prepare_update(&mut new, &old, "");
+        assert_eq!(new["status"]["storedVersions"], json!(["v1", "v2"]));
+        assert_eq!(kind.validate_update(&new, &old, "").message(), "[]");
+        let mut lost = of(json!([version("v2", true)]), json!(["v1"]));
+        kind.prepare_update(&mut lost, &old, "");
+        let said = kind.validate_update(&lost, &old, "").message();
+        assert!(
+            said.starts_with("status.storedVersions[0]: Invalid value: \"v1\": missing from spec.versions"),
+            "{said}"
+        );
+        let none = of(json!([version("v1", true)]), json!([]));
+        let said = Definition.validate_update(&none, &old).message();
+        assert_eq!(said, "status.storedVersions: Invalid value: []: must have at least one stored version");
+    }
+
+    #[test]
+    fn a_deletion_begins_with_what_holds_the_definition() {
+        let mut definition = json!({"metadata": {"name": "as.g.io"}, "status": {"conditions": null}});
+        Definition.prepare_delete(&mut definition, "2026-01-01T00:00:00Z");
+        assert_eq!(definition["metadata"]["finalizers"], json!([CLEANUP]));
+        let told = &definition["status"]["conditions"][0];
+        assert_eq!(
+            (&told["type"], &told["reason"]),
+            (&json!("Terminating"), &json!("InstanceDeletionPending"))
+        );
+    }
+
+    #[test]
+    fn formats_that_nobody_knows_are_told() {
+        let of = |format: &str| {
+            json!({"spec": {"versions": [{"schema": {"openAPIV3Schema": {"properties": {
+                "a": {"type": "string", "format": format}, "b": {"type": "integer", "format": "int32"}}}}}]}})
+        };
+        assert!(Definition.warnings(&of("date-time")).is_empty());
+        assert_eq!(Definition.warnings(&of("moon")), ["unrecognized format \"moon\""]);
+        assert!(Definition.warnings_of_change(&of("moon"), &of("moon")).is_empty());
     }
 }
