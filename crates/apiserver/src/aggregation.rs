@@ -468,19 +468,19 @@ async fn check(server: &Arc<ApiServer>, service: &Arc<Object>) -> Result<(), Sta
     let (status, reason, message) = if is_remote(value) {
         let path = format!("/apis/{group}/{version}");
         let headers = identity_headers(&UserInfo::master("system:kube-aggregator"))?;
+        let missing = server.unreachable(value);
         let asked = async {
+            if missing.is_some() {
+                return Err(String::new());
+            }
             let peer = server.peer_of(value).map_err(|s| s.message)?;
             let list = fetch(&server.pool, &peer, &path, headers.clone()).await?;
             Ok::<_, String>((list, peer))
         };
-        let missing = server.unreachable(value);
         // A server that hangs sends nothing.
-        let answer = match &missing {
-            Some(_) => Err(String::new()),
-            None => match tokio::time::timeout(CHECK_TIMEOUT, asked).await {
-                Ok(answer) => answer,
-                Err(_) => Err("context deadline exceeded".into()),
-            },
+        let answer = match tokio::time::timeout(CHECK_TIMEOUT, asked).await {
+            Ok(answer) => answer,
+            Err(_) => Err("context deadline exceeded".into()),
         };
         match answer {
             Ok((list, peer)) => {
