@@ -347,8 +347,7 @@ async fn a_server_behind_this_one_is_asked_over_the_same_connection() {
     assert_eq!(value(&format!("aggregator_unavailable_apiservice{{{name}}}")), 1);
     // A check that was under way may have failed, too.
     assert!(
-        value(&format!("aggregator_unavailable_apiservice_total{{{name},reason=\"ServiceNotFound\"}}"))
-            >= 1
+        value(&format!("aggregator_unavailable_apiservice_total{{{name},reason=\"ServiceNotFound\"}}")) >= 1
     );
 }
 

@@ -65,12 +65,16 @@ impl<'a> Estimate<'a> {
         Some((ty.as_ref().clone(), size.unwrap_or(Size::UNKNOWN)))
     }
 
-    /// What a variable of one value of a list or map knows: of a map's keys, or of what is in it.
-    fn each(&self, key: bool) -> (Option<Node<'a>>, Option<Size>) {
-        if key {
-            return (None, self.entry.map(|e| e.key).or(self.node.map(|_| Size::exactly(0))));
+    /// What a variable of one value of a list or map knows: of a map's keys, or of what is in it. What is of no place upstream
+    /// looks for in the whole, so here it is sized by `root` too.
+    fn each(&self, key: bool, root: Option<Node<'a>>) -> (Option<Node<'a>>, Option<Size>) {
+        match self.node {
+            None if root.is_some() => (root, None),
+            None if key => (None, self.entry.map(|e| e.key)),
+            None => (None, self.entry.map(|e| e.value)),
+            Some(_) if key => (None, Some(Size::exactly(0))),
+            Some(node) => (node.values(), None),
         }
-        (self.node.and_then(Node::values), self.entry.map(|e| e.value))
     }
 }
 
@@ -155,6 +159,8 @@ pub(super) struct Checker<'a> {
     /// How much of the source the errors show.
     shown: usize,
     source: &'a str,
+    /// What the expression is of.
+    root: Option<Node<'a>>,
     /// What may still be spent on trying what is known beforehand.
     budget: u64,
 }
@@ -171,7 +177,7 @@ impl<'a> Checker<'a> {
             (name, Estimate::new(ty, node, None, 1))
         };
         let variables = variables.into_iter().map(variable).collect();
-        Self { variables, errors: Vec::new(), untold: 0, shown: 0, source, budget: CALL_BUDGET }
+        Self { variables, errors: Vec::new(), untold: 0, shown: 0, source, root: None, budget: CALL_BUDGET }
     }
 
     /// What is wrong, if something is.
@@ -201,7 +207,9 @@ impl<'a> Checker<'a> {
     /// A variable that stands where a schema says.
     pub fn of_schema(mut self, name: &'a str, schema: &'a Structural, optional: bool) -> Self {
         let ty = if optional { Ty::Optional(Box::new(Ty::of(schema))) } else { Ty::of(schema) };
-        self.variables.push((name, Estimate::new(ty, Some(Node::Schema(schema)), None, 1)));
+        let node = Some(Node::Schema(schema));
+        self.root = self.root.or(node);
+        self.variables.push((name, Estimate::new(ty, node, None, 1)));
         self
     }
 
@@ -225,7 +233,7 @@ impl<'a> Checker<'a> {
                 if library::type_named(name).is_none() {
                     self.say(name, format!("undeclared reference to '{name}' (in container '')"));
                 }
-                Estimate::new(Ty::Any, None, None, 1)
+                Estimate::new(Ty::Any, None, self.root.map(Node::size), 1)
             }
             Expr::Select(select) => {
                 let operand = self.look(&select.operand);
@@ -293,8 +301,9 @@ impl<'a> Checker<'a> {
                 let init = self.look(&c.accu_init);
                 let depth = self.variables.len();
                 let (of_keys, is_list) = (matches!(range.ty, Ty::Map(..)), matches!(init.ty, Ty::List(..)));
+                let root = self.root;
                 let mut variable = |name: &'a str, ty: Ty<'a>, key: bool| {
-                    let (node, size) = range.each(key);
+                    let (node, size) = range.each(key, root);
                     self.variables.push((name, Estimate::new(ty, node, size, 1)));
                 };
                 match &c.iter_var2 {
@@ -423,7 +432,7 @@ impl<'a> Checker<'a> {
                 let variable = ident(variable)?;
                 let range = self.look(target);
                 let item = self.item(&range.ty);
-                let (node, size) = range.each(matches!(range.ty, Ty::Map(..)));
+                let (node, size) = range.each(matches!(range.ty, Ty::Map(..)), self.root);
                 let key = self.with(vec![(variable, Estimate::new(item, node, size, 1))], key);
                 let n = range.size().max;
                 // The keys are made by a walk through the list, and compared each with each.
@@ -446,8 +455,9 @@ impl<'a> Checker<'a> {
                     Ty::Map(values, _) => (TEXT, values.as_ref().clone()),
                     _ => (Ty::Any, Ty::Any),
                 };
+                let root = self.root;
                 let of = |ty: Ty<'a>, key: bool| {
-                    let (node, size) = range.each(key);
+                    let (node, size) = range.each(key, root);
                     Estimate::new(ty, node, size, 1)
                 };
                 let variables = vec![(first, of(key, true)), (second, of(value, false))];
@@ -471,7 +481,7 @@ impl<'a> Checker<'a> {
                 let size = matches!(ty, Ty::List(..) | Ty::Map(..)).then(|| range.size());
                 let entry = size.map(|_| Entry {
                     list: name == "transformList",
-                    key: range.each(true).1.unwrap_or(Size::UNKNOWN),
+                    key: range.each(true, None).1.unwrap_or(Size::UNKNOWN),
                     value: body.size(),
                 });
                 Some(Estimate { entry, ..Estimate::new(ty, None, size, cost) })
@@ -562,7 +572,7 @@ impl<'a> Checker<'a> {
                 return Estimate { entry, ..Estimate::new(ty, None, Some(size), cost) };
             }
             (op::INDEX, [list, _]) => {
-                let (node, size) = list.each(false);
+                let (node, size) = list.each(false, None);
                 return Estimate::new(ty, node, size, inputs.saturating_add(1));
             }
             _ => {}

@@ -8,8 +8,8 @@ mod kind;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use api::kinds::{Approval, CLEANUP};
 use api::kinds::crd::Structural;
+use api::kinds::{Approval, CLEANUP};
 use api::meta::text;
 use api::object::Encoded;
 use api::{Kind, Object, Status, Value};
