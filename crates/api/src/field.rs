@@ -234,6 +234,11 @@ impl ErrorList {
         self.push(ErrorType::Invalid, path, Some(show(value)), detail);
     }
 
+    /// `path: Invalid value: detail`, of something too large to be shown.
+    pub fn wrong(&mut self, path: &Path, detail: impl Into<String>) {
+        self.push(ErrorType::Invalid, path, None, detail);
+    }
+
     /// As [`ErrorList::invalid`], of a string.
     pub fn invalid_str(&mut self, path: &Path, value: &str, detail: impl Into<String>) {
         self.push(ErrorType::Invalid, path, Some(quote(value)), detail);

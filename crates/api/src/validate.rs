@@ -191,6 +191,75 @@ pub fn ip(text: &str) -> Vec<String> {
     }
 }
 
+/// An address without the digits before it that some programs take for octal numbers.
+fn without_zeros(text: &str) -> Option<String> {
+    let numbers = text.split('.').map(|n| n.parse::<u8>().ok().map(|n| n.to_string()));
+    Some(numbers.collect::<Option<Vec<_>>>()?.join("."))
+}
+
+/// An address in a form that means the same everywhere: no zeros before its numbers, no IPv4 in the clothes of IPv6.
+pub fn strict_ip(text: &str) -> Vec<String> {
+    match text.parse::<std::net::IpAddr>() {
+        Ok(std::net::IpAddr::V6(v6)) if v6.to_ipv4_mapped().is_some() => {
+            vec!["must not be an IPv4-mapped IPv6 address".to_owned()]
+        }
+        Ok(_) => Vec::new(),
+        Err(_) if without_zeros(text).is_some_and(|t| t.parse::<std::net::IpAddr>().is_ok()) => {
+            vec!["must not have leading 0s".to_owned()]
+        }
+        Err(_) => ip(text),
+    }
+}
+
+/// An address in the one form that it is compared by.
+pub fn canonical_ip(text: &str) -> Vec<String> {
+    let wrong = strict_ip(text);
+    if let Ok(ip) = text.parse::<std::net::IpAddr>()
+        && wrong.is_empty()
+        && ip.to_string() != text
+    {
+        return vec![format!("must be in canonical form (\"{ip}\")")];
+    }
+    wrong
+}
+
+/// A CIDR in a form that means the same everywhere: as [`strict_ip`], and nothing behind its prefix.
+pub fn strict_cidr(text: &str) -> Vec<String> {
+    let plain = |number: &str| number == "0" || !number.starts_with(['0', '+']);
+    let why = match text.parse::<ipnet::IpNet>() {
+        Ok(_) if !text.rsplit('/').next().is_some_and(plain) => {
+            "must not have leading 0s in IP or prefix length"
+        }
+        Ok(ipnet::IpNet::V6(net)) if net.addr().to_ipv4_mapped().is_some() => {
+            "must not have an IPv4-mapped IPv6 address"
+        }
+        Ok(net) if net.addr() != net.network() => "must not have bits set beyond the prefix length",
+        Ok(_) => return Vec::new(),
+        Err(_) => {
+            let zeros = text.split_once('/').and_then(|(ip, length)| {
+                format!("{}/{}", without_zeros(ip)?, length.parse::<u8>().ok()?).parse::<ipnet::IpNet>().ok()
+            });
+            if zeros.is_none() {
+                return cidr(text);
+            }
+            "must not have leading 0s in IP or prefix length"
+        }
+    };
+    vec![why.to_owned()]
+}
+
+/// A CIDR in the one form that it is compared by.
+pub fn canonical_cidr(text: &str) -> Vec<String> {
+    let wrong = strict_cidr(text);
+    if let Ok(net) = text.parse::<ipnet::IpNet>()
+        && wrong.is_empty()
+        && net.to_string() != text
+    {
+        return vec![format!("must be in canonical form (\"{net}\")")];
+    }
+    wrong
+}
+
 /// An address that others can be reached at: not the machine's own, nor one that means something on a link alone. Whoever may
 /// write such an address could have the API server, or a node, speak to itself for him.
 pub fn non_special_ip(text: &str) -> Vec<String> {
@@ -214,6 +283,15 @@ pub fn non_special_ip(text: &str) -> Vec<String> {
         return Vec::new();
     };
     vec![why]
+}
+
+/// The same of an address that may have zeros before its numbers, as those that were stored of old have.
+pub fn endpoint_ip(text: &str) -> Vec<String> {
+    let plain = without_zeros(text).unwrap_or_else(|| text.to_owned());
+    if plain.parse::<std::net::IpAddr>().is_err() {
+        return vec!["must be a valid IP address".to_owned()];
+    }
+    non_special_ip(&plain)
 }
 
 /// A CIDR.

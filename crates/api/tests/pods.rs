@@ -1221,7 +1221,8 @@ fn templates() {
 fn claims_of_sets_are_volumes() {
     let sets = kind("apps/v1", "StatefulSet");
     let mut set = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "s", "namespace": "d"},
-        "spec": {"selector": {"matchLabels": {"a": "b"}}, "volumeClaimTemplates": [{"metadata": {"name": "data"}}],
+        "spec": {"selector": {"matchLabels": {"a": "b"}}, "volumeClaimTemplates": [{"metadata": {"name": "data"},
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}],
             "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"volumes": [{"name": "data", "emptyDir": {}}, {"name": "v"}],
                 "containers": [{"name": "c", "image": "i", "volumeDevices": [{"name": "data", "devicePath": "/dev/d"}]}]}}}});
     assert_eq!(wrong(sets, &set), Vec::<String>::new());

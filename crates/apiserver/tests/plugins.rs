@@ -309,7 +309,7 @@ async fn quotas_count_what_is_in_their_scopes() {
         ),
         (by("PriorityClass", "In", json!([])), "must be at least one value"),
         (by("PriorityClass", "Exists", json!(["a"])), "must be no value"),
-        (by("Terminating", "In", json!(["a"])), "must be 'Exist' only operator"),
+        (by("Terminating", "In", json!(["a"])), "must be 'Exists' when scope is any of"),
         (by("PriorityClass", "Like", json!(["a"])), "not a valid selector operator"),
     ] {
         let bad =

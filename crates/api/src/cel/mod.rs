@@ -113,10 +113,12 @@ impl Program {
     }
 }
 
-/// What is wrong with the condition of a webhook, before it has ever run.
-pub fn check_condition(source: &str) -> Result<(), String> {
+/// What is wrong with the condition of a webhook or a policy, before it has ever run. `more`: what it may speak of
+/// beside what every webhook's may.
+pub fn check_condition(source: &str, more: &[&'static str]) -> Result<(), String> {
     let program = Program::parse(source).map_err(|e| format!("compilation failed: {e}"))?;
-    let variables = CONDITION_VARIABLES.map(|name| (name, Ty::Any)).to_vec();
+    let mut variables = CONDITION_VARIABLES.map(|name| (name, Ty::Any)).to_vec();
+    variables.extend(more.iter().map(|name| (*name, Ty::Any)));
     let mut checker = Checker::new(&program.source, variables);
     let seen = checker.look(&program.tree);
     if let Some(faults) = checker.faults() {

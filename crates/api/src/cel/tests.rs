@@ -257,21 +257,21 @@ fn what_is_no_macro_is_looked_at_once() {
         format!("object{}", ".all(1, 2, true)".repeat(60)),
         format!("object{}", ".transformList(1, 2, true)".repeat(60)),
     ] {
-        assert!(check_condition(&wrong).is_err(), "{wrong}");
+        assert!(check_condition(&wrong, &[]).is_err(), "{wrong}");
     }
 }
 
 #[test]
 fn errors_are_told_as_far_as_they_can_be_held() {
     let names = |n: usize| (0..n).map(|i| format!("v{i} == 1")).collect::<Vec<_>>().join(" && ");
-    let few = check_condition(&names(3)).unwrap_err();
+    let few = check_condition(&names(3), &[]).unwrap_err();
     assert_eq!(few.matches("undeclared reference").count(), 3);
     assert_eq!(few.matches("\n | v0 == 1 &&").count(), 3, "{few}");
-    let many = check_condition(&names(150)).unwrap_err();
+    let many = check_condition(&names(150), &[]).unwrap_err();
     assert_eq!(many.matches("undeclared reference").count(), 100);
     assert!(many.ends_with("\n50 more errors were truncated"), "{many}");
     assert!(many.len() < 200_000, "{}", many.len());
-    let long = check_condition(&format!("{} && object == '{}'", names(150), "x".repeat(90_000)));
+    let long = check_condition(&format!("{} && object == '{}'", names(150), "x".repeat(90_000)), &[]);
     assert!(long.unwrap_err().len() < 20_000);
 }
 

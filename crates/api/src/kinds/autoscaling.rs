@@ -1,5 +1,7 @@
 //! HorizontalPodAutoscalers, in all their shapes; stored as autoscaling/v2.
 
+mod check;
+
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -7,7 +9,7 @@ use serde_json::{Value, json};
 use super::common::*;
 use super::registry::{Decl, PLAIN};
 use super::{Conversion, Strategy};
-use crate::field::{ErrorList, Path};
+use crate::field::ErrorList;
 use crate::quantity::Quantity;
 use crate::schema::TypeId;
 use crate::{Map, codec, meta};
@@ -155,48 +157,20 @@ impl Strategy for Autoscaler {
 
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        let (spec, path) = (&obj["spec"], Path::new("spec"));
-        let (min, max) = (int(&spec["minReplicas"]), int(&spec["maxReplicas"]));
-        if min < 1 {
-            errors.invalid(
-                &path.child("minReplicas"),
-                &spec["minReplicas"],
-                "must be greater than or equal to 1",
-            );
-        }
-        if max < 1 {
-            errors.invalid(&path.child("maxReplicas"), &json!(max), "must be greater than 0");
-        } else if max < min {
-            errors.invalid(
-                &path.child("maxReplicas"),
-                &json!(max),
-                "must be greater than or equal to `minReplicas`",
-            );
-        }
-        for field in ["kind", "name"] {
-            if text(&spec["scaleTargetRef"][field]).is_empty() {
-                errors.required(&path.child("scaleTargetRef").child(field), "");
-            }
-        }
-        for (i, metric) in items(&spec["metrics"]).iter().enumerate() {
-            let at = path.child("metrics").index(i);
-            let kind = text(&metric["type"]);
-            let field = source_field(kind);
-            if field.is_empty() {
-                errors.not_supported(
-                    &at.child("type"),
-                    &metric["type"],
-                    &["ContainerResource", "External", "Object", "Pods", "Resource"],
-                );
-            } else if metric[field].is_null() {
-                errors.required(&at.child(field), "must populate information for the given metric source");
-            }
-        }
+        check::autoscaler(&mut errors, obj, None);
         errors
     }
 
-    fn has_generation(&self) -> bool {
-        true
+    fn validate_changed(&self, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        check::autoscaler(&mut errors, new, Some(old));
+        errors
+    }
+
+    fn validate_status(&self, new: &Value, _: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        check_counts(&mut errors, &new["status"], &["currentReplicas", "desiredReplicas"]);
+        errors
     }
 }
 

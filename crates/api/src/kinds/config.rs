@@ -66,12 +66,6 @@ fn check_json(errors: &mut ErrorList, path: &Path, base64: &str) {
     errors.invalid_str(path, "<secret contents redacted>", why);
 }
 
-/// How many bytes a base64 text stands for.
-fn decoded_len(base64: &str) -> usize {
-    let padding = base64.bytes().rev().take_while(|b| *b == b'=').count();
-    (base64.len() / 4 * 3).saturating_sub(padding)
-}
-
 fn check_immutable(new: &Value, old: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     if old["immutable"] == true {
@@ -170,7 +164,9 @@ impl Strategy for Secret {
                     config => check_json(&mut errors, &path.key(&key), text(config)),
                 }
             }
-            "kubernetes.io/ssh-auth" => need("ssh-privatekey"),
+            "kubernetes.io/ssh-auth" if empty(&obj["data"]["ssh-privatekey"]) => {
+                errors.required(&path.key("ssh-privatekey"), "");
+            }
             "kubernetes.io/tls" => {
                 need("tls.crt");
                 need("tls.key");
@@ -204,7 +200,22 @@ impl Strategy for Secret {
 
 struct ServiceAccount;
 
-impl Strategy for ServiceAccount {}
+/// Of the secrets of an account nothing counts but their names.
+fn only_names(obj: &mut Value) {
+    for secret in each(meta::as_map(obj), "secrets") {
+        secret.retain(|field, _| field == "name");
+    }
+}
+
+impl Strategy for ServiceAccount {
+    fn prepare_create(&self, obj: &mut Value) {
+        only_names(obj);
+    }
+
+    fn prepare_update(&self, new: &mut Value, _: &Value) {
+        only_names(new);
+    }
+}
 
 #[cfg(test)]
 mod tests {

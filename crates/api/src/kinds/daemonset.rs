@@ -5,7 +5,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::common::*;
-use super::deployment::{check_amount, replica_paths};
+use super::deployment::{
+    check_amount, check_at_most_all, check_lasting_template, is_none_of, replica_paths, shown_strategy,
+};
 use super::registry::{Decl, PLAIN};
 use super::strategy::ScalePaths;
 use super::{Strategy, podspec, volumes};
@@ -115,6 +117,16 @@ impl Strategy for ControllerRevision {
         errors
     }
 
+    fn validate_create(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        match &obj["data"] {
+            Value::Object(_) => {}
+            Value::Null => errors.required(&Path::new("data"), "data is mandatory"),
+            _ => errors.required(&Path::new("data"), "data must be a valid JSON object"),
+        }
+        errors
+    }
+
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         immutable(&mut errors, &Path::new("data"), &new["data"], &old["data"]);
@@ -124,13 +136,11 @@ impl Strategy for ControllerRevision {
 
 struct DaemonSet;
 
-fn check_template(errors: &mut ErrorList, spec: &Value) {
-    let at = Path::new("spec").child("template");
-    podspec::validate_template(errors, &spec["template"], &at);
-    let policy = &spec["template"]["spec"]["restartPolicy"];
-    if policy != "Always" {
-        errors.not_supported(&at.child("spec").child("restartPolicy"), policy, &["Always"]);
-    }
+/// How often the template of a daemon set has changed: once a field, and still told to who looks for it.
+const TEMPLATES: &str = "deprecated.daemonset.template.generation";
+
+fn templates(obj: &Value) -> i64 {
+    meta::annotation(obj, TEMPLATES).and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
 impl Strategy for DaemonSet {
@@ -151,22 +161,51 @@ impl Strategy for DaemonSet {
         json!({"currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0})
     }
 
+    fn prepare_create(&self, obj: &mut Value) {
+        let n = templates(obj).max(1);
+        meta::set_annotation(obj, TEMPLATES, n.to_string());
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value) {
+        let changed = new["spec"]["template"] != old["spec"]["template"];
+        meta::set_annotation(new, TEMPLATES, (templates(old) + i64::from(changed)).to_string());
+    }
+
+    fn prepare_status(&self, new: &mut Value, old: &Value) {
+        meta::set_annotation(new, TEMPLATES, templates(old).to_string());
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let (spec, path) = (&obj["spec"], Path::new("spec"));
-        check_template_selector(&mut errors, spec);
-        check_template(&mut errors, spec);
-        for field in ["minReadySeconds", "revisionHistoryLimit"] {
-            non_negative(&mut errors, &path.child(field), &spec[field]);
+        let (selector, at) = (&spec["selector"], path.child("selector"));
+        check_selector(&mut errors, &at, selector);
+        check_selects(&mut errors, spec);
+        if !selector.is_null() && empty(&selector["matchLabels"]) && empty(&selector["matchExpressions"]) {
+            errors.invalid(&at, selector, "empty selector is invalid for daemonset");
         }
-        let (strategy, at) = (&spec["updateStrategy"], path.child("updateStrategy"));
-        one_of(&mut errors, &at.child("type"), &strategy["type"], &["RollingUpdate", "OnDelete"]);
-        if strategy["type"] == "RollingUpdate" {
-            let at = at.child("rollingUpdate");
-            for field in ["maxUnavailable", "maxSurge"] {
-                check_amount(&mut errors, &at.child(field), &strategy["rollingUpdate"][field], true);
-            }
-        }
+        check_lasting_template(&mut errors, &spec["template"], "DaemonSet");
+        non_negative(&mut errors, &path.child("minReadySeconds"), &spec["minReadySeconds"]);
+        check_strategy(&mut errors, &spec["updateStrategy"], &path.child("updateStrategy"));
+        non_negative(&mut errors, &path.child("revisionHistoryLimit"), &spec["revisionHistoryLimit"]);
+        errors
+    }
+
+    fn validate_status(&self, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let counts = [
+            "currentNumberScheduled",
+            "numberMisscheduled",
+            "desiredNumberScheduled",
+            "numberReady",
+            "observedGeneration",
+            "updatedNumberScheduled",
+            "numberAvailable",
+            "numberUnavailable",
+            "collisionCount",
+        ];
+        check_counts(&mut errors, &new["status"], &counts);
+        check_collisions(&mut errors, new, old);
         errors
     }
 
@@ -186,6 +225,56 @@ impl Strategy for DaemonSet {
     }
 }
 
+fn check_strategy(errors: &mut ErrorList, strategy: &Value, path: &Path) {
+    let (rolling, at) = (&strategy["rollingUpdate"], path.child("rollingUpdate"));
+    match text(&strategy["type"]) {
+        "OnDelete" => {}
+        "RollingUpdate" if rolling.is_null() => errors.required(&at, ""),
+        "RollingUpdate" => {
+            let (gone, more) = (&rolling["maxUnavailable"], &rolling["maxSurge"]);
+            let (gone_at, more_at) = (at.child("maxUnavailable"), at.child("maxSurge"));
+            for check in [check_amount, check_at_most_all] {
+                check(errors, &gone_at, gone);
+                check(errors, &more_at, more);
+            }
+            match (is_none_of(gone), is_none_of(more)) {
+                (false, false) => {
+                    errors.invalid(&more_at, more, "may not be set when maxUnavailable is non-zero");
+                }
+                (true, true) => errors.required(&gone_at, "cannot be 0 when maxSurge is 0"),
+                _ => {}
+            }
+        }
+        _ => errors.not_supported(path, &shown_strategy(strategy), &["RollingUpdate", "OnDelete"]),
+    }
+}
+
+fn check_set_strategy(errors: &mut ErrorList, strategy: &Value, path: &Path) {
+    let (rolling, at) = (&strategy["rollingUpdate"], path.child("rollingUpdate"));
+    match text(&strategy["type"]) {
+        "" => errors.required(path, ""),
+        "OnDelete" if !rolling.is_null() => {
+            errors.invalid(&at, rolling, "only allowed for updateStrategy 'RollingUpdate'");
+        }
+        "OnDelete" => {}
+        "RollingUpdate" => {
+            non_negative(errors, &at.child("partition"), &rolling["partition"]);
+            let (gone, at) = (&rolling["maxUnavailable"], at.child("maxUnavailable"));
+            if !gone.is_null() {
+                check_amount(errors, &at, gone);
+                if is_none_of(gone) {
+                    errors.invalid(&at, gone, "cannot be 0");
+                }
+                check_at_most_all(errors, &at, gone);
+            }
+        }
+        _ => {
+            let why = "must be 'RollingUpdate' or 'OnDelete'";
+            errors.invalid(path, &shown_strategy(strategy), why);
+        }
+    }
+}
+
 struct StatefulSet;
 
 impl Strategy for StatefulSet {
@@ -195,9 +284,13 @@ impl Strategy for StatefulSet {
         set(spec, "replicas", 1);
         set(spec, "revisionHistoryLimit", 10);
         let strategy = meta::entry(spec, "updateStrategy");
-        set_text(strategy, "type", "RollingUpdate");
-        if strategy.get("type").is_some_and(|t| t == "RollingUpdate") {
-            set(meta::entry(strategy, "rollingUpdate"), "partition", 0);
+        if strategy.get("type").is_none_or(empty) {
+            set_text(strategy, "type", "RollingUpdate");
+            meta::entry(strategy, "rollingUpdate");
+        }
+        let rolling = strategy.get("type").is_some_and(|t| t == "RollingUpdate");
+        if let Some(rolling) = sub(strategy, "rollingUpdate").filter(|_| rolling) {
+            set(rolling, "partition", 0);
         }
         let retention = meta::entry(spec, "persistentVolumeClaimRetentionPolicy");
         set_text(retention, "whenDeleted", "Retain");
@@ -222,30 +315,78 @@ impl Strategy for StatefulSet {
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let (spec, path) = (&obj["spec"], Path::new("spec"));
-        one_of(
-            &mut errors,
-            &path.child("podManagementPolicy"),
-            &spec["podManagementPolicy"],
-            &["OrderedReady", "Parallel"],
-        );
-        one_of(
-            &mut errors,
-            &path.child("updateStrategy").child("type"),
-            &spec["updateStrategy"]["type"],
-            &["RollingUpdate", "OnDelete"],
-        );
-        let partition = &spec["updateStrategy"]["rollingUpdate"]["partition"];
-        non_negative(
-            &mut errors,
-            &path.child("updateStrategy").child("rollingUpdate").child("partition"),
-            partition,
-        );
-        for field in ["replicas", "minReadySeconds", "revisionHistoryLimit"] {
+        let (policy, at) = (&spec["podManagementPolicy"], path.child("podManagementPolicy"));
+        match text(policy) {
+            "OrderedReady" | "Parallel" => {}
+            "" => errors.required(&at, ""),
+            _ => errors.invalid(&at, policy, "must be 'OrderedReady' or 'Parallel'"),
+        }
+        check_set_strategy(&mut errors, &spec["updateStrategy"], &path.child("updateStrategy"));
+        let retention = &spec["persistentVolumeClaimRetentionPolicy"];
+        for field in ["whenDeleted", "whenScaled"].into_iter().filter(|_| !retention.is_null()) {
+            let (policy, policies) = (&retention[field], ["Retain", "Delete"]);
+            if !policies.contains(&text(policy)) {
+                let at = path.child("persistentVolumeClaimRetentionPolicy").child(field);
+                errors.not_supported(&at, policy, &policies);
+            }
+        }
+        for field in ["replicas", "minReadySeconds"] {
             non_negative(&mut errors, &path.child(field), &spec[field]);
         }
-        check_template_selector(&mut errors, spec);
-        check_template(&mut errors, &json!({"template": podspec::with_claims(spec)}));
+        non_negative(&mut errors, &path.child("ordinals.start"), &spec["ordinals"]["start"]);
+        check_template_selector(&mut errors, spec, "statefulset");
+        let mut template = podspec::with_claims(spec);
+        // Each of its pods has its own.
+        if let Some(pod) = template.get_mut("spec").and_then(Value::as_object_mut) {
+            pod.shift_remove("hostname");
+            pod.shift_remove("subdomain");
+        }
+        check_lasting_template(&mut errors, &template, "StatefulSet");
         errors
+    }
+
+    /// What cannot change later may have been otherwise before.
+    fn validate_create(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let (spec, path) = (&obj["spec"], Path::new("spec"));
+        for (i, claim) in items(&spec["volumeClaimTemplates"]).iter().enumerate() {
+            let at = path.child("volumeClaimTemplates").index(i);
+            for e in volumes::check_claim(claim) {
+                errors.push(e.kind, &at.child(&e.field), e.value, e.detail);
+            }
+        }
+        if !empty(&spec["serviceName"]) {
+            let at = path.child("serviceName");
+            each_why(&mut errors, &at, &spec["serviceName"], crate::validate::dns_label);
+        }
+        errors
+    }
+
+    fn validate_status(&self, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let status = &new["status"];
+        let counts = [
+            "replicas",
+            "readyReplicas",
+            "currentReplicas",
+            "updatedReplicas",
+            "availableReplicas",
+            "observedGeneration",
+            "collisionCount",
+        ];
+        check_counts(&mut errors, status, &counts);
+        for field in ["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"] {
+            at_most(&mut errors, status, field, "replicas", "status.replicas");
+        }
+        at_most(&mut errors, status, "availableReplicas", "readyReplicas", "status.readyReplicas");
+        check_collisions(&mut errors, new, old);
+        errors
+    }
+
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        let limit = int(&obj["spec"]["revisionHistoryLimit"]);
+        let told = "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended";
+        (limit < 0).then(|| told.to_owned()).into_iter().collect()
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {

@@ -56,17 +56,72 @@ pub(super) fn replica_paths() -> Option<ScalePaths> {
     })
 }
 
-/// A number or percentage that must not be negative, nor more than all.
-pub(super) fn check_amount(errors: &mut ErrorList, path: &Path, value: &Value, at_most_all: bool) {
+/// A number or percentage that must not be negative.
+pub(super) fn check_amount(errors: &mut ErrorList, path: &Path, value: &Value) {
     match value {
         Value::String(_) if !intstr::is_percent(value) => {
             errors.invalid(path, value, "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')");
         }
-        Value::String(_) if at_most_all && intstr::scaled(value, 100, false).is_ok_and(|n| n > 100) => {
-            errors.invalid(path, value, "must not be greater than 100%");
-        }
         Value::Number(_) => non_negative(errors, path, value),
         _ => {}
+    }
+}
+
+/// No percentage of more than all.
+pub(super) fn check_at_most_all(errors: &mut ErrorList, path: &Path, value: &Value) {
+    if intstr::is_percent(value) && intstr::scaled(value, 100, false).is_ok_and(|n| n > 100) {
+        errors.invalid(path, value, "must not be greater than 100%");
+    }
+}
+
+/// Does it come to nothing of a hundred?
+pub(super) fn is_none_of(value: &Value) -> bool {
+    match value {
+        Value::String(text) if !intstr::is_percent(value) => text.parse().unwrap_or(0) == 0,
+        _ => intstr::scaled(value, 100, false).unwrap_or(0) == 0,
+    }
+}
+
+/// The template of pods that run on and on. `of`: whose it is.
+pub(super) fn check_lasting_template(errors: &mut ErrorList, template: &Value, of: &str) {
+    let at = Path::new("spec").child("template");
+    podspec::validate_template(errors, template, &at);
+    let (policy, at) = (&template["spec"]["restartPolicy"], at.child("spec"));
+    if policy != "Always" {
+        errors.not_supported(&at.child("restartPolicy"), policy, &["Always"]);
+    }
+    if !template["spec"]["activeDeadlineSeconds"].is_null() {
+        let why = format!("activeDeadlineSeconds in {of} is not Supported");
+        errors.forbidden(&at.child("activeDeadlineSeconds"), why);
+    }
+}
+
+/// How a strategy of an unknown type is shown: in upstream's own form of it.
+pub(super) fn shown_strategy(strategy: &Value) -> Value {
+    json!({"Type": text(&strategy["type"]), "RollingUpdate": strategy["rollingUpdate"]})
+}
+
+fn check_strategy(errors: &mut ErrorList, strategy: &Value, path: &Path) {
+    let (rolling, at) = (&strategy["rollingUpdate"], path.child("rollingUpdate"));
+    match text(&strategy["type"]) {
+        "Recreate" if !rolling.is_null() => {
+            errors.forbidden(&at, "may not be specified when strategy `type` is 'Recreate'");
+        }
+        "Recreate" => {}
+        "RollingUpdate" if rolling.is_null() => {
+            errors.required(&at, "this should be defaulted and never be nil");
+        }
+        "RollingUpdate" => {
+            let (gone, more) = (&rolling["maxUnavailable"], &rolling["maxSurge"]);
+            check_amount(errors, &at.child("maxUnavailable"), gone);
+            check_amount(errors, &at.child("maxSurge"), more);
+            if is_none_of(gone) && is_none_of(more) {
+                let why = "may not be 0 when `maxSurge` is 0";
+                errors.invalid(&at.child("maxUnavailable"), gone, why);
+            }
+            check_at_most_all(errors, &at.child("maxUnavailable"), gone);
+        }
+        _ => errors.not_supported(path, &shown_strategy(strategy), &["Recreate", "RollingUpdate"]),
     }
 }
 
@@ -96,49 +151,45 @@ impl Strategy for Deployment {
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let (spec, path) = (&obj["spec"], Path::new("spec"));
-        for field in ["replicas", "minReadySeconds", "revisionHistoryLimit"] {
+        non_negative(&mut errors, &path.child("replicas"), &spec["replicas"]);
+        check_template_selector(&mut errors, spec, "deployment");
+        check_lasting_template(&mut errors, &spec["template"], "ReplicaSet");
+        check_strategy(&mut errors, &spec["strategy"], &path.child("strategy"));
+        for field in ["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
             non_negative(&mut errors, &path.child(field), &spec[field]);
         }
-        check_template_selector(&mut errors, spec);
-        let at = path.child("template");
-        podspec::validate_template(&mut errors, &spec["template"], &at);
-        let policy = &spec["template"]["spec"]["restartPolicy"];
-        if policy != "Always" {
-            errors.not_supported(&at.child("spec").child("restartPolicy"), policy, &["Always"]);
-        }
-        let (strategy, at) = (&spec["strategy"], path.child("strategy"));
-        match text(&strategy["type"]) {
-            "Recreate" => {
-                if !strategy["rollingUpdate"].is_null() {
-                    let why = "may not be specified when strategy `type` is 'Recreate'";
-                    errors.forbidden(&at.child("rollingUpdate"), why);
-                }
-            }
-            "RollingUpdate" => {
-                let (rolling, at) = (&strategy["rollingUpdate"], at.child("rollingUpdate"));
-                check_amount(&mut errors, &at.child("maxUnavailable"), &rolling["maxUnavailable"], true);
-                check_amount(&mut errors, &at.child("maxSurge"), &rolling["maxSurge"], false);
-                let zero = |v: &Value| v == &json!(0) || v == "0%";
-                if zero(&rolling["maxUnavailable"]) && zero(&rolling["maxSurge"]) {
-                    errors.invalid(
-                        &at.child("maxUnavailable"),
-                        &rolling["maxUnavailable"],
-                        "may not be 0 when `maxSurge` is 0",
-                    );
-                }
-            }
-            _ => errors.not_supported(&at.child("type"), &strategy["type"], &["Recreate", "RollingUpdate"]),
-        }
         let deadline = &spec["progressDeadlineSeconds"];
-        non_negative(&mut errors, &path.child("progressDeadlineSeconds"), deadline);
-        if int(deadline) <= int(&spec["minReadySeconds"]) {
-            errors.invalid(
-                &path.child("progressDeadlineSeconds"),
-                deadline,
-                "must be greater than minReadySeconds",
-            );
+        if deadline.as_i64().is_some_and(|n| n <= int(&spec["minReadySeconds"])) {
+            let at = path.child("progressDeadlineSeconds");
+            errors.invalid(&at, deadline, "must be greater than minReadySeconds");
         }
         errors
+    }
+
+    fn validate_status(&self, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let status = &new["status"];
+        let counts = [
+            "observedGeneration",
+            "replicas",
+            "updatedReplicas",
+            "readyReplicas",
+            "availableReplicas",
+            "unavailableReplicas",
+            "terminatingReplicas",
+            "collisionCount",
+        ];
+        check_counts(&mut errors, status, &counts);
+        for field in ["updatedReplicas", "readyReplicas", "availableReplicas"] {
+            at_most(&mut errors, status, field, "replicas", "status.replicas");
+        }
+        at_most(&mut errors, status, "availableReplicas", "readyReplicas", "readyReplicas");
+        check_collisions(&mut errors, new, old);
+        errors
+    }
+
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        name_in_hostnames(obj)
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
@@ -153,8 +204,8 @@ impl Strategy for Deployment {
     }
 
     /// A rollout takes them over into its replica sets.
-    fn annotations_raise_generation(&self) -> bool {
-        true
+    fn raising_metadata(&self) -> &[&str] {
+        &["annotations"]
     }
 
     fn scale_paths(&self) -> Option<ScalePaths> {

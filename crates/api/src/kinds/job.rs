@@ -1,5 +1,9 @@
 //! Jobs and CronJobs.
 
+mod indexes;
+mod spec;
+mod status;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -140,96 +144,8 @@ fn default_job(spec: &mut Map) {
     set(spec, "manualSelector", false);
     let failure_policy = spec.get("podFailurePolicy").is_some_and(|p| !p.is_null());
     set_text(spec, "podReplacementPolicy", if failure_policy { "Failed" } else { "TerminatingOrFailed" });
-    if spec.get("manualSelector") == Some(&Value::Bool(false)) {
-        spec.shift_remove("manualSelector");
-    }
+    default_failures(spec);
     podspec::default(meta::entry(meta::entry(spec, "template"), "spec"));
-}
-
-fn validate_job(errors: &mut ErrorList, spec: &Value, path: &Path) {
-    for field in [
-        "parallelism",
-        "completions",
-        "activeDeadlineSeconds",
-        "backoffLimit",
-        "ttlSecondsAfterFinished",
-        "backoffLimitPerIndex",
-        "maxFailedIndexes",
-    ] {
-        non_negative(errors, &path.child(field), &spec[field]);
-    }
-    check_indexes(errors, spec, path);
-    if !spec["maxFailedIndexes"].is_null() && spec["backoffLimitPerIndex"].is_null() {
-        errors.required(&path.child("backoffLimitPerIndex"), "when maxFailedIndexes is specified");
-    }
-    let failures = !spec["podFailurePolicy"].is_null();
-    let replacement = &spec["podReplacementPolicy"];
-    if !replacement.is_null() {
-        let known: &[&str] = if failures { &["Failed"] } else { &["Failed", "TerminatingOrFailed"] };
-        one_of(errors, &path.child("podReplacementPolicy"), replacement, known);
-    }
-    let at = path.child("template");
-    podspec::validate_template(errors, &spec["template"], &at);
-    let policy = &spec["template"]["spec"]["restartPolicy"];
-    let at = at.child("spec").child("restartPolicy");
-    match text(policy) {
-        "" | "Always" => errors.required(&at, "valid values: \"OnFailure\", \"Never\""),
-        "OnFailure" if failures => {
-            errors.invalid(&at, policy, "only \"Never\" is supported when podFailurePolicy is specified");
-        }
-        "OnFailure" | "Never" => {}
-        _ => errors.not_supported(&at, policy, &["OnFailure", "Never"]),
-    }
-}
-
-/// More completions than this are many.
-const MANY_COMPLETIONS: i64 = 100_000;
-
-/// Checks what goes with the completion mode: some things only jobs have whose pods have an index.
-fn check_indexes(errors: &mut ErrorList, spec: &Value, path: &Path) {
-    let mode = &spec["completionMode"];
-    if !mode.is_null() {
-        one_of(errors, &path.child("completionMode"), mode, &["NonIndexed", "Indexed"]);
-    }
-    if mode != "Indexed" {
-        for field in ["backoffLimitPerIndex", "maxFailedIndexes", "successPolicy"] {
-            if !spec[field].is_null() {
-                errors.invalid(&path.child(field), &spec[field], "requires indexed completion mode");
-            }
-        }
-        return;
-    }
-    if spec["completions"].is_null() {
-        errors.required(&path.child("completions"), "when completion mode is Indexed");
-    }
-    let (completions, failed) = (int(&spec["completions"]), &spec["maxFailedIndexes"]);
-    let parallelism = &spec["parallelism"];
-    let at = path.child("parallelism");
-    if int(parallelism) > 100_000 {
-        let why = "must be less than or equal to 100000 when completion mode is Indexed";
-        errors.invalid(&at, parallelism, why);
-    }
-    let failed_at = path.child("maxFailedIndexes");
-    if !spec["completions"].is_null() && int(failed) > completions {
-        errors.invalid(&failed_at, failed, "must be less than or equal to completions");
-    }
-    if int(failed) > 100_000 {
-        errors.invalid(&failed_at, failed, "must be less than or equal to 100000");
-    }
-    if completions > MANY_COMPLETIONS && !spec["backoffLimitPerIndex"].is_null() {
-        if failed.is_null() {
-            let why = format!("must be specified when completions is above {MANY_COMPLETIONS}");
-            errors.required(&failed_at, why);
-        }
-        for (at, value) in [(&at, parallelism), (&failed_at, failed)] {
-            if int(value) > 10_000 {
-                let why = format!(
-                    "must be less than or equal to 10000 when completions are above {MANY_COMPLETIONS} and used with backoff limit per index"
-                );
-                errors.invalid(at, value, why);
-            }
-        }
-    }
 }
 
 /// A time zone must be named, and be one that the server knows.
@@ -248,12 +164,44 @@ fn check_zone(errors: &mut ErrorList, zone: &Value) {
     }
 }
 
+/// A condition that a rule of a failure policy names is one that holds, unless it says otherwise.
+fn default_failures(spec: &mut Map) {
+    for rule in sub(spec, "podFailurePolicy").into_iter().flat_map(|policy| each(policy, "rules")) {
+        each(rule, "onPodConditions").for_each(|pattern| set_text(pattern, "status", "True"));
+    }
+}
+
 const UID_LABEL: &str = "batch.kubernetes.io/controller-uid";
 
 /// The labels by which a job knows its pods, if its selector is not the user's: those of today and those of old.
 fn generated_labels(uid: &str, name: &str) -> [(String, String); 4] {
-    [(UID_LABEL, uid), ("batch.kubernetes.io/job-name", name), ("controller-uid", uid), ("job-name", name)]
+    [("controller-uid", uid), ("job-name", name), (UID_LABEL, uid), ("batch.kubernetes.io/job-name", name)]
         .map(|(label, value)| (label.to_owned(), value.to_owned()))
+}
+
+/// The labels that a job gives its pods must be there, and its selector go with them, unless both are the user's.
+fn check_generated(errors: &mut ErrorList, obj: &Value) {
+    let (spec, path) = (&obj["spec"], Path::new("spec"));
+    if spec["manualSelector"] == true || spec["selector"].is_null() {
+        return;
+    }
+    if meta::uid(obj).is_empty() {
+        errors.required(&Path::new("metadata").child("uid"), "");
+    }
+    let given = &spec["template"]["metadata"]["labels"];
+    let at = path.child("template").child("metadata").child("labels");
+    let expected = generated_labels(meta::uid(obj), meta::name(obj));
+    for (label, value) in &expected {
+        match given[label].as_str() {
+            Some(is) if is == value => {}
+            None => errors.required(&at.key(label), format!("must be '{value}'")),
+            Some(_) => errors.invalid(&at.key(label), given, format!("must be '{value}'")),
+        }
+    }
+    let expected = json!(Map::from_iter(expected.map(|(label, value)| (label, json!(value)))));
+    if Label::from_selector(&spec["selector"]).is_ok_and(|s| !s.matches(&expected)) {
+        errors.invalid(&path.child("selector"), &spec["selector"], "`selector` not auto-generated");
+    }
 }
 
 struct Job;
@@ -298,77 +246,46 @@ impl Strategy for Job {
 
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        let spec = &obj["spec"];
-        validate_job(&mut errors, spec, &Path::new("spec"));
-        if !spec["selector"].is_null() {
-            check_template_selector(&mut errors, spec);
-        }
-        errors
-    }
-
-    fn validate_create(&self, obj: &Value) -> ErrorList {
-        let mut errors = ErrorList::new();
         let (spec, path) = (&obj["spec"], Path::new("spec"));
-        if spec["manualSelector"] == true {
-            if spec["selector"].is_null() {
-                errors.required(&path.child("selector"), "");
+        check_generated(&mut errors, obj);
+        spec::check(&mut errors, spec, &path);
+        let selector = &spec["selector"];
+        if selector.is_null() {
+            errors.required(&path.child("selector"), "");
+        } else {
+            check_selector(&mut errors, &path.child("selector"), selector);
+        }
+        let labels = &spec["template"]["metadata"]["labels"];
+        if Label::from_selector(selector).is_ok_and(|s| !s.matches(labels)) {
+            let at = path.child("template").child("metadata").child("labels");
+            errors.invalid(&at, labels, "`selector` does not match template `labels`");
+        }
+        // Its pods are called after it and their index, and have to be.
+        if let Some(n) =
+            spec["completions"].as_i64().filter(|n| *n > 0 && spec["completionMode"] == "Indexed")
+        {
+            let host = format!("{}-{}", meta::name(obj), n - 1);
+            if !crate::validate::dns_label(&host).is_empty() {
+                let at = Path::new("metadata").child("name");
+                let why = format!("will not able to create pod with invalid DNS label: {host}");
+                errors.invalid_str(&at, meta::name(obj), why);
             }
-            return errors;
-        }
-        if spec["selector"].is_null() {
-            return errors;
-        }
-        let given = &spec["template"]["metadata"]["labels"];
-        let at = path.child("template").child("metadata").child("labels");
-        let expected = generated_labels(meta::uid(obj), meta::name(obj));
-        for (label, value) in &expected {
-            match given[label].as_str() {
-                Some(is) if is == value => {}
-                None => errors.required(&at.key(label), format!("must be '{value}'")),
-                Some(_) => errors.invalid(&at.key(label), given, format!("must be '{value}'")),
-            }
-        }
-        let expected = json!(Map::from_iter(expected.map(|(label, value)| (label, json!(value)))));
-        if Label::from_selector(&spec["selector"]).is_ok_and(|s| !s.matches(&expected)) {
-            errors.invalid(&path.child("selector"), &spec["selector"], "`selector` not auto-generated");
         }
         errors
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        let path = Path::new("spec");
-        let (n, o) = (&new["spec"], &old["spec"]);
-        for field in [
-            "selector",
-            "completionMode",
-            "podFailurePolicy",
-            "backoffLimitPerIndex",
-            "managedBy",
-            "successPolicy",
-        ] {
-            immutable(&mut errors, &path.child(field), &n[field], &o[field]);
-        }
-        if n["completionMode"] != "Indexed" {
-            immutable(&mut errors, &path.child("completions"), &n["completions"], &o["completions"]);
-        }
-        // The template of a job that is suspended and has not begun may change where pods are scheduled.
-        let not_begun = o["suspend"] == true && old["status"]["startTime"].is_null();
-        let (mut nt, mut ot) = (n["template"].clone(), o["template"].clone());
-        if not_begun {
-            for t in [&mut nt, &mut ot] {
-                let map = meta::as_map(t);
-                let metadata = meta::entry(map, "metadata");
-                metadata.shift_remove("labels");
-                metadata.shift_remove("annotations");
-                let spec = meta::entry(map, "spec");
-                for field in ["nodeSelector", "tolerations", "schedulingGates", "affinity"] {
-                    spec.shift_remove(field);
-                }
-            }
-        }
-        immutable(&mut errors, &path.child("template"), &nt, &ot);
+        spec::check_update(&mut errors, new, old);
         errors
+    }
+
+    fn validate_status(&self, new: &Value, old: &Value) -> ErrorList {
+        status::check(new, old)
+    }
+
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        name_in_hostnames(obj)
     }
 
     fn has_generation(&self) -> bool {
@@ -395,6 +312,7 @@ impl Strategy for CronJob {
         set(spec, "failedJobsHistoryLimit", 1);
         let job = meta::entry(meta::entry(spec, "jobTemplate"), "spec");
         // Upstream defaults a job inside a cron job only as far as its pod template.
+        default_failures(job);
         podspec::default(meta::entry(meta::entry(job, "template"), "spec"));
     }
 
@@ -408,7 +326,7 @@ impl Strategy for CronJob {
         let schedule = text(&spec["schedule"]);
         if schedule.is_empty() {
             errors.required(&path.child("schedule"), "");
-        } else if let Err(why) = check_schedule(schedule) {
+        } else if let Err(why) = check_fields(schedule) {
             errors.invalid_str(&path.child("schedule"), schedule, why);
         }
         for field in ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
@@ -422,7 +340,7 @@ impl Strategy for CronJob {
         );
         let job = &spec["jobTemplate"]["spec"];
         let at = path.child("jobTemplate").child("spec");
-        validate_job(&mut errors, job, &at);
+        spec::check(&mut errors, job, &at);
         if !job["selector"].is_null() {
             errors.invalid(&at.child("selector"), &job["selector"], "`selector` will be auto-generated");
         }
@@ -434,17 +352,23 @@ impl Strategy for CronJob {
 
     fn validate_create(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
+        check_zone_of_schedule(&mut errors, &obj["spec"], false);
         check_zone(&mut errors, &obj["spec"]["timeZone"]);
         errors
     }
 
-    /// A time zone that is no longer known may stay.
+    /// A time zone that is no longer known may stay, and so may one in the schedule.
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
+        check_zone_of_schedule(&mut errors, &new["spec"], text(&old["spec"]["schedule"]).contains("TZ"));
         if new["spec"]["timeZone"] != old["spec"]["timeZone"] {
             check_zone(&mut errors, &new["spec"]["timeZone"]);
         }
         errors
+    }
+
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        name_in_hostnames(obj)
     }
 
     fn check_name(&self, name: &str, prefix: bool) -> Vec<String> {
@@ -464,7 +388,34 @@ impl Strategy for CronJob {
 /// `@every DURATION`.
 pub fn check_schedule(schedule: &str) -> Result<(), String> {
     if schedule.contains("TZ=") {
-        return Err("cannot use TZ or CRON_TZ in schedule, use timeZone field instead".to_owned());
+        return Err(NO_ZONE.to_owned());
+    }
+    check_fields(schedule)
+}
+
+const NO_ZONE: &str = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
+
+/// Of old a schedule could name a zone, as in `TZ=Europe/Berlin @daily`. One that does keeps it.
+fn check_zone_of_schedule(errors: &mut ErrorList, spec: &Value, may_have: bool) {
+    let (schedule, at) = (text(&spec["schedule"]), Path::new("spec").child("schedule"));
+    if !schedule.contains("TZ") {
+        return;
+    }
+    if !may_have {
+        errors.invalid_str(&at, schedule, NO_ZONE);
+    } else if !spec["timeZone"].is_null() {
+        errors.invalid_str(&at, schedule, "cannot use both timeZone field and TZ or CRON_TZ in schedule");
+    }
+}
+
+fn check_fields(schedule: &str) -> Result<(), String> {
+    let zoned = ["TZ=", "CRON_TZ="].iter().find_map(|mark| schedule.strip_prefix(mark));
+    if let Some(zoned) = zoned {
+        let (zone, rest) = zoned.split_once(' ').unwrap_or((zoned, ""));
+        if TimeZoneDatabase::bundled().get(zone).is_err() {
+            return Err(format!("provided bad location {zone}: unknown time zone {zone}"));
+        }
+        return check_fields(rest.trim());
     }
     if let Some(word) = schedule.strip_prefix('@') {
         if let Some(every) = word.strip_prefix("every ") {
@@ -613,7 +564,11 @@ mod tests {
         own["spec"]["manualSelector"] = json!(true);
         assert!(kind.validate_create(&own).is_empty());
         own["spec"]["selector"] = Value::Null;
-        assert_eq!(kind.validate_create(&own).message(), "spec.selector: Required value");
+        let message = kind.validate_create(&own).message();
+        assert!(
+            message.starts_with("[spec.selector: Required value, spec.template.metadata.labels: "),
+            "{message}"
+        );
     }
 
     #[test]
@@ -653,9 +608,10 @@ mod tests {
         ] {
             assert_eq!(with(edit), why);
         }
-        for (field, value) in
-            [("successPolicy", json!({"rules": []})), ("managedBy", json!("example.com/other"))]
-        {
+        for (field, value) in [
+            ("successPolicy", json!({"rules": [{"succeededCount": 2}]})),
+            ("managedBy", json!("example.com/other")),
+        ] {
             let mut new = old.clone();
             new["spec"][field] = value;
             let message = kind.validate_update(&new, &old, "").message();

@@ -6,13 +6,17 @@
 //!
 //! Leaves to `apiserver`: storing, admission, authorization, and what needs cluster state (cluster IPs, node ports, tokens).
 
+mod admission;
+mod apiservices;
 mod autoscaling;
+mod certificates;
 mod common;
 mod config;
 pub mod crd;
 mod daemonset;
 mod definition;
 mod deployment;
+mod endpoints;
 mod event;
 mod flow;
 mod job;
@@ -24,8 +28,11 @@ mod policy;
 mod rbac;
 mod registry;
 mod replicas;
+mod resource;
 mod rules;
+mod runtime;
 mod service;
+mod storage;
 mod strategy;
 mod volumes;
 mod webhook;
@@ -375,11 +382,15 @@ impl Kind {
 /// All declarations of this folder.
 fn decls() -> Vec<&'static registry::Decl> {
     let groups: &[&'static [registry::Decl]] = &[
+        admission::DECLS,
+        apiservices::DECLS,
         autoscaling::DECLS,
+        certificates::DECLS,
         config::DECLS,
         daemonset::DECLS,
         definition::DECLS,
         deployment::DECLS,
+        endpoints::DECLS,
         event::DECLS,
         flow::DECLS,
         job::DECLS,
@@ -389,7 +400,10 @@ fn decls() -> Vec<&'static registry::Decl> {
         policy::DECLS,
         rbac::DECLS,
         replicas::DECLS,
+        resource::DECLS,
+        runtime::DECLS,
         service::DECLS,
+        storage::DECLS,
         volumes::DECLS,
         webhook::DECLS,
     ];

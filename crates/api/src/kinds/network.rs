@@ -1,11 +1,15 @@
 //! Ingresses (also in their old shape), ingress classes, network policies, service CIDRs.
 
+mod ingress;
+mod policy;
+
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::common::*;
 use super::registry::{Decl, PLAIN};
+use super::service::balancers;
 use super::{Conversion, Strategy};
 use crate::field::{ErrorList, Path};
 use crate::{Map, meta, validate};
@@ -98,6 +102,7 @@ pub(super) const DECLS: &[Decl] = &[
     Decl {
         group: "networking.k8s.io",
         resource: "servicecidrs",
+        strategy: || Arc::new(ServiceCidr),
         columns: Columns::Coded {
             columns: &[Column::name(), Column::text("CIDRs"), Column::text("Age")],
             cells: |o, now| {
@@ -110,6 +115,7 @@ pub(super) const DECLS: &[Decl] = &[
     Decl {
         group: "networking.k8s.io",
         resource: "ipaddresses",
+        strategy: || Arc::new(IpAddress),
         short: &["ip"],
         columns: Columns::Coded {
             columns: &[Column::name(), Column::text("ParentRef")],
@@ -197,62 +203,33 @@ impl Strategy for Ingress {
 
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        let (spec, path) = (&obj["spec"], Path::new("spec"));
-        if empty(&spec["rules"]) && spec["defaultBackend"].is_null() {
-            errors.invalid(&path, spec, "either `defaultBackend` or `rules` must be specified");
+        ingress::check(&mut errors, obj, &Value::Null);
+        errors
+    }
+
+    fn validate_changed(&self, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        ingress::check(&mut errors, new, old);
+        errors
+    }
+
+    fn validate_create(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        if let (Some(old), Some(class)) =
+            (meta::annotation(obj, CLASS), obj["spec"]["ingressClassName"].as_str())
+            && old != class
+        {
+            let at = Path::new("annotations").child(CLASS);
+            errors.invalid_str(&at, old, "must match `ingressClassName` when both are specified");
         }
-        if !spec["defaultBackend"].is_null() {
-            check_backend(&mut errors, &path.child("defaultBackend"), &spec["defaultBackend"]);
-        }
-        for (i, rule) in items(&spec["rules"]).iter().enumerate() {
-            let at = path.child("rules").index(i);
-            let host = text(&rule["host"]);
-            if !host.is_empty() {
-                let rest = host.strip_prefix("*.").unwrap_or(host);
-                if host.parse::<std::net::IpAddr>().is_ok() {
-                    errors.invalid_str(&at.child("host"), host, "must be a DNS name, not an IP address");
-                }
-                for why in validate::dns_subdomain(rest) {
-                    errors.invalid_str(&at.child("host"), host, why);
-                }
-            }
-            let at = at.child("http").child("paths");
-            if !rule["http"].is_null() && empty(&rule["http"]["paths"]) {
-                errors.required(&at, "");
-            }
-            for (j, p) in items(&rule["http"]["paths"]).iter().enumerate() {
-                let at = at.index(j);
-                let url = text(&p["path"]);
-                match text(&p["pathType"]) {
-                    "" => errors.required(&at.child("pathType"), "pathType must be specified"),
-                    "Exact" | "Prefix" => {
-                        if !url.starts_with('/') {
-                            errors.invalid_str(&at.child("path"), url, "must be an absolute path");
-                        }
-                        for bad in ["//", "/./", "/../", "%2f", "%2F"] {
-                            if url.contains(bad) {
-                                errors.invalid_str(
-                                    &at.child("path"),
-                                    url,
-                                    format!("must not contain '{bad}'"),
-                                );
-                            }
-                        }
-                    }
-                    "ImplementationSpecific" => {
-                        if !url.is_empty() && !url.starts_with('/') {
-                            errors.invalid_str(&at.child("path"), url, "must be an absolute path");
-                        }
-                    }
-                    _ => errors.not_supported(
-                        &at.child("pathType"),
-                        &p["pathType"],
-                        &["Exact", "ImplementationSpecific", "Prefix"],
-                    ),
-                }
-                check_backend(&mut errors, &at.child("backend"), &p["backend"]);
-            }
-        }
+        errors
+    }
+
+    fn validate_status(&self, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let of = |obj: &Value| obj["status"]["loadBalancer"]["ingress"].clone();
+        let at = Path::new("status").child("loadBalancer").child("ingress");
+        balancers(&mut errors, items(&of(new)), items(&of(old)), &at);
         errors
     }
 
@@ -261,39 +238,8 @@ impl Strategy for Ingress {
     }
 }
 
-fn check_backend(errors: &mut ErrorList, path: &Path, backend: &Value) {
-    let (service, resource) = (&backend["service"], &backend["resource"]);
-    match (service.is_null(), resource.is_null()) {
-        (true, true) => errors.required(path, "port name or number is required"),
-        (false, false) => errors.invalid_str(path, "", "cannot set both resource and service backends"),
-        (false, true) => {
-            let at = path.child("service");
-            let name = text(&service["name"]);
-            if name.is_empty() {
-                errors.required(&at.child("name"), "");
-            } else {
-                for why in validate::dns_1035_label(name) {
-                    errors.invalid_str(&at.child("name"), name, why);
-                }
-            }
-            let (name, number) = (text(&service["port"]["name"]), int(&service["port"]["number"]));
-            if !name.is_empty() && number != 0 {
-                errors.invalid_str(path, "", "cannot set both port name & port number");
-            } else if !name.is_empty() {
-                for why in validate::port_name(name) {
-                    errors.invalid_str(&at.child("port").child("name"), name, why);
-                }
-            } else if number == 0 {
-                errors.required(path, "port name or number is required");
-            } else {
-                for why in validate::port_number(number) {
-                    errors.invalid(&at.child("port").child("number"), &json!(number), why);
-                }
-            }
-        }
-        (true, false) => {}
-    }
-}
+/// Where the class of an ingress was said before there was a field.
+const CLASS: &str = "kubernetes.io/ingress.class";
 
 struct IngressClass;
 
@@ -302,8 +248,22 @@ impl Strategy for IngressClass {
         if let Some(p) =
             obj.get_mut("spec").and_then(|s| s.get_mut("parameters")).and_then(Value::as_object_mut)
         {
-            set_text(p, "scope", "Cluster");
+            set(p, "scope", "Cluster");
         }
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let (spec, path) = (&obj["spec"], Path::new("spec"));
+        let controller = text(&spec["controller"]);
+        if controller.len() > 250 {
+            errors.too_long(&path.child("controller"), 250);
+        }
+        domain_prefixed_path(&mut errors, &path.child("controller"), controller);
+        if !spec["parameters"].is_null() {
+            check_parameters(&mut errors, &spec["parameters"], &path.child("parameters"));
+        }
+        errors
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
@@ -318,11 +278,114 @@ impl Strategy for IngressClass {
     }
 }
 
+fn check_parameters(errors: &mut ErrorList, parameters: &Value, path: &Path) {
+    ingress::reference(errors, parameters, path);
+    let (scope, namespace) = (&parameters["scope"], &parameters["namespace"]);
+    let (scope_at, at) = (path.child("scope"), path.child("namespace"));
+    match text(scope) {
+        _ if scope.is_null() => errors.required(&scope_at, ""),
+        "Namespace" if namespace.is_null() => {
+            errors.required(&at, "`parameters.scope` is set to 'Namespace'");
+        }
+        "Namespace" => each_why(errors, &at, namespace, validate::dns_label),
+        "Cluster" if !namespace.is_null() => {
+            errors.forbidden(&at, "`parameters.scope` is set to 'Cluster'");
+        }
+        "Cluster" => {}
+        _ => errors.not_supported(&scope_at, scope, &["Cluster", "Namespace"]),
+    }
+}
+
+struct ServiceCidr;
+
+impl Strategy for ServiceCidr {
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        check_cidrs(&mut errors, &obj["spec"]);
+        errors
+    }
+
+    /// What is there stays; a range of the other family may come.
+    fn validate_changed(&self, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let path = Path::new("spec").child("cidrs");
+        let (n, o) = (items(&new["spec"]["cidrs"]), items(&old["spec"]["cidrs"]));
+        let grows = o.len() == 1 && n.len() == 2;
+        if n.len() != o.len() && !grows {
+            immutable(&mut errors, &path, &new["spec"]["cidrs"], &old["spec"]["cidrs"]);
+        }
+        if n.len() == o.len() || grows {
+            for (i, (n, o)) in n.iter().zip(o).enumerate() {
+                immutable(&mut errors, &path.index(i), n, o);
+            }
+        }
+        if grows {
+            check_cidrs(&mut errors, &new["spec"]);
+        }
+        errors
+    }
+}
+
+fn check_cidrs(errors: &mut ErrorList, spec: &Value) {
+    let (cidrs, path) = (items(&spec["cidrs"]), Path::new("spec").child("cidrs"));
+    if cidrs.is_empty() {
+        errors.required(&path, "at least one CIDR required");
+        return;
+    }
+    if cidrs.len() > 2 {
+        errors.invalid(&path, spec, "may only hold up to 2 values");
+        return;
+    }
+    for (i, cidr) in cidrs.iter().enumerate() {
+        each_why(errors, &path.index(i), cidr, validate::canonical_cidr);
+    }
+    let known = cidrs.iter().all(|cidr| text(cidr).parse::<ipnet::IpNet>().is_ok());
+    if known && !one_of_each_family(cidrs.iter().map(text)) {
+        let why = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+        errors.invalid(&path, &spec["cidrs"], why);
+    }
+}
+
+struct IpAddress;
+
+impl Strategy for IpAddress {
+    fn check_name(&self, name: &str, _: bool) -> Vec<String> {
+        validate::canonical_ip(name)
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let (parent, path) = (&obj["spec"]["parentRef"], Path::new("spec").child("parentRef"));
+        if parent.is_null() {
+            errors.required(&path, "");
+            return errors;
+        }
+        if !empty(&parent["group"]) {
+            each_why(&mut errors, &path.child("group"), &parent["group"], validate::dns_subdomain);
+        }
+        for field in ["resource", "name", "namespace"] {
+            if !empty(&parent[field]) {
+                each_why(&mut errors, &path.child(field), &parent[field], segment);
+            } else if field != "namespace" {
+                errors.required(&path.child(field), "");
+            }
+        }
+        errors
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let at = Path::new("spec").child("parentRef");
+        immutable(&mut errors, &at, &new["spec"]["parentRef"], &old["spec"]["parentRef"]);
+        errors
+    }
+}
+
 struct NetworkPolicy;
 
 impl Strategy for NetworkPolicy {
     fn default(&self, obj: &mut Value) {
-        let egress = !obj["spec"]["egress"].is_null();
+        let egress = !empty(&obj["spec"]["egress"]);
         let spec = meta::child(obj, "spec");
         set(spec, "podSelector", json!({}));
         if spec.get("policyTypes").is_none_or(empty) {
@@ -342,29 +405,13 @@ impl Strategy for NetworkPolicy {
 
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        let (spec, path) = (&obj["spec"], Path::new("spec"));
-        check_selector(&mut errors, &path.child("podSelector"), &spec["podSelector"]);
-        for (i, t) in items(&spec["policyTypes"]).iter().enumerate() {
-            one_of(&mut errors, &path.child("policyTypes").index(i), t, &["Egress", "Ingress"]);
-        }
-        for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
-            for (i, rule) in items(&spec[direction]).iter().enumerate() {
-                for (j, peer) in items(&rule[peers]).iter().enumerate() {
-                    let at = path.child(direction).index(i).child(peers).index(j);
-                    let selects = !peer["podSelector"].is_null() || !peer["namespaceSelector"].is_null();
-                    let block = &peer["ipBlock"];
-                    if !selects && block.is_null() {
-                        errors.required(&at, "must specify a peer");
-                    } else if selects && !block.is_null() {
-                        errors.forbidden(&at, "may not specify both ipBlock and another peer");
-                    } else if !block.is_null() {
-                        for why in validate::cidr(text(&block["cidr"])) {
-                            errors.invalid(&at.child("ipBlock").child("cidr"), &block["cidr"], why);
-                        }
-                    }
-                }
-            }
-        }
+        policy::check(&mut errors, obj, &Value::Null);
+        errors
+    }
+
+    fn validate_changed(&self, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        policy::check(&mut errors, new, old);
         errors
     }
 

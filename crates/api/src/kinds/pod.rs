@@ -99,6 +99,9 @@ impl Strategy for Pod {
         let spec = meta::child(obj, "spec");
         podspec::default(spec);
         podspec::default_pod_only(spec);
+        if let Some(status) = obj.get_mut("status").and_then(Value::as_object_mut) {
+            first_of_list(status, "podIP", "podIPs", |ip| json!({"ip": ip}));
+        }
     }
 
     fn prepare_create(&self, obj: &mut Value) {

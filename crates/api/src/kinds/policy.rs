@@ -1,4 +1,4 @@
-//! Disruption budgets, priority classes, quotas, limit ranges, leases, runtime classes.
+//! Disruption budgets, priority classes, quotas, limit ranges.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -95,40 +95,6 @@ pub(super) const DECLS: &[Decl] = &[
     },
     Decl { resource: "limitranges", short: &["limits"], strategy: || Arc::new(LimitRange), ..PLAIN },
     Decl {
-        group: "coordination.k8s.io",
-        resource: "leases",
-        strategy: || Arc::new(Lease),
-        columns: Columns::Coded {
-            columns: &[Column::name(), Column::text("Holder"), Column::text("Age")],
-            cells: |o, now| vec![name_cell(o), json!(text(&o["spec"]["holderIdentity"])), age_cell(o, now)],
-        },
-        ..PLAIN
-    },
-    Decl {
-        group: "coordination.k8s.io",
-        resource: "leasecandidates",
-        columns: Columns::Coded {
-            columns: &[
-                Column::name(),
-                Column::text("LeaseName"),
-                Column::text("BinaryVersion"),
-                Column::text("EmulationVersion"),
-                Column::text("Age"),
-            ],
-            cells: |o, now| {
-                let spec = &o["spec"];
-                vec![
-                    name_cell(o),
-                    json!(text(&spec["leaseName"])),
-                    json!(text(&spec["binaryVersion"])),
-                    json!(text(&spec["emulationVersion"])),
-                    age_cell(o, now),
-                ]
-            },
-        },
-        ..PLAIN
-    },
-    Decl {
         group: "internal.apiserver.k8s.io",
         resource: "storageversions",
         columns: Columns::Coded {
@@ -153,21 +119,6 @@ pub(super) const DECLS: &[Decl] = &[
         },
         ..PLAIN
     },
-    Decl {
-        group: "node.k8s.io",
-        resource: "runtimeclasses",
-        strategy: || Arc::new(RuntimeClass),
-        conversions: &[(
-            "node.k8s.io",
-            "v1alpha1",
-            Conversion::Functions { to_storage: runtime_to_storage, from_storage: runtime_from_storage },
-        )],
-        columns: Columns::Coded {
-            columns: &[Column::name(), Column::text("Handler"), Column::text("Age")],
-            cells: |o, now| vec![name_cell(o), json!(text(&o["handler"])), age_cell(o, now)],
-        },
-        ..PLAIN
-    },
     Decl { group: "scheduling.k8s.io", resource: "podgroups", strategy: || Arc::new(Generic), ..PLAIN },
 ];
 
@@ -185,10 +136,38 @@ impl Strategy for Budget {
             errors.invalid(&path, spec, "minAvailable and maxUnavailable cannot be both set");
         }
         for field in ["minAvailable", "maxUnavailable"] {
-            super::deployment::check_amount(&mut errors, &path.child(field), &spec[field], true);
+            super::deployment::check_amount(&mut errors, &path.child(field), &spec[field]);
+            super::deployment::check_at_most_all(&mut errors, &path.child(field), &spec[field]);
         }
         check_selector(&mut errors, &path.child("selector"), &spec["selector"]);
+        let (policy, words) = (&spec["unhealthyPodEvictionPolicy"], ["AlwaysAllow", "IfHealthyBudget"]);
+        if !policy.is_null() && !words.contains(&text(policy)) {
+            errors.not_supported(&path.child("unhealthyPodEvictionPolicy"), policy, &words);
+        }
         errors
+    }
+
+    /// Values that no label can have may stay where some were.
+    fn validate_changed(&self, new: &Value, old: &Value) -> ErrorList {
+        let mut errors = self.validate(new);
+        let odd = |e: &crate::field::FieldError| e.field.contains("].values[");
+        if self.validate(old).0.iter().any(odd) {
+            errors.0.retain(|e| !odd(e));
+        }
+        errors
+    }
+
+    fn validate_status(&self, new: &Value, _: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let status = &new["status"];
+        check_conditions(&mut errors, &status["conditions"], &Path::new("status").child("conditions"));
+        let counts = ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"];
+        check_counts(&mut errors, status, &counts);
+        errors
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
     }
 
     fn has_generation(&self) -> bool {
@@ -220,8 +199,13 @@ struct PriorityClass;
 impl Strategy for PriorityClass {
     fn default(&self, obj: &mut Value) {
         let map = meta::as_map(obj);
-        set_text(map, "preemptionPolicy", "PreemptLowerPriority");
+        set(map, "preemptionPolicy", "PreemptLowerPriority");
         set(map, "value", 0);
+    }
+
+    /// It never becomes another one: what may change of it counts for nobody.
+    fn prepare_create(&self, obj: &mut Value) {
+        meta::of_mut(obj).insert("generation".to_owned(), json!(1));
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
@@ -229,15 +213,23 @@ impl Strategy for PriorityClass {
         let name = meta::name(obj);
         let value = int(&obj["value"]);
         if name.starts_with("system-") {
-            let known = matches!(
-                (name, value),
-                ("system-node-critical", 2_000_001_000) | ("system-cluster-critical", 2_000_000_000)
-            );
-            if !known {
-                let why =
-                    "priority class names with 'system-' prefix are reserved for system use only. error: "
-                        .to_owned()
-                        + &format!("value of {name} PriorityClass must be that of the system");
+            let known = match name {
+                "system-node-critical" => Some(2_000_001_000),
+                "system-cluster-critical" => Some(2_000_000_000),
+                _ => None,
+            };
+            let why = match known {
+                None => Some(format!("{name} is not a known system priority class")),
+                Some(n) if n != value => Some(format!("value of {name} PriorityClass must be {n}")),
+                Some(_) if obj["globalDefault"] == true => {
+                    Some(format!("globalDefault of {name} PriorityClass must be false"))
+                }
+                Some(_) => None,
+            };
+            if let Some(why) = why {
+                let why = format!(
+                    "priority class names with 'system-' prefix are reserved for system use only. error: {why}"
+                );
                 errors.forbidden(&Path::new("metadata").child("name"), why);
             }
         } else if value > 1_000_000_000 {
@@ -246,13 +238,16 @@ impl Strategy for PriorityClass {
                 "maximum allowed value of a user defined priority is 1000000000",
             );
         }
-        one_of(
-            &mut errors,
-            &Path::new("preemptionPolicy"),
-            &obj["preemptionPolicy"],
-            &["Never", "PreemptLowerPriority"],
-        );
+        let (policy, at) = (&obj["preemptionPolicy"], Path::new("preemptionPolicy"));
+        if !policy.is_null() {
+            one_of(&mut errors, &at, policy, &["PreemptLowerPriority", "Never"]);
+        }
         errors
+    }
+
+    /// What was wrong with it may stay: nothing of that can change.
+    fn validate_changed(&self, _: &Value, _: &Value) -> ErrorList {
+        ErrorList::new()
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
@@ -267,10 +262,6 @@ impl Strategy for PriorityClass {
             &old["preemptionPolicy"],
         );
         errors
-    }
-
-    fn has_generation(&self) -> bool {
-        true
     }
 }
 
@@ -295,16 +286,21 @@ fn check_amounts(errors: &mut ErrorList, path: &Path, amounts: &Value) {
         if !name.contains('/') && !quota::COUNTED.contains(&name.as_str()) && !quota::is_huge_pages(name) {
             errors.invalid_str(&at, name, "must be a standard resource for quota");
         }
-        let Ok(quantity) = Quantity::of_value(amount) else { continue };
-        if quantity.signum() < 0 {
-            errors.invalid(&at, amount, "must be greater than or equal to 0");
-        }
-        let measured = ["cpu", "memory", "storage"].iter().any(|unit| name.ends_with(unit))
-            || quota::is_huge_pages(name);
-        let counted = quota::COUNTED.contains(&name.as_str()) && !measured || quota::is_extended(name);
-        if counted && quantity.nanos() % 1_000_000_000 != 0 {
-            errors.invalid(&at, amount, "must be an integer");
-        }
+        check_amount_of(errors, &at, name, amount);
+    }
+}
+
+/// Checks an amount of a resource: not negative, and whole where it is counted.
+pub(super) fn check_amount_of(errors: &mut ErrorList, path: &Path, name: &str, amount: &Value) {
+    let Ok(quantity) = Quantity::of_value(amount) else { return };
+    if quantity.signum() < 0 {
+        errors.invalid(path, amount, "must be greater than or equal to 0");
+    }
+    let measured =
+        ["cpu", "memory", "storage"].iter().any(|unit| name.ends_with(unit)) || quota::is_huge_pages(name);
+    let counted = quota::COUNTED.contains(&name) && !measured || quota::is_extended(name);
+    if counted && quantity.nanos() % 1_000_000_000 != 0 {
+        errors.invalid(path, amount, "must be an integer");
     }
 }
 
@@ -324,45 +320,55 @@ fn countable(scope: &str) -> Option<&'static [&'static str]> {
     Some(countable)
 }
 
+/// Two of them together leave nothing.
+fn conflicting(scopes: &BTreeSet<&str>) -> usize {
+    let pairs = [["BestEffort", "NotBestEffort"], ["Terminating", "NotTerminating"]];
+    pairs.iter().filter(|pair| pair.iter().all(|scope| scopes.contains(scope))).count()
+}
+
 /// Judges the scopes of a quota, however they are said.
 fn scopes(spec: &Value, errors: &mut ErrorList) {
     let hard: Vec<&str> = spec["hard"].as_object().into_iter().flatten().map(|(k, _)| k.as_str()).collect();
-    let judge = |scope: &str, path: &Path, shown: &Value, errors: &mut ErrorList| {
-        let Some(countable) = countable(scope) else {
-            errors.invalid(path, shown, "unsupported scope");
-            return;
+    let unfit = |scope: &str| {
+        let out = |k: &&str| {
+            quota::COUNTED.contains(k) && countable(scope).is_some_and(|countable| !countable.contains(k))
         };
-        if hard.iter().any(|k| quota::COUNTED.contains(k) && !countable.contains(k)) {
-            errors.invalid(path, shown, "unsupported scope applied to resource");
-        }
+        hard.iter().any(out)
     };
-    let path = Path::new("spec").child("scopes");
-    let plain: Vec<&str> = items(&spec["scopes"]).iter().map(text).collect();
+    const UNFIT: &str = "unsupported scope applied to resource";
     // Each error shows the whole list.
+    let (given, path) = (&spec["scopes"], Path::new("spec").child("scopes"));
+    let plain: BTreeSet<&str> = items(given).iter().map(text).collect();
     for scope in &plain {
-        if errors.is_full() {
-            break;
+        if countable(scope).is_none() {
+            errors.invalid(&path, given, "unsupported scope");
         }
-        judge(scope, &path, &spec["scopes"], errors);
-    }
-    for pair in [["BestEffort", "NotBestEffort"], ["Terminating", "NotTerminating"]] {
-        if pair.iter().all(|scope| plain.contains(scope)) {
-            errors.invalid(&path, &spec["scopes"], "conflicting scopes");
+        if unfit(scope) {
+            errors.invalid(&path, given, UNFIT);
         }
     }
+    (0..conflicting(&plain)).for_each(|_| errors.invalid(&path, given, "conflicting scopes"));
+    let selector = &spec["scopeSelector"];
     let path = Path::new("spec").child("scopeSelector").child("matchExpressions");
-    for (i, term) in items(&spec["scopeSelector"]["matchExpressions"]).iter().enumerate() {
-        let path = path.index(i);
+    let mut selected = BTreeSet::new();
+    for term in items(&selector["matchExpressions"]) {
         let (scope, operator) = (text(&term["scopeName"]), text(&term["operator"]));
-        judge(scope, &path.child("scopeName"), &term["scopeName"], errors);
-        let chosen = !items(&term["values"]).is_empty();
+        if countable(scope).is_none() {
+            errors.invalid_str(&path.child("scopeName"), scope, "unsupported scope");
+        }
+        if unfit(scope) {
+            errors.invalid(&path, selector, UNFIT);
+        }
         let by_value = matches!(scope, "PriorityClass" | "VolumeAttributesClass");
-        match operator {
-            "In" | "NotIn" | "DoesNotExist" if !by_value && countable(scope).is_some() => errors.invalid_str(
+        if operator != "Exists" && !by_value && countable(scope).is_some() {
+            errors.invalid_str(
                 &path.child("operator"),
                 operator,
-                "must be 'Exist' only operator when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort and ResourceQuotaScopeCrossNamespacePodAffinity",
-            ),
+                "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity",
+            );
+        }
+        let chosen = !items(&term["values"]).is_empty();
+        match operator {
             "In" | "NotIn" if !chosen => errors.required(
                 &path.child("values"),
                 "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",
@@ -370,12 +376,14 @@ fn scopes(spec: &Value, errors: &mut ErrorList) {
             "Exists" | "DoesNotExist" if chosen => errors.invalid(
                 &path.child("values"),
                 &term["values"],
-                "must be no value when `operator` is 'Exists' or 'DoesNotExist' for scope selector",
+                "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector",
             ),
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
             other => errors.invalid_str(&path.child("operator"), other, "not a valid selector operator"),
         }
+        selected.insert(scope);
     }
+    (0..conflicting(&selected)).for_each(|_| errors.invalid(&path, given, "conflicting scopes"));
 }
 
 struct Quota;
@@ -447,6 +455,10 @@ impl Strategy for LimitRange {
             check_limits(&mut errors, &at, kind, item);
         }
         errors
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        true
     }
 }
 
@@ -539,73 +551,6 @@ fn check_limits(errors: &mut ErrorList, path: &Path, kind: &str, item: &Value) {
             errors.invalid_str(&path.child("defaultRequest").key(name), &request.to_string(), why);
         }
     }
-}
-
-struct Lease;
-
-impl Strategy for Lease {
-    fn validate(&self, obj: &Value) -> ErrorList {
-        let mut errors = ErrorList::new();
-        let (spec, path) = (&obj["spec"], Path::new("spec"));
-        if spec["leaseDurationSeconds"].as_i64().is_some_and(|n| n <= 0) {
-            errors.invalid(
-                &path.child("leaseDurationSeconds"),
-                &spec["leaseDurationSeconds"],
-                "must be greater than 0",
-            );
-        }
-        if int(&spec["leaseTransitions"]) < 0 {
-            errors.invalid(
-                &path.child("leaseTransitions"),
-                &spec["leaseTransitions"],
-                "must be greater than or equal to 0",
-            );
-        }
-        errors
-    }
-
-    fn allow_create_on_update(&self) -> bool {
-        true
-    }
-}
-
-struct RuntimeClass;
-
-impl Strategy for RuntimeClass {
-    fn validate(&self, obj: &Value) -> ErrorList {
-        let mut errors = ErrorList::new();
-        for why in validate::dns_label(text(&obj["handler"])) {
-            errors.invalid(&Path::new("handler"), &obj["handler"], why);
-        }
-        errors
-    }
-
-    fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
-        let mut errors = ErrorList::new();
-        immutable(&mut errors, &Path::new("handler"), &new["handler"], &old["handler"]);
-        errors
-    }
-}
-
-/// v1alpha1 keeps everything below spec and calls the handler `runtimeHandler`.
-fn runtime_to_storage(obj: &mut Value) {
-    let map = meta::as_map(obj);
-    let Some(Value::Object(spec)) = map.shift_remove("spec") else { return };
-    for (key, value) in spec {
-        map.insert(if key == "runtimeHandler" { "handler".to_owned() } else { key }, value);
-    }
-}
-
-fn runtime_from_storage(obj: &mut Value) {
-    let map = meta::as_map(obj);
-    let mut spec = crate::Map::new();
-    for (from, to) in [("handler", "runtimeHandler"), ("overhead", "overhead"), ("scheduling", "scheduling")]
-    {
-        if let Some(v) = map.shift_remove(from) {
-            spec.insert(to.to_owned(), v);
-        }
-    }
-    map.insert("spec".to_owned(), Value::Object(spec));
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::common::*;
-use super::deployment::replica_paths;
+use super::deployment::{check_lasting_template, replica_paths};
 use super::registry::{Decl, PLAIN};
 use super::strategy::ScalePaths;
 use super::{Strategy, podspec};
@@ -72,21 +72,23 @@ fn cells(o: &Value, now: Timestamp, selector: Value) -> Vec<Value> {
 
 const SELECTABLE: &[Cow<'static, str>] = &[Cow::Borrowed("status.replicas")];
 
-fn validate_common(errors: &mut ErrorList, spec: &Value) {
-    let path = Path::new("spec");
-    for field in ["replicas", "minReadySeconds"] {
-        non_negative(errors, &path.child(field), &spec[field]);
+fn check_status(new: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let status = &new["status"];
+    let counts = [
+        "replicas",
+        "fullyLabeledReplicas",
+        "readyReplicas",
+        "availableReplicas",
+        "observedGeneration",
+        "terminatingReplicas",
+    ];
+    check_counts(&mut errors, status, &counts);
+    for field in ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"] {
+        at_most(&mut errors, status, field, "replicas", "status.replicas");
     }
-    let at = path.child("template");
-    if spec["template"].is_null() {
-        errors.required(&at, "");
-        return;
-    }
-    podspec::validate_template(errors, &spec["template"], &at);
-    let policy = &spec["template"]["spec"]["restartPolicy"];
-    if policy != "Always" {
-        errors.not_supported(&at.child("spec").child("restartPolicy"), policy, &["Always"]);
-    }
+    at_most(&mut errors, status, "availableReplicas", "readyReplicas", "readyReplicas");
+    errors
 }
 
 struct ReplicaSet;
@@ -104,9 +106,22 @@ impl Strategy for ReplicaSet {
 
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        check_template_selector(&mut errors, &obj["spec"]);
-        validate_common(&mut errors, &obj["spec"]);
+        let (spec, path) = (&obj["spec"], Path::new("spec"));
+        for field in ["replicas", "minReadySeconds"] {
+            non_negative(&mut errors, &path.child(field), &spec[field]);
+        }
+        // So upstream calls it.
+        check_template_selector(&mut errors, spec, "deployment");
+        check_lasting_template(&mut errors, &spec["template"], "ReplicaSet");
         errors
+    }
+
+    fn validate_status(&self, new: &Value, _: &Value) -> ErrorList {
+        check_status(new)
+    }
+
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        name_in_hostnames(obj)
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {
@@ -152,7 +167,9 @@ impl Strategy for ReplicationController {
         }
         let spec = meta::child(obj, "spec");
         set(spec, "replicas", 1);
-        podspec::default(meta::entry(meta::entry(spec, "template"), "spec"));
+        if let Some(template) = sub(spec, "template") {
+            podspec::default(meta::entry(template, "spec"));
+        }
     }
 
     fn prepare_create(&self, obj: &mut Value) {
@@ -162,16 +179,32 @@ impl Strategy for ReplicationController {
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let (spec, path) = (&obj["spec"], Path::new("spec"));
-        let selector = &spec["selector"];
-        let labels = &spec["template"]["metadata"]["labels"];
+        non_negative(&mut errors, &path.child("minReadySeconds"), &spec["minReadySeconds"]);
+        let (selector, template) = (&spec["selector"], &spec["template"]);
         if empty(selector) {
             errors.required(&path.child("selector"), "");
-        } else if !Label::from_match_labels(selector).matches(labels) {
-            let at = path.child("template").child("metadata").child("labels");
+        }
+        non_negative(&mut errors, &path.child("replicas"), &spec["replicas"]);
+        let at = path.child("template");
+        if template.is_null() {
+            errors.required(&at, "");
+            return errors;
+        }
+        let labels = &template["metadata"]["labels"];
+        if !empty(selector) && !Label::from_match_labels(selector).matches(labels) {
+            let at = at.child("metadata").child("labels");
             errors.invalid(&at, labels, "`selector` does not match template `labels`");
         }
-        validate_common(&mut errors, spec);
+        check_lasting_template(&mut errors, template, "ReplicationController");
         errors
+    }
+
+    fn validate_status(&self, new: &Value, _: &Value) -> ErrorList {
+        check_status(new)
+    }
+
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        name_in_hostnames(obj)
     }
 
     fn check_name(&self, name: &str, prefix: bool) -> Vec<String> {

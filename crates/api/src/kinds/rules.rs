@@ -108,8 +108,10 @@ pub(super) fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, subresou
     }
     let raised = || {
         spec_changed(kind, new, old)
-            || kind.strategy.annotations_raise_generation()
-                && !same_map(meta::annotations(new), meta::annotations(old))
+            || kind.strategy.raising_metadata().iter().any(|field| {
+                let of = |obj: &'_ Value| meta::of(obj)[*field].as_object().cloned();
+                !same_map(of(new).as_ref(), of(old).as_ref())
+            })
     };
     if has_generation(kind) && subresource != "status" && raised() {
         let next = meta::generation(old) + 1;

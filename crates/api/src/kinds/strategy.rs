@@ -109,9 +109,9 @@ pub trait Strategy: Send + Sync + 'static {
         false
     }
 
-    /// Is the generation raised by a change of the annotations, too?
-    fn annotations_raise_generation(&self) -> bool {
-        false
+    /// The maps of the metadata whose change raises the generation, too.
+    fn raising_metadata(&self) -> &[&str] {
+        &[]
     }
 
     /// May a creator give the status (a kubelet registers its node together with it), though `status` is a subresource?

@@ -39,6 +39,7 @@ pub(super) const DECLS: &[Decl] = &[
 
 /// The versions of AdmissionReview and ConversionReview that the server speaks.
 const REVIEWS: [&str; 2] = ["v1", "v1beta1"];
+const SELECTORS: [&str; 2] = ["namespaceSelector", "objectSelector"];
 /// How many conditions a webhook may have.
 const MAX_CONDITIONS: usize = 64;
 
@@ -67,55 +68,11 @@ impl Strategy for Webhooks {
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
-        let mut errors = ErrorList::new();
-        let mut names = HashSet::new();
-        for (i, hook) in items(&obj["webhooks"]).iter().enumerate() {
-            let at = Path::new("webhooks").index(i);
-            let name = text(&hook["name"]);
-            if name.split('.').count() < 3 || !validate::dns_subdomain(name).is_empty() {
-                errors.invalid_str(
-                    &at.child("name"),
-                    name,
-                    "should be a domain with at least three segments separated by dots",
-                );
-            }
-            if !names.insert(name) {
-                errors.duplicate(&at.child("name"), &hook["name"]);
-            }
-            check_reviews(
-                &mut errors,
-                &at.child("admissionReviewVersions"),
-                &hook["admissionReviewVersions"],
-            );
-            one_of(&mut errors, &at.child("failurePolicy"), &hook["failurePolicy"], &["Fail", "Ignore"]);
-            one_of(&mut errors, &at.child("matchPolicy"), &hook["matchPolicy"], &["Equivalent", "Exact"]);
-            one_of(
-                &mut errors,
-                &at.child("sideEffects"),
-                &hook["sideEffects"],
-                &["None", "NoneOnDryRun", "Some", "Unknown"],
-            );
-            if self.mutating {
-                let field = "reinvocationPolicy";
-                one_of(&mut errors, &at.child(field), &hook[field], &["IfNeeded", "Never"]);
-            }
-            if !(1..=30).contains(&int(&hook["timeoutSeconds"])) {
-                errors.invalid(
-                    &at.child("timeoutSeconds"),
-                    &hook["timeoutSeconds"],
-                    "the timeout value must be between 1 and 30 seconds",
-                );
-            }
-            for field in ["namespaceSelector", "objectSelector"] {
-                check_selector(&mut errors, &at.child(field), &hook[field]);
-            }
-            for (j, rule) in items(&hook["rules"]).iter().enumerate() {
-                check_rule(&mut errors, &at.child("rules").index(j), rule);
-            }
-            check_client(&mut errors, &at.child("clientConfig"), &hook["clientConfig"]);
-            check_conditions(&mut errors, &at.child("matchConditions"), &hook["matchConditions"]);
-        }
-        errors
+        self.check(obj, &Value::Null)
+    }
+
+    fn validate_changed(&self, new: &Value, old: &Value) -> ErrorList {
+        self.check(new, old)
     }
 
     /// Since v1 a webhook must be able to leave off what it does beside answering; what once was otherwise may stay.
@@ -139,6 +96,110 @@ impl Strategy for Webhooks {
     }
 }
 
+impl Webhooks {
+    /// What was wrong with `old` as a whole may stay: names that are not unique, versions that the server does not
+    /// speak, selectors of values that are no labels', and conditions, if none changed.
+    fn check(&self, obj: &Value, old: &Value) -> ErrorList {
+        let (mut errors, before) = (ErrorList::new(), items(&old["webhooks"]));
+        let hooks = items(&obj["webhooks"]);
+        let names = before.iter().map(|hook| text(&hook["name"])).filter(|name| !name.is_empty());
+        let unique = names.clone().collect::<HashSet<_>>().len() == names.count();
+        let spoken = before
+            .iter()
+            .map(|hook| items(&hook["admissionReviewVersions"]))
+            .all(|list| list.is_empty() || list.iter().any(|v| REVIEWS.contains(&text(v))));
+        let selects =
+            before.iter().flat_map(|hook| SELECTORS.map(|field| &hook[field])).all(has_label_values);
+        let same_conditions = !old.is_null()
+            && hooks.len() == before.len()
+            && hooks.iter().zip(before).all(|(a, b)| a["matchConditions"] == b["matchConditions"]);
+        let mut seen = HashSet::new();
+        for (i, hook) in hooks.iter().enumerate() {
+            let at = Path::new("webhooks").index(i);
+            self.check_hook(&mut errors, hook, &at, selects);
+            check_client(&mut errors, &at.child("clientConfig"), &hook["clientConfig"]);
+            if !same_conditions {
+                check_conditions(&mut errors, &at.child("matchConditions"), &hook["matchConditions"], &[]);
+            }
+            let (field, versions) = ("admissionReviewVersions", &hook["admissionReviewVersions"]);
+            check_versions(&mut errors, &at.child(field), versions, spoken);
+            let name = text(&hook["name"]);
+            if !name.is_empty() && !seen.insert(name) && unique {
+                errors.duplicate(&at.child("name"), &hook["name"]);
+            }
+        }
+        errors
+    }
+
+    fn check_hook(&self, errors: &mut ErrorList, hook: &Value, at: &Path, selects: bool) {
+        let (name, name_at) = (text(&hook["name"]), at.child("name"));
+        let wrong = validate::dns_subdomain(name);
+        if name.is_empty() {
+            errors.required(&name_at, "");
+        } else if !wrong.is_empty() {
+            errors.invalid_str(&name_at, name, wrong.join(","));
+        } else if name.split('.').count() < 3 {
+            let why = "should be a domain with at least three segments separated by dots";
+            errors.invalid_str(&name_at, name, why);
+        }
+        for (j, rule) in items(&hook["rules"]).iter().enumerate() {
+            check_rule(errors, &at.child("rules").index(j), rule);
+        }
+        one_of(errors, &at.child("failurePolicy"), &hook["failurePolicy"], &["Fail", "Ignore"]);
+        one_of(errors, &at.child("matchPolicy"), &hook["matchPolicy"], &["Equivalent", "Exact"]);
+        let (effects, effects_at) = (&hook["sideEffects"], at.child("sideEffects"));
+        match text(effects) {
+            // See `validate_sent`.
+            "None" | "NoneOnDryRun" | "Some" | "Unknown" => {}
+            _ if effects.is_null() => {
+                errors.required(&effects_at, "must specify one of None, NoneOnDryRun");
+            }
+            _ => errors.not_supported(&effects_at, effects, &["None", "NoneOnDryRun"]),
+        }
+        if !(1..=30).contains(&int(&hook["timeoutSeconds"])) {
+            errors.invalid(
+                &at.child("timeoutSeconds"),
+                &hook["timeoutSeconds"],
+                "the timeout value must be between 1 and 30 seconds",
+            );
+        }
+        for field in SELECTORS {
+            let keys;
+            let selector = if selects {
+                &hook[field]
+            } else {
+                keys = without_values(&hook[field]);
+                &keys
+            };
+            check_selector(errors, &at.child(field), selector);
+        }
+        if self.mutating {
+            let field = "reinvocationPolicy";
+            one_of(errors, &at.child(field), &hook[field], &["IfNeeded", "Never"]);
+        }
+    }
+}
+
+fn has_label_values(selector: &Value) -> bool {
+    let expressions = items(&selector["matchExpressions"]).iter().flat_map(|e| items(&e["values"]));
+    let labels = selector["matchLabels"].as_object().into_iter().flat_map(serde_json::Map::values);
+    labels.chain(expressions).all(|value| validate::label_value(text(value)).is_empty())
+}
+
+/// A selector as it is, but for its values: each is empty, which a label's may be.
+fn without_values(selector: &Value) -> Value {
+    let mut keys = selector.clone();
+    if let Some(labels) = keys.get_mut("matchLabels").and_then(Value::as_object_mut) {
+        labels.values_mut().for_each(|value| *value = json!(""));
+    }
+    for expression in keys.as_object_mut().into_iter().flat_map(|keys| each(keys, "matchExpressions")) {
+        if let Some(values) = expression.get_mut("values").and_then(Value::as_array_mut) {
+            values.iter_mut().for_each(|value| *value = json!(""));
+        }
+    }
+    keys
+}
+
 /// v1beta1 has defaults of its own.
 fn to_storage(obj: &mut Value) {
     for hook in each(meta::as_map(obj), "webhooks") {
@@ -154,6 +215,10 @@ fn to_storage(obj: &mut Value) {
 
 /// The versions of a review that a webhook understands: one that the server speaks must be among them.
 pub(super) fn check_reviews(errors: &mut ErrorList, path: &Path, versions: &Value) {
+    check_versions(errors, path, versions, true);
+}
+
+fn check_versions(errors: &mut ErrorList, path: &Path, versions: &Value, must_speak: bool) {
     let list = items(versions);
     if list.is_empty() {
         errors.required(path, format!("must specify one of {}", REVIEWS.join(", ")));
@@ -161,14 +226,15 @@ pub(super) fn check_reviews(errors: &mut ErrorList, path: &Path, versions: &Valu
     }
     let mut seen = HashSet::new();
     for (i, version) in list.iter().enumerate() {
+        if !seen.insert(text(version)) {
+            errors.invalid(&path.index(i), version, "duplicate version");
+            continue;
+        }
         for why in validate::dns_1035_label(text(version)) {
             errors.invalid(&path.index(i), version, why);
         }
-        if !seen.insert(text(version)) {
-            errors.invalid(&path.index(i), version, "duplicate version");
-        }
     }
-    if !list.iter().any(|v| REVIEWS.contains(&text(v))) {
+    if must_speak && !list.iter().any(|v| REVIEWS.contains(&text(v))) {
         errors.invalid(path, versions, format!("must include at least one of {}", REVIEWS.join(", ")));
     }
 }
@@ -239,10 +305,9 @@ fn check_service(errors: &mut ErrorList, path: &Path, service: &Value) {
     }
 }
 
-fn check_rule(errors: &mut ErrorList, path: &Path, rule: &Value) {
-    for (field, what) in
-        [("operations", "operations"), ("apiGroups", "API groups"), ("apiVersions", "API versions")]
-    {
+/// What a rule of a webhook or a policy matches.
+pub(super) fn check_rule(errors: &mut ErrorList, path: &Path, rule: &Value) {
+    let stars = |errors: &mut ErrorList, field: &str, what: &str| {
         let list = items(&rule[field]);
         if list.is_empty() {
             errors.required(&path.child(field), "");
@@ -251,60 +316,91 @@ fn check_rule(errors: &mut ErrorList, path: &Path, rule: &Value) {
             let why = format!("if '*' is present, must not specify other {what}");
             errors.invalid(&path.child(field), &rule[field], why);
         }
-    }
-    for (i, version) in items(&rule["apiVersions"]).iter().enumerate() {
-        if text(version).is_empty() {
-            errors.required(&path.child("apiVersions").index(i), "");
-        }
-    }
+    };
+    stars(errors, "operations", "operations");
     for (i, operation) in items(&rule["operations"]).iter().enumerate() {
         let known = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
         one_of(errors, &path.child("operations").index(i), operation, &known);
     }
-    let resources = items(&rule["resources"]);
-    if resources.is_empty() {
-        errors.required(&path.child("resources"), "");
+    stars(errors, "apiGroups", "API groups");
+    stars(errors, "apiVersions", "API versions");
+    for (i, _) in items(&rule["apiVersions"]).iter().enumerate().filter(|(_, version)| empty(version)) {
+        errors.required(&path.child("apiVersions").index(i), "");
     }
-    for (i, resource) in resources.iter().enumerate() {
-        if text(resource).is_empty() {
-            errors.required(&path.child("resources").index(i), "");
-        }
-    }
-    let whole = |v: &Value| !text(v).contains('/');
-    if resources.iter().any(|v| v == "*/*") && resources.len() > 1 {
-        let why = "if '*/*' is present, must not specify other resources";
-        errors.invalid(&path.child("resources"), &rule["resources"], why);
-    } else if resources.iter().any(|v| v == "*") && resources.iter().filter(|v| whole(v)).count() > 1 {
-        let why = "if '*' is present, must not specify other resources without subresources";
-        errors.invalid(&path.child("resources"), &rule["resources"], why);
-    }
+    check_resources(errors, &path.child("resources"), &rule["resources"]);
     one_of(errors, &path.child("scope"), &rule["scope"], &["*", "Cluster", "Namespaced"]);
 }
 
-fn check_conditions(errors: &mut ErrorList, path: &Path, conditions: &Value) {
+fn check_resources(errors: &mut ErrorList, path: &Path, resources: &Value) {
+    let list = items(resources);
+    if list.is_empty() {
+        errors.required(path, "");
+    }
+    let (mut resources_of_all, mut parts_of_all) = (HashSet::new(), HashSet::new());
+    // What upstream keeps of the resources without a subresource: whether the last one is a name.
+    let mut last_is_named = false;
+    for (i, given) in list.iter().enumerate() {
+        let Some((resource, part)) = text(given).split_once('/') else {
+            if empty(given) {
+                errors.required(&path.index(i), "");
+            } else {
+                last_is_named = given != "*";
+            }
+            continue;
+        };
+        let mut both = |all: &str| {
+            let why = format!("if '{all}' is present, must not specify {resource}/{part}");
+            errors.invalid(&path.index(i), given, why);
+        };
+        if resources_of_all.contains(resource) {
+            both(&format!("{resource}/*"));
+        }
+        if parts_of_all.contains(part) {
+            both(&format!("*/{part}"));
+        }
+        if part == "*" {
+            resources_of_all.insert(resource);
+        }
+        if resource == "*" {
+            parts_of_all.insert(part);
+        }
+    }
+    if list.len() > 1 && list.iter().any(|v| v == "*/*") {
+        errors.invalid(path, resources, "if '*/*' is present, must not specify other resources");
+    }
+    if last_is_named && list.iter().any(|v| v == "*") {
+        let why = "if '*' is present, must not specify other resources without subresources";
+        errors.invalid(path, resources, why);
+    }
+}
+
+/// When a webhook or a policy is asked. `more`: what a condition may speak of beside what every webhook's may.
+pub(super) fn check_conditions(
+    errors: &mut ErrorList,
+    path: &Path,
+    conditions: &Value,
+    more: &[&'static str],
+) {
     let list = items(conditions);
     if list.len() > MAX_CONDITIONS {
         errors.too_many(path, list.len(), MAX_CONDITIONS);
     }
     let mut names = HashSet::new();
     for (i, condition) in list.iter().enumerate().take(MAX_CONDITIONS) {
-        let at = path.index(i);
-        let name = text(&condition["name"]);
-        if name.is_empty() {
-            errors.required(&at.child("name"), "");
-        } else {
-            for why in validate::qualified_name(name) {
-                errors.invalid_str(&at.child("name"), name, why);
-            }
-            if !names.insert(name) {
-                errors.duplicate(&at.child("name"), &condition["name"]);
-            }
+        let (at, expression) = (path.index(i), text(&condition["expression"]).trim());
+        if expression.is_empty() {
+            errors.required(&at.child("expression"), "");
+        } else if let Err(why) = cel::check_condition(expression, more) {
+            errors.invalid_str(&at.child("expression"), expression, why);
         }
-        let (expression, at) = (text(&condition["expression"]), at.child("expression"));
-        if expression.trim().is_empty() {
+        let (name, at) = (&condition["name"], at.child("name"));
+        if empty(name) {
             errors.required(&at, "");
-        } else if let Err(why) = cel::check_condition(expression) {
-            errors.invalid_str(&at, expression, why);
+        } else {
+            each_why(errors, &at, name, validate::qualified_name);
+            if !names.insert(text(name)) {
+                errors.duplicate(&at, name);
+            }
         }
     }
 }
@@ -381,13 +477,13 @@ mod tests {
             (
                 json!({"rules": [{"apiGroups": ["*", "apps"], "apiVersions": ["v1"], "operations": ["LOOK"], "resources": ["*"]}]}),
                 format!(
-                    "[{at}.rules[0].apiGroups: Invalid value: [\"*\",\"apps\"]: if '*' is present, must not specify other API groups, {at}.rules[0].operations[0]: Unsupported value: \"LOOK\": supported values: \"*\", \"CONNECT\", \"CREATE\", \"DELETE\", \"UPDATE\"]"
+                    "[{at}.rules[0].operations[0]: Unsupported value: \"LOOK\": supported values: \"*\", \"CONNECT\", \"CREATE\", \"DELETE\", \"UPDATE\", {at}.rules[0].apiGroups: Invalid value: [\"*\",\"apps\"]: if '*' is present, must not specify other API groups]"
                 ),
             ),
             (
                 json!({"matchConditions": [{"name": "a", "expression": "true"}, {"name": "a", "expression": ""}]}),
                 format!(
-                    "[{at}.matchConditions[1].name: Duplicate value: \"a\", {at}.matchConditions[1].expression: Required value]"
+                    "[{at}.matchConditions[1].expression: Required value, {at}.matchConditions[1].name: Duplicate value: \"a\"]"
                 ),
             ),
             (

@@ -483,7 +483,7 @@ mod tests {
     #[test]
     fn conditions_may_ask_what_the_user_may() {
         let holds = |expression: &str| {
-            api::cel::check_condition(expression).unwrap();
+            api::cel::check_condition(expression, &[]).unwrap();
             let hook = json!({"matchConditions": [{"name": "c", "expression": expression}]});
             conditions_hold(&hook, &json!({}), &OfPods).unwrap()
         };

@@ -312,7 +312,11 @@ impl Addresses {
         used.besides.ips.extend(ip.parse::<Ipv4Addr>().ok());
         if !ip.is_empty() {
             spec.insert("clusterIP".into(), json!(ip));
-            spec.insert("clusterIPs".into(), json!([ip]));
+            // A list that contradicts the address stays as it is given: the rules of the kind refuse it.
+            let given = spec.get("clusterIPs").filter(|all| Some(*all) != before.get("clusterIPs"));
+            if given.and_then(|all| all.get(0)).is_none_or(|first| first == ip.as_str()) {
+                spec.insert("clusterIPs".into(), json!([ip]));
+            }
         }
         if spec.get("ipFamilies").and_then(Value::as_array).is_none_or(Vec::is_empty) {
             spec.insert("ipFamilies".into(), json!(["IPv4"]));
@@ -516,6 +520,13 @@ mod tests {
         assert_eq!((headless["clusterIPs"].clone(), why.as_str()), (json!(["None"]), ""));
         let (again, _) = assigned(json!({"type": "ClusterIP"}), Some(spec.clone()), &mut Taken::default());
         assert_eq!(again["clusterIP"], json!(ip));
+        let two = json!({"type": "ClusterIP", "clusterIP": "10.96.0.77", "clusterIPs": ["10.96.0.78"]});
+        let (two, _) = assigned(two, None, &mut Taken::default());
+        assert_eq!(
+            two["clusterIPs"],
+            json!(["10.96.0.78"]),
+            "what contradicts itself is for validation to refuse"
+        );
         for (wanted, want) in [
             (json!({"ipFamilyPolicy": "PreferDualStack"}), ""),
             (

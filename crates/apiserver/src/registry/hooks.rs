@@ -56,6 +56,14 @@ impl ApiServer {
                 date_conditions(object, old);
                 Ok(None)
             }
+            ("resource.k8s.io", "resourceslices" | "devicetaintrules") => {
+                date_taints(object, old);
+                Ok(None)
+            }
+            ("", "persistentvolumes") => {
+                date_phase(object, old);
+                Ok(None)
+            }
             _ => Ok(None),
         }
     }
@@ -182,6 +190,43 @@ fn check_request(request: &Value, version: &str) -> ErrorList {
 }
 
 /// Says of the conditions of a certificate request that came or changed when that was.
+/// Says of the taints of devices since when they are. That of a rule is a new one with a new effect.
+fn date_taints(object: &mut Value, old: Option<&Value>) {
+    let now = json!(api::meta::time(base::clock::now()));
+    let date = |taint: &mut api::Map, since: &Value| {
+        if taint.get("timeAdded").is_none_or(|time| time.is_null() || time == since) {
+            taint.insert("timeAdded".into(), now.clone());
+        }
+    };
+    let devices = object.pointer_mut("/spec/devices").and_then(Value::as_array_mut);
+    for device in devices.into_iter().flatten() {
+        let taints = device.get_mut("taints").and_then(Value::as_array_mut);
+        for taint in taints.into_iter().flatten().filter_map(Value::as_object_mut) {
+            date(taint, &Value::Null);
+        }
+    }
+    if let Some(taint) = object.pointer_mut("/spec/taint").and_then(Value::as_object_mut) {
+        let before = old.and_then(|old| old.pointer("/spec/taint"));
+        let since = before.filter(|old| old.get("effect") != taint.get("effect"));
+        date(taint, since.and_then(|old| old.get("timeAdded")).unwrap_or(&Value::Null));
+    }
+}
+
+/// Says of a volume since when it is in its phase.
+fn date_phase(volume: &mut Value, old: Option<&Value>) {
+    const TIME: &str = "lastPhaseTransitionTime";
+    let before = old.and_then(|old| old.get("status")).unwrap_or(&Value::Null);
+    let Some(status) = volume.get_mut("status").and_then(Value::as_object_mut) else { return };
+    let (given, since) = (status.get(TIME).unwrap_or(&Value::Null), &before[TIME]);
+    let moved = old.is_none() || status.get("phase") != before.get("phase");
+    if moved && (given.is_null() || given == since) {
+        status.insert(TIME.into(), json!(api::meta::time(base::clock::now())));
+    } else if given.is_null() && !since.is_null() {
+        let since = since.clone();
+        status.insert(TIME.into(), since);
+    }
+}
+
 fn date_conditions(request: &mut Value, old: &Value) {
     let now = api::meta::time(base::clock::now());
     let before = old.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -199,5 +244,53 @@ fn date_conditions(request: &mut Value, old: &Value) {
             let since = since.filter(|t| !t.is_null()).unwrap_or_else(|| json!(now));
             condition.insert("lastTransitionTime".into(), since);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG_AGO: &str = "2001-02-03T04:05:06Z";
+
+    #[test]
+    fn taints_of_devices_are_dated() {
+        let time = |rule: &Value| rule["spec"]["taint"]["timeAdded"].as_str().unwrap().to_owned();
+        let mut rule = json!({"spec": {"taint": {"key": "a", "effect": "NoSchedule"}}});
+        date_taints(&mut rule, None);
+        assert_ne!(time(&rule), LONG_AGO);
+        rule["spec"]["taint"]["timeAdded"] = json!(LONG_AGO);
+        let old = rule.clone();
+        date_taints(&mut rule, Some(&old));
+        assert_eq!(time(&rule), LONG_AGO, "what is the same is as old as it was");
+        rule["spec"]["taint"]["effect"] = json!("NoExecute");
+        date_taints(&mut rule, Some(&old));
+        assert_ne!(time(&rule), LONG_AGO, "another effect begins now");
+        let given = "2002-02-03T04:05:06Z";
+        rule["spec"]["taint"]["timeAdded"] = json!(given);
+        date_taints(&mut rule, Some(&old));
+        assert_eq!(time(&rule), given);
+        let mut slice =
+            json!({"spec": {"devices": [{"taints": [{"key": "a"}, {"key": "b", "timeAdded": LONG_AGO}]}]}});
+        date_taints(&mut slice, None);
+        let taints = &slice["spec"]["devices"][0]["taints"];
+        assert!(taints[0]["timeAdded"].is_string() && taints[1]["timeAdded"] == LONG_AGO, "{taints}");
+    }
+
+    #[test]
+    fn phases_of_volumes_are_dated() {
+        let time = |volume: &Value| volume["status"]["lastPhaseTransitionTime"].clone();
+        let mut volume = json!({"status": {"phase": "Pending"}});
+        date_phase(&mut volume, None);
+        assert!(time(&volume).is_string());
+        let old = json!({"status": {"phase": "Pending", "lastPhaseTransitionTime": LONG_AGO}});
+        let after = |status: Value| {
+            let mut volume = json!({"status": status});
+            date_phase(&mut volume, Some(&old));
+            time(&volume)
+        };
+        assert_eq!(after(json!({"phase": "Pending"})), LONG_AGO);
+        assert_ne!(after(json!({"phase": "Bound", "lastPhaseTransitionTime": LONG_AGO})), LONG_AGO);
+        assert_eq!(after(json!({"phase": "Bound", "lastPhaseTransitionTime": "x"})), "x");
     }
 }

@@ -96,12 +96,6 @@ impl ApiServer {
         };
         let uid = api::meta::uid(&value).to_owned();
         let gvr = cx.gvr();
-        if revision.is_none() && !kind.strategy.allow_unconditional_update() {
-            let mut errors = api::ErrorList::new();
-            let path = api::Path::new("metadata").child("resourceVersion");
-            errors.invalid(&path, &json!(0), "must be specified for an update");
-            return Err(Status::invalid(&kind.gvk(), &name, &errors));
-        }
         let modify = Modify { name: &name, subresource, options, applied: false, checked: true };
         let mut change = |old: &Arc<Object>| {
             if !uid.is_empty() && uid != old.uid() {
@@ -110,6 +104,13 @@ impl ApiServer {
                     old.uid()
                 );
                 return Err(Status::conflict(&gvr, &name, &why));
+            }
+            // What is not there yet is made without one.
+            if revision.is_none() && !kind.strategy.allow_unconditional_update() {
+                let mut errors = api::ErrorList::new();
+                let path = api::Path::new("metadata").child("resourceVersion");
+                errors.invalid(&path, &json!(0), "must be specified for an update");
+                return Err(Status::invalid(&kind.gvk(), &name, &errors));
             }
             if revision.is_some_and(|r| r != old.revision()) {
                 return Err(Status::modified(&gvr, &name));

@@ -7,6 +7,7 @@ mod probes;
 mod resources;
 mod scheduling;
 mod security;
+mod status;
 mod update;
 mod volumes;
 
@@ -22,10 +23,12 @@ use crate::{meta, validate};
 
 pub(in crate::kinds) use defaults::{default, default_pod_only};
 pub(in crate::kinds) use probes::validate_port;
-pub(in crate::kinds) use resources::validate_resources;
+pub(in crate::kinds) use resources::{check_limits, container_name as container_resource};
+pub(in crate::kinds) use scheduling::{node_selector, tolerations};
 pub(in crate::kinds) use update::{
     by_name, validate_ephemeral, validate_resize, validate_status, validate_update,
 };
+pub(in crate::kinds) use volumes::{iscsi_name, signer_name, volume_source};
 
 /// Says that a pod stands for one of a node's own files.
 const MIRROR: &str = "kubernetes.io/config.mirror";

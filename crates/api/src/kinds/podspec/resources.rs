@@ -15,7 +15,7 @@ const HUGE_PAGES: &str = "hugepages-";
 const WHOLE: i128 = 1_000_000_000;
 
 /// Is it Kubernetes' own?
-fn is_native(name: &str) -> bool {
+pub(super) fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
 }
 
@@ -43,7 +43,8 @@ fn standard_name(errors: &mut ErrorList, name: &str, path: &Path) -> bool {
     good
 }
 
-fn container_name(errors: &mut ErrorList, name: &str, path: &Path) {
+/// The name of a resource that a container has.
+pub(in crate::kinds) fn container_name(errors: &mut ErrorList, name: &str, path: &Path) {
     standard_name(errors, name, path);
     if !name.contains('/') {
         let known = matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with(HUGE_PAGES);
@@ -61,14 +62,9 @@ fn pod_name(errors: &mut ErrorList, name: &str, path: &Path) {
     }
 }
 
-/// Requests and limits of a claim.
-pub(in crate::kinds) fn validate_resources(errors: &mut ErrorList, resources: &Value, path: &Path) {
-    let name = |errors: &mut ErrorList, name: &str, path: &Path| {
-        if name != "storage" {
-            container_name(errors, name, path);
-        }
-    };
-    amounts(errors, resources, path, name);
+/// What a container that says no more has at most.
+pub(in crate::kinds) fn check_limits(errors: &mut ErrorList, limits: &Value, path: &Path) {
+    amounts(errors, &json!({"limits": limits}), path, container_name);
 }
 
 /// Those of a container, with what it claims of the pod's devices, which are sorted.

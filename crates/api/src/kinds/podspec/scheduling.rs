@@ -14,13 +14,7 @@ const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
 
 pub(super) fn affinity(errors: &mut ErrorList, affinity: &Value, path: &Path) {
     let (node, at) = (&affinity["nodeAffinity"], path.child("nodeAffinity"));
-    let (required, terms_at) = (&node[REQUIRED], at.child(REQUIRED).child("nodeSelectorTerms"));
-    if !required.is_null() && empty(&required["nodeSelectorTerms"]) {
-        errors.required(&terms_at, "must have at least one node selector term");
-    }
-    for (i, term) in items(&required["nodeSelectorTerms"]).iter().enumerate() {
-        node_term(errors, term, &terms_at.index(i), true);
-    }
+    node_selector(errors, &node[REQUIRED], &at.child(REQUIRED), true);
     for (i, t) in items(&node[PREFERRED]).iter().enumerate() {
         let at = at.child(PREFERRED).index(i);
         weight(errors, t, &at);
@@ -37,6 +31,22 @@ pub(super) fn affinity(errors: &mut ErrorList, affinity: &Value, path: &Path) {
             weight(errors, t, &at);
             pod_term(errors, &t["podAffinityTerm"], &at.child("podAffinityTerm"));
         }
+    }
+}
+
+/// A NodeSelector, where there is one. `check_values`: also whether its values are such that a label can have.
+pub(in crate::kinds) fn node_selector(
+    errors: &mut ErrorList,
+    selector: &Value,
+    path: &Path,
+    check_values: bool,
+) {
+    let terms_at = path.child("nodeSelectorTerms");
+    if !selector.is_null() && empty(&selector["nodeSelectorTerms"]) {
+        errors.required(&terms_at, "must have at least one node selector term");
+    }
+    for (i, term) in items(&selector["nodeSelectorTerms"]).iter().enumerate() {
+        node_term(errors, term, &terms_at.index(i), check_values);
     }
 }
 
@@ -192,7 +202,7 @@ pub(super) fn spreading(errors: &mut ErrorList, of: &Spec<'_>, path: &Path) {
     }
 }
 
-pub(super) fn tolerations(errors: &mut ErrorList, tolerations: &Value, path: &Path) {
+pub(in crate::kinds) fn tolerations(errors: &mut ErrorList, tolerations: &Value, path: &Path) {
     for (i, t) in items(tolerations).iter().enumerate() {
         let at = path.index(i);
         let (key, operator, value) = (text(&t["key"]), text(&t["operator"]), text(&t["value"]));

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Value, json};
 
-use super::{MIRROR, qos_class, security};
+use super::{MIRROR, qos_class, security, status};
 use crate::field::{ErrorList, Path};
 use crate::kinds::common::*;
 use crate::{meta, validate};
@@ -267,7 +267,7 @@ pub(in crate::kinds) fn validate_status(new: &Value, old: &Value) -> ErrorList {
             errors.forbidden(&at, "may not be set on pods that are already bound to a node");
         }
     }
-    if !empty(&n["qosClass"]) && !empty(&o["qosClass"]) {
+    if !empty(&o["qosClass"]) {
         immutable(&mut errors, &path.child("qosClass"), &n["qosClass"], &o["qosClass"]);
     }
     for (field, list) in [
@@ -289,6 +289,7 @@ pub(in crate::kinds) fn validate_status(new: &Value, old: &Value) -> ErrorList {
         }
     }
     claims(&mut errors, new, &path.child("resourceClaimStatuses"));
+    status::check(&mut errors, new, &path);
     for (field, one) in [("podIPs", Value::Null), ("hostIPs", n["hostIP"].clone())] {
         let (ips, at) = (items(&n[field]), path.child(field));
         if let Some(first) = ips.first().filter(|_| field == "hostIPs")
@@ -345,12 +346,11 @@ fn claims(errors: &mut ErrorList, pod: &Value, path: &Path) {
 /// One address of each family at most. What is no address may stay.
 fn addresses(errors: &mut ErrorList, ips: &[Value], before: &[Value], path: &Path) {
     for (i, ip) in ips.iter().enumerate().filter(|(_, ip)| !before.contains(ip)) {
-        for why in validate::ip(text(&ip["ip"])) {
+        for why in validate::strict_ip(text(&ip["ip"])) {
             errors.invalid(&path.index(i), &ip["ip"], why);
         }
     }
-    let sixes = ips.iter().filter(|ip| text(&ip["ip"]).contains(':')).count();
-    if ips.len() > 2 || ips.len() == 2 && sixes != 1 {
+    if !one_of_each_family(ips.iter().map(|ip| text(&ip["ip"]))) {
         let why = "may specify no more than one IP for each IP family";
         errors.invalid(path, &json!(ips), why);
     }

@@ -160,8 +160,17 @@ fn nfs(errors: &mut ErrorList, nfs: &Value, path: &Path, _: &Volume<'_>) {
     }
 }
 
+/// The rules of a source that is the same in a persistent volume.
+pub(in crate::kinds) fn volume_source(errors: &mut ErrorList, field: &str, source: &Value, path: &Path) {
+    let Some(of) = TYPES.iter().find(|t| t.field == field) else { return };
+    for field in of.required.iter().filter(|f| empty(&source[**f])) {
+        errors.required(&path.child(field), "");
+    }
+    (of.more)(errors, source, path, &Volume { name: "", pod: None });
+}
+
 /// Why this is not the name of an iSCSI node.
-fn iscsi_name(name: &str) -> Option<&'static str> {
+pub(in crate::kinds) fn iscsi_name(name: &str) -> Option<&'static str> {
     let form = |prefix: &str, length: usize| {
         let mut rest = name[prefix.len()..].chars();
         rest.next().is_some() && rest.clone().count() == length && rest.all(|c| c.is_ascii_alphanumeric())
@@ -321,16 +330,7 @@ fn storage_os(errors: &mut ErrorList, source: &Value, path: &Path, of: &Volume<'
 }
 
 fn csi(errors: &mut ErrorList, csi: &Value, path: &Path, _: &Volume<'_>) {
-    let (driver, at) = (text(&csi["driver"]), path.child("driver"));
-    if driver.is_empty() {
-        errors.required(&at, "");
-    }
-    if driver.len() > 63 {
-        errors.too_long(&at, 63);
-    }
-    for why in validate::dns_subdomain(&driver.to_lowercase()) {
-        errors.invalid_str(&at, driver, why);
-    }
+    driver_name(errors, &path.child("driver"), text(&csi["driver"]));
     let secret = &csi["nodePublishSecretRef"];
     if !secret.is_null() {
         match text(&secret["name"]) {
@@ -535,7 +535,7 @@ fn trust_bundle(errors: &mut ErrorList, bundle: &Value, path: &Path) {
 }
 
 /// A signer is named by a domain of two segments or more, and a path.
-fn signer_name(errors: &mut ErrorList, signer: &str, path: &Path) {
+pub(in crate::kinds) fn signer_name(errors: &mut ErrorList, signer: &str, path: &Path) {
     let Some((domain, own)) = signer.split_once('/').filter(|(_, own)| !own.contains('/')) else {
         if signer.is_empty() {
             errors.required(path, "");
