@@ -90,7 +90,7 @@ impl Structural {
         }
         let say = |errors: &mut ErrorList, value: &Value, why: String| {
             let shown = show(value);
-            errors.push(ErrorType::Invalid, path, Some(shown), format!("{} in body {why}", path.as_str()));
+            errors.push(ErrorType::Invalid, path, Some(shown), format!("{} in body {why}", path));
         };
         if value.is_null() {
             if !self.nullable && !self.kind.is_empty() {
@@ -167,7 +167,7 @@ impl Structural {
 
     fn check_text(&self, s: &str, value: &Value, path: &Path, errors: &mut ErrorList) {
         let say = |errors: &mut ErrorList, why: String| {
-            errors.invalid(path, value, format!("{} in body {why}", path.as_str()));
+            errors.invalid(path, value, format!("{} in body {why}", path));
         };
         let length = s.chars().count();
         if let Some(max) = self.limit("maxLength").filter(|max| length > *max) {
@@ -199,10 +199,10 @@ impl Structural {
         };
         if !in_range {
             let with = if format.is_empty() { String::new() } else { format!(" with format {format}") };
-            let why = format!("Checked value must be of type {}{with} in {}", self.kind, path.as_str());
+            let why = format!("Checked value must be of type {}{with} in {}", self.kind, path);
             errors.invalid(path, value, why);
         }
-        let mut say = |why: String| errors.invalid(path, value, format!("{} in body {why}", path.as_str()));
+        let mut say = |why: String| errors.invalid(path, value, format!("{} in body {why}", path));
         if let Some(min) = bound("minimum") {
             let exclusive = flag(&self.raw, "exclusiveMinimum");
             if n < min || exclusive && n <= min {
@@ -246,11 +246,7 @@ impl Structural {
             errors.too_many(path, list.len(), max);
         }
         if let Some(min) = self.limit("minItems").filter(|min| list.len() < *min) {
-            errors.invalid(
-                path,
-                value,
-                format!("{} in body should have at least {min} items", path.as_str()),
-            );
+            errors.invalid(path, value, format!("{} in body should have at least {min} items", path));
         }
         let keys = self.list_keys();
         let before = self.earlier(old);
@@ -290,7 +286,7 @@ impl Structural {
             errors.too_many(path, map.len(), max);
         }
         if let Some(min) = self.limit("minProperties").filter(|min| map.len() < *min) {
-            let why = format!("{} in body should have at least {min} properties", path.as_str());
+            let why = format!("{} in body should have at least {min} properties", path);
             errors.invalid(path, value, why);
         }
         for (name, item) in map {
