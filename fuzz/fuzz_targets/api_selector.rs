@@ -1,4 +1,5 @@
-//! Label and field selectors, quantities, durations and JSON paths: what parses reads the same when it is written.
+//! Label and field selectors, quantities, durations and JSON paths: what parses reads the same when it is written. What
+//! stands behind a line break is an object that a path is looked for in.
 #![no_main]
 
 use api::jsonpath::JsonPath;
@@ -11,8 +12,9 @@ libfuzzer_sys::fuzz_target!(|text: &str| {
     }
     let _ = Field::parse(text);
     let _ = api::duration::parse(text);
-    if let Ok(path) = JsonPath::parse(text) {
-        let _ = path.find(&serde_json::json!({"a": [{"b": 1}, {"b": 2}], "c": "d"}));
+    let (path, object) = text.split_once('\n').unwrap_or((text, r#"{"a":[{"b":1},{"b":2}],"c":"d"}"#));
+    if let (Ok(path), Ok(object)) = (JsonPath::parse(path), serde_json::from_str(object)) {
+        let _ = path.find(&object);
     }
     if let Ok(quantity) = Quantity::parse(text) {
         let again = Quantity::parse(&quantity.to_string()).unwrap();

@@ -2,17 +2,29 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::Arc;
 
 use serde_json::Value;
 
-/// Path of a field: `spec.containers[0].image`, `metadata.labels[app]`.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Path(String);
+/// Path of a field: `spec.containers[0].image`, `metadata.labels[app]`. Paths share what they have in common: below a name as
+/// long as a body may be there can be a hundred thousand others.
+#[derive(Clone, Debug, Default)]
+pub struct Path(Option<Arc<Step>>);
+
+#[derive(Debug)]
+struct Step {
+    before: Path,
+    text: Box<str>,
+}
 
 impl Path {
     /// A path of one field.
     pub fn new(root: &str) -> Path {
-        Path(root.to_owned())
+        Path::root().step(root.into())
+    }
+
+    fn step(&self, text: Box<str>) -> Path {
+        Path(Some(Arc::new(Step { before: self.clone(), text })))
     }
 
     /// The empty path.
@@ -22,28 +34,25 @@ impl Path {
 
     /// A field below.
     pub fn child(&self, name: &str) -> Path {
-        if self.0.is_empty() { Path(name.to_owned()) } else { Path(format!("{}.{name}", self.0)) }
+        self.step(if self.0.is_none() { name.into() } else { format!(".{name}").into() })
     }
 
     /// An item of a list.
     pub fn index(&self, i: usize) -> Path {
-        Path(format!("{}[{i}]", self.0))
+        self.step(format!("[{i}]").into())
     }
 
     /// A value of a map.
     pub fn key(&self, key: &str) -> Path {
-        Path(format!("{}[{key}]", self.0))
-    }
-
-    /// The text.
-    pub fn as_str(&self) -> &str {
-        &self.0
+        self.step(format!("[{key}]").into())
     }
 }
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        let Some(step) = &self.0 else { return Ok(()) };
+        step.before.fmt(f)?;
+        f.write_str(&step.text)
     }
 }
 
@@ -212,7 +221,7 @@ impl ErrorList {
 
     /// Adds one.
     pub fn push(&mut self, kind: ErrorType, path: &Path, value: Option<String>, detail: impl Into<String>) {
-        self.add(FieldError { kind, field: path.as_str().to_owned(), value, detail: detail.into() });
+        self.add(FieldError { kind, field: path.to_string(), value, detail: detail.into() });
     }
 
     /// Takes over all of `other`.
@@ -322,6 +331,14 @@ mod tests {
         both.append(many.clone());
         both.append(many);
         assert!(both.is_full() && both.0.len() == MAX_TOLD + 1);
+    }
+
+    #[test]
+    fn paths_share_what_they_have_in_common() {
+        let far = Path::new("spec").key(&"x".repeat(1 << 20));
+        let below: Vec<Path> = (0..200_000).map(|i| far.child("a").index(i)).collect();
+        assert!(below[5].to_string().ends_with("x].a[5]"));
+        assert_eq!(Path::root().child("a").child("b").to_string(), "a.b");
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub async fn find(client: &Client, api_version: &str, kind: &str) -> Result<Opti
     }
 }
 
-fn resources(group: &str, version: &str, document: &Value) -> Vec<Resource> {
+pub(crate) fn resources(group: &str, version: &str, document: &Value) -> Vec<Resource> {
     let list = document["resources"].as_array().into_iter().flatten();
     list.filter_map(|r| {
         let name = r["name"].as_str()?;

@@ -283,7 +283,7 @@ impl Lines {
     }
 }
 
-fn decode_event(line: &[u8]) -> Result<WatchEvent> {
+pub(crate) fn decode_event(line: &[u8]) -> Result<WatchEvent> {
     #[derive(Deserialize)]
     struct Raw<'a> {
         #[serde(rename = "type")]
@@ -306,7 +306,7 @@ fn decode_event(line: &[u8]) -> Result<WatchEvent> {
     Ok(WatchEvent { kind, object })
 }
 
-fn decode_list(body: &Bytes) -> Result<ObjectList> {
+pub(crate) fn decode_list(body: &Bytes) -> Result<ObjectList> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Raw<'a> {

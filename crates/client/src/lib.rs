@@ -9,6 +9,8 @@ pub mod discovery;
 pub mod election;
 mod error;
 pub mod fake;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod https;
 mod informer;
 mod kubeconfig;

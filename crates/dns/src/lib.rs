@@ -9,6 +9,8 @@
 //!
 //! What it leaves to others: sockets, truncation and forwarding (`network::dns`).
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod names;
 mod records;
 mod run;

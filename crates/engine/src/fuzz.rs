@@ -2,9 +2,9 @@
 
 use crate::attach::DetachKeys;
 use crate::filters::{self, Filters};
-use crate::model::{self, CreateBody, NetworkCreate};
+use crate::model::{self, CreateBody, ExecConfig, NetworkCreate, UpdateBody, VolumeCreate};
 use crate::settings::Settings;
-use crate::{create, files, mounts, networks, ports, resolver, spec, validate};
+use crate::{create, files, limits, mounts, networks, ports, resolver, spec, validate, volumes};
 
 /// A request to make a container, as far as it can be judged without making one.
 pub fn create(bytes: &[u8]) {
@@ -43,6 +43,22 @@ pub fn create(bytes: &[u8]) {
 pub fn network(bytes: &[u8]) {
     if let Ok(create) = model::decode::<NetworkCreate>(bytes) {
         networks::try_out(&create);
+    }
+}
+
+/// Requests to make a volume, to run something in a container, and to change one.
+pub fn smaller(bytes: &[u8]) {
+    if let Ok(create) = model::decode::<VolumeCreate>(bytes) {
+        volumes::try_out(&create);
+    }
+    if let Ok(exec) = model::decode::<ExecConfig>(bytes) {
+        let _ = DetachKeys::parse(&exec.detach_keys);
+    }
+    if let Ok(update) = model::decode::<UpdateBody>(bytes) {
+        let mut host = update.as_host();
+        if limits::check(&mut host, true).is_ok() && validate::restart_policy(&host.restart_policy).is_ok() {
+            let _ = spec::resources(&host);
+        }
     }
 }
 

@@ -693,6 +693,12 @@ pub(crate) fn tree_size(dir: &Path) -> u64 {
     total
 }
 
+/// Reads what a request says of a volume.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn try_out(create: &crate::model::VolumeCreate) {
+    local::try_out(&create.name, &create.driver_opts);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

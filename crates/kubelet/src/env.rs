@@ -41,6 +41,7 @@ pub fn environment(
     sources: &dyn Sources,
 ) -> Result<Vec<(String, String)>, String> {
     let mut env = Env::default();
+    let mut room = Room::default();
     let links = pod.spec.enable_service_links.unwrap_or(true);
     for service in sources.services() {
         let own = service.namespace() == pod.namespace;
@@ -71,7 +72,7 @@ pub fn environment(
     }
     for var in &container.env {
         let value = match &var.value_from {
-            None => expand(&var.value, |name| env.get(name)),
+            None => room.expand(&var.value, |name| env.get(name))?,
             Some(source) => {
                 if let Some(field) = &source.field_ref {
                     field_value(pod, field, facts)?
@@ -103,14 +104,17 @@ pub fn environment(
     Ok(env.list)
 }
 
+/// Variables in their order, each once.
 #[derive(Default)]
-struct Env {
-    list: Vec<(String, String)>,
+pub struct Env {
+    /// Names and values.
+    pub list: Vec<(String, String)>,
     at: BTreeMap<String, usize>,
 }
 
 impl Env {
-    fn set(&mut self, name: String, value: String) {
+    /// Adds a variable, or changes it where it is.
+    pub fn set(&mut self, name: String, value: String) {
         match self.at.get(&name) {
             Some(i) => self.list[*i].1 = value,
             None => {
@@ -120,8 +124,8 @@ impl Env {
         }
     }
 
-    fn get(&self, name: &str) -> Option<String> {
-        self.at.get(name).map(|i| self.list[*i].1.clone())
+    fn get(&self, name: &str) -> Option<&str> {
+        self.at.get(name).map(|i| self.list[*i].1.as_str())
     }
 }
 
@@ -157,28 +161,69 @@ fn service_variables(name: &str, spec: &Value, env: &mut Env) {
     }
 }
 
-/// Replaces `$(NAME)` by its value; `$$` is a dollar, and what is not known stays as it is.
-pub fn expand(text: &str, value: impl Fn(&str) -> Option<String>) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('$') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at + 1..];
-        if let Some(after) = rest.strip_prefix('$') {
-            out.push('$');
-            rest = after;
-        } else if let Some((name, after)) = rest.strip_prefix('(').and_then(|r| r.split_once(')')) {
-            match value(name) {
-                Some(value) => out.push_str(&value),
-                None => out.push_str(&format!("$({name})")),
-            }
-            rest = after;
-        } else {
-            out.push('$');
-        }
+/// The longest text that a program can have as an argument or a variable (MAX_ARG_STRLEN of Linux).
+const LONGEST: usize = 128 << 10;
+/// What all of them can have together, whatever the limits of the program are (three quarters of _STK_LIM).
+const TOGETHER: usize = 6 << 20;
+
+/// How much texts may still become by what is put in for names: each may double the one before it, and with less than fifty
+/// of them there would be no end.
+pub struct Room(usize);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(TOGETHER)
     }
-    out.push_str(rest);
-    out
+}
+
+impl Room {
+    /// Replaces `$(NAME)` by its value; `$$` is a dollar, and what is not known stays as it is. A text that no program can
+    /// have is refused.
+    pub fn expand<'v>(
+        &mut self,
+        text: &str,
+        value: impl Fn(&str) -> Option<&'v str>,
+    ) -> Result<String, String> {
+        let mut out = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(at) = rest.find('$') {
+            out.push_str(&rest[..at]);
+            rest = &rest[at + 1..];
+            if let Some(after) = rest.strip_prefix('$') {
+                out.push('$');
+                rest = after;
+            } else if let Some(named) = rest.strip_prefix('(') {
+                // Behind the last name there is none any more, however often one begins.
+                let Some((name, after)) = named.split_once(')') else {
+                    out.push_str("$(");
+                    out.push_str(&named.replace("$$", "$"));
+                    rest = "";
+                    break;
+                };
+                match value(name) {
+                    Some(value) => {
+                        if out.len() + value.len() > LONGEST || value.len() > self.0 {
+                            return Err(format!(
+                                "what is put in for $({name}) makes the arguments and the environment longer than those of a program can be"
+                            ));
+                        }
+                        self.0 -= value.len();
+                        out.push_str(value);
+                    }
+                    None => {
+                        out.push_str("$(");
+                        out.push_str(name);
+                        out.push(')');
+                    }
+                }
+                rest = after;
+            } else {
+                out.push('$');
+            }
+        }
+        out.push_str(rest);
+        Ok(out)
+    }
 }
 
 /// The value of a `fieldRef`.
@@ -364,17 +409,39 @@ mod tests {
 
     #[test]
     fn expansion() {
-        let value = |n: &str| (n == "A").then(|| "x".to_string());
+        let value = |n: &str| (n == "A").then_some("x");
         for (text, want) in [
             ("$(A)", "x"),
             ("$$(A)", "$(A)"),
             ("$", "$"),
             ("$(A", "$(A"),
             ("a$b$(B)", "a$b$(B)"),
+            ("$(A)$(A$$$(", "x$(A$$("),
+            ("$(A$$$$", "$(A$$"),
             ("$$$(A)", "$x"),
         ] {
-            assert_eq!(expand(text, value), want, "{text}");
+            assert_eq!(Room::default().expand(text, value).as_deref(), Ok(want), "{text}");
         }
+    }
+
+    #[test]
+    fn what_no_program_can_have_is_not_made() {
+        let doubled = |from: usize, to: usize| -> Vec<Value> {
+            let value = |i: usize| {
+                if i == 0 { "0123456789abcdef".to_owned() } else { format!("$(V{0})$(V{0})", i - 1) }
+            };
+            (from..to).map(|i| json!({"name": format!("V{i}"), "value": value(i)})).collect()
+        };
+        assert_eq!(env(json!({"name": "a", "env": doubled(0, 13)})).unwrap()["V12"].len(), 64 << 10);
+        let refused = env(json!({"name": "a", "env": doubled(0, 50)})).unwrap_err();
+        assert!(refused.starts_with("what is put in for $(V13)"), "{refused}");
+        // Many texts that a program could have, and all of them it could not.
+        let mut many = doubled(0, 13);
+        many.extend((0..200).map(|i| json!({"name": format!("W{i}"), "value": "$(V12)"})));
+        assert!(env(json!({"name": "a", "env": many})).is_err());
+        // Many names that do not end.
+        let open = "$(".repeat(1 << 20);
+        assert_eq!(Room::default().expand(&open, |_| None), Ok(open.clone()));
     }
 
     #[test]

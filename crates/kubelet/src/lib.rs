@@ -8,6 +8,8 @@
 mod admit;
 mod context;
 mod env;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod handler;
 mod machine;
 mod manager;

@@ -12,6 +12,7 @@ use oci_spec::runtime::{
 };
 use runtime::{ContainerSpec, IoSpec, LogSpec, Rootfs, SeccompProfile, StdinMode};
 
+use crate::env::{Env, Room};
 use crate::pod::state::ReadySandbox;
 use crate::qos;
 use crate::view::{Container, Pod, Profile};
@@ -101,15 +102,17 @@ pub fn container(input: Input<'_>) -> Result<ContainerSpec, String> {
     let mut oci = runtime::defaults::spec();
     let env = environment(pod, &config.env, &input.env);
     let lookup: BTreeMap<&str, &str> = env.iter().filter_map(|e| e.split_once('=')).collect();
-    let expand = |text: &String| crate::env::expand(text, |name| lookup.get(name).map(|v| (*v).to_owned()));
+    let mut room = Room::default();
+    let mut expand = |text: &String| room.expand(text, |name| lookup.get(name).copied());
 
     let mut args: Vec<String> = if container.command.is_empty() {
         config.entrypoint.clone().unwrap_or_default()
     } else {
-        container.command.iter().map(expand).collect()
+        container.command.iter().map(&mut expand).collect::<Result<_, _>>()?
     };
     if !container.args.is_empty() {
-        args.extend(container.args.iter().map(expand));
+        let more = container.args.iter().map(&mut expand).collect::<Result<Vec<_>, _>>()?;
+        args.extend(more);
     } else if container.command.is_empty() {
         args.extend(config.cmd.clone().unwrap_or_default());
     }
@@ -149,7 +152,7 @@ pub fn container(input: Input<'_>) -> Result<ContainerSpec, String> {
         let sub = if wanted.sub_path_expr.is_empty() {
             wanted.sub_path.clone()
         } else {
-            expand(&wanted.sub_path_expr)
+            expand(&wanted.sub_path_expr)?
         };
         let propagation = match wanted.mount_propagation.as_str() {
             "HostToContainer" => "rslave",
@@ -243,11 +246,8 @@ pub fn container(input: Input<'_>) -> Result<ContainerSpec, String> {
 
 /// The image's variables under the pod's, with what every container has.
 fn environment(pod: &Pod, image: &[String], own: &[(String, String)]) -> Vec<String> {
-    let mut out: Vec<(String, String)> = Vec::new();
-    let mut set = |name: &str, value: &str| match out.iter_mut().find(|(n, _)| n == name) {
-        Some((_, v)) => value.clone_into(v),
-        None => out.push((name.to_owned(), value.to_owned())),
-    };
+    let mut out = Env::default();
+    let mut set = |name: &str, value: &str| out.set(name.to_owned(), value.to_owned());
     set("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     set("HOSTNAME", &pod.hostname());
     for entry in image {
@@ -257,7 +257,7 @@ fn environment(pod: &Pod, image: &[String], own: &[(String, String)]) -> Vec<Str
     for (name, value) in own {
         set(name, value);
     }
-    out.into_iter().map(|(n, v)| format!("{n}={v}")).collect()
+    out.list.into_iter().map(|(n, v)| format!("{n}={v}")).collect()
 }
 
 fn user(pod: &Pod, container: &Container, image: &str) -> Result<User, String> {

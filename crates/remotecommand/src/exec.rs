@@ -172,7 +172,7 @@ fn version(protocol: &str) -> u8 {
     }
 }
 
-async fn over_spdy<IO>(io: IO, wanted: Wanted, version: u8) -> Result<Streams, Error>
+pub(crate) async fn over_spdy<IO>(io: IO, wanted: Wanted, version: u8) -> Result<Streams, Error>
 where
     IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
 {
@@ -217,7 +217,12 @@ where
     Ok(Streams { stdin, stdout, stderr, resize, error, version, end: End::Spdy(connection) })
 }
 
-async fn over_websocket<IO>(io: IO, wanted: Wanted, version: u8, base64: bool) -> Result<Streams, Error>
+pub(crate) async fn over_websocket<IO>(
+    io: IO,
+    wanted: Wanted,
+    version: u8,
+    base64: bool,
+) -> Result<Streams, Error>
 where
     IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
 {

@@ -6,6 +6,8 @@
 //! permissions to its callers.
 
 pub mod exec;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod negotiate;
 pub mod portforward;
 pub mod spdy;

@@ -70,7 +70,7 @@ pub fn portforward_session<B>(
 }
 
 /// The ports that a query names.
-fn ports_of(query: &str, base64: bool) -> Result<Vec<u16>, String> {
+pub(crate) fn ports_of(query: &str, base64: bool) -> Result<Vec<u16>, String> {
     let mut ports = Vec::new();
     for (_, value) in query.split('&').filter_map(|p| p.split_once('=')).filter(|(name, _)| *name == "port") {
         let value = value.replace("%2C", ",").replace("%2c", ",");
@@ -126,11 +126,11 @@ pub struct Forward {
 }
 
 impl Forwards {
-    fn pairs(connection: spdy::Connection) -> Self {
+    pub(crate) fn pairs(connection: spdy::Connection) -> Self {
         Self(Kind::Pairs { connection, half: HashMap::new() })
     }
 
-    async fn channels<IO>(io: IO, ports: &[u16], base64: bool) -> Result<Self, Error>
+    pub(crate) async fn channels<IO>(io: IO, ports: &[u16], base64: bool) -> Result<Self, Error>
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {

@@ -1,8 +1,11 @@
 //! What fuzz targets call: the parsers of what comes from images, users and files, each with what is done with the result.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use crate::logs::{drivers, entry, reader};
-use crate::seccomp;
 use crate::shim::users::Database;
+use crate::{LoggedContainer, seccomp};
 
 /// An image's `/etc/passwd` and `/etc/group`, parted by a line of dashes, after the user that is looked for.
 pub fn users(text: &str) {
@@ -45,4 +48,22 @@ pub fn log(bytes: &[u8]) {
 /// The template of a log's tag.
 pub fn tag(text: &str) {
     let _ = drivers::try_tag(text);
+}
+
+/// A log driver and its options, a line each: what is taken is enough to say how a container's log is written.
+pub fn log_driver(text: &str) {
+    let mut lines = text.lines();
+    let name = lines.next().unwrap_or_default();
+    let options: drivers::Options =
+        lines.filter_map(|l| l.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+    if drivers::validate(name, &options).is_ok() {
+        let labels = BTreeMap::from([("team".to_owned(), "a".to_owned())]);
+        let asked = drivers::Asked {
+            container: &LoggedContainer::default(),
+            labels: &labels,
+            env: &["A=b".to_owned()],
+            folder: Path::new("/x"),
+        };
+        let _ = drivers::spec(name, &options, &asked);
+    }
 }

@@ -9,7 +9,7 @@ use cel::parser::Expression;
 use indexmap::IndexMap;
 
 use super::library;
-use super::value::{Text, Val, hundredth, no_overload};
+use super::value::{Key, Text, Val, hundredth, no_overload};
 
 /// Why there is no result.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +79,12 @@ impl<'a, 'b> Machine<'a, 'b> {
         Ok(value)
     }
 
+    /// A value as the key of a map, if it can be one. A long one is read whole to find its place.
+    fn key(&mut self, value: &Val<'a>) -> Result<Option<Key<'a>>, Fault> {
+        self.spend(hundredth(value.bytes()))?;
+        Ok(value.key())
+    }
+
     fn variable(&self, name: &str) -> Option<&Val<'a>> {
         self.variables.iter().rev().find(|(n, _)| *n == name).map(|(_, v)| v)
     }
@@ -109,7 +115,8 @@ impl<'a, 'b> Machine<'a, 'b> {
                 }
             }
             Expr::Select(select) => {
-                self.spend(1)?;
+                // A long name is read whole to be found.
+                self.spend(1 + hundredth(select.field.len()))?;
                 let operand = self.eval(&select.operand)?;
                 if select.test {
                     return Ok(Val::Bool(present(&operand, &select.field)));
@@ -129,9 +136,9 @@ impl<'a, 'b> Machine<'a, 'b> {
                 for entry in &map.entries {
                     let EntryExpr::MapEntry(entry) = &entry.expr else { return failed("not a map entry") };
                     let key = self.eval(&entry.key)?;
-                    let Some(key) = key.key() else {
-                        return failed(format!("unsupported key type: {}", key.type_name()));
-                    };
+                    let key = self
+                        .key(&key)?
+                        .ok_or_else(|| Fault::Error(format!("unsupported key type: {}", key.type_name())))?;
                     let value = self.eval(&entry.value)?;
                     let value = match (entry.optional, value) {
                         (true, Val::Optional(None)) => continue,
@@ -202,6 +209,7 @@ impl<'a, 'b> Machine<'a, 'b> {
                 let operand = self.eval(operand)?;
                 let field = self.eval(field)?;
                 let Val::Text(field) = field else { return failed(no_overload("_?._")) };
+                self.spend(hundredth(field.len()))?;
                 let inner = match &operand {
                     Val::Optional(Some(inner)) => inner.as_ref(),
                     Val::Optional(None) => return Ok(operand),
@@ -215,6 +223,7 @@ impl<'a, 'b> Machine<'a, 'b> {
             (op::OPT_INDEX, [operand, key]) => {
                 let operand = self.eval(operand)?;
                 let key = self.eval(key)?;
+                self.key(&key)?;
                 let inner = match &operand {
                     Val::Optional(Some(inner)) => inner.as_ref(),
                     Val::Optional(None) => return Ok(operand),
@@ -411,7 +420,7 @@ impl<'a, 'b> Machine<'a, 'b> {
             let item = self.taken(item)?;
             keyed.push((self.with(&[(variable, item.clone())], key)?, item));
         }
-        Ok(library::sorted(keyed)?)
+        library::sorted(keyed, &mut self.meter)
     }
 
     fn pairs(
@@ -440,7 +449,7 @@ impl<'a, 'b> Machine<'a, 'b> {
             match (name, result) {
                 ("transformList", value) => list.push(value?),
                 ("transformMap", value) => {
-                    let Some(key) = a.key() else { return failed(no_overload(name)) };
+                    let key = self.key(&a)?.ok_or_else(|| Fault::Error(no_overload(name)))?;
                     map.insert(key, value?);
                 }
                 ("transformMapEntry", value) => {

@@ -524,7 +524,7 @@ impl Rule {
             None if self.message.is_empty() => format!("failed rule: {}", self.text),
             None => self.message.clone(),
         };
-        let path = match self.field.as_str() {
+        let path = match self.field.to_string().as_str() {
             "" => path.clone(),
             field => path.child(field),
         };

@@ -56,6 +56,7 @@ fn values() {
             "true",
         ),
         ("[3, 1, 2].sort() == [1, 2, 3] && ['b', 'a'].sort() == ['a', 'b']", "true"),
+        ("lists.range(30).map(i, i % 3 == 0 ? double('NaN') : 30.0 - double(i)).sort()[0]", "1.0"),
         ("x.list.sortBy(e, -e.v).map(e, e.n) == ['b', 'a']", "true"),
         ("['b', 'b', 'c', 'a', 'c'].distinct() == ['b', 'c', 'a'] && [1, 1.0, 1u].distinct() == [1]", "true"),
         ("lists.range(4) == [0, 1, 2, 3] && lists.range(0) == []", "true"),
@@ -202,22 +203,56 @@ fn bombs_run_out_of_budget() {
         ("[v, v]", "sets.equivalent([v49], [v49])"),
         ("[v, v]", "v49.flatten(100).size() == 0"),
         ("[v, v]", "[v49, v49].distinct().size() == 1"),
+        ("[v, v]", "'%s'.format([v49]) == ''"),
+        ("{'a': v, 'b': v}", "'%s'.format([v49]) == ''"),
     ] {
         let outcome = eval_within(CALL_BUDGET / 10, &doubled(pair, last), &x);
         assert_eq!(outcome, Err("cost".into()), "{last} of {pair}");
     }
-    for pair in ["[v, v]", "{'a': v, 'b': v}"] {
-        let outcome = eval(&doubled(pair, "'%s'.format([v49])"), &x);
-        assert_eq!(outcome, Err("error during formatting: the result of format is too long".into()));
+}
+
+/// An expression that is evaluated ten times, and that as often as there are levels.
+fn tens(levels: usize, body: &str) -> String {
+    let level = |i: usize| format!("[1, 2, 3, 4, 5, 6, 7, 8, 9, 10].all(i{i}, ");
+    format!("{}{body}{}", (0..levels).map(level).collect::<String>(), ")".repeat(levels))
+}
+
+#[test]
+fn what_fails_or_is_only_looked_at_costs_too() {
+    let long = "a".repeat(100_000);
+    let x = json!({"s": long, "m": {"k": 1, long.as_str(): 1}, "u": format!("https://a/?{}", "a&".repeat(50_000))});
+    let within = |levels, body: &str| {
+        let source = format!(
+            "cel.bind(u, url(x.u), cel.bind(l, lists.range(1000).map(i, x.s), {}))",
+            tens(levels, body)
+        );
+        eval_within(CALL_BUDGET / 10, &source, &x)
+    };
+    for (levels, body) in [
+        // An error whose value nobody needs has taken its time all the same.
+        (3, "'%s%d'.format([[[[x.s]]], 1.5]) == '' || true"),
+        (3, "l.join() == '' || true"),
+        (1, "l.sort().size() > 0"),
+        (1, "l.sortBy(s, s).size() > 0"),
+        (1, "l.isSorted()"),
+        (1, "l.min() == ''"),
+        (3, "u.getQuery().size() > 0"),
+        (3, "x.m[x.s] == 1"),
+        (3, "x.s in x.m"),
+        (3, "x.m[?x.s].hasValue()"),
+        (3, "{x.s: 1}.size() == 1"),
+        (3, "x.m.transformMap(k, v, v).size() == 2"),
+        (3, "x.m == x.m"),
+        (3, &format!("has(x.m.{}) || true", "a".repeat(90_000))),
+    ] {
+        assert_eq!(within(levels, body), Err("cost".into()), "{body}");
     }
+    let found = "x.findAll('.*[^a-z]|[a-z]').size() == 20000";
+    assert_eq!(eval_within(CALL_BUDGET / 10, found, &json!("a".repeat(20_000))), Err("cost".into()));
 }
 
 #[test]
 fn what_is_given_costs_what_it_takes() {
-    let tens = |levels: usize, body: &str| {
-        let level = |i: usize| format!("[1, 2, 3, 4, 5, 6, 7, 8, 9, 10].all(i{i}, ");
-        format!("{}{body}{}", (0..levels).map(level).collect::<String>(), ")".repeat(levels))
-    };
     let deep = json!({"a": {"b": (0..10_000).collect::<Vec<_>>()}, "s": "a".repeat(1 << 20)});
     for (levels, body) in [(2, "x == x"), (3, "size(x.s) > 0"), (3, "x.s == x.s")] {
         assert_eq!(eval(&tens(levels, body), &deep), Err("cost".into()), "{body}");

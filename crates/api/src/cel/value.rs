@@ -258,6 +258,15 @@ impl<'a> Val<'a> {
         }
     }
 
+    /// How long it is as a text or as bytes; 0 for everything else.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Val::Text(s) => s.len(),
+            Val::Bytes(b) => b.len(),
+            _ => 0,
+        }
+    }
+
     /// A field or an entry by its name.
     pub fn field(&self, name: &str) -> Option<Val<'a>> {
         match self {
@@ -399,6 +408,7 @@ impl<'a> Val<'a> {
                 }
                 draw(budget, self.len() as u64)?;
                 for k in keys {
+                    draw(budget, hundredth(k.bytes()))?;
                     let (Ok(Some(x)), Ok(Some(y))) = (self.index(&k), other.index(&k)) else {
                         return Ok(false);
                     };
@@ -448,6 +458,12 @@ impl<'a> Key<'a> {
             Key::Text(s) => Val::Text(s.clone()),
         }
     }
+}
+
+/// The order of two values, where there is one. What texts have in common has to be read before they differ.
+pub(crate) fn ordered<'a>(a: &Val<'a>, b: &Val<'a>, budget: &mut u64) -> Result<Option<Ordering>, Fault> {
+    draw(budget, hundredth(a.bytes().min(b.bytes())))?;
+    Ok(a.compare(b))
 }
 
 /// Whether two texts are the same. That is found out much faster than anything else is done with them.

@@ -6,20 +6,31 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use serde_json::Value;
 
+use super::json::MAX_PROBLEMS;
 use crate::kinds::crd::Structural;
 use crate::quantity::Quantity;
 use crate::schema::{Base, Schema, Shape, Ty, Wrap};
 
-/// Fits `value` to `schema`. Unknown fields are appended to `unknown` as paths.
+/// How long the paths of unknown fields may get together, in bytes, before no more are told of: below a long name there may be
+/// very many.
+const MAX_TOLD: usize = 64 << 10;
+
+/// Fits `value` to `schema`. Unknown fields are appended to `unknown` as paths, as many as are told of.
 pub fn fit(value: &mut Value, schema: Schema<'_>, unknown: &mut Vec<String>) -> Result<(), String> {
-    let mut walk = Walk { path: Vec::new(), unknown, owner: String::new(), zeros: false };
-    walk.value(value, schema)
+    Walk::new(unknown).value(value, schema)
 }
 
 /// As [`fit`], of what somebody wants to own: a field is theirs whatever its value, so zero values stay.
 pub fn fit_applied(value: &mut Value, schema: Schema<'_>, unknown: &mut Vec<String>) -> Result<(), String> {
-    let mut walk = Walk { path: Vec::new(), unknown, owner: String::new(), zeros: true };
-    walk.value(value, schema)
+    Walk { zeros: true, ..Walk::new(unknown) }.value(value, schema)
+}
+
+/// As [`fit`], with the paths of all unknown fields.
+pub fn unsaid(value: &mut Value, schema: Schema<'_>) -> Vec<String> {
+    let mut unknown = Vec::new();
+    // What is of a wrong type is for validation to refuse.
+    let _ = Walk { most: usize::MAX, room: usize::MAX, ..Walk::new(&mut unknown) }.value(value, schema);
+    unknown
 }
 
 /// Is this what a Go client leaves out, and so nothing that can be told from the field's absence? Of two clients, one writes
@@ -51,9 +62,32 @@ struct Walk<'a> {
     owner: String,
     /// Whether zero values stay that Go would leave out.
     zeros: bool,
+    /// How many unknown fields are told of.
+    most: usize,
+    /// How many bytes their paths may still have.
+    room: usize,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn new(unknown: &'a mut Vec<String>) -> Self {
+        Walk {
+            path: Vec::new(),
+            unknown,
+            owner: String::new(),
+            zeros: false,
+            most: MAX_PROBLEMS,
+            room: MAX_TOLD,
+        }
+    }
+
+    fn tell(&mut self, field: &str) {
+        if self.unknown.len() < self.most && self.room > 0 {
+            let path = self.path_with(field);
+            self.room = self.room.saturating_sub(path.len());
+            self.unknown.push(path);
+        }
+    }
+
     /// `spec.containers[0].image`
     fn path_with(&self, field: &str) -> String {
         let mut out = String::new();
@@ -132,10 +166,7 @@ impl Walk<'_> {
                     let inner = schema.field(name);
                     stays.push(inner.is_some() && !item.is_null());
                     match inner {
-                        None => {
-                            let path = self.path_with(name);
-                            self.unknown.push(path);
-                        }
+                        None => self.tell(name),
                         Some(inner) if stays.last() == Some(&true) => {
                             self.path.push(Step::Field(name.clone()));
                             self.value(item, inner)?;

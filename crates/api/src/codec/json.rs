@@ -12,6 +12,9 @@ pub const MAX_DEPTH: usize = 127;
 /// How many fields that should not be there are told of, as upstream: a body may have any number.
 pub const MAX_PROBLEMS: usize = 100;
 
+/// How long a path may be, in bytes, before it is not made any longer.
+const LONG: usize = 4 << 10;
+
 /// Whether a value nests no deeper than `levels`.
 pub fn nests_within(value: &Value, levels: usize) -> bool {
     match value {
@@ -74,7 +77,7 @@ impl<'de> Visitor<'de> for Noting<'_> {
         let mut start = self.0.len();
         while let Some(item) = seq.next_element_seed(Noting(self.0))? {
             for path in &mut self.0[start..] {
-                *path = join(&format!("[{}]", list.len()), path);
+                extend(path, &format!("[{}]", list.len()));
             }
             start = self.0.len();
             list.push(item);
@@ -88,7 +91,7 @@ impl<'de> Visitor<'de> for Noting<'_> {
             let start = self.0.len();
             let value = access.next_value_seed(Noting(self.0))?;
             for path in &mut self.0[start..] {
-                *path = join(&key, path);
+                extend(path, &key);
             }
             if self.0.len() < MAX_PROBLEMS && map.contains_key(&key) {
                 self.0.push(key.clone());
@@ -99,8 +102,12 @@ impl<'de> Visitor<'de> for Noting<'_> {
     }
 }
 
-fn join(outer: &str, inner: &str) -> String {
-    if inner.starts_with('[') { format!("{outer}{inner}") } else { format!("{outer}.{inner}") }
+/// Puts what is around a field before its path.
+fn extend(inner: &mut String, outer: &str) {
+    if inner.len() < LONG {
+        let between = if inner.starts_with('[') { "" } else { "." };
+        *inner = format!("{outer}{between}{inner}");
+    }
 }
 
 #[cfg(test)]

@@ -165,12 +165,18 @@ pub fn check_applied(
         .map_err(|unfit| unfit.status(api_version, kind))
 }
 
-/// Takes out of a value what the schema does not have, and says what that was, as paths; and what says nothing, without a word.
+/// Takes out of a value what the schema does not have, and says what the first of that was, as paths; and what says nothing,
+/// without a word.
 pub fn prune(value: &mut Value, schema: Schema<'_>) -> Vec<String> {
     // `apiVersion` and `kind` are fields of every schema; what is of a wrong type is for validation to refuse.
     let mut unknown = Vec::new();
     let _ = check::fit(value, schema, &mut unknown);
     unknown
+}
+
+/// As [`prune`], of everything that goes.
+pub(crate) fn unsaid(value: &mut Value, schema: Schema<'_>) -> Vec<String> {
+    check::unsaid(value, schema)
 }
 
 /// As [`prune`]; says whether every value is of the type that the schema wants.
@@ -374,6 +380,15 @@ mod tests {
         let many: crate::Map = (0..200_000).map(|i| (format!("x{i}"), json!(null))).collect();
         let decoded = pod(json!({"metadata": {"name": "a"}, "spec": many}), FieldValidation::Warn).unwrap();
         assert_eq!((decoded.value["spec"].clone(), decoded.warnings.len()), (json!({}), json::MAX_PROBLEMS));
+        // Below a long name each of them has a long path.
+        let many: crate::Map = (0..200_000).map(|i| (format!("x{i}"), json!(null))).collect();
+        let schema = json!({"properties": {"n".repeat(1 << 20): many}});
+        let kind = kinds::by_gvr(&gvr::CUSTOM_RESOURCE_DEFINITIONS).unwrap();
+        let body = json!({"spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema": schema}}]}});
+        let body = crate::object::encode(&body);
+        let version = kind.storage().unwrap();
+        let decoded = decode(&body, MediaType::Json, kind, version, FieldValidation::Warn).unwrap();
+        assert_eq!(decoded.warnings.len(), 1, "of so long a path one is told");
     }
 
     #[test]

@@ -272,14 +272,14 @@ impl Kind {
         if let Conversion::Functions { from_storage, .. } = through.conversion {
             from_storage(&mut shown);
         }
-        for path in crate::codec::prune(&mut shown, through.schema()) {
+        for path in crate::codec::unsaid(&mut shown, through.schema()) {
             if path.contains('[') {
                 continue;
             }
             let mut parts: Vec<&str> = path.split('.').collect();
             let Some(last) = parts.pop() else { continue };
-            let found = |v: &Value| parts.iter().try_fold(v.clone(), |v, part| v.get(*part).cloned());
-            let Some(value) = found(old).and_then(|v| v.get(last).cloned()) else { continue };
+            let found = parts.iter().try_fold(old, |v, part| v.get(*part));
+            let Some(value) = found.and_then(|v| v.get(last)).cloned() else { continue };
             let mut at = Some(&mut *new);
             for part in &parts {
                 at = at.and_then(|v| v.get_mut(*part));

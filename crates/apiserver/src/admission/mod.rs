@@ -25,6 +25,8 @@ use crate::metrics::Half;
 use crate::user::UserInfo;
 
 pub use quota::Charges;
+#[cfg(any(test, fuzzing))]
+pub(crate) use webhook::try_response;
 
 /// The kind of write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

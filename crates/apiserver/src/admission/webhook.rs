@@ -197,6 +197,20 @@ fn response(answer: &Value, version: &str, uid: &str) -> Result<Value, String> {
     }
 }
 
+/// Takes what a webhook answers to a review of that object.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn try_response(answer: &Value, object: &Value) {
+    for version in ["admission.k8s.io/v1", "admission.k8s.io/v1beta1"] {
+        let Ok(response) = response(answer, version, "u") else { continue };
+        if allows(&response) {
+            let _ = patched(&response, object);
+        } else {
+            let refusal = refusal("a", &response);
+            assert!(refusal.code >= 400, "{refusal:?}");
+        }
+    }
+}
+
 /// Whether all of a webhook's conditions hold. One that does not is enough; else one that cannot be told is an error.
 fn conditions_hold(hook: &Value, request: &Value, authorizer: &dyn Authorizer) -> Result<bool, String> {
     let mut budget = api::cel::OBJECT_BUDGET;
@@ -341,9 +355,11 @@ fn judge(r: &mut Review<'_>, hook: &Value, response: &Value) -> Result<(), Statu
     for (key, value) in response.get("auditAnnotations").and_then(Value::as_object).into_iter().flatten() {
         r.progress.notes.push((format!("{name}/{key}"), value.as_str().unwrap_or("").to_owned()));
     }
-    if allows(response) {
-        return Ok(());
-    }
+    if allows(response) { Ok(()) } else { Err(refusal(name, response)) }
+}
+
+/// What the client is told of a webhook that refuses.
+fn refusal(name: &str, response: &Value) -> Status {
     let why = match (text(response, "/status/message"), text(response, "/status/reason")) {
         ("", "") => format!("admission webhook \"{name}\" denied the request without explanation"),
         ("", reason) => format!("admission webhook \"{name}\" denied the request: {reason}"),
@@ -353,7 +369,19 @@ fn judge(r: &mut Review<'_>, hook: &Value, response: &Value) -> Result<(), Statu
         "" => "Forbidden",
         reason => reason,
     };
-    Err(Status::failure(code_of(response), reason, why))
+    Status::failure(code_of(response), reason, why)
+}
+
+/// The object as a webhook wants it; nothing if it has no wish.
+fn patched(response: &Value, seen: &Value) -> Result<Option<Value>, String> {
+    let encoded = text(response, "/patch");
+    if encoded.is_empty() {
+        return Ok(None);
+    }
+    let bytes = STANDARD.decode(encoded).map_err(|e| e.to_string())?;
+    let patch: Value = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+    let patched = api::patch::json_patch(seen, &patch).map_err(|s| s.message)?;
+    Ok((patched != *seen).then_some(patched))
 }
 
 async fn mutate_with(r: &mut Review<'_>, wanted: &Wanted) -> Result<bool, Status> {
@@ -361,19 +389,14 @@ async fn mutate_with(r: &mut Review<'_>, wanted: &Wanted) -> Result<bool, Status
     let hook = &wanted.hook;
     let Some(response) = ask(r, wanted, form, Half::Admit).await? else { return Ok(false) };
     judge(r, hook, &response)?;
-    let encoded = text(&response, "/patch");
-    if encoded.is_empty() || r.operation == Operation::Delete {
+    if text(&response, "/patch").is_empty() || r.operation == Operation::Delete {
         return Ok(false);
     }
     let name = text(hook, "/name");
-    let bad = |why: String| Status::internal(format!("failed calling webhook \"{name}\": {why}"));
-    let bytes = STANDARD.decode(encoded).map_err(|e| bad(e.to_string()))?;
-    let patch: Value = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
     let seen = shown(r, form, r.object, wanted.version).await?;
-    let patched = api::patch::json_patch(&seen, &patch).map_err(|s| bad(s.message))?;
-    if patched == seen {
-        return Ok(false);
-    }
+    let patched = patched(&response, &seen)
+        .map_err(|why| Status::internal(format!("failed calling webhook \"{name}\": {why}")))?;
+    let Some(patched) = patched else { return Ok(false) };
     let before = r.object.clone();
     take_back(r, form, patched, wanted.version).await?;
     Ok(before != *r.object)

@@ -98,6 +98,13 @@ pub fn check_schemas(crd: &Value, old: Option<&Value>) -> api::ErrorList {
     errors
 }
 
+/// The kinds that a definition makes, each as if another of its versions were the one that is stored.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn try_kinds(crd: &Value) -> Vec<Kind> {
+    let schemas = schemas(crd);
+    list(crd, "/spec/versions").filter_map(|v| kind_in(crd, text(v, "/name"), &schemas)).collect()
+}
+
 /// The names that the other kinds of a definition's group have: of resources, and of kinds.
 #[derive(Default)]
 struct Taken {

@@ -195,6 +195,15 @@ fn read(text: &str) -> (MountFlags, Option<MountPropagationFlags>, String) {
     (flags, propagation, data.join(","))
 }
 
+/// Reads what a request says of a volume.
+#[cfg(any(test, fuzzing))]
+pub(super) fn try_out(name: &str, options: &Map) {
+    if check_name(name).and_then(|()| check_options(name, options, || Ok(true))).is_ok() {
+        let _ = quota(options);
+        let _ = spec(options).map(|s| read(&s.options));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

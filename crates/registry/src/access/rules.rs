@@ -91,13 +91,27 @@ impl Rules {
 }
 
 fn fits(pattern: &[&str], parts: &[&str]) -> bool {
-    match (pattern.split_first(), parts.split_first()) {
-        (None, None) => true,
-        (Some((&"**", [])), _) => true,
-        (Some((&"**", rest)), _) => (0..=parts.len()).any(|n| fits(rest, &parts[n..])),
-        (Some((p, rest)), Some((part, others))) => (*p == "*" || p == part) && fits(rest, others),
-        _ => false,
+    let (mut wanted, mut at) = (0, 0);
+    // Behind the last `**`, and where what follows it has been looked for: those before need not be tried again.
+    let mut last = None;
+    while let Some(part) = parts.get(at) {
+        match pattern.get(wanted) {
+            Some(&"**") => {
+                wanted += 1;
+                last = Some((wanted, at));
+            }
+            Some(p) if *p == "*" || p == part => {
+                wanted += 1;
+                at += 1;
+            }
+            _ => {
+                let Some((behind, from)) = last else { return false };
+                (wanted, at) = (behind, from + 1);
+                last = Some((behind, from + 1));
+            }
+        }
     }
+    pattern.iter().skip(wanted).all(|p| *p == "**")
 }
 
 #[cfg(test)]
@@ -125,6 +139,11 @@ mod tests {
             (Some("root"), "anything/at/all", Delete, true),
         ] {
             assert_eq!(rules.allow(user, repository, action), want, "{user:?} {repository} {action:?}");
+        }
+        // However often a pattern may begin anywhere.
+        let rules = Rules::parse(&format!("eve {}b pull", "**/a/".repeat(20))).unwrap();
+        for (last, want) in [("b", true), ("c", false)] {
+            assert_eq!(rules.allow(Some("eve"), &format!("{}{last}", "a/".repeat(80)), Pull), want);
         }
         for bad in ["ann team", "ann team fly", "ann team pull,"] {
             assert!(Rules::parse(bad).unwrap_err().to_string().contains("line 1"), "{bad}");

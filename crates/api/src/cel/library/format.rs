@@ -1,8 +1,9 @@
 //! `format` of texts (cel-go's string extension): clauses `%s`, `%d`, `%f`, `%e`, `%b`, `%x`, `%X`, `%o` and `%%`, with the
 //! precision of numbers as in `%.3f`. Numbers have the marks of American English.
 
-use super::super::value::Val;
-use super::{Answer, convert};
+use super::super::eval::{Fault, Meter, draw};
+use super::super::value::{Val, hundredth, no_overload};
+use super::convert;
 
 /// Digits after the point where a clause says nothing.
 const PRECISION: usize = 6;
@@ -10,12 +11,12 @@ const PRECISION: usize = 6;
 const MOST: usize = 100;
 /// The longest text that is made, in bytes.
 const LONGEST: usize = 4 << 20;
-const TOO_LONG: &str = "the result of format is too long";
 
-/// The text with its clauses replaced by `args`.
-pub(super) fn format<'a>(text: &str, args: &[Val<'a>]) -> Answer<'a> {
+/// The text with its clauses replaced by `args`. What it takes to make it is drawn while it is made, because a clause that
+/// fails may follow long ones.
+pub(super) fn format(text: &str, args: &[Val<'_>], meter: &mut Meter<'_>) -> Result<String, Fault> {
     let mut out = String::new();
-    let (mut args, mut rest, mut used, mut room) = (args.iter(), text, 0, LONGEST);
+    let (mut args, mut rest, mut used) = (args.iter(), text, 0);
     while let Some(at) = rest.find('%') {
         out.push_str(&rest[..at]);
         rest = &rest[at + 1..];
@@ -27,39 +28,51 @@ pub(super) fn format<'a>(text: &str, args: &[Val<'a>]) -> Answer<'a> {
         let mut precision = None;
         if let Some(after) = rest.strip_prefix('.') {
             let digits = after.len() - after.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-            let wanted: usize = after[..digits].parse().map_err(
-                |_| "error while parsing formatting clause: unable to find end of precision specifier",
-            )?;
+            let wanted: usize = after[..digits].parse().map_err(|_| {
+                "error while parsing formatting clause: unable to find end of precision specifier".to_owned()
+            })?;
             if wanted > MOST {
-                return Err(format!("precision {wanted} is more than the {MOST} digits that are possible"));
+                return Err(Fault::Error(format!(
+                    "precision {wanted} is more than the {MOST} digits that are possible"
+                )));
             }
             precision = Some(wanted);
             rest = &after[digits..];
         }
-        let Some(verb) = rest.chars().next() else { return Err("unexpected end of string".into()) };
+        let Some(verb) = rest.chars().next() else {
+            return Err("unexpected end of string".to_owned().into());
+        };
         rest = &rest[verb.len_utf8()..];
         let arg = args.next().ok_or_else(|| format!("index {used} out of range"))?;
         used += 1;
-        let clause = clause(verb, precision, arg, &mut room)
-            .map_err(|why| format!("error during formatting: {why}"))?;
+        let clause = clause(verb, precision, arg, meter).map_err(|fault| match fault {
+            Fault::Error(why) => Fault::Error(format!("error during formatting: {why}")),
+            Fault::Cost => Fault::Cost,
+        })?;
+        draw(meter.budget, hundredth(clause.len()))?;
         out.push_str(&clause);
         if out.len() > LONGEST {
-            return Err(TOO_LONG.into());
+            return Err("the result of format is too long".to_owned().into());
         }
     }
     out.push_str(rest);
-    Ok(Val::text(out))
+    Ok(out)
 }
 
-fn clause(verb: char, precision: Option<usize>, arg: &Val<'_>, room: &mut usize) -> Result<String, String> {
-    let refused = |what: &str| Err(format!("{what}, was given {}", arg.type_name()));
+fn clause(
+    verb: char,
+    precision: Option<usize>,
+    arg: &Val<'_>,
+    meter: &mut Meter<'_>,
+) -> Result<String, Fault> {
+    let refused = |what: &str| Err(Fault::Error(format!("{what}, was given {}", arg.type_name())));
     let double = || match arg {
         Val::Double(d) => Some(*d),
         Val::Text(s) if matches!(s.as_ref(), "NaN" | "Infinity" | "-Infinity") => s.parse().ok(),
         _ => None,
     };
     match (verb, arg) {
-        ('s', _) => shown(arg, true, room),
+        ('s', _) => shown(arg, true, meter),
         ('d', Val::Int(i)) => Ok(i.to_string()),
         ('d', Val::Uint(u)) => Ok(u.to_string()),
         ('d', _) => refused("decimal clause can only be used on integers"),
@@ -89,7 +102,7 @@ fn clause(verb: char, precision: Option<usize>, arg: &Val<'_>, room: &mut usize)
             };
             Ok(if verb == 'X' { text.to_uppercase() } else { text })
         }
-        _ => Err(format!("unrecognized formatting clause \"{verb}\"")),
+        _ => Err(Fault::Error(format!("unrecognized formatting clause \"{verb}\""))),
     }
 }
 
@@ -98,26 +111,25 @@ fn signed(i: i64, digits: String) -> String {
 }
 
 /// A value as a text: by itself, or within a list or map, where it looks as in an expression. A value whose parts are the same
-/// one may be endless to look at: each takes from the room there is.
-fn shown(value: &Val<'_>, alone: bool, room: &mut usize) -> Result<String, String> {
-    *room = room.checked_sub(1).ok_or(TOO_LONG)?;
+/// one may be endless to look at: each draws from the budget.
+fn shown(value: &Val<'_>, alone: bool, meter: &mut Meter<'_>) -> Result<String, Fault> {
     let as_text = || match convert("string", value)? {
         Val::Text(s) => Ok(s.to_string()),
-        _ => Err(super::super::value::no_overload("string")),
+        _ => Err(no_overload("string")),
     };
     let text = match value {
         Val::Null => "null".into(),
         Val::Type(name) if alone => (*name).to_owned(),
         Val::List(_) | Val::Array(..) => {
             let items = value.items().unwrap_or_default();
-            let items = items.iter().map(|v| shown(v, false, room)).collect::<Result<Vec<_>, _>>()?;
+            let items = items.iter().map(|v| shown(v, false, meter)).collect::<Result<Vec<_>, _>>()?;
             format!("[{}]", items.join(", "))
         }
         Val::Map(_) | Val::Object(..) => {
             let mut pairs = Vec::new();
             for key in value.range().into_iter().flatten() {
                 let inner = value.index(&key)?.unwrap_or(Val::Null);
-                pairs.push(format!("{}:{}", shown(&key, false, room)?, shown(&inner, false, room)?));
+                pairs.push(format!("{}:{}", shown(&key, false, meter)?, shown(&inner, false, meter)?));
             }
             pairs.sort();
             format!("{{{}}}", pairs.join(", "))
@@ -133,15 +145,13 @@ fn shown(value: &Val<'_>, alone: bool, room: &mut usize) -> Result<String, Strin
         }
         Val::Timestamp(_) | Val::Duration(_) => as_text()?,
         _ => {
-            return Err(format!(
+            return Err(Fault::Error(format!(
                 "string clause can only be used on strings, bools, bytes, ints, doubles, maps, lists, types, durations, and timestamps, was given {}",
                 value.type_name()
-            ));
+            )));
         }
     };
-    if !matches!(value, Val::List(_) | Val::Array(..) | Val::Map(_) | Val::Object(..)) {
-        *room = room.checked_sub(text.len()).ok_or(TOO_LONG)?;
-    }
+    draw(meter.budget, 1 + hundredth(text.len()))?;
     Ok(text)
 }
 

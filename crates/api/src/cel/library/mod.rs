@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::authorizer;
 use super::eval::{Fault, Meter, draw};
-use super::value::{Val, duration, every, hundredth, no_overload, position};
+use super::value::{Val, duration, every, hundredth, no_overload, ordered, position};
 use crate::quantity::Quantity;
 use kubernetes::{
     FORMATS, address, network, parse_ip, parse_url, parse_version, quantity, url, validate, version,
@@ -239,6 +239,9 @@ fn deep(value: Option<&Val<'_>>, depth: usize) -> u64 {
         Val::List(list) if depth < 2 && list.len() < 1000 => {
             own + list.iter().map(|v| deep(Some(v), depth + 1)).sum::<u64>()
         }
+        // They have no size, but are texts.
+        Val::Url(url) => url.as_str().len() as u64,
+        Val::Semver(version) => (version.pre.len() + version.build.len()) as u64,
         _ => own,
     }
 }
@@ -310,6 +313,17 @@ pub(in crate::cel) fn call<'a>(
                 }
             })
         }
+        ("format", Some(Val::Text(s)), [list @ (Val::List(_) | Val::Array(..))]) => {
+            Val::text(format::format(s, &list.items().unwrap_or_default(), meter)?)
+        }
+        (op::IN, None, [Val::Text(key), Val::Map(_) | Val::Object(..)])
+        | (op::INDEX, None, [Val::Map(_) | Val::Object(..), Val::Text(key)]) => {
+            // A long key is read whole to be found.
+            draw(meter.budget, hundredth(key.len()))?;
+            plain(name, target, args)?
+        }
+        ("size", Some(_), []) => plain(name, target, args)?,
+        (_, Some(list @ (Val::List(_) | Val::Array(..))), _) => lists(name, list, args, meter)?,
         ("matches" | "find" | "findAll", Some(Val::Text(s)), [Val::Text(pattern)])
         | ("matches", None, [Val::Text(s), Val::Text(pattern)]) => matched(name, s, pattern, None, meter)?,
         ("findAll", Some(Val::Text(s)), [Val::Text(pattern), Val::Int(most)]) => {
@@ -361,13 +375,9 @@ fn plain<'a>(name: &str, target: Option<Val<'a>>, args: &[Val<'a>]) -> Answer<'a
         ("int" | "uint" | "double" | "string" | "bool" | "bytes" | "duration" | "timestamp", None, [v]) => {
             convert(name, v)
         }
-        ("format", Some(Val::Text(s)), [list @ (Val::List(_) | Val::Array(..))]) => {
-            format::format(&s, &list.items().unwrap_or_default())
-        }
         (_, Some(Val::Text(s)), _) => text(name, &s, args),
         (_, Some(Val::Timestamp(t)), _) => time(name, t, args),
         (_, Some(Val::Duration(d)), []) => span(name, d),
-        (_, Some(list @ (Val::List(_) | Val::Array(..))), _) => lists(name, &list, args),
         (_, Some(Val::Optional(v)), _) => optional(name, v, args),
         (_, Some(Val::Quantity(q)), _) => quantity(name, q, args),
         (_, Some(Val::Url(u)), []) => url(name, &u),
@@ -503,27 +513,34 @@ fn convert<'a>(name: &str, v: &Val<'a>) -> Answer<'a> {
     }
 }
 
-fn lists<'a>(name: &str, list: &Val<'a>, args: &[Val<'a>]) -> Answer<'a> {
-    let Some(items) = list.items() else { return overload(name) };
+fn lists<'a>(name: &str, list: &Val<'a>, args: &[Val<'a>], meter: &mut Meter<'_>) -> Result<Val<'a>, Fault> {
+    let overload = || Fault::Error(no_overload(name));
+    let items = list.items().ok_or_else(overload)?;
     Ok(match (name, args) {
         ("isSorted", []) => {
             let mut sorted = true;
             for two in items.windows(2) {
-                let Some(order) = two[0].compare(&two[1]) else { return overload(name) };
+                let order = ordered(&two[0], &two[1], meter.budget)?.ok_or_else(overload)?;
                 sorted &= order != Ordering::Greater;
             }
             Val::Bool(sorted)
         }
         ("sum", []) => {
+            // Texts and lists have no sum, although they can be added.
+            let is_amount =
+                |v: &Val<'_>| matches!(v, Val::Int(_) | Val::Uint(_) | Val::Double(_) | Val::Duration(_));
+            if !items.iter().all(is_amount) {
+                return Err(overload());
+            }
             let mut items = items.into_iter();
             let first = items.next().unwrap_or(Val::Int(0));
             items.try_fold(first, |sum, v| arithmetic(op::ADD, &sum, &v))?
         }
         ("min" | "max", []) => {
             let mut items = items.into_iter();
-            let Some(mut best) = items.next() else { return Err(format!("{name} called on empty list")) };
+            let mut best = items.next().ok_or_else(|| format!("{name} called on empty list"))?;
             for v in items {
-                let Some(order) = v.compare(&best) else { return overload(name) };
+                let order = ordered(&v, &best, meter.budget)?.ok_or_else(overload)?;
                 if order == if name == "min" { Ordering::Less } else { Ordering::Greater } {
                     best = v;
                 }
@@ -540,12 +557,12 @@ fn lists<'a>(name: &str, list: &Val<'a>, args: &[Val<'a>]) -> Answer<'a> {
                 (Ok(_), Ok(_)) => "start index must be less than or equal to end index".to_owned(),
                 _ => "negative indexes not supported".to_owned(),
             };
-            return Err(format!("cannot slice({start}, {end}), {why}"));
+            return Err(format!("cannot slice({start}, {end}), {why}").into());
         }
-        ("sort", []) => sorted(items.into_iter().map(|v| (v.clone(), v)).collect())?,
-        ("join", []) => joined(&items, "")?,
-        ("join", [Val::Text(by)]) => joined(&items, by)?,
-        _ => return overload(name),
+        ("sort", []) => sorted(items.into_iter().map(|v| (v.clone(), v)).collect(), meter)?,
+        ("join", []) => joined(&items, "", meter)?,
+        ("join", [Val::Text(by)]) => joined(&items, by, meter)?,
+        _ => return Err(overload()),
     })
 }
 
@@ -567,31 +584,43 @@ fn flatten<'a>(
     Ok(())
 }
 
-/// Values in the order of their keys, which must all be of one type that has an order.
-pub(in crate::cel) fn sorted<'a>(mut keyed: Vec<(Val<'a>, Val<'a>)>) -> Answer<'a> {
+/// Values in the order of their keys, which must all be of one type that has an order. Each is compared about as often as
+/// their number can be halved.
+pub(in crate::cel) fn sorted<'a>(
+    mut keyed: Vec<(Val<'a>, Val<'a>)>,
+    meter: &mut Meter<'_>,
+) -> Result<Val<'a>, Fault> {
     if let Some((first, _)) = keyed.first() {
         if first.compare(first).is_none() && !matches!(first, Val::Double(_)) {
-            return Err("list elements must be comparable".into());
+            return Err("list elements must be comparable".to_owned().into());
         }
         let of = first.type_name();
         if keyed.iter().any(|(key, _)| key.type_name() != of) {
-            return Err("list elements must have the same type".into());
+            return Err("list elements must have the same type".to_owned().into());
         }
     }
-    keyed.sort_by(|(a, _), (b, _)| a.compare(b).unwrap_or(Ordering::Equal));
+    let bytes = keyed.iter().map(|(key, _)| key.bytes()).sum();
+    let rounds = u64::from(keyed.len().checked_ilog2().unwrap_or_default()) + 1;
+    draw(meter.budget, hundredth(bytes).saturating_mul(rounds))?;
+    keyed.sort_by(|(a, _), (b, _)| match (a, b) {
+        // What is no number comes last: it has to have a place.
+        (Val::Double(a), Val::Double(b)) => a.partial_cmp(b).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan())),
+        _ => a.compare(b).unwrap_or(Ordering::Equal),
+    });
     Ok(Val::list(keyed.into_iter().map(|(_, value)| value).collect()))
 }
 
-fn joined<'a>(items: &[Val<'_>], by: &str) -> Answer<'a> {
+fn joined<'a>(items: &[Val<'_>], by: &str, meter: &mut Meter<'_>) -> Result<Val<'a>, Fault> {
     let mut out = String::new();
     for (i, item) in items.iter().enumerate() {
-        let Val::Text(s) = item else { return overload("join") };
+        let Val::Text(s) = item else { return Err(no_overload("join").into()) };
+        draw(meter.budget, hundredth(s.len() + by.len()))?;
         if i > 0 {
             out.push_str(by);
         }
         out.push_str(s);
         if out.len() > 4 << 20 {
-            return Err("the result of join is too long".into());
+            return Err("the result of join is too long".to_owned().into());
         }
     }
     Ok(Val::text(out))
@@ -674,6 +703,9 @@ fn global<'a>(name: &str, args: &[Val<'a>]) -> Answer<'a> {
                 [list @ (Val::List(_) | Val::Array(..))] => list.items().unwrap_or_default(),
                 _ => args.to_vec(),
             };
+            if !items.iter().all(|v| matches!(v, Val::Int(_) | Val::Uint(_) | Val::Double(_))) {
+                return overload(name);
+            }
             let wanted = if name == "math.least" { Ordering::Less } else { Ordering::Greater };
             let mut items = items.into_iter();
             let mut best = items.next().ok_or_else(|| format!("{name}() requires at least one argument"))?;

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use regex::Regex;
 
 use super::super::eval::{Fault, Meter, draw};
-use super::super::value::Val;
+use super::super::value::{Val, hundredth};
 use super::{Answer, overload};
 use crate::pattern::Room;
 use crate::regexp::MAX_SIZE;
@@ -68,7 +68,13 @@ pub(super) fn matched<'a>(
         "find" => Val::text(regex.find(s).map_or("", |m| m.as_str())),
         _ => {
             let most = most.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
-            Val::list(regex.find_iter(s).take(most).map(|m| Val::text(m.as_str())).collect())
+            let mut found = Vec::new();
+            for m in regex.find_iter(s).take(most) {
+                // To find the next one all that is left may have to be looked at.
+                draw(meter.budget, 1 + hundredth(s.len() - m.start()))?;
+                found.push(Val::text(m.as_str()));
+            }
+            Val::list(found)
         }
     })
 }

@@ -243,7 +243,7 @@ impl Structural {
             return 0;
         }
         let wrong_type = |errors: &mut ErrorList, is: &str| {
-            let why = format!("{} in body must be of type {}: \"{is}\"", path.as_str(), self.types());
+            let why = format!("{} in body must be of type {}: \"{is}\"", path, self.types());
             errors.push(ErrorType::TypeInvalid, path, Some(quote(is)), why);
         };
         let allowed = self.raw.get("enum").and_then(Value::as_array);
@@ -295,7 +295,7 @@ impl Structural {
     fn check_junctors(&self, value: &Value, path: &Path, errors: &mut ErrorList) -> usize {
         let mut looked = 0;
         let say = |errors: &mut ErrorList, why: &str| {
-            let why = format!("{} {why}", quote(path.as_str()));
+            let why = format!("{} {why}", quote(&path.to_string()));
             errors.push(ErrorType::Invalid, &Path::new("<nil>"), Some("\"\"".into()), why);
         };
         let judged = |s: &Structural| {
@@ -380,7 +380,7 @@ impl Structural {
 
     fn check_text(&self, s: &str, value: &Value, path: &Path, errors: &mut ErrorList) {
         let say = |errors: &mut ErrorList, why: String| {
-            errors.invalid(path, value, format!("{} in body {why}", path.as_str()));
+            errors.invalid(path, value, format!("{} in body {why}", path));
         };
         let length = s.chars().count();
         if let Some(max) = self.limit("maxLength").filter(|max| length > *max) {
@@ -392,7 +392,7 @@ impl Structural {
         }
         let format = text(&self.raw, "format");
         if !super::format::fits(format, s) {
-            let why = format!("{} in body must be of type {format}: {}", path.as_str(), show(value));
+            let why = format!("{} in body must be of type {format}: {}", path, show(value));
             errors.push(ErrorType::TypeInvalid, path, Some(show(value)), why);
         }
     }
@@ -411,10 +411,10 @@ impl Structural {
         };
         if !in_range {
             let with = if format.is_empty() { String::new() } else { format!(" with format {format}") };
-            let why = format!("Checked value must be of type {}{with} in {}", self.kind, path.as_str());
+            let why = format!("Checked value must be of type {}{with} in {}", self.kind, path);
             errors.invalid(path, value, why);
         }
-        let mut say = |why: String| errors.invalid(path, value, format!("{} in body {why}", path.as_str()));
+        let mut say = |why: String| errors.invalid(path, value, format!("{} in body {why}", path));
         if let Some(min) = bound("minimum") {
             let exclusive = flag(&self.raw, "exclusiveMinimum");
             if n < min || exclusive && n <= min {
@@ -456,7 +456,7 @@ impl Structural {
             }
         }
         if let Some(min) = self.limit("minItems").filter(|min| list.len() < *min) {
-            let why = format!("{} in body should have at least {min} items", path.as_str());
+            let why = format!("{} in body should have at least {min} items", path);
             errors.invalid(path, &list.len().into(), why);
         }
         if let Some(max) = self.limit("maxItems").filter(|max| list.len() > *max) {
@@ -474,7 +474,7 @@ impl Structural {
     ) -> usize {
         let mut looked = 1;
         if let Some(min) = self.limit("minProperties").filter(|min| map.len() < *min) {
-            let why = format!("{} in body should have at least {min} properties", path.as_str());
+            let why = format!("{} in body should have at least {min} properties", path);
             errors.invalid(path, &map.len().into(), why);
         }
         if let Some(max) = self.limit("maxProperties").filter(|max| map.len() > *max) {
@@ -485,7 +485,7 @@ impl Structural {
                 let old = old.and_then(|o| o.get(name));
                 looked += schema.check(item, old, &path.child(name), errors);
             } else if self.open == Some(false) {
-                let why = format!("{}.{name} in body is a forbidden property", path.as_str());
+                let why = format!("{}.{name} in body is a forbidden property", path);
                 errors.push(ErrorType::Invalid, path, Some("\"\"".into()), why);
             }
         }

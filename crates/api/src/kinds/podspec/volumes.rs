@@ -217,7 +217,7 @@ fn iscsi(errors: &mut ErrorList, iscsi: &Value, path: &Path, of: &Volume<'_>) {
     }
     if of.name.len() + 1 + text(&iscsi["targetPortal"]).len() > 64 {
         let why = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.";
-        let at = Path::new(path.as_str().trim_end_matches(".iscsi"));
+        let at = Path::new(path.to_string().trim_end_matches(".iscsi"));
         errors.invalid_str(&at.child("name"), of.name, why);
     }
 }
@@ -364,7 +364,7 @@ fn ephemeral(errors: &mut ErrorList, ephemeral: &Value, path: &Path, of: &Volume
     }
     if let Some(pod) = of.pod.filter(|_| !of.name.is_empty()) {
         let claim = podrefs::ephemeral_claim(pod, of.name);
-        let at = Path::new(path.as_str().trim_end_matches(".ephemeral"));
+        let at = Path::new(path.to_string().trim_end_matches(".ephemeral"));
         for why in validate::dns_subdomain(&claim) {
             errors.invalid_str(&at.child("name"), of.name, format!("PVC name \"{claim}\": {why}"));
         }

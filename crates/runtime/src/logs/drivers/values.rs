@@ -65,7 +65,8 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
             "h" => 3600.0,
             _ => return Err(bad()),
         };
-        total += Duration::try_from_secs_f64(number * unit).map_err(|_| bad())?;
+        let part = Duration::try_from_secs_f64(number * unit).map_err(|_| bad())?;
+        total = total.checked_add(part).ok_or_else(bad)?;
         rest = &rest[end..];
     }
     Ok(total)
@@ -112,6 +113,7 @@ mod tests {
         assert!(decimal_size("m").is_err() && decimal_size("1x").is_err() && decimal_size("-1").is_err());
         assert_eq!(duration("1m1.5s"), Ok(Duration::from_millis(61_500)));
         assert!(duration("5").is_err() && duration("").is_err());
+        assert!(duration("18000000000000000000s18000000000000000000s").is_err());
         let url = Url::parse("tcp+tls://[::1]:6514");
         assert_eq!((url.scheme.as_str(), url.host_port()), ("tcp+tls", Some(("::1", 6514))));
         assert_eq!(Url::parse("unix:///a/b").path, "/a/b");
