@@ -155,7 +155,8 @@ impl Walk {
                 change["apiVersion"] = json!(version.api_version());
                 change["kind"] = json!(kind.kind);
             }
-            let url = format!("{one}?fieldManager=walk&force={}", patch.starts_with("apply"));
+            let force = if patch.starts_with("apply") { "&force=true" } else { "" };
+            let url = format!("{one}?fieldManager=walk{force}");
             let answer = self.cluster.patch(&url, patch, change).await;
             let ok = answer.code == 200 && answer.value["metadata"]["labels"]["patched"] == label.as_str();
             self.check(&at, ok, || format!("{} {}", answer.code, answer.value));
