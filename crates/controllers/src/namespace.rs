@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::object::Encoded;
 use api::{Gvr, Key, Object, Value, meta};
 use async_trait::async_trait;
-use client::{Client, Informer, ListOptions, Result, WatchKind, WatchOptions, discovery, gvr};
+use client::discovery::{self, Resource};
+use client::{Client, Informer, ListOptions, ObjectList, Result, WatchKind, WatchOptions, gvr};
 use futures::StreamExt;
 use futures::future::select_all;
 use jiff::Timestamp;
@@ -102,20 +104,7 @@ impl Controller for Namespaces {
         for r in resources.iter().filter(|r| r.namespaced && r.can("list") && r.can("delete")) {
             match self.client.list(&r.gvr, &key.name, &ListOptions::default()).await {
                 Ok(list) if list.items.is_empty() => {}
-                Ok(list) => left.push(Left {
-                    gvr: r.gvr.clone(),
-                    count: list.items.len(),
-                    waiting: list.items.iter().all(|o| o.is_deleting()),
-                    finalizers: list
-                        .items
-                        .iter()
-                        .flat_map(|o| meta::finalizers(o.value()).map(String::from).collect::<Vec<_>>())
-                        .collect(),
-                    collection: r.can("deletecollection"),
-                    watched: r.can("watch"),
-                    revision: list.revision,
-                    items: list.items,
-                }),
+                Ok(list) => left.push(Left::of(r, list)),
                 Err(e) if e.is_not_found() => {} // the kind itself has just gone
                 Err(e) => return Err(e),
             }
@@ -144,7 +133,32 @@ struct Left {
     watched: bool,
     /// The revision they are of.
     revision: u64,
-    items: Vec<Arc<Object>>,
+    /// Those that are not on their way, if they cannot be deleted together.
+    each: Vec<Arc<Encoded>>,
+}
+
+impl Left {
+    /// The objects are looked at one after another and let go: all of a large namespace decoded would take much memory.
+    fn of(resource: &Resource, list: ObjectList) -> Self {
+        let mut left = Self {
+            gvr: resource.gvr.clone(),
+            count: list.items.len(),
+            waiting: true,
+            finalizers: Vec::new(),
+            collection: resource.can("deletecollection"),
+            watched: resource.can("watch"),
+            revision: list.revision,
+            each: Vec::new(),
+        };
+        for object in list.items {
+            left.finalizers.extend(meta::finalizers(object.value()).map(String::from));
+            left.waiting &= object.is_deleting();
+            if !left.collection && !object.is_deleting() {
+                left.each.push(object.encoded().clone());
+            }
+        }
+        left
+    }
 }
 
 struct Observed<'a> {
@@ -170,8 +184,7 @@ fn decide(o: &Observed<'_>) -> Decision {
             let namespace = o.namespace.name().to_owned();
             decision.actions.push(Action::DeleteCollection { gvr: left.gvr.clone(), namespace });
         } else {
-            let items = left.items.iter().filter(|i| !i.is_deleting());
-            decision.actions.extend(items.map(|i| Action::delete(&left.gvr, i)));
+            decision.actions.extend(left.each.iter().map(|o| Action::delete(&left.gvr, &o.object())));
         }
     }
     if !decision.actions.is_empty() {
@@ -275,7 +288,7 @@ mod tests {
             collection: true,
             watched: true,
             revision: 1,
-            items: vec![],
+            each: vec![],
         }
     }
 

@@ -47,10 +47,6 @@ impl Strategy for ApiService {
         }
     }
 
-    fn no_status(&self) -> Value {
-        json!({})
-    }
-
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let (spec, path) = (&obj["spec"], Path::new("spec"));

@@ -144,10 +144,6 @@ impl Strategy for Deployment {
         podspec::default(meta::entry(template, "spec"));
     }
 
-    fn no_status(&self) -> Value {
-        json!({})
-    }
-
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let (spec, path) = (&obj["spec"], Path::new("spec"));

@@ -119,10 +119,6 @@ impl Strategy for FlowSchema {
         errors
     }
 
-    fn no_status(&self) -> Value {
-        json!({})
-    }
-
     fn has_generation(&self) -> bool {
         true
     }

@@ -240,10 +240,6 @@ impl Strategy for Job {
         meta::entry(selector, "matchLabels").entry(UID_LABEL).or_insert(json!(uid));
     }
 
-    fn no_status(&self) -> Value {
-        json!({})
-    }
-
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         let (spec, path) = (&obj["spec"], Path::new("spec"));
@@ -310,14 +306,12 @@ impl Strategy for CronJob {
         set(spec, "suspend", false);
         set(spec, "successfulJobsHistoryLimit", 3);
         set(spec, "failedJobsHistoryLimit", 1);
-        let job = meta::entry(meta::entry(spec, "jobTemplate"), "spec");
+        let template = meta::entry(spec, "jobTemplate");
+        meta::entry(template, "metadata");
+        let job = meta::entry(template, "spec");
         // Upstream defaults a job inside a cron job only as far as its pod template.
         default_failures(job);
         podspec::default(meta::entry(meta::entry(job, "template"), "spec"));
-    }
-
-    fn no_status(&self) -> Value {
-        json!({})
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {

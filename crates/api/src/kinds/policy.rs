@@ -389,10 +389,6 @@ fn scopes(spec: &Value, errors: &mut ErrorList) {
 struct Quota;
 
 impl Strategy for Quota {
-    fn prepare_create(&self, obj: &mut Value) {
-        meta::as_map(obj).insert("status".to_owned(), json!({}));
-    }
-
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         check_amounts(&mut errors, &Path::new("spec").child("hard"), &obj["spec"]["hard"]);

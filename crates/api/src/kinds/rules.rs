@@ -14,11 +14,12 @@ static NULL: Value = Value::Null;
 /// Fields of metadata that a client may not choose, or may not change.
 pub(super) fn prepare_create(kind: &Kind, obj: &mut Value) {
     let map = meta::as_map(obj);
-    if kind.has_subresource("status") && !kind.strategy.keeps_status_on_create() {
-        map.shift_remove("status");
-        let status = kind.strategy.no_status();
-        if !status.is_null() {
-            map.insert("status".to_owned(), status);
+    if kind.has_subresource("status") {
+        if !kind.strategy.keeps_status_on_create() {
+            map.shift_remove("status");
+        }
+        if !kind.custom {
+            map.entry("status").or_insert_with(|| kind.strategy.no_status());
         }
     }
     let metadata = meta::entry(map, "metadata");

@@ -21,9 +21,9 @@ pub trait Strategy: Send + Sync + 'static {
     }
 
     /// The status of a new object, where it is a subresource: the fields that are never left out, as they are before anything
-    /// has been said. `Null`: there is none.
+    /// has been said. Custom resources have none.
     fn no_status(&self) -> Value {
-        Value::Null
+        Value::Object(serde_json::Map::new())
     }
 
     /// Carries over from `old` what an update may not change.
