@@ -170,7 +170,7 @@ impl<'a> Checker<'a> {
         let variable = |(name, ty): (&'a str, Ty<'a>)| {
             let node = match &ty {
                 Ty::Object(schema) | Ty::List(_, Some(schema)) | Ty::Map(_, Some(schema)) => {
-                    Some(Node::Schema(*schema))
+                    Some(Node::Schema(schema))
                 }
                 _ => None,
             };
