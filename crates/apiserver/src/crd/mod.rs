@@ -121,7 +121,9 @@ impl Taken {
             taken.resources.extend(k.short_names.iter().cloned());
             taken.kinds.extend([k.kind.clone(), k.list_kind.clone()]);
         }
-        for o in others.iter().filter(|o| o.name() != own && text(o.value(), "/spec/group") == group) {
+        // A definition's name ends in its group: those of other groups need not be decoded to be told apart.
+        let beside = |o: &&Arc<Object>| o.name().split_once('.').is_some_and(|(_, g)| g == group);
+        for o in others.iter().filter(beside).filter(|o| o.name() != own) {
             let names = o.value().pointer("/status/acceptedNames").unwrap_or(&Value::Null);
             taken.resources.extend(["/plural", "/singular"].map(|f| text(names, f).to_owned()));
             taken.resources.extend(words(names, "/shortNames"));
