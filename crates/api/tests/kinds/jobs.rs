@@ -286,7 +286,9 @@ fn changes_of_jobs() {
 #[test]
 fn statuses_of_jobs() {
     let kind = kind("batch/v1", "Job");
-    let old = merged(&made(kind, &indexed()), &json!({"status": {"startTime": "2024-01-02T03:04:05Z"}}));
+    let untracked =
+        merged(&made(kind, &indexed()), &json!({"status": {"startTime": "2024-01-02T03:04:05Z"}}));
+    let old = merged(&untracked, &json!({"status": {"uncountedTerminatedPods": {}}}));
     let of = |status: Value| json!({"status": status});
     let condition =
         |kinds: &[&str]| kinds.iter().map(|kind| json!({"type": kind, "status": "True"})).collect::<Vec<_>>();
@@ -366,6 +368,19 @@ fn statuses_of_jobs() {
                     "uncountedTerminatedPods.failed[1]: Duplicate value: \"a\"",
                 ],
             ),
+        ],
+    );
+    // Of a controller that only counts the pods that there are.
+    let counted = merged(&untracked, &of(json!({"failed": 2, "succeeded": 1})));
+    let end = "2024-01-02T03:04:06Z";
+    changes(
+        kind,
+        &counted,
+        "status",
+        "status.",
+        &[
+            (of(json!({"failed": 1, "conditions": condition(&["Complete"]), "completionTime": end})), &[]),
+            (of(json!({"succeeded": 0, "conditions": condition(&["Failed"])})), &[]),
         ],
     );
 }

@@ -26,6 +26,12 @@ fn changed(new: &Value, old: &Value, field: &str) -> bool {
     new["status"][field] != old["status"][field]
 }
 
+/// Are its pods tracked until they have been counted? Controllers before 1.26 need not: they count the pods that there are, which
+/// may become fewer, and come to an end without saying first what it will be.
+fn tracked(job: &Value) -> bool {
+    !job["status"]["uncountedTerminatedPods"].is_null()
+}
+
 fn time(value: &Value) -> Option<Timestamp> {
     text(value).parse().ok()
 }
@@ -86,6 +92,9 @@ fn check_end(errors: &mut ErrorList, new: &Value, old: &Value, path: &Path) {
         && end < start
     {
         errors.invalid(&at, &new["status"]["completionTime"], "must be equal to or after `startTime`");
+    }
+    if !tracked(new) {
+        return;
     }
     if (became("Failed") || changed(new, old, "failedIndexes")) && failed && !is(new, "FailureTarget") {
         let why = "cannot set Failed=True condition without the FailureTarget=true condition";
@@ -189,7 +198,7 @@ fn check_change(errors: &mut ErrorList, new: &Value, old: &Value, path: &Path) {
     // A job whose pods run all at once may be made smaller.
     let elastic = spec["completionMode"] == "Indexed" && spec["completions"] == spec["parallelism"];
     for (field, may_fall) in [("failed", false), ("succeeded", elastic)] {
-        if !may_fall && int(&n[field]) < int(&o[field]) {
+        if tracked(old) && !may_fall && int(&n[field]) < int(&o[field]) {
             let why = format!("cannot decrease the {field} counter");
             errors.invalid(&path.child(field), &n[field], why);
         }
