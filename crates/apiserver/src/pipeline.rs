@@ -148,7 +148,9 @@ fn audit_id(request: &mut Request<Payload>, peer: &Peer) -> Option<header::Heade
         return Some(given.clone());
     }
     peer.address?;
-    let made = header::HeaderValue::from_str(&base::rng::uuid()).ok()?;
+    let mut made = header::HeaderValue::from_str(&base::rng::uuid()).ok()?;
+    // Not for secrecy: it never comes again, so HTTP/2 is not to give it the place of another header (RFC 7541, section 7.1.3).
+    made.set_sensitive(true);
     request.headers_mut().insert(AUDIT_ID, made.clone());
     Some(made)
 }
