@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use crate::field::{ErrorList, Path};
+use crate::field::{ErrorList, FieldError, Path};
 use crate::selector::Label;
 use crate::{Map, duration, meta, validate};
 
@@ -276,6 +276,22 @@ pub(super) fn check_selector(errors: &mut ErrorList, path: &Path, selector: &Val
             }
         }
     }
+}
+
+/// Whether it is about a value in a selector that no label can have.
+pub(super) fn is_odd_value(e: &FieldError) -> bool {
+    e.field.contains("].values[")
+}
+
+/// What is wrong with `new`, but for values in selectors that no label can have, where `old` has some.
+pub(super) fn keeping_odd_values(new: ErrorList, old: &ErrorList) -> ErrorList {
+    if old.0.iter().any(is_odd_value) { without_odd_values(new) } else { new }
+}
+
+/// All but what is wrong with values in selectors.
+pub(super) fn without_odd_values(mut errors: ErrorList) -> ErrorList {
+    errors.0.retain(|e| !is_odd_value(e));
+    errors
 }
 
 /// A selector of pods, which must select those of the template. `of`: whose it is, as upstream calls it.

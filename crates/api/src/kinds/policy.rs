@@ -149,12 +149,7 @@ impl Strategy for Budget {
 
     /// Values that no label can have may stay where some were.
     fn validate_changed(&self, new: &Value, old: &Value) -> ErrorList {
-        let mut errors = self.validate(new);
-        let odd = |e: &crate::field::FieldError| e.field.contains("].values[");
-        if self.validate(old).0.iter().any(odd) {
-            errors.0.retain(|e| !odd(e));
-        }
-        errors
+        keeping_odd_values(self.validate(new), &self.validate(old))
     }
 
     fn validate_status(&self, new: &Value, _: &Value) -> ErrorList {

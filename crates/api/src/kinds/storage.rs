@@ -412,11 +412,8 @@ impl Strategy for Capacity {
 
     /// What a selector says that no label can have may stay.
     fn validate_changed(&self, new: &Value, old: &Value) -> ErrorList {
-        let mut errors = self.validate(new);
-        if new["nodeTopology"] == old["nodeTopology"] {
-            errors.0.retain(|e| !e.field.contains("].values["));
-        }
-        errors
+        let errors = self.validate(new);
+        if new["nodeTopology"] == old["nodeTopology"] { without_odd_values(errors) } else { errors }
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> ErrorList {

@@ -199,7 +199,7 @@ impl Strategy for PersistentVolume {
         let (mut errors, mut before) = (ErrorList::new(), ErrorList::new());
         let required = &old["spec"]["nodeAffinity"]["required"];
         podspec::node_selector(&mut before, required, &Path::root(), true);
-        let odd = before.0.iter().any(|e| e.field.contains("].values["));
+        let odd = before.0.iter().any(is_odd_value);
         pv::check(&mut errors, new, !odd);
         errors
     }

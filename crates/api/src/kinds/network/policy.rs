@@ -29,10 +29,7 @@ pub(super) fn check(errors: &mut ErrorList, obj: &Value, old: &Value) {
     let selector = |errors: &mut ErrorList, at: &Path, selector: &Value| {
         let mut wrong = ErrorList::new();
         check_selector(&mut wrong, at, selector);
-        if odd {
-            wrong.0.retain(|e| !e.field.contains("].values["));
-        }
-        errors.append(wrong);
+        errors.append(if odd { without_odd_values(wrong) } else { wrong });
     };
     selector(errors, &path.child("podSelector"), &spec["podSelector"]);
     let known = ranges(old);
