@@ -321,9 +321,19 @@ async fn nodes_change_only_what_is_theirs() {
     };
     let uid = c.get(&one).await.value["metadata"]["uid"].clone();
     let owner = json!({"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": uid, "controller": true});
-    let mut other = owner.clone();
-    other["uid"] = json!("another");
-    assert_eq!(send(Method::POST, PODS, mirror(other)).await.code, 403);
+    for (field, value, why) in [
+        ("uid", json!("another"), "UID mismatch"),
+        ("name", json!("n2"), "an owner reference set to itself"),
+        ("kind", json!("Pod"), "an owner reference set to itself"),
+        ("controller", json!(false), "a controller owner reference set to itself"),
+        ("blockOwnerDeletion", json!(true), "must not set blockOwnerDeletion on an owner reference"),
+    ] {
+        let mut other = owner.clone();
+        other[field] = value;
+        let refused = send(Method::POST, PODS, mirror(other)).await;
+        assert_eq!(refused.code, 403, "{field}: {}", refused.value);
+        assert!(refused.message().contains(why), "{field}: {}", refused.message());
+    }
     let made = send(Method::POST, PODS, mirror(owner)).await;
     assert_eq!(made.code, 201, "{}", made.value);
 }

@@ -136,6 +136,17 @@ async fn nodes_read_what_their_pods_volumes_need() {
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
         "spec": {"nodeName": "n1", "containers": [{"name": "a", "image": "b"}], "volumes": claims}});
     made(&c, "/api/v1/namespaces/default/pods", pod).await;
+    for claim in ["data", "spare"] {
+        let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": claim},
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+        made(&c, "/api/v1/namespaces/default/persistentvolumeclaims", claim).await;
+    }
+    let attachments = "/apis/storage.k8s.io/v1/volumeattachments";
+    for to in ["n1", "n2"] {
+        let attachment = json!({"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttachment", "metadata": {"name": to},
+            "spec": {"attacher": "d.example.com", "nodeName": to, "source": {"persistentVolumeName": "csi"}}});
+        made(&c, attachments, attachment).await;
+    }
     let node = |name: &str| c.as_user(UserInfo::new(&format!("system:node:{name}"), &["system:nodes"]));
     let (own, other) = (node("n1"), node("n2"));
     let read = async |who: &Arc<dyn Transport>, path: &str| call(who, Method::GET, path, &[], "").await.code;
@@ -151,9 +162,32 @@ async fn nodes_read_what_their_pods_volumes_need() {
         ("/api/v1/namespaces/vault/secrets", 403),
         ("/api/v1/persistentvolumes/csi", 200),
         ("/api/v1/persistentvolumes/idle", 403),
+        ("/api/v1/namespaces/default/persistentvolumeclaims/data", 200),
+        ("/api/v1/namespaces/default/persistentvolumeclaims/spare", 403),
+        ("/apis/storage.k8s.io/v1/volumeattachments/n1", 200),
+        ("/apis/storage.k8s.io/v1/volumeattachments", 403),
     ] {
         assert_eq!(read(&own, path).await, code, "{path}");
         assert_eq!(read(&other, path).await, 403, "{path} by another node");
+    }
+    for (who, theirs) in [(&own, "n1"), (&other, "n2")] {
+        for to in ["n1", "n2"] {
+            let code = if to == theirs { 200 } else { 403 };
+            assert_eq!(read(who, &format!("{attachments}/{to}")).await, code, "{to} by {theirs}");
+        }
+    }
+    // The status of a claim is written by the node that mounts it, and nothing else of a claim is.
+    let patch = [("content-type", "application/merge-patch+json")];
+    let grown = json!({"status": {"capacity": {"storage": "1Gi"}}}).to_string();
+    for (who, path, code) in [
+        (&own, "data/status", 200),
+        (&own, "spare/status", 403),
+        (&own, "data", 403),
+        (&other, "data/status", 403),
+    ] {
+        let path = format!("/api/v1/namespaces/default/persistentvolumeclaims/{path}");
+        let answer = call(who, Method::PATCH, &path, &patch, grown.clone()).await;
+        assert_eq!(answer.code, code, "{path}: {}", answer.value);
     }
     // With the pod goes the right.
     let gone = c.delete("/api/v1/namespaces/default/pods/p?gracePeriodSeconds=0").await;
@@ -178,6 +212,12 @@ async fn a_certificate_of_another_authority_is_told_so() {
     };
     let good = over(c.pki.issue_client("admin", &masters).unwrap());
     assert_eq!(call(&good, Method::GET, "/api/v1/nodes", &[], "").await.code, 200);
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}).to_string();
+    let reviews = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let who = call(&good, Method::POST, reviews, JSON, review.clone()).await;
+    let credential = &who.value["status"]["userInfo"]["extra"]["authentication.kubernetes.io/credential-id"];
+    let digest = credential[0].as_str().and_then(|id| id.strip_prefix("X509SHA256=")).unwrap_or_default();
+    assert_eq!(digest.len(), 64, "{}", who.value);
     let bad = over(stranger.issue_client("admin", &masters).unwrap());
     for path in ["/api/v1/nodes", "/version"] {
         let refused = call(&bad, Method::GET, path, &[], "").await;
@@ -197,10 +237,8 @@ async fn a_certificate_of_another_authority_is_told_so() {
         made(&c, "/api/v1/namespaces/default/serviceaccounts/a/token", request).await["status"]["token"]
             .clone();
     let bearer = format!("Bearer {}", token.as_str().unwrap());
-    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}).to_string();
     let headers = [("authorization", bearer.as_str()), JSON[0]];
-    let who =
-        call(&bad, Method::POST, "/apis/authentication.k8s.io/v1/selfsubjectreviews", &headers, review).await;
+    let who = call(&bad, Method::POST, reviews, &headers, review).await;
     assert_eq!(
         who.value["status"]["userInfo"]["username"], "system:serviceaccount:default:a",
         "{}",
