@@ -231,6 +231,98 @@ async fn runtime_classes_give_overhead_and_place() {
 }
 
 /// A quota as its controller has counted it: nothing is used.
+#[tokio::test]
+async fn service_accounts_may_hold_their_pods_to_the_secrets_they_mention() {
+    let c = start().await;
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {"name": "strict", "annotations": {"kubernetes.io/enforce-mountable-secrets": "true"}},
+        "secrets": [{"name": "ours"}], "imagePullSecrets": [{"name": "pull"}]});
+    made(&c, "/api/v1/namespaces/default/serviceaccounts", account).await;
+    let volume = |secret: &str| json!([{"name": "v", "secret": {"secretName": secret}}]);
+    let env =
+        |secret: &str| json!([{"name": "E", "valueFrom": {"secretKeyRef": {"name": secret, "key": "k"}}}]);
+    let run = |env: Value, from: &str| {
+        let from = if from.is_empty() { json!([]) } else { json!([{"secretRef": {"name": from}}]) };
+        json!([{"name": "i", "image": "b", "env": env, "envFrom": from}])
+    };
+    let none = json!([]);
+    for (name, spec, why) in [
+        ("ours", json!({"volumes": volume("ours"), "containers": run(env("ours"), "ours")}), ""),
+        ("pulls", json!({"imagePullSecrets": [{"name": "pull"}]}), ""),
+        ("volume", json!({"volumes": volume("theirs")}), "volume with secret.secretName=\"theirs\""),
+        (
+            "env",
+            json!({"containers": run(env("theirs"), "")}),
+            "container i with envVar E referencing secret.secretName=\"theirs\"",
+        ),
+        (
+            "init",
+            json!({"initContainers": run(none.clone(), "theirs")}),
+            "init container i with envFrom referencing secret.secretName=\"theirs\"",
+        ),
+        (
+            "pull",
+            json!({"imagePullSecrets": [{"name": "pull"}, {"name": "other"}]}),
+            "imagePullSecrets[1].name=\"other\" is not allowed because service account strict does not reference that imagePullSecret",
+        ),
+    ] {
+        let free = c.post(PODS, pod(&format!("free-{name}"), spec.clone())).await;
+        assert_eq!(free.code, 201, "another account minds nothing: {}", free.value);
+        let mut held = pod(name, spec);
+        held["spec"]["serviceAccountName"] = json!("strict");
+        let answer = c.post(PODS, held).await;
+        match why {
+            "" => assert_eq!(answer.code, 201, "{}", answer.value),
+            why => refused(&answer, 403, why),
+        }
+    }
+    for (pod, code) in [("ours", 403), ("free-ours", 200)] {
+        let mut more = json!({"spec": {"ephemeralContainers": run(env("theirs"), "")}});
+        more["spec"]["ephemeralContainers"][0]["name"] = json!("e");
+        let answer =
+            c.patch(&format!("{PODS}/{pod}/ephemeralcontainers"), "strategic-merge-patch+json", more).await;
+        assert_eq!(answer.code, code, "{pod}: {}", answer.value);
+    }
+    // Nor may pods that stand for what a node runs by itself have any, whoever makes them.
+    for (spec, why) in [
+        (json!({"serviceAccountName": "strict"}), "a mirror pod may not reference service accounts"),
+        (json!({"containers": run(none.clone(), "ours")}), "a mirror pod may not reference secrets"),
+    ] {
+        let mut mirror = pod("mirror", spec);
+        mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
+        mirror["spec"]["nodeName"] = json!("n");
+        refused(&c.post(PODS, mirror).await, 403, why);
+    }
+}
+
+#[tokio::test]
+async fn pods_are_told_where_their_node_is() {
+    let c = start().await;
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "labels": {
+        "topology.kubernetes.io/zone": "z", "topology.kubernetes.io/region": "r", "x": "y"}}});
+    made(&c, "/api/v1/nodes", node).await;
+    let mut later = pod("later", json!({}));
+    later["metadata"]["labels"] = json!({"topology.kubernetes.io/zone": "mine", "a": "b"});
+    made(&c, PODS, later).await;
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "later", "labels": {"b": "c"}},
+        "target": {"apiVersion": "v1", "kind": "Node", "name": "n"}});
+    let mut stale = binding.clone();
+    stale["metadata"]["resourceVersion"] = json!("1");
+    let path = format!("{PODS}/later/binding");
+    refused(
+        &c.post(&path, stale).await,
+        409,
+        "ResourceVersion in precondition: 1, ResourceVersion in object meta:",
+    );
+    made(&c, &path, binding).await;
+    let mut known = json!({"topology.kubernetes.io/zone": "z", "topology.kubernetes.io/region": "r"});
+    let placed = made(&c, PODS, pod("placed", json!({"nodeName": "n"}))).await;
+    assert_eq!(placed["metadata"]["labels"], known);
+    api::patch::merge_patch(&mut known, &json!({"a": "b", "b": "c"}));
+    let labels = c.get(&format!("{PODS}/later")).await.value["metadata"]["labels"].clone();
+    assert_eq!(labels, known, "where it is, is told by its node alone");
+}
+
 async fn quota(c: &Cluster, name: &str, spec: Value, hard: Value) {
     let path = "/api/v1/namespaces/default/resourcequotas";
     let quota =

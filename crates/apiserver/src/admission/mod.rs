@@ -2,6 +2,7 @@
 //!
 //! Every plugin that changes objects runs before every plugin that only judges, in the order of [`stock`].
 
+mod accounts;
 mod certificates;
 mod defaults;
 mod lifecycle;
@@ -147,7 +148,7 @@ pub fn stock() -> Vec<Box<dyn Plugin>> {
     vec![
         Box::new(lifecycle::NamespaceLifecycle),
         Box::new(limits::LimitRanger),
-        Box::new(pods::ServiceAccount),
+        Box::new(accounts::ServiceAccount),
         Box::new(node::NodeRestriction),
         Box::new(pods::Priority),
         Box::new(pods::DefaultTolerationSeconds),
@@ -159,6 +160,7 @@ pub fn stock() -> Vec<Box<dyn Plugin>> {
         Box::new(defaults::VolumeResize),
         Box::new(security::PodSecurity),
         Box::new(certificates::Certificates),
+        Box::new(pods::PodTopologyLabels),
         Box::new(webhook::Webhooks),
         Box::new(quota::ResourceQuota),
     ]

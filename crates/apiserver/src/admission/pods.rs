@@ -1,157 +1,24 @@
-//! What pods get on their way in: a service account and its token, tolerations, a priority, the overhead of a runtime class;
-//! and the taint that nodes start with.
-
-use std::time::Duration;
+//! What pods get on their way in: tolerations, a priority, the overhead of a runtime class, where their node is; and the taint
+//! that nodes start with.
 
 use api::{Status, Value};
 use async_trait::async_trait;
 use serde_json::json;
 
 use super::{Operation, Plugin, Review};
-use crate::cache::local_key;
-
-/// Where containers find their service account's token.
-const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// A namespace's first pods may come before its default service account; how long they wait for its event.
-const ACCOUNT_WAIT: Duration = Duration::from_secs(1);
 /// The priority of pods that name no class when no class is the default.
 const DEFAULT_PRIORITY: i64 = 0;
 
-fn creates_pod(r: &Review<'_>) -> bool {
+pub(super) fn creates_pod(r: &Review<'_>) -> bool {
     r.operation == Operation::Create && r.is("pods")
 }
 
-fn is_mirror(pod: &Value) -> bool {
-    api::meta::annotation(pod, "kubernetes.io/config.mirror").is_some()
-}
-
-fn text<'a>(v: &'a Value, field: &str) -> &'a str {
+pub(super) fn text<'a>(v: &'a Value, field: &str) -> &'a str {
     v.get(field).and_then(Value::as_str).unwrap_or("")
 }
 
-/// ServiceAccount: every pod runs as one, and finds its token.
-pub struct ServiceAccount;
-
-#[async_trait]
-impl Plugin for ServiceAccount {
-    fn name(&self) -> &'static str {
-        "ServiceAccount"
-    }
-
-    fn handles(&self, r: &Review<'_>) -> bool {
-        creates_pod(r)
-    }
-
-    async fn mutate(&self, r: &mut Review<'_>) -> Result<(), Status> {
-        if is_mirror(r.object) {
-            return Ok(());
-        }
-        let spec = api::meta::child(r.object, "spec");
-        let named = match spec.get("serviceAccountName").and_then(Value::as_str) {
-            Some(n) if !n.is_empty() => n.to_owned(),
-            _ => spec.get("serviceAccount").and_then(Value::as_str).unwrap_or("").to_owned(),
-        };
-        let name = if named.is_empty() { "default".to_owned() } else { named };
-        spec.insert("serviceAccountName".into(), json!(name));
-        spec.insert("serviceAccount".into(), json!(name));
-        let Some(account) = account(r, &name).await else {
-            let ns = r.namespace;
-            return Err(r.forbidden(format!(
-                "error looking up service account {ns}/{name}: serviceaccount \"{name}\" not found"
-            )));
-        };
-        let account = account.value();
-        let spec = api::meta::child(r.object, "spec");
-        let none = spec.get("imagePullSecrets").and_then(Value::as_array).is_none_or(Vec::is_empty);
-        if none
-            && let Some(secrets) =
-                account.get("imagePullSecrets").filter(|s| s.as_array().is_some_and(|a| !a.is_empty()))
-        {
-            spec.insert("imagePullSecrets".into(), secrets.clone());
-        }
-        let automount = spec
-            .get("automountServiceAccountToken")
-            .or_else(|| account.get("automountServiceAccountToken"))
-            .and_then(Value::as_bool)
-            .unwrap_or(true);
-        if automount {
-            mount_token(r.object);
-        }
-        Ok(())
-    }
-
-    async fn validate(&self, r: &mut Review<'_>) -> Result<(), Status> {
-        if !is_mirror(r.object) {
-            return Ok(());
-        }
-        if !text(r.object.get("spec").unwrap_or(&Value::Null), "serviceAccountName").is_empty() {
-            return Err(r.forbidden("a mirror pod may not reference service accounts"));
-        }
-        Ok(())
-    }
-}
-
-/// The service account, waited for if it is the default one of a namespace that has just been made.
-async fn account(r: &Review<'_>, name: &str) -> Option<std::sync::Arc<api::Object>> {
-    let kind = r.server.cache.kind("", "serviceaccounts");
-    let key = local_key(r.namespace, name);
-    if let Some(found) = kind.get(&key) {
-        return Some(found);
-    }
-    let (_, mut watcher) = r.server.cache.list_and_watch(kind.clone(), r.namespace);
-    if name != "default" {
-        let _ = r.server.cache.caught_up().await;
-        return kind.get(&key);
-    }
-    let appears = async {
-        loop {
-            if let Some(found) = kind.get(&key) {
-                return Some(found);
-            }
-            watcher.next().await.ok()?;
-        }
-    };
-    tokio::time::timeout(ACCOUNT_WAIT, appears).await.ok().flatten()
-}
-
-/// Adds the projected volume with token, CA and namespace, and mounts it in every container that mounts nothing there.
-fn mount_token(pod: &mut Value) {
-    let spec = api::meta::child(pod, "spec");
-    let wants = |c: &Value| {
-        !c.get("volumeMounts")
-            .and_then(Value::as_array)
-            .is_some_and(|m| m.iter().any(|m| text(m, "mountPath") == TOKEN_PATH))
-    };
-    let lists = ["initContainers", "containers"];
-    let any =
-        lists.iter().any(|l| spec.get(*l).and_then(Value::as_array).is_some_and(|a| a.iter().any(wants)));
-    if !any {
-        return;
-    }
-    let existing = spec.get("volumes").and_then(Value::as_array).and_then(|v| {
-        v.iter().map(|v| text(v, "name")).find(|n| n.starts_with("kube-api-access-")).map(str::to_owned)
-    });
-    let name = existing.clone().unwrap_or_else(|| format!("kube-api-access-{}", base::rng::suffix(5)));
-    if existing.is_none() {
-        let volume = json!({"name": name, "projected": {"defaultMode": 420, "sources": [
-            {"serviceAccountToken": {"expirationSeconds": crate::sub::OF_PODS, "path": "token"}},
-            {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
-            {"downwardAPI": {"items": [{"path": "namespace",
-                "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}]}},
-        ]}});
-        push(spec, "volumes", volume);
-    }
-    for list in lists {
-        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
-            if wants(container) {
-                let mount = json!({"name": name, "readOnly": true, "mountPath": TOKEN_PATH});
-                push(api::meta::as_map(container), "volumeMounts", mount);
-            }
-        }
-    }
-}
-
-fn push(map: &mut api::Map, field: &str, item: Value) {
+/// Adds to a list that may not be there.
+pub(super) fn push(map: &mut api::Map, field: &str, item: Value) {
     let list = map.entry(field).or_insert_with(|| json!([]));
     if !list.is_array() {
         *list = json!([]);
@@ -384,20 +251,39 @@ impl Plugin for RuntimeClass {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// PodTopologyLabels: a pod can read by its labels in which zone and region it runs.
+pub struct PodTopologyLabels;
 
-    #[test]
-    fn the_token_is_mounted_once_and_not_over_something_else() {
-        let mut pod = json!({"spec": {"containers": [{"name": "a"},
-            {"name": "b", "volumeMounts": [{"name": "x", "mountPath": TOKEN_PATH}]}]}});
-        mount_token(&mut pod);
-        let once = pod.clone();
-        mount_token(&mut pod);
-        assert_eq!(pod, once);
-        assert_eq!(pod["spec"]["volumes"].as_array().unwrap().len(), 1);
-        assert_eq!(pod["spec"]["containers"][0]["volumeMounts"][0]["mountPath"], TOKEN_PATH);
-        assert_eq!(pod["spec"]["containers"][1]["volumeMounts"].as_array().unwrap().len(), 1);
+/// The labels that a pod takes over from its node.
+const TOPOLOGY: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
+
+#[async_trait]
+impl Plugin for PodTopologyLabels {
+    fn name(&self) -> &'static str {
+        "PodTopologyLabels"
+    }
+
+    fn handles(&self, r: &Review<'_>) -> bool {
+        let binds = r.subresource == "binding" && r.gvr.group.is_empty() && r.gvr.resource == "pods";
+        creates_pod(r) || binds
+    }
+
+    async fn mutate(&self, r: &mut Review<'_>) -> Result<(), Status> {
+        // A binding hands its labels on to the pod.
+        let node = match r.subresource {
+            "" => r.object.pointer("/spec/nodeName"),
+            _ => {
+                r.object.pointer("/target").filter(|t| text(t, "kind") == "Node").and_then(|t| t.get("name"))
+            }
+        };
+        let Some(node) = node.and_then(Value::as_str).filter(|n| !n.is_empty()) else { return Ok(()) };
+        let Some(node) = r.server.cache.kind("", "nodes").get(node) else { return Ok(()) };
+        for label in TOPOLOGY {
+            if let Some(value) = node.labels().get(label) {
+                let labels = api::meta::entry(api::meta::of_mut(r.object), "labels");
+                labels.insert(label.to_owned(), json!(value));
+            }
+        }
+        Ok(())
     }
 }

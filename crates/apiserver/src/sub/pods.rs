@@ -78,14 +78,21 @@ impl ApiServer {
         let mut cx = Context::internal(r.cx.user.clone(), pods, &r.cx.info.namespace, &name);
         cx.agent = r.cx.agent.clone();
         let gvr = api::Gvr::new("", "v1", "pods/binding");
-        let uid = text("/metadata/uid");
+        let (uid, revision) = (text("/metadata/uid"), text("/metadata/resourceVersion"));
         let annotations = binding.pointer("/metadata/annotations").and_then(Value::as_object).cloned();
+        let labels = binding.pointer("/metadata/labels").and_then(Value::as_object).cloned();
         let mut change = |old: &Arc<Object>| {
             let conflict = |why: String| Status::conflict(&gvr, &name, &why);
             if !uid.is_empty() && uid != old.uid() {
                 return Err(conflict(format!(
                     "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
                     old.uid()
+                )));
+            }
+            if !revision.is_empty() && revision != old.revision().to_string() {
+                return Err(conflict(format!(
+                    "Precondition failed: ResourceVersion in precondition: {revision}, ResourceVersion in object meta: {}",
+                    old.revision()
                 )));
             }
             if old.is_deleting() {
@@ -103,6 +110,11 @@ impl ApiServer {
             for (k, v) in annotations.iter().flatten() {
                 api::meta::set_annotation(&mut new, k, v.as_str().unwrap_or(""));
             }
+            if let Some(labels) = &labels {
+                let own = api::meta::entry(api::meta::of_mut(&mut new), "labels");
+                own.extend(labels.iter().map(|(k, v)| (k.clone(), v.clone())));
+            }
+            api::meta::child(&mut new, "status").shift_remove("nominatedNodeName");
             set_condition(&mut new, "PodScheduled", "True", "", "");
             Ok(new)
         };
