@@ -128,6 +128,50 @@ async fn webhooks_see_the_documents_of_subresources() {
     assert_eq!(kinds, ["Binding", "TokenRequest", "Eviction"]);
 }
 
+#[tokio::test]
+async fn webhooks_see_what_was_sent_and_the_server_what_they_made_of_it() {
+    let c = Cluster::start().await;
+    let hook = Hook::start(&c.pki, |r| {
+        let (new, update) = (&r["request"]["object"], r["request"]["operation"] == "UPDATE");
+        let ops = match update {
+            // A label changes, and with it what is wanted and, were it allowed, what is.
+            true => json!([{"op": "replace", "path": "/spec/replicas", "value": 3},
+                {"op": "add", "path": "/status", "value": {"replicas": 99}}]),
+            false => json!([{"op": "add", "path": "/metadata/labels", "value": {"named": new["metadata"]["name"].is_string().to_string(),
+                "known": new["metadata"]["uid"].is_string().to_string(), "owned": new["metadata"]["managedFields"].is_array().to_string()}}]),
+        };
+        let patch = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, ops.to_string());
+        reviewed(r, json!({"patchType": "JSONPatch", "patch": patch}))
+    })
+    .await;
+    hooks(&c, true, "change", &hook, rule("apps", "*", "deployments"), json!({})).await;
+    let mut generated = deployment("d");
+    generated["metadata"] = json!({"generateName": "d-"});
+    let made = c.post(DEPLOYMENTS, generated).await;
+    assert_eq!(made.code, 201, "{}", made.value);
+    let asked = hook.asked();
+    assert_eq!(asked.len(), 1);
+    assert_eq!(asked[0]["request"].get("name"), None, "{}", asked[0]["request"]);
+    assert_eq!(
+        made.value["metadata"]["labels"],
+        json!({"named": "false", "known": "false", "owned": "true"}),
+        "it has neither name nor uid yet, and its fields have an owner"
+    );
+    assert_eq!(made.value["metadata"]["generation"], 1);
+    let path = format!("{DEPLOYMENTS}/{}", made.value["metadata"]["name"].as_str().unwrap());
+    let label = json!({"metadata": {"labels": {"a": "b"}}});
+    let changed = c.patch(&path, "merge-patch+json", label.clone()).await;
+    assert_eq!((changed.code, &changed.value["spec"]["replicas"]), (200, &json!(3)), "{}", changed.value);
+    assert_eq!(changed.value["metadata"]["generation"], 2, "what is wanted is another thing");
+    assert_eq!(changed.value["status"].get("replicas"), None, "what is, is told by the subresource alone");
+    let again = c.patch(&path, "merge-patch+json", json!({"spec": {"replicas": 7}})).await;
+    assert_eq!(
+        again.value["metadata"]["generation"], 2,
+        "a change that is taken back is none: {}",
+        again.value
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_webhook_holds_up_its_own_service_alone() {
     let c = Cluster::start().await;

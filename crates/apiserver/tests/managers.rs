@@ -353,3 +353,70 @@ async fn what_one_client_leaves_out_is_no_change() {
     let managed = applied.value["metadata"]["managedFields"].to_string();
     assert!(managed.contains("f:hostNetwork"), "{managed}");
 }
+
+/// All keys of sets of fields, wherever they are.
+fn names(fields: &Value, out: &mut Vec<String>) {
+    for (key, inner) in fields.as_object().into_iter().flatten() {
+        out.push(key.clone());
+        names(inner, out);
+    }
+}
+
+#[tokio::test]
+async fn what_the_server_adds_is_nobody_s() {
+    let c = Cluster::start().await;
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    assert_eq!(c.post("/api/v1/namespaces/default/serviceaccounts", account).await.code, 201);
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+        "spec": {"containers": [{"name": "a", "image": "b"}]}});
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"},
+        "spec": {"type": "NodePort", "ports": [{"port": 80}]}});
+    for (resource, object, set, not) in [
+        (
+            "pods",
+            &pod,
+            "f:restartPolicy",
+            vec!["f:tolerations", "f:priority", "f:volumes", "f:volumeMounts", "f:serviceAccountName"],
+        ),
+        (
+            "services",
+            &service,
+            "f:sessionAffinity",
+            vec!["f:clusterIP", "f:clusterIPs", "f:nodePort", "f:ipFamilies"],
+        ),
+    ] {
+        let path = format!("/api/v1/namespaces/default/{resource}");
+        let made = c.post(&format!("{path}?fieldManager=m"), object.clone()).await;
+        assert_eq!(made.code, 201, "{}", made.value);
+        let mut fields = Vec::new();
+        names(&owned(&made.value, "m")[0].1, &mut fields);
+        assert!(fields.iter().any(|f| f == set), "the schema's defaults are the client's: {fields:?}");
+        let added: Vec<&String> = fields.iter().filter(|f| not.contains(&f.as_str())).collect();
+        assert!(added.is_empty(), "{resource}: {added:?}");
+    }
+    // So another manager may state what was chosen.
+    let chosen =
+        c.get("/api/v1/namespaces/default/services/s").await.value["spec"]["ports"][0]["nodePort"].clone();
+    let wanted = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"},
+        "spec": {"ports": [{"port": 80, "protocol": "TCP", "nodePort": chosen.as_i64().unwrap() + 1}]}});
+    let applied = apply(&c, "/api/v1/namespaces/default/services/s", "other", &wanted).await;
+    assert_eq!(applied.code, 200, "{}", applied.value);
+}
+
+#[tokio::test]
+async fn what_nobody_keeps_count_of_is_not_counted_before_it_is_applied() {
+    let c = Cluster::start().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let map = |data: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": data});
+    assert_eq!(c.post(maps, map(json!({"x": "1"}))).await.code, 201);
+    let path = format!("{maps}/a");
+    for patch in [json!({"metadata": {"managedFields": [{}]}}), json!({"data": {"x": "2"}})] {
+        let changed = c.patch(&path, "merge-patch+json", patch).await;
+        assert_eq!((changed.code, changed.value["metadata"].get("managedFields")), (200, None));
+    }
+    let refused = apply(&c, &path, "m", &map(json!({"x": "3"}))).await;
+    assert_eq!(refused.code, 409, "{}", refused.value);
+    assert!(refused.message().contains("before-first-apply"), "{}", refused.message());
+    let applied = apply(&c, &path, "m", &map(json!({"x": "2"}))).await;
+    assert_eq!(applied.code, 200, "{}", applied.value);
+}

@@ -201,7 +201,7 @@ async fn patches() {
                 r#"error strict decoding patch: strict decoding error: duplicate field "data""#,
             ),
             patch(merge, "", r#"{"metadata":{"resourceVersion":"1"}}"#, 409, "the object has been modified"),
-            patch(merge, "", r#"{"metadata":{"uid":"x"}}"#, 409, "UID in precondition"),
+            patch(merge, "", r#"{"metadata":{"uid":"x"}}"#, 422, "metadata.uid: Invalid value: \"x\": field is immutable"),
             patch(merge, "?force=false", "{}", 422, "may not be specified for non-apply patch"),
             patch(strategic, "", "[]", 400, ""),
             patch(strategic, "", r#"{"$patch":"nope"}"#, 400, ""),
@@ -210,7 +210,7 @@ async fn patches() {
             patch(applied, by, "{}", 400, "invalid object type: /, Kind="),
             patch(applied, by, r#"{"apiVersion":"v1"}"#, 400, "invalid object type: /v1, Kind="),
             patch(applied, by, &map(json!({"kind": "Secret"})), 400, "invalid object type: /v1, Kind=Secret"),
-            patch(applied, by, &map(json!({"metadata": {"uid": "x"}})), 409, "UID in precondition: x"),
+            patch(applied, by, &map(json!({"metadata": {"uid": "x"}})), 422, "metadata.uid: Invalid value"),
             bad(
                 Method::PATCH,
                 &format!("{MAPS}/none{by}"),

@@ -68,6 +68,91 @@ async fn create() {
 }
 
 #[tokio::test]
+async fn who_writes_says_what_and_nothing_that_is_the_server_s() {
+    let c = Cluster::start().await;
+    // What ends still has its name.
+    let mut held = map("held", json!({}));
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    assert_eq!(c.post(MAPS, held).await.code, 201);
+    assert_eq!(c.delete(&format!("{MAPS}/held")).await.code, 200);
+    let refused = c.post(MAPS, map("held", json!({}))).await;
+    assert_eq!(
+        (refused.code, refused.message()),
+        (409, "object is being deleted: configmaps \"held\" already exists")
+    );
+    assert_eq!(c.post(MAPS, map("a", json!({}))).await.code, 201);
+    let ends = json!({"metadata": {"deletionTimestamp": "2020-01-01T00:00:00Z"}});
+    let refused = c.patch(&format!("{MAPS}/a"), "merge-patch+json", ends).await;
+    assert_eq!(refused.code, 422, "{}", refused.value);
+    assert!(refused.message().contains("metadata.deletionTimestamp: Invalid value"), "{}", refused.message());
+    // An update that creates.
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    let lease = |meta: Value| json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": {}});
+    let put = async |meta: Value| {
+        let path = format!("{leases}/{}", meta["name"].as_str().unwrap());
+        common::call(c.admin.transport(), Method::PUT, &path, JSON, lease(meta).to_string()).await
+    };
+    let refused = put(json!({"name": "x", "uid": "u"})).await;
+    assert_eq!(refused.code, 409, "{}", refused.value);
+    assert!(
+        refused.message().contains("UID in precondition: u, UID in object meta: "),
+        "{}",
+        refused.message()
+    );
+    assert_eq!(put(json!({"name": "x", "resourceVersion": "5"})).await.code, 201);
+    let refused = put(json!({"name": "x"})).await;
+    assert_eq!(
+        refused.message(),
+        "leases.coordination.k8s.io \"x\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for an update"
+    );
+    let apply = async |name: &str, config: Value| {
+        let headers = [("content-type", "application/apply-patch+yaml")];
+        let path = format!("{leases}/{name}?fieldManager=m");
+        common::call(c.admin.transport(), Method::PATCH, &path, &headers, config.to_string()).await
+    };
+    let refused = apply("y", lease(json!({}))).await;
+    assert_eq!(refused.code, 400, "{}", refused.value);
+    assert!(refused.message().contains("was undeterminable: name must be provided"), "{}", refused.message());
+    assert_eq!(apply("y", lease(json!({"name": "y"}))).await.code, 201);
+    assert_eq!(apply("y", lease(json!({}))).await.code, 200, "what is there has its name");
+}
+
+#[tokio::test]
+async fn scales_are_judged_as_objects_are() {
+    let c = Cluster::start().await;
+    let deployments = "/apis/apps/v1/namespaces/default/deployments";
+    let object = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"},
+        "spec": {"replicas": 2, "selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}},
+            "spec": {"containers": [{"name": "a", "image": "b"}]}}}});
+    assert_eq!(c.post(deployments, object).await.code, 201);
+    let path = format!("{deployments}/d/scale");
+    for (query, patch, code, why) in [
+        ("", json!({"spec": {"replicas": "5"}}), 422, "patch: Invalid value"),
+        ("", json!({"spec": {"replicas": 1_i64 << 33}}), 422, "patch: Invalid value"),
+        ("?fieldValidation=Strict", json!({"spec": {"replica": 1}}), 422, "unknown field \"spec.replica\""),
+        ("", json!({"metadata": {"name": "e"}}), 400, "does not match the name on the URL (d)"),
+        ("", json!({"metadata": {"uid": "u"}}), 409, "UID in precondition: u"),
+    ] {
+        let refused = c.patch(&format!("{path}{query}"), "merge-patch+json", patch.clone()).await;
+        assert_eq!(refused.code, code, "{patch}: {}", refused.value);
+        assert!(refused.message().contains(why), "{patch}: {}", refused.message());
+    }
+    let warned = c.patch(&path, "merge-patch+json", json!({"spec": {"replicas": 3, "replica": 1}})).await;
+    assert_eq!((warned.code, &warned.value["spec"]["replicas"]), (200, &json!(3)), "{}", warned.value);
+    assert!(warned.header("warning").contains("unknown field"), "{}", warned.header("warning"));
+    for (meta, code) in [
+        (json!({}), 400),
+        (json!({"name": "e"}), 400),
+        (json!({"name": "d", "uid": "u"}), 409),
+        (json!({"name": "d"}), 200),
+    ] {
+        let scale = json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": meta, "spec": {"replicas": 4}});
+        let answer = common::call(c.admin.transport(), Method::PUT, &path, JSON, scale.to_string()).await;
+        assert_eq!(answer.code, code, "{scale}: {}", answer.value);
+    }
+}
+
+#[tokio::test]
 async fn unknown_fields() {
     let c = Cluster::start().await;
     let body = |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "dataz": {"x": "1"}});

@@ -104,6 +104,10 @@ pub(super) fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, subresou
         }
         match keep.get(field) {
             Some(v) => metadata.insert(field.to_owned(), v.clone()),
+            // Validation refuses to end by an update what does not end.
+            None if field.starts_with("deletion") && metadata.get(field).is_some_and(|v| !v.is_null()) => {
+                None
+            }
             None => metadata.shift_remove(field),
         };
     }
@@ -268,7 +272,7 @@ fn metadata_maps(kind: &Kind, obj: &Value) -> ErrorList {
     let mut errors = labels(&m["labels"], &path.child("labels"));
     errors.append(annotations(&m["annotations"], &path.child("annotations")));
     let owners = path.child("ownerReferences");
-    let mut controllers = 0;
+    let mut controller: Option<String> = None;
     for (i, owner) in m["ownerReferences"].as_array().into_iter().flatten().enumerate() {
         let at = owners.index(i);
         for (field, what) in [
@@ -284,14 +288,19 @@ fn metadata_maps(kind: &Kind, obj: &Value) -> ErrorList {
         if owner["apiVersion"] == "v1" && owner["kind"] == "Event" {
             errors.invalid(&at, owner, "v1, Kind=Event is disallowed from being an owner");
         }
-        controllers += u32::from(owner["controller"] == true);
-    }
-    if controllers > 1 {
-        errors.invalid(
-            &owners,
-            &m["ownerReferences"],
-            "Only one reference can have Controller set to true. Found \"true\" in references",
-        );
+        if owner["controller"] == true {
+            let name = |field: &str| validate::text(&owner[field]);
+            let this = format!("{}/{}", name("kind"), name("name"));
+            match &controller {
+                Some(first) => {
+                    let why = format!(
+                        "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"
+                    );
+                    errors.invalid(&owners, &m["ownerReferences"], why);
+                }
+                None => controller = Some(this),
+            }
+        }
     }
     let at = path.child("finalizers");
     for finalizer in meta::finalizers(obj) {
@@ -358,7 +367,7 @@ fn metadata_update(kind: &Kind, new: &Value, old: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     let path = Path::new("metadata");
     let (n, o) = (meta::of(new), meta::of(old));
-    for field in ["name", "namespace", "uid"] {
+    for field in ["name", "namespace", "uid", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         if field == "namespace" && !kind.namespaced {
             continue;
         }
@@ -368,12 +377,12 @@ fn metadata_update(kind: &Kind, new: &Value, old: &Value) -> ErrorList {
     }
     if meta::is_deleting(old) {
         let before: HashSet<&str> = meta::finalizers(old).collect();
-        let added: Vec<&str> = meta::finalizers(new).filter(|f| !before.contains(f)).collect();
+        let added: BTreeSet<&str> = meta::finalizers(new).filter(|f| !before.contains(f)).collect();
         if !added.is_empty() {
-            let found = serde_json::to_string(&added).unwrap_or_default();
+            let found: Vec<String> = added.into_iter().map(quote).collect();
             errors.forbidden(
                 &path.child("finalizers"),
-                format!("no new finalizers can be added if the object is being deleted, found new finalizers {found}"),
+                format!("no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}", found.join(", ")),
             );
         }
     }

@@ -490,6 +490,11 @@ pub fn track_update(
         (_, Some(old)) => entries(old),
         _ => Vec::new(),
     };
+    // Of what nobody keeps count of, it is not begun before it is applied.
+    if old.is_some() && managers.is_empty() {
+        meta::of_mut(new).shift_remove("managedFields");
+        return Ok(());
+    }
     // Nothing is written before all is known. What managed fields say of themselves is stripped from the differences.
     let (mut changed, removed);
     match old {

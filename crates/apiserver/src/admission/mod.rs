@@ -108,7 +108,16 @@ struct Rounds {
 impl Review<'_> {
     /// A refusal in upstream's form: `RESOURCE "NAME" is forbidden: WHY`.
     pub fn forbidden(&self, why: impl Into<String>) -> Status {
-        Status::forbidden(self.gvr, self.name, &why.into())
+        Status::forbidden(self.gvr, self.shown_name(), &why.into())
+    }
+
+    /// What messages call the object: by what its name is to be made of, as long as it has none.
+    pub fn shown_name(&self) -> &str {
+        let base = api::meta::generate_name(self.object);
+        [self.name, api::meta::name(self.object), base]
+            .into_iter()
+            .find(|n| !n.is_empty())
+            .unwrap_or("Unknown")
     }
 
     /// Whether this is about the object itself (no subresource) of this core resource.

@@ -75,7 +75,7 @@ impl Plugin for ResourceQuota {
         }
         // All are asked before one is charged: what one refuses must not use up another.
         for (quota, delta) in &wanting {
-            charged(r.gvr, r.name, quota, delta)?;
+            charged(r.gvr, r.shown_name(), quota, delta)?;
         }
         for (quota, delta) in wanting {
             charge(r, quota, &delta).await?;

@@ -2,20 +2,85 @@
 
 use std::sync::Arc;
 
-use api::{Object, Status, Value};
+use api::{Gvr, Kind, Object, Status, Value};
 use serde_json::json;
 use store::Expect;
 
 use super::{Context, Missed};
 use crate::ApiServer;
 use crate::admission::{self, Operation, Progress, Review};
+use crate::conversion::Converter;
 use crate::query::WriteOptions;
+use crate::user::UserInfo;
 
 /// How often a generated name is drawn again when it is taken.
 const GENERATE_ATTEMPTS: usize = 8;
 
 /// The longest base of a generated name, so that the whole fits a label.
 const MAX_BASE: usize = 63 - 5;
+
+/// What the server says of an object, whatever its client sends.
+const SYSTEM_FIELDS: [&str; 6] = [
+    "uid",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "selfLink",
+    "resourceVersion",
+];
+
+/// An object that is to be: all of its admission but the object.
+struct New {
+    kind: Arc<Kind>,
+    gvr: Gvr,
+    user: Arc<UserInfo>,
+    version: usize,
+    converter: Option<Arc<Converter>>,
+    namespace: String,
+    /// Empty if it is yet to be generated.
+    name: String,
+}
+
+impl New {
+    fn of(cx: &Context, name: &str) -> Self {
+        Self {
+            kind: cx.kind.clone(),
+            gvr: cx.kind.gvr(),
+            user: cx.user.clone(),
+            version: cx.version,
+            converter: cx.converter.clone(),
+            namespace: cx.namespace().to_owned(),
+            name: name.to_owned(),
+        }
+    }
+
+    fn review<'a>(
+        &'a self,
+        server: &'a ApiServer,
+        object: &'a mut Value,
+        options: &WriteOptions,
+        warnings: &'a mut Vec<String>,
+    ) -> Review<'a> {
+        Review {
+            server,
+            user: &self.user,
+            kind: &self.kind,
+            gvr: &self.gvr,
+            version: self.version,
+            converter: self.converter.as_deref(),
+            subresource: "",
+            operation: Operation::Create,
+            namespace: &self.namespace,
+            name: &self.name,
+            object,
+            old: None,
+            dry_run: options.dry_run,
+            options: options.document("CreateOptions"),
+            warnings,
+            progress: Progress::default(),
+        }
+    }
+}
 
 impl ApiServer {
     /// Creates the object `value`, which is in the requested version and has passed the decoder.
@@ -35,9 +100,22 @@ impl ApiServer {
             return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
         }
         cx.kind.to_storage(&mut value)?;
+        let meta = api::meta::of_mut(&mut value);
+        for field in SYSTEM_FIELDS {
+            meta.shift_remove(field);
+        }
+        cx.kind.default(&mut value);
+        // Its fields are owned by who sends them; what admission and the server add belongs to nobody.
+        if !options.applied {
+            super::versions::track(cx, None, &mut value, "", options).await?;
+        }
+        let new = New::of(cx, api::meta::name(&value));
+        let mut warnings = Vec::new();
+        admission::mutate(&self.admission, &mut new.review(self, &mut value, options, &mut warnings)).await?;
+        cx.warnings.append(&mut warnings);
         let base = api::meta::generate_name(&value).to_owned();
         if !api::meta::name(&value).is_empty() || base.is_empty() {
-            return self.create_named(cx, value, options).await;
+            return self.create_named(cx, &new, value, options).await;
         }
         let cut = base.char_indices().map(|(i, c)| i + c.len_utf8()).take_while(|i| *i <= MAX_BASE).last();
         let mut taken = String::new();
@@ -45,7 +123,7 @@ impl ApiServer {
             let mut object = value.clone();
             let name = format!("{}{}", &base[..cut.unwrap_or(0)], base::rng::suffix(5));
             api::meta::of_mut(&mut object).insert("name".into(), json!(name));
-            match self.create_named(cx, object, options).await {
+            match self.create_named(cx, &new, object, options).await {
                 Err(status) if status.reason == "AlreadyExists" => taken = name,
                 answer => return answer,
             }
@@ -53,67 +131,45 @@ impl ApiServer {
         Err(Status::no_name_left(&cx.gvr(), &taken))
     }
 
+    /// Creates what has its name and has been through the mutating half of admission.
     async fn create_named(
         &self,
         cx: &mut Context,
+        new: &New,
         mut object: Value,
         options: &WriteOptions,
     ) -> Result<Arc<Object>, Status> {
         let name = api::meta::name(&object).to_owned();
-        {
-            let meta = api::meta::of_mut(&mut object);
-            for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
-                meta.shift_remove(field);
-            }
-            meta.insert("uid".into(), json!(base::rng::uuid()));
-            meta.insert("creationTimestamp".into(), json!(api::meta::time(base::clock::now())));
+        let (kind, version) = (&new.kind, &new.kind.versions[new.version]);
+        let meta = api::meta::of_mut(&mut object);
+        for field in SYSTEM_FIELDS {
+            meta.shift_remove(field);
         }
-        cx.kind.default(&mut object);
-        cx.kind.prepare_create(&mut object);
-        let gvr = cx.kind.gvr();
-        let namespace = cx.namespace().to_owned();
-        let (kind, user) = (cx.kind.clone(), cx.user.clone());
-        let mut warnings = Vec::new();
-        let (version, converter) = (cx.version, cx.converter.clone());
-        let mut review = Review {
-            server: self,
-            user: &user,
-            kind: &kind,
-            gvr: &gvr,
-            version,
-            converter: converter.as_deref(),
-            subresource: "",
-            operation: Operation::Create,
-            namespace: &namespace,
-            name: &name,
-            object: &mut object,
-            old: None,
-            dry_run: options.dry_run,
-            options: options.document("CreateOptions"),
-            warnings: &mut warnings,
-            progress: Progress::default(),
-        };
-        // Whether there is such a namespace comes before everything else that could be wrong.
-        admission::mutate(&self.admission, &mut review).await?;
-        let held = self.allocate(cx, review.object, None).await?;
-        let mut errors = kind.validate_create(review.object);
-        errors.append(kind.validate_sent(&kind.versions[version], self.options.release, review.object, None));
+        meta.insert("uid".into(), json!(base::rng::uuid()));
+        meta.insert("creationTimestamp".into(), json!(api::meta::time(base::clock::now())));
+        kind.prepare_create(&mut object);
+        let held = self.allocate(cx, &mut object, None).await?;
+        let mut errors = kind.validate_create(&object);
+        errors.append(kind.validate_sent(version, self.options.release, &object, None));
         if !errors.is_empty() {
-            return Err(Status::invalid(&cx.kind.gvk(), &name, &errors));
+            return Err(Status::invalid(&kind.gvk(), &name, &errors));
         }
-        self.check_escalation(&user, &kind, &namespace, review.object, None)?;
+        self.check_escalation(&new.user, kind, &new.namespace, &object, None)?;
         // What exists is refused before anything is counted against a quota.
-        if self.cache.kind(&kind.group, &kind.plural).get(&cx.key_of(&name)).is_some() {
+        let stored = || self.cache.kind(&kind.group, &kind.plural).get(&cx.key_of(&name));
+        if stored().is_some() {
             self.cache.caught_up().await.map_err(super::store_failure)?;
-            if self.cache.kind(&kind.group, &kind.plural).get(&cx.key_of(&name)).is_some() {
-                return Err(Status::already_exists(&cx.gvr(), &name));
+            if let Some(there) = stored() {
+                return Err(exists(cx, &there));
             }
         }
+        let mut warnings = Vec::new();
+        let mut review = new.review(self, &mut object, options, &mut warnings);
         let charges = admission::validate(&self.admission, &mut review).await?;
         cx.warnings.append(&mut warnings);
         cx.warnings.extend(kind.warnings(&object, None));
         let written = self.write_new(cx, &name, object, options).await;
-        let object = charges.settle(self, &namespace, written).await?;
+        let object = charges.settle(self, &new.namespace, written).await?;
         if held.is_some() && !options.dry_run {
             self.cache.wait_for(object.revision()).await;
         }
@@ -122,26 +178,17 @@ impl ApiServer {
 
     async fn write_new(
         &self,
-        cx: &mut Context,
+        cx: &Context,
         name: &str,
-        mut object: Value,
+        object: Value,
         options: &WriteOptions,
     ) -> Result<Arc<Object>, Status> {
-        if !options.applied {
-            let writer = api::patch::apply::Writer {
-                manager: cx.manager(options),
-                now: base::clock::now(),
-                subresource: "",
-                api_version: &cx.version().api_version(),
-                has_status: cx.version().subresource("status").is_some(),
-            };
-            super::versions::track(cx, None, &mut object, writer).await?;
-        }
         if options.dry_run {
             return Ok(Object::from_value(object));
         }
         self.put(cx, name, object, Expect::Absent).await.map_err(|missed| match missed {
-            Missed::Conflict(_) => Status::already_exists(&cx.gvr(), name),
+            Missed::Conflict(Some(there)) => exists(cx, &there),
+            Missed::Conflict(None) => Status::already_exists(&cx.gvr(), name),
             Missed::Failed(status) => status,
         })
     }
@@ -171,6 +218,15 @@ impl ApiServer {
 }
 
 /// The object is not of the namespace that the path names.
+/// There is an object of this name, perhaps not for long.
+fn exists(cx: &Context, there: &Object) -> Status {
+    let mut status = Status::already_exists(&cx.gvr(), there.name());
+    if there.is_deleting() {
+        status.message = format!("object is being deleted: {}", status.message);
+    }
+    status
+}
+
 pub(super) fn other_namespace() -> Status {
     Status::bad_request(
         "the namespace of the provided object does not match the namespace sent on the request",

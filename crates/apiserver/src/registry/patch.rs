@@ -5,11 +5,11 @@ use std::sync::Arc;
 use api::codec::duplicate;
 use api::kinds::Version;
 use api::patch::apply::{Writer, apply};
-use api::{Kind, Object, Status, Value};
+use api::schema::{Schema, TypeId};
+use api::{Gvk, Kind, Object, Status, Value};
 use async_trait::async_trait;
-use serde_json::json;
 
-use super::update::Change;
+use super::update::{Change, check_name};
 use super::versions::Views;
 use super::{Context, Modify, value_in};
 use crate::ApiServer;
@@ -94,7 +94,7 @@ impl PatchBody {
     }
 
     /// Applies the patch to an object or subresource; not for server-side apply.
-    fn onto(&self, target: &Value, schema: api::schema::Schema<'_>) -> Result<Value, Status> {
+    fn onto(&self, target: &Value, schema: Schema<'_>) -> Result<Value, Status> {
         match self {
             Self::Json(patch) => api::patch::json_patch(target, patch),
             Self::Merge(patch) => {
@@ -152,7 +152,6 @@ impl Applied<'_> {
 impl Change for Applied<'_> {
     async fn make(&mut self, old: &Arc<Object>) -> Result<Value, Status> {
         let gvr = self.version.gvr(self.kind);
-        check_uid(self.config, old, &gvr)?;
         if !self.wanted.is_empty() && self.wanted != old.revision().to_string() {
             return Err(Status::modified(&gvr, old.name()));
         }
@@ -236,16 +235,9 @@ impl ApiServer {
         let mut config = decoded.value;
         cx.warnings.extend(decoded.warnings);
         let name = cx.info.name.clone();
-        match api::meta::name(&config) {
-            "" => {
-                api::meta::of_mut(&mut config).insert("name".into(), json!(name));
-            }
-            given if given != name => {
-                return Err(Status::bad_request(format!(
-                    "the name of the object ({given}) does not match the name on the URL ({name})"
-                )));
-            }
-            _ => {}
+        // What there is has a name, whether or not the configuration says it.
+        if !api::meta::name(&config).is_empty() {
+            check_name(&config, &name)?;
         }
         if !api::meta::of(&config).get("managedFields").is_none_or(Value::is_null) {
             return Err(Status::bad_request("metadata.managedFields must be nil"));
@@ -276,9 +268,6 @@ impl ApiServer {
                 Err(status) if status.code == 404 && subresource.is_empty() => {}
                 answer => return Ok((answer?, false)),
             }
-            if !wanted.is_empty() {
-                return Err(Status::not_found(&cx.gvr(), &name));
-            }
             let uid = api::meta::uid(&config);
             if !uid.is_empty() {
                 let why = format!(
@@ -286,8 +275,10 @@ impl ApiServer {
                 );
                 return Err(Status::conflict(&cx.gvr(), &name, &why));
             }
+            check_name(&config, &name)?;
             self.require_create(cx)?;
-            let new = change.made(None).await?;
+            let mut new = change.made(None).await?;
+            api::meta::of_mut(&mut new).shift_remove("resourceVersion");
             let creating = WriteOptions { applied: true, ..options.clone() };
             match self.create(cx, new, &creating).await {
                 Err(status) if status.reason == "AlreadyExists" => {}
@@ -304,20 +295,27 @@ impl ApiServer {
         cx: &mut Context,
         (patch, problems): (&PatchBody, Vec<String>),
         how: &Modify<'_>,
-        schema: api::schema::Schema<'_>,
+        gvk: &Gvk,
         read: impl Fn(&Object) -> Result<Value, Status> + Send + Sync,
         write: impl Fn(&Value, &mut Value) -> Result<(), Status> + Send + Sync,
     ) -> Result<Arc<Object>, Status> {
-        let warnings = how.options.validation.judge(problems).map_err(|why| patch.unfit(why))?;
-        cx.warnings.extend(warnings);
+        let schema = TypeId::of_gvk(&gvk.group, &gvk.version, &gvk.kind).map_or(Schema::Any, TypeId::schema);
+        let (api_version, validation) = (gvk.api_version(), how.options.validation);
+        let mut warnings = Vec::new();
         let mut change = |old: &Arc<Object>| {
-            let document = read(old)?;
-            let patched = patch.onto(&document, schema)?;
+            let patched = patch.onto(&read(old)?, schema)?;
+            let problems = problems.clone();
+            let decoded =
+                api::codec::check_patched(patched, problems, &api_version, &gvk.kind, schema, validation)
+                    .map_err(|why| patch.unfit(why))?;
+            warnings = decoded.warnings;
             let mut new = old.value().clone();
-            write(&patched, &mut new)?;
+            write(&decoded.value, &mut new)?;
             Ok(new)
         };
-        self.modify(cx, how, &mut change).await
+        let object = self.modify(cx, how, &mut change).await?;
+        cx.warnings.append(&mut warnings);
+        Ok(object)
     }
 }
 
@@ -332,40 +330,25 @@ fn check_type(config: &Value, api_version: &str, kind: &str) -> Result<(), Statu
     Err(Status::bad_request(format!("invalid object type: {group}/{version}, Kind={given_kind}")))
 }
 
-/// An object that is written with a uid must be the one that has it.
-fn check_uid(new: &Value, old: &Object, gvr: &api::Gvr) -> Result<(), Status> {
-    let uid = api::meta::uid(new);
-    if uid.is_empty() || uid == old.uid() {
-        return Ok(());
-    }
-    let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", old.uid());
-    Err(Status::conflict(gvr, old.name(), &why))
-}
-
-/// A patch changes neither name, namespace nor uid, and its resourceVersion, if it sets one, must be the current one.
+/// A patch changes neither name nor namespace, and its resourceVersion, if it sets one, must be the current one.
 fn check_identity(new: &Value, old: &Object, gvr: &api::Gvr) -> Result<(), Status> {
     let (namespace, is) = (api::meta::namespace(new), old.namespace());
     // Whoever takes the namespace out means this one; that of an object which is in none is dropped.
     if !namespace.is_empty() && !is.is_empty() && namespace != is {
         return Err(super::create::other_namespace());
     }
-    let name = api::meta::name(new);
-    if name != old.name() {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({name}) does not match the name on the URL ({})",
-            old.name()
-        )));
-    }
-    check_uid(new, old, gvr)?;
+    check_name(new, old.name())?;
     let revision = api::meta::resource_version(new);
     if !revision.is_empty() && revision != old.revision().to_string() {
-        return Err(Status::modified(gvr, name));
+        return Err(Status::modified(gvr, old.name()));
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

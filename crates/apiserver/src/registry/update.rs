@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::{Object, Status, Value};
+use api::{Gvk, Object, Status, Value};
 use async_trait::async_trait;
 use serde_json::json;
 use store::Expect;
@@ -72,17 +72,7 @@ impl ApiServer {
         options: &WriteOptions,
     ) -> Result<(Arc<Object>, bool), Status> {
         let name = cx.info.name.clone();
-        let given = api::meta::name(&value);
-        if given.is_empty() {
-            return Err(Status::bad_request(format!(
-                "the name of the object ({name} based on URL) was undeterminable: name must be provided"
-            )));
-        }
-        if given != name {
-            return Err(Status::bad_request(format!(
-                "the name of the object ({given}) does not match the name on the URL ({name})"
-            )));
-        }
+        check_name(&value, &name)?;
         self.check_namespace(cx, &mut value)?;
         let (kind, at) = (cx.kind.clone(), cx.version);
         kind.to_storage(&mut value)?;
@@ -110,7 +100,9 @@ impl ApiServer {
                 let mut errors = api::ErrorList::new();
                 let path = api::Path::new("metadata").child("resourceVersion");
                 errors.invalid(&path, &json!(0), "must be specified for an update");
-                return Err(Status::invalid(&kind.gvk(), &name, &errors));
+                // Upstream names the resource here, not the kind.
+                let what = Gvk::owned(gvr.group.clone(), gvr.version.clone(), gvr.resource.clone());
+                return Err(Status::invalid(&what, &name, &errors));
             }
             if revision.is_some_and(|r| r != old.revision()) {
                 return Err(Status::modified(&gvr, &name));
@@ -123,10 +115,13 @@ impl ApiServer {
             Err(status)
                 if status.code == 404 && subresource.is_empty() && kind.strategy.allow_create_on_update() =>
             {
-                if revision.is_some() {
-                    return Err(Status::not_found(&cx.gvr(), &name));
+                if !uid.is_empty() {
+                    let why =
+                        format!("Precondition failed: UID in precondition: {uid}, UID in object meta: ");
+                    return Err(Status::conflict(&cx.gvr(), &name, &why));
                 }
                 self.require_create(cx)?;
+                api::meta::of_mut(&mut value).shift_remove("resourceVersion");
                 Ok((self.create(cx, value, options).await?, true))
             }
             answer => Ok((answer?, false)),
@@ -183,9 +178,12 @@ impl ApiServer {
         mut new: Value,
     ) -> Result<Arc<Object>, Missed> {
         let kind = cx.kind.clone();
-        carry_over(&mut new, old.value());
-        if how.checked {
-            kind.prepare_update(&mut new, old.value(), how.subresource);
+        carry_over(&kind, &mut new, old);
+        // Its fields are owned by who sends them; what admission and the server add belongs to nobody.
+        if !how.applied {
+            super::versions::track(cx, Some(old.value()), &mut new, how.subresource, how.options)
+                .await
+                .map_err(Missed::Failed)?;
         }
         let (gvr, user, namespace) = (kind.gvr(), cx.user.clone(), cx.namespace().to_owned());
         let mut warnings = Vec::new();
@@ -210,6 +208,8 @@ impl ApiServer {
         };
         if how.checked {
             admission::mutate(&self.admission, &mut review).await.map_err(Missed::Failed)?;
+            carry_over(&kind, review.object, old);
+            kind.prepare_update(review.object, old.value(), how.subresource);
         }
         let held = self.allocate(cx, review.object, Some(old.value())).await.map_err(Missed::Failed)?;
         if how.checked {
@@ -262,18 +262,6 @@ impl ApiServer {
         old: &Arc<Object>,
         mut new: Value,
     ) -> Result<Arc<Object>, Missed> {
-        api::object::set_revision(&mut new, old.revision());
-        if !how.applied {
-            let api_version = cx.version().api_version();
-            let writer = api::patch::apply::Writer {
-                manager: cx.manager(how.options),
-                now: base::clock::now(),
-                subresource: how.subresource,
-                api_version: &api_version,
-                has_status: cx.version().subresource("status").is_some(),
-            };
-            super::versions::track(cx, Some(old.value()), &mut new, writer).await.map_err(Missed::Failed)?;
-        }
         if same(&new, old.value()) && !self.is_stored_otherwise(cx, how.name) {
             return Ok(old.clone());
         }
@@ -299,31 +287,48 @@ impl ApiServer {
     }
 }
 
-/// What no update changes, whatever it says.
-fn carry_over(new: &mut Value, old: &Value) {
-    let from = api::meta::of(old);
+/// What is written must say by its own name that it is what the path names.
+pub(crate) fn check_name(object: &Value, name: &str) -> Result<(), Status> {
+    match api::meta::name(object) {
+        "" => Err(Status::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        ))),
+        given if given != name => Err(Status::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({name})"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// What an update need not say, and what none changes, whatever it says.
+fn carry_over(kind: &api::Kind, new: &mut Value, old: &Object) {
+    let from = api::meta::of(old.value());
     let into = api::meta::of_mut(new);
-    for field in [
-        "name",
-        "namespace",
-        "uid",
-        "creationTimestamp",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "generateName",
-    ] {
+    for field in ["name", "namespace", "uid"] {
+        let said = into.get(field).and_then(Value::as_str).is_some_and(|v| !v.is_empty());
+        match from.get(field) {
+            Some(v) if !said => {
+                into.insert(field.into(), v.clone());
+            }
+            None if field == "namespace" && !kind.namespaced => {
+                into.shift_remove(field);
+            }
+            _ => {}
+        }
+    }
+    for field in ["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generateName"] {
         match from.get(field) {
             Some(v) => {
                 into.insert(field.into(), v.clone());
             }
-            // The base of a generated name may be left, the rest is the server's to set.
-            None if field == "generateName" => {}
-            None => {
+            None if field == "creationTimestamp" => {
                 into.shift_remove(field);
             }
+            None => {}
         }
     }
     into.shift_remove("selfLink");
+    api::object::set_revision(new, old.revision());
 }
 
 /// Whether nothing changed but the times in managed fields, which then stay as they are.

@@ -1,12 +1,13 @@
 //! Objects in the versions that the managers of their fields speak, for server-side apply.
 
 use api::kinds::Version;
-use api::patch::apply::{Stop, Versions};
+use api::patch::apply::{Stop, Versions, Writer};
 use api::schema::Schema;
 use api::{Kind, Status, Value};
 
 use super::Context;
 use crate::conversion::Converter;
+use crate::query::WriteOptions;
 
 /// What is known of one write's objects in other versions. Built-in kinds convert at once; custom ones may have to ask their
 /// webhook, which is done between two attempts at the same step.
@@ -89,8 +90,17 @@ pub(super) async fn track(
     cx: &Context,
     old: Option<&Value>,
     new: &mut Value,
-    writer: api::patch::apply::Writer<'_>,
+    subresource: &str,
+    options: &WriteOptions,
 ) -> Result<(), Status> {
+    let api_version = cx.version().api_version();
+    let writer = Writer {
+        manager: cx.manager(options),
+        now: base::clock::now(),
+        subresource,
+        api_version: &api_version,
+        has_status: cx.version().subresource("status").is_some(),
+    };
     let mut views = Views::new(&cx.kind, cx.converter.as_deref());
     let version = cx.version();
     if cx.kind.custom || cx.kind.is_storage(version) {

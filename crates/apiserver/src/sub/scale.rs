@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::ApiServer;
 use crate::body::Body;
 use crate::query::WriteOptions;
-use crate::registry::{Modify, PatchBody};
+use crate::registry::{Modify, PatchBody, check_name};
 use crate::resource::Resolved;
 
 impl ApiServer {
@@ -29,6 +29,13 @@ impl ApiServer {
             return r.document(StatusCode::OK, &scale);
         }
         let write = |scale: &Value, object: &mut Value| {
+            check_name(scale, &name)?;
+            let (uid, is) = (api::meta::uid(scale), api::meta::uid(object));
+            if !uid.is_empty() && uid != is {
+                let why =
+                    format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {is}");
+                return Err(Status::conflict(&kind.gvr(), &name, &why));
+            }
             let wanted = api::meta::resource_version(scale);
             if !wanted.is_empty() && wanted != api::meta::resource_version(object) {
                 return Err(Status::modified(&kind.gvr(), &name));
@@ -54,12 +61,10 @@ impl ApiServer {
             let body = r.body().await?;
             let (patch, problems) = PatchBody::parse(&content_type, &body, kind.custom)?;
             options.check_patch(matches!(patch, PatchBody::Apply(_)))?;
-            let schema =
-                TypeId::of_gvk(&gvk.group, &gvk.version, &gvk.kind).map_or(Schema::Any, TypeId::schema);
             if let PatchBody::Apply(scale) = patch {
-                return self.apply_scale(r, gvk, (scale, problems), schema, &options).await;
+                return self.apply_scale(r, gvk, (scale, problems), &options).await;
             }
-            self.patch_document(&mut r.cx, (&patch, problems), &modify, schema, read, write).await?
+            self.patch_document(&mut r.cx, (&patch, problems), &modify, gvk, read, write).await?
         };
         let scale = read(&object)?;
         r.document(StatusCode::OK, &scale)
@@ -72,10 +77,10 @@ impl ApiServer {
         r: &mut Resolved,
         gvk: &Gvk,
         (scale, problems): (Value, Vec<String>),
-        schema: Schema<'_>,
         options: &WriteOptions,
     ) -> Result<Response<Body>, Status> {
         let kind = r.cx.kind.clone();
+        let schema = TypeId::of_gvk(&gvk.group, &gvk.version, &gvk.kind).map_or(Schema::Any, TypeId::schema);
         let api_version = gvk.api_version();
         let decoded = api::codec::check_applied(scale, &api_version, &gvk.kind, schema, options.validation)?;
         r.cx.warnings.extend(decoded.warnings);
