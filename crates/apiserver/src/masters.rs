@@ -118,12 +118,12 @@ async fn living(server: &ApiServer) -> Result<Vec<Member>, Status> {
 }
 
 /// Whether the other servers know of this one.
-async fn announced(server: &ApiServer) -> bool {
+async fn announced(server: &ApiServer) -> store::Result<bool> {
     if !server.options.shared_store {
-        return true;
+        return Ok(true);
     }
     let own = Range::prefix(key_of(own(server)));
-    server.cache.store().range(own).await.is_ok_and(|found| !found.items.is_empty())
+    server.cache.store().range(own).await.map(|found| !found.items.is_empty())
 }
 
 /// Reconciles whenever a server comes or goes.
@@ -199,8 +199,9 @@ async fn follow_objects(server: Arc<ApiServer>) {
                 true
             }
         };
-        // Who is not announced would not be in what the others write, and they not in what it writes.
-        if changed && announced(&server).await {
+        // Who is not announced would not be in what the others write, and they not in what it writes. A store that does not
+        // say so is asked again until it does.
+        if changed && !matches!(announced(&server).await, Ok(false)) {
             again(&server).await;
         }
     }

@@ -42,6 +42,10 @@ impl Error {
         }
     }
 
+    fn causes(&self) -> impl Iterator<Item = &api::status::Cause> {
+        self.status().and_then(|s| s.details.as_ref()).into_iter().flat_map(|d| &d.causes)
+    }
+
     fn reason_is(&self, reason: &str) -> bool {
         self.status().is_some_and(|s| s.reason == reason)
     }
@@ -51,9 +55,11 @@ impl Error {
         self.reason_is("NotFound")
     }
 
-    /// Somebody changed the object in between: read it again.
+    /// Somebody changed the object in between, or another one has its name now: read it again.
     pub fn is_conflict(&self) -> bool {
+        // A patch that names the uid it is for is judged as one that would change it.
         self.reason_is("Conflict")
+            || self.reason_is("Invalid") && self.causes().any(|c| c.field == "metadata.uid")
     }
 
     /// The name is taken.
@@ -68,9 +74,7 @@ impl Error {
 
     /// The namespace is going away, nothing new may be made in it.
     pub fn is_namespace_terminating(&self) -> bool {
-        let causes =
-            self.status().and_then(|s| s.details.as_ref()).map(|d| d.causes.as_slice()).unwrap_or_default();
-        causes.iter().any(|c| c.reason == "NamespaceTerminating")
+        self.causes().any(|c| c.reason == "NamespaceTerminating")
     }
 
     /// How long the server wants the client to wait before it tries again.

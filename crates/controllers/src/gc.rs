@@ -13,7 +13,8 @@ use std::time::Duration;
 use api::meta::{OwnerReference, Ties};
 use api::{Gvk, Gvr, Object, Value};
 use client::{
-    Change, Client, DeleteOptions, Error, Informer, PatchType, Propagation, Result, WorkQueue, discovery,
+    Change, Client, DeleteOptions, Error, Informer, PatchType, Propagation, Recorder, Result, WorkQueue,
+    discovery,
 };
 use futures::future::select_all;
 use parking_lot::{Mutex, RwLock};
@@ -43,6 +44,7 @@ pub(crate) fn start(machine: &Machine) {
         graph: Mutex::default(),
         queue: WorkQueue::named(NAME),
         kinds: RwLock::default(),
+        recorder: crate::recorder(machine, NAME),
     });
     let shutdown = machine.shutdown().clone();
     let informers = machine.informers().clone();
@@ -209,6 +211,7 @@ struct Collector {
     queue: WorkQueue<String>,
     /// Resources by group and kind, and whether they lie in namespaces.
     kinds: RwLock<HashMap<Gvk, (Gvr, bool)>>,
+    recorder: Recorder,
 }
 
 /// Where an owner stands.
@@ -330,35 +333,61 @@ impl Collector {
             let waits = o.is_deleting() && Ties::of(o).has(FOREGROUND);
             if waits && owner.block_owner_deletion == Some(true) { Owner::Waiting } else { Owner::Solid }
         };
-        {
-            let graph = self.graph.lock();
-            if let Some(found) = graph.get(&owner.uid) {
-                return Ok(of(&found.object.object()));
-            }
-            if graph.is_gone(&owner.uid) {
-                return Ok(Owner::Gone);
-            }
-        }
         let gvk = Gvk::parse(&owner.api_version, &owner.kind);
         let group_kind = Gvk::owned(gvk.group, String::new(), gvk.kind);
         let known = self.kinds.read().get(&group_kind).cloned();
         let Some((gvr, namespaced)) = known else {
-            // A kind that is not served now may be again: nothing is deleted on such a ground.
-            return Ok(Owner::Solid);
+            let (graph, within) = (self.graph.lock(), node.object.namespace());
+            return Ok(match graph.get(&owner.uid) {
+                Some(found) => of(&found.object.object()),
+                None if graph.is_gone(within, &owner.uid) || graph.is_gone("", &owner.uid) => Owner::Gone,
+                // A kind that is not served now may be again: nothing is deleted on such a ground.
+                None => Owner::Solid,
+            });
         };
-        let ns = if namespaced { node.object.namespace() } else { "" };
+        let within = node.object.namespace();
+        if namespaced && within.is_empty() {
+            // In which namespace it would be, nobody knows: that it is gone cannot be said.
+            self.misplaced(node, owner);
+            return Ok(Owner::Solid);
+        }
+        let ns = if namespaced { within } else { "" };
+        {
+            let graph = self.graph.lock();
+            match graph.get(&owner.uid) {
+                Some(found) if found.object.namespace() == ns => return Ok(of(&found.object.object())),
+                // What lives in another namespace owns nothing here.
+                Some(_) => {
+                    drop(graph);
+                    self.misplaced(node, owner);
+                    return Ok(Owner::Gone);
+                }
+                None if graph.is_gone(ns, &owner.uid) => return Ok(Owner::Gone),
+                None => {}
+            }
+        }
         match self.client.get(&gvr, ns, &owner.name).await {
             Ok(found) if found.uid() == owner.uid => Ok(of(&found)),
             Ok(_) => {
-                self.graph.lock().note_gone(&owner.uid);
+                self.graph.lock().note_gone(ns, &owner.uid);
                 Ok(Owner::Gone)
             }
             Err(e) if e.is_not_found() => {
-                self.graph.lock().note_gone(&owner.uid);
+                self.graph.lock().note_gone(ns, &owner.uid);
                 Ok(Owner::Gone)
             }
             Err(e) => Err(e),
         }
+    }
+
+    /// Tells whoever looks at the object that its owner cannot be one.
+    fn misplaced(&self, node: &Node, owner: &OwnerReference) {
+        let (o, within) = (node.object.object(), node.object.namespace());
+        let message = format!(
+            "ownerRef [{}/{}, namespace: {within}, name: {}, uid: {}] does not exist in namespace {within:?}",
+            owner.api_version, owner.kind, owner.name, owner.uid
+        );
+        self.recorder.event(&o, "Warning", "OwnerRefInvalidNamespace", message);
     }
 
     async fn disown(&self, node: &Node, uids: &[String]) -> Result<()> {

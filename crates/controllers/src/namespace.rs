@@ -1,6 +1,6 @@
 //! Namespaces that are to go: everything in them is deleted first, whatever kinds there are, then they are let go.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ pub(crate) struct Namespaces {
     namespaces: Arc<Informer>,
     /// What must end by itself is of any kind there may be: it is watched while a namespace waits for it.
     waits: Mutex<HashMap<String, AbortOnDropHandle<()>>>,
+    /// Of which resources the objects in a namespace were told to go when it was looked at last.
+    told: Mutex<HashMap<String, HashSet<Gvr>>>,
     wake: mpsc::UnboundedSender<Key>,
     woken: Mutex<Option<mpsc::UnboundedReceiver<Key>>>,
 }
@@ -41,6 +43,7 @@ impl Namespaces {
             client: machine.client().named("namespace-controller"),
             namespaces: machine.informer(&gvr::NAMESPACES),
             waits: Mutex::default(),
+            told: Mutex::default(),
             wake,
             woken: Mutex::new(Some(woken)),
         }
@@ -95,7 +98,10 @@ impl Controller for Namespaces {
 
     async fn reconcile(&self, key: &Key, _: Option<&str>) -> Result<Decision> {
         self.waits.lock().remove(&key.name);
-        let Some(namespace) = self.namespaces.get("", &key.name) else { return Ok(Decision::default()) };
+        let Some(namespace) = self.namespaces.get("", &key.name) else {
+            self.told.lock().remove(&key.name);
+            return Ok(Decision::default());
+        };
         if !namespace.is_deleting() || !is_ours(&namespace) {
             return Ok(Decision::default());
         }
@@ -109,7 +115,10 @@ impl Controller for Namespaces {
                 Err(e) => return Err(e),
             }
         }
-        if left.iter().all(|l| l.waiting) {
+        let told = left.iter().filter(|l| !l.waiting).map(|l| l.gvr.clone()).collect();
+        let before = self.told.lock().insert(key.name.clone(), told).unwrap_or_default();
+        left.iter_mut().for_each(|l| l.told = before.contains(&l.gvr));
+        if left.iter().all(|l| l.waiting || l.told) {
             self.wait(&key.name, &left);
         }
         Ok(decide(&Observed { namespace: &namespace, left, unreadable, now: base::clock::now() }))
@@ -126,6 +135,8 @@ struct Left {
     count: usize,
     /// Whether all of them are on their way out.
     waiting: bool,
+    /// Whether the last look has told them to go, too: their server takes its time and does not say so.
+    told: bool,
     finalizers: Vec<String>,
     /// Whether they can be deleted together.
     collection: bool,
@@ -144,6 +155,7 @@ impl Left {
             gvr: resource.gvr.clone(),
             count: list.items.len(),
             waiting: true,
+            told: false,
             finalizers: Vec::new(),
             collection: resource.can("deletecollection"),
             watched: resource.can("watch"),
@@ -187,13 +199,13 @@ fn decide(o: &Observed<'_>) -> Decision {
             decision.actions.extend(left.each.iter().map(|o| Action::delete(&left.gvr, &o.object())));
         }
     }
-    if !decision.actions.is_empty() {
+    if o.left.iter().any(|l| !l.waiting && !l.told) {
         // What ends at once is gone by the next look.
         decision.after(Duration::ZERO);
         return decision;
     }
     // The rest takes its time, and people are told what it is.
-    if !o.unreadable.is_empty() || o.left.iter().any(|l| !l.watched) {
+    if !o.unreadable.is_empty() || o.left.iter().any(|l| !l.watched || !l.waiting) {
         decision.after(AGAIN);
     }
     decision.actions.extend(status(o));
@@ -284,6 +296,7 @@ mod tests {
             gvr: Gvr::new("", "v1", resource),
             count: 2,
             waiting,
+            told: false,
             finalizers: vec!["f".into()],
             collection: true,
             watched: true,
@@ -310,6 +323,12 @@ mod tests {
             let at_once = d.actions.iter().any(|a| matches!(a, Action::DeleteCollection { .. }));
             assert_eq!(d.again, at_once.then_some(Duration::ZERO), "{what}: what ends by itself says so");
         }
+        let told = Left { told: true, ..left("metrics", false) };
+        let observed =
+            Observed { namespace: &n, left: vec![told], unreadable: vec![], now: Timestamp::UNIX_EPOCH };
+        let d = decide(&observed);
+        assert_eq!(summary(&d.actions), ["delete all metrics", "status namespaces/ns"]);
+        assert_eq!(d.again, Some(AGAIN), "who does not do at once what it is told is not told without pause");
         let quiet = Left { watched: false, ..left("metrics", true) };
         let observed =
             Observed { namespace: &n, left: vec![quiet], unreadable: vec![], now: Timestamp::UNIX_EPOCH };

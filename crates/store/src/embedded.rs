@@ -64,7 +64,7 @@ pub fn open(path: &Path) -> Result<Arc<dyn Store>> {
         .name("store-writer".into())
         .spawn(move || writer.run())
         .map_err(|e| Error::Backend(format!("the store's writer cannot start: {e}")))?;
-    let store = Arc::new(Embedded { core, requests, leases: Arc::default() });
+    let store = Arc::new(Embedded { core, requests: Arc::new(requests), leases: Arc::default() });
     for (id, ttl) in leases {
         // A lease's time starts anew with the store, as with etcd after a change of its leader.
         store.start_lease(id, Duration::from_millis(ttl));
@@ -361,7 +361,8 @@ fn key_value(row: &Row<'_>) -> rusqlite::Result<KeyValue> {
 
 struct Embedded {
     core: Arc<Core>,
-    requests: blocking::Sender<Request>,
+    /// The writer ends with it: nothing that outlives the store may hold it.
+    requests: Arc<blocking::Sender<Request>>,
     /// When each lease expires, and its full time.
     leases: Arc<Mutex<std::collections::HashMap<LeaseId, (Instant, Duration)>>>,
 }
@@ -373,7 +374,7 @@ impl Embedded {
 
     fn start_lease(&self, id: LeaseId, ttl: Duration) {
         self.leases.lock().insert(id, (Instant::now() + ttl, ttl));
-        let (leases, requests) = (Arc::downgrade(&self.leases), self.requests.clone());
+        let (leases, requests) = (Arc::downgrade(&self.leases), Arc::downgrade(&self.requests));
         // A timer, because a lease is over when time has passed and nothing has happened.
         let expiry = async move {
             loop {
@@ -383,7 +384,11 @@ impl Embedded {
                     tokio::time::sleep_until(deadline).await;
                     continue;
                 }
-                match ask(&requests, Command::Revoke(id)).await {
+                // Held no longer than it is asked.
+                let Some(writer) = requests.upgrade() else { return };
+                let answer = ask(&writer, Command::Revoke(id)).await;
+                drop(writer);
+                match answer {
                     Err(e @ Error::Backend(_)) => {
                         tracing::warn!(lease = id, error = %e, "an expired lease cannot be removed; trying again");
                         tokio::time::sleep(Duration::from_secs(1)).await; // the disk may recover
@@ -610,13 +615,16 @@ mod tests {
     }
 
     async fn reopen(path: &Path) -> Arc<dyn Store> {
-        loop {
-            match open(path) {
-                // The writer's thread of the store that was dropped is still on its way out.
-                Err(Error::InUse { .. }) => tokio::task::yield_now().await,
-                other => return other.unwrap(),
+        let opened = async {
+            loop {
+                match open(path) {
+                    // The writer's thread of the store that was dropped is still on its way out.
+                    Err(Error::InUse { .. }) => tokio::task::yield_now().await,
+                    other => return other.unwrap(),
+                }
             }
-        }
+        };
+        tokio::time::timeout(Duration::from_secs(60), opened).await.expect("nothing holds the store")
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -625,6 +633,8 @@ mod tests {
         let path = dir.path().join("s.db");
         let store = open(&path).unwrap();
         let lease = store.lease_grant(Duration::from_millis(300)).await.unwrap();
+        // What waits for the end of a lease does not keep the store open.
+        store.lease_grant(Duration::from_secs(3600)).await.unwrap();
         store.txn(put("/a", "1")).await.unwrap();
         let op = Op::Put { value: Bytes::from_static(b"l"), lease: Some(lease) };
         let last = store.txn(Txn { key: b"/l".to_vec(), expect: Expect::Absent, op }).await.unwrap().revision;

@@ -189,6 +189,10 @@ impl Cache {
             self.kind_at(same_kind[0].prefix).apply(same_kind);
         }
         self.progress.send_replace(batch.revision);
+        if self.shared {
+            // An answer may be noted after its change has been looked for, and before the progress tells so.
+            self.answered.lock().retain(|revision, _| *revision > batch.revision);
+        }
     }
 
     /// The object of a change: the writer's own if it was written here, which saves decoding it.

@@ -49,13 +49,15 @@ impl Graph {
         self.nodes.get(uid).cloned()
     }
 
-    pub(super) fn is_gone(&self, uid: &str) -> bool {
-        self.gone.contains(uid)
+    /// Whether it is known that there is none in a namespace (empty: in none).
+    pub(super) fn is_gone(&self, ns: &str, uid: &str) -> bool {
+        self.gone.contains(&format!("{ns}/{uid}"))
     }
 
-    pub(super) fn note_gone(&mut self, uid: &str) {
-        if self.gone.insert(uid.into()) {
-            self.gone_order.push_back(uid.into());
+    pub(super) fn note_gone(&mut self, ns: &str, uid: &str) {
+        let key = format!("{ns}/{uid}");
+        if self.gone.insert(key.clone()) {
+            self.gone_order.push_back(key);
             if self.gone_order.len() > MEMORY
                 && let Some(oldest) = self.gone_order.pop_front()
             {
@@ -107,8 +109,13 @@ impl Graph {
         if n.object.is_deleting() {
             return n.has(FOREGROUND) || n.has(ORPHAN);
         }
+        let elsewhere = |owner: &Node| {
+            !owner.object.namespace().is_empty() && owner.object.namespace() != n.object.namespace()
+        };
         n.ties.owners.iter().any(|o| {
-            self.nodes.get(&o.uid).is_none_or(|owner| owner.object.is_deleting() && owner.has(FOREGROUND))
+            self.nodes
+                .get(&o.uid)
+                .is_none_or(|owner| elsewhere(owner) || owner.object.is_deleting() && owner.has(FOREGROUND))
         })
     }
 
@@ -145,7 +152,9 @@ impl Graph {
     }
 
     fn remove(&mut self, uid: &str, concerned: &mut Vec<String>) {
+        let mut within = String::new();
         if let Some(node) = self.nodes.remove(uid) {
+            node.object.namespace().clone_into(&mut within);
             for owner in node.ties.owners {
                 self.disconnect(&owner.uid, uid);
                 if self.nodes.get(&owner.uid).is_some_and(|o| o.object.is_deleting()) {
@@ -153,7 +162,7 @@ impl Graph {
                 }
             }
         }
-        self.note_gone(uid);
+        self.note_gone(&within, uid);
         concerned.extend(self.owned.get(uid).into_iter().flatten().cloned());
     }
 

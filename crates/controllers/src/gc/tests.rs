@@ -58,21 +58,24 @@ fn verdicts() {
     }
 }
 
-/// Deployment d owns set s owns pods p and q; p also belongs to a config map c.
-fn family(world: &World) {
-    let verbs = || ["list", "watch", "delete"].map(String::from).to_vec();
+fn resources() -> Vec<discovery::Resource> {
     let resource = |g: &Gvr, kind: &str| discovery::Resource {
         gvr: g.clone(),
         kind: kind.into(),
         namespaced: true,
-        verbs: verbs(),
+        verbs: ["list", "watch", "delete"].map(String::from).to_vec(),
     };
-    world.fake.serve(vec![
+    vec![
         resource(&gvr::PODS, "Pod"),
         resource(&gvr::CONFIG_MAPS, "ConfigMap"),
         resource(&gvr::REPLICA_SETS, "ReplicaSet"),
         resource(&gvr::DEPLOYMENTS, "Deployment"),
-    ]);
+    ]
+}
+
+/// Deployment d owns set s owns pods p and q; p also belongs to a config map c.
+fn family(world: &World) {
+    world.fake.serve(resources());
     let put = |g: &Gvr, kind: &str, name: &str, owners: Value| {
         world.fake.put(g, json!({"apiVersion": g.api_version(), "kind": kind, "metadata": {"name": name, "namespace": "ns", "uid": name, "ownerReferences": owners}}));
     };
@@ -174,4 +177,42 @@ async fn a_circle_holds_nobody_up() {
     world.settle().await;
     let left: Vec<String> = world.fake.all(&gvr::PODS).iter().map(|o| o.name().to_owned()).collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_of_another_namespace_is_none_and_what_lies_in_none_has_none_there() {
+    let world = World::new();
+    family(&world);
+    let object = |api: &str, kind: &str, name: &str, ns: Option<&str>| {
+        json!({"apiVersion": api, "kind": kind, "metadata": {"name": name, "namespace": ns, "uid": name, "ownerReferences": [
+            {"apiVersion": "v1", "kind": "ConfigMap", "name": "c", "uid": "c"}]}})
+    };
+    let nodes = discovery::Resource {
+        gvr: gvr::NODES,
+        kind: "Node".into(),
+        namespaced: false,
+        verbs: ["list", "watch", "delete"].map(String::from).to_vec(),
+    };
+    let mut served = resources();
+    served.push(nodes);
+    world.fake.serve(served);
+    world.fake.put(&gvr::NODES, object("v1", "Node", "n", None));
+    world.fake.put(&gvr::PODS, object("v1", "Pod", "elsewhere", Some("other")));
+    world.fake.put(&gvr::PODS, object("v1", "Pod", "here", Some("ns")));
+    start(&world.machine);
+    world.settle().await;
+    assert!(
+        world.fake.get(&gvr::NODES, "", "n").is_some(),
+        "in which namespace its owner would be, nobody knows"
+    );
+    assert!(world.fake.get(&gvr::PODS, "other", "elsewhere").is_none());
+    assert!(world.fake.get(&gvr::PODS, "ns", "here").is_some());
+    let mut events: Vec<String> = world
+        .fake
+        .all(&gvr::EVENTS)
+        .iter()
+        .map(|e| e.value()["reason"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    events.dedup();
+    assert_eq!(events, ["OwnerRefInvalidNamespace"]);
 }
