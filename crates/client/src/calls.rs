@@ -253,6 +253,11 @@ impl Client {
         serde_json::from_slice(body).map_err(|e| Error::Decode(format!("{path}: {e}")))
     }
 
+    /// What a sub-resource shows of an object, such as its `scale`.
+    pub async fn get_sub(&self, gvr: &Gvr, ns: &str, name: &str, sub: &str) -> Result<Value> {
+        self.raw(&object_path(gvr, ns, name, Some(sub))).await
+    }
+
     /// One request as it is, with the whole answer.
     pub async fn call(&self, request: Request<Bytes>) -> Result<Response<Bytes>> {
         self.transport.call(request).await

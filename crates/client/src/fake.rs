@@ -259,6 +259,11 @@ impl State {
         let Some(old) = self.objects.get(&id).cloned() else { return Err(Status::not_found(gvr, name)) };
         match (method.as_str(), sub.as_str()) {
             ("GET", "") | ("GET", "status") => Ok(old.value().clone()),
+            ("GET", "scale") => {
+                let object = old.value();
+                let spec = json!({"replicas": object["spec"]["replicas"]});
+                Ok(json!({"kind": "Scale", "metadata": object["metadata"], "spec": spec}))
+            }
             ("POST", "binding") => {
                 let mut pod = old.value().clone();
                 if pod["spec"]["nodeName"].as_str().is_some_and(|n| !n.is_empty()) {

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use client::{DeleteOptions, Informer, Result, gvr};
 use croner::Cron;
 use croner::parser::{CronParser, Seconds};
-use jiff::tz::TimeZone;
+use jiff::tz::{TimeZone, TimeZoneDatabase};
 use jiff::{Timestamp, Zoned};
 use serde_json::json;
 
@@ -71,21 +71,21 @@ impl Schedule {
             (zone, pattern) = rest.split_once(' ').unwrap_or((rest, ""));
         }
         if let Some(every) = pattern.trim().strip_prefix("@every ") {
-            let signed = every
-                .trim()
-                .parse::<jiff::SignedDuration>()
+            let nanos = api::duration::parse(every.trim())
                 .map_err(|e| format!("unparseable schedule {text:?}: {e}"))?;
-            let every =
-                Duration::try_from(signed).map_err(|e| format!("unparseable schedule {text:?}: {e}"))?;
-            return Ok(Schedule::Every(every.max(Duration::from_secs(1))));
+            let every = u64::try_from(nanos).map(Duration::from_nanos).unwrap_or_default();
+            // Whole seconds, and not less than one.
+            return Ok(Schedule::Every(Duration::from_secs(every.as_secs().max(1))));
         }
         let zone = if zone.is_empty() {
             TimeZone::UTC
         } else {
-            TimeZone::get(zone).map_err(|e| format!("invalid timezone {zone:?}: {e}"))?
+            // The database by which the API server has judged the name, whatever is installed here.
+            TimeZoneDatabase::bundled().get(zone).map_err(|e| format!("invalid timezone {zone:?}: {e}"))?
         };
         let parser = CronParser::builder().seconds(Seconds::Disallowed).build();
-        let parsed = parser.parse(pattern).map_err(|e| format!("unparseable schedule {text:?}: {e}"))?;
+        let parsed =
+            parser.parse(&plain(pattern)).map_err(|e| format!("unparseable schedule {text:?}: {e}"))?;
         Ok(Schedule::Cron(Box::new(parsed), zone))
     }
 
@@ -99,6 +99,25 @@ impl Schedule {
             Schedule::Every(every) => after.checked_add(*every).ok(),
         }
     }
+}
+
+/// A schedule in the words that the parser knows of those that Kubernetes takes.
+fn plain(pattern: &str) -> String {
+    if pattern.trim() == "@midnight" {
+        return "@daily".to_owned();
+    }
+    // The last of minutes, hours, days, months and weekdays.
+    const LAST: [u8; 5] = [59, 23, 31, 12, 6];
+    let field = |(i, field): (usize, &str)| {
+        let part = |part: &str| match (part.split_once('/'), LAST.get(i)) {
+            _ if part.starts_with('?') => part.replacen('?', "*", 1),
+            // From there on, in steps.
+            (Some((from, step)), Some(last)) if !from.contains(['-', '*']) => format!("{from}-{last}/{step}"),
+            _ => part.to_owned(),
+        };
+        field.split(',').map(part).collect::<Vec<_>>().join(",")
+    };
+    pattern.split_whitespace().enumerate().map(field).collect::<Vec<_>>().join(" ")
 }
 
 /// The first so many times of a schedule after `after`.
@@ -336,6 +355,42 @@ mod tests {
         );
         let every = cron(|c| c["spec"]["schedule"] = "@every 90s".into());
         assert_eq!(run(&every, &[], "2026-01-01T00:02:01Z").0, "create jobs c-29453762");
+    }
+
+    #[test]
+    fn every_schedule_that_is_taken_has_its_times() {
+        let after = "2026-01-01T00:00:30Z"; // a Thursday
+        for (schedule, first, then) in [
+            ("0/15 * * * *", "2026-01-01T00:15:00Z", "2026-01-01T00:30:00Z"),
+            ("50/5 * * * *", "2026-01-01T00:50:00Z", "2026-01-01T00:55:00Z"),
+            ("*/40 * * * ?", "2026-01-01T00:40:00Z", "2026-01-01T01:00:00Z"),
+            ("? ? ? ? ?", "2026-01-01T00:01:00Z", "2026-01-01T00:02:00Z"),
+            ("5-7,30 1 * * *", "2026-01-01T01:05:00Z", "2026-01-01T01:06:00Z"),
+            ("0 22/1 * * *", "2026-01-01T22:00:00Z", "2026-01-01T23:00:00Z"),
+            ("0 0 1/10 * *", "2026-01-11T00:00:00Z", "2026-01-21T00:00:00Z"),
+            ("0 0 1 nov/1 *", "2026-11-01T00:00:00Z", "2026-12-01T00:00:00Z"),
+            ("0 0 * * FRI/1", "2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z"),
+            ("0 0 * feb-Mar sun", "2026-02-01T00:00:00Z", "2026-02-08T00:00:00Z"),
+            // A day of the month or one of the week, if both are said.
+            ("0 0 3 * mon", "2026-01-03T00:00:00Z", "2026-01-05T00:00:00Z"),
+            ("0 0 29 2 *", "2028-02-29T00:00:00Z", "2032-02-29T00:00:00Z"),
+            ("@hourly", "2026-01-01T01:00:00Z", "2026-01-01T02:00:00Z"),
+            ("@daily", "2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z"),
+            ("@midnight", "2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z"),
+            ("@weekly", "2026-01-04T00:00:00Z", "2026-01-11T00:00:00Z"),
+            ("@monthly", "2026-02-01T00:00:00Z", "2026-03-01T00:00:00Z"),
+            ("@yearly", "2027-01-01T00:00:00Z", "2028-01-01T00:00:00Z"),
+            ("@annually", "2027-01-01T00:00:00Z", "2028-01-01T00:00:00Z"),
+            ("@every 1h0.5m", "2026-01-01T01:01:00Z", "2026-01-01T02:01:30Z"),
+        ] {
+            assert_eq!(api::kinds::check_schedule(schedule), Ok(()), "{schedule}");
+            let c = cron(|c| c["spec"]["schedule"] = schedule.into());
+            let next: Vec<String> =
+                times(&c, after.parse().unwrap(), 2).iter().map(ToString::to_string).collect();
+            assert_eq!(next, [first, then], "{schedule}");
+        }
+        let zoned = cron(|c| c["spec"] = json!({"schedule": "0 12 * * *", "timeZone": "US/Eastern"}));
+        assert_eq!(times(&zoned, after.parse().unwrap(), 1)[0].to_string(), "2026-01-01T17:00:00Z");
     }
 
     #[test]

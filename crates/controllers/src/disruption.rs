@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use api::{Key, Object, Value, meta};
 use async_trait::async_trait;
-use client::{Client, Informer, Result, gvr};
+use client::{Client, Informer, Result, discovery, gvr};
 use jiff::Timestamp;
 use serde_json::{Map, json};
 
@@ -44,12 +44,20 @@ impl Budgets {
                 continue;
             };
             let ns = pod.namespace();
-            let gvr = match owner.kind.as_str() {
-                "ReplicaSet" => gvr::REPLICA_SETS,
-                "ReplicationController" => gvr::REPLICATION_CONTROLLERS,
-                "StatefulSet" => gvr::STATEFUL_SETS,
+            let (group, _) = api::names::split_api_version(&owner.api_version);
+            let gvr = match (group, owner.kind.as_str()) {
+                ("apps", "ReplicaSet") => gvr::REPLICA_SETS,
+                ("", "ReplicationController") => gvr::REPLICATION_CONTROLLERS,
+                ("apps", "StatefulSet") => gvr::STATEFUL_SETS,
+                _ if seen.contains(&owner.uid) => continue,
                 _ => {
-                    without.push(pod.name().to_owned());
+                    match self.scale(ns, &owner).await? {
+                        Some(replicas) => {
+                            total += replicas;
+                            seen.push(owner.uid);
+                        }
+                        None => without.push(pod.name().to_owned()),
+                    }
                     continue;
                 }
             };
@@ -72,6 +80,21 @@ impl Budgets {
             total += view::int(&scaled, &["spec", "replicas"], 1);
         }
         Ok((total, without))
+    }
+
+    /// How many pods a controller of another make wants, if its kind says so by a `scale`.
+    async fn scale(&self, ns: &str, owner: &meta::OwnerReference) -> Result<Option<i64>> {
+        let Some(resource) = discovery::find(&self.client, &owner.api_version, &owner.kind).await? else {
+            return Ok(None);
+        };
+        match self.client.get_sub(&resource.gvr, ns, &owner.name, "scale").await {
+            Ok(scale) if meta::uid(&scale) == owner.uid => {
+                Ok(Some(scale.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0)))
+            }
+            Ok(_) => Ok(None),
+            Err(e) if e.is_not_found() => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 }
 
@@ -274,5 +297,33 @@ mod tests {
             let n = |f: &str| object["status"][f].as_i64().unwrap();
             assert_eq!((n("currentHealthy"), n("desiredHealthy"), n("disruptionsAllowed")), want, "{what}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn controllers_of_other_makes_say_how_many_they_want() {
+        let world = crate::testing::World::new();
+        let strimzi = api::Gvr::owned("core.strimzi.io", "v1", "strimzipodsets");
+        world.fake.serve(vec![discovery::Resource {
+            gvr: strimzi.clone(),
+            kind: "StrimziPodSet".into(),
+            namespaced: true,
+            verbs: vec!["get".into()],
+        }]);
+        world.fake.put(
+            &strimzi,
+            json!({"apiVersion": "core.strimzi.io/v1", "kind": "StrimziPodSet",
+            "metadata": {"name": "s", "namespace": "ns", "uid": "s"}, "spec": {"replicas": 3}}),
+        );
+        let budgets = Budgets::new(&world.machine);
+        let pod = |name: &str, kind: &str, uid: &str| {
+            Object::from_value(
+                json!({"metadata": {"name": name, "namespace": "ns", "uid": name, "ownerReferences":
+                [{"apiVersion": "core.strimzi.io/v1", "kind": kind, "name": "s", "uid": uid, "controller": true}]}}),
+            )
+        };
+        let pods = [pod("a", "StrimziPodSet", "s"), pod("b", "StrimziPodSet", "s")];
+        assert_eq!(budgets.expected(&pods).await.unwrap(), (3, vec![]));
+        let strange = [pod("a", "ReplicaSet", "s"), pod("b", "StrimziPodSet", "former")];
+        assert_eq!(budgets.expected(&strange).await.unwrap(), (0, vec!["a".into(), "b".into()]));
     }
 }

@@ -19,6 +19,8 @@ use serde_json::json;
 use crate::machine::BURST;
 use crate::{Action, Announce, Controller, Decision, Machine, Source, children, view};
 
+/// What `spec.managedBy` calls this controller.
+const MANAGER: &str = "kubernetes.io/job-controller";
 /// The finalizer of a pod that has not been counted.
 pub(crate) const TRACKING: &str = "batch.kubernetes.io/job-tracking";
 /// The annotation and label with a pod's index.
@@ -65,6 +67,10 @@ impl Controller for Jobs {
             let left = self.pods.list(&key.namespace).into_iter().filter(owned);
             return Ok(left.filter_map(|p| untrack(&p)).collect::<Vec<_>>().into());
         };
+        // Another controller runs it, here or in another cluster.
+        if !matches!(view::text(&job, &["spec", "managedBy"]), "" | MANAGER) {
+            return Ok(Decision::default());
+        }
         let candidates = children::of(&self.pods, &job);
         let (pods, claims) = children::claim(&gvr::PODS, &job, &children::selector(&job), &candidates);
         if !claims.is_empty() {

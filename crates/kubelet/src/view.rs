@@ -654,6 +654,9 @@ pub struct ProjectedSource {
     #[serde(rename = "downwardAPI")]
     pub downward_api: Option<FilesFrom>,
     pub service_account_token: Option<TokenSource>,
+    /// Whatever else it says, by field: sources that this node does not know.
+    #[serde(flatten)]
+    pub others: BTreeMap<String, Value>,
 }
 
 /// `serviceAccountToken`

@@ -67,6 +67,15 @@ async fn so_many_so_many_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_somebody_else_manages_is_left_to_him() {
+    for (manager, pods) in [("kueue.x-k8s.io/multikueue", 0), ("kubernetes.io/job-controller", 1)] {
+        let play = Play::new(job(|j| j["spec"]["managedBy"] = manager.into()));
+        assert_eq!(play.active().await.len(), pods, "{manager}");
+        assert_eq!(play.status()["active"].as_i64().unwrap_or(0), pods as i64, "{manager}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn failures_count_up_to_the_limit() {
     let play = Play::new(job(|j| j["spec"]["backoffLimit"] = 0.into()));
     let pod = play.active().await.remove(0);

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::atomic::{File, Payload};
 use crate::context::Context;
 use crate::env::{self, Sources};
-use crate::view::{Container, FilesFrom, Item, Pod, TokenSource, Volume};
+use crate::view::{Container, FilesFrom, Item, Pod, ProjectedSource, TokenSource, Volume};
 
 const DEFAULT_MODE: u32 = 0o644;
 
@@ -34,6 +34,10 @@ pub async fn of(
     } else if let Some(projected) = &volume.projected {
         for source in &projected.sources {
             let mode = projected.default_mode;
+            // A pod without what it trusts in must not start.
+            if let Some(unknown) = unknown(source) {
+                return Err(format!("this node cannot project a {unknown}"));
+            }
             if let Some(from) = &source.config_map {
                 put(&mut payload, "configmap", sources.config_map(&from.name), from, mode)?;
             }
@@ -60,6 +64,11 @@ pub async fn of(
         return Ok(None);
     };
     Ok(Some((kind, payload)))
+}
+
+/// A source that this node does not have.
+fn unknown(source: &ProjectedSource) -> Option<&str> {
+    source.others.iter().find(|(_, from)| !from.is_null()).map(|(field, _)| field.as_str())
 }
 
 fn put(
@@ -178,6 +187,17 @@ mod tests {
 
     fn data() -> Option<BTreeMap<String, Vec<u8>>> {
         Some([("a".to_string(), b"1".to_vec()), ("b".to_string(), b"2".to_vec())].into())
+    }
+
+    #[test]
+    fn sources_that_there_are_not_are_noticed() {
+        for (source, field) in [
+            (json!({"clusterTrustBundle": {"name": "b", "path": "p"}}), Some("clusterTrustBundle")),
+            (json!({"secret": {"name": "s"}, "podCertificate": null}), None),
+        ] {
+            let source: ProjectedSource = serde_json::from_value(source).unwrap();
+            assert_eq!(unknown(&source), field);
+        }
     }
 
     #[test]
