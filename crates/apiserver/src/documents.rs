@@ -226,16 +226,9 @@ impl ApiServer {
                 Ok(reply(StatusCode::OK, "application/jwk-set+json", api::object::encode(&keys)))
             }
             _ => {
-                if let Some(rest) = path.strip_prefix("/openapi/v3/") {
-                    let parts: Vec<&str> = rest.split('/').collect();
-                    let (group, version) = match parts[..] {
-                        ["api", version] => (String::new(), version.to_owned()),
-                        ["apis", group, version] => (group.to_owned(), version.to_owned()),
-                        _ => return Err(Status::no_such_path()),
-                    };
-                    let make = move |kinds: &[Arc<api::Kind>], docs: &dyn Docs| {
-                        openapi::v3(kinds, &group, &version, docs)
-                    };
+                if let Some(rest) = path.strip_prefix("/openapi/v3/").map(str::to_owned) {
+                    let make =
+                        move |kinds: &[Arc<api::Kind>], docs: &dyn Docs| openapi::v3(kinds, &rest, docs);
                     return self.made_apart(call, path, JSON, make).await;
                 }
                 for root in ["/healthz", "/livez", "/readyz"] {

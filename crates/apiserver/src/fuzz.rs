@@ -83,7 +83,7 @@ pub fn definition(bytes: &[u8]) {
     let _ = openapi::v2_protobuf(&made, &NoDocs, &[]);
     let _ = discovery::aggregated(&made, false, "v2");
     for kind in &made {
-        let _ = openapi::v3(&made, &kind.group, &kind.version, &NoDocs);
+        let _ = openapi::v3(&made, &format!("apis/{}/{}", kind.group, kind.version), &NoDocs);
         custom_object(kind, object, change);
     }
 }
