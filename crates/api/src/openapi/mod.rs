@@ -583,7 +583,7 @@ fn owned((name, value): (&String, &Value)) -> (String, Value) {
 
 /// `/openapi/v2` as JSON; `others` are the documents of servers behind this one.
 pub fn v2(kinds: &[Arc<Kind>], docs: &dyn Docs, others: &[Arc<Value>]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(3 << 20);
+    let mut out = Vec::with_capacity(5 << 20);
     out.extend_from_slice(b"{\"swagger\":\"2.0\",\"info\":");
     out.extend(crate::object::encode(&info()));
     out.extend_from_slice(b",\"paths\":");
