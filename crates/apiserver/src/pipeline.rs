@@ -17,7 +17,7 @@ use http_body_util::{BodyExt, Limited};
 use crate::ApiServer;
 use crate::authz::{Attributes, Decision};
 use crate::body::Body;
-use crate::metrics::{Authenticated, WAITED, is_long};
+use crate::metrics::{Authenticated, WAITED, is_long, validation_of};
 use crate::path::{RequestInfo, Route, is_escaped};
 use crate::query::{Query, VersionMatch};
 use crate::registry::render_status;
@@ -186,6 +186,7 @@ impl ApiServer {
         let gzip = !head && crate::compress::accepted(request.headers());
         let pretty = crate::pretty::wanted(&request, &query);
         let accept = request.headers().get(header::ACCEPT).cloned();
+        let validation = validation_of(&info, &query);
         let started = tokio::time::Instant::now();
         let running = {
             let served = || self.serves(&info);
@@ -223,6 +224,9 @@ impl ApiServer {
         }
         let size = http_body::Body::size_hint(response.body()).exact();
         running.counters().answered(response.status().as_u16(), started.elapsed(), waited, size);
+        if let Some(validation) = validation.filter(|_| !running.is_long()) {
+            self.metrics.validated(validation, started.elapsed());
+        }
         if running.is_long() || matches!(response.body(), Body::Gzip(_)) {
             response = response.map(|body| running.follow(body));
         }

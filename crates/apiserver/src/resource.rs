@@ -312,7 +312,8 @@ impl ApiServer {
                     return Err(Status::not_acceptable(&STREAMS));
                 }
                 let options = ListOptions::parse(&r.call.query, true)?;
-                render_watch(self, &r.cx, r.accept.clone(), r.include, &options).await
+                let running = r.call.request.extensions().get().cloned();
+                render_watch(self, &r.cx, r.accept.clone(), r.include, &options, running).await
             }
             "create" => {
                 let options = r.write_options()?;
