@@ -1,7 +1,8 @@
 //! `xtask tables FACTS...`: derives the tables that `crates/api` embeds from files of facts about the Kubernetes API.
 //!
 //! Which fields keep their zero value, those files do not say: `crates/api/tables/zeros.txt` does; nor which types are atomic
-//! wherever they stand: `crates/api/tables/atomic.txt` names them.
+//! wherever they stand: `crates/api/tables/atomic.txt` names them; nor the protobuf numbers of versions that are gone:
+//! `crates/api/tables/messages.txt` has them.
 //!
 //! Writes `crates/api/tables/types.txt` (see `api::schema` for its form) and `crates/api/tables/resources.txt`
 //! (`GROUP/VERSION RESOURCE[/SUB] KIND SCOPE VERBS [KIND-GROUP/KIND-VERSION]`). Where two files of facts name the same
@@ -12,7 +13,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// Reads `facts` and writes the tables below `root`, the workspace's folder.
 pub fn run(facts: &[PathBuf], root: &Path) -> Result<()> {
@@ -39,6 +40,10 @@ pub fn run(facts: &[PathBuf], root: &Path) -> Result<()> {
         let path = folder.join(name);
         std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     };
+    for line in read("messages.txt")?.lines().filter(|line| !line.starts_with('#')) {
+        let (name, message) = message(line)?;
+        messages.entry(name).or_insert(message);
+    }
     for (name, text) in [
         ("types.txt", type_table(&types, &messages, &read("zeros.txt")?, &read("atomic.txt")?)?),
         ("resources.txt", resource_table(&resources)?),
@@ -48,6 +53,19 @@ pub fn run(facts: &[PathBuf], root: &Path) -> Result<()> {
         println!("wrote {}", path.display());
     }
     Ok(())
+}
+
+/// A line of messages.txt, as the facts have a message: each field's number and type.
+fn message(line: &str) -> Result<(String, Value)> {
+    let mut words = line.split(' ');
+    let name = words.next().unwrap_or_default();
+    let field = |word: &str| {
+        let (field, number) = word.split_once('=').with_context(|| format!("{name}: {word}"))?;
+        let (number, proto) = number.split_once(':').unwrap_or((number, ""));
+        let number: u64 = number.parse().with_context(|| format!("{name}: {word}"))?;
+        anyhow::Ok((field.to_owned(), json!([number, proto])))
+    };
+    Ok((name.to_owned(), Value::Object(words.map(field).collect::<Result<_>>()?)))
 }
 
 /// Types that have a name of their own in the table's type column instead of a row.
