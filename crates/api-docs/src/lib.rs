@@ -88,6 +88,10 @@ fn gather() -> BTreeSet<(String, String, String)> {
         k8s_openapi::apimachinery::pkg::version { Info }
         k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1 { APIService }
     }
+    {
+        use k8s_openapi::apimachinery::pkg::{apis::meta::v1::WatchEvent, runtime::RawExtension};
+        let _ = generator.subschema_for::<WatchEvent<RawExtension>>();
+    }
     let mut out = BTreeSet::new();
     for (name, schema) in generator.take_definitions(true) {
         let mut add = |field: &str, value: &Value| {
@@ -147,7 +151,7 @@ mod tests {
         for kind in ["core.v1.Service", "batch.v1.CronJob", "networking.v1.Ingress"] {
             assert!(texts.of_type(&format!("io.k8s.api.{kind}")).is_some(), "{kind}");
         }
-        for name in ["APIGroup", "APIResource", "APIVersions", "DeleteOptions", "Patch"] {
+        for name in ["APIGroup", "APIResource", "APIVersions", "DeleteOptions", "Patch", "WatchEvent"] {
             let name = format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}");
             assert!(texts.of_type(&name).is_some(), "{name}");
         }
