@@ -1,6 +1,8 @@
 //! `xtask tables FACTS...`: derives the tables that `crates/api` embeds from files of facts about the Kubernetes API.
 //!
-//! Which fields keep their zero value, those files do not say: `crates/api/tables/zeros.txt` does.
+//! Which fields keep their zero value, those files do not say: `crates/api/tables/zeros.txt` does; nor which types are atomic
+//! wherever they stand: `crates/api/tables/atomic.txt` names them; nor the protobuf numbers of versions that are gone:
+//! `crates/api/tables/messages.txt` has them.
 //!
 //! Writes `crates/api/tables/types.txt` (see `api::schema` for its form) and `crates/api/tables/resources.txt`
 //! (`GROUP/VERSION RESOURCE[/SUB] KIND SCOPE VERBS [KIND-GROUP/KIND-VERSION]`). Where two files of facts name the same
@@ -11,7 +13,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// Reads `facts` and writes the tables below `root`, the workspace's folder.
 pub fn run(facts: &[PathBuf], root: &Path) -> Result<()> {
@@ -34,11 +36,16 @@ pub fn run(facts: &[PathBuf], root: &Path) -> Result<()> {
         }
     }
     let folder = root.join("crates/api/tables");
-    let zeros = folder.join("zeros.txt");
-    let zeros =
-        std::fs::read_to_string(&zeros).with_context(|| format!("cannot read {}", zeros.display()))?;
+    let read = |name: &str| {
+        let path = folder.join(name);
+        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    for line in read("messages.txt")?.lines().filter(|line| !line.starts_with('#')) {
+        let (name, message) = message(line)?;
+        messages.entry(name).or_insert(message);
+    }
     for (name, text) in [
-        ("types.txt", type_table(&types, &messages, &zeros)?),
+        ("types.txt", type_table(&types, &messages, &read("zeros.txt")?, &read("atomic.txt")?)?),
         ("resources.txt", resource_table(&resources)?),
     ] {
         let path = folder.join(name);
@@ -46,6 +53,19 @@ pub fn run(facts: &[PathBuf], root: &Path) -> Result<()> {
         println!("wrote {}", path.display());
     }
     Ok(())
+}
+
+/// A line of messages.txt, as the facts have a message: each field's number and type.
+fn message(line: &str) -> Result<(String, Value)> {
+    let mut words = line.split(' ');
+    let name = words.next().unwrap_or_default();
+    let field = |word: &str| {
+        let (field, number) = word.split_once('=').with_context(|| format!("{name}: {word}"))?;
+        let (number, proto) = number.split_once(':').unwrap_or((number, ""));
+        let number: u64 = number.parse().with_context(|| format!("{name}: {word}"))?;
+        anyhow::Ok((field.to_owned(), json!([number, proto])))
+    };
+    Ok((name.to_owned(), Value::Object(words.map(field).collect::<Result<_>>()?)))
 }
 
 /// Types that have a name of their own in the table's type column instead of a row.
@@ -77,7 +97,9 @@ fn type_table(
     types: &BTreeMap<String, Value>,
     messages: &BTreeMap<String, Value>,
     zeros: &str,
+    atomic: &str,
 ) -> Result<String> {
+    let mut atomic: BTreeSet<&str> = atomic.lines().filter(|line| !line.starts_with('#')).collect();
     let mut zeros: BTreeSet<(&str, &str)> = zeros
         .lines()
         .filter(|line| !line.starts_with('#'))
@@ -101,6 +123,13 @@ fn type_table(
         if ty["nopb"].as_i64() == Some(1) && name != ALIAS.0 && !known_message(name, messages) {
             out.push_str(" noproto");
         }
+        if atomic.remove(name.as_str()) {
+            out.push_str(" atomic");
+        }
+        if let Some(unions) = ty["unions"].as_array() {
+            let unions: Vec<String> = unions.iter().map(union_text).collect();
+            write!(out, " union={}", unions.join(";"))?;
+        }
         let fields = ty["fields"].as_object().unwrap_or(&empty);
         if fields.is_empty() {
             out.push_str(" any");
@@ -123,13 +152,10 @@ fn type_table(
                 let keys: Vec<&str> = keys.iter().filter_map(Value::as_str).collect();
                 write!(out, " keys={}", keys.join(","))?;
             }
-            for key in ["merge", "patch"] {
+            for key in ["merge", "patch", "map"] {
                 if let Some(text) = facts[key].as_str() {
                     write!(out, " {key}={text}")?;
                 }
-            }
-            if facts["map"].as_str() == Some("atomic") {
-                out.push_str(" mapatomic");
             }
             if let Some((numbers, proto)) = (Facts { types, messages }).numbers(name, field, facts, 0) {
                 let numbers: Vec<String> = numbers.iter().map(u64::to_string).collect();
@@ -144,7 +170,18 @@ fn type_table(
     if let Some((name, field)) = zeros.first() {
         bail!("zeros.txt names {field} of {name}, which the facts do not have");
     }
+    if let Some(name) = atomic.first() {
+        bail!("atomic.txt names {name}, which the facts do not have");
+    }
     Ok(out)
+}
+
+/// A union as the table has it: `discriminator:field=Value,field=Value`.
+fn union_text(union: &Value) -> String {
+    let fields = union["fields-to-discriminateBy"].as_object().into_iter().flatten();
+    let fields: Vec<String> =
+        fields.map(|(field, value)| format!("{field}={}", value.as_str().unwrap_or_default())).collect();
+    format!("{}:{}", union["discriminator"].as_str().unwrap_or_default(), fields.join(","))
 }
 
 /// A type of an old version whose message is another's: Go has it as an alias. Facts of it know no numbers.

@@ -82,8 +82,15 @@ fn gather() -> BTreeSet<(String, String, String)> {
         api::storage::v1beta1 { VolumeAttributesClass }
         api::storagemigration::v1beta1 { StorageVersionMigration }
         k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 { CustomResourceDefinition }
-        k8s_openapi::apimachinery::pkg::apis::meta::v1 { DeleteOptions ListMeta ObjectMeta Status }
+        k8s_openapi::apimachinery::pkg::apis::meta::v1 {
+            APIGroupList APIResourceList APIVersions DeleteOptions ListMeta ObjectMeta Patch Status
+        }
+        k8s_openapi::apimachinery::pkg::version { Info }
         k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1 { APIService }
+    }
+    {
+        use k8s_openapi::apimachinery::pkg::{apis::meta::v1::WatchEvent, runtime::RawExtension};
+        let _ = generator.subschema_for::<WatchEvent<RawExtension>>();
     }
     let mut out = BTreeSet::new();
     for (name, schema) in generator.take_definitions(true) {
@@ -134,7 +141,7 @@ mod tests {
 
     #[test]
     fn descriptions_reach_the_documents() {
-        let document = api::openapi::v3(api::kinds::all(), "apps", "v1", &Descriptions).unwrap();
+        let document = api::openapi::v3(api::kinds::all(), "apis/apps/v1", &Descriptions).unwrap();
         let document: Value = serde_json::from_slice(&document).unwrap();
         let schemas = &document["components"]["schemas"];
         let selector = &schemas["io.k8s.api.apps.v1.DaemonSetSpec"]["properties"]["selector"]["description"];
@@ -143,6 +150,10 @@ mod tests {
         let texts = Descriptions.texts();
         for kind in ["core.v1.Service", "batch.v1.CronJob", "networking.v1.Ingress"] {
             assert!(texts.of_type(&format!("io.k8s.api.{kind}")).is_some(), "{kind}");
+        }
+        for name in ["APIGroup", "APIResource", "APIVersions", "DeleteOptions", "Patch", "WatchEvent"] {
+            let name = format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}");
+            assert!(texts.of_type(&name).is_some(), "{name}");
         }
     }
 

@@ -5,7 +5,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::kinds::{Version, version_rank};
 use crate::names::api_version;
@@ -101,6 +104,12 @@ fn served<'a>(
     kinds.iter().filter_map(move |k| k.served(group, version).filter(|v| v.served).map(|v| (k, v)))
 }
 
+/// What tells clients that the version in which a kind is stored has become another. It means nothing else.
+fn storage_version_hash(kind: &Kind) -> String {
+    let stored = format!("{}/{}/{}", kind.group, kind.version, kind.kind);
+    STANDARD.encode(&Sha256::digest(stored)[..8])
+}
+
 /// `/api/v1`, `/apis/GROUP/VERSION`: APIResourceList; `None` if nothing is served there.
 pub fn api_resource_list(kinds: &[Arc<Kind>], group: &str, version: &str) -> Option<Value> {
     let mut resources = Vec::new();
@@ -116,6 +125,9 @@ pub fn api_resource_list(kinds: &[Arc<Kind>], group: &str, version: &str) -> Opt
         }
         if !kind.categories.is_empty() {
             row.insert("categories".to_owned(), json!(kind.categories));
+        }
+        if kind.is_stored() {
+            row.insert("storageVersionHash".to_owned(), json!(storage_version_hash(kind)));
         }
         resources.push(Value::Object(row));
         for sub in &v.subresources {
@@ -224,6 +236,19 @@ mod tests {
             find(&api_resource_list(all, "apps", "v1").unwrap(), "deployments/scale")["kind"],
             "Scale"
         );
+        // Those of upstream's servers.
+        for (group, version, name, hash) in [
+            ("", "v1", "pods", json!("xPOwRZ+Yhw8=")),
+            ("apps", "v1", "deployments", json!("8aSe+NMegvE=")),
+            ("", "v1", "events", json!("r2yiGXH7wu8=")),
+            ("events.k8s.io", "v1", "events", json!("r2yiGXH7wu8=")),
+            ("apps", "v1", "deployments/scale", Value::Null),
+            ("", "v1", "componentstatuses", Value::Null),
+            ("authentication.k8s.io", "v1", "tokenreviews", Value::Null),
+        ] {
+            let list = api_resource_list(all, group, version).unwrap();
+            assert_eq!(find(&list, name)["storageVersionHash"], hash, "{name}");
+        }
         assert!(api_resource_list(all, "apps", "v9").is_none());
         assert_eq!(api_group(all, "autoscaling").unwrap()["preferredVersion"]["version"], "v2");
         let names: Vec<String> = groups(all).into_iter().map(|(g, _)| g).collect();

@@ -82,6 +82,15 @@ pub enum ListType {
     Map,
 }
 
+/// How a map or an object merges (`x-kubernetes-map-type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapType {
+    /// As a whole.
+    Atomic,
+    /// Entry by entry, even where its type is atomic.
+    Granular,
+}
+
 /// A field of a type.
 #[derive(Clone, Copy, Debug)]
 pub struct Field {
@@ -99,12 +108,10 @@ pub struct Field {
     pub keys: Words,
     /// `x-kubernetes-patch-merge-key`.
     pub merge_key: Option<&'static str>,
-    /// `x-kubernetes-patch-strategy`: merge.
-    pub patch_merge: bool,
-    /// `x-kubernetes-patch-strategy`: retainKeys.
-    pub patch_retain_keys: bool,
-    /// `x-kubernetes-map-type`: atomic.
-    pub map_atomic: bool,
+    /// `x-kubernetes-patch-strategy`: `merge`, `retainKeys`, both or `replace`.
+    pub patch: Words,
+    /// `x-kubernetes-map-type`.
+    pub map: Option<MapType>,
     /// Protobuf field number; with several, the numbers of the embedded messages on the way. Empty: unknown.
     pub numbers: Numbers,
     /// Protobuf type, e.g. `int32`, `map<string, bytes>`.
@@ -125,6 +132,16 @@ impl Words {
     pub fn is_empty(self) -> bool {
         self.0.is_empty()
     }
+
+    /// Is this one of them?
+    pub fn has(self, word: &str) -> bool {
+        self.iter().any(|w| w == word)
+    }
+
+    /// All of them, as they are written.
+    pub fn as_str(self) -> &'static str {
+        self.0
+    }
 }
 
 /// Up to four protobuf numbers, outermost first; unused ones are 0.
@@ -144,6 +161,8 @@ struct Type {
     gvks: &'static str,
     no_proto: bool,
     unstructured: bool,
+    atomic: bool,
+    unions: &'static str,
     fields: std::ops::Range<u32>,
 }
 
@@ -179,11 +198,21 @@ fn parse(text: &'static str) -> Table {
             ty.fields.end = at + 1;
             continue;
         }
-        let mut ty = Type { name: "", gvks: "", no_proto: false, unstructured: false, fields: at..at };
+        let mut ty = Type {
+            name: "",
+            gvks: "",
+            no_proto: false,
+            unstructured: false,
+            atomic: false,
+            unions: "",
+            fields: at..at,
+        };
         for (i, word) in line.split(' ').enumerate() {
             match word.split_once('=') {
                 _ if i == 0 => ty.name = word,
                 Some(("gvk", v)) => ty.gvks = v,
+                Some(("union", v)) => ty.unions = v,
+                None if word == "atomic" => ty.atomic = true,
                 None if word == "noproto" => ty.no_proto = true,
                 None if word == "any" => ty.unstructured = true,
                 _ => {}
@@ -206,9 +235,8 @@ fn parse_field(line: &'static str, owner: &str, names: &[&'static str]) -> Optio
         list: None,
         keys: Words(""),
         merge_key: None,
-        patch_merge: false,
-        patch_retain_keys: false,
-        map_atomic: false,
+        patch: Words(""),
+        map: None,
         numbers: Numbers::default(),
         proto: "",
     };
@@ -216,16 +244,14 @@ fn parse_field(line: &'static str, owner: &str, names: &[&'static str]) -> Optio
         match word.split_once('=') {
             None if word == "required" => (field.required, field.zero) = (true, true),
             None if word == "zero" => field.zero = true,
-            None if word == "mapatomic" => field.map_atomic = true,
+            Some(("map", "atomic")) => field.map = Some(MapType::Atomic),
+            Some(("map", "granular")) => field.map = Some(MapType::Granular),
             Some(("list", "atomic")) => field.list = Some(ListType::Atomic),
             Some(("list", "set")) => field.list = Some(ListType::Set),
             Some(("list", "map")) => field.list = Some(ListType::Map),
             Some(("keys", v)) => field.keys = Words(v),
             Some(("merge", v)) => field.merge_key = Some(v),
-            Some(("patch", v)) => {
-                field.patch_merge = v.split(',').any(|s| s == "merge");
-                field.patch_retain_keys = v.split(',').any(|s| s == "retainKeys");
-            }
+            Some(("patch", v)) => field.patch = Words(v),
             Some(("pb", v)) => {
                 for (slot, n) in field.numbers.0.iter_mut().zip(v.split('.')) {
                     *slot = n.parse().ok()?;
@@ -332,6 +358,21 @@ impl TypeId {
     /// Is it an object whose fields the table does not name?
     pub fn is_unstructured(self) -> bool {
         self.row().unstructured
+    }
+
+    /// Is it replaced as a whole under server-side apply, where a field does not say otherwise?
+    pub fn is_atomic(self) -> bool {
+        self.row().atomic
+    }
+
+    /// Its unions (`x-kubernetes-unions`): each one's discriminator, empty if it has none, and `field=Value` for each of its fields.
+    pub fn unions(
+        self,
+    ) -> impl Iterator<Item = (&'static str, impl Iterator<Item = (&'static str, &'static str)>)> {
+        self.row().unions.split(';').filter_map(|union| {
+            let (discriminator, fields) = union.split_once(':')?;
+            Some((discriminator, fields.split(',').filter_map(|f| f.split_once('='))))
+        })
     }
 
     /// The type of a kind.
@@ -451,38 +492,11 @@ impl<'a> Schema<'a> {
     /// Is an object replaced as a whole under server-side apply?
     pub fn is_atomic_map(self) -> bool {
         match self {
-            Schema::Builtin(Ty { wrap: Wrap::None, base: Base::Type(t) }, f) => {
-                f.is_some_and(|f| f.map_atomic)
-                    || matches!(
-                        t.name(),
-                        // References: marked atomic on the type itself upstream.
-                        "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector"
-                            | "io.k8s.api.core.v1.LocalObjectReference"
-                            | "io.k8s.api.core.v1.ObjectReference"
-                            | "io.k8s.api.core.v1.SecretReference"
-                            | "io.k8s.api.core.v1.TypedLocalObjectReference"
-                            | "io.k8s.api.core.v1.NodeSelector"
-                            | "io.k8s.api.core.v1.NodeSelectorTerm"
-                            | "io.k8s.api.core.v1.ConfigMapKeySelector"
-                            | "io.k8s.api.core.v1.SecretKeySelector"
-                            | "io.k8s.api.core.v1.ObjectFieldSelector"
-                            | "io.k8s.api.core.v1.ResourceFieldSelector"
-                            | "io.k8s.api.core.v1.FileKeySelector"
-                            | "io.k8s.api.core.v1.EndpointAddress"
-                            | "io.k8s.api.core.v1.EndpointPort"
-                            | "io.k8s.api.core.v1.ScopeSelector"
-                            | "io.k8s.api.core.v1.ScopedResourceSelectorRequirement"
-                            | "io.k8s.api.core.v1.TopologySelectorTerm"
-                            | "io.k8s.api.rbac.v1.RoleRef"
-                            | "io.k8s.api.rbac.v1.Subject"
-                            | "io.k8s.api.networking.v1.ServiceBackendPort"
-                            | "io.k8s.apimachinery.pkg.apis.meta.v1.OwnerReference"
-                            | "io.k8s.api.discovery.v1.EndpointPort"
-                            | "io.k8s.api.autoscaling.v1.CrossVersionObjectReference"
-                            | "io.k8s.api.autoscaling.v2.CrossVersionObjectReference"
-                    ) && f.is_none_or(|f| f.name != "claimRef")
-            }
-            Schema::Builtin(_, Some(f)) => f.map_atomic,
+            Schema::Builtin(ty, f) => match (f.and_then(|f| f.map), ty) {
+                (Some(map), _) => map == MapType::Atomic,
+                (None, Ty { wrap: Wrap::None, base: Base::Type(t) }) => t.is_atomic(),
+                _ => false,
+            },
             Schema::Custom(s) => s.is_atomic_map(),
             _ => false,
         }

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::ApiServer;
 use crate::cache::{Cache, local_key};
+use crate::metrics::{Uses, count};
 use crate::registry::Own;
 use crate::user::{CREDENTIAL_ID, UserInfo};
 
@@ -62,6 +63,8 @@ pub struct Authenticator {
     cache: Arc<Cache>,
     issuer: String,
     verified: Mutex<HashMap<[u8; 32], Arc<Value>>>,
+    /// How often tokens were used.
+    pub uses: Uses,
 }
 
 /// The audiences that the API server itself accepts.
@@ -72,7 +75,7 @@ pub fn default_audience(domain: &str) -> String {
 impl Authenticator {
     /// An authenticator of tokens that `pki` signed.
     pub fn new(pki: Arc<pki::Pki>, cache: Arc<Cache>, issuer: String) -> Self {
-        Self { pki, cache, issuer, verified: Mutex::default() }
+        Self { pki, cache, issuer, verified: Mutex::default(), uses: Uses::default() }
     }
 
     /// The name this cluster's tokens bear as their issuer, which is also the API server's audience.
@@ -151,6 +154,9 @@ impl Authenticator {
             note("node-name", node);
             note("node-uid", node_uid);
         }
+        if let Some(told) = claims.pointer("/kubernetes.io/warnafter").and_then(Value::as_i64) {
+            count(if told < now { &self.uses.stale } else { &self.uses.valid });
+        }
         Ok(Known { user, audiences, secret: None })
     }
 
@@ -209,11 +215,24 @@ impl Authenticator {
         let Some(secret) = secret.filter(|s| !s.is_deleting() && holds(s)) else {
             return Err(format!("secret \"{namespace}/{secret_name}\" no longer holds this token"));
         };
+        let automatic =
+            self.cache.kind("", "serviceaccounts").get(&local_key(namespace, name)).is_some_and(|a| {
+                let named = |s: &Value| s.get("name").and_then(Value::as_str) == Some(secret_name);
+                a.value()
+                    .get("secrets")
+                    .and_then(Value::as_array)
+                    .is_some_and(|secrets| secrets.iter().any(named))
+            });
         if secret.labels().get(INVALID_SINCE).is_some_and(|since| !since.is_empty()) {
+            if automatic {
+                count(&self.uses.invalid);
+            }
             return Err(format!(
                 "the token in secret {namespace}/{secret_name} for service account {namespace}/{name} has been marked invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the '{INVALID_SINCE}' label from the secret to temporarily allow use of this token"
             ));
         }
+        count(&self.uses.legacy);
+        count(if automatic { &self.uses.automatic } else { &self.uses.manual });
         let secret = (namespace.to_owned(), secret_name.to_owned());
         Ok((UserInfo::service_account(namespace, name, uid), secret))
     }

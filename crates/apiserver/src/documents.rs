@@ -4,7 +4,7 @@
 //! one at a time, beside the threads that answer requests.
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -18,18 +18,29 @@ use sha2::{Digest, Sha256};
 
 use crate::ApiServer;
 use crate::body::Body;
-use crate::negotiate::{Form, accept};
+use crate::negotiate::{Form, Offer, accept};
 use crate::path::Route;
 use crate::pipeline::Call;
 use crate::registry::reply;
 
-/// What was made once is kept, plain and compressed.
+/// What was made once is kept compressed, and if it is small plain as well.
 #[derive(Clone)]
 struct Document {
     media: &'static str,
     etag: String,
-    plain: Bytes,
+    plain: Option<Bytes>,
     gzip: Bytes,
+}
+
+/// Up to which size a document is kept plain: those that are larger are megabytes, and hardly any client takes them plain.
+const SMALL: usize = 64 << 10;
+
+impl Document {
+    fn unpacked(&self) -> Result<Bytes, Status> {
+        let mut plain = Vec::new();
+        flate2::read::GzDecoder::new(&*self.gzip).read_to_end(&mut plain).map_err(Status::internal)?;
+        Ok(plain.into())
+    }
 }
 
 /// The documents made so far.
@@ -67,7 +78,9 @@ impl Documents {
     fn keep(&self, epoch: u64, key: &str, media: &'static str, plain: Vec<u8>) -> Result<Document, Status> {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(3));
         let gzip = encoder.write_all(&plain).and_then(|()| encoder.finish()).map_err(Status::internal)?;
-        let d = Document { media, etag: etag(&plain), plain: plain.into(), gzip: gzip.into() };
+        let etag = etag(&plain);
+        let plain = (plain.len() <= SMALL).then(|| plain.into());
+        let d = Document { media, etag, plain, gzip: gzip.into() };
         let mut made = self.made.lock();
         if made.epoch == epoch {
             made.documents.insert(key.to_owned(), d.clone());
@@ -84,6 +97,15 @@ const COMMIT: &str = match option_env!("TUG_COMMIT") {
     None => "0000000000000000000000000000000000000000",
 };
 const OPENAPI_PROTO: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+fn takes_gzip(call: &Call) -> bool {
+    call.header("accept-encoding").contains("gzip")
+}
+
+/// Whether the client has a document already.
+fn is_known(call: &Call, document: &Document) -> bool {
+    call.header("if-none-match").contains(&document.etag)
+}
 
 fn etag(bytes: &[u8]) -> String {
     hex::encode_upper(Sha256::digest(bytes))
@@ -114,7 +136,7 @@ impl ApiServer {
         match route {
             Route::Versions | Route::Groups => {
                 let core = route == Route::Versions;
-                let form = accept(call.header("accept"), true)?.form;
+                let form = accept(call.header("accept"), Offer::Discovery)?.form;
                 let address = format!("{}:{}", self.options.instance.node_ip, self.address.port());
                 let made = self.made(&call, epoch, &format!("{path} {form:?}"), || {
                     Some(match (&form, core) {
@@ -226,16 +248,9 @@ impl ApiServer {
                 Ok(reply(StatusCode::OK, "application/jwk-set+json", api::object::encode(&keys)))
             }
             _ => {
-                if let Some(rest) = path.strip_prefix("/openapi/v3/") {
-                    let parts: Vec<&str> = rest.split('/').collect();
-                    let (group, version) = match parts[..] {
-                        ["api", version] => (String::new(), version.to_owned()),
-                        ["apis", group, version] => (group.to_owned(), version.to_owned()),
-                        _ => return Err(Status::no_such_path()),
-                    };
-                    let make = move |kinds: &[Arc<api::Kind>], docs: &dyn Docs| {
-                        openapi::v3(kinds, &group, &version, docs)
-                    };
+                if let Some(rest) = path.strip_prefix("/openapi/v3/").map(str::to_owned) {
+                    let make =
+                        move |kinds: &[Arc<api::Kind>], docs: &dyn Docs| openapi::v3(kinds, &rest, docs);
                     return self.made_apart(call, path, JSON, make).await;
                 }
                 for root in ["/healthz", "/livez", "/readyz"] {
@@ -280,11 +295,11 @@ impl ApiServer {
         make: impl FnOnce(&[Arc<api::Kind>], &dyn Docs) -> Option<Vec<u8>> + Send + 'static,
     ) -> Result<Response<Body>, Status> {
         if let Some(document) = self.documents.get(key) {
-            return Ok(self.send(call, document));
+            return self.send_large(call, document).await;
         }
-        let _one = self.documents.making.lock().await;
+        let one = self.documents.making.lock().await;
         if let Some(document) = self.documents.get(key) {
-            return Ok(self.send(call, document));
+            return self.send_large(call, document).await;
         }
         let (server, name) = (self.clone(), key.to_owned());
         let work = move || {
@@ -298,21 +313,37 @@ impl ApiServer {
             server.documents.keep(epoch, &name, media, bytes)
         };
         let document = tokio::task::spawn_blocking(work).await.map_err(Status::internal)??;
+        drop(one);
+        self.send_large(call, document).await
+    }
+
+    /// Sends a document that may have to be unpacked first, beside the threads that answer requests.
+    async fn send_large(&self, call: &Call, mut document: Document) -> Result<Response<Body>, Status> {
+        if document.plain.is_none() && !takes_gzip(call) && !is_known(call, &document) {
+            let packed = document.clone();
+            let plain = tokio::task::spawn_blocking(move || packed.unpacked());
+            document.plain = Some(plain.await.map_err(Status::internal)??);
+        }
         Ok(self.send(call, document))
     }
 
     fn send(&self, call: &Call, document: Document) -> Response<Body> {
         let quoted = format!("\"{}\"", document.etag);
-        let mut response = if call.header("if-none-match").contains(&document.etag) {
+        let mut response = if is_known(call, &document) {
             let mut r = Response::new(Body::default());
             *r.status_mut() = StatusCode::NOT_MODIFIED;
             r
-        } else if call.header("accept-encoding").contains("gzip") && document.plain.len() > 1024 {
-            let mut r = reply(StatusCode::OK, document.media, document.gzip);
-            r.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            r
         } else {
-            reply(StatusCode::OK, document.media, document.plain)
+            match document.plain {
+                Some(plain) if plain.len() <= 1024 || !takes_gzip(call) => {
+                    reply(StatusCode::OK, document.media, plain)
+                }
+                _ => {
+                    let mut r = reply(StatusCode::OK, document.media, document.gzip);
+                    r.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+                    r
+                }
+            }
         };
         if let Ok(value) = HeaderValue::from_str(&quoted) {
             response.headers_mut().insert(header::ETAG, value);

@@ -43,10 +43,13 @@ pub fn request(bytes: &[u8]) {
     if let Ok(options) = WriteOptions::parse(&query, "UpdateOptions") {
         let _ = options.document("UpdateOptions");
     }
-    for discovery in [false, true] {
-        let _ = negotiate::accept(text(accept), discovery);
+    use negotiate::Offer;
+    for offer in
+        [Offer::Object { protobuf: true }, Offer::Object { protobuf: false }, Offer::Plain, Offer::Discovery]
+    {
+        let _ = negotiate::accept(text(accept), offer);
     }
-    let _ = negotiate::accept_plain(text(accept));
+    let _ = negotiate::of_failure(text(accept));
     let json = serde_json::from_slice::<Value>(body).unwrap_or_default();
     let _ = (DeleteOptions::of_body(&json), DeleteOptions::of_query(&query));
     for custom in [false, true] {
@@ -83,7 +86,7 @@ pub fn definition(bytes: &[u8]) {
     let _ = openapi::v2_protobuf(&made, &NoDocs, &[]);
     let _ = discovery::aggregated(&made, false, "v2");
     for kind in &made {
-        let _ = openapi::v3(&made, &kind.group, &kind.version, &NoDocs);
+        let _ = openapi::v3(&made, &format!("apis/{}/{}", kind.group, kind.version), &NoDocs);
         custom_object(kind, object, change);
     }
 }

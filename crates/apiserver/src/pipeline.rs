@@ -17,7 +17,7 @@ use http_body_util::{BodyExt, Limited};
 use crate::ApiServer;
 use crate::authz::{Attributes, Decision};
 use crate::body::Body;
-use crate::metrics::{Authenticated, WAITED, is_long};
+use crate::metrics::{Authenticated, WAITED, is_long, validation_of};
 use crate::path::{RequestInfo, Route, is_escaped};
 use crate::query::{Query, VersionMatch};
 use crate::registry::render_status;
@@ -66,7 +66,11 @@ fn is_public(path: &str) -> bool {
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
-    headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("")
+    readable(headers.get(name))
+}
+
+fn readable(value: Option<&header::HeaderValue>) -> &str {
+    value.and_then(|v| v.to_str().ok()).unwrap_or("")
 }
 
 /// The text of a header that says who somebody is. Names may be of any script, so it is read as UTF-8; one that cannot be
@@ -181,6 +185,8 @@ impl ApiServer {
         let head = request.method() == Method::HEAD;
         let gzip = !head && crate::compress::accepted(request.headers());
         let pretty = crate::pretty::wanted(&request, &query);
+        let accept = request.headers().get(header::ACCEPT).cloned();
+        let validation = validation_of(&info, &query);
         let started = tokio::time::Instant::now();
         let running = {
             let served = || self.serves(&info);
@@ -209,7 +215,7 @@ impl ApiServer {
                 (answer, WAITED.get().get())
             })
             .await;
-        let mut response = answer.unwrap_or_else(|status| render_status(&status));
+        let mut response = answer.unwrap_or_else(|status| render_status(&status, readable(accept.as_ref())));
         if pretty {
             response = crate::pretty::set_out(response);
         }
@@ -218,6 +224,9 @@ impl ApiServer {
         }
         let size = http_body::Body::size_hint(response.body()).exact();
         running.counters().answered(response.status().as_u16(), started.elapsed(), waited, size);
+        if let Some(validation) = validation.filter(|_| !running.is_long()) {
+            self.metrics.validated(validation, started.elapsed());
+        }
         if running.is_long() || matches!(response.body(), Body::Gzip(_)) {
             response = response.map(|body| running.follow(body));
         }
@@ -253,6 +262,7 @@ impl ApiServer {
         let asked = Asked::of(&request);
         let allotted = asked.allotted().unwrap_or(None);
         let line = allotted.map(|_| (request.method().clone(), request.uri().clone()));
+        let accept = request.headers().get(header::ACCEPT).cloned();
         let lasts = !request.method().is_safe() && !self.leads_on(&asked.info);
         let work = async {
             if !lasts {
@@ -263,16 +273,15 @@ impl ApiServer {
                 Ok(response) => response,
                 Err(error) => {
                     tracing::error!(%error, "a request was not carried out");
-                    render_status(&Status::internal(
-                        "the request was not carried out; the server's log says why",
-                    ))
+                    let why = "the request was not carried out; the server's log says why";
+                    render_status(&Status::internal(why), readable(accept.as_ref()))
                 }
             }
         };
         let mut response = match (allotted, line) {
             (Some(allotted), Some((method, uri))) => match tokio::time::timeout(allotted, work).await {
                 Ok(response) => response,
-                Err(_) => self.overdue(method, uri, allotted, lasts),
+                Err(_) => self.overdue((method, uri), readable(accept.as_ref()), allotted, lasts),
             },
             _ => work.await,
         };
@@ -285,9 +294,15 @@ impl ApiServer {
     }
 
     /// The answer to a request that has taken its time, which is counted; one that is `still` carried out is counted again then.
-    fn overdue(&self, method: Method, uri: http::Uri, took: Duration, still: bool) -> Response<Body> {
+    fn overdue(
+        &self,
+        line: (Method, http::Uri),
+        accept: &str,
+        took: Duration,
+        still: bool,
+    ) -> Response<Body> {
         let mut request = Request::new(());
-        (*request.method_mut(), *request.uri_mut()) = (method, uri);
+        (*request.method_mut(), *request.uri_mut()) = line;
         let Asked { info, query, .. } = Asked::of(&request);
         let running = self.metrics.begin(&info, request.method(), &query, "", || self.serves(&info));
         running.counters().terminated();
@@ -295,7 +310,7 @@ impl ApiServer {
         if !still {
             running.counters().answered(status.code, took, Duration::ZERO, None);
         }
-        render_status(&status)
+        render_status(&status, accept)
     }
 
     /// Whether a path can be asked for by HEAD, as upstream: what is a resource, or says what there are, cannot, and what is

@@ -13,7 +13,7 @@ use http::{Method, Response, StatusCode};
 use crate::ApiServer;
 use crate::body::Body;
 use crate::conversion::Converter;
-use crate::negotiate::{Accept, Form, accept, accept_plain};
+use crate::negotiate::{Accept, Form, Offer, accept};
 use crate::path::RequestInfo;
 use crate::pipeline::{Call, Payload, add_warnings, code_of, collect};
 use crate::query::{ListOptions, VersionMatch, WriteOptions};
@@ -231,10 +231,14 @@ impl ApiServer {
         }
         // Reviews have no metadata to make a table of.
         let plain_only = !kind.is_stored() && kind.plural != "componentstatuses";
-        let accept = match plain_only {
-            true => accept_plain(call.header("accept"))?,
-            false => accept(call.header("accept"), false)?,
+        let offer = match plain_only {
+            true => Offer::Plain,
+            // Custom resources have none, nor have some kinds of the past.
+            false => Offer::Object {
+                protobuf: kind.versions[version].schema().type_id().is_some_and(TypeId::has_proto),
+            },
         };
+        let accept = accept(call.header("accept"), offer)?;
         let include = match (&accept.form, call.query.get("includeObject").unwrap_or("")) {
             (Form::Table(_), given) => Include::parse(given).ok_or_else(|| {
                 Status::bad_request(format!(
@@ -267,7 +271,7 @@ impl ApiServer {
                 Ok(response)
             }
             Err(status) => {
-                let mut response = crate::registry::render_status(&status);
+                let mut response = crate::registry::render_status(&status, r.call.header("accept"));
                 add_warnings(&mut response, &r.cx.warnings);
                 Ok(response)
             }
@@ -308,7 +312,8 @@ impl ApiServer {
                     return Err(Status::not_acceptable(&STREAMS));
                 }
                 let options = ListOptions::parse(&r.call.query, true)?;
-                render_watch(self, &r.cx, r.accept.clone(), r.include, &options).await
+                let running = r.call.request.extensions().get().cloned();
+                render_watch(self, &r.cx, r.accept.clone(), r.include, &options, running).await
             }
             "create" => {
                 let options = r.write_options()?;

@@ -156,6 +156,34 @@ async fn requests_are_counted_under_upstream_s_names() {
 }
 
 #[tokio::test]
+async fn lists_by_watch_and_what_writes_ask_for_are_counted() {
+    let c = Cluster::start().await;
+    let maps = "resource=\"configmaps\"";
+    let received = |text: &str| value(text, "apiserver_storage_events_received_total", &[maps, "group=\"\""]);
+    let map = |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+    assert_eq!(c.post(MAPS, map("a")).await.code, 201);
+    let before = received(&scrape(&c).await);
+    for (validation, code) in [("Strict", 201), ("Warn", 409), ("Warn", 409), ("Wrong", 422)] {
+        assert_eq!(c.post(&format!("{MAPS}?fieldValidation={validation}"), map("b")).await.code, code);
+    }
+    assert_eq!(c.get(MAPS).await.code, 200);
+    for query in ["", "&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"] {
+        let path = format!("{MAPS}?watch=true&timeoutSeconds=1{query}");
+        let request = http::Request::get(path).body(Default::default()).unwrap();
+        let body = c.admin.transport().open(request).await.unwrap().into_body();
+        http_body_util::BodyStream::new(body).for_each(|frame| async { drop(frame.unwrap()) }).await;
+    }
+    let text = scrape(&c).await;
+    let of_list = [maps, "scope=\"namespace\"", "version=\"v1\"", "group=\"\""];
+    assert_eq!(value(&text, "apiserver_watch_list_duration_seconds_count", &of_list), 1.0);
+    for (validation, n) in [("Strict", 1.0), ("Warn", 2.0), ("invalid", 1.0)] {
+        let label = format!("field_validation=\"{validation}\"");
+        assert_eq!(value(&text, "field_validation_request_duration_seconds_count", &[&label]), n, "{label}");
+    }
+    assert_eq!(received(&text), before + 1.0);
+}
+
+#[tokio::test]
 async fn invented_paths_take_no_memory() {
     let c = Cluster::start().await;
     let nobody: Arc<dyn Transport> = c.nobody().await;

@@ -66,11 +66,11 @@ async fn tokens_of_pods_are_good_for_longer_than_they_say() {
 async fn a_token_out_of_a_secret_is_good_until_it_is_marked() {
     let c = Cluster::start().await;
     let account = account(&c).await;
-    let claims = json!({"iss": "kubernetes/serviceaccount", "sub": "system:serviceaccount:default:default",
+    let old = json!({"iss": "kubernetes/serviceaccount", "sub": "system:serviceaccount:default:default",
         "kubernetes.io/serviceaccount/namespace": "default", "kubernetes.io/serviceaccount/secret.name": "s",
         "kubernetes.io/serviceaccount/service-account.name": "default",
         "kubernetes.io/serviceaccount/service-account.uid": account["metadata"]["uid"]});
-    let token = c.pki.sign_token(&claims).unwrap();
+    let token = c.pki.sign_token(&old).unwrap();
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",
         "metadata": {"name": "s", "annotations": {"kubernetes.io/service-account.name": "default"}},
         "data": {"token": STANDARD.encode(&token)}});
@@ -111,4 +111,43 @@ async fn a_token_out_of_a_secret_is_good_until_it_is_marked() {
     let unmark = json!({"metadata": {"labels": {"kubernetes.io/legacy-token-invalid-since": null}}});
     assert_eq!(c.patch(&one, "merge-patch+json", unmark).await.code, 200);
     assert_eq!(ask().await.code, 201);
+    let uses = async |what: &str| {
+        let text = c.get("/metrics").await.response.into_body();
+        let name = format!("serviceaccount_{what}_total ");
+        let found = std::str::from_utf8(&text)
+            .unwrap()
+            .lines()
+            .find_map(|l| l.strip_prefix(&name))
+            .unwrap()
+            .to_owned();
+        found.parse::<u64>().unwrap()
+    };
+    assert_eq!((uses("legacy_tokens").await, uses("legacy_manual_token_uses").await), (2, 2));
+    assert_eq!((uses("legacy_auto_token_uses").await, uses("invalid_legacy_auto_token_uses").await), (0, 0));
+    // One that the account names was made for it.
+    let named = json!({"secrets": [{"name": "s"}]});
+    let path = "/api/v1/namespaces/default/serviceaccounts/default";
+    assert_eq!(c.patch(path, "merge-patch+json", named).await.code, 200);
+    assert_eq!(ask().await.code, 201);
+    let mark = json!({"metadata": {"labels": {"kubernetes.io/legacy-token-invalid-since": today}}});
+    assert_eq!(c.patch(&one, "merge-patch+json", mark).await.code, 200);
+    assert_eq!(ask().await.code, 401);
+    assert_eq!((uses("legacy_tokens").await, uses("legacy_manual_token_uses").await), (3, 2));
+    assert_eq!((uses("legacy_auto_token_uses").await, uses("invalid_legacy_auto_token_uses").await), (1, 1));
+    assert_eq!((uses("valid_tokens").await, uses("stale_tokens").await), (0, 0));
+    // Of those that outlive what their bearer is told, a use after that is stale.
+    let now = base::clock::now().as_second();
+    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+    let given = made(&c, &format!("{ACCOUNTS}/default/token"), request).await;
+    let issuer = claims(given["status"]["token"].as_str().unwrap())["iss"].clone();
+    for (told, valid, stale) in [(now + 600, 1, 0), (now - 600, 1, 1)] {
+        let claims = json!({"aud": [issuer], "exp": now + 6000, "iat": now - 1000, "nbf": now - 1000,
+            "iss": issuer, "sub": "system:serviceaccount:default:default",
+            "kubernetes.io": {"namespace": "default", "warnafter": told,
+                "serviceaccount": {"name": "default", "uid": account["metadata"]["uid"]}}});
+        let bearer = format!("Bearer {}", c.pki.sign_token(&claims).unwrap());
+        let headers = [("authorization", bearer.as_str())];
+        assert_eq!(call(&nobody, Method::GET, "/version", &headers, "").await.code, 200);
+        assert_eq!((uses("valid_tokens").await, uses("stale_tokens").await), (valid, stale));
+    }
 }

@@ -213,3 +213,75 @@ async fn a_watch_may_be_asked_for_for_ever() {
     let mut lines = Lines::open(&c, "timeoutSeconds=9223372036854775807&allowWatchBookmarks=true").await;
     assert_eq!(lines.brief().await, "ADDED a");
 }
+
+/// The events of a watch to its end: how each is framed, and its bytes.
+async fn whole_watch(c: &Cluster, path: &str, accept: &str) -> (String, Vec<Vec<u8>>) {
+    let query = "watch=true&timeoutSeconds=1&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
+    let request = Request::get(format!("{path}?{query}")).header("accept", accept);
+    let response = c.admin.open(request.body(Bytes::new()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), 200, "{path} {accept}");
+    let media = response.headers()["content-type"].to_str().unwrap().to_owned();
+    let mut body = http_body_util::BodyStream::new(response.into_body());
+    let mut bytes = Vec::new();
+    while let Some(frame) = tokio::time::timeout(Duration::from_secs(30), body.next()).await.unwrap() {
+        let frame = frame.unwrap_or_else(|e| panic!("{path} {accept} is broken off: {e}"));
+        bytes.extend_from_slice(&frame.into_data().unwrap());
+    }
+    let mut events = Vec::new();
+    let mut rest = &bytes[..];
+    while !rest.is_empty() {
+        let length = match media.contains("protobuf") {
+            true => 4 + u32::from_be_bytes(rest[..4].try_into().unwrap()) as usize,
+            false => 1 + rest.iter().position(|b| *b == b'\n').unwrap(),
+        };
+        let (event, more) = rest.split_at(length);
+        events.push(event.to_vec());
+        rest = more;
+    }
+    (media, events)
+}
+
+fn contains(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|w| w == text.as_bytes())
+}
+
+const PROTO: &str = "application/vnd.kubernetes.protobuf";
+
+/// As stock controllers watch: a stream that is agreed on ends when its time is over, and is never broken off, whatever the kind.
+#[tokio::test]
+async fn each_kind_is_watched_in_each_form_to_the_end() {
+    let c = Cluster::start_as(store::memory(), |o| o.release = "1.20".parse().unwrap()).await;
+    let any = json!({"rule": "RunAsAny"});
+    let policy = json!({"apiVersion": "policy/v1beta1", "kind": "PodSecurityPolicy", "metadata": {"name": "free"},
+        "spec": {"seLinux": any, "supplementalGroups": any, "runAsUser": any, "fsGroup": any}});
+    let made = c.post("/apis/policy/v1beta1/podsecuritypolicies", policy).await;
+    assert_eq!(made.code, 201, "{}", made.value);
+    let metadata = ["v1", "v1beta1"]
+        .map(|v| format!("{PROTO};as=PartialObjectMetadata;g=meta.k8s.io;v={v},application/json"));
+    let forms = [format!("{PROTO}, */*"), format!("{PROTO},application/json"), "application/json".into()];
+    let mut watches = Vec::new();
+    for kind in api::kinds::all() {
+        for version in kind.versions.iter().filter(|v| v.served && v.has_verb("watch")) {
+            let path = version.gvr(kind).path(None);
+            if c.get(&path).await.code == 404 {
+                continue; // not of this release
+            }
+            let protobuf = version.schema().type_id().is_some_and(api::schema::TypeId::has_proto);
+            for accept in forms.iter().chain(&metadata) {
+                let expected = accept.contains("as=") || protobuf && accept.starts_with(PROTO);
+                watches.push((path.clone(), accept, expected));
+            }
+        }
+    }
+    assert!(watches.len() > 300, "{}", watches.len());
+    let done = watches.iter().map(async |(path, accept, expected)| {
+        let (media, events) = whole_watch(&c, path, accept).await;
+        assert_eq!(media.contains("protobuf"), *expected, "{path} {accept}: {media}");
+        let last = events.last().unwrap_or_else(|| panic!("{path} {accept}: no bookmark"));
+        assert!(contains(last, "BOOKMARK"), "{path} {accept}");
+        if path.ends_with("/podsecuritypolicies") {
+            assert!(contains(&events[0], "ADDED") && contains(&events[0], "free"), "{accept}");
+        }
+    });
+    futures::future::join_all(done).await;
+}

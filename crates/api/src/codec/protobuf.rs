@@ -516,6 +516,23 @@ mod tests {
     }
 
     #[test]
+    fn each_kind_has_a_form_versions_of_the_past_included() {
+        for version in kinds::all().iter().flat_map(|kind| &kind.versions) {
+            let t = version.schema().type_id();
+            assert!(t.is_none_or(TypeId::has_proto), "{:?}", t.map(TypeId::name));
+        }
+        let any = json!({"rule": "RunAsAny"});
+        let policy = json!({"apiVersion": "policy/v1beta1", "kind": "PodSecurityPolicy", "metadata": {"name": "free"},
+            "spec": {"privileged": true, "volumes": ["*"], "hostPorts": [{"min": 0, "max": 9}], "seLinux": any, "runAsUser": any,
+                "runAsGroup": any, "supplementalGroups": any, "fsGroup": any}});
+        let schema = TypeId::named("io.k8s.api.policy.v1beta1.PodSecurityPolicy").unwrap().schema();
+        let encoded = encode(&policy, schema).unwrap();
+        assert_eq!(decode(&encoded, schema).unwrap(), policy);
+        // Its spec is the second field, whose first is whether it is privileged.
+        assert!(encoded.windows(4).any(|w| w[0] == 0x12 && w[2..] == [0x08, 1]));
+    }
+
+    #[test]
     fn every_field_has_its_number() {
         let missing: Vec<String> = TypeId::all()
             .filter(|t| t.has_proto() && !t.is_unstructured())

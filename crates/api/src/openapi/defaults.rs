@@ -1,50 +1,44 @@
 //! What is told of a field that is left out: what upstream's types are marked with, and what Go makes of nothing.
 //!
-//! The tables do not say which fields are pointers in Go, where nothing stays nothing. Fields that are required are none, but for a
-//! few; of those that may be left out the ones that are none are named here.
+//! The tables do not say which fields are pointers in Go, where nothing stays nothing. Fields that are required are mostly none,
+//! nor are an object's metadata, spec and status; `tables/defaults.txt` has what differs from that.
+
+use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
 use crate::schema::{Base, Field, TypeId, Wrap};
 
-/// Marked defaults: of the field of types of these names, in every version.
-const MARKED: [(&[&str], &str, &str); 16] = [
-    (&["ContainerPort", "ServicePort"], "protocol", "\"TCP\""),
-    (&["GRPCAction"], "service", "\"\""),
-    (
-        &[
-            "LocalObjectReference",
-            "ConfigMapEnvSource",
-            "ConfigMapKeySelector",
-            "ConfigMapProjection",
-            "ConfigMapVolumeSource",
-            "SecretEnvSource",
-            "SecretKeySelector",
-            "SecretProjection",
-        ],
-        "name",
-        "\"\"",
-    ),
-    (&["FileKeySelector"], "optional", "false"),
-    (&["ISCSIVolumeSource", "ISCSIPersistentVolumeSource"], "iscsiInterface", "\"default\""),
-    (&["RBDVolumeSource", "RBDPersistentVolumeSource"], "pool", "\"rbd\""),
-    (&["RBDVolumeSource", "RBDPersistentVolumeSource"], "user", "\"admin\""),
-    (&["RBDVolumeSource", "RBDPersistentVolumeSource"], "keyring", "\"/etc/ceph/keyring\""),
-    (&["ScaleIOVolumeSource", "ScaleIOPersistentVolumeSource"], "storageMode", "\"ThinProvisioned\""),
-    (&["ScaleIOVolumeSource", "ScaleIOPersistentVolumeSource"], "fsType", "\"xfs\""),
-    (&["AzureDiskVolumeSource"], "cachingMode", "\"ReadWrite\""),
-    (&["AzureDiskVolumeSource"], "kind", "\"Shared\""),
-    (&["AzureDiskVolumeSource"], "fsType", "\"ext4\""),
-    (&["AzureDiskVolumeSource"], "readOnly", "false"),
-    (&["DeviceToleration"], "operator", "\"Equal\""),
-    (&["Container", "EphemeralContainer"], "resources", "{}"),
-];
+const TABLE: &str = include_str!("../../tables/defaults.txt");
 
-/// Required fields that are pointers all the same.
-const POINTERS: [&str; 3] = ["parentRef", "secretRef", "selector"];
+/// A line of the table.
+struct Row {
+    field: &'static str,
+    /// JSON, or `-` for nothing.
+    value: &'static str,
+    types: &'static str,
+}
+
+/// By field.
+fn rows() -> &'static [Row] {
+    static ROWS: OnceLock<Vec<Row>> = OnceLock::new();
+    ROWS.get_or_init(|| {
+        let row = |line: &'static str| {
+            let (field, rest) = line.split_once(' ')?;
+            let (value, types) = rest.split_once(' ')?;
+            Some(Row { field, value, types })
+        };
+        TABLE.lines().filter(|line| !line.starts_with('#')).filter_map(row).collect()
+    })
+}
+
+/// Is this the end of a type's name?
+fn names(end: &str, name: &str) -> bool {
+    name.strip_suffix(end).is_some_and(|rest| rest.ends_with('.'))
+}
 
 /// What Go makes of nothing, where it is no pointer, list or map and has no form of its own in JSON.
-pub(super) fn zero(base: Base) -> Option<Value> {
+fn zero(base: Base) -> Option<Value> {
     match base {
         Base::String => Some(json!("")),
         Base::Int32 | Base::Int64 | Base::Double => Some(json!(0)),
@@ -56,20 +50,32 @@ pub(super) fn zero(base: Base) -> Option<Value> {
 
 /// What a field of a type is if it is left out.
 pub(super) fn of(owner: TypeId, field: &Field) -> Option<Value> {
-    let marked =
-        MARKED.iter().find(|(types, name, _)| *name == field.name && types.contains(&owner.short_name()));
-    if let Some((_, _, value)) = marked {
-        return serde_json::from_str(value).ok();
+    let rows = rows();
+    let first = rows.partition_point(|row| row.field < field.name);
+    let of_field = rows.iter().skip(first).take_while(|row| row.field == field.name);
+    if let Some(row) = { of_field }.find(|row| row.types.split(' ').any(|end| names(end, owner.name()))) {
+        return serde_json::from_str(row.value).ok();
     }
-    let object = matches!(field.ty.base, Base::Type(_));
     // Every object has its metadata, spec and status in itself.
     let part = matches!(field.name, "metadata" | "spec" | "status") && owner.gvks().next().is_some();
-    let there = field.required && !(object && POINTERS.contains(&field.name)) || object && part;
+    let there = field.required || part && matches!(field.ty.base, Base::Type(_));
     if there && field.ty.wrap == Wrap::None { zero(field.ty.base) } else { None }
 }
 
-/// The types and fields of the marked defaults.
 #[cfg(test)]
-pub(super) fn rows() -> impl Iterator<Item = (&'static str, &'static str)> {
-    MARKED.iter().flat_map(|(types, field, _)| types.iter().map(|name| (*name, *field)))
+mod tests {
+    use super::*;
+
+    /// A row that names nothing would say nothing, and one out of its place would not be found.
+    #[test]
+    fn each_row_is_of_a_field_that_there_is() {
+        assert!(rows().is_sorted_by_key(|row| row.field));
+        for Row { field, value, types } in rows() {
+            assert!(*value == "-" || serde_json::from_str::<Value>(value).is_ok(), "{field} {value}");
+            for end in types.split(' ') {
+                let found = TypeId::all().any(|t| names(end, t.name()) && t.field(field).is_some());
+                assert!(found, "{end}.{field}");
+            }
+        }
+    }
 }

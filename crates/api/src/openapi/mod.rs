@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::kinds::{Version, VersionSchema};
-use crate::schema::{Base, Field, ListType, Ty, TypeId, Wrap};
+use crate::schema::{Base, Field, ListType, MapType, Ty, TypeId, Wrap};
 use crate::{KUBERNETES_VERSION, Kind, Map, discovery};
 
 pub use proto::v2_protobuf;
@@ -48,8 +48,23 @@ impl Texts {
         if self.0.is_empty() {
             return None;
         }
-        self.0.get(&*Self::key(type_name, field)).map(|t| &**t)
+        let exact = |name: &str| self.0.get(&*Self::key(name, field)).map(|t| &**t);
+        exact(type_name).or_else(|| kin(type_name).iter().find_map(|name| exact(name)))
     }
+}
+
+/// Where a type of a version of the past may be today, whose descriptions hold for it as well.
+fn kin(type_name: &str) -> Vec<String> {
+    let mut parts = type_name.rsplitn(3, '.');
+    let (Some(name), Some(version), Some(package)) = (parts.next(), parts.next(), parts.next()) else {
+        return Vec::new();
+    };
+    let packages: &[&str] = match package {
+        "io.k8s.api.extensions" => &["io.k8s.api.apps", "io.k8s.api.networking", "io.k8s.api.policy"],
+        package => &[package],
+    };
+    let today = ["v1", "v2"].into_iter().filter(|today| *today != version);
+    today.flat_map(|today| packages.iter().map(move |p| format!("{p}.{today}.{name}"))).collect()
 }
 
 /// No descriptions.
@@ -75,6 +90,30 @@ impl Form {
             Form::V3 => format!("#/components/schemas/{name}"),
         }
     }
+}
+
+const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
+
+/// Types of JSONSchemaProps' fields for which anything goes, by the last part of their names.
+const ANY: [(&str, &str); 7] = [
+    ("additionalItems", "JSONSchemaPropsOrBool"),
+    ("additionalProperties", "JSONSchemaPropsOrBool"),
+    ("default", "JSON"),
+    ("dependencies", "JSONSchemaPropsOrStringArray"),
+    ("enum", "JSON"),
+    ("example", "JSON"),
+    ("items", "JSONSchemaPropsOrArray"),
+];
+
+/// The name of the type of such a field.
+fn any_json(owner: TypeId, field: &Field) -> Option<String> {
+    let package = owner.name().strip_suffix(".JSONSchemaProps").filter(|_| field.ty.base == Base::Json)?;
+    let (_, name) = ANY.iter().find(|(of, _)| *of == field.name)?;
+    Some(format!("{package}.{name}"))
+}
+
+fn any_schema(ty: Ty, name: &str, form: Form) -> Map {
+    wrapped(ty.wrap, Map::from_iter([("$ref".to_owned(), Value::from(form.reference(name)))]))
 }
 
 /// Types that the table has no row for.
@@ -157,12 +196,11 @@ fn beside_reference(map: &mut Map) {
 }
 
 fn type_schema(ty: Ty, form: Form) -> Map {
-    let base = base_schema(ty.base, form);
-    // What is in a list or a map is there, so it is at least what Go makes of nothing.
-    let base = match defaults::zero(ty.base) {
-        Some(zero) if form == Form::V3 && ty.wrap != Wrap::None => with_default(base, zero),
-        _ => base,
-    };
+    wrapped(ty.wrap, base_schema(ty.base, form))
+}
+
+/// A list or map of what this is the schema of.
+fn wrapped(wrap: Wrap, base: Map) -> Map {
     let list = |items: Map| {
         Map::from_iter([("type".to_owned(), json!("array")), ("items".to_owned(), Value::Object(items))])
     };
@@ -172,7 +210,7 @@ fn type_schema(ty: Ty, form: Form) -> Map {
             ("additionalProperties".to_owned(), Value::Object(values)),
         ])
     };
-    match ty.wrap {
+    match wrap {
         Wrap::None => base,
         Wrap::List => list(base),
         Wrap::Map => map(base),
@@ -181,14 +219,19 @@ fn type_schema(ty: Ty, form: Form) -> Map {
 }
 
 fn field_schema(owner: TypeId, field: &Field, form: Form, docs: &Texts) -> Value {
-    let mut map = type_schema(field.ty, form);
+    let mut map = match any_json(owner, field) {
+        Some(name) => any_schema(field.ty, &name, form),
+        None => type_schema(field.ty, form),
+    };
     // Version 2 has no defaults: upstream takes them out of it, for the sake of clients.
     if form == Form::V3
         && let Some(default) = defaults::of(owner, field)
     {
         map = with_default(map, default);
     }
-    if let Some(text) = docs.of_field(owner.name(), field.name) {
+    let told = docs.of_field(owner.name(), field.name).map(str::to_owned);
+    let of_list = || list_text(field.name, listed(owner)?.short_name(), docs);
+    if let Some(text) = told.or_else(of_list) {
         if form == Form::V3 {
             beside_reference(&mut map);
         }
@@ -208,24 +251,53 @@ fn field_schema(owner: TypeId, field: &Field, form: Form, docs: &Texts) -> Value
     if let Some(key) = field.merge_key {
         insert(&mut map, "x-kubernetes-patch-merge-key", key);
     }
-    let strategy = match (field.patch_merge, field.patch_retain_keys) {
-        (true, true) => "merge,retainKeys",
-        (true, false) => "merge",
-        (false, true) => "retainKeys",
-        (false, false) => "",
-    };
-    if !strategy.is_empty() {
-        insert(&mut map, "x-kubernetes-patch-strategy", strategy);
+    if !field.patch.is_empty() {
+        insert(&mut map, "x-kubernetes-patch-strategy", field.patch.as_str());
     }
-    if field.map_atomic {
-        insert(&mut map, "x-kubernetes-map-type", "atomic");
+    if let Some(kind) = field.map {
+        let kind = match kind {
+            MapType::Atomic => "atomic",
+            MapType::Granular => "granular",
+        };
+        insert(&mut map, "x-kubernetes-map-type", kind);
     }
     Value::Object(map)
 }
 
-fn definition(t: TypeId, form: Form, docs: &Texts) -> Value {
+/// A union of fields, one of which is there.
+fn union<'a>(discriminator: &str, fields: impl Iterator<Item = (&'a str, &'a str)>) -> Value {
     let mut map = Map::new();
-    if let Some(text) = docs.of_type(t.name()) {
+    if !discriminator.is_empty() {
+        insert(&mut map, "discriminator", discriminator);
+    }
+    let fields: Map = fields.map(|(field, value)| (field.to_owned(), json!(value))).collect();
+    insert(&mut map, "fields-to-discriminateBy", fields);
+    Value::Object(map)
+}
+
+/// The kind of a type that every group and version has as one of its own.
+fn everywhere(t: TypeId) -> Option<&'static str> {
+    match t.name().strip_prefix(META) {
+        Some(kind @ (".DeleteOptions" | ".WatchEvent")) => kind.strip_prefix('.'),
+        _ => None,
+    }
+}
+
+/// The group and version of each built-in kind that is served.
+fn group_versions<'a>(
+    kinds: &'a [Arc<Kind>],
+    only: Option<(&'a str, &'a str)>,
+) -> BTreeSet<(&'a str, &'a str)> {
+    // What is of every group is of the core one first of all.
+    let core = ("", "v1");
+    let own = served(kinds, only).filter(|(k, _)| !k.custom);
+    own.map(|(_, v)| (v.group.as_str(), v.version.as_str())).chain([core]).collect()
+}
+
+fn definition(t: TypeId, form: Form, docs: &Texts, groups: &BTreeSet<(&str, &str)>) -> Value {
+    let mut map = Map::new();
+    let of_list = || listed(t).map(|item| list_itself(t.short_name(), item.short_name()));
+    if let Some(text) = docs.of_type(t.name()).map(str::to_owned).or_else(of_list) {
         insert(&mut map, "description", text);
     }
     insert(&mut map, "type", "object");
@@ -238,12 +310,21 @@ fn definition(t: TypeId, form: Form, docs: &Texts) -> Value {
             t.fields().iter().map(|f| (f.name.to_owned(), field_schema(t, f, form, docs))).collect();
         insert(&mut map, "properties", Value::Object(properties));
     }
-    if crate::schema::Schema::is_atomic_map(t.schema()) {
+    if t.is_atomic() {
         insert(&mut map, "x-kubernetes-map-type", "atomic");
+    }
+    let unions: Vec<Value> = t.unions().map(|(discriminator, fields)| union(discriminator, fields)).collect();
+    if !unions.is_empty() {
+        insert(&mut map, "x-kubernetes-unions", unions);
     }
     let gvks: Vec<Value> = t
         .gvks()
         .map(|(group, version, kind)| json!({"group": group, "version": version, "kind": kind}))
+        .chain(everywhere(t).into_iter().flat_map(|kind| {
+            groups
+                .iter()
+                .map(move |(group, version)| json!({"group": group, "version": version, "kind": kind}))
+        }))
         .collect();
     if !gvks.is_empty() {
         insert(&mut map, "x-kubernetes-group-version-kind", gvks);
@@ -349,14 +430,13 @@ fn custom_list(kind: &Kind, version: &Version, form: Form, docs: &Texts) -> Valu
     let reference = json!({"$ref": form.reference("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta")});
     let metadata = if form == Form::V3 { json!({"allOf": [reference]}) } else { reference };
     insert(&mut properties, "metadata", metadata);
-    for field in ["apiVersion", "kind", "metadata"] {
-        if let Some(text) = docs.of_field(&format!("{MODEL}List"), field) {
+    for field in LIST_FIELDS {
+        if let Some(text) = list_text(field, &kind.plural, docs) {
             properties[field]["description"] = json!(text);
         }
     }
-    properties["items"]["description"] = json!(format!("List of {}.", kind.plural));
     let mut map = Map::new();
-    insert(&mut map, "description", format!("{} is a list of {}", kind.list_kind, kind.kind));
+    insert(&mut map, "description", list_itself(&kind.list_kind, &kind.kind));
     insert(&mut map, "type", "object");
     insert(&mut map, "required", vec!["items"]);
     insert(&mut map, "properties", Value::Object(properties));
@@ -366,47 +446,69 @@ fn custom_list(kind: &Kind, version: &Version, form: Form, docs: &Texts) -> Valu
     Value::Object(map)
 }
 
-/// Every definition of a document: those of `roots` and of what they refer to, then those of custom resources.
+const LIST_FIELDS: [&str; 4] = ["apiVersion", "items", "kind", "metadata"];
+
+/// The type of a list's items, if it is a list of objects.
+fn listed(t: TypeId) -> Option<TypeId> {
+    t.gvks().next()?;
+    match t.field("items").filter(|_| t.field("metadata").is_some())?.ty {
+        Ty { wrap: Wrap::List, base: Base::Type(item) } => Some(item),
+        _ => None,
+    }
+}
+
+fn list_itself(list: &str, item: &str) -> String {
+    format!("{list} is a list of {item}")
+}
+
+/// What is told of a list's fields, which is the same of all lists. Those of its type and kind are an object's.
+fn list_text(field: &str, of: &str, docs: &Texts) -> Option<String> {
+    let common = docs.of_field(MODEL, if field == "apiVersion" { field } else { "kind" })?;
+    Some(match field {
+        "items" => format!("List of {of}."),
+        "metadata" => {
+            "What is true of the list as a whole, as the state of the cluster that it shows.".to_owned()
+        }
+        _ => common.to_owned(),
+    })
+}
+
+/// Types that a document begins with: all there are, or those of a group and version and what these have to do with.
+fn roots(kinds: &[Arc<Kind>], only: Option<(&str, &str)>) -> Vec<TypeId> {
+    let Some((group, version)) = only else { return TypeId::all().collect() };
+    let common =
+        ["APIResourceList", "DeleteOptions", "ListMeta", "ObjectMeta", "Patch", "Status", "WatchEvent"];
+    let mut roots: Vec<TypeId> =
+        common.iter().filter_map(|name| TypeId::named(&format!("{META}.{name}"))).collect();
+    for (kind, v) in served(kinds, only) {
+        roots.extend(TypeId::of_gvk(group, version, &kind.list_kind));
+        if let VersionSchema::Table(t) = v.schema {
+            roots.push(t);
+        }
+        for sub in &v.subresources {
+            roots.extend(TypeId::of_gvk(&sub.gvk.group, &sub.gvk.version, &sub.gvk.kind));
+        }
+    }
+    roots
+}
+
+/// Every definition of a document: those of `open` and of what they refer to, then those of custom resources.
 fn definitions<'a>(
     kinds: &'a [Arc<Kind>],
     only: Option<(&'a str, &'a str)>,
+    mut open: Vec<TypeId>,
     form: Form,
     docs: &'a Texts,
 ) -> impl Iterator<Item = (String, Value)> + 'a {
     let mut types: BTreeSet<TypeId> = BTreeSet::new();
     let mut leaves: Vec<Base> = Vec::new();
-    let mut open: Vec<TypeId> = Vec::new();
-    match only {
-        None => open.extend(TypeId::all()),
-        Some((group, version)) => {
-            let common = [
-                "APIResourceList",
-                "DeleteOptions",
-                "ListMeta",
-                "ObjectMeta",
-                "Patch",
-                "Status",
-                "WatchEvent",
-            ];
-            for name in common {
-                open.extend(TypeId::named(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}")));
-            }
-            for (kind, v) in served(kinds, only) {
-                open.extend(TypeId::of_gvk(group, version, &kind.list_kind));
-                if let VersionSchema::Table(t) = v.schema {
-                    open.push(t);
-                }
-                for sub in &v.subresources {
-                    open.extend(TypeId::of_gvk(&sub.gvk.group, &sub.gvk.version, &sub.gvk.kind));
-                }
-            }
-        }
-    }
+    let mut any: BTreeSet<String> = BTreeSet::new();
     while let Some(t) = open.pop() {
         if !types.insert(t) {
             continue;
         }
         for field in t.fields() {
+            any.extend(any_json(t, field));
             match field.ty.base {
                 Base::Type(inner) => open.push(inner),
                 base if LEAVES.iter().any(|l| l.0 == base) && !leaves.contains(&base) => leaves.push(base),
@@ -414,7 +516,12 @@ fn definitions<'a>(
             }
         }
     }
-    let tables = types.into_iter().map(move |t| (t.name().to_owned(), definition(t, form, docs)));
+    let groups = group_versions(kinds, only);
+    let tables = types.into_iter().map(move |t| (t.name().to_owned(), definition(t, form, docs, &groups)));
+    let any = any.into_iter().map(|name| {
+        let text = docs.of_type(&name).map(|text| ("description".to_owned(), Value::from(text)));
+        (name, Value::Object(text.into_iter().collect()))
+    });
     let leaves = LEAVES
         .into_iter()
         .filter(move |l| leaves.contains(&l.0))
@@ -423,7 +530,7 @@ fn definitions<'a>(
         let name = definition_name(k, v);
         [(format!("{name}List"), custom_list(k, v, form, docs)), (name, custom_definition(k, v, form, docs))]
     });
-    tables.chain(leaves).chain(customs)
+    tables.chain(any).chain(leaves).chain(customs)
 }
 
 /// Kinds with the versions that are served: all, or of one group and version.
@@ -476,14 +583,14 @@ fn owned((name, value): (&String, &Value)) -> (String, Value) {
 
 /// `/openapi/v2` as JSON; `others` are the documents of servers behind this one.
 pub fn v2(kinds: &[Arc<Kind>], docs: &dyn Docs, others: &[Arc<Value>]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(3 << 20);
+    let mut out = Vec::with_capacity(5 << 20);
     out.extend_from_slice(b"{\"swagger\":\"2.0\",\"info\":");
     out.extend(crate::object::encode(&info()));
     out.extend_from_slice(b",\"paths\":");
     let texts = docs.texts();
     push_entries(&mut out, all_paths(kinds, &texts).chain(foreign_paths(others)));
     out.extend_from_slice(b",\"definitions\":");
-    let own = definitions(kinds, None, Form::V2, &texts);
+    let own = definitions(kinds, None, roots(kinds, None), Form::V2, &texts);
     push_entries(&mut out, with_foreign_definitions(own, others));
     out.extend_from_slice(b",\"securityDefinitions\":");
     out.extend(crate::object::encode(&security()));
@@ -491,9 +598,11 @@ pub fn v2(kinds: &[Arc<Kind>], docs: &dyn Docs, others: &[Arc<Value>]) -> Vec<u8
     out
 }
 
-/// The paths of version 2: of discovery, and of all kinds.
+/// The paths of version 2: of the server itself and of discovery, and of all kinds.
 fn all_paths<'a>(kinds: &'a [Arc<Kind>], docs: &'a Texts) -> impl Iterator<Item = (String, Value)> + 'a {
-    let mut found = vec![paths::of_group("", Form::V2), paths::of_version("", "v1", Form::V2)];
+    let mut found: Vec<(String, Value)> =
+        paths::FIXED.iter().map(|fixed| (format!("/{}/", fixed.path), fixed.item(Form::V2))).collect();
+    found.push(paths::of_version("", "v1", Form::V2));
     for (group, versions) in discovery::groups(kinds) {
         found.push(paths::of_group(&group, Form::V2));
         found.extend(versions.iter().map(|version| paths::of_version(&group, version, Form::V2)));
@@ -515,8 +624,10 @@ pub fn v3_index(kinds: &[Arc<Kind>], hash: &dyn Fn(&str) -> String) -> Value {
         let url = format!("/openapi/v3/{path}?hash={}", hash(&path));
         paths.insert(path, json!({"serverRelativeURL": url}));
     };
+    paths::FIXED.iter().for_each(|fixed| add(fixed.path.to_owned()));
     add("api/v1".to_owned());
     for (group, versions) in discovery::groups(kinds) {
+        add(format!("apis/{group}"));
         for version in versions {
             add(format!("apis/{group}/{version}"));
         }
@@ -524,23 +635,56 @@ pub fn v3_index(kinds: &[Arc<Kind>], hash: &dyn Fn(&str) -> String) -> Value {
     json!({"paths": paths})
 }
 
-/// `/openapi/v3/api/v1`, `/openapi/v3/apis/GROUP/VERSION` as JSON; `None` if nothing is served there.
-pub fn v3(kinds: &[Arc<Kind>], group: &str, version: &str, docs: &dyn Docs) -> Option<Vec<u8>> {
+/// A document of the index by its path, e.g. `apis/apps/v1`, as JSON; `None` if nothing is served there.
+pub fn v3(kinds: &[Arc<Kind>], path: &str, docs: &dyn Docs) -> Option<Vec<u8>> {
+    if let Some(fixed) = paths::FIXED.iter().find(|fixed| fixed.path == path) {
+        let item = (format!("/{path}/"), fixed.item(Form::V3));
+        return Some(small_v3(item, fixed.definition, docs));
+    }
+    let parts: Vec<&str> = path.split('/').collect();
+    let (group, version) = match parts[..] {
+        ["api", version] => ("", version),
+        ["apis", group, version] => (group, version),
+        ["apis", group] => {
+            served(kinds, None).find(|(_, v)| v.group == group)?;
+            let definition = format!("{META}.APIGroup");
+            return Some(small_v3(paths::of_group(group, Form::V3), &definition, docs));
+        }
+        _ => return None,
+    };
     let only = Some((group, version));
     served(kinds, only).next()?;
-    let mut out = Vec::with_capacity(512 << 10);
+    let texts = docs.texts();
+    let of_kinds = served(kinds, only).flat_map(|(k, v)| paths::of(k, v, Form::V3, &texts));
+    let paths = std::iter::once(paths::of_version(group, version, Form::V3)).chain(of_kinds);
+    let definitions = definitions(kinds, only, roots(kinds, only), Form::V3, &texts);
+    Some(written_v3(512 << 10, paths, definitions))
+}
+
+/// A document of one path, and what its answer is made of.
+fn small_v3(item: (String, Value), definition: &str, docs: &dyn Docs) -> Vec<u8> {
+    let texts = docs.texts();
+    let roots = TypeId::named(definition).into_iter().collect();
+    let definitions = definitions(&[], Some(("", "")), roots, Form::V3, &texts);
+    written_v3(8 << 10, std::iter::once(item), definitions)
+}
+
+fn written_v3(
+    size: usize,
+    paths: impl Iterator<Item = (String, Value)>,
+    definitions: impl Iterator<Item = (String, Value)>,
+) -> Vec<u8> {
+    let mut out = Vec::with_capacity(size);
     out.extend_from_slice(b"{\"openapi\":\"3.0.0\",\"info\":");
     out.extend(crate::object::encode(&info()));
     out.extend_from_slice(b",\"paths\":");
-    let texts = docs.texts();
-    let of_kinds = served(kinds, only).flat_map(|(k, v)| paths::of(k, v, Form::V3, &texts));
-    push_entries(&mut out, std::iter::once(paths::of_version(group, version, Form::V3)).chain(of_kinds));
+    push_entries(&mut out, paths);
     out.extend_from_slice(b",\"components\":{\"schemas\":");
-    push_entries(&mut out, definitions(kinds, only, Form::V3, &texts));
+    push_entries(&mut out, definitions);
     out.extend_from_slice(b",\"securitySchemes\":");
     out.extend(crate::object::encode(&security()));
     out.extend_from_slice(b"}}");
-    Some(out)
+    out
 }
 
 #[cfg(test)]
@@ -559,7 +703,7 @@ mod tests {
 
     #[test]
     fn version_3_has_what_clients_look_for() {
-        let doc: Value = serde_json::from_slice(&v3(kinds::all(), "apps", "v1", &Echo).unwrap()).unwrap();
+        let doc: Value = serde_json::from_slice(&v3(kinds::all(), "apis/apps/v1", &Echo).unwrap()).unwrap();
         let gvk = json!({"group": "apps", "version": "v1", "kind": "Deployment"});
         let patch = &doc["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
         assert_eq!(patch["x-kubernetes-group-version-kind"], gvk);
@@ -594,14 +738,14 @@ mod tests {
             }
         }
         check(&doc, schemas);
-        assert!(v3(kinds::all(), "apps", "v9", &NoDocs).is_none());
+        assert!(v3(kinds::all(), "apis/apps/v9", &NoDocs).is_none());
         let index = v3_index(kinds::all(), &|p| p.len().to_string());
         assert_eq!(index["paths"]["apis/apps/v1"]["serverRelativeURL"], "/openapi/v3/apis/apps/v1?hash=12");
     }
 
     #[test]
     fn defaults_are_told_in_version_3_alone() {
-        let doc: Value = serde_json::from_slice(&v3(kinds::all(), "", "v1", &NoDocs).unwrap()).unwrap();
+        let doc: Value = serde_json::from_slice(&v3(kinds::all(), "api/v1", &NoDocs).unwrap()).unwrap();
         let field = |of: &str, field: &str| {
             doc["components"]["schemas"][format!("io.k8s.api.core.v1.{of}")]["properties"][field].clone()
         };
@@ -614,6 +758,13 @@ mod tests {
             ("AzureDiskVolumeSource", "readOnly", json!({"type": "boolean", "default": false})),
             ("ConfigMapKeySelector", "name", json!({"type": "string", "default": ""})),
             ("Pod", "spec", json!({"allOf": reference("PodSpec"), "default": {}})),
+            ("ContainerStatus", "state", json!({"allOf": reference("ContainerState"), "default": {}})),
+            (
+                "ReplicationControllerSpec",
+                "replicas",
+                json!({"type": "integer", "format": "int32", "default": 1}),
+            ),
+            ("ContainerRestartRule", "action", json!({"type": "string"})),
             (
                 "ConfigMap",
                 "binaryData",
@@ -622,11 +773,9 @@ mod tests {
         ] {
             assert_eq!(field(of, name), want, "{of}.{name}");
         }
-        assert_eq!(
-            field("Container", "ports")["items"],
-            json!({"allOf": reference("ContainerPort"), "default": {}})
-        );
-        assert_eq!(field("Container", "args")["items"], json!({"type": "string", "default": ""}));
+        // What is in lists and maps is there.
+        assert_eq!(field("Container", "ports")["items"], reference("ContainerPort")[0]);
+        assert_eq!(field("Container", "args")["items"], json!({"type": "string"}));
         assert!(field("ScaleIOVolumeSource", "secretRef").get("default").is_none(), "it is a pointer");
         let old: Value = serde_json::from_slice(&v2(kinds::all(), &NoDocs, &[])).unwrap();
         assert_eq!(
@@ -635,14 +784,174 @@ mod tests {
         );
     }
 
-    /// A row that names nothing would say nothing.
+    /// The definitions of version 2 and of all documents of version 3, and each document.
+    fn documents() -> Vec<(String, Value)> {
+        let kinds = kinds::all();
+        let index = v3_index(kinds, &|_| String::new());
+        let mut all = vec![("v2".to_owned(), v2(kinds, &NoDocs, &[]))];
+        for path in index["paths"].as_object().unwrap().keys() {
+            all.push((
+                path.clone(),
+                v3(kinds, path, &NoDocs).unwrap_or_else(|| panic!("no document at {path}")),
+            ));
+        }
+        all.into_iter().map(|(path, bytes)| (path, serde_json::from_slice(&bytes).unwrap())).collect()
+    }
+
+    fn references(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => {
+                found.extend(map.get("$ref").and_then(Value::as_str).map(str::to_owned));
+                map.values().for_each(|v| references(v, found));
+            }
+            Value::Array(list) => list.iter().for_each(|v| references(v, found)),
+            _ => {}
+        }
+    }
+
+    /// Whatever document is taken: what it refers to is in it, no two operations have one name, and each open part of a path is
+    /// a parameter.
     #[test]
-    fn each_default_is_of_a_field_that_there_is() {
-        defaults::rows().for_each(|(name, field)| {
-            let found =
-                TypeId::all().any(|t| t.name().ends_with(&format!(".{name}")) && t.field(field).is_some());
-            assert!(found, "{name}.{field}");
-        });
+    fn documents_are_whole() {
+        let documents = documents();
+        assert!(documents.len() > 60);
+        for (path, document) in &documents {
+            let mut found = Vec::new();
+            references(document, &mut found);
+            for reference in found {
+                let place = document.pointer(reference.trim_start_matches('#'));
+                assert!(place.is_some_and(Value::is_object), "{path}: {reference}");
+            }
+            let mut names = std::collections::HashSet::new();
+            for (at, item) in document["paths"].as_object().unwrap() {
+                let item = item.as_object().unwrap();
+                let named = |name: &str| {
+                    let list = item.get("parameters").and_then(Value::as_array);
+                    list.into_iter().flatten().any(|p| p["in"] == "path" && p["name"] == name)
+                };
+                for part in at.split('/').filter_map(|p| p.strip_prefix('{')?.strip_suffix('}')) {
+                    assert!(named(part), "{path}: {at}: {part}");
+                }
+                for operation in item.iter().filter(|(method, _)| *method != "parameters").map(|(_, o)| o) {
+                    let id = operation["operationId"].as_str().unwrap();
+                    assert!(names.insert(id.to_owned()), "{path}: {at}: {id} is another's name");
+                    assert!(operation["responses"]["401"].is_object());
+                }
+            }
+        }
+    }
+
+    /// What tools go by when they merge, of types and of fields.
+    #[test]
+    fn how_things_merge_is_told() {
+        let document: Value = serde_json::from_slice(&v2(kinds::all(), &NoDocs, &[])).unwrap();
+        let of = |name: &str, field: &str, mark: &str| {
+            let definition = &document["definitions"][format!("io.k8s.{name}")];
+            let place = if field.is_empty() { definition } else { &definition["properties"][field] };
+            place[format!("x-kubernetes-{mark}")].clone()
+        };
+        for (name, field, mark, want) in [
+            ("api.core.v1.NodeSelector", "", "map-type", json!("atomic")),
+            ("api.admissionregistration.v1.ParamRef", "", "map-type", json!("atomic")),
+            ("api.autoscaling.v2.CrossVersionObjectReference", "", "map-type", Value::Null),
+            ("api.core.v1.PersistentVolumeSpec", "claimRef", "map-type", json!("granular")),
+            ("api.core.v1.ServiceSpec", "selector", "map-type", json!("atomic")),
+            ("api.core.v1.PodSpec", "containers", "list-type", json!("map")),
+            ("api.core.v1.ServiceSpec", "ports", "list-map-keys", json!(["port", "protocol"])),
+            ("api.core.v1.PodSpec", "volumes", "patch-strategy", json!("merge,retainKeys")),
+            ("api.policy.v1.PodDisruptionBudgetSpec", "selector", "patch-strategy", json!("replace")),
+            (
+                "api.core.v1.SeccompProfile",
+                "",
+                "unions",
+                json!([{"discriminator": "type", "fields-to-discriminateBy": {"localhostProfile": "LocalhostProfile"}}]),
+            ),
+        ] {
+            assert_eq!(of(name, field, mark), want, "{name} {field} {mark}");
+        }
+        let options = of("apimachinery.pkg.apis.meta.v1.DeleteOptions", "", "group-version-kind");
+        let options = options.as_array().unwrap();
+        let here =
+            |group: &str, version: &str| json!({"group": group, "version": version, "kind": "DeleteOptions"});
+        assert_eq!(options[0], here("", "v1"));
+        assert!(options.contains(&here("apps", "v1")) && options.contains(&here("storage.k8s.io", "v1")));
+        let schema = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+        assert_eq!(
+            document["definitions"][schema]["properties"]["items"]["$ref"],
+            json!(format!("#/definitions/{schema}OrArray"))
+        );
+    }
+
+    #[test]
+    fn lists_and_kinds_of_the_past_are_described() {
+        struct Told;
+        impl Docs for Told {
+            fn texts(&self) -> Texts {
+                let mut texts = Texts::default();
+                texts.insert(MODEL, "kind", "which kind");
+                texts.insert("io.k8s.api.batch.v1.CronJob", "", "by the clock");
+                texts.insert("io.k8s.api.apps.v1.DeploymentSpec", "replicas", "how many");
+                texts
+            }
+        }
+        let document: Value = serde_json::from_slice(&v2(kinds::all(), &Told, &[])).unwrap();
+        let of = |name: &str| &document["definitions"][format!("io.k8s.api.{name}")];
+        assert_eq!(of("core.v1.PodList")["description"], "PodList is a list of Pod");
+        assert_eq!(of("core.v1.PodList")["properties"]["kind"]["description"], "which kind");
+        assert_eq!(of("batch.v1beta1.CronJob")["description"], "by the clock");
+        assert_eq!(of("core.v1.Pod").get("description"), None);
+    }
+
+    #[test]
+    fn each_path_is_described_as_it_is_served() {
+        let documents = documents();
+        let two = &documents[0].1["paths"];
+        let pod = "/api/v1/namespaces/{namespace}/pods/{name}";
+        for (path, method, id, action) in [
+            (format!("{pod}/log"), "get", "readCoreV1NamespacedPodLog", "get"),
+            (format!("{pod}/exec"), "post", "connectCoreV1PostNamespacedPodExec", "connect"),
+            (
+                format!("{pod}/proxy/{{path}}"),
+                "head",
+                "connectCoreV1HeadNamespacedPodProxyWithPath",
+                "connect",
+            ),
+            ("/api/v1/nodes/{name}/proxy".into(), "options", "connectCoreV1OptionsNodeProxy", "connect"),
+            ("/api/v1/watch/pods".into(), "get", "watchCoreV1PodListForAllNamespaces", "watchlist"),
+            (
+                "/apis/apps/v1/watch/namespaces/{namespace}/deployments/{name}".into(),
+                "get",
+                "watchAppsV1NamespacedDeployment",
+                "watch",
+            ),
+            ("/api/v1/watch/nodes".into(), "get", "watchCoreV1NodeList", "watchlist"),
+        ] {
+            let operation = &two[&path][method];
+            assert_eq!(
+                (&operation["operationId"], &operation["x-kubernetes-action"]),
+                (&json!(id), &json!(action)),
+                "{path}"
+            );
+        }
+        let options = json!({"group": "", "version": "v1", "kind": "PodExecOptions"});
+        assert_eq!(two[format!("{pod}/exec")]["get"]["x-kubernetes-group-version-kind"], options);
+        let log = &two[format!("{pod}/log")]["get"];
+        assert_eq!(
+            (&log["produces"][0], &log["responses"]["200"]["schema"]),
+            (&json!("text/plain"), &json!({"type": "string"}))
+        );
+        assert!(two["/api/v1/watch/componentstatuses"].is_null(), "what cannot be watched has no such path");
+        let answer = |path: &str| two[path]["delete"]["responses"]["200"]["schema"]["$ref"].clone();
+        assert_eq!(answer(pod), "#/definitions/io.k8s.api.core.v1.Pod");
+        assert_eq!(
+            answer("/api/v1/namespaces/{namespace}/secrets/{name}"),
+            "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.Status"
+        );
+        for path in ["/version/", "/apis/", "/openid/v1/jwks/", "/.well-known/openid-configuration/"] {
+            assert!(two[path]["get"]["operationId"].is_string(), "{path}");
+            let three = documents.iter().find(|(of, _)| *of == path.trim_matches('/')).unwrap();
+            assert_eq!(three.1["paths"][path]["get"]["operationId"], two[path]["get"]["operationId"]);
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Docs, Form, all_paths, definitions, foreign_paths, info, with_foreign_definitions};
+use super::{Docs, Form, all_paths, definitions, foreign_paths, info, roots, with_foreign_definitions};
 use crate::codec::wire::{bytes, double, number};
 use crate::{Kind, Map};
 
@@ -28,7 +28,7 @@ pub fn v2_protobuf(kinds: &[Arc<Kind>], docs: &dyn Docs, others: &[Arc<Value>]) 
     }
     bytes(&mut out, 8, &list);
     let mut list = Vec::new();
-    let own = definitions(kinds, None, Form::V2, &texts);
+    let own = definitions(kinds, None, roots(kinds, None), Form::V2, &texts);
     for (name, definition) in with_foreign_definitions(own, others) {
         bytes(&mut list, 1, &named(&name, &schema(&definition)));
     }
@@ -140,7 +140,9 @@ fn schema(value: &Value) -> Vec<u8> {
 
 fn path_item(value: &Value) -> Vec<u8> {
     let mut out = Vec::new();
-    for (field, method) in [(2, "get"), (3, "put"), (4, "post"), (5, "delete"), (8, "patch")] {
+    for (field, method) in
+        [(2, "get"), (3, "put"), (4, "post"), (5, "delete"), (6, "options"), (7, "head"), (8, "patch")]
+    {
         if !value[method].is_null() {
             bytes(&mut out, field, &operation(&value[method]));
         }

@@ -722,6 +722,84 @@ mod tests {
         );
     }
 
+    /// What is atomic is owned as a whole, so that what another states beside it is a conflict; what is not is owned field by field.
+    #[test]
+    fn objects_are_owned_as_their_types_say() {
+        let at = |pointer: &str, inner: Value| {
+            pointer.rsplit('/').filter(|p| !p.is_empty()).fold(inner, |inner, name| json!({name: inner}))
+        };
+        for (kind, pointer, one, two, whole) in [
+            (
+                "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy",
+                "/spec/paramKind",
+                "apiVersion",
+                "kind",
+                true,
+            ),
+            (
+                "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicyBinding",
+                "/spec/paramRef",
+                "name",
+                "namespace",
+                true,
+            ),
+            (
+                "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy",
+                "/spec/matchConstraints",
+                "matchPolicy",
+                "objectSelector",
+                true,
+            ),
+            (
+                "admissionregistration.k8s.io/v1beta1/MutatingAdmissionPolicy",
+                "/spec/paramKind",
+                "apiVersion",
+                "kind",
+                true,
+            ),
+            ("autoscaling/v1/HorizontalPodAutoscaler", "/spec/scaleTargetRef", "kind", "name", true),
+            ("autoscaling/v2/HorizontalPodAutoscaler", "/spec/scaleTargetRef", "kind", "name", false),
+            ("/v1/PersistentVolume", "/spec/claimRef", "name", "namespace", false),
+            ("/v1/Event", "/involvedObject", "name", "namespace", true),
+            ("/v1/PersistentVolume", "/spec/csi/nodeStageSecretRef", "name", "namespace", true),
+            ("/v1/Service", "/spec/selector", "a", "b", true),
+            ("rbac.authorization.k8s.io/v1/RoleBinding", "/roleRef", "kind", "name", true),
+            ("/v1/PersistentVolumeClaim", "/status/allocatedResourceStatuses", "a", "b", false),
+        ] {
+            let gvk: Vec<&str> = kind.split('/').collect();
+            let [group, version, name] = gvk[..] else { panic!("{kind}") };
+            let schema = crate::schema::TypeId::of_gvk(group, version, name).unwrap().schema();
+            let config = |field: &str| {
+                let mut config = at(
+                    pointer,
+                    json!({field: if field == "objectSelector" { json!({}) } else { json!("x") }}),
+                );
+                config["metadata"] = json!({"name": "n"});
+                config
+            };
+            let live = apply(None, &config(one), schema, by("x"), false).unwrap();
+            let both = apply(Some(&live), &config(two), schema, by("y"), false);
+            match both {
+                Err(status) => {
+                    assert!(whole, "{kind}: {status:?}");
+                    let place = pointer.replace('/', ".");
+                    assert!(
+                        status.message.ends_with(&format!("conflict with \"x\": {place}")),
+                        "{}",
+                        status.message
+                    );
+                }
+                Ok(both) => {
+                    assert!(!whole, "{kind}: {both}");
+                    assert!(
+                        both.pointer(&format!("{pointer}/{one}")).is_some()
+                            && both.pointer(&format!("{pointer}/{two}")).is_some()
+                    );
+                }
+            }
+        }
+    }
+
     #[test]
     fn another_s_field_is_a_conflict_unless_forced() {
         let live = apply(None, &config(Some(1), "i"), schema(), by("x"), false).unwrap();

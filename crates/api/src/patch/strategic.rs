@@ -126,7 +126,7 @@ fn merge_value(original: Option<&Value>, patch: &Value, schema: Schema<'_>) -> M
             Ok(Some(Value::Object(merge_map(Map::new(), p, schema)?.unwrap_or_default())))
         }
         (original, Value::Array(p)) => {
-            let merges = schema.table_field().is_some_and(|f| f.patch_merge);
+            let merges = schema.table_field().is_some_and(|f| f.patch.has("merge"));
             let empty = Vec::new();
             let o = match original {
                 Some(Value::Array(o)) if merges => o,

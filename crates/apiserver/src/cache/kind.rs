@@ -26,6 +26,8 @@ pub(super) struct State {
     pub(super) last: u64,
     /// How often everything was read anew: what happened in between is not in the ring.
     pub(super) epoch: u64,
+    /// How many changes have come from the store.
+    pub(super) received: u64,
 }
 
 /// One kind's objects and recent changes.
@@ -104,6 +106,7 @@ impl KindCache {
     pub(super) fn apply(&self, changes: &[Arrived<'_>]) {
         let mut state = self.state.write();
         let mut last = None;
+        state.received += changes.len() as u64;
         for change in changes {
             state.last = change.revision;
             last = Some(change.revision);
@@ -119,8 +122,9 @@ impl KindCache {
     /// Puts what was read anew in the place of all that was known.
     pub(super) fn reset(&self, objects: BTreeMap<Box<str>, Arc<Encoded>>, revision: u64) {
         let mut state = self.state.write();
-        let epoch = state.epoch + 1;
-        *state = State { objects, complete_after: revision, last: revision, epoch, ..State::default() };
+        let (epoch, received) = (state.epoch + 1, state.received);
+        *state =
+            State { objects, complete_after: revision, last: revision, epoch, received, ..State::default() };
         drop(state);
         self.changed.send_replace(revision);
     }

@@ -355,10 +355,16 @@ impl Cache {
         (Snapshot { revision, items }, watcher)
     }
 
-    /// How many objects of each kind there are, by store prefix.
-    pub fn counts(&self) -> Vec<(String, usize)> {
+    /// How many objects there are of each kind, and how many changes of them have come from the store, by the store's prefix.
+    pub fn counts(&self) -> Vec<(String, usize, u64)> {
         let kinds = self.kinds.read();
-        let mut out: Vec<_> = kinds.iter().map(|(p, k)| (p.to_string(), k.len())).collect();
+        let mut out: Vec<_> = kinds
+            .iter()
+            .map(|(prefix, kind)| {
+                let state = kind.state.read();
+                (prefix.to_string(), state.objects.len(), state.received)
+            })
+            .collect();
         out.sort();
         out
     }

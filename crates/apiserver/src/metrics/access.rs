@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use base::prometheus::{Histogram, head};
+use base::prometheus::{Histogram, head, single};
 use parking_lot::Mutex;
 
 /// Upper bounds for what is left of a certificate's time, in seconds: from half an hour to a year.
@@ -128,6 +128,49 @@ impl Access {
             "Distribution of the remaining lifetime on the certificate used to authenticate a request.",
         );
         self.certificates.lock().write(out, name, "");
+    }
+}
+
+/// How often tokens of service accounts were used, by what kind of token.
+#[derive(Debug, Default)]
+pub struct Uses {
+    /// Out of a secret, of any kind.
+    pub legacy: AtomicU64,
+    /// Out of a secret that was made for the account.
+    pub automatic: AtomicU64,
+    /// The same, when it had been marked invalid.
+    pub invalid: AtomicU64,
+    /// Out of a secret that somebody made.
+    pub manual: AtomicU64,
+    /// Those that outlive the time that their bearer was told, after that time.
+    pub stale: AtomicU64,
+    /// The same, before it.
+    pub valid: AtomicU64,
+}
+
+/// Counts one more.
+pub(crate) fn count(n: &AtomicU64) {
+    n.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Uses {
+    /// The text form.
+    pub(super) fn render(&self, out: &mut String) {
+        for (what, n, help) in [
+            (
+                "invalid_legacy_auto_token_uses",
+                &self.invalid,
+                "Cumulative invalid auto-generated legacy tokens used",
+            ),
+            ("legacy_auto_token_uses", &self.automatic, "Cumulative auto-generated legacy tokens used"),
+            ("legacy_manual_token_uses", &self.manual, "Cumulative manually created legacy tokens used"),
+            ("legacy_tokens", &self.legacy, "Cumulative legacy service account tokens used"),
+            ("stale_tokens", &self.stale, "Cumulative stale projected service account tokens used"),
+            ("valid_tokens", &self.valid, "Cumulative valid projected service account tokens used"),
+        ] {
+            let name = format!("serviceaccount_{what}_total");
+            single(out, &name, "counter", help, n.load(Ordering::Relaxed));
+        }
     }
 }
 

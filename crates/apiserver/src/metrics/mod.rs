@@ -26,7 +26,8 @@ use crate::body::Body;
 use crate::path::RequestInfo;
 use crate::query::Query;
 
-pub use access::{Access, Authenticated};
+pub(crate) use access::count;
+pub use access::{Access, Authenticated, Uses};
 pub(crate) use admission::WAITED;
 pub use admission::{Admission, Called, Half};
 pub use stored::Metered;
@@ -41,6 +42,22 @@ const SLI_BUCKETS: [f64; 21] = [
     0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0,
     45.0, 60.0,
 ];
+/// Those for how long it takes until a watch has told what there is.
+const LIST_BUCKETS: [f64; 25] = [
+    0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0,
+    45.0, 60.0, 90.0, 120.0, 180.0, 300.0,
+];
+/// What writes can ask for as `fieldValidation`, and what they are counted as if they ask for nothing or something else.
+const VALIDATIONS: [&str; 5] = ["", "Ignore", "Strict", "Warn", "invalid"];
+/// The place of what a write asks for in [`VALIDATIONS`], if it is a write of an object.
+pub(crate) fn validation_of(info: &RequestInfo, query: &Query) -> Option<usize> {
+    if !(info.is_resource && matches!(info.verb, "create" | "update" | "patch")) {
+        return None;
+    }
+    let asked = query.get("fieldValidation").unwrap_or("");
+    VALIDATIONS.iter().position(|v| *v == asked).or(Some(VALIDATIONS.len() - 1))
+}
+
 /// Upper bounds for the sizes of answers, in bytes.
 const SIZE_BUCKETS: [f64; 7] = [1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
 /// Upper bounds for the sizes of watch events, in bytes.
@@ -124,6 +141,8 @@ pub struct Counters {
     terminated: AtomicU64,
     /// The sizes of the events that a watch sends.
     events: Mutex<Histogram>,
+    /// How long it took until a watch had told what there is.
+    listed: Mutex<Histogram>,
 }
 
 #[derive(Debug)]
@@ -154,6 +173,7 @@ impl Counters {
             running: AtomicI64::new(0),
             terminated: AtomicU64::new(0),
             events: Mutex::new(Histogram::new(if l.verb == "WATCH" { &EVENT_BUCKETS } else { &[] })),
+            listed: Mutex::new(Histogram::new(if l.verb == "WATCH" { &LIST_BUCKETS } else { &[] })),
         }
     }
 
@@ -179,6 +199,11 @@ impl Counters {
     /// The server has given up on a request.
     pub fn terminated(&self) {
         self.terminated.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A watch has told what there is, after so long.
+    pub fn listed(&self, took: Duration) {
+        self.listed.lock().observe(took);
     }
 
     /// Counts the events in a part of a watch's answer.
@@ -302,6 +327,8 @@ pub struct Metrics {
     /// By the labels' hash, so that looking takes no copy of them.
     requests: RwLock<HashMap<u64, Vec<Arc<Counters>>>>,
     in_flight: Arc<InFlight>,
+    /// How long writes took, by [`VALIDATIONS`].
+    validated: [Mutex<Histogram>; VALIDATIONS.len()],
 }
 
 impl Metrics {
@@ -316,6 +343,14 @@ impl Metrics {
             hasher: RandomState::new(),
             requests: RwLock::default(),
             in_flight: Arc::default(),
+            validated: VALIDATIONS.map(|_| Mutex::new(Histogram::new(&SLI_BUCKETS))),
+        }
+    }
+
+    /// A write of an object was answered; `validation`: its place in [`VALIDATIONS`].
+    pub fn validated(&self, validation: usize, took: Duration) {
+        if let Some(times) = self.validated.get(validation) {
+            times.lock().observe(took);
         }
     }
 
@@ -493,6 +528,37 @@ impl ApiServer {
         for (labels, events) in &sent {
             events.write(&mut out, name, &of(labels));
         }
+        let name = "apiserver_watch_list_duration_seconds";
+        head(
+            &mut out,
+            name,
+            "histogram",
+            "Response latency distribution in seconds for watch list requests broken by group, version, resource and scope.",
+        );
+        for c in all.iter().filter(|c| c.verb == "WATCH" && c.dry_run.is_empty()) {
+            let [group, version, resource, _] = &c.names;
+            let listed = c.listed.lock();
+            if listed.count() > 0 {
+                let scope = c.scope;
+                let labels = format!(
+                    "group=\"{group}\",resource=\"{resource}\",scope=\"{scope}\",version=\"{version}\""
+                );
+                listed.write(&mut out, name, &labels);
+            }
+        }
+        let name = "field_validation_request_duration_seconds";
+        head(
+            &mut out,
+            name,
+            "histogram",
+            "Response latency distribution in seconds for each field validation value",
+        );
+        for (value, times) in VALIDATIONS.iter().zip(&metrics.validated) {
+            let times = times.lock();
+            if times.count() > 0 {
+                times.write(&mut out, name, &format!("field_validation=\"{value}\""));
+            }
+        }
         let name = "apiserver_request_terminations_total";
         head(&mut out, name, "counter", "Number of requests which apiserver terminated in self-defense.");
         for c in &all {
@@ -509,12 +575,13 @@ impl ApiServer {
             metrics.handshakes.load(Ordering::Relaxed),
         );
         metrics.access.render(&mut out);
+        self.authenticator.uses.render(&mut out);
         metrics.admission.render(&mut out);
         metrics.health.render(&mut out);
         self.render_api_services(&mut out);
         let name = "apiserver_storage_objects";
         let counts = self.cache.counts();
-        let stored = || counts.iter().filter_map(|(p, n)| Some((stored::resource_of(p.as_bytes())?, n)));
+        let stored = || counts.iter().filter_map(|(p, n, _)| Some((stored::resource_of(p.as_bytes())?, n)));
         head(&mut out, name, "gauge", "Number of stored objects at the time of last check split by kind.");
         for ((group, resource), n) in stored() {
             let dot = if group.is_empty() { "" } else { "." };
@@ -524,6 +591,13 @@ impl ApiServer {
         head(&mut out, name, "gauge", "Number of stored objects at the time of last check split by kind.");
         for ((group, resource), n) in stored() {
             let _ = writeln!(out, "{name}{{group=\"{group}\",resource=\"{resource}\"}} {n}");
+        }
+        let name = "apiserver_storage_events_received_total";
+        head(&mut out, name, "counter", "Number of etcd events received split by kind.");
+        for (prefix, _, n) in counts.iter().filter(|(_, _, received)| *received > 0) {
+            if let Some((group, resource)) = stored::resource_of(prefix.as_bytes()) {
+                let _ = writeln!(out, "{name}{{group=\"{group}\",resource=\"{resource}\"}} {n}");
+            }
         }
         // A store that is away must not keep its figures' reader.
         let size = tokio::time::timeout(Duration::from_secs(1), self.cache.store().size()).await;

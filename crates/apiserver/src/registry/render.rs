@@ -173,10 +173,18 @@ pub fn render_event(
     Ok(crate::cache::frame(word, &api::object::encode(&value)))
 }
 
-/// An answer that is a failure, always in JSON: the one form that every client reads.
-pub fn render_status(status: &Status) -> Response<Body> {
+/// An answer that is a failure, in the form in which an object would be had by this `Accept` header.
+pub fn render_status(status: &Status, accept: &str) -> Response<Body> {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = reply(code, MediaType::Json.as_str(), status.to_json());
+    let encoded = match crate::negotiate::of_failure(accept) {
+        MediaType::Json => None,
+        media => {
+            let encoded = api::codec::encode(&status.to_value(), media, meta_schema("Status")).ok();
+            encoded.map(|bytes| (media, bytes))
+        }
+    };
+    let (media, bytes) = encoded.unwrap_or_else(|| (MediaType::Json, status.to_json()));
+    let mut response = reply(code, media.as_str(), bytes);
     if let Some(seconds) = status.details.as_ref().and_then(|d| d.retry_after_seconds) {
         response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
     }

@@ -23,6 +23,7 @@ use crate::ApiServer;
 use crate::body::{Body, BoxError};
 use crate::cache::{Change, Expired, Watcher, frame};
 use crate::conversion::Converter;
+use crate::metrics::Running;
 use crate::negotiate::{Accept, Form};
 use crate::query::{ListOptions, VersionMatch};
 
@@ -243,8 +244,10 @@ pub async fn render_watch(
     accept: Accept,
     include: Include,
     options: &ListOptions,
+    running: Option<Arc<Running>>,
 ) -> Result<Response<Body>, Status> {
     use futures::StreamExt;
+    let started = Instant::now();
     // YAML has no form of a stream.
     let media = if accept.media == MediaType::Yaml { MediaType::Json } else { accept.media };
     let accept = Accept { media, form: accept.form };
@@ -268,6 +271,9 @@ pub async fn render_watch(
                 bytes
             }
             WatchItem::Bookmark(revision, initial) => {
+                if let Some(running) = running.as_ref().filter(|_| initial) {
+                    running.counters().listed(started.elapsed());
+                }
                 let object = bookmark_object(&cx, revision, initial);
                 if plain {
                     Ok(frame("BOOKMARK", object.json()))
