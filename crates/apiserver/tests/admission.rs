@@ -618,6 +618,27 @@ async fn a_rehearsed_eviction_spends_no_budget() {
     assert_eq!(evict("", json!({})).await.code, 201);
     let status = c.get(&format!("{budgets}/b")).await.value["status"].clone();
     assert_eq!(status["disruptionsAllowed"], 0, "{status}");
+    let mut two = pod("q", json!({}));
+    two["metadata"]["labels"] = json!({"a": "b"});
+    assert_eq!(c.post(PODS, two).await.code, 201);
+    let ready = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+    assert_eq!(c.patch(&format!("{PODS}/q/status"), "merge-patch+json", ready).await.code, 200);
+    let other = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "c"},
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"a": "b"}}}});
+    assert_eq!(c.post(budgets, other).await.code, 201);
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "q"}});
+    let answer = c.post(&format!("{PODS}/q/eviction"), eviction).await.value;
+    assert_eq!(
+        (&answer["code"], &answer["reason"], &answer["details"], &answer["message"]),
+        (
+            &json!(500),
+            &json!(null),
+            &json!(null),
+            &json!(
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."
+            )
+        )
+    );
 }
 
 #[tokio::test]
@@ -653,6 +674,8 @@ async fn a_pod_that_changes_while_it_is_evicted_is_judged_anew() {
     release.send(true).unwrap();
     let answer = evicting.await.unwrap();
     assert_eq!(answer.code, 429, "{}", answer.value);
+    // The budget has nothing left, and nobody knows when it will.
+    assert_eq!(answer.value["details"]["retryAfterSeconds"], json!(null));
     assert_eq!(c.get(&format!("{PODS}/p")).await.value["metadata"]["deletionTimestamp"], json!(null));
 }
 
