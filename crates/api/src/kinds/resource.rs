@@ -32,6 +32,7 @@ pub(super) const DECLS: &[Decl] = &[
     Decl {
         group: "resource.k8s.io",
         resource: "resourceclaims",
+        answers_deleted: true,
         strategy: || Arc::new(Claim),
         conversions: &[("resource.k8s.io", "v1beta1", CLAIM)],
         columns: Columns::Coded {
@@ -57,6 +58,7 @@ pub(super) const DECLS: &[Decl] = &[
     Decl {
         group: "resource.k8s.io",
         resource: "resourceclaimtemplates",
+        answers_deleted: true,
         strategy: || Arc::new(ClaimTemplate),
         conversions: &[("resource.k8s.io", "v1beta1", TEMPLATE)],
         columns: AGE,
@@ -65,6 +67,7 @@ pub(super) const DECLS: &[Decl] = &[
     Decl {
         group: "resource.k8s.io",
         resource: "deviceclasses",
+        answers_deleted: true,
         strategy: || Arc::new(DeviceClass),
         columns: AGE,
         ..PLAIN
@@ -72,6 +75,7 @@ pub(super) const DECLS: &[Decl] = &[
     Decl {
         group: "resource.k8s.io",
         resource: "resourceslices",
+        answers_deleted: true,
         strategy: || Arc::new(ResourceSlice),
         conversions: &[(
             "resource.k8s.io",
@@ -102,6 +106,7 @@ pub(super) const DECLS: &[Decl] = &[
     Decl {
         group: "resource.k8s.io",
         resource: "devicetaintrules",
+        answers_deleted: true,
         strategy: || Arc::new(TaintRule),
         ..PLAIN
     },

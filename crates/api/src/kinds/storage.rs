@@ -17,6 +17,7 @@ pub(super) const DECLS: &[Decl] = &[
     Decl {
         group: "storage.k8s.io",
         resource: "storageclasses",
+        answers_deleted: true,
         short: &["sc"],
         strategy: || Arc::new(StorageClass),
         columns: Columns::Coded {
@@ -52,6 +53,7 @@ pub(super) const DECLS: &[Decl] = &[
     Decl {
         group: "storage.k8s.io",
         resource: "csinodes",
+        answers_deleted: true,
         strategy: || Arc::new(CsiNode),
         columns: Columns::Coded {
             columns: &[Column::name(), Column::int("Drivers"), Column::text("Age")],
@@ -62,6 +64,7 @@ pub(super) const DECLS: &[Decl] = &[
     Decl {
         group: "storage.k8s.io",
         resource: "csidrivers",
+        answers_deleted: true,
         strategy: || Arc::new(CsiDriver),
         columns: Columns::Coded {
             columns: &[
@@ -112,6 +115,7 @@ pub(super) const DECLS: &[Decl] = &[
     Decl {
         group: "storage.k8s.io",
         resource: "volumeattachments",
+        answers_deleted: true,
         strategy: || Arc::new(Attachment),
         columns: Columns::Coded {
             columns: &[
@@ -139,6 +143,7 @@ pub(super) const DECLS: &[Decl] = &[
     Decl {
         group: "storage.k8s.io",
         resource: "volumeattributesclasses",
+        answers_deleted: true,
         strategy: || Arc::new(AttributesClass),
         short: &["vac"],
         columns: Columns::Coded {
