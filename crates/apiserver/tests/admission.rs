@@ -237,7 +237,7 @@ async fn policies_of_failure_dry_runs_and_conditions() {
     let refused = post("b", "").await;
     assert_eq!(
         (refused.code, refused.message()),
-        (403, "admission webhook \"picky.example.com\" denied the request: no")
+        (400, "admission webhook \"picky.example.com\" denied the request: no")
     );
     // A webhook that is not there, and says what is to become of that.
     let gone = Hook::start(&c.pki, |_| json!({})).await;
@@ -261,11 +261,11 @@ async fn policies_of_failure_dry_runs_and_conditions() {
     let of = |name: &str| format!("name=\"{name}.example.com\",operation=\"CREATE\",type=\"validating\"");
     let (picky, gone, gone2) = (of("picky"), of("gone"), of("gone2"));
     for line in [
-        format!("request_total{{code=\"403\",{picky},rejected=\"true\"}} 1"),
+        format!("request_total{{code=\"400\",{picky},rejected=\"true\"}} 1"),
         format!("request_total{{code=\"503\",{gone},rejected=\"false\"}} 3"),
         format!("request_total{{code=\"503\",{gone2},rejected=\"true\"}} 2"),
         format!("admission_duration_seconds_count{{{gone2},rejected=\"true\"}} 2"),
-        format!("rejection_count{{error_type=\"no_error\",{picky},rejection_code=\"403\"}} 1"),
+        format!("rejection_count{{error_type=\"no_error\",{picky},rejection_code=\"400\"}} 1"),
         format!("rejection_count{{error_type=\"calling_webhook_error\",{gone2},rejection_code=\"503\"}} 2"),
         "fail_open_count{name=\"gone.example.com\",type=\"validating\"} 3".to_owned(),
     ] {
