@@ -272,6 +272,9 @@ async fn lists_are_selected_and_paged() {
     assert_eq!(c.get(&format!("{MAPS}?labelSelector=%3D%3D")).await.code, 400);
 
     let mut seen = Vec::new();
+    let whatever = c.get(&format!("{MAPS}?limit=3&resourceVersion=0")).await.value;
+    let all = c.get(MAPS).await.value;
+    assert_eq!((&whatever["items"], &whatever["metadata"]["continue"]), (&all["items"], &json!(null)));
     let first = c.get(&format!("{MAPS}?limit=3")).await.value;
     assert_eq!(first["metadata"]["remainingItemCount"], 4);
     seen.extend(names(&first));
