@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use serde_json::json;
 
 use super::{Operation, Plugin, Review};
+
 /// The priority of pods that name no class when no class is the default.
 const DEFAULT_PRIORITY: i64 = 0;
 
