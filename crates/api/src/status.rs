@@ -141,9 +141,10 @@ impl Status {
         self
     }
 
-    /// With the seconds after which trying again makes sense.
+    /// With the seconds after which trying again makes sense; 0 if nobody knows.
     pub fn with_retry_after(mut self, seconds: u32) -> Status {
-        self.details.get_or_insert_with(Details::default).retry_after_seconds = Some(seconds);
+        let details = self.details.get_or_insert_with(Details::default);
+        details.retry_after_seconds = Some(seconds).filter(|s| *s > 0);
         self
     }
 

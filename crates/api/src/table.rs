@@ -145,7 +145,10 @@ pub fn table(
                 .collect(),
         }
     };
-    let rows: Vec<Value> = items.into_iter().map(|o| row(kind, version, &o, options)).collect();
+    whole(columns, items.into_iter().map(|o| row(kind, version, &o, options)).collect(), options)
+}
+
+fn whole(columns: Vec<Value>, rows: Vec<Value>, options: &Options) -> Value {
     json!({
         "kind": "Table",
         "apiVersion": format!("meta.k8s.io/{}", options.meta_version),
@@ -165,6 +168,25 @@ const CREATED: Column = Column {
 
 fn head(c: &Column) -> Value {
     json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority})
+}
+
+/// The columns of a Scale.
+const SCALE: [Column; 4] =
+    [Column::text("Name"), Column::int("Desired"), Column::int("Available"), Column::text("Age")];
+
+/// The Table of a Scale, whatever it is of.
+pub fn scale_table(scale: &Value, options: &Options) -> Value {
+    let replicas = |part: &str| scale[part]["replicas"].as_i64().unwrap_or(0);
+    let age = age_cell(scale, options.now);
+    let cells = json!([meta::name(scale), replicas("spec"), replicas("status"), age]);
+    let mut row = json!({"cells": cells});
+    match options.include {
+        Include::None => {}
+        Include::Metadata => row["object"] = partial_metadata(scale, &options.meta_version),
+        Include::Object => row["object"] = scale.clone(),
+    }
+    let columns = if options.headers { SCALE.iter().map(head).collect() } else { Vec::new() };
+    whole(columns, vec![row], options)
 }
 
 fn row(kind: &Kind, version: &Version, object: &Object, options: &Options) -> Value {

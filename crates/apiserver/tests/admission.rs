@@ -108,6 +108,13 @@ async fn webhooks_see_the_documents_of_subresources() {
         .patch(&format!("{DEPLOYMENTS}/d/scale"), "merge-patch+json", json!({"spec": {"replicas": 2}}))
         .await;
     assert_eq!((scaled.code, &scaled.value["spec"]["replicas"]), (200, &json!(4)), "{}", scaled.value);
+    // As kubectl shows it.
+    let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json")];
+    let shown = c.call(Method::GET, &format!("{DEPLOYMENTS}/d/scale"), &table, String::new()).await.value;
+    let heads = shown["columnDefinitions"].as_array().unwrap().iter().map(|c| c["name"].clone());
+    assert_eq!(Value::from_iter(heads), json!(["Name", "Desired", "Available", "Age"]));
+    assert_eq!(shown["rows"][0]["cells"].as_array().unwrap()[..3], [json!("d"), json!(4), json!(0)]);
+    assert_eq!(shown["metadata"]["resourceVersion"], scaled.value["metadata"]["resourceVersion"]);
     let asked = hook.asked();
     assert_eq!(
         asked[0]["request"]["kind"],
@@ -237,7 +244,7 @@ async fn policies_of_failure_dry_runs_and_conditions() {
     let refused = post("b", "").await;
     assert_eq!(
         (refused.code, refused.message()),
-        (403, "admission webhook \"picky.example.com\" denied the request: no")
+        (400, "admission webhook \"picky.example.com\" denied the request: no")
     );
     // A webhook that is not there, and says what is to become of that.
     let gone = Hook::start(&c.pki, |_| json!({})).await;
@@ -261,17 +268,52 @@ async fn policies_of_failure_dry_runs_and_conditions() {
     let of = |name: &str| format!("name=\"{name}.example.com\",operation=\"CREATE\",type=\"validating\"");
     let (picky, gone, gone2) = (of("picky"), of("gone"), of("gone2"));
     for line in [
-        format!("request_total{{code=\"403\",{picky},rejected=\"true\"}} 1"),
+        format!("request_total{{code=\"400\",{picky},rejected=\"true\"}} 1"),
         format!("request_total{{code=\"503\",{gone},rejected=\"false\"}} 3"),
         format!("request_total{{code=\"503\",{gone2},rejected=\"true\"}} 2"),
         format!("admission_duration_seconds_count{{{gone2},rejected=\"true\"}} 2"),
-        format!("rejection_count{{error_type=\"no_error\",{picky},rejection_code=\"403\"}} 1"),
+        format!("rejection_count{{error_type=\"no_error\",{picky},rejection_code=\"400\"}} 1"),
         format!("rejection_count{{error_type=\"calling_webhook_error\",{gone2},rejection_code=\"503\"}} 2"),
         "fail_open_count{name=\"gone.example.com\",type=\"validating\"} 3".to_owned(),
     ] {
         let line = format!("apiserver_admission_webhook_{line}");
         assert!(text.lines().any(|l| l == line), "{line} in {text}");
     }
+}
+
+#[tokio::test]
+async fn patches_that_webhooks_may_not_send() {
+    let c = Cluster::start().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let map = |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+    let patching = |patch: &str| {
+        let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, patch);
+        json!({"allowed": true, "patchType": "JSONPatch", "patch": encoded, "warnings": ["heard"]})
+    };
+    // What cannot be read is a failure, and the policy says what becomes of that.
+    let garbled = Hook::start(&c.pki, move |r| reviewed(r, patching("["))).await;
+    for (name, policy) in [("open", "Ignore"), ("closed", "Fail")] {
+        let resource = if policy == "Fail" { "secrets" } else { "configmaps" };
+        hooks(&c, true, name, &garbled, rule("", "v1", resource), json!({"failurePolicy": policy})).await;
+    }
+    let made = c.post(maps, map("a")).await;
+    assert_eq!(made.code, 201, "{}", made.value);
+    let warned = made.response.headers().get("warning").unwrap().to_str().unwrap().to_owned();
+    assert!(warned.contains("heard"), "{warned}");
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}});
+    let refused = c.post("/api/v1/namespaces/default/secrets", secret).await;
+    assert_eq!(refused.code, 500, "{}", refused.value);
+    let why =
+        "failed calling webhook \"closed.example.com\": received undecodable patch in webhook response: ";
+    assert!(refused.message().contains(why), "{}", refused.message());
+    // Of what goes nothing can be changed.
+    let meddling =
+        Hook::start(&c.pki, move |r| reviewed(r, patching(r#"[{"op": "remove", "path": "/data"}]"#))).await;
+    let deletions = json!({"apiGroups": [""], "apiVersions": ["v1"], "operations": ["DELETE"], "resources": ["configmaps"]});
+    hooks(&c, true, "meddling", &meddling, deletions, json!({"failurePolicy": "Ignore"})).await;
+    let refused = c.delete(&format!("{maps}/a")).await;
+    let why = "admission webhook \"meddling.example.com\" attempted to modify the object, which is not supported for this operation";
+    assert_eq!((refused.code, refused.message()), (500, format!("Internal error occurred: {why}").as_str()));
 }
 
 #[tokio::test]
@@ -438,6 +480,16 @@ async fn limits_quotas_classes_and_sizes() {
         assert_eq!(grown.code, if allowed { 200 } else { 403 }, "{}", grown.value);
         assert!(allowed || grown.message().contains("must support resize"), "{}", grown.message());
     }
+    // What goes anyway is held to no range any more.
+    let range = json!({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "small"},
+        "spec": {"limits": [{"type": "PersistentVolumeClaim", "max": {"storage": "1"}}]}});
+    assert_eq!(c.post("/api/v1/namespaces/default/limitranges", range).await.code, 201);
+    let one = format!("{claims}/soft");
+    let noted = json!({"metadata": {"annotations": {"a": "b"}}});
+    assert_eq!(c.patch(&one, "merge-patch+json", noted.clone()).await.code, 403);
+    assert_eq!(c.delete(&one).await.code, 200);
+    let going = c.patch(&one, "merge-patch+json", noted).await;
+    assert_eq!(going.code, 200, "{}", going.value);
 }
 
 #[tokio::test]
@@ -618,6 +670,27 @@ async fn a_rehearsed_eviction_spends_no_budget() {
     assert_eq!(evict("", json!({})).await.code, 201);
     let status = c.get(&format!("{budgets}/b")).await.value["status"].clone();
     assert_eq!(status["disruptionsAllowed"], 0, "{status}");
+    let mut two = pod("q", json!({}));
+    two["metadata"]["labels"] = json!({"a": "b"});
+    assert_eq!(c.post(PODS, two).await.code, 201);
+    let ready = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+    assert_eq!(c.patch(&format!("{PODS}/q/status"), "merge-patch+json", ready).await.code, 200);
+    let other = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "c"},
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"a": "b"}}}});
+    assert_eq!(c.post(budgets, other).await.code, 201);
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "q"}});
+    let answer = c.post(&format!("{PODS}/q/eviction"), eviction).await.value;
+    assert_eq!(
+        (&answer["code"], &answer["reason"], &answer["details"], &answer["message"]),
+        (
+            &json!(500),
+            &json!(null),
+            &json!(null),
+            &json!(
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."
+            )
+        )
+    );
 }
 
 #[tokio::test]
@@ -653,6 +726,8 @@ async fn a_pod_that_changes_while_it_is_evicted_is_judged_anew() {
     release.send(true).unwrap();
     let answer = evicting.await.unwrap();
     assert_eq!(answer.code, 429, "{}", answer.value);
+    // The budget has nothing left, and nobody knows when it will.
+    assert_eq!(answer.value["details"]["retryAfterSeconds"], json!(null));
     assert_eq!(c.get(&format!("{PODS}/p")).await.value["metadata"]["deletionTimestamp"], json!(null));
 }
 
@@ -692,13 +767,22 @@ async fn parts_of_pods_are_judged_as_pods_are() {
     assert_eq!(refused.code, 403, "{}", refused.value);
     assert!(refused.message().contains("maximum cpu usage per Container is 1"), "{}", refused.message());
     assert_eq!(c.delete(&format!("{ranges}/l")).await.code, 200);
+    // What is left out is filled in then, too.
+    let range = json!({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "d"},
+        "spec": {"limits": [{"type": "Container", "default": {"memory": "1Gi"}}]}});
+    assert_eq!(c.post(ranges, range).await.code, 201);
+    let filled = resize("1400m").await;
+    assert_eq!(filled.code, 200, "{}", filled.value);
+    let limits = &filled.value["spec"]["containers"][0]["resources"]["limits"];
+    assert_eq!(*limits, json!({"cpu": "2", "memory": "1Gi"}));
+    assert_eq!(c.delete(&format!("{ranges}/d")).await.code, 200);
     let debug = async |containers: Value| {
         let patch = json!({"spec": {"ephemeralContainers": containers}});
         c.patch(&format!("{one}/ephemeralcontainers"), "merge-patch+json", patch).await
     };
     let e = |name: &str, image: &str| json!({"name": name, "image": image});
     let added = debug(json!([e("e", "i")])).await;
-    assert_eq!((added.code, &added.value["metadata"]["generation"]), (200, &json!(3)), "{}", added.value);
+    assert_eq!((added.code, &added.value["metadata"]["generation"]), (200, &json!(4)), "{}", added.value);
     for (containers, why) in [
         (json!([e("e", "other")]), "may not be changed"),
         (json!([]), "may not be removed"),

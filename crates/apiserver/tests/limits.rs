@@ -175,11 +175,9 @@ async fn patches_do_not_grow_objects_without_bounds() {
     let copies: Vec<Value> =
         (0..60).map(|i| json!({"op": "copy", "from": "", "path": format!("/c{i}")})).collect();
     let refused = c.patch(&one, PATCH, json!(copies)).await;
-    assert_eq!(refused.code, 422);
-    assert!(
-        refused.message().contains("Unable to copy, the accumulated size increase"),
-        "{}",
-        refused.message()
+    assert_eq!(
+        (refused.code, refused.message()),
+        (422, "the server rejected our request due to an error in our request")
     );
     // Each addition goes a hundred levels deeper.
     let nested = (0..100).fold(json!({}), |v, _| json!({"a": v}));

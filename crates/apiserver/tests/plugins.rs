@@ -591,8 +591,8 @@ async fn what_admission_notes_is_handed_on() {
     let object =
         |kind: &str, name: &str| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}});
     made(&c, MAPS, object("ConfigMap", "good")).await;
-    assert_eq!(c.post(MAPS, object("ConfigMap", "bad")).await.code, 403);
-    assert_eq!(c.post("/api/v1/namespaces/default/secrets", object("Secret", "bad")).await.code, 403);
+    assert_eq!(c.post(MAPS, object("ConfigMap", "bad")).await.code, 400);
+    assert_eq!(c.post("/api/v1/namespaces/default/secrets", object("Secret", "bad")).await.code, 400);
     let audited = json!({"metadata": {"labels": {"pod-security.kubernetes.io/audit": "restricted"}}});
     assert_eq!(c.patch("/api/v1/namespaces/default", "merge-patch+json", audited).await.code, 200);
     made(&c, PODS, pod("loose", json!({}))).await;

@@ -255,7 +255,11 @@ async fn selectors_and_options() {
         list("fieldSelector=x", 400, ""),
         list("fieldSelector=metadata.name%3Da%3Db", 400, "unescaped character in value: 61"),
         list("fieldSelector=metadata.name%3D%5Cx", 400, "invalid escape sequence: \\x"),
-        list("fieldSelector=spec.foo%3D1", 400, "field label not supported"),
+        list(
+            "fieldSelector=spec.foo%3D1",
+            400,
+            "\"spec.foo\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+        ),
         list("limit=x", 400, ""),
         list("continue=xx", 400, "continue key is not valid"),
         list("resourceVersion=x", 400, "resourceVersion"),

@@ -272,6 +272,9 @@ async fn lists_are_selected_and_paged() {
     assert_eq!(c.get(&format!("{MAPS}?labelSelector=%3D%3D")).await.code, 400);
 
     let mut seen = Vec::new();
+    let whatever = c.get(&format!("{MAPS}?limit=3&resourceVersion=0")).await.value;
+    let all = c.get(MAPS).await.value;
+    assert_eq!((&whatever["items"], &whatever["metadata"]["continue"]), (&all["items"], &json!(null)));
     let first = c.get(&format!("{MAPS}?limit=3")).await.value;
     assert_eq!(first["metadata"]["remainingItemCount"], 4);
     seen.extend(names(&first));
@@ -339,6 +342,21 @@ async fn delete_with_preconditions_and_finalizers() {
     let going = c.call(Method::DELETE, &format!("{MAPS}/b"), JSON, foreground.to_string()).await;
     assert_eq!(going.value["metadata"]["finalizers"], json!(["foregroundDeletion"]));
 
+    // The garbage collector does not look after events.
+    let event = json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "e", "namespace": "default"},
+        "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"}});
+    let events = "/api/v1/namespaces/default/events";
+    assert_eq!(c.post(events, event).await.code, 201);
+    let gone = c.call(Method::DELETE, &format!("{events}/e"), JSON, foreground.to_string()).await;
+    assert_eq!(gone.value["status"], "Success", "{}", gone.value);
+
+    // Some kinds answer with what was deleted.
+    let classes = "/apis/storage.k8s.io/v1/storageclasses";
+    let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "s"},
+        "provisioner": "p"});
+    assert_eq!(c.post(classes, class).await.code, 201);
+    assert_eq!(c.delete(&format!("{classes}/s")).await.value["kind"], "StorageClass");
+
     for i in 0..3 {
         let mut object = map(&format!("c{i}"), json!({}));
         object["metadata"]["labels"] = json!({"bulk": "yes"});
@@ -380,8 +398,15 @@ async fn pods_are_bound_once_and_end_gracefully() {
     assert_eq!(going["metadata"]["deletionGracePeriodSeconds"], 20, "{going}");
     let shorter = c.delete(&format!("{pods}/p?gracePeriodSeconds=5")).await.value;
     assert_eq!(shorter["metadata"]["deletionGracePeriodSeconds"], 5);
-    let longer = c.delete(&format!("{pods}/p?gracePeriodSeconds=50")).await.value;
-    assert_eq!(longer["metadata"]["deletionGracePeriodSeconds"], 5);
+    // No other delete than a shorter one changes what ends already, not even how its dependents go.
+    for query in ["", "?gracePeriodSeconds=50", "?gracePeriodSeconds=5", "?propagationPolicy=Foreground"] {
+        assert_eq!(c.delete(&format!("{pods}/p{query}")).await.value, shorter, "{query}");
+    }
+    let short = json!({"spec": {"terminationGracePeriodSeconds": 2}, "status": {"phase": "Failed"}});
+    let failed = c.patch(&format!("{pods}/p/status"), "merge-patch+json", short).await.value;
+    assert_eq!(c.delete(&format!("{pods}/p")).await.value, failed);
+    let shorter = c.delete(&format!("{pods}/p?gracePeriodSeconds=4")).await.value;
+    assert_eq!(shorter["metadata"]["deletionGracePeriodSeconds"], 4, "{shorter}");
     assert_eq!(c.get(&format!("{pods}/p")).await.code, 200);
     c.delete(&format!("{pods}/p?gracePeriodSeconds=0")).await;
     assert_eq!(c.get(&format!("{pods}/p")).await.code, 404);

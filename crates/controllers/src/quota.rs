@@ -77,7 +77,8 @@ impl Controller for Quotas {
                 // Only what goes or changes what it uses: what comes has been charged, and while a count is made more may be
                 // charged that is not here yet. A pod that is bound uses what it did.
                 let used = |o: &Object, q: &Object| {
-                    quota::in_scope(q.spec(), &gvr, o.value()).then(|| quota::usage(&gvr, o.value()))
+                    quota::in_scope(q.spec(), &gvr, o.value())
+                        .then(|| quota::usage(&gvr, o.value(), base::clock::now()))
                 };
                 let Some(old) = &c.old else { return Vec::new() };
                 let all = quotas.list(old.namespace());
@@ -96,8 +97,11 @@ impl Controller for Quotas {
         let mut objects: Vec<(Gvr, Vec<Arc<Object>>)> =
             self.counted.iter().map(|i| (i.gvr().clone(), i.list(&key.namespace))).collect();
         for name in quota.at(&["spec", "hard"]).as_object().into_iter().flatten().map(|(k, _)| k) {
-            let Some(resource) = name.strip_prefix("count/") else { continue };
-            let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
+            let (resource, group) = match name.strip_prefix("count/") {
+                Some(resource) => resource.split_once('.').unwrap_or((resource, "")),
+                None if name.ends_with(quota::DEVICES) => ("resourceclaims", "resource.k8s.io"),
+                None => continue,
+            };
             if objects.iter().any(|(g, _)| g.resource == resource && g.group == group) {
                 continue;
             }
@@ -106,7 +110,7 @@ impl Controller for Quotas {
             let list = self.client.list(&gvr, &key.namespace, &ListOptions::default()).await?;
             objects.push((gvr, list.items));
         }
-        let mut decision: Decision = decide(&quota, objects).into();
+        let mut decision: Decision = decide(&quota, objects, base::clock::now()).into();
         // A timer, because any kind may be counted and not all are watched, and because what was charged for a write that
         // then did not come about, with the server that was to give it back gone, is told by nothing.
         decision.after(RECOUNT);
@@ -131,12 +135,12 @@ impl Quotas {
 }
 
 /// The objects are looked at one after another and let go: all of a large namespace decoded would take much memory.
-fn decide(object: &Arc<Object>, objects: Vec<(Gvr, Vec<Arc<Object>>)>) -> Vec<Action> {
+fn decide(object: &Arc<Object>, objects: Vec<(Gvr, Vec<Arc<Object>>)>, now: jiff::Timestamp) -> Vec<Action> {
     let hard = object.at(&["spec", "hard"]);
     let mut used = Amounts::new();
     for (gvr, list) in objects {
         for o in list.into_iter().filter(|o| quota::in_scope(object.spec(), &gvr, o.value())) {
-            for (name, amount) in quota::usage(&gvr, o.value()) {
+            for (name, amount) in quota::usage(&gvr, o.value(), now) {
                 quota::add(&mut used, &name, amount);
             }
         }

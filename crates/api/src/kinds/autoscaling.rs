@@ -93,18 +93,25 @@ fn targets(spec: &Value, status: &Value) -> String {
         };
         let name = text(&metric[field]["name"]);
         let prefix = if name.is_empty() { String::new() } else { format!("{name}: ") };
-        list.push(if !target["averageUtilization"].is_null() {
+        let of_containers = matches!(field, "resource" | "containerResource");
+        list.push(if field.is_empty() {
+            "<unknown type>".to_owned()
+        } else if of_containers && target["averageValue"].is_null() {
             let current = match &current["averageUtilization"] {
                 Value::Null => "<unknown>".to_owned(),
                 n => format!("{n}%"),
             };
-            format!("{prefix}{current}/{}%", target["averageUtilization"])
+            let target = match &target["averageUtilization"] {
+                Value::Null => "<auto>".to_owned(),
+                n => format!("{n}%"),
+            };
+            format!("{prefix}{current}/{target}")
         } else if !target["averageValue"].is_null() {
             format!(
                 "{prefix}{}/{}{}",
                 show(&current["averageValue"]),
                 show(&target["averageValue"]),
-                if field == "resource" { "" } else { " (avg)" }
+                if matches!(field, "object" | "external") { " (avg)" } else { "" }
             )
         } else {
             format!("{prefix}{}/{}", show(&current["value"]), show(&target["value"]))
@@ -436,6 +443,38 @@ fn v2beta1_from_storage(obj: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn targets_are_shown_with_what_they_are() {
+        let one = |kind: &str, name: &str, target: Value, current: Value| {
+            let field = source_field(kind);
+            let spec = json!({"metrics": [{"type": kind, field: {"name": name, "target": target}}]});
+            targets(&spec, &json!({"currentMetrics": [{field: {"current": current}}]}))
+        };
+        let none = json!(null);
+        for (kind, name, target, current, want) in [
+            (
+                "Resource",
+                "cpu",
+                json!({"averageUtilization": 80}),
+                json!({"averageUtilization": 5}),
+                "cpu: 5%/80%",
+            ),
+            ("Resource", "cpu", json!({"averageUtilization": 80}), none.clone(), "cpu: <unknown>/80%"),
+            ("Resource", "cpu", json!({}), json!({"averageUtilization": 5}), "cpu: 5%/<auto>"),
+            ("Resource", "cpu", json!({"averageValue": "1"}), json!({"averageValue": "2"}), "cpu: 2/1"),
+            ("ContainerResource", "cpu", json!({"averageValue": "1"}), none.clone(), "cpu: <unknown>/1"),
+            ("ContainerResource", "cpu", json!({}), none.clone(), "cpu: <unknown>/<auto>"),
+            ("Pods", "", json!({"averageValue": "1"}), json!({"averageValue": "2"}), "2/1"),
+            ("Object", "", json!({"averageValue": "1"}), json!({"averageValue": "2"}), "2/1 (avg)"),
+            ("Object", "", json!({"value": "1"}), json!({"value": "2"}), "2/1"),
+            ("External", "", json!({"averageValue": "1"}), none.clone(), "<unknown>/1 (avg)"),
+            ("External", "", json!({"value": "1"}), json!({"value": "2"}), "2/1"),
+            ("Odd", "", none.clone(), none.clone(), "<unknown type>"),
+        ] {
+            assert_eq!(one(kind, name, target, current), want, "{kind}");
+        }
+    }
 
     /// All that the storage version can say.
     fn whole() -> Value {

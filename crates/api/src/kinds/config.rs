@@ -45,8 +45,8 @@ pub(super) const DECLS: &[Decl] = &[
         short: &["sa"],
         strategy: || Arc::new(ServiceAccount),
         columns: Columns::Coded {
-            columns: &[Column::name(), Column::text("Secrets"), Column::text("Age")],
-            cells: |o, now| vec![name_cell(o), json!(items(&o["secrets"]).len()), age_cell(o, now)],
+            columns: &[Column::name(), Column::text("Age")],
+            cells: |o, now| vec![name_cell(o), age_cell(o, now)],
         },
         ..PLAIN
     },
@@ -222,6 +222,13 @@ mod tests {
     use super::*;
     use crate::kinds;
     use crate::names::gvr;
+
+    #[test]
+    fn service_accounts_are_shown_without_their_secrets() {
+        let kind = kinds::by_gvr(&gvr::SERVICE_ACCOUNTS).unwrap();
+        let Columns::Coded { columns, .. } = &kind.columns else { panic!("they have columns") };
+        assert_eq!(columns.iter().map(|c| c.name).collect::<Vec<_>>(), ["Name", "Age"]);
+    }
 
     #[test]
     fn data_is_measured_as_it_is_and_not_as_it_is_written() {

@@ -230,6 +230,10 @@ fn check_changed(errors: &mut ErrorList, new: &Value, old: &Value) {
 struct Event;
 
 impl Strategy for Event {
+    fn is_collected(&self) -> bool {
+        false
+    }
+
     /// Fields that are never left out.
     fn default(&self, obj: &mut Value) {
         let map = meta::as_map(obj);

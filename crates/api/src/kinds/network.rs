@@ -47,15 +47,11 @@ pub(super) const DECLS: &[Decl] = &[
                 if more > 0 {
                     hosts.push_str(&format!(" + {more} more..."));
                 }
-                let addresses: Vec<&str> = items(&o["status"]["loadBalancer"]["ingress"])
-                    .iter()
-                    .map(|i| if text(&i["ip"]).is_empty() { text(&i["hostname"]) } else { text(&i["ip"]) })
-                    .collect();
                 vec![
                     name_cell(o),
                     or_none(text(&spec["ingressClassName"])),
                     json!(hosts),
-                    json!(addresses.join(",")),
+                    json!(super::service::balanced(&o["status"]).join(",")),
                     json!(if empty(&spec["tls"]) { "80" } else { "80, 443" }),
                     age_cell(o, now),
                 ]

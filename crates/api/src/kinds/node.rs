@@ -36,6 +36,7 @@ pub(super) const DECLS: &[Decl] = &[
     },
     Decl {
         resource: "namespaces",
+        answers_deleted: true,
         short: &["ns"],
         strategy: || Arc::new(Namespace),
         columns: Columns::Coded {

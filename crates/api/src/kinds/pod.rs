@@ -289,6 +289,7 @@ fn cells(pod: &Value, now: Timestamp) -> Vec<Value> {
         restarts = sidecar_restarts;
         last = sidecar_last;
         let mut running = false;
+        let mut failed = None;
         for s in items(&status["containerStatuses"]).iter().rev() {
             restarts += int(&s["restartCount"]);
             last = last.max(finished(s));
@@ -298,14 +299,22 @@ fn cells(pod: &Value, now: Timestamp) -> Vec<Value> {
                 waiting.clone_into(&mut reason);
             } else if !state["terminated"].is_null() {
                 reason = ended(&state["terminated"]);
+                if int(&state["terminated"]["exitCode"]) != 0 {
+                    failed = Some(reason.clone());
+                }
             } else if s["ready"] == true && !state["running"].is_null() {
                 running = true;
                 ready += 1;
             }
         }
-        if reason == "Completed" && running {
+        if reason == "Completed" {
             let is_ready = condition(pod, "Ready").is_some_and(|c| c["status"] == "True");
-            if is_ready { "Running" } else { "NotReady" }.clone_into(&mut reason);
+            reason = match failed {
+                _ if running && is_ready => "Running".to_owned(),
+                Some(failed) => failed,
+                None if running => "NotReady".to_owned(),
+                None => reason,
+            };
         }
     }
     if meta::is_deleting(pod) {
@@ -354,6 +363,9 @@ mod tests {
     fn cells_say_what_the_pod_does() {
         let now = at("2024-01-01T00:10:00Z");
         let base = json!({"metadata": {"name": "p", "creationTimestamp": "2024-01-01T00:00:00Z"}, "spec": {"containers": [{}], "nodeName": "n"}});
+        let completed = json!({"state": {"terminated": {"reason": "Completed", "exitCode": 0}}});
+        let failed = json!({"state": {"terminated": {"reason": "Error", "exitCode": 1}}});
+        let runs = json!({"ready": true, "state": {"running": {}}});
         for (status, ready, word, restarts) in [
             (json!({"phase": "Pending"}), "0/1", "Pending", "0"),
             (
@@ -387,6 +399,21 @@ mod tests {
                 "0",
             ),
             (json!({"phase": "Failed", "reason": "Evicted"}), "0/1", "Evicted", "0"),
+            (json!({"phase": "Failed", "containerStatuses": [completed, failed]}), "0/1", "Error", "0"),
+            (
+                json!({"phase": "Running", "containerStatuses": [completed, failed, runs]}),
+                "1/1",
+                "Error",
+                "0",
+            ),
+            (json!({"phase": "Running", "containerStatuses": [completed, runs]}), "1/1", "NotReady", "0"),
+            (
+                json!({"phase": "Running", "containerStatuses": [completed, failed, runs],
+                    "conditions": [{"type": "Ready", "status": "True"}]}),
+                "1/1",
+                "Running",
+                "0",
+            ),
         ] {
             let mut pod = base.clone();
             pod["status"] = status;

@@ -5,7 +5,7 @@
 mod check;
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -38,22 +38,20 @@ pub(super) const DECLS: &[Decl] = &[Decl {
     ..PLAIN
 }];
 
+/// The addresses of the load balancers of a service or an ingress, each once.
+pub(super) fn balanced(status: &Value) -> Vec<&str> {
+    let all = items(&status["loadBalancer"]["ingress"]).iter();
+    let addresses: BTreeSet<&str> =
+        all.map(|i| if text(&i["ip"]).is_empty() { text(&i["hostname"]) } else { text(&i["ip"]) }).collect();
+    addresses.into_iter().filter(|a| !a.is_empty()).collect()
+}
+
 fn service_cells(o: &Value, now: Timestamp) -> Vec<Value> {
     let (spec, status) = (&o["spec"], &o["status"]);
     let kind = text(&spec["type"]);
     let cluster = items(&spec["clusterIPs"]).first().map(text).unwrap_or_else(|| text(&spec["clusterIP"]));
-    let mut external: Vec<String> = Vec::new();
-    if kind == "LoadBalancer" {
-        for ingress in items(&status["loadBalancer"]["ingress"]) {
-            let name = if text(&ingress["ip"]).is_empty() {
-                text(&ingress["hostname"])
-            } else {
-                text(&ingress["ip"])
-            };
-            external.push(name.to_owned());
-        }
-    }
-    external.extend(items(&spec["externalIPs"]).iter().map(|ip| text(ip).to_owned()));
+    let mut external = if kind == "LoadBalancer" { balanced(status) } else { Vec::new() };
+    external.extend(items(&spec["externalIPs"]).iter().map(text));
     let external = match kind {
         "ExternalName" => text(&spec["externalName"]).to_owned(),
         "LoadBalancer" if external.is_empty() => "<pending>".to_owned(),
@@ -264,6 +262,23 @@ mod tests {
     use super::*;
     use crate::kinds;
     use crate::names::gvr;
+
+    #[test]
+    fn addresses_of_load_balancers_are_shown_once() {
+        let ingress = json!([{"ip": "10.0.0.9"}, {"hostname": "b.example"}, {"ip": "10.0.0.10"}, {}, {"ip": "10.0.0.9"}]);
+        let status = json!({"loadBalancer": {"ingress": ingress}});
+        let service =
+            json!({"spec": {"type": "LoadBalancer", "externalIPs": ["10.0.0.9"]}, "status": status});
+        let all = "10.0.0.10,10.0.0.9,b.example";
+        assert_eq!(service_cells(&service, Timestamp::UNIX_EPOCH)[3], format!("{all},10.0.0.9"));
+        let pending = json!({"spec": {"type": "LoadBalancer"}});
+        assert_eq!(service_cells(&pending, Timestamp::UNIX_EPOCH)[3], "<pending>");
+        let kind = kinds::by_gvr(&gvr::INGRESSES).unwrap();
+        let crate::table::Columns::Coded { cells, .. } = &kind.columns else {
+            panic!("ingresses have columns")
+        };
+        assert_eq!(cells(&json!({"status": status}), Timestamp::UNIX_EPOCH)[3], all);
+    }
 
     #[test]
     fn a_service_is_defaulted_and_keeps_what_was_allocated() {

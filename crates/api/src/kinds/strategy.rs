@@ -104,6 +104,11 @@ pub trait Strategy: Send + Sync + 'static {
         false
     }
 
+    /// Does the garbage collector look after the object? If not, nobody would take its finalizers away again.
+    fn is_collected(&self) -> bool {
+        true
+    }
+
     /// Is the generation raised when something other than metadata and status changes?
     fn has_generation(&self) -> bool {
         false

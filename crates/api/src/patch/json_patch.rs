@@ -44,16 +44,19 @@ pub fn json_patch(target: &Value, patch: &Value) -> Result<Value, Status> {
             operations.len()
         )));
     }
+    // Which of them fails, and why, is not told, as upstream has it.
+    apply_operations(target, operations).map_err(|_| {
+        let why = "the server rejected our request due to an error in our request";
+        Status::failure(422, "Invalid", why)
+    })
+}
+
+/// Applies the operations of a JSON patch one after the other, or says what is wrong with one.
+pub fn apply_operations(target: &Value, operations: &[Value]) -> Result<Value, String> {
     let mut doc = target.clone();
     let mut spent = Spent::default();
     for operation in operations {
-        apply(&mut doc, operation, &mut spent).map_err(|why| {
-            Status::failure(
-                422,
-                "Invalid",
-                format!("the server rejected our request due to an error in our request: {why}"),
-            )
-        })?;
+        apply(&mut doc, operation, &mut spent)?;
     }
     Ok(doc)
 }
@@ -135,13 +138,10 @@ fn pointer(text: &str) -> Result<Vec<String>, String> {
 
 /// Index into a list of `len` items; negative ones count from the end.
 fn index(key: &str, len: usize) -> Option<usize> {
-    if let Some(back) = key.strip_prefix('-') {
-        return len.checked_sub(back.parse().ok()?);
+    match key.parse::<isize>().ok()? {
+        back @ ..0 => len.checked_sub(back.unsigned_abs()),
+        at => Some(at.unsigned_abs()),
     }
-    if key.len() > 1 && key.starts_with('0') {
-        return None;
-    }
-    key.parse().ok()
 }
 
 fn find<'a>(doc: &'a mut Value, path: &[String]) -> Option<&'a mut Value> {
@@ -167,7 +167,7 @@ fn add(doc: &mut Value, path: &[String], value: Value, spent: &mut Spent) -> Res
             list.push(value);
             Ok(())
         }
-        Value::Array(list) => match index(last, list.len()).filter(|i| *i <= list.len()) {
+        Value::Array(list) => match index(last, list.len() + 1).filter(|i| *i <= list.len()) {
             Some(i) => {
                 spent.shift(list.len() - i)?;
                 list.insert(i, value);
@@ -209,15 +209,19 @@ mod tests {
     fn patches_do_not_grow_without_bounds() {
         let doubling: Vec<Value> =
             (0..60).map(|i| json!({"op": "copy", "from": "", "path": format!("/{i}")})).collect();
-        let why = json_patch(&json!({"a": "x".repeat(100)}), &json!(doubling)).unwrap_err().message;
+        let why = apply_operations(&json!({"a": "x".repeat(100)}), &doubling).unwrap_err();
         assert!(why.contains("Unable to copy, the accumulated size increase of copy is"), "{why}");
         let nested = (0..100).fold(json!({}), |v, _| json!({"a": v}));
         let inner = "/a".repeat(100);
         let deeper = json!([{"op": "add", "path": "/a", "value": nested}, {"op": "add", "path": format!("{inner}/a"), "value": nested}]);
-        let why = json_patch(&json!({}), &deeper).unwrap_err().message;
+        let why = apply_operations(&json!({}), deeper.as_array().unwrap()).unwrap_err();
         assert!(why.contains("would be nested too deeply"), "{why}");
         let long = json!([{"op": "test", "path": "/a".repeat(100_000), "value": 1}]);
-        assert_eq!(json_patch(&json!({}), &long).unwrap_err().code, 422);
+        let refused = json_patch(&json!({}), &long).unwrap_err();
+        assert_eq!(
+            (refused.code, refused.message.as_str()),
+            (422, "the server rejected our request due to an error in our request")
+        );
     }
 
     #[test]
@@ -232,7 +236,7 @@ mod tests {
         for (one, other) in [(to, fro), (down, up)] {
             let patch = |times: usize| Value::from(vec![[one.clone(), other.clone()]; times].concat());
             assert_eq!(json_patch(&doc, &patch(50)).unwrap(), doc);
-            let why = json_patch(&doc, &patch(1000)).unwrap_err().message;
+            let why = apply_operations(&doc, patch(1000).as_array().unwrap()).unwrap_err();
             assert!(why.contains("move too much of the document"), "{why}");
         }
     }
@@ -250,6 +254,14 @@ mod tests {
                 json!([{"op": "add", "path": "/a/1", "value": 2}, {"op": "add", "path": "/a/-", "value": 4}]),
                 Some(json!({"a": [1, 2, 3, 4]})),
             ),
+            // Where it is put in, one more than there are counts from the end.
+            (
+                json!({"a": [1, 2]}),
+                json!([{"op": "add", "path": "/a/-1", "value": 3}, {"op": "add", "path": "/a/-4", "value": 0},
+                    {"op": "remove", "path": "/a/-3"}, {"op": "replace", "path": "/a/00", "value": 9}]),
+                Some(json!({"a": [9, 2, 3]})),
+            ),
+            (json!({"a": [1]}), json!([{"op": "add", "path": "/a/-3", "value": 1}]), None),
             (json!({"a": {"b/c": 1}}), json!([{"op": "remove", "path": "/a/b~1c"}]), Some(json!({"a": {}}))),
             (
                 json!({"a": 1}),

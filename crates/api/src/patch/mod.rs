@@ -5,7 +5,7 @@ mod fields;
 mod json_patch;
 mod strategic;
 
-pub use json_patch::json_patch;
+pub use json_patch::{apply_operations, json_patch};
 pub use strategic::strategic_merge;
 
 use serde_json::Value;

@@ -1,9 +1,11 @@
 //! LimitRanger: defaults and bounds for what pods and claims ask for, from the namespace's LimitRanges.
 
+use std::sync::Arc;
+
 use api::quantity::Quantity;
-use api::{Status, Value};
+use api::quota::{Amounts, amounts, container_amounts};
+use api::{Object, Status, Value};
 use async_trait::async_trait;
-use serde_json::json;
 
 use super::{Operation, Plugin, Review};
 
@@ -14,135 +16,130 @@ fn amount(v: Option<&Value>) -> Option<Quantity> {
     v.and_then(|v| Quantity::of_value(v).ok())
 }
 
-/// The items of all LimitRanges of the namespace, with the names they come from.
-fn items(r: &Review<'_>) -> Vec<Value> {
-    let ranges = r.server.cache.kind("", "limitranges").all(r.namespace);
-    let mut out = Vec::new();
-    for range in ranges {
-        for item in range.spec().get("limits").and_then(Value::as_array).into_iter().flatten() {
-            let mut item = item.clone();
-            item["from"] = json!(range.name());
-            out.push(item);
-        }
-    }
-    out
+fn items<'a>(v: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
+    v.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
 }
 
 fn kind_of(item: &Value) -> &str {
     item.get("type").and_then(Value::as_str).unwrap_or("")
 }
 
-fn pairs<'a>(item: &'a Value, field: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
-    item.get(field).and_then(Value::as_object).into_iter().flatten()
+/// What a range says of resources, by their names.
+fn pairs<'a>(item: &'a Value, field: &str) -> impl Iterator<Item = (&'a String, Quantity)> {
+    let map = item.get(field).and_then(Value::as_object).into_iter().flatten();
+    map.filter_map(|(name, v)| Some((name, amount(Some(v))?)))
 }
 
-/// Fills in a container's requests and limits, and says what it filled in.
-fn default_container(container: &mut Value, item: &Value) -> (Vec<String>, Vec<String>) {
-    let mut set = (Vec::new(), Vec::new());
+/// What a range gives to containers that ask for nothing: requests and limits, by the names of resources.
+fn defaults(range: &Value) -> [api::Map; 2] {
+    let mut out = [api::Map::new(), api::Map::new()];
+    for item in items(range, "/spec/limits").filter(|i| kind_of(i) == "Container") {
+        for (into, field) in out.iter_mut().zip(["defaultRequest", "default"]) {
+            into.extend(item.get(field).and_then(Value::as_object).cloned().unwrap_or_default());
+        }
+    }
+    out
+}
+
+/// Fills in what a container leaves out, and says what it filled in.
+fn complete(container: &mut Value, defaults: &[api::Map; 2], word: &str, notes: &mut Vec<String>) {
+    let name = container.get("name").and_then(Value::as_str).unwrap_or("").to_owned();
     let resources = api::meta::child(container, "resources");
-    for (name, value) in pairs(item, "default") {
-        let limits = api::meta::entry(resources, "limits");
-        if !limits.contains_key(name) {
-            limits.insert(name.clone(), value.clone());
-            set.1.push(name.clone());
+    for (given, (field, what)) in defaults.iter().zip([("requests", "request"), ("limits", "limit")]) {
+        if given.is_empty() {
+            continue;
+        }
+        let has = api::meta::entry(resources, field);
+        let mut set = Vec::new();
+        for (name, value) in given {
+            if !has.contains_key(name) {
+                has.insert(name.clone(), value.clone());
+                set.push(name.as_str());
+            }
+        }
+        if !set.is_empty() {
+            set.sort_unstable();
+            notes.push(format!("{} {what} for {word} {name}", set.join(", ")));
         }
     }
-    for (name, value) in pairs(item, "defaultRequest") {
-        let limit = resources.get("limits").and_then(|l| l.get(name)).cloned();
-        let given = set.1.contains(name);
-        let requests = api::meta::entry(resources, "requests");
-        if !requests.contains_key(name) {
-            // Who set a limit and no request asked for as much as the limit.
-            let value = match limit {
-                Some(l) if !given => l,
-                _ => value.clone(),
-            };
-            requests.insert(name.clone(), value);
-            set.0.push(name.clone());
-        }
-    }
-    for field in ["limits", "requests"] {
-        if resources.get(field).and_then(Value::as_object).is_some_and(api::Map::is_empty) {
-            resources.shift_remove(field);
-        }
-    }
-    set
 }
 
 /// What is wrong with asked-for amounts under one item.
-fn check(item: &Value, what: &str, requests: &Value, limits: &Value, errors: &mut Vec<String>) {
+fn check(item: &Value, what: &str, requests: &Amounts, limits: &Amounts, errors: &mut Vec<String>) {
+    // Of claims nobody looks at limits.
+    let claim = what == "PersistentVolumeClaim";
     for (name, min) in pairs(item, "min") {
-        let (request, limit) = (amount(requests.get(name)), amount(limits.get(name)));
-        let Some(min_q) = amount(Some(min)) else { continue };
-        match (request, limit) {
-            (None, _) => errors
-                .push(format!("minimum {name} usage per {what} is {}.  No request is specified", text(min))),
-            (Some(q), _) if q < min_q => errors.push(format!(
-                "minimum {name} usage per {what} is {}, but request is {}",
-                text(min),
-                text(&requests[name])
-            )),
-            (_, Some(q)) if q < min_q => errors.push(format!(
-                "minimum {name} usage per {what} is {}, but limit is {}",
-                text(min),
-                text(&limits[name])
-            )),
+        let at_least = format!("minimum {name} usage per {what} is {min}");
+        match (requests.get(name), limits.get(name)) {
+            (None, _) => errors.push(format!("{at_least}.  No request is specified")),
+            (Some(q), _) if *q < min => errors.push(format!("{at_least}, but request is {q}")),
+            (_, Some(q)) if *q < min => errors.push(format!("{at_least}, but limit is {q}")),
             _ => {}
         }
     }
     for (name, max) in pairs(item, "max") {
-        let (request, limit) = (amount(requests.get(name)), amount(limits.get(name)));
-        let Some(max_q) = amount(Some(max)) else { continue };
-        match (request, limit) {
-            (_, None) if what != "PersistentVolumeClaim" => {
-                errors.push(format!(
-                    "maximum {name} usage per {what} is {}.  No limit is specified",
-                    text(max)
-                ));
-            }
-            (_, Some(q)) if q > max_q => errors.push(format!(
-                "maximum {name} usage per {what} is {}, but limit is {}",
-                text(max),
-                text(&limits[name])
-            )),
-            (Some(q), _) if q > max_q => errors.push(format!(
-                "maximum {name} usage per {what} is {}, but request is {}",
-                text(max),
-                text(&requests[name])
-            )),
+        let at_most = format!("maximum {name} usage per {what} is {max}");
+        match (requests.get(name), limits.get(name)) {
+            (None, _) if claim => errors.push(format!("{at_most}.  No request is specified")),
+            (_, None) if !claim => errors.push(format!("{at_most}.  No limit is specified")),
+            (_, Some(q)) if *q > max => errors.push(format!("{at_most}, but limit is {q}")),
+            (Some(q), _) if *q > max => errors.push(format!("{at_most}, but request is {q}")),
             _ => {}
         }
     }
-    for (name, ratio) in pairs(item, "maxLimitRequestRatio") {
-        let (Some(request), Some(limit)) = (amount(requests.get(name)), amount(limits.get(name))) else {
-            errors.push(format!(
-                "{name} max limit to request ratio per {what} is {}, but no request or limit is specified",
-                text(ratio)
-            ));
-            continue;
-        };
-        let (observed, allowed) =
-            (limit.as_f64() / request.as_f64(), amount(Some(ratio)).map_or(f64::INFINITY, Quantity::as_f64));
-        if observed > allowed {
-            errors.push(format!(
-                "{name} max limit to request ratio per {what} is {}, but provided ratio is {observed:.6}",
-                text(ratio)
-            ));
+    for (name, most) in pairs(item, "maxLimitRequestRatio").filter(|_| !claim) {
+        let at_most = format!("{name} max limit to request ratio per {what} is {most}");
+        let some = |of: &Amounts| of.get(name).copied().filter(|q| !q.is_zero());
+        match (some(requests), some(limits)) {
+            (None, _) => errors.push(format!("{at_most}, but no request is specified or request is 0")),
+            (_, None) => errors.push(format!("{at_most}, but no limit is specified or limit is 0")),
+            (Some(request), Some(limit)) => {
+                let ratio = limit.as_f64() / request.as_f64();
+                if ratio > most.as_f64() {
+                    errors.push(format!("{at_most}, but provided ratio is {ratio:.6}"));
+                }
+            }
         }
     }
 }
 
-fn text(v: &Value) -> String {
-    v.as_str().map_or_else(|| v.to_string(), str::to_owned)
+/// A pod's requests or limits in sum: what it has of cpu and memory as a whole, or else its containers.
+fn pod_sums(pod: &Value, field: &str) -> Amounts {
+    let mut sums = container_amounts(pod, field);
+    let whole = amounts(pod.pointer(&format!("/spec/resources/{field}")));
+    sums.extend(whole.into_iter().filter(|(name, _)| matches!(name.as_str(), "cpu" | "memory")));
+    sums
 }
 
-/// A pod's requests or limits in sum.
-fn pod_sums(pod: &Value, field: &str) -> Value {
-    let sums = api::quota::pod_amounts(pod, field);
-    sums.into_iter().map(|(name, q)| (name, json!(q.to_string()))).collect()
+/// What is wrong with an object under a range, each thing once.
+fn violations(range: &Value, resource: &str, object: &Value) -> Vec<String> {
+    let mut errors = Vec::new();
+    let of = |v: &Value, pointer: &str| amounts(v.pointer(pointer));
+    for item in items(range, "/spec/limits") {
+        match (kind_of(item), resource) {
+            (what @ "Container", "pods") => {
+                for c in CONTAINERS.iter().flat_map(|(list, _)| items(object, list)) {
+                    let (requests, limits) = (of(c, "/resources/requests"), of(c, "/resources/limits"));
+                    check(item, what, &requests, &limits, &mut errors);
+                }
+            }
+            (what @ "Pod", "pods") => {
+                let (requests, limits) = (pod_sums(object, "requests"), pod_sums(object, "limits"));
+                check(item, what, &requests, &limits, &mut errors);
+            }
+            (what @ "PersistentVolumeClaim", "persistentvolumeclaims") => {
+                let requests = of(object, "/spec/resources/requests");
+                check(item, what, &requests, &Amounts::new(), &mut errors);
+            }
+            _ => {}
+        }
+    }
+    let mut seen = std::collections::HashSet::new();
+    errors.retain(|e| seen.insert(e.clone()));
+    errors
 }
 
-/// Whether a write asks for amounts: those of a pod are changed through `resize` alone, which gets no defaults.
+/// Whether a write asks for amounts: those of a pod are changed through `resize` alone.
 fn bounds(resource: &str, subresource: &str, operation: Operation) -> bool {
     match (resource, subresource) {
         ("pods", "") => operation == Operation::Create,
@@ -152,7 +149,17 @@ fn bounds(resource: &str, subresource: &str, operation: Operation) -> bool {
     }
 }
 
-const CONTAINERS: [&str; 2] = ["initContainers", "containers"];
+/// The lists of a pod's containers, and how messages call what is in them.
+const CONTAINERS: [(&str, &str); 2] =
+    [("/spec/containers", "container"), ("/spec/initContainers", "init container")];
+
+/// The ranges that a write is held to: none if what it changes is going anyway.
+fn ranges(r: &Review<'_>) -> Vec<Arc<Object>> {
+    if r.old.is_some_and(api::meta::is_deleting) {
+        return Vec::new();
+    }
+    r.server.cache.kind("", "limitranges").all(r.namespace)
+}
 
 #[async_trait]
 impl Plugin for LimitRanger {
@@ -167,68 +174,43 @@ impl Plugin for LimitRanger {
     }
 
     async fn mutate(&self, r: &mut Review<'_>) -> Result<(), Status> {
-        if !r.is("pods") {
+        if r.gvr.resource != "pods" {
             return Ok(());
         }
-        let mut notes = Vec::new();
-        for item in items(r).iter().filter(|i| kind_of(i) == "Container") {
-            for (list, word) in CONTAINERS.iter().zip(["init container", "container"]) {
-                let spec = api::meta::child(r.object, "spec");
-                for c in spec.get_mut(*list).and_then(Value::as_array_mut).into_iter().flatten() {
-                    let (requests, limits) = default_container(c, item);
-                    let name = c.get("name").map(text).unwrap_or_default();
-                    if !requests.is_empty() {
-                        notes.push(format!("{} request for {word} {name}", requests.join(", ")));
-                    }
-                    if !limits.is_empty() {
-                        notes.push(format!("{} limit for {word} {name}", limits.join(", ")));
-                    }
+        for range in ranges(r) {
+            let defaults = defaults(range.value());
+            let mut notes = Vec::new();
+            for (list, word) in CONTAINERS {
+                for c in r.object.pointer_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+                    complete(c, &defaults, word, &mut notes);
                 }
             }
-        }
-        if !notes.is_empty() {
-            let text = format!("LimitRanger plugin set: {}", notes.join("; "));
-            api::meta::set_annotation(r.object, "kubernetes.io/limit-ranger", text);
+            if !notes.is_empty() {
+                let text = format!("LimitRanger plugin set: {}", notes.join("; "));
+                api::meta::set_annotation(r.object, "kubernetes.io/limit-ranger", text);
+            }
         }
         Ok(())
     }
 
     async fn validate(&self, r: &mut Review<'_>) -> Result<(), Status> {
-        let mut errors = Vec::new();
-        let empty = json!({});
-        for item in items(r) {
-            match (kind_of(&item), r.gvr.resource.as_ref()) {
-                ("Container", "pods") => {
-                    let spec = r.object.get("spec").unwrap_or(&empty);
-                    for list in CONTAINERS {
-                        for c in spec.get(list).and_then(Value::as_array).into_iter().flatten() {
-                            let of = |f: &str| c.pointer(&format!("/resources/{f}")).unwrap_or(&empty);
-                            check(&item, "Container", of("requests"), of("limits"), &mut errors);
-                        }
-                    }
-                }
-                ("Pod", "pods") => {
-                    let (requests, limits) = (pod_sums(r.object, "requests"), pod_sums(r.object, "limits"));
-                    check(&item, "Pod", &requests, &limits, &mut errors);
-                }
-                ("PersistentVolumeClaim", "persistentvolumeclaims") => {
-                    let requests = r.object.pointer("/spec/resources/requests").unwrap_or(&empty);
-                    check(&item, "PersistentVolumeClaim", requests, &empty, &mut errors);
-                }
-                _ => {}
+        // The first that has something against it is heard.
+        for range in ranges(r) {
+            let errors = violations(range.value(), &r.gvr.resource, r.object);
+            match errors.as_slice() {
+                [] => {}
+                [one] => return Err(r.forbidden(one)),
+                more => return Err(r.forbidden(format!("[{}]", more.join(", ")))),
             }
         }
-        if errors.is_empty() {
-            return Ok(());
-        }
-        let why = if errors.len() == 1 { errors.remove(0) } else { format!("[{}]", errors.join(", ")) };
-        Err(r.forbidden(why))
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn whatever_asks_for_amounts_is_bounded() {
@@ -248,20 +230,117 @@ mod tests {
     }
 
     #[test]
-    fn defaults_and_bounds() {
-        let item = json!({"type": "Container", "default": {"cpu": "500m"}, "defaultRequest": {"cpu": "100m"},
-            "max": {"cpu": "1"}, "min": {"cpu": "50m"}});
+    fn what_is_left_out_is_filled_in() {
+        let range = json!({"spec": {"limits": [
+            {"type": "Container", "default": {"memory": "1Gi", "cpu": "500m"}, "defaultRequest": {"cpu": "100m"}},
+            {"type": "Pod", "max": {"cpu": "1"}},
+            {"type": "Container", "defaultRequest": {"cpu": "200m"}}]}});
+        let limited = json!({"limits": {"cpu": "300m"}, "requests": {"cpu": "300m"}});
+        for (resources, want, notes) in [
+            (
+                json!({}),
+                json!({"requests": {"cpu": "200m"}, "limits": {"memory": "1Gi", "cpu": "500m"}}),
+                json!(["cpu request for init container a", "cpu, memory limit for init container a"]),
+            ),
+            (
+                limited,
+                json!({"requests": {"cpu": "300m"}, "limits": {"cpu": "300m", "memory": "1Gi"}}),
+                json!(["memory limit for init container a"]),
+            ),
+        ] {
+            let mut c = json!({"name": "a", "resources": resources});
+            let mut said = Vec::new();
+            complete(&mut c, &defaults(&range), "init container", &mut said);
+            assert_eq!((&c["resources"], json!(said)), (&want, notes));
+        }
         let mut c = json!({"name": "a"});
-        default_container(&mut c, &item);
-        assert_eq!(c["resources"], json!({"limits": {"cpu": "500m"}, "requests": {"cpu": "100m"}}));
-        let mut limited = json!({"name": "a", "resources": {"limits": {"cpu": "300m"}}});
-        default_container(&mut limited, &item);
-        assert_eq!(limited["resources"]["requests"]["cpu"], "300m");
-        let mut errors = Vec::new();
-        check(&item, "Container", &json!({"cpu": "100m"}), &json!({"cpu": "2"}), &mut errors);
-        assert_eq!(errors, ["maximum cpu usage per Container is 1, but limit is 2"]);
-        errors.clear();
-        check(&item, "Container", &json!({"cpu": "10m"}), &json!({"cpu": "1"}), &mut errors);
-        assert_eq!(errors, ["minimum cpu usage per Container is 50m, but request is 10m"]);
+        complete(&mut c, &defaults(&json!({})), "container", &mut Vec::new());
+        assert_eq!(c, json!({"name": "a", "resources": {}}));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_once() {
+        let c = |request: Value, limit: Value| json!({"resources": {"requests": {"cpu": request}, "limits": {"cpu": limit}}});
+        let pod = |containers: Value, init: Value, whole: Value| json!({"spec": {"containers": containers, "initContainers": init, "resources": whole}});
+        let two = |one: Value| pod(json!([one]), json!([one]), json!(null));
+        let claim = |requests: Value| json!({"spec": {"resources": {"requests": requests}}});
+        let (container, of_pod) = ("Container", "Pod");
+        let storage = json!({"storage": "1"});
+        for (kind, bound, object, want) in [
+            (
+                container,
+                json!({"max": {"cpu": "1"}}),
+                two(c(json!("100m"), json!("2"))),
+                vec!["maximum cpu usage per Container is 1, but limit is 2"],
+            ),
+            (
+                container,
+                json!({"max": {"cpu": "1"}}),
+                two(json!({})),
+                vec!["maximum cpu usage per Container is 1.  No limit is specified"],
+            ),
+            (
+                container,
+                json!({"min": {"cpu": "0.05"}}),
+                two(c(json!("10m"), json!("1"))),
+                vec!["minimum cpu usage per Container is 50m, but request is 10m"],
+            ),
+            (
+                container,
+                json!({"min": {"cpu": "1"}, "max": {"cpu": "2"}}),
+                two(json!({})),
+                vec![
+                    "minimum cpu usage per Container is 1.  No request is specified",
+                    "maximum cpu usage per Container is 2.  No limit is specified",
+                ],
+            ),
+            (
+                container,
+                json!({"maxLimitRequestRatio": {"cpu": "2"}}),
+                two(c(json!("0"), json!("1"))),
+                vec![
+                    "cpu max limit to request ratio per Container is 2, but no request is specified or request is 0",
+                ],
+            ),
+            (
+                container,
+                json!({"maxLimitRequestRatio": {"cpu": "2"}}),
+                two(c(json!("1"), json!("0"))),
+                vec![
+                    "cpu max limit to request ratio per Container is 2, but no limit is specified or limit is 0",
+                ],
+            ),
+            (
+                container,
+                json!({"maxLimitRequestRatio": {"cpu": "1500m"}}),
+                two(c(json!("1"), json!("3"))),
+                vec!["cpu max limit to request ratio per Container is 1500m, but provided ratio is 3.000000"],
+            ),
+            (
+                of_pod,
+                json!({"max": {"cpu": "2"}}),
+                pod(json!([c(json!("1"), json!("1"))]), json!([]), json!({"limits": {"cpu": "3"}})),
+                vec!["maximum cpu usage per Pod is 2, but limit is 3"],
+            ),
+            (
+                "PersistentVolumeClaim",
+                json!({"max": storage}),
+                claim(json!({})),
+                vec!["maximum storage usage per PersistentVolumeClaim is 1.  No request is specified"],
+            ),
+            (
+                "PersistentVolumeClaim",
+                json!({"max": storage, "maxLimitRequestRatio": storage}),
+                claim(json!({"storage": "2"})),
+                vec!["maximum storage usage per PersistentVolumeClaim is 1, but request is 2"],
+            ),
+            ("PersistentVolumeClaim", json!({"max": storage}), claim(json!({"storage": "1"})), vec![]),
+        ] {
+            let mut item = bound;
+            item["type"] = json!(kind);
+            let resource = if kind == "PersistentVolumeClaim" { "persistentvolumeclaims" } else { "pods" };
+            let range = json!({"spec": {"limits": [item]}});
+            assert_eq!(violations(&range, resource, &object), want, "{range} {object}");
+        }
     }
 }

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use api::cel::Program;
 use api::meta::text;
 use api::selector::Label;
 use api::{Object, Status, Value};
+use arc_swap::ArcSwap;
 use serde_json::json;
 
 use super::{Operation, Review};
+use crate::cache::Cache;
 
 pub(super) const GROUP: &str = "admissionregistration.k8s.io";
 
@@ -62,11 +65,78 @@ fn covers(rule: &Value, seen: &Seen<'_>) -> bool {
         && any("/apiVersions", &[seen.version])
 }
 
-/// A webhook that wants to see a write.
-pub(super) struct Wanted {
+/// A webhook as its configuration has it, with what is read once.
+#[derive(Debug)]
+pub(super) struct Hook {
     /// Tells it from all others: the names of its configuration and its own.
     pub(super) id: String,
-    pub(super) hook: Value,
+    pub(super) value: Value,
+    /// Its conditions: what they say, and that compiled.
+    pub(super) conditions: Vec<(String, Result<Program, String>)>,
+    namespaces: Result<Label, Status>,
+    objects: Result<Label, Status>,
+}
+
+impl Hook {
+    pub(super) fn compile(configuration: &str, hook: &Value) -> Self {
+        let selector = |field: &str| match hook.get(field) {
+            None | Some(Value::Null) => Ok(Label::everything()),
+            Some(s) => Label::from_selector(s),
+        };
+        let expressions = list(hook, "/matchConditions").map(|c| text(c, "/expression"));
+        Self {
+            id: format!("{configuration}/{}", text(hook, "/name")),
+            conditions: expressions.map(|e| (e.to_owned(), Program::parse(e))).collect(),
+            namespaces: selector("namespaceSelector"),
+            objects: selector("objectSelector"),
+            value: hook.clone(),
+        }
+    }
+}
+
+/// The webhooks of all configurations of a kind, in the order of their names, as of a revision of them.
+#[derive(Debug, Default)]
+struct Compiled {
+    of: u64,
+    hooks: Vec<Arc<Hook>>,
+}
+
+/// The webhooks of a kind of configuration, compiled anew when one of these changes.
+pub(super) struct Hooks {
+    resource: &'static str,
+    compiled: ArcSwap<Compiled>,
+}
+
+impl Hooks {
+    pub(super) fn of(resource: &'static str) -> Self {
+        Self { resource, compiled: ArcSwap::default() }
+    }
+
+    pub(super) fn is_empty(&self, cache: &Cache) -> bool {
+        cache.kind(GROUP, self.resource).is_empty()
+    }
+
+    fn compiled(&self, cache: &Cache) -> Arc<Compiled> {
+        let kind = cache.kind(GROUP, self.resource);
+        let of = kind.last();
+        let compiled = self.compiled.load();
+        if compiled.of == of {
+            return compiled.clone();
+        }
+        let mut hooks = Vec::new();
+        for configuration in kind.all("") {
+            let all = list(configuration.value(), "/webhooks");
+            hooks.extend(all.map(|hook| Arc::new(Hook::compile(configuration.name(), hook))));
+        }
+        let compiled = Arc::new(Compiled { of, hooks });
+        self.compiled.store(compiled.clone());
+        compiled
+    }
+}
+
+/// A webhook that wants to see a write.
+pub(super) struct Wanted {
+    pub(super) hook: Arc<Hook>,
     /// The index of the version, among the kind's, in which its rules ask for the object.
     pub(super) version: usize,
 }
@@ -101,10 +171,10 @@ fn selects(selector: &Label, states: &[Option<Arc<Object>>]) -> bool {
     selector.is_everything() || states.iter().flatten().any(|o| selector.matches(o.labels()))
 }
 
-/// The webhooks of all configurations, in the order of their names, that want to see this write.
-pub(super) fn wanted(r: &Review<'_>, resource: &str) -> Result<Vec<Wanted>, Status> {
-    let configurations = r.server.cache.kind(GROUP, resource).all("");
-    if configurations.is_empty() {
+/// The webhooks that want to see this write.
+pub(super) fn wanted(r: &Review<'_>, hooks: &Hooks) -> Result<Vec<Wanted>, Status> {
+    let compiled = hooks.compiled(&r.server.cache);
+    if compiled.hooks.is_empty() {
         return Ok(Vec::new());
     }
     let itself = r.gvr.group.is_empty() && r.gvr.resource == "namespaces";
@@ -118,23 +188,16 @@ pub(super) fn wanted(r: &Review<'_>, resource: &str) -> Result<Vec<Wanted>, Stat
     };
     let states = [Some(&*r.object), r.old].map(|o| o.filter(|v| !v.is_null()).map(labelled));
     let mut out = Vec::new();
-    for configuration in configurations {
-        for hook in list(configuration.value(), "/webhooks") {
-            let Some(version) = version_for(r, hook) else { continue };
-            let selector = |field: &str| match hook.get(field) {
-                None | Some(Value::Null) => Ok(Label::everything()),
-                Some(s) => Label::from_selector(s),
-            };
-            let by_namespace = selector("namespaceSelector")?;
-            if let Some(ns) = &namespace
-                && !by_namespace.matches(ns.labels())
-            {
-                continue;
-            }
-            if selects(&selector("objectSelector")?, &states) {
-                let id = format!("{}/{}", configuration.name(), text(hook, "/name"));
-                out.push(Wanted { id, hook: hook.clone(), version });
-            }
+    for hook in &compiled.hooks {
+        let Some(version) = version_for(r, &hook.value) else { continue };
+        let (namespaces, objects) = (hook.namespaces.as_ref(), hook.objects.as_ref());
+        if let Some(ns) = &namespace
+            && !namespaces.map_err(Clone::clone)?.matches(ns.labels())
+        {
+            continue;
+        }
+        if selects(objects.map_err(Clone::clone)?, &states) {
+            out.push(Wanted { hook: hook.clone(), version });
         }
     }
     Ok(out)

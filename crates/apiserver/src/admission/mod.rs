@@ -170,7 +170,7 @@ pub fn stock() -> Vec<Box<dyn Plugin>> {
         Box::new(security::PodSecurity),
         Box::new(certificates::Certificates),
         Box::new(pods::PodTopologyLabels),
-        Box::new(webhook::Webhooks),
+        Box::new(webhook::Webhooks::default()),
         Box::new(quota::ResourceQuota),
     ]
 }

@@ -1,11 +1,14 @@
 //! What pods get on their way in: tolerations, a priority, the overhead of a runtime class, where their node is; and the taint
 //! that nodes start with.
 
-use api::{Status, Value};
+use std::sync::Arc;
+
+use api::{Object, Status, Value};
 use async_trait::async_trait;
 use serde_json::json;
 
 use super::{Operation, Plugin, Review};
+
 /// The priority of pods that name no class when no class is the default.
 const DEFAULT_PRIORITY: i64 = 0;
 
@@ -77,6 +80,9 @@ impl Plugin for Priority {
     }
 
     async fn mutate(&self, r: &mut Review<'_>) -> Result<(), Status> {
+        if r.is("pods") && r.operation == Operation::Update {
+            keep_priority(r.object, r.old.unwrap_or(&Value::Null));
+        }
         if !creates_pod(r) {
             return Ok(());
         }
@@ -150,6 +156,18 @@ impl Plugin for Priority {
     }
 }
 
+/// Who changes a pod may leave out what it was given here.
+fn keep_priority(new: &mut Value, old: &Value) {
+    for field in ["priority", "preemptionPolicy"] {
+        if let Some(had) = old.get("spec").and_then(|spec| spec.get(field)).filter(|v| !v.is_null()) {
+            let has = api::meta::child(new, "spec").entry(field).or_insert(Value::Null);
+            if has.is_null() {
+                *has = had.clone();
+            }
+        }
+    }
+}
+
 /// TaintNodesByCondition: a new node takes no pods before the node controller has seen that it is ready.
 pub struct TaintNodesByCondition;
 
@@ -183,6 +201,34 @@ fn same_amounts(a: &Value, b: &Value) -> bool {
     a.len() == b.len() && a.iter().all(|(name, q)| b.get(name).is_some_and(|other| q.minus(*other).is_zero()))
 }
 
+fn is_nothing(amounts: &Value) -> bool {
+    amounts.as_object().is_none_or(api::Map::is_empty)
+}
+
+/// The runtime class that a pod names.
+fn runtime_class(r: &Review<'_>) -> Result<Option<Arc<Object>>, Status> {
+    let name = text(r.object.get("spec").unwrap_or(&Value::Null), "runtimeClassName");
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let class = r.server.cache.kind("node.k8s.io", "runtimeclasses").get(name);
+    let missing = || r.forbidden(format!("pod rejected: RuntimeClass \"{name}\" not found"));
+    class.ok_or_else(missing).map(Some)
+}
+
+const OTHER_OVERHEAD: &str = "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead";
+
+/// What is wrong with the overhead of a pod of that class: others may have changed it since it was set.
+fn wrong_overhead(pod: &Value, class: Option<&Value>) -> Option<&'static str> {
+    let has = pod.pointer("/spec/overhead").unwrap_or(&Value::Null);
+    match class.and_then(|class| class.pointer("/overhead/podFixed")) {
+        Some(overhead) if same_amounts(has, overhead) => None,
+        Some(_) => Some(OTHER_OVERHEAD),
+        None if is_nothing(has) => None,
+        None => Some("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"),
+    }
+}
+
 /// RuntimeClass: the overhead and placement that a class asks for.
 pub struct RuntimeClass;
 
@@ -197,42 +243,23 @@ impl Plugin for RuntimeClass {
     }
 
     async fn mutate(&self, r: &mut Review<'_>) -> Result<(), Status> {
-        let spec = r.object.get("spec").unwrap_or(&Value::Null);
-        let name = text(spec, "runtimeClassName").to_owned();
-        let overhead = spec.get("overhead").and_then(Value::as_object).is_some_and(|m| !m.is_empty());
-        if name.is_empty() {
-            if overhead {
-                return Err(r.forbidden(
-                    "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead",
-                ));
-            }
-            return Ok(());
-        }
-        let Some(class) = r.server.cache.kind("node.k8s.io", "runtimeclasses").get(&name) else {
-            return Err(r.forbidden(format!("pod rejected: RuntimeClass \"{name}\" not found")));
-        };
+        let Some(class) = runtime_class(r)? else { return Ok(()) };
         let class = class.value();
-        let spec = api::meta::child(r.object, "spec");
         if let Some(overhead) = class.pointer("/overhead/podFixed") {
-            let given = spec.get("overhead").filter(|o| o.as_object().is_some_and(|m| !m.is_empty()));
-            if given.is_some_and(|g| !same_amounts(g, overhead)) {
-                return Err(r.forbidden(
-                    "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead",
-                ));
+            let given = r.object.pointer("/spec/overhead").filter(|o| !is_nothing(o));
+            if given.is_some_and(|given| !same_amounts(given, overhead)) {
+                return Err(r.forbidden(OTHER_OVERHEAD));
             }
-            spec.insert("overhead".into(), overhead.clone());
-        } else if overhead {
-            return Err(r.forbidden(
-                "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead",
-            ));
+            api::meta::child(r.object, "spec").insert("overhead".into(), overhead.clone());
         }
+        let spec = api::meta::child(r.object, "spec");
         if let Some(wanted) = class.pointer("/scheduling/nodeSelector").and_then(Value::as_object) {
             let have = api::meta::entry(spec, "nodeSelector");
             for (k, v) in wanted {
                 if let Some(old) = have.get(k).filter(|old| *old != v) {
                     let show = |v: &Value| v.as_str().unwrap_or("").to_owned();
                     let why = format!(
-                        "pod rejected: conflict: runtimeClass.scheduling.nodeSelector[{k}] = {}; pod.spec.nodeSelector[{k}] = {}",
+                        "conflict: runtimeClass.scheduling.nodeSelector[{k}] = {}; pod.spec.nodeSelector[{k}] = {}",
                         show(v),
                         show(old)
                     );
@@ -248,6 +275,12 @@ impl Plugin for RuntimeClass {
             }
         }
         Ok(())
+    }
+
+    async fn validate(&self, r: &mut Review<'_>) -> Result<(), Status> {
+        let class = runtime_class(r)?;
+        let wrong = wrong_overhead(r.object, class.as_ref().map(|class| class.value()));
+        wrong.map_or(Ok(()), |why| Err(r.forbidden(why)))
     }
 }
 
@@ -285,5 +318,43 @@ impl Plugin for PodTopologyLabels {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_changes_a_pod_may_leave_its_priority_out() {
+        let old = json!({"spec": {"priority": 7, "preemptionPolicy": "Never"}});
+        for (new, want) in [
+            (json!({}), json!({"spec": {"priority": 7, "preemptionPolicy": "Never"}})),
+            (
+                json!({"spec": {"priority": null, "preemptionPolicy": "Other"}}),
+                json!({"spec": {"priority": 7, "preemptionPolicy": "Other"}}),
+            ),
+        ] {
+            let mut kept = new.clone();
+            keep_priority(&mut kept, &old);
+            assert_eq!(kept, want, "{new}");
+        }
+    }
+
+    #[test]
+    fn overhead_is_that_of_the_class() {
+        let pod = |overhead: Value| json!({"spec": {"overhead": overhead}});
+        let class = |overhead: Value| json!({"overhead": {"podFixed": overhead}});
+        let without = "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead";
+        for (pod, class, want) in [
+            (pod(json!({"cpu": "1"})), Some(class(json!({"cpu": "1000m"}))), None),
+            (pod(json!({"cpu": "2"})), Some(class(json!({"cpu": "1"}))), Some(OTHER_OVERHEAD)),
+            (pod(json!(null)), Some(class(json!({"cpu": "1"}))), Some(OTHER_OVERHEAD)),
+            (pod(json!({"cpu": "1"})), Some(json!({})), Some(without)),
+            (pod(json!({"cpu": "1"})), None, Some(without)),
+            (pod(json!({})), None, None),
+        ] {
+            assert_eq!(wrong_overhead(&pod, class.as_ref()), want, "{pod} {class:?}");
+        }
     }
 }

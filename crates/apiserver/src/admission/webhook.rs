@@ -2,6 +2,7 @@
 //!
 //! Webhooks' own configurations are never sent to webhooks, so that a broken one can always be removed.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use api::access::Ask;
@@ -12,10 +13,11 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::future::join_all;
+use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::matching::{GROUP, Wanted, wanted};
+use super::matching::{GROUP, Hook, Hooks, Wanted, wanted};
 use super::{Operation, Plugin, Review};
 use crate::ApiServer;
 use crate::authz::{Attributes, Decision};
@@ -23,11 +25,20 @@ use crate::callback::post;
 use crate::metrics::{Called, Half, WAITED};
 use crate::user::UserInfo;
 
-const MUTATING: &str = "mutatingwebhookconfigurations";
-const VALIDATING: &str = "validatingwebhookconfigurations";
-
 /// See the module.
-pub struct Webhooks;
+pub struct Webhooks {
+    mutating: Hooks,
+    validating: Hooks,
+}
+
+impl Default for Webhooks {
+    fn default() -> Self {
+        Self {
+            mutating: Hooks::of("mutatingwebhookconfigurations"),
+            validating: Hooks::of("validatingwebhookconfigurations"),
+        }
+    }
+}
 
 fn list<'a>(v: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
     v.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
@@ -117,11 +128,10 @@ async fn take_back(r: &mut Review<'_>, form: Form, mut new: Value, version: usiz
     Ok(())
 }
 
-/// The version of AdmissionReview that is spoken with a webhook.
-fn review_version(hook: &Value) -> String {
-    let known = list(hook, "/admissionReviewVersions").filter_map(Value::as_str);
-    let version = { known }.find(|v| matches!(*v, "v1" | "v1beta1")).unwrap_or("v1");
-    format!("admission.k8s.io/{version}")
+/// The version of AdmissionReview that is spoken with a webhook; none if it knows no version that is known here.
+fn review_version(hook: &Value) -> Option<String> {
+    let mut asked = list(hook, "/admissionReviewVersions").filter_map(Value::as_str);
+    asked.find(|v| matches!(*v, "v1" | "v1beta1")).map(|v| format!("admission.k8s.io/{v}"))
 }
 
 async fn request(r: &Review<'_>, wanted: &Wanted, form: Form, uid: &str) -> Result<Value, Status> {
@@ -166,34 +176,104 @@ async fn request(r: &Review<'_>, wanted: &Wanted, form: Form, uid: &str) -> Resu
     if r.gvr.resource == "namespaces" && r.gvr.group.is_empty() {
         request["namespace"] = json!(r.name);
     }
-    let version = review_version(&wanted.hook);
-    Ok(json!({"kind": "AdmissionReview", "apiVersion": version, "request": request}))
+    Ok(json!({"kind": "AdmissionReview", "apiVersion": "", "request": request}))
 }
 
-/// What a webhook answered, if it is an answer to what it was asked.
-fn response(answer: &Value, version: &str, uid: &str) -> Result<Value, String> {
-    let Some(response) = answer.get("response").filter(|r| !r.is_null()) else {
-        return Err("webhook response was absent".into());
+/// What a webhook answers.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Answer {
+    uid: String,
+    allowed: bool,
+    status: Option<Status>,
+    patch: String,
+    patch_type: Option<String>,
+    audit_annotations: BTreeMap<String, String>,
+    warnings: Vec<String>,
+}
+
+/// A document without what is null: that is the same as not being said.
+fn said(v: &Value) -> Value {
+    match v {
+        Value::Object(map) => {
+            map.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), said(v))).collect()
+        }
+        v => v.clone(),
+    }
+}
+
+/// What a webhook answered, if it is an answer to what it was asked in that version.
+fn response(review: &Value, version: &str, uid: &str, half: Half) -> Result<Answer, String> {
+    let invalid = |why: String| Err(format!("received invalid webhook response: {why}"));
+    let Some(response) = review.get("response").filter(|r| !r.is_null()) else {
+        return invalid("webhook response was absent".into());
     };
-    // What spoke v1beta1 was never held to say so, nor to return the uid.
+    let answer: Answer =
+        serde_json::from_value(said(response)).map_err(|e| format!("failed to call webhook: {e}"))?;
+    // What spoke v1beta1 was never held to say so, to return the uid, or to say what its patch is.
     if version.ends_with("/v1") {
-        let is = (text(answer, "/apiVersion"), text(answer, "/kind"));
+        if answer.uid != uid {
+            return invalid(format!("expected response.uid=\"{uid}\", got \"{}\"", answer.uid));
+        }
+        let is = (text(review, "/apiVersion"), text(review, "/kind"));
         if is != (version, "AdmissionReview") {
-            return Err(format!(
-                "expected webhook response of {version}, Kind=AdmissionReview, got {}, Kind={}",
+            let slash = if is.0.contains('/') { "" } else { "/" };
+            return invalid(format!(
+                "expected webhook response of {version}, Kind=AdmissionReview, got {slash}{}, Kind={}",
                 is.0, is.1
             ));
         }
-        if text(response, "/uid") != uid {
-            return Err(format!("expected response.uid=\"{uid}\", got \"{}\"", text(response, "/uid")));
+        let why = match (half, answer.patch.is_empty(), answer.patch_type.as_deref()) {
+            (Half::Validate, false, _) => "validating webhook may not return response.patch",
+            (Half::Validate, _, Some(_)) => "validating webhook may not return response.patchType",
+            (Half::Admit, false, None) => "webhook returned response.patch but not response.patchType",
+            (Half::Admit, true, Some(_)) => "webhook returned response.patchType but not response.patch",
+            (Half::Admit, _, Some("")) => "webhook returned invalid response.patchType of \"\"",
+            _ => return Ok(answer),
+        };
+        return invalid(why.into());
+    }
+    Ok(Answer { patch_type: None, ..answer })
+}
+
+impl Answer {
+    /// What the webhook wants to be changed.
+    fn operations(&self) -> Result<Vec<Value>, String> {
+        if !self.allowed || self.patch.is_empty() {
+            return Ok(Vec::new());
         }
-        if !text(response, "/patch").is_empty() && text(response, "/patchType").is_empty() {
-            return Err("webhook returned response.patch but not response.patchType".into());
+        let undecodable = |e: String| format!("received undecodable patch in webhook response: {e}");
+        let bytes = STANDARD.decode(&self.patch).map_err(|e| undecodable(e.to_string()))?;
+        let operations: Vec<Value> =
+            serde_json::from_slice(&bytes).map_err(|e| undecodable(e.to_string()))?;
+        match self.patch_type.as_deref() {
+            Some(other) if other != "JSONPatch" && !operations.is_empty() => {
+                Err(format!("unsupported patch type \"{other}\""))
+            }
+            _ => Ok(operations),
         }
     }
-    match text(response, "/patchType") {
-        "" | "JSONPatch" => Ok(response.clone()),
-        other => Err(format!("unsupported patch type \"{other}\"")),
+
+    /// The code that the webhook refuses with.
+    fn code(&self) -> u16 {
+        let code = self.status.as_ref().map_or(0, |s| s.code);
+        if (400..1000).contains(&code) { code } else { 400 }
+    }
+
+    /// What the client is told of a webhook that refuses: its own words.
+    fn refusal(&self, name: &str) -> Status {
+        let given = self.status.clone().unwrap_or_else(|| Status::failure(0, "", ""));
+        let denied = format!("admission webhook \"{name}\" denied the request");
+        let message = match (given.message.as_str(), given.reason.as_str()) {
+            ("", "") => format!("{denied} without explanation"),
+            ("", why) | (why, _) => format!("{denied}: {why}"),
+        };
+        let blank = Status::failure(self.code(), &given.reason, message);
+        let metadata = given.metadata;
+        match given.status.as_str() {
+            "" | "Success" => Status { metadata, details: given.details, ..blank },
+            _ => Status { metadata, details: given.details, status: given.status, ..blank },
+        }
     }
 }
 
@@ -201,33 +281,32 @@ fn response(answer: &Value, version: &str, uid: &str) -> Result<Value, String> {
 #[cfg(any(test, fuzzing))]
 pub(crate) fn try_response(answer: &Value, object: &Value) {
     for version in ["admission.k8s.io/v1", "admission.k8s.io/v1beta1"] {
-        let Ok(response) = response(answer, version, "u") else { continue };
-        if allows(&response) {
-            let _ = patched(&response, object);
+        let Ok(answer) = response(answer, version, "u", Half::Admit) else { continue };
+        if answer.allowed {
+            let _ = answer.operations().map(|operations| api::patch::apply_operations(object, &operations));
         } else {
-            let refusal = refusal("a", &response);
+            let refusal = answer.refusal("a");
             assert!(refusal.code >= 400, "{refusal:?}");
         }
     }
 }
 
 /// Whether all of a webhook's conditions hold. One that does not is enough; else one that cannot be told is an error.
-fn conditions_hold(hook: &Value, request: &Value, authorizer: &dyn Authorizer) -> Result<bool, String> {
+fn conditions_hold(hook: &Hook, request: &Value, authorizer: &dyn Authorizer) -> Result<bool, String> {
     let mut budget = api::cel::OBJECT_BUDGET;
     let null = Value::Null;
     let part = |name: &str| request.get(name).unwrap_or(&null);
     let variables = [("object", part("object")), ("oldObject", part("oldObject")), ("request", request)];
     let mut failed = None;
-    for condition in list(hook, "/matchConditions") {
-        let judged = api::cel::Program::parse(text(condition, "/expression"))
-            .and_then(|program| program.condition(&variables, authorizer, &mut budget));
+    for (expression, program) in &hook.conditions {
+        let judged = match program {
+            Ok(program) => program.condition(&variables, authorizer, &mut budget),
+            Err(e) => Err(e.clone()),
+        };
         match judged {
             Ok(true) => {}
             Ok(false) => return Ok(false),
-            Err(e) => {
-                failed =
-                    Some(format!("expression '{}' resulted in error: {e}", text(condition, "/expression")))
-            }
+            Err(e) => failed = Some(format!("expression '{expression}' resulted in error: {e}")),
         }
     }
     failed.map_or(Ok(true), Err)
@@ -258,49 +337,46 @@ impl Authorizer for Allowed<'_> {
     }
 }
 
-/// Asks one webhook, and counts that. Nothing: it is not to be asked, or could not be and its policy is to go on without.
-async fn ask(r: &Review<'_>, wanted: &Wanted, form: Form, half: Half) -> Result<Option<Value>, Status> {
-    let started = Instant::now();
-    let mut called = None;
-    let answer = asked(r, wanted, form, &mut called).await;
-    let called = match &answer {
-        Ok(None) => called,
-        Ok(Some(response)) if allows(response) => Some(Called::Passed),
-        Ok(Some(response)) => Some(Called::Refused(code_of(response))),
-        Err(_) => called.or(Some(Called::NotAsked)),
-    };
+/// Counts what became of asking a webhook; nothing if it was not to be asked.
+fn count(r: &Review<'_>, hook: &Value, half: Half, called: Option<Called>, started: Instant) {
     if let Some(called) = called {
         let metrics = &r.server.metrics.admission;
-        metrics.webhook(text(&wanted.hook, "/name"), half, r.operation, called, started.elapsed());
+        metrics.webhook(text(hook, "/name"), half, r.operation, called, started.elapsed());
     }
-    answer
 }
 
-/// Asks one webhook; `called` is what became of it where it gave no answer.
-async fn asked(
+/// Asks one webhook. Nothing: it is not to be asked, or could not be and its policy is to go on without. `called` is what
+/// became of it, unless its answer is yet to be judged.
+async fn ask(
     r: &Review<'_>,
     wanted: &Wanted,
     form: Form,
+    half: Half,
     called: &mut Option<Called>,
-) -> Result<Option<Value>, Status> {
-    let hook = &wanted.hook;
+) -> Result<Option<(Answer, Vec<Value>)>, Status> {
+    let hook = &wanted.hook.value;
     let name = text(hook, "/name").to_owned();
     let uid = base::rng::uuid();
-    let review = request(r, wanted, form, &uid).await?;
+    *called = Some(Called::NotAsked);
+    let mut review = request(r, wanted, form, &uid).await?;
     let allowed = Allowed {
         server: r.server,
         user: r.user,
         about: [&r.gvr.group, &r.gvr.resource, r.subresource, r.namespace, r.name],
     };
-    match conditions_hold(hook, &review["request"], &allowed) {
+    match conditions_hold(&wanted.hook, &review["request"], &allowed) {
         Ok(true) => {}
-        Ok(false) => return Ok(None),
+        Ok(false) => {
+            *called = None;
+            return Ok(None);
+        }
         Err(why) if text(hook, "/failurePolicy") == "Ignore" => {
             tracing::warn!(
                 webhook = name,
                 why,
                 "a condition cannot be told; going on without the webhook, as its policy says"
             );
+            *called = None;
             return Ok(None);
         }
         Err(why) => return Err(r.forbidden(why)),
@@ -310,95 +386,99 @@ async fn asked(
     if r.dry_run && !harmless {
         return Err(Status::bad_request(format!("admission webhook \"{name}\" does not support dry run")));
     }
+    let answer = match review_version(hook) {
+        Some(version) => {
+            review["apiVersion"] = json!(version);
+            let answer = send(r, hook, &review, harmless).await;
+            answer.and_then(|v| response(&v, &version, &uid, half))
+        }
+        None => Err("could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)".to_owned()),
+    };
+    // What it says is heard even if what it wants to be changed is not understood.
+    let (answer, failed) = match answer {
+        Ok(answer) => match answer.operations() {
+            Ok(operations) => {
+                *called = Some(if answer.allowed { Called::Passed } else { Called::Refused(answer.code()) });
+                return Ok(Some((answer, operations)));
+            }
+            Err(why) => (Some((answer, Vec::new())), why),
+        },
+        Err(why) => (None, why),
+    };
+    let open = text(hook, "/failurePolicy") == "Ignore";
+    *called = Some(Called::Failed { open });
+    if open {
+        tracing::warn!(
+            webhook = name,
+            why = failed,
+            "webhook failed; going on without it, as its policy says"
+        );
+        return Ok(answer);
+    }
+    Err(Status::internal(format!("failed calling webhook \"{name}\": {failed}")))
+}
+
+/// Sends a review to a webhook and reads what it answers.
+async fn send(r: &Review<'_>, hook: &Value, review: &Value, harmless: bool) -> Result<Value, String> {
     let seconds = hook.get("timeoutSeconds").and_then(Value::as_u64).unwrap_or(10);
     let config = hook.get("clientConfig").unwrap_or(&Value::Null);
     let answer = match r.server.callback(config, seconds) {
         Ok(to) => {
             // A peer that never answers sends no event: its configuration says how long it may take.
-            let posted = post(&r.server.pool, &to, &review, harmless);
+            let posted = post(&r.server.pool, &to, review, harmless);
             let answered = tokio::time::timeout(Duration::from_secs(seconds), posted).await;
             let answer = answered.unwrap_or_else(|_| Err("context deadline exceeded".to_owned()));
             answer.map_err(|why| format!("Post \"{}\": {why}", to.shown))
         }
         Err(e) => Err(e),
     };
-    let answer = answer.and_then(|v| response(&v, &review_version(hook), &uid));
-    match answer {
-        Ok(response) => Ok(Some(response)),
-        Err(why) if text(hook, "/failurePolicy") == "Ignore" => {
-            tracing::warn!(webhook = name, why, "webhook failed; going on without it, as its policy says");
-            *called = Some(Called::Failed { open: true });
-            Ok(None)
-        }
-        Err(why) => {
-            *called = Some(Called::Failed { open: false });
-            Err(Status::internal(format!("failed calling webhook \"{name}\": failed to call webhook: {why}")))
-        }
-    }
-}
-
-/// Whether the webhook lets the write pass.
-fn allows(response: &Value) -> bool {
-    response.get("allowed").and_then(Value::as_bool) == Some(true)
-}
-
-/// The code that a webhook refuses with.
-fn code_of(response: &Value) -> u16 {
-    let code = response.pointer("/status/code").and_then(Value::as_u64).and_then(|c| u16::try_from(c).ok());
-    code.filter(|c| *c >= 400).unwrap_or(403)
+    answer.map_err(|why| format!("failed to call webhook: {why}"))
 }
 
 /// Refuses if the webhook did.
-fn judge(r: &mut Review<'_>, hook: &Value, response: &Value) -> Result<(), Status> {
+fn judge(r: &mut Review<'_>, hook: &Value, answer: &mut Answer) -> Result<(), Status> {
     let name = text(hook, "/name");
-    r.warnings.extend(list(response, "/warnings").filter_map(|w| w.as_str().map(str::to_owned)));
-    for (key, value) in response.get("auditAnnotations").and_then(Value::as_object).into_iter().flatten() {
-        r.progress.notes.push((format!("{name}/{key}"), value.as_str().unwrap_or("").to_owned()));
+    r.warnings.append(&mut answer.warnings);
+    for (key, value) in std::mem::take(&mut answer.audit_annotations) {
+        r.progress.notes.push((format!("{name}/{key}"), value));
     }
-    if allows(response) { Ok(()) } else { Err(refusal(name, response)) }
+    if answer.allowed { Ok(()) } else { Err(answer.refusal(name)) }
 }
 
-/// What the client is told of a webhook that refuses.
-fn refusal(name: &str, response: &Value) -> Status {
-    let why = match (text(response, "/status/message"), text(response, "/status/reason")) {
-        ("", "") => format!("admission webhook \"{name}\" denied the request without explanation"),
-        ("", reason) => format!("admission webhook \"{name}\" denied the request: {reason}"),
-        (message, _) => format!("admission webhook \"{name}\" denied the request: {message}"),
-    };
-    let reason = match text(response, "/status/reason") {
-        "" => "Forbidden",
-        reason => reason,
-    };
-    Status::failure(code_of(response), reason, why)
-}
-
-/// The object as a webhook wants it; nothing if it has no wish.
-fn patched(response: &Value, seen: &Value) -> Result<Option<Value>, String> {
-    let encoded = text(response, "/patch");
-    if encoded.is_empty() {
-        return Ok(None);
-    }
-    let bytes = STANDARD.decode(encoded).map_err(|e| e.to_string())?;
-    let patch: Value = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
-    let patched = api::patch::json_patch(seen, &patch).map_err(|s| s.message)?;
-    Ok((patched != *seen).then_some(patched))
-}
-
+/// Asks one webhook and does what it wants to be done. Gives whether that changed the object.
 async fn mutate_with(r: &mut Review<'_>, wanted: &Wanted) -> Result<bool, Status> {
+    let (started, mut called) = (Instant::now(), None);
+    let outcome = mutate_by(r, wanted, &mut called).await;
+    count(r, &wanted.hook.value, Half::Admit, called, started);
+    outcome
+}
+
+async fn mutate_by(r: &mut Review<'_>, wanted: &Wanted, called: &mut Option<Called>) -> Result<bool, Status> {
     let form = Form::of(r);
-    let hook = &wanted.hook;
-    let Some(response) = ask(r, wanted, form, Half::Admit).await? else { return Ok(false) };
-    judge(r, hook, &response)?;
-    if text(&response, "/patch").is_empty() || r.operation == Operation::Delete {
+    let hook = &wanted.hook.value;
+    let Some((mut answer, operations)) = ask(r, wanted, form, Half::Admit, called).await? else {
+        return Ok(false);
+    };
+    judge(r, hook, &mut answer)?;
+    if operations.is_empty() {
         return Ok(false);
     }
-    let name = text(hook, "/name");
+    let answered = called.replace(Called::NotAsked);
+    if r.object.is_null() {
+        return Err(Status::internal(format!(
+            "admission webhook \"{}\" attempted to modify the object, which is not supported for this operation",
+            text(hook, "/name")
+        )));
+    }
     let seen = shown(r, form, r.object, wanted.version).await?;
-    let patched = patched(&response, &seen)
-        .map_err(|why| Status::internal(format!("failed calling webhook \"{name}\": {why}")))?;
-    let Some(patched) = patched else { return Ok(false) };
+    let patched = api::patch::apply_operations(&seen, &operations).map_err(Status::internal)?;
+    if patched == seen {
+        *called = answered;
+        return Ok(false);
+    }
     let before = r.object.clone();
     take_back(r, form, patched, wanted.version).await?;
+    *called = answered;
     Ok(before != *r.object)
 }
 
@@ -414,27 +494,26 @@ impl Plugin for Webhooks {
 
     fn handles(&self, r: &Review<'_>) -> bool {
         r.gvr.group != GROUP
-            && (!r.server.cache.kind(GROUP, MUTATING).is_empty()
-                || !r.server.cache.kind(GROUP, VALIDATING).is_empty())
+            && (!self.mutating.is_empty(&r.server.cache) || !self.validating.is_empty(&r.server.cache))
     }
 
     async fn mutate(&self, r: &mut Review<'_>) -> Result<(), Status> {
-        let hooks = wanted(r, MUTATING)?;
+        let hooks = wanted(r, &self.mutating)?;
         let _waiting = Waiting(Instant::now());
         // Other plugins may have changed what the webhooks made of the object.
         if r.progress.rounds.second && r.progress.rounds.left.as_ref().is_some_and(|left| left != r.object) {
             r.progress.rounds.due.append(&mut r.progress.rounds.asked);
         }
         for wanted in &hooks {
-            if r.progress.rounds.second && !r.progress.rounds.due.contains(&wanted.id) {
+            if r.progress.rounds.second && !r.progress.rounds.due.contains(&wanted.hook.id) {
                 continue;
             }
             if mutate_with(r, wanted).await? {
                 r.progress.rounds.again = true;
                 r.progress.rounds.due.append(&mut r.progress.rounds.asked);
             }
-            if text(&wanted.hook, "/reinvocationPolicy") == "IfNeeded" {
-                r.progress.rounds.asked.push(wanted.id.clone());
+            if text(&wanted.hook.value, "/reinvocationPolicy") == "IfNeeded" {
+                r.progress.rounds.asked.push(wanted.hook.id.clone());
             }
         }
         let some = !(r.progress.rounds.asked.is_empty() && r.progress.rounds.due.is_empty());
@@ -444,14 +523,20 @@ impl Plugin for Webhooks {
 
     async fn validate(&self, r: &mut Review<'_>) -> Result<(), Status> {
         let form = Form::of(r);
-        let hooks = wanted(r, VALIDATING)?;
+        let hooks = wanted(r, &self.validating)?;
         let _waiting = Waiting(Instant::now());
         // None of them changes anything, so they are asked at once; the first in their order that refuses is heard.
         let asked = &*r;
-        let answers = join_all(hooks.iter().map(|wanted| ask(asked, wanted, form, Half::Validate))).await;
+        let answers = hooks.iter().map(async |wanted| {
+            let (started, mut called) = (Instant::now(), None);
+            let answer = ask(asked, wanted, form, Half::Validate, &mut called).await;
+            count(asked, &wanted.hook.value, Half::Validate, called, started);
+            answer
+        });
+        let answers = join_all(answers).await;
         for (wanted, answer) in hooks.iter().zip(answers) {
-            if let Some(response) = answer? {
-                judge(r, &wanted.hook, &response)?;
+            if let Some((mut answer, _)) = answer? {
+                judge(r, &wanted.hook.value, &mut answer)?;
             }
         }
         Ok(())
@@ -479,27 +564,123 @@ mod tests {
         }
     }
 
+    const V1: &str = "admission.k8s.io/v1";
+    const V1BETA1: &str = "admission.k8s.io/v1beta1";
+
+    fn full(response: Value) -> Value {
+        json!({"apiVersion": V1, "kind": "AdmissionReview", "response": response})
+    }
+
     #[test]
-    fn answers_are_judged() {
-        let v1 = "admission.k8s.io/v1";
-        let full =
-            |response: Value| json!({"apiVersion": v1, "kind": "AdmissionReview", "response": response});
-        assert!(response(&full(json!({"uid": "u", "allowed": true})), v1, "u").is_ok());
-        assert!(response(&json!({"response": {"allowed": true}}), "admission.k8s.io/v1beta1", "u").is_ok());
-        for (answer, want) in [
-            (json!({}), "webhook response was absent"),
+    fn answers_are_held_to_what_was_asked() {
+        let of = |response: Value| json!({"apiVersion": "v1", "kind": "X", "response": response});
+        let expected = "expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got ";
+        let admit = Half::Admit;
+        for (half, answer, why) in [
+            (admit, json!({}), "webhook response was absent".to_owned()),
+            (admit, of(json!({"uid": "v"})), "expected response.uid=\"u\", got \"v\"".to_owned()),
+            (admit, of(json!({"uid": "u"})), format!("{expected}/v1, Kind=X")),
+            (admit, json!({"response": {"uid": "u"}}), format!("{expected}/, Kind=")),
             (
-                json!({"response": {"uid": "u"}}),
-                "expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got , Kind=",
-            ),
-            (full(json!({"uid": "v"})), "expected response.uid=\"u\", got \"v\""),
-            (
+                admit,
                 full(json!({"uid": "u", "patch": "W10="})),
-                "webhook returned response.patch but not response.patchType",
+                "webhook returned response.patch but not response.patchType".to_owned(),
             ),
-            (full(json!({"uid": "u", "patchType": "Magic"})), "unsupported patch type \"Magic\""),
+            (
+                admit,
+                full(json!({"uid": "u", "patchType": "JSONPatch"})),
+                "webhook returned response.patchType but not response.patch".to_owned(),
+            ),
+            (
+                admit,
+                full(json!({"uid": "u", "patch": "W10=", "patchType": ""})),
+                "webhook returned invalid response.patchType of \"\"".to_owned(),
+            ),
+            (
+                Half::Validate,
+                full(json!({"uid": "u", "patch": "W10=", "patchType": "JSONPatch"})),
+                "validating webhook may not return response.patch".to_owned(),
+            ),
+            (
+                Half::Validate,
+                full(json!({"uid": "u", "patchType": "JSONPatch"})),
+                "validating webhook may not return response.patchType".to_owned(),
+            ),
         ] {
-            assert_eq!(response(&answer, v1, "u").unwrap_err(), want);
+            let got = response(&answer, V1, "u", half).unwrap_err();
+            assert_eq!(got, format!("received invalid webhook response: {why}"), "{answer}");
+        }
+        let loose = full(
+            json!({"uid": "u", "allowed": true, "patch": null, "patchType": null, "status": {"message": null}}),
+        );
+        assert!(response(&loose, V1, "u", Half::Validate).unwrap().allowed);
+        let why = response(&full(json!({"uid": "u", "allowed": "yes"})), V1, "u", admit).unwrap_err();
+        assert!(why.starts_with("failed to call webhook: "), "{why}");
+    }
+
+    #[test]
+    fn patches_are_read() {
+        let add = json!([{"op": "add", "path": "/a", "value": 1}]);
+        let encoded = STANDARD.encode(add.to_string());
+        let read = |version: &str, response: Value| {
+            let mut whole = json!({"uid": "u", "allowed": true});
+            whole.as_object_mut().unwrap().extend(response.as_object().unwrap().clone());
+            self::response(&full(whole), version, "u", Half::Admit).unwrap().operations()
+        };
+        let garbled =
+            |patch: &str| read(V1, json!({"patch": STANDARD.encode(patch), "patchType": "JSONPatch"}));
+        assert_eq!(json!(read(V1, json!({"patch": encoded, "patchType": "JSONPatch"})).unwrap()), add);
+        // In v1beta1 nobody ever looked at the type.
+        assert_eq!(json!(read(V1BETA1, json!({"patch": encoded, "patchType": "Magic"})).unwrap()), add);
+        assert_eq!(json!(read(V1BETA1, json!({"patch": encoded})).unwrap()), add);
+        let why = read(V1, json!({"patch": encoded, "patchType": "Magic"})).unwrap_err();
+        assert_eq!(why, "unsupported patch type \"Magic\"");
+        for patch in ["{}", "["] {
+            let why = garbled(patch).unwrap_err();
+            assert!(why.starts_with("received undecodable patch in webhook response: "), "{why}");
+        }
+        assert_eq!(garbled("[]").unwrap(), Vec::<Value>::new());
+        assert_eq!(
+            read(V1, json!({"allowed": false, "patch": "?", "patchType": "JSONPatch"})),
+            Ok(Vec::new())
+        );
+    }
+
+    #[test]
+    fn refusals_are_told_in_the_webhook_s_words() {
+        let denied = "admission webhook \"w\" denied the request";
+        let details = json!({"causes": [{"field": "a", "message": "m"}], "retryAfterSeconds": 7});
+        for (status, want) in [
+            (json!(null), json!({"code": 400, "message": format!("{denied} without explanation")})),
+            (json!({}), json!({"code": 400, "message": format!("{denied} without explanation")})),
+            (json!({"message": "no"}), json!({"code": 400, "message": format!("{denied}: no")})),
+            (
+                json!({"reason": "Gone", "code": 200, "status": "Success"}),
+                json!({"code": 400, "reason": "Gone", "message": format!("{denied}: Gone")}),
+            ),
+            (
+                json!({"message": "no", "reason": "Forbidden", "code": 403, "status": "Odd", "details": details}),
+                json!({"code": 403, "reason": "Forbidden", "status": "Odd", "message": format!("{denied}: no"),
+                    "details": details}),
+            ),
+        ] {
+            let answer =
+                response(&full(json!({"uid": "u", "status": status})), V1, "u", Half::Validate).unwrap();
+            let mut whole =
+                json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"});
+            whole.as_object_mut().unwrap().extend(want.as_object().unwrap().clone());
+            assert_eq!(answer.refusal("w").to_value(), whole, "{status}");
+        }
+    }
+
+    #[test]
+    fn versions_of_reviews() {
+        for (versions, want) in [
+            (json!(["v1beta1", "v1"]), Some(V1BETA1)),
+            (json!(["v2", "v1"]), Some(V1)),
+            (json!(["v2"]), None),
+        ] {
+            assert_eq!(review_version(&json!({"admissionReviewVersions": versions})).as_deref(), want);
         }
     }
 
@@ -508,7 +689,7 @@ mod tests {
         let holds = |expression: &str| {
             api::cel::check_condition(expression, &[]).unwrap();
             let hook = json!({"matchConditions": [{"name": "c", "expression": expression}]});
-            conditions_hold(&hook, &json!({}), &OfPods).unwrap()
+            conditions_hold(&Hook::compile("c", &hook), &json!({}), &OfPods).unwrap()
         };
         for (expression, want) in [
             ("authorizer.group('').resource('pods').check('get').allowed()", true),
@@ -532,9 +713,9 @@ mod tests {
             "object": {"metadata": {"labels": {"a": "b"}}}});
         let hook = |expressions: &[&str]| {
             let all: Vec<Value> = expressions.iter().map(|e| json!({"name": "c", "expression": e})).collect();
-            json!({"matchConditions": all})
+            Hook::compile("c", &json!({"matchConditions": all}))
         };
-        assert_eq!(conditions_hold(&json!({}), &request, &OfPods), Ok(true));
+        assert_eq!(conditions_hold(&hook(&[]), &request, &OfPods), Ok(true));
         let both = hook(&[
             "request.userInfo.username == 'ann'",
             "oldObject == null && object.metadata.labels.a == 'b'",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::object::Encoded;
-use api::{Gvr, Object, Path, Status, Value};
+use api::{Gvr, Kind, Object, Path, Status, Value};
 use serde_json::json;
 use store::Expect;
 
@@ -160,10 +160,16 @@ impl ApiServer {
         options: &DeleteOptions,
     ) -> Result<Deleted, Status> {
         let mut old = self.get_object(cx, name).await?;
-        if !options.unasked {
-            self.admit_delete(cx, name, old.value(), options).await?;
-        }
+        let mut admitted = options.unasked;
         loop {
+            options.check(&cx.gvr(), &old)?;
+            if keeps_ending(&cx.kind, &old, options) {
+                return Ok(Deleted::Going(old));
+            }
+            if !admitted {
+                self.admit_delete(cx, name, old.value(), options).await?;
+                admitted = true;
+            }
             match self.delete_once(cx, name, options, &old).await {
                 Ok(deleted) => {
                     return Ok(deleted);
@@ -215,23 +221,27 @@ impl ApiServer {
         options: &DeleteOptions,
         old: &Arc<Object>,
     ) -> Result<Deleted, Missed> {
-        options.check(&cx.gvr(), old).map_err(Missed::Failed)?;
         let mut new = old.value().clone();
-        let orphans = cx.kind.strategy.orphans(&cx.version().api_version());
-        set_propagation(&mut new, &options.propagation, orphans);
-        let grace = cx.kind.strategy.grace(old.value(), options.grace);
+        if cx.kind.strategy.is_collected() {
+            let orphans = cx.kind.strategy.orphans(&cx.version().api_version());
+            set_propagation(&mut new, &options.propagation, orphans);
+        } else {
+            set_propagation(&mut new, "Background", false);
+        }
         let now = base::clock::now();
         let already = api::meta::deleted(old.value());
+        // What ends within a grace period gets another only from who asks for one.
+        let grace = match options.grace {
+            Some(asked) if grace_of(old.value()) > 0 => asked,
+            asked => cx.kind.strategy.grace(old.value(), asked),
+        };
         if already.is_none() {
             cx.kind.strategy.prepare_delete(&mut new, &api::meta::time(now));
         }
-        let stays = api::meta::finalizers(&new).next().is_some()
-            || cx.kind.plural == "namespaces"
-                && cx.kind.group.is_empty()
-                && new.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty());
+        let stays = api::meta::finalizers(&new).next().is_some() || is_held_namespace(&cx.kind, &new);
         if grace > 0 || stays {
+            let before = grace_of(&new);
             let meta = api::meta::of_mut(&mut new);
-            let before = meta.get("deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
             match already {
                 // A second delete can only shorten the time that is left.
                 Some(_) if grace >= before => {}
@@ -288,6 +298,27 @@ impl ApiServer {
         }
         Ok(out)
     }
+}
+
+/// The grace period within which an object ends; 0 if it does not end, or is to end at once.
+fn grace_of(object: &Value) -> i64 {
+    api::meta::of(object).get("deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0)
+}
+
+/// A namespace that is yet to be emptied?
+fn is_held_namespace(kind: &Kind, object: &Value) -> bool {
+    kind.plural == "namespaces"
+        && kind.group.is_empty()
+        && object.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty())
+}
+
+/// Does an object end already, so that another delete changes nothing about it, its finalizers included? The time it has can
+/// only be shortened.
+fn keeps_ending(kind: &Kind, object: &Object, options: &DeleteOptions) -> bool {
+    let before = grace_of(object.value());
+    object.is_deleting()
+        && (is_held_namespace(kind, object.value())
+            || before > 0 && options.grace.is_none_or(|asked| asked >= before))
 }
 
 /// When an object is to end that `ends` after `before` seconds, if it is to have no more than `grace`, and how many of them that

@@ -148,7 +148,9 @@ impl ApiServer {
         let all = labels.is_everything() && fields.is_everything();
         let found = if all { found } else { cx.all_seen(found).await? };
         let total = found.len();
-        if options.limit == 0 {
+        // Who takes whatever there is gets all of it, as upstream has it.
+        let any = options.token.is_none() && options.version == VersionMatch::Any;
+        if options.limit == 0 || any {
             let found = cx.all_seen(found).await?;
             let items = found.into_iter().filter(matches).collect();
             return Ok(Listed { revision, items, ..Listed::default() });

@@ -31,7 +31,7 @@ use list::parse_selectors;
 #[cfg(any(test, fuzzing))]
 pub(crate) use list::try_token;
 pub use patch::PatchBody;
-pub use render::{render_list, render_object, render_status, reply, reply_value};
+pub use render::{render_list, render_object, render_scale, render_status, reply, reply_value};
 pub(crate) use update::check_name;
 pub use update::{Modify, Own};
 pub use watch::{WatchItem, bookmark_object, render_watch, watch_stream};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use api::codec::{MediaType, protobuf};
 use api::object::Encoded;
 use api::schema::{Schema, TypeId};
-use api::table::{Include, partial_metadata, table};
+use api::table::{Include, partial_metadata, scale_table, table};
 use api::{Object, Status, Value};
 use bytes::Bytes;
 use http::{Response, StatusCode, header};
@@ -75,6 +75,23 @@ pub fn render_object(
         }
         _ => reply_value(code, accept, &value_in(kind, version, object), version.schema()),
     }
+}
+
+/// An answer of a Scale.
+pub fn render_scale(accept: &Accept, include: Include, scale: &Value) -> Result<Response<Body>, Status> {
+    let schema = match &accept.form {
+        Form::Table(v) => {
+            let meta = json!({"resourceVersion": api::meta::resource_version(scale)});
+            let value = scale_table(scale, &table_options(meta, include, true, v));
+            return reply_value(StatusCode::OK, accept, &value, Schema::Any);
+        }
+        Form::Metadata(v) => {
+            let value = partial_metadata(scale, v);
+            return reply_value(StatusCode::OK, accept, &value, meta_schema("PartialObjectMetadata"));
+        }
+        _ => TypeId::of_gvk("autoscaling", "v1", "Scale").map_or(Schema::Any, TypeId::schema),
+    };
+    reply_value(StatusCode::OK, accept, scale, schema)
 }
 
 fn meta_schema(kind: &str) -> Schema<'static> {

@@ -32,17 +32,97 @@ fn set_condition(pod: &mut Value, kind: &str, status: &str, reason: &str, messag
 const ATTEMPTS: usize = 20;
 
 /// What lets a running pod be evicted.
-#[derive(PartialEq, Eq)]
 enum Pass {
     /// A disruption of its budget, which is spent, or that it has no budget.
     Budget,
-    /// That it is not ready.
-    Unready,
+    /// That it is not ready; the name of the budget that this is enough for.
+    Unready(String),
 }
 
-fn violation(why: String) -> Status {
-    Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", 10)
-        .with_cause("DisruptionBudget", why, "")
+/// More evictions than the disruption controller can be behind with; upstream's figure.
+const MAX_DISRUPTED: usize = 2000;
+
+/// A refusal for the sake of a budget, with the seconds after which to try again; 0 if nobody knows.
+fn violation(why: String, retry_after_seconds: u32) -> Status {
+    let text = "Cannot evict pod as it would violate the pod's disruption budget.";
+    Status::too_many_requests(text, retry_after_seconds).with_cause("DisruptionBudget", why, "")
+}
+
+/// What is refused as long as the budget's count is behind.
+fn uncounted(budget: &str) -> Status {
+    violation(format!("The disruption budget {budget} is still being processed by the server."), 10)
+}
+
+fn number(v: &Value, field: &str) -> i64 {
+    v.get(field).and_then(Value::as_i64).unwrap_or(0)
+}
+
+/// Why a budget allows no disruption.
+fn exhausted(budget: &Object) -> String {
+    let (name, status) = (budget.name(), budget.status());
+    let conditions = status.get("conditions").and_then(Value::as_array);
+    let field = |c: &Value, f: &str| c.get(f).and_then(Value::as_str).unwrap_or("").to_owned();
+    let told = conditions
+        .into_iter()
+        .flatten()
+        .find(|c| field(c, "type") == "DisruptionAllowed")
+        .filter(|c| field(c, "status") == "False" && !field(c, "message").is_empty());
+    let (reason, message) = told.map(|c| (field(c, "reason"), field(c, "message"))).unwrap_or_default();
+    let (needed, healthy) = (number(status, "desiredHealthy"), number(status, "currentHealthy"));
+    // What it counts is not to be trusted where it could not count.
+    if reason == "SyncFailed" {
+        format!(
+            "The disruption budget {name} does not allow evicting pods currently because it failed sync: {message}"
+        )
+    } else if healthy <= needed {
+        format!("The disruption budget {name} needs {needed} healthy pods and has {healthy} currently")
+    } else if told.is_some() {
+        format!("The disruption budget {name} does not allow evicting pods currently ({reason}): {message}")
+    } else {
+        format!("The disruption budget {name} does not allow evicting pods currently")
+    }
+}
+
+/// The budget with one disruption, that of `pod`, taken from it, or why that cannot be.
+fn spent(budget: &Object, pod: &str, now: jiff::Timestamp) -> Result<Value, Status> {
+    let status = budget.status();
+    if api::meta::generation(budget.value()) > number(status, "observedGeneration") {
+        return Err(uncounted(budget.name()));
+    }
+    let forbidden = |why: &str| {
+        let budgets = api::Gvr::new("policy", "v1", "poddisruptionbudget");
+        Status::forbidden(&budgets, budget.name(), why)
+    };
+    let allowed = number(status, "disruptionsAllowed");
+    if allowed < 0 {
+        return Err(forbidden("pdb disruptions allowed is negative"));
+    }
+    let disrupted = status.get("disruptedPods").and_then(Value::as_object).map_or(0, api::Map::len);
+    if disrupted > MAX_DISRUPTED {
+        return Err(forbidden(
+            "DisruptedPods map too big - too many evictions not confirmed by PDB controller",
+        ));
+    }
+    if allowed == 0 {
+        return Err(violation(exhausted(budget), 0));
+    }
+    let mut new = budget.value().clone();
+    let observed = status.get("observedGeneration").cloned();
+    let now = api::meta::time(now);
+    let status = api::meta::child(&mut new, "status");
+    status.insert("disruptionsAllowed".into(), json!(allowed - 1));
+    api::meta::entry(status, "disruptedPods").insert(pod.to_owned(), json!(now));
+    if allowed == 1 {
+        let conditions = status.entry("conditions").or_insert_with(|| json!([]));
+        if let Some(list) = conditions.as_array_mut() {
+            let kind = "DisruptionAllowed";
+            api::meta::set_condition(list, kind, "False", "InsufficientPods", "", &now);
+            if let (Some(c), Some(at)) = (list.iter_mut().find(|c| c["type"] == kind), observed) {
+                c["observedGeneration"] = at;
+            }
+        }
+    }
+    Ok(new)
 }
 
 fn success(code: StatusCode, r: &Resolved) -> Result<Response<Body>, Status> {
@@ -149,10 +229,13 @@ impl ApiServer {
             let phase = pod.status().get("phase").and_then(Value::as_str).unwrap_or("");
             let exempt = matches!(phase, "Succeeded" | "Failed" | "Pending") || pod.is_deleting();
             // Whom its state lets pass it lets pass as long as it lasts.
-            let passing = if exempt {
-                phase == "Pending"
+            let (passing, budget) = if exempt {
+                (phase == "Pending" && !pod.is_deleting(), None)
             } else {
-                self.spend_budget(&cx, &pod, &options).await? == Pass::Unready
+                match self.spend_budget(&cx, &pod, &options).await? {
+                    Pass::Budget => (false, None),
+                    Pass::Unready(budget) => (true, Some(budget)),
+                }
             };
             let mut one = delete.clone();
             one.uid = one.uid.or_else(|| Some(pod.uid().to_owned()));
@@ -163,9 +246,11 @@ impl ApiServer {
                 Err(status) if status.code != 409 || delete.revision.is_some() || !passing => {
                     return Err(status);
                 }
-                Err(status) if exempt && last => return Err(status),
-                Err(_) if exempt => {}
-                Err(_) => return Err(violation("The pod has changed while it was being judged.".into())),
+                Err(status) => match budget {
+                    Some(budget) => return Err(uncounted(&budget)),
+                    None if last => return Err(status),
+                    None => {}
+                },
             }
         }
         success(StatusCode::CREATED, r)
@@ -220,9 +305,8 @@ impl ApiServer {
             .filter(covers)
             .collect();
         if budgets.len() > 1 {
-            return Err(Status::internal(
-                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
-            ));
+            let why = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+            return Err(Status::failure(500, "", why));
         }
         let Some(budget) = budgets.first() else { return Ok(Pass::Budget) };
         let ready = pod.status().get("conditions").and_then(Value::as_array).is_some_and(|c| {
@@ -231,7 +315,6 @@ impl ApiServer {
                     && c.get("status").and_then(Value::as_str) == Some("True")
             })
         });
-        let number = |v: &Value, f: &str| v.get(f).and_then(Value::as_i64).unwrap_or(0);
         if !ready {
             let always = budget.spec().get("unhealthyPodEvictionPolicy").and_then(Value::as_str)
                 == Some("AlwaysAllow");
@@ -240,37 +323,89 @@ impl ApiServer {
                 || number(status, "currentHealthy") >= number(status, "desiredHealthy")
                     && number(status, "desiredHealthy") > 0
             {
-                return Ok(Pass::Unready);
+                return Ok(Pass::Unready(budget.name().to_owned()));
             }
         }
         let kind =
             self.kinds.load().stored("policy", "poddisruptionbudgets").ok_or_else(Status::no_such_path)?;
         let mut inner = Context::internal(cx.user.clone(), kind, pod.namespace(), budget.name());
-        let mut change = |old: &Arc<Object>| {
-            let status = old.status();
-            let name = old.name();
-            if api::meta::generation(old.value()) > number(status, "observedGeneration") {
-                return Err(violation(format!(
-                    "The disruption budget {name} is still being processed by the server."
-                )));
-            }
-            let allowed = number(status, "disruptionsAllowed");
-            if allowed <= 0 {
-                return Err(violation(format!(
-                    "The disruption budget {name} needs {} healthy pods and has {} currently",
-                    number(status, "desiredHealthy"),
-                    number(status, "currentHealthy")
-                )));
-            }
-            let mut new = old.value().clone();
-            let status = api::meta::child(&mut new, "status");
-            status.insert("disruptionsAllowed".into(), json!(allowed - 1));
-            api::meta::entry(status, "disruptedPods")
-                .insert(pod.name().to_owned(), json!(api::meta::time(base::clock::now())));
-            Ok(new)
-        };
+        let mut change = |old: &Arc<Object>| spent(old, pod.name(), base::clock::now());
         let name = budget.name().to_owned();
         let modify = Modify { name: &name, subresource: "status", options, applied: false, checked: false };
         self.modify(&mut inner, &modify, &mut change).await.map(|_| Pass::Budget)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_spent_or_says_why_not() {
+        let counted = |allowed: i64, healthy: i64, needed: i64| {
+            json!({"metadata": {"name": "b", "generation": 2}, "status": {"observedGeneration": 2,
+                "disruptionsAllowed": allowed, "currentHealthy": healthy, "desiredHealthy": needed}})
+        };
+        let told = |mut budget: Value, reason: &str, message: &str| {
+            budget["status"]["conditions"] = json!([{"type": "DisruptionAllowed", "status": "False",
+                "reason": reason, "message": message}]);
+            budget
+        };
+        let spend = |budget: &Value| {
+            spent(&Object::from_value(budget.clone()), "p", jiff::Timestamp::from_second(1).unwrap())
+        };
+        let mut behind = counted(1, 2, 1);
+        behind["status"]["observedGeneration"] = json!(1);
+        let mut crowded = counted(1, 2, 1);
+        crowded["status"]["disruptedPods"] = (0..=2000).map(|i| (format!("p{i}"), json!("t"))).collect();
+        let cannot = "The disruption budget b does not allow evicting pods currently";
+        let short = "The disruption budget b needs 2 healthy pods and has 1 currently";
+        for (budget, code, retry, why) in [
+            (
+                behind,
+                429,
+                Some(10),
+                "The disruption budget b is still being processed by the server.".to_owned(),
+            ),
+            (counted(-1, 2, 1), 403, None, "pdb disruptions allowed is negative".to_owned()),
+            (
+                crowded,
+                403,
+                None,
+                "DisruptedPods map too big - too many evictions not confirmed by PDB controller".to_owned(),
+            ),
+            (counted(0, 1, 2), 429, None, short.to_owned()),
+            (
+                told(counted(0, 1, 2), "SyncFailed", "m"),
+                429,
+                None,
+                format!("{cannot} because it failed sync: m"),
+            ),
+            (told(counted(0, 1, 2), "Other", "m"), 429, None, short.to_owned()),
+            (told(counted(0, 2, 1), "Other", "m"), 429, None, format!("{cannot} (Other): m")),
+            (told(counted(0, 2, 1), "Other", ""), 429, None, cannot.to_owned()),
+        ] {
+            let status = spend(&budget).unwrap_err();
+            let details = status.details.unwrap();
+            assert_eq!((status.code, details.retry_after_seconds), (code, retry), "{budget}");
+            if code == 403 {
+                assert_eq!(status.message, format!("poddisruptionbudget.policy \"b\" is forbidden: {why}"));
+            } else {
+                assert_eq!(
+                    (details.causes[0].reason.as_str(), &details.causes[0].message),
+                    ("DisruptionBudget", &why)
+                );
+            }
+        }
+        let one = spend(&counted(1, 2, 1)).unwrap();
+        let now = "1970-01-01T00:00:01Z";
+        let condition = json!([{"type": "DisruptionAllowed", "status": "False", "lastTransitionTime": now,
+            "reason": "InsufficientPods", "message": "", "observedGeneration": 2}]);
+        assert_eq!(
+            one["status"],
+            json!({"observedGeneration": 2, "disruptionsAllowed": 0, "currentHealthy": 2, "desiredHealthy": 1,
+                "disruptedPods": {"p": now}, "conditions": condition})
+        );
+        assert_eq!(spend(&counted(2, 3, 1)).unwrap()["status"].get("conditions"), None);
     }
 }

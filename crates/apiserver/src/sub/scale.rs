@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::ApiServer;
 use crate::body::Body;
 use crate::query::WriteOptions;
-use crate::registry::{Modify, PatchBody, check_name};
+use crate::registry::{Modify, PatchBody, check_name, render_scale};
 use crate::resource::Resolved;
 
 impl ApiServer {
@@ -26,7 +26,7 @@ impl ApiServer {
         if method == Method::GET || method == Method::HEAD {
             let object = self.get_object(&r.cx, &name).await?;
             let scale = read(&object)?;
-            return r.document(StatusCode::OK, &scale);
+            return render_scale(&r.accept, r.include, &scale);
         }
         let write = |scale: &Value, object: &mut Value| {
             check_name(scale, &name)?;

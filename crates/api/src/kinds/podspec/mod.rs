@@ -60,7 +60,9 @@ impl<'a> Spec<'a> {
 pub fn qos_class(spec: &Value) -> &'static str {
     let whole = &spec["resources"];
     let of_pod = ["requests", "limits"].into_iter().any(|kind| {
-        whole[kind].as_object().is_some_and(|amounts| amounts.keys().any(|name| resources::is_of_pods(name)))
+        whole[kind]
+            .as_object()
+            .is_some_and(|amounts| amounts.keys().any(|name| crate::quota::is_of_pods(name)))
     });
     let of_containers = || {
         let all = items(&spec["containers"]).iter().chain(items(&spec["initContainers"]));

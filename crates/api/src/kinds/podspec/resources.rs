@@ -8,7 +8,8 @@ use super::{invalid_amount, secret_name};
 use crate::field::{ErrorList, ErrorType, Path, quote};
 use crate::kinds::common::*;
 use crate::quantity::Quantity;
-use crate::{quota, validate};
+use crate::quota::{self, is_of_pods};
+use crate::validate;
 
 const HUGE_PAGES: &str = "hugepages-";
 /// The nano-units of a whole one.
@@ -22,11 +23,6 @@ pub(super) fn is_native(name: &str) -> bool {
 /// May there be less of it than is promised? Whole things and huge pages are handed out as they are asked for.
 fn is_overcommitted(name: &str) -> bool {
     is_native(name) && !name.starts_with(HUGE_PAGES)
-}
-
-/// May a pod ask for it as a whole?
-pub(super) fn is_of_pods(name: &str) -> bool {
-    matches!(name, "cpu" | "memory") || name.starts_with(HUGE_PAGES)
 }
 
 /// Says what is wrong with the name of a resource, and whether there is nothing.
@@ -219,7 +215,7 @@ pub(super) fn check_pod(errors: &mut ErrorList, spec: &Value, path: &Path) {
     amounts(errors, resources, &at, pod_name);
     let pod = json!({"spec": spec});
     for kind in ["requests", "limits"] {
-        for (name, sum) in quota::pod_amounts(&pod, kind) {
+        for (name, sum) in quota::container_amounts(&pod, kind) {
             let counts = kind == "requests" || name.starts_with(HUGE_PAGES);
             let Some(has) = Quantity::of_value(&resources[kind][&name]).ok().filter(|_| counts) else {
                 continue;
@@ -249,7 +245,8 @@ pub(super) fn default_pod(spec: &mut crate::Map) {
         return;
     }
     let pod = json!({"spec": spec});
-    let sums = |kind: &str| quota::pod_amounts(&pod, kind).into_iter().filter(|(name, _)| is_of_pods(name));
+    let sums =
+        |kind: &str| quota::container_amounts(&pod, kind).into_iter().filter(|(name, _)| is_of_pods(name));
     let resources = crate::meta::entry(spec, "resources");
     let limits = crate::meta::entry(resources, "limits");
     for (name, sum) in sums("limits").filter(|(name, _)| !is_overcommitted(name)) {
