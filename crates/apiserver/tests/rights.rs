@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use api::Value;
 use apiserver::UserInfo;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use client::Transport;
 use common::{Answer, Cluster, JSON, call};
 use http::Method;
@@ -244,4 +246,146 @@ async fn a_certificate_of_another_authority_is_told_so() {
         "{}",
         who.value
     );
+}
+
+#[tokio::test]
+async fn nodes_ask_for_certificates_of_their_own() {
+    let c = Cluster::start().await;
+    let node = c.as_user(UserInfo::new("system:node:n1", &["system:nodes"]));
+    let requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let ask = async |signer: &str, name: &str| {
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.distinguished_name.push(rcgen::DnType::OrganizationName, "system:nodes");
+        let asked = params.serialize_request(&rcgen::KeyPair::generate().unwrap()).unwrap().pem().unwrap();
+        let body = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
+            "metadata": {"generateName": "csr-"},
+            "spec": {"request": STANDARD.encode(asked), "signerName": signer, "usages": ["digital signature", "client auth"]}});
+        call(&node, Method::POST, requests, JSON, body.to_string()).await
+    };
+    for (signer, name, code) in [
+        ("kubernetes.io/kube-apiserver-client-kubelet", "system:node:n1", 201),
+        ("kubernetes.io/kube-apiserver-client-kubelet", "system:node:n2", 403),
+        ("kubernetes.io/kubelet-serving", "system:node:n1", 201),
+        ("kubernetes.io/kubelet-serving", "n1", 403),
+        ("example.com/mine", "anything", 201),
+    ] {
+        let answer = ask(signer, name).await;
+        assert_eq!(answer.code, code, "{signer} {name}: {}", answer.value);
+        if code == 403 {
+            let why = "can only create a node CSR with CN=system:node:n1";
+            assert!(answer.message().ends_with(why), "{}", answer.message());
+        }
+    }
+}
+
+#[tokio::test]
+async fn bundles_of_a_signer_are_for_who_speaks_for_it() {
+    let c = Cluster::start().await;
+    let group = "certificates.k8s.io";
+    let grant = async |name: &str, rules: Value| {
+        let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+            "metadata": {"name": name}, "rules": rules});
+        made(&c, &format!("{RBAC}/clusterroles"), role).await;
+        let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": {"name": name}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name}]});
+        made(&c, &format!("{RBAC}/clusterrolebindings"), binding).await;
+        c.as_user(UserInfo::new(name, &[]))
+    };
+    let write = json!({"apiGroups": [group], "resources": ["clustertrustbundles"], "verbs": ["create", "update", "patch"]});
+    let attest = |name: &str| json!({"apiGroups": [group], "resources": ["signers"], "resourceNames": [name], "verbs": ["attest"]});
+    let writer = grant("writer", json!([write])).await;
+    let one = grant("one", json!([write, attest("example.com/a")])).await;
+    let domain = grant("domain", json!([write, attest("example.com/*")])).await;
+    let bundles = format!("/apis/{group}/v1beta1/clustertrustbundles");
+    let bundle = |name: &str, spec: Value| {
+        json!({"apiVersion": format!("{group}/v1beta1"), "kind": "ClusterTrustBundle", "metadata": {"name": name}, "spec": spec})
+            .to_string()
+    };
+    for (i, (who, signer, code)) in [
+        (&writer, "example.com/a", 403),
+        (&one, "example.com/a", 201),
+        (&one, "example.com/b", 403),
+        (&domain, "example.com/b", 201),
+        (&domain, "example.org/b", 403),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("{}:{i}", signer.replace('/', ":"));
+        let body = bundle(&name, json!({"signerName": signer, "trustBundle": c.pki.ca_pem()}));
+        let answer = call(who, Method::POST, &bundles, JSON, body).await;
+        assert_eq!(answer.code, code, "{name}: {}", answer.value);
+        if code == 403 {
+            let why = format!("user not permitted to attest for signerName \"{signer}\"");
+            assert!(answer.message().ends_with(&why), "{}", answer.message());
+        }
+    }
+    // What is nobody's needs nothing more; what is somebody's is changed by those alone, or collected.
+    let free = bundle("free", json!({"trustBundle": c.pki.ca_pem()}));
+    assert_eq!(call(&writer, Method::POST, &bundles, JSON, free).await.code, 201);
+    let merge = [("content-type", "application/merge-patch+json")];
+    for (who, change, code) in [
+        (&writer, json!({"metadata": {"labels": {"a": "b"}}}), 403),
+        (&writer, json!({"metadata": {"finalizers": ["example.com/a"]}}), 200),
+        (&one, json!({"metadata": {"labels": {"a": "b"}}}), 200),
+    ] {
+        let path = format!("{bundles}/example.com:a:1");
+        let answer = call(who, Method::PATCH, &path, &merge, change.to_string()).await;
+        assert_eq!(answer.code, code, "{change}: {}", answer.value);
+    }
+}
+
+#[tokio::test]
+async fn stock_roles_and_bindings_get_back_what_they_lack() {
+    let store = store::memory();
+    let c = Cluster::start_with(store.clone()).await;
+    let roles = format!("{RBAC}/clusterroles");
+    let bindings = format!("{RBAC}/clusterrolebindings");
+    let local = format!("{RBAC}/namespaces/kube-system/roles/extension-apiserver-authentication-reader");
+    let rule = json!({"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]});
+    let user = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "ann"});
+    let out = "rbac.authorization.kubernetes.io/autoupdate";
+    let (before, local_before) =
+        (c.get(&format!("{roles}/system:kube-dns")).await.value, c.get(&local).await.value);
+    for (path, change) in [
+        (
+            format!("{roles}/system:kube-dns"),
+            json!({"rules": [rule], "metadata": {"labels": null, "annotations": {out: null}}}),
+        ),
+        (
+            format!("{roles}/system:node-proxier"),
+            json!({"rules": [rule], "metadata": {"annotations": {out: "false"}}}),
+        ),
+        (format!("{roles}/view"), json!({"aggregationRule": null})),
+        (format!("{bindings}/system:kube-dns"), json!({"subjects": [user]})),
+        (local.clone(), json!({"rules": []})),
+    ] {
+        let answer = c.patch(&path, "merge-patch+json", change).await;
+        assert_eq!(answer.code, 200, "{path}: {}", answer.value);
+    }
+    let old = c.get(&format!("{bindings}/system:node-proxier")).await.value;
+    c.delete(&format!("{bindings}/system:node-proxier")).await;
+    let mut other = old.clone();
+    other["metadata"] = json!({"name": "system:node-proxier"});
+    other["roleRef"]["name"] = json!("view");
+    made(&c, &bindings, other).await;
+    drop(c);
+    let c = Cluster::start_with(store).await;
+    let after = c.get(&format!("{roles}/system:kube-dns")).await.value;
+    assert_eq!(after["rules"][0], rule, "{after}");
+    assert_eq!(after["rules"].as_array().unwrap().len(), 2, "{after}");
+    assert_eq!(after["metadata"]["labels"], before["metadata"]["labels"]);
+    assert_eq!(after["metadata"]["annotations"], before["metadata"]["annotations"]);
+    let kept = c.get(&format!("{roles}/system:node-proxier")).await.value;
+    assert_eq!(kept["rules"], json!([rule]), "{kept}");
+    let view = c.get(&format!("{roles}/view")).await.value;
+    let selectors = json!([{"matchLabels": {"rbac.authorization.k8s.io/aggregate-to-view": "true"}}]);
+    assert_eq!(view["aggregationRule"]["clusterRoleSelectors"], selectors);
+    let bound = c.get(&format!("{bindings}/system:kube-dns")).await.value;
+    assert_eq!(bound["subjects"][0], user);
+    assert_eq!(bound["subjects"][1]["name"], "kube-dns", "{bound}");
+    assert_eq!(c.get(&format!("{bindings}/system:node-proxier")).await.value["roleRef"], old["roleRef"]);
+    assert_eq!(c.get(&local).await.value["rules"], local_before["rules"]);
 }
