@@ -196,6 +196,10 @@ fn pod_status(r: &Review<'_>, node: &str) -> Result<(), Status> {
     if claims(old) != claims(r.object) {
         return Err(r.forbidden(format!("node \"{node}\" cannot update resource claim statues")));
     }
+    let extended = |pod: &Value| pod.pointer("/status/extendedResourceClaimStatus").cloned();
+    if extended(old) != extended(r.object) {
+        return Err(r.forbidden(format!("node \"{node}\" cannot update extended resource claim status")));
+    }
     Ok(())
 }
 
