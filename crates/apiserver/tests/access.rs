@@ -70,6 +70,7 @@ async fn impersonation() {
     let answer = c.call(Method::POST, path, &headers, review.clone()).await;
     let user = &answer.value["status"]["userInfo"];
     assert_eq!(user["username"], "bob", "{}", answer.value);
+    assert!(answer.value["metadata"]["creationTimestamp"].is_string(), "{}", answer.value);
     assert_eq!(user["groups"], json!(["g", "system:authenticated"]));
     let ann = c.as_user(UserInfo::new("ann", &[]));
     let refused = call(&ann, Method::POST, path, &headers, review.clone()).await;
@@ -213,12 +214,7 @@ async fn aggregated_roles_are_for_those_who_have_everything() {
         "{}",
         refused.message()
     );
-    assert_eq!(c.post(roles, gathering.clone()).await.code, 201);
-    // One that selects nothing gathers nothing.
-    gathering["metadata"]["name"] = json!("none");
-    gathering["aggregationRule"] = json!({"clusterRoleSelectors": []});
-    let none = call(&ann, Method::POST, roles, JSON, gathering.to_string()).await;
-    assert_eq!(none.code, 201, "{}", none.value);
+    assert_eq!(c.post(roles, gathering).await.code, 201);
     let empty = call(&ann, Method::POST, roles, JSON, role("empty", json!([])).to_string()).await;
     assert_eq!(empty.code, 201, "{}", empty.value);
     let more = json!({"rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]});
@@ -268,6 +264,10 @@ async fn what_one_could_not_give_one_does_not_touch() {
     ] {
         assert_eq!(c.post(&path, object).await.code, 201);
     }
+    let mut lost = bound("ClusterRole", "gone", "ann");
+    lost["metadata"] = json!({"name": "lost"});
+    let lost = object("ClusterRoleBinding", lost);
+    assert_eq!(c.post(&format!("{base}/clusterrolebindings"), lost).await.code, 201);
     let ann = c.as_user(UserInfo::new("ann", &[]));
     let merge = [("content-type", "application/merge-patch+json")];
     let owner = json!([{"apiVersion": "v1", "kind": "Node", "name": "n", "uid": "u"}]);
@@ -290,6 +290,10 @@ async fn what_one_could_not_give_one_does_not_touch() {
         ] {
             let answer = call(&ann, Method::PATCH, &format!("{path}/big"), &merge, change.to_string()).await;
             assert_eq!(answer.code, code, "{path} {change}: {}", answer.value);
+            if code == 403 {
+                let why = "; resolution errors: [clusterrole.rbac.authorization.k8s.io \"gone\" not found]";
+                assert!(answer.message().ends_with(why), "{}", answer.message());
+            }
         }
     }
 }
@@ -363,6 +367,9 @@ async fn impersonation_asks_leave_for_each_part() {
             let answer = c.call(Method::POST, &path, &all, body.clone()).await;
             assert_eq!(answer.value["status"]["userInfo"]["groups"], groups, "{asked:?}");
         }
+        // Whom no service account can be called, that is asked for as a user.
+        let other = ask(&[("impersonate-user", "system:serviceaccount:a:b:c")]).await;
+        assert!(other.message().contains("cannot impersonate resource \"users\""), "{}", other.value);
         let account = ask(&[("impersonate-user", "system:serviceaccount:a:b")]).await;
         assert_eq!(
             account.value["status"]["userInfo"]["groups"],
