@@ -227,6 +227,29 @@ async fn a_certificate_of_another_authority_is_told_so() {
     let credential = &who.value["status"]["userInfo"]["extra"]["authentication.kubernetes.io/credential-id"];
     let digest = credential[0].as_str().and_then(|id| id.strip_prefix("X509SHA256=")).unwrap_or_default();
     assert_eq!(digest.len(), 64, "{}", who.value);
+    // Its subject may bear the user's UID; one that names nobody is nobody's.
+    let signed = |subject: Vec<(rcgen::DnType, &str)>| {
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        for (kind, value) in subject {
+            params.distinguished_name.push(kind, value);
+        }
+        let key = rcgen::KeyPair::generate().unwrap();
+        let asked = params.serialize_request(&key).unwrap().pem().unwrap();
+        let asked = pki::Request::parse(asked.as_bytes()).unwrap();
+        let lasts = jiff::SignedDuration::from_hours(1);
+        let cert_pem = c.pki.sign_request(&asked, &["digital signature", "client auth"], lasts).unwrap();
+        over(pki::Identity { cert_pem, key_pem: key.serialize_pem() })
+    };
+    let uid = rcgen::DnType::CustomDnType(vec![1, 3, 6, 1, 4, 1, 57683, 2]);
+    let ann = signed(vec![(rcgen::DnType::CommonName, "ann"), (uid, "7")]);
+    let who = call(&ann, Method::POST, reviews, JSON, review.clone()).await;
+    assert_eq!(who.value["status"]["userInfo"]["uid"], "7", "{}", who.value);
+    let nameless = signed(vec![(rcgen::DnType::OrganizationName, "system:masters")]);
+    assert_eq!(call(&nameless, Method::GET, "/version", &[], "").await.code, 200);
+    let refused = call(&nameless, Method::GET, "/api/v1/nodes", &[], "").await;
+    assert_eq!(refused.code, 403, "{}", refused.value);
+    assert!(refused.message().contains("User \"system:anonymous\""), "{}", refused.message());
     let bad = over(stranger.issue_client("admin", &masters).unwrap());
     for path in ["/api/v1/nodes", "/version"] {
         let refused = call(&bad, Method::GET, path, &[], "").await;
