@@ -23,6 +23,8 @@ impl Release {
 
     /// From here on, whoever runs something in a pod, or reaches into it, by a GET (a WebSocket) must also have `create`.
     pub const GET_NEEDS_CREATE: Release = Release::of(1, 35);
+    /// From here on, who asks for a token and says of which service account by its UID gets none of another.
+    pub const TOKENS_OF_A_UID: Release = Release::of(1, 34);
 
     /// `major.minor`.
     pub const fn of(major: u16, minor: u16) -> Release {

@@ -400,9 +400,19 @@ impl Field {
 
     /// The same with one more equality.
     #[must_use]
-    pub fn and_equal(mut self, field: &str, value: &str) -> Field {
-        if !self.terms().any(|term| term == (field, true, value)) {
-            self.terms.push((field.to_owned(), true, value.to_owned()));
+    pub fn and_equal(self, field: &str, value: &str) -> Field {
+        self.and(field, true, value)
+    }
+
+    /// The same with one more inequality.
+    #[must_use]
+    pub fn and_unequal(self, field: &str, value: &str) -> Field {
+        self.and(field, false, value)
+    }
+
+    fn and(mut self, field: &str, equal: bool, value: &str) -> Field {
+        if !self.terms().any(|term| term == (field, equal, value)) {
+            self.terms.push((field.to_owned(), equal, value.to_owned()));
         }
         self
     }

@@ -420,7 +420,7 @@ async fn register_local(server: &Arc<ApiServer>) {
     versions.sort();
     versions.dedup();
     let write = async |(group, version): (String, String)| {
-        if let Err(status) = crate::bootstrap::ensure(server, local(&group, &version), false).await {
+        if let Err(status) = crate::bootstrap::ensure(server, local(&group, &version)).await {
             tracing::warn!(group, version, error = %status.message, "APIService not written");
         }
     };

@@ -105,11 +105,14 @@ impl Authenticator {
         let claims = self.verify(token)?;
         let text = |p: &str| claims.pointer(p).and_then(Value::as_str).unwrap_or("");
         let now = base::clock::now().as_second();
-        if claims.get("exp").and_then(Value::as_i64).is_some_and(|exp| exp <= now) {
+        if claims.get("exp").and_then(Value::as_i64).is_some_and(|exp| exp < now - GRACE_SECONDS) {
             return Err("service account token has expired".into());
         }
         if claims.get("nbf").and_then(Value::as_i64).is_some_and(|nbf| nbf > now + GRACE_SECONDS) {
             return Err("service account token is not valid yet".into());
+        }
+        if claims.get("iat").and_then(Value::as_i64).is_some_and(|iat| iat > now + GRACE_SECONDS) {
+            return Err("service account token is issued in the future".into());
         }
         if text("/iss") == "kubernetes/serviceaccount" {
             let (user, secret) = self.legacy(token, &claims)?;
@@ -152,7 +155,10 @@ impl Authenticator {
                 self.alive("nodes", "", node, node_uid)?;
             }
             note("node-name", node);
-            note("node-uid", node_uid);
+            // That of a node that was not there when the token was made is not known.
+            if !node_uid.is_empty() {
+                note("node-uid", node_uid);
+            }
         }
         if let Some(told) = claims.pointer("/kubernetes.io/warnafter").and_then(Value::as_i64) {
             count(if told < now { &self.uses.stale } else { &self.uses.valid });

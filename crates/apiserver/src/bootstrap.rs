@@ -1,7 +1,7 @@
 //! What every cluster has from its first moment: system namespaces, stock roles and bindings, the system priority classes.
 //!
-//! Runs at each start, writes only what is missing (or, of stock roles that have not been opted out of, what is outdated),
-//! all at once, so that an empty store costs a few group commits.
+//! Runs at each start, writes only what is missing (of stock roles and bindings that have not been opted out of, also what
+//! they lack), all at once, so that an empty store costs a few group commits.
 
 use std::sync::Arc;
 
@@ -11,8 +11,9 @@ use serde_json::json;
 
 use crate::ApiServer;
 use crate::authz::policy;
+use crate::authz::reconcile::{Reconciled, reconcile};
 use crate::query::WriteOptions;
-use crate::registry::{Context, Modify};
+use crate::registry::{Context, DeleteOptions, Modify};
 use crate::user::UserInfo;
 
 /// As whom this server speaks to those behind it (aggregated APIs, webhooks).
@@ -25,11 +26,11 @@ pub async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
     let namespaces = NAMESPACES
         .map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
         .to_vec();
-    ensure_all(server, namespaces, false).await?;
+    ensure_all(server, namespaces).await?;
     // Reads the namespaces just made, which is what the objects inside them are checked against.
     server.cache.caught_up().await.map_err(crate::registry::store_failure)?;
     let (roles, bindings) = policy::stock();
-    ensure_all(server, roles, true).await?;
+    ensure_all(server, roles).await?;
     let mut rest = bindings;
     // How servers behind this one know whom to trust.
     let ca = server.options.pki.ca_pem();
@@ -45,8 +46,7 @@ pub async fn run(server: &Arc<ApiServer>) -> Result<(), Status> {
     rest.push(json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"since": since}, "metadata":
         {"name": "kube-apiserver-legacy-service-account-token-tracking", "namespace": "kube-system"}}));
     rest.extend(priority_classes());
-    rest.extend(kube_system_roles());
-    ensure_all(server, rest, false).await?;
+    ensure_all(server, rest).await?;
     crate::masters::start(server).await
 }
 
@@ -62,80 +62,6 @@ fn priority_classes() -> Vec<Value> {
     .to_vec()
 }
 
-/// The roles that stock components need inside kube-system and kube-public.
-fn kube_system_roles() -> Vec<Value> {
-    let meta = |ns: &str, name: &str| {
-        json!({"name": name, "namespace": ns, "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"},
-            "annotations": {"rbac.authorization.kubernetes.io/autoupdate": "true"}})
-    };
-    let role = |ns: &str, name: &str, rules: Value| json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": meta(ns, name), "rules": rules});
-    let bind = |ns: &str, name: &str, role: &str, subjects: Value| {
-        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": meta(ns, name),
-            "subjects": subjects,
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": role}})
-    };
-    let user = |name: &str| json!({"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": name});
-    let account = |name: &str| json!({"kind": "ServiceAccount", "namespace": "kube-system", "name": name});
-    let authentication = "extension-apiserver-authentication-reader";
-    let mut all = vec![
-        role(
-            "kube-system",
-            authentication,
-            json!([{"apiGroups": [""], "resources": ["configmaps"],
-                "resourceNames": ["extension-apiserver-authentication"], "verbs": ["get", "list", "watch"]}]),
-        ),
-        bind(
-            "kube-system",
-            "system::extension-apiserver-authentication-reader",
-            authentication,
-            json!([user("system:kube-controller-manager"), user("system:kube-scheduler")]),
-        ),
-        role(
-            "kube-system",
-            "system:controller:token-cleaner",
-            json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["delete", "get", "list", "watch"]},
-                {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch", "update"]}]),
-        ),
-        bind(
-            "kube-system",
-            "system:controller:token-cleaner",
-            "system:controller:token-cleaner",
-            json!([account("token-cleaner")]),
-        ),
-        role(
-            "kube-public",
-            "system:controller:bootstrap-signer",
-            json!([{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list", "watch"]},
-                {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["cluster-info"], "verbs": ["update"]},
-                {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch", "update"]}]),
-        ),
-        bind(
-            "kube-public",
-            "system:controller:bootstrap-signer",
-            "system:controller:bootstrap-signer",
-            json!([account("bootstrap-signer")]),
-        ),
-    ];
-    for (name, component) in [
-        ("system::leader-locking-kube-controller-manager", "kube-controller-manager"),
-        ("system::leader-locking-kube-scheduler", "kube-scheduler"),
-    ] {
-        all.push(role(
-            "kube-system",
-            name,
-            json!([{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["watch"]},
-                {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [component], "verbs": ["get", "update"]}]),
-        ));
-        all.push(bind(
-            "kube-system",
-            name,
-            name,
-            json!([user(&format!("system:{component}")), account(component)]),
-        ));
-    }
-    all
-}
-
 pub(crate) fn context(server: &ApiServer, object: &Value) -> Result<Context, Status> {
     let text = |f: &str| object.get(f).and_then(Value::as_str).unwrap_or("");
     let gvk = api::Gvk::parse(text("apiVersion"), text("kind"));
@@ -146,39 +72,49 @@ pub(crate) fn context(server: &ApiServer, object: &Value) -> Result<Context, Sta
     Ok(Context::internal(user, kind, api::meta::namespace(object), api::meta::name(object)))
 }
 
-/// Creates what is not there; with `update`, brings what is there and differs in `rules` up to date.
-async fn ensure_all(server: &Arc<ApiServer>, objects: Vec<Value>, update: bool) -> Result<(), Status> {
+/// Creates what is not there, and brings what stock roles and bindings lack.
+async fn ensure_all(server: &Arc<ApiServer>, objects: Vec<Value>) -> Result<(), Status> {
     stream::iter(objects.into_iter().map(Ok::<_, Status>))
-        .try_for_each_concurrent(64, |object| async move { ensure(server, object, update).await })
+        .try_for_each_concurrent(64, |object| async move { ensure(server, object).await })
         .await
 }
 
 /// Creates an object that is not there; see [`ensure_all`].
-pub async fn ensure(server: &Arc<ApiServer>, object: Value, update: bool) -> Result<(), Status> {
+pub async fn ensure(server: &Arc<ApiServer>, object: Value) -> Result<(), Status> {
     let mut cx = context(server, &object)?;
-    let options = WriteOptions::default();
-    let name = cx.info.name.clone();
     let existing = server.cache.kind(&cx.kind.group, &cx.kind.plural).get(&cx.key());
-    let Some(existing) = existing else {
-        return match server.create(&mut cx, object, &options).await {
-            // Another server of the same store was faster.
-            Err(s) if s.reason == "AlreadyExists" => Ok(()),
-            answer => answer.map(|_| ()),
-        };
-    };
-    let opted_out =
-        existing.annotation("rbac.authorization.kubernetes.io/autoupdate").is_some_and(|v| v != "true");
-    // An aggregated role's rules are the aggregation controller's.
-    let aggregated = object.get("aggregationRule").is_some();
-    if !update || opted_out || aggregated || existing.value()["rules"] == object["rules"] {
+    let Some(existing) = existing else { return create(server, &mut cx, object).await };
+    if cx.kind.group != "rbac.authorization.k8s.io" {
         return Ok(());
     }
-    let rules = object.get("rules").cloned().unwrap_or(Value::Null);
-    let mut change = |old: &Arc<Object>| {
-        let mut new = old.value().clone();
-        new["rules"] = rules.clone();
-        Ok(new)
-    };
-    let modify = Modify { name: &name, subresource: "", options: &options, applied: false, checked: true };
-    server.modify(&mut cx, &modify, &mut change).await.map(|_| ())
+    let name = cx.info.name.clone();
+    match reconcile(existing.value(), &object) {
+        Reconciled::Same => Ok(()),
+        Reconciled::Changed(_) => {
+            let mut change = |old: &Arc<Object>| match reconcile(old.value(), &object) {
+                Reconciled::Changed(new) => Ok(new),
+                _ => Ok(old.value().clone()),
+            };
+            let options = WriteOptions::default();
+            let modify =
+                Modify { name: &name, subresource: "", options: &options, applied: false, checked: true };
+            server.modify(&mut cx, &modify, &mut change).await.map(|_| ())
+        }
+        Reconciled::Replaced => {
+            let options = DeleteOptions { uid: Some(existing.uid().to_owned()), ..DeleteOptions::default() };
+            match server.delete(&mut cx, &name, &options).await {
+                Err(s) if s.code != 404 => return Err(s),
+                _ => {}
+            }
+            create(server, &mut cx, object).await
+        }
+    }
+}
+
+async fn create(server: &Arc<ApiServer>, cx: &mut Context, object: Value) -> Result<(), Status> {
+    match server.create(cx, object, &WriteOptions::default()).await {
+        // Another server of the same store was faster.
+        Err(s) if s.reason == "AlreadyExists" => Ok(()),
+        answer => answer.map(|_| ()),
+    }
 }

@@ -73,9 +73,11 @@ async fn connection(
     let shown = match chain {
         [] => Shown::Nothing,
         chain => match server.clients.judge(chain) {
-            Ok(shown) => {
+            Ok(None) => Shown::Nothing,
+            Ok(Some(shown)) => {
                 let groups: Vec<&str> = shown.groups.iter().map(String::as_str).collect();
                 let mut user = UserInfo::new(&shown.user, &groups);
+                user.uid = shown.uid;
                 user.extra.insert(CREDENTIAL_ID.into(), vec![format!("X509SHA256={}", shown.digest)]);
                 Shown::User(Arc::new(user), Some(shown.until))
             }

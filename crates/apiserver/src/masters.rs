@@ -256,7 +256,7 @@ async fn reconcile(server: &Arc<ApiServer>) -> Result<(), Status> {
     let wanted = objects(&service_ip, server.address.port(), &members);
     let options = WriteOptions::default();
     for object in &wanted {
-        ensure(server, object.clone(), false).await?;
+        ensure(server, object.clone()).await?;
         server.cache.caught_up().await.map_err(store_failure)?;
         let mut cx = context(server, object)?;
         let name = cx.info.name.clone();

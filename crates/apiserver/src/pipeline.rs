@@ -458,11 +458,11 @@ impl ApiServer {
             }
             return Ok(user);
         }
-        let mut asked =
-            vec![match name.strip_prefix("system:serviceaccount:").and_then(|s| s.split_once(':')) {
-                Some((ns, account)) => ("", "serviceaccounts", "", ns, account),
-                None => ("", "users", "", "", name),
-            }];
+        let account = service_account(name);
+        let mut asked = vec![match account {
+            Some((ns, account)) => ("", "serviceaccounts", "", ns, account),
+            None => ("", "users", "", "", name),
+        }];
         asked.extend(groups.iter().map(|g| ("", "groups", "", "", *g)));
         if !uid.is_empty() {
             asked.push(("authentication.k8s.io", "uids", "", "", uid));
@@ -476,7 +476,6 @@ impl ApiServer {
                 &Ask { verb: "impersonate", group, resource, subresource, namespace, name, ..Ask::default() },
             ))?;
         }
-        let account = name.strip_prefix("system:serviceaccount:").and_then(|s| s.split_once(':'));
         let mut other = match account {
             Some((ns, account)) if groups.is_empty() => UserInfo::service_account(ns, account, ""),
             _ => UserInfo {
@@ -515,6 +514,14 @@ impl ApiServer {
             }
         }
     }
+}
+
+/// The namespace and name of a service account whose name as a user this is.
+fn service_account(user: &str) -> Option<(&str, &str)> {
+    let (namespace, name) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+    let good =
+        api::validate::dns_label(namespace).is_empty() && api::validate::dns_subdomain(name).is_empty();
+    good.then_some((namespace, name))
 }
 
 /// How long all warnings of an answer may be together; those beyond are cut, and then left out.
@@ -568,6 +575,22 @@ pub fn code_of(created: bool) -> StatusCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn users_that_are_service_accounts() {
+        for (user, want) in [
+            ("system:serviceaccount:a:b", Some(("a", "b"))),
+            ("system:serviceaccount:a:b.c", Some(("a", "b.c"))),
+            ("system:serviceaccount:a:b:c", None),
+            ("system:serviceaccount:a.b:c", None),
+            ("system:serviceaccount:a:", None),
+            ("system:serviceaccount::b", None),
+            ("system:serviceaccount:a", None),
+            ("a", None),
+        ] {
+            assert_eq!(service_account(user), want, "{user}");
+        }
+    }
 
     #[test]
     fn warnings_are_said_once_and_fit_a_head() {

@@ -70,6 +70,7 @@ async fn impersonation() {
     let answer = c.call(Method::POST, path, &headers, review.clone()).await;
     let user = &answer.value["status"]["userInfo"];
     assert_eq!(user["username"], "bob", "{}", answer.value);
+    assert!(answer.value["metadata"]["creationTimestamp"].is_string(), "{}", answer.value);
     assert_eq!(user["groups"], json!(["g", "system:authenticated"]));
     let ann = c.as_user(UserInfo::new("ann", &[]));
     let refused = call(&ann, Method::POST, path, &headers, review.clone()).await;
@@ -209,7 +210,7 @@ async fn aggregated_roles_are_for_those_who_have_everything() {
     let refused = call(&ann, Method::POST, roles, JSON, gathering.to_string()).await;
     assert_eq!(refused.code, 403, "{}", refused.value);
     assert!(
-        refused.message().contains("must have cluster-admin privileges to use an aggregationRule"),
+        refused.message().contains("must have cluster-admin privileges to use the aggregationRule"),
         "{}",
         refused.message()
     );
@@ -226,6 +227,75 @@ async fn aggregated_roles_are_for_those_who_have_everything() {
     c.patch(&format!("{roles}/editor"), "merge-patch+json", json!({"rules": escalate})).await;
     let escalated = call(&ann, Method::PATCH, &format!("{roles}/empty"), &merge, more.to_string()).await;
     assert_eq!(escalated.code, 200, "{}", escalated.value);
+    // What is made by POST has no name yet that leave could be given for.
+    assert_eq!(c.delete(&format!("{roles}/empty")).await.code, 200);
+    let mut greedy = role("empty", json!([]));
+    api::patch::merge_patch(&mut greedy, &more);
+    let refused = call(&ann, Method::POST, roles, JSON, greedy.to_string()).await;
+    assert_eq!(refused.code, 403, "{}", refused.value);
+}
+
+#[tokio::test]
+async fn what_one_could_not_give_one_does_not_touch() {
+    let c = Cluster::start().await;
+    let group = "rbac.authorization.k8s.io";
+    let base = format!("/apis/{group}/v1");
+    let may =
+        json!([{"apiGroups": [group], "resources": ["*"], "verbs": ["create", "get", "update", "patch"]}]);
+    role(&c, "default", "ann", may.clone()).await;
+    let object = |kind: &str, more: Value| {
+        let mut object =
+            json!({"apiVersion": format!("{group}/v1"), "kind": kind, "metadata": {"name": "big"}});
+        api::patch::merge_patch(&mut object, &more);
+        object
+    };
+    let rules = json!({"rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]});
+    let bound = |kind: &str, name: &str, user: &str| {
+        json!({"roleRef": {"apiGroup": group, "kind": kind, "name": name},
+            "subjects": [{"apiGroup": group, "kind": "User", "name": user}]})
+    };
+    let editor = json!({"rules": may, "metadata": {"name": "editor"}});
+    let mut all = bound("ClusterRole", "editor", "ann");
+    all["metadata"] = json!({"name": "editor"});
+    let local = format!("{base}/namespaces/default");
+    for (path, object) in [
+        (format!("{base}/clusterroles"), object("ClusterRole", editor)),
+        (format!("{base}/clusterrolebindings"), object("ClusterRoleBinding", all)),
+    ] {
+        assert_eq!(c.post(&path, object).await.code, 201);
+    }
+    let mut lost = bound("ClusterRole", "gone", "ann");
+    lost["metadata"] = json!({"name": "lost"});
+    let lost = object("ClusterRoleBinding", lost);
+    assert_eq!(c.post(&format!("{base}/clusterrolebindings"), lost).await.code, 201);
+    let ann = c.as_user(UserInfo::new("ann", &[]));
+    let merge = [("content-type", "application/merge-patch+json")];
+    let owner = json!([{"apiVersion": "v1", "kind": "Node", "name": "n", "uid": "u"}]);
+    for (path, object) in [
+        (format!("{base}/clusterroles"), object("ClusterRole", rules.clone())),
+        (format!("{local}/roles"), object("Role", rules)),
+        (
+            format!("{base}/clusterrolebindings"),
+            object("ClusterRoleBinding", bound("ClusterRole", "big", "b")),
+        ),
+        (format!("{local}/rolebindings"), object("RoleBinding", bound("Role", "big", "b"))),
+    ] {
+        assert_eq!(c.post(&path, object).await.code, 201);
+        for (change, code) in [
+            // A label may be what an aggregated role gathers by.
+            (json!({"metadata": {"labels": {"rbac.authorization.k8s.io/aggregate-to-view": "true"}}}), 403),
+            (json!({"metadata": {"annotations": {"a": "b"}}}), 403),
+            (json!({"metadata": {"ownerReferences": owner}}), 200),
+            (json!({"metadata": {"finalizers": ["example.com/a"]}}), 200),
+        ] {
+            let answer = call(&ann, Method::PATCH, &format!("{path}/big"), &merge, change.to_string()).await;
+            assert_eq!(answer.code, code, "{path} {change}: {}", answer.value);
+            if code == 403 {
+                let why = "; resolution errors: [clusterrole.rbac.authorization.k8s.io \"gone\" not found]";
+                assert!(answer.message().ends_with(why), "{}", answer.message());
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -297,6 +367,9 @@ async fn impersonation_asks_leave_for_each_part() {
             let answer = c.call(Method::POST, &path, &all, body.clone()).await;
             assert_eq!(answer.value["status"]["userInfo"]["groups"], groups, "{asked:?}");
         }
+        // Whom no service account can be called, that is asked for as a user.
+        let other = ask(&[("impersonate-user", "system:serviceaccount:a:b:c")]).await;
+        assert!(other.message().contains("cannot impersonate resource \"users\""), "{}", other.value);
         let account = ask(&[("impersonate-user", "system:serviceaccount:a:b")]).await;
         assert_eq!(
             account.value["status"]["userInfo"]["groups"],

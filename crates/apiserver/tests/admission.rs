@@ -859,3 +859,64 @@ async fn connections_are_shown_to_webhooks_and_reads_are_not() {
     assert_eq!(log.message(), "pod a does not have a host assigned");
     assert_eq!(hook.asked(), Vec::<Value>::new(), "who reads a log connects to nothing");
 }
+
+#[tokio::test]
+async fn webhooks_see_reviews() {
+    let c = Cluster::start().await;
+    // Who asks about ann is told of bob; what is asked about carl is refused.
+    let mutating = Hook::start(&c.pki, |r| {
+        // [{"op": "replace", "path": "/spec/user", "value": "bob"}]
+        let patch = "W3sib3AiOiAicmVwbGFjZSIsICJwYXRoIjogIi9zcGVjL3VzZXIiLCAidmFsdWUiOiAiYm9iIn1d";
+        match r["request"]["object"]["spec"]["user"] == "ann" {
+            true => reviewed(r, json!({"patchType": "JSONPatch", "patch": patch})),
+            false => reviewed(r, json!({})),
+        }
+    })
+    .await;
+    let judging = Hook::start(&c.pki, |r| {
+        reviewed(r, json!({"allowed": r["request"]["object"]["spec"]["user"] != "carl"}))
+    })
+    .await;
+    for (changes, name, hook) in [(true, "changes", &mutating), (false, "judges", &judging)] {
+        hooks(&c, changes, name, hook, rule("*", "*", "*"), json!({})).await;
+    }
+    let (authn, authz) = ("authentication.k8s.io", "authorization.k8s.io");
+    let asked = |user: &str| json!({"user": user, "resourceAttributes": {"namespace": "default", "verb": "get", "resource": "pods"}});
+    // What was written before is not asked of here.
+    judging.asked();
+    for (group, place, kind, spec, code) in [
+        (authz, "", "SubjectAccessReview", asked("ann"), 201),
+        (authz, "", "SubjectAccessReview", asked("carl"), 403),
+        (authz, "/namespaces/default", "LocalSubjectAccessReview", asked("dan"), 201),
+        (
+            authz,
+            "",
+            "SelfSubjectAccessReview",
+            json!({"nonResourceAttributes": {"verb": "get", "path": "/"}}),
+            201,
+        ),
+        (authz, "", "SelfSubjectRulesReview", json!({"namespace": "default"}), 201),
+        (authn, "", "TokenReview", json!({"token": "x"}), 201),
+        (authn, "", "SelfSubjectReview", json!(null), 201),
+    ] {
+        let review = json!({"apiVersion": format!("{group}/v1"), "kind": kind, "spec": spec});
+        let answer = c.post(&format!("/apis/{group}/v1{place}/{}s", kind.to_lowercase()), review).await;
+        assert_eq!(answer.code, code, "{kind} {spec}: {}", answer.value);
+        if spec["user"] == "ann" {
+            assert_eq!(answer.value["spec"]["user"], "bob", "{}", answer.value);
+        }
+    }
+    let kinds: Vec<Value> = judging.asked().iter().map(|r| r["request"]["kind"]["kind"].clone()).collect();
+    assert_eq!(
+        kinds,
+        [
+            "SubjectAccessReview",
+            "SubjectAccessReview",
+            "LocalSubjectAccessReview",
+            "SelfSubjectAccessReview",
+            "SelfSubjectRulesReview",
+            "TokenReview",
+            "SelfSubjectReview"
+        ]
+    );
+}

@@ -151,3 +151,111 @@ async fn a_token_out_of_a_secret_is_good_until_it_is_marked() {
         assert_eq!((uses("valid_tokens").await, uses("stale_tokens").await), (valid, stale));
     }
 }
+
+#[tokio::test]
+async fn a_token_is_asked_for_the_account_that_is_meant() {
+    for (release, conflict) in [("1.36", true), ("1.33", false)] {
+        let c = Cluster::start_as(store::memory(), |o| o.release = release.parse().unwrap()).await;
+        let account = account(&c).await;
+        let uid = &account["metadata"]["uid"];
+        let ask = async |metadata: Value, spec: Value| {
+            let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "metadata": metadata, "spec": spec});
+            c.post(&format!("{ACCOUNTS}/default/token"), request).await
+        };
+        for (metadata, code, why) in [
+            (json!({}), 201, ""),
+            (json!({"name": "default", "namespace": "default", "uid": uid}), 201, ""),
+            (
+                json!({"name": "other"}),
+                422,
+                "metadata.name: Invalid value: \"other\": must match the service account name if specified",
+            ),
+            (json!({"namespace": "other"}), 422, "must match the service account namespace if specified"),
+            (
+                json!({"uid": "earlier"}),
+                if conflict { 409 } else { 201 },
+                "the UID in the token request (earlier) does not match the UID of the service account",
+            ),
+        ] {
+            let answer = ask(metadata.clone(), json!({})).await;
+            assert_eq!(answer.code, code, "{metadata}: {}", answer.value);
+            let said = if code == 201 { answer.header("warning") } else { answer.message() };
+            assert!(said.contains(why), "{metadata}: {said}");
+            if why.is_empty() {
+                assert_eq!((&answer.value["metadata"]["uid"], said), (uid, ""), "{metadata}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_token_is_bound_to_is_told() {
+    let c = Cluster::start().await;
+    account(&c).await;
+    let ask = async |reference: Value| {
+        let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"boundObjectRef": reference}});
+        c.post(&format!("{ACCOUNTS}/default/token"), request).await
+    };
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+        "spec": {"nodeName": "gone", "containers": [{"name": "a", "image": "b"}]}});
+    made(&c, PODS, pod).await;
+    for (reference, code, why) in [
+        (
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "x"}),
+            400,
+            "cannot bind token to object of type /v1, Kind=ConfigMap",
+        ),
+        (
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "x"}),
+            400,
+            "cannot bind token to object of type apps/v1, Kind=Deployment",
+        ),
+        (
+            json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "earlier"}),
+            409,
+            "Operation cannot be fulfilled on Pod \"p\": the UID in the bound object reference (earlier)",
+        ),
+    ] {
+        let refused = ask(reference).await;
+        assert_eq!(refused.code, code, "{}", refused.value);
+        assert!(refused.message().contains(why), "{}", refused.message());
+    }
+    // A node that is not there is told by its name.
+    let answer = ask(json!({"apiVersion": "v1", "kind": "Pod", "name": "p"})).await;
+    let token = answer.value["status"]["token"].as_str().unwrap().to_owned();
+    assert_eq!(claims(&token)["kubernetes.io"]["node"], json!({"name": "gone"}));
+    let review =
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
+    let known = made(&c, "/apis/authentication.k8s.io/v1/tokenreviews", review).await["status"].clone();
+    let extra = &known["user"]["extra"];
+    assert_eq!(extra["authentication.kubernetes.io/node-name"], json!(["gone"]), "{known}");
+    assert_eq!(extra["authentication.kubernetes.io/node-uid"], json!(null));
+}
+
+#[tokio::test]
+async fn clocks_may_be_a_minute_apart() {
+    let c = Cluster::start().await;
+    let account = account(&c).await;
+    let now = base::clock::now().as_second();
+    let issuer = {
+        let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+        let answer = made(&c, &format!("{ACCOUNTS}/default/token"), request).await;
+        claims(answer["status"]["token"].as_str().unwrap())["iss"].clone()
+    };
+    for (times, why) in [
+        ((now - 600, now - 600, now - 50), ""),
+        ((now - 600, now - 600, now - 90), "service account token has expired"),
+        ((now - 600, now + 50, now + 600), ""),
+        ((now - 600, now + 90, now + 600), "service account token is not valid yet"),
+        ((now + 90, now, now + 600), "service account token is issued in the future"),
+    ] {
+        let token = json!({"iss": issuer, "aud": [issuer], "sub": "system:serviceaccount:default:default",
+            "iat": times.0, "nbf": times.1, "exp": times.2, "kubernetes.io": {"namespace": "default",
+                "serviceaccount": {"name": "default", "uid": account["metadata"]["uid"]}}});
+        let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+            "spec": {"token": c.pki.sign_token(&token).unwrap()}});
+        let status = made(&c, "/apis/authentication.k8s.io/v1/tokenreviews", review).await["status"].clone();
+        assert_eq!(status["authenticated"], why.is_empty(), "{token}: {status}");
+        assert!(status["error"].as_str().unwrap_or("").contains(why), "{status}");
+    }
+}

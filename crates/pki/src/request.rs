@@ -116,7 +116,7 @@ impl Request {
             }
         }
         Ok(Self {
-            common_name: info.subject.iter_common_name().next().and_then(word).unwrap_or_default(),
+            common_name: info.subject.iter_common_name().last().and_then(word).unwrap_or_default(),
             organizations: info.subject.iter_organization().filter_map(word).collect(),
             names,
             subject: info.subject.as_raw().to_vec(),
@@ -364,7 +364,7 @@ mod tests {
             let cert = pki.sign_request(&asked, &["digital signature", "client auth"], lasts).unwrap();
             let der = tls::certificates(&cert).unwrap();
             // The server's own judge believes it, and reads the user and the groups.
-            let shown = pki.clients().unwrap().judge(&der).unwrap();
+            let shown = pki.clients().unwrap().judge(&der).unwrap().unwrap();
             assert_eq!((shown.user.as_str(), &shown.groups), ("jürgen", &groups));
             assert_eq!((shown.until - clock::now()).total(jiff::Unit::Hour).unwrap().round() as i64, 24);
             let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(&der[0]).unwrap();

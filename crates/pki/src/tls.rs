@@ -18,6 +18,8 @@ use rustls::{
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use x509_parser::der_parser::oid;
+use x509_parser::oid_registry::Oid;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use crate::{Error, Identity, LEAF_DAYS, Pki, Result, not_after};
@@ -348,6 +350,8 @@ pub struct Shown {
     pub user: String,
     /// The user's groups: its organizations.
     pub groups: Vec<String>,
+    /// The user's unique id, empty if the certificate bears none.
+    pub uid: String,
     /// When the certificate ends.
     pub until: Timestamp,
     /// The certificate's SHA-256 digest, in hexadecimal digits.
@@ -355,9 +359,9 @@ pub struct Shown {
 }
 
 impl Clients {
-    /// Judges a chain as the client has shown it, its own certificate first. Fails if it is not to be believed now, or names
-    /// no user.
-    pub fn judge(&self, chain: &[CertificateDer<'_>]) -> Result<Shown> {
+    /// Judges a chain as the client has shown it, its own certificate first. Fails if it is not to be believed now. One that
+    /// names no user says nothing.
+    pub fn judge(&self, chain: &[CertificateDer<'_>]) -> Result<Option<Shown>> {
         let (own, others) =
             chain.split_first().ok_or_else(|| Error::Certificate("no certificate was shown".into()))?;
         let seconds = u64::try_from(clock::now().as_second()).unwrap_or(0);
@@ -367,11 +371,13 @@ impl Clients {
             Err(_) if version_one(own).is_some() => self.judge_old(own)?,
             Err(e) => return Err(e.into()),
         }
-        let (user, groups) = user_of_certificate(own)?;
+        let cert = parsed(own)?;
+        let Some((user, groups)) = user_of(&cert) else { return Ok(None) };
+        let uid = uid_of(&cert)?;
         let until = end_of_certificate(own)?;
         let digest = ring::digest::digest(&ring::digest::SHA256, own.as_ref());
         let digest = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Shown { user, groups, until, digest })
+        Ok(Some(Shown { user, groups, uid, until, digest }))
     }
 
     /// Judges a certificate of X.509's first version, which says nothing of what it is for: as upstream takes it, for anything,
@@ -455,11 +461,32 @@ fn read_system_roots(files: &[&str]) -> std::result::Result<RootCertStore, Strin
 
 /// The common name and the organizations of a certificate: user and groups, as Kubernetes reads them.
 pub fn user_of_certificate(der: &CertificateDer<'_>) -> Result<(String, Vec<String>)> {
-    let cert = parsed(der)?;
+    user_of(&parsed(der)?).ok_or_else(|| Error::Certificate("the certificate has no common name".into()))
+}
+
+/// The user and groups that a certificate names; nothing if it names no user. Of several names the last counts.
+fn user_of(cert: &X509Certificate<'_>) -> Option<(String, Vec<String>)> {
     let text = |a: &x509_parser::x509::AttributeTypeAndValue<'_>| a.as_str().ok().map(str::to_owned);
-    let user = cert.subject().iter_common_name().next().and_then(text);
-    let user = user.ok_or_else(|| Error::Certificate("the certificate has no common name".into()))?;
-    Ok((user, cert.subject().iter_organization().filter_map(text).collect()))
+    let user = cert.subject().iter_common_name().last().and_then(text).filter(|name| !name.is_empty())?;
+    Some((user, cert.subject().iter_organization().filter_map(text).collect()))
+}
+
+/// The attribute of a certificate's subject that is the user's unique id, as Kubernetes has it.
+const UID: Oid<'static> = oid!(1.3.6.1.4.1.57683.2);
+
+/// The user's unique id that a certificate bears, empty if it bears none.
+fn uid_of(cert: &X509Certificate<'_>) -> Result<String> {
+    let bad = |why: &str| Error::Certificate(why.to_owned());
+    let mut uids = cert.subject().iter_attributes().filter(|a| *a.attr_type() == UID);
+    let Some(uid) = uids.next() else { return Ok(String::new()) };
+    if uids.next().is_some() {
+        return Err(bad("expected 1 UID, but found multiple"));
+    }
+    match uid.as_str() {
+        Err(_) => Err(bad("unable to parse UID into a string")),
+        Ok("") => Err(bad("UID cannot be an empty string")),
+        Ok(uid) => Ok(uid.to_owned()),
+    }
 }
 
 /// When a certificate ends.
@@ -612,7 +639,7 @@ mod tests {
         let old = old_client(&own, &key);
         let chain = certificates(&old.cert_pem).unwrap();
         assert!(version_one(&chain[0]).is_some());
-        let shown = clients.judge(&chain).unwrap();
+        let shown = clients.judge(&chain).unwrap().unwrap();
         assert_eq!((shown.user.as_str(), &shown.groups[..]), ("old", &["a".to_owned()][..]));
         let server = own.server_config("s", &["localhost".into()], &[], ClientAuth::Optional).unwrap();
         let mut client = own.client_config(None).unwrap();
@@ -722,11 +749,36 @@ mod tests {
         assert_eq!(handshake(server(ClientAuth::Optional), shows()).unwrap().as_deref(), Some("admin"));
         let clients = pki.clients().unwrap();
         assert!(clients.judge(&certificates(&other.cert_pem).unwrap()).is_err());
-        let shown = clients.judge(&certificates(&admin.cert_pem).unwrap()).unwrap();
+        let shown = clients.judge(&certificates(&admin.cert_pem).unwrap()).unwrap().unwrap();
         assert_eq!((shown.user.as_str(), shown.groups), ("admin", vec!["system:masters".to_owned()]));
         assert_eq!(shown.until, not_after(&admin.cert_pem).unwrap());
         let serving = pki.issue_server("admin", &["localhost".into()], &[]).unwrap();
         assert!(clients.judge(&certificates(&serving.cert_pem).unwrap()).is_err(), "it is for servers");
         assert!(clients.judge(&[]).is_err());
+    }
+
+    #[test]
+    fn what_a_certificate_says_of_its_user() {
+        use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair};
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::open(dir.path()).unwrap();
+        let clients = pki.clients().unwrap();
+        let uid = || DnType::CustomDnType(vec![1, 3, 6, 1, 4, 1, 57683, 2]);
+        let judged = |subject: Vec<(DnType, &str)>| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name = rcgen::DistinguishedName::new();
+            for (kind, value) in subject {
+                params.distinguished_name.push(kind, value);
+            }
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            let cert = params.signed_by(&KeyPair::generate().unwrap(), &pki.issuer).unwrap();
+            clients.judge(&[cert.der().clone()])
+        };
+        let named = judged(vec![(DnType::CommonName, "ann"), (uid(), "7")]).unwrap().unwrap();
+        assert_eq!((named.user.as_str(), named.uid.as_str()), ("ann", "7"));
+        assert_eq!(judged(vec![(DnType::CommonName, "ann")]).unwrap().unwrap().uid, "");
+        let empty = judged(vec![(DnType::CommonName, "ann"), (uid(), "")]).unwrap_err();
+        assert!(empty.to_string().contains("UID cannot be an empty string"), "{empty}");
+        assert!(judged(vec![(DnType::OrganizationName, "devs"), (uid(), "7")]).unwrap().is_none());
     }
 }

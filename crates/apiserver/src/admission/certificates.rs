@@ -1,5 +1,6 @@
-//! CertificateApproval, CertificateSigning and CertificateSubjectRestriction: who approves or signs a request must be allowed
-//! to for its signer, and nobody gets a certificate of the group that may do everything.
+//! CertificateApproval, CertificateSigning, CertificateSubjectRestriction and ClusterTrustBundleAttest: who approves or signs a
+//! request, or says whom a signer's certificates are to be checked against, must be allowed to for the signer, and nobody gets a
+//! certificate of the group that may do everything.
 
 use api::access::Ask;
 use api::meta::text;
@@ -9,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{Operation, Plugin, Review};
-use crate::authz::Attributes;
+use crate::authz::{Attributes, is_for_collection_alone};
 use crate::user::MASTERS;
 
 /// See the module.
@@ -28,17 +29,35 @@ fn may(r: &Review<'_>, verb: &str, signer: &str) -> bool {
     })
 }
 
+/// Who makes or changes a bundle of a signer's must be allowed to speak for the signer.
+fn attest(r: &Review<'_>) -> Result<(), Status> {
+    let signer = text(r.object, "/spec/signerName");
+    let written = match r.operation {
+        Operation::Create => true,
+        Operation::Update => !r.old.is_some_and(|old| is_for_collection_alone(r.object, old)),
+        _ => false,
+    };
+    if !written || signer.is_empty() || may(r, "attest", signer) {
+        return Ok(());
+    }
+    Err(r.forbidden(format!("user not permitted to attest for signerName \"{signer}\"")))
+}
+
 #[async_trait]
 impl Plugin for Certificates {
     fn name(&self) -> &'static str {
-        "CertificateApproval, CertificateSigning, CertificateSubjectRestriction"
+        "CertificateApproval, CertificateSigning, CertificateSubjectRestriction, ClusterTrustBundleAttest"
     }
 
     fn handles(&self, r: &Review<'_>) -> bool {
-        r.gvr.group == "certificates.k8s.io" && r.gvr.resource == "certificatesigningrequests"
+        r.gvr.group == "certificates.k8s.io"
+            && matches!(&*r.gvr.resource, "certificatesigningrequests" | "clustertrustbundles")
     }
 
     async fn validate(&self, r: &mut Review<'_>) -> Result<(), Status> {
+        if r.gvr.resource == "clustertrustbundles" {
+            return attest(r);
+        }
         let old = r.old.unwrap_or(&Value::Null);
         match (r.operation, r.subresource) {
             (Operation::Create, "") => {

@@ -1,10 +1,13 @@
-//! NodeRestriction: a kubelet changes its own node, its own leases, and the pods bound to it, nothing else.
+//! NodeRestriction: a kubelet changes its own node, its own leases, devices and certificates, and the pods bound to it, nothing
+//! else.
 
 use api::access::Ask;
 use api::meta::text;
 use api::podrefs::{self, Referred, references};
 use api::{Status, Value};
 use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 
 use super::{Operation, Plugin, Review};
 use crate::authz::Attributes;
@@ -193,6 +196,10 @@ fn pod_status(r: &Review<'_>, node: &str) -> Result<(), Status> {
     if claims(old) != claims(r.object) {
         return Err(r.forbidden(format!("node \"{node}\" cannot update resource claim statues")));
     }
+    let extended = |pod: &Value| pod.pointer("/status/extendedResourceClaimStatus").cloned();
+    if extended(old) != extended(r.object) {
+        return Err(r.forbidden(format!("node \"{node}\" cannot update extended resource claim status")));
+    }
     Ok(())
 }
 
@@ -216,6 +223,35 @@ fn claim_status(r: &Review<'_>, node: &str, old: &Value) -> Result<(), Status> {
     Err(r.forbidden(format!(
         "node \"{node}\" is not allowed to update fields other than status.capacity and status.conditions"
     )))
+}
+
+/// A node asks for certificates of its own name only.
+fn certificate(r: &Review<'_>, node: &str) -> Result<(), Status> {
+    let signer = text(r.object, "/spec/signerName");
+    if !matches!(signer, "kubernetes.io/kube-apiserver-client-kubelet" | "kubernetes.io/kubelet-serving") {
+        return Ok(());
+    }
+    let asked = STANDARD.decode(text(r.object, "/spec/request")).unwrap_or_default();
+    match pki::Request::parse(&asked) {
+        Ok(asked) if asked.common_name == format!("system:node:{node}") => Ok(()),
+        Ok(_) => Err(r.forbidden(format!("can only create a node CSR with CN=system:node:{node}"))),
+        Err(error) => Err(r.forbidden(format!("unable to parse csr: {error}"))),
+    }
+}
+
+/// A node publishes and takes back the devices that it has itself.
+fn slice(r: &Review<'_>, node: &str) -> Result<(), Status> {
+    let (slice, done) = match (r.operation, r.old) {
+        (Operation::Create, _) => (&*r.object, "create"),
+        (Operation::Delete, Some(old)) => (old, "delete"),
+        _ => return Ok(()),
+    };
+    match node_of(slice) == node {
+        true => Ok(()),
+        false => Err(r.forbidden(format!(
+            "can only {done} ResourceSlice with the same NodeName as the requesting node"
+        ))),
+    }
 }
 
 /// A token that a node asks for is bound to a pod that runs there.
@@ -332,6 +368,10 @@ impl Plugin for NodeRestriction {
                 _ => Err(r.forbidden("may only update PVC status")),
             },
             ("", "serviceaccounts", "token") => token(r, itself),
+            ("certificates.k8s.io", "certificatesigningrequests", "") if r.operation == Operation::Create => {
+                certificate(r, itself)
+            }
+            ("resource.k8s.io", "resourceslices", _) => slice(r, itself),
             ("coordination.k8s.io", "leases", _) | ("storage.k8s.io", "csinodes", _) => {
                 let name = if r.name.is_empty() { api::meta::name(r.object) } else { r.name };
                 if name != itself {

@@ -5,6 +5,7 @@
 
 pub mod node;
 pub mod policy;
+pub mod reconcile;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -246,6 +247,20 @@ fn resource_matches(pattern: &str, resource: &str, sub: &str) -> bool {
 /// Every rule of `wanted` that `held` does not cover: what a user would gain by creating such a role.
 pub fn missing(held: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
     wanted.iter().flat_map(Rule::atoms).filter(|atom| !held.iter().any(|h| h.covers(atom))).collect()
+}
+
+/// Whether a write changes nothing but what the collection of garbage needs to: whose an object is, and who has yet to agree
+/// that it ends.
+pub fn is_for_collection_alone(new: &Value, old: &Value) -> bool {
+    let rest = |object: &Value| {
+        let mut object = object.clone();
+        let meta = api::meta::of_mut(&mut object);
+        for field in ["ownerReferences", "finalizers", "managedFields", "resourceVersion"] {
+            meta.shift_remove(field);
+        }
+        object
+    };
+    rest(new) == rest(old)
 }
 
 /// The rules that allow everything there is.

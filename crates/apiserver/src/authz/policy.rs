@@ -2,7 +2,8 @@
 //!
 //! `policy.txt`: `role NAME [key=value,...]` starts a ClusterRole with labels; `aggregate key=value` gives its aggregation
 //! rule; a rule is `verbs | groups | resources [| names]`, where `-` is the core group, or `verbs @ paths`;
-//! `bind NAME ROLE SUBJECT...` is a ClusterRoleBinding to `g:GROUP`, `u:USER` or `sa:NAMESPACE/NAME`.
+//! `bind NAME ROLE SUBJECT...` is a ClusterRoleBinding to `g:GROUP`, `u:USER` or `sa:NAMESPACE/NAME`. What follows
+//! `in NAMESPACE` are Roles and RoleBindings there.
 
 use serde_json::{Value, json};
 
@@ -22,12 +23,37 @@ fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(|w| if w == "-" { String::new() } else { w.to_owned() }).collect()
 }
 
-fn meta(name: &str) -> Value {
-    json!({
+/// A stock object without what it says, `kind` being what it is called where it is the whole cluster's.
+fn object(kind: &str, namespace: &str, name: &str) -> Value {
+    let mut meta = json!({
         "name": name,
         "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"},
         "annotations": {"rbac.authorization.kubernetes.io/autoupdate": "true"},
-    })
+    });
+    let kind = match namespace {
+        "" => kind,
+        namespace => {
+            meta["namespace"] = json!(namespace);
+            kind.trim_start_matches("Cluster")
+        }
+    };
+    json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": meta})
+}
+
+fn role(namespace: &str, name: &str, rules: Value) -> Value {
+    let mut role = object("ClusterRole", namespace, name);
+    role["rules"] = rules;
+    role
+}
+
+fn binding(namespace: &str, name: &str, to: &str, subjects: &[Value]) -> Value {
+    let mut binding = object("ClusterRoleBinding", namespace, name);
+    let kind = if namespace.is_empty() { "ClusterRole" } else { "Role" };
+    binding["roleRef"] = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": to});
+    if !subjects.is_empty() {
+        binding["subjects"] = json!(subjects);
+    }
+    binding
 }
 
 fn subject(text: &str) -> Value {
@@ -43,16 +69,17 @@ fn subject(text: &str) -> Value {
     }
 }
 
-/// The stock ClusterRoles and ClusterRoleBindings, in that order. Aggregated roles already hold their parts' rules.
+/// The stock roles and bindings, in that order. Aggregated roles already hold their parts' rules.
 pub fn stock() -> (Vec<Value>, Vec<Value>) {
     let (mut roles, mut bindings): (Vec<Value>, Vec<Value>) = (Vec::new(), Vec::new());
+    let mut namespace = "";
     for line in TABLE.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
         let mut fields = line.split_whitespace();
         match fields.next() {
+            Some("in") => namespace = fields.next().unwrap_or_default(),
             Some("role") => {
                 let name = fields.next().unwrap_or_default();
-                let mut role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
-                    "metadata": meta(name), "rules": []});
+                let mut role = role(namespace, name, json!([]));
                 if let (Some(extra), Some(have)) =
                     (fields.next().map(labels), role["metadata"]["labels"].as_object_mut())
                 {
@@ -69,9 +96,7 @@ pub fn stock() -> (Vec<Value>, Vec<Value>) {
             Some("bind") => {
                 let (name, role) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
                 let subjects: Vec<Value> = fields.map(subject).collect();
-                bindings.push(json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-                    "metadata": meta(name), "subjects": subjects,
-                    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role}}));
+                bindings.push(binding(namespace, name, role, &subjects));
             }
             _ => {
                 let rule = if let Some((verbs, paths)) = line.split_once('@') {
@@ -96,6 +121,7 @@ pub fn stock() -> (Vec<Value>, Vec<Value>) {
     // Where all controllers run as one user, it may do what upstream's many may do.
     let rules: Vec<Value> = roles
         .iter()
+        .filter(|r| r["kind"] == "ClusterRole")
         .filter(|r| r["metadata"]["name"].as_str().is_some_and(|n| n.starts_with("system:controller:")))
         .flat_map(|r| r["rules"].as_array().cloned().unwrap_or_default())
         .collect();
@@ -105,11 +131,9 @@ pub fn stock() -> (Vec<Value>, Vec<Value>) {
             distinct.push(rule);
         }
     }
-    roles.push(json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
-        "metadata": meta("tug:controllers"), "rules": distinct}));
-    bindings.push(json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-        "metadata": meta("tug:controllers"), "subjects": [subject("u:system:kube-controller-manager")],
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "tug:controllers"}}));
+    roles.push(role("", "tug:controllers", json!(distinct)));
+    let manager = [subject("u:system:kube-controller-manager")];
+    bindings.push(binding("", "tug:controllers", "tug:controllers", &manager));
     (roles, bindings)
 }
 
@@ -148,16 +172,25 @@ mod tests {
 
     #[test]
     fn stock_roles_allow_and_refuse() {
-        let (mut roles, mut bindings) = stock();
-        bindings.push(json!({"metadata": {"name": "x", "namespace": "a"},
+        let (roles, mut bindings) = stock();
+        bindings.push(json!({"kind": "RoleBinding", "metadata": {"name": "x", "namespace": "a"},
             "roleRef": {"kind": "ClusterRole", "name": "edit"}, "subjects": [{"kind": "User", "name": "ed"}]}));
-        bindings.push(json!({"metadata": {"name": "y", "namespace": "a"},
+        bindings.push(json!({"kind": "RoleBinding", "metadata": {"name": "y", "namespace": "a"},
             "roleRef": {"kind": "ClusterRole", "name": "view"}, "subjects": [{"kind": "User", "name": "vi"}]}));
+        let of = |all: &'_ [Value], kind: &str| -> Vec<Value> {
+            all.iter().filter(|object| object["kind"] == kind).cloned().collect()
+        };
+        let kinds = [
+            of(&roles, "Role"),
+            of(&roles, "ClusterRole"),
+            of(&bindings, "RoleBinding"),
+            of(&bindings, "ClusterRoleBinding"),
+        ];
         let rbac = Rbac::compile(&RbacObjects {
-            cluster_roles: roles.iter().collect(),
-            cluster_bindings: bindings[..bindings.len() - 2].iter().collect(),
-            bindings: bindings[bindings.len() - 2..].iter().collect(),
-            ..RbacObjects::default()
+            roles: kinds[0].iter().collect(),
+            cluster_roles: kinds[1].iter().collect(),
+            bindings: kinds[2].iter().collect(),
+            cluster_bindings: kinds[3].iter().collect(),
         });
         let ask = |user: &str, verb: &str, group: &str, resource: &str, sub: &str| {
             let user = UserInfo::new(user, &[]);
@@ -177,6 +210,104 @@ mod tests {
         assert!(!ask("nobody", "get", "", "pods", ""));
         assert!(ask("nobody", "create", "authorization.k8s.io", "selfsubjectaccessreviews", ""));
         assert!(roles.iter().any(|r| r["metadata"]["name"] == "cluster-admin"));
-        roles.clear();
+        for (user, verb, group, resource, sub, namespace, want) in [
+            ("ed", "create", "events.k8s.io", "events", "", "a", true),
+            ("vi", "get", "resource.k8s.io", "resourceclaims", "status", "a", true),
+            ("vi", "create", "resource.k8s.io", "resourceclaims", "", "a", false),
+            ("ed", "create", "resource.k8s.io", "resourceclaimtemplates", "", "a", true),
+            ("system:kube-scheduler", "patch", "resource.k8s.io", "resourceclaims", "status", "a", true),
+            ("system:kube-scheduler", "list", "storage.k8s.io", "volumeattachments", "", "", true),
+            ("system:kube-proxy", "watch", "networking.k8s.io", "servicecidrs", "", "", true),
+            (
+                "system:serviceaccount:kube-system:statefulset-controller",
+                "delete",
+                "",
+                "persistentvolumeclaims",
+                "",
+                "a",
+                true,
+            ),
+            (
+                "system:serviceaccount:kube-system:service-cidrs-controller",
+                "list",
+                "networking.k8s.io",
+                "ipaddresses",
+                "",
+                "",
+                true,
+            ),
+            (
+                "system:serviceaccount:kube-system:persistent-volume-binder",
+                "get",
+                "",
+                "secrets",
+                "",
+                "a",
+                false,
+            ),
+            // Who leads is told by leases.
+            (
+                "system:kube-scheduler",
+                "create",
+                "coordination.k8s.io",
+                "leasecandidates",
+                "",
+                "kube-system",
+                true,
+            ),
+            (
+                "system:serviceaccount:kube-system:leader-election-controller",
+                "update",
+                "coordination.k8s.io",
+                "leases",
+                "",
+                "kube-system",
+                true,
+            ),
+            (
+                "system:serviceaccount:kube-system:leader-election-controller",
+                "update",
+                "coordination.k8s.io",
+                "leases",
+                "",
+                "a",
+                false,
+            ),
+            ("system:kube-scheduler", "watch", "", "configmaps", "", "kube-system", false),
+            (
+                "system:serviceaccount:kube-system:bootstrap-signer",
+                "list",
+                "",
+                "secrets",
+                "",
+                "kube-system",
+                true,
+            ),
+            (
+                "system:serviceaccount:kube-system:bootstrap-signer",
+                "list",
+                "",
+                "secrets",
+                "",
+                "kube-public",
+                false,
+            ),
+            (
+                "system:serviceaccount:kube-system:cloud-provider",
+                "create",
+                "",
+                "configmaps",
+                "",
+                "kube-system",
+                true,
+            ),
+        ] {
+            let who = UserInfo::new(user, &[]);
+            let asked = Ask { verb, group, resource, subresource: sub, namespace, ..Ask::default() };
+            let answer = rbac.authorize(&Attributes::asked(&who, &asked));
+            assert_eq!(answer.allowed(), want, "{user} {verb} {resource}/{sub} in {namespace}");
+        }
+        let own = bindings.iter().find(|b| b["metadata"]["name"] == "system:node").unwrap();
+        assert_eq!(own.get("subjects"), None, "the node authorizer governs nodes");
     }
 }

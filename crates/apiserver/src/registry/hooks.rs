@@ -89,31 +89,18 @@ impl ApiServer {
             );
             self.authorize(&attributes).allowed()
         };
+        if old.is_some_and(|old| authz::is_for_collection_alone(object, old)) {
+            return Ok(());
+        }
         let wanted = match kind.plural.as_str() {
             "roles" | "clusterroles" => {
-                let unchanged = old.is_some_and(|o| {
-                    o["rules"] == object["rules"] && o.get("aggregationRule") == object.get("aggregationRule")
-                });
-                if unchanged || ask("escalate", &kind.plural, name) {
+                // The name that is asked for is that of the path: who creates by POST has none.
+                if ask("escalate", &kind.plural, old.map_or("", |_| name)) {
                     return Ok(());
-                }
-                // What an aggregated role will hold nobody knows: it may be everything.
-                let gathers = |o: &Value| o.get("aggregationRule").is_some_and(|r| !r.is_null());
-                if gathers(object) || old.is_some_and(gathers) {
-                    let held = self.rbac().rules_for(user, namespace);
-                    if !authz::missing(&held, &authz::everything()).is_empty() {
-                        let why = "must have cluster-admin privileges to use an aggregationRule";
-                        return Err(Status::forbidden(&gvr, name, why));
-                    }
                 }
                 authz::rules_of(object)
             }
             "rolebindings" | "clusterrolebindings" => {
-                if old.is_some_and(|o| {
-                    o.get("roleRef") == object.get("roleRef") && o.get("subjects") == object.get("subjects")
-                }) {
-                    return Ok(());
-                }
                 let role = object.get("roleRef").unwrap_or(&Value::Null);
                 let cluster = text(role, "/kind") == "ClusterRole";
                 let resource = if cluster { "clusterroles" } else { "roles" };
@@ -135,6 +122,12 @@ impl ApiServer {
         let rbac = self.rbac();
         let missing = authz::missing(&rbac.rules_for(user, namespace), &wanted);
         if missing.is_empty() {
+            // What an aggregated role will hold nobody knows: it may be everything.
+            let all = || authz::missing(&rbac.rules_for(user, namespace), &authz::everything()).is_empty();
+            if (gathers(object) || old.is_some_and(gathers)) && !all() {
+                let why = "must have cluster-admin privileges to use the aggregationRule";
+                return Err(Status::forbidden(&gvr, name, why));
+            }
             return Ok(());
         }
         let lines: Vec<String> = authz::compact(&missing).iter().map(authz::Rule::show).collect();
@@ -146,10 +139,16 @@ impl ApiServer {
         );
         let faults = rbac.faults(user, namespace);
         if !faults.is_empty() {
-            why.push_str(&format!("; resolution errors: {faults}"));
+            why.push_str(&format!("; resolution errors: [{faults}]"));
         }
         Err(Status::forbidden(&gvr, name, &why))
     }
+}
+
+/// Whether a role takes its rules from others.
+fn gathers(role: &Value) -> bool {
+    let selectors = role.pointer("/aggregationRule/clusterRoleSelectors").and_then(Value::as_array);
+    selectors.is_some_and(|selectors| !selectors.is_empty())
 }
 
 /// Notes in a certificate request whose it is.

@@ -1,34 +1,196 @@
 //! Kinds that are asked, not stored: who is it, may they, what may they; bindings by collection; component statuses.
 
 use api::meta::text;
-use api::{Gvk, Status, Value};
+use api::selector::{Field, Label};
+use api::{ErrorList, Path, Status, Value};
 use http::{Response, StatusCode};
 use serde_json::{Map, json};
 
 use crate::ApiServer;
-use crate::authz::{Attributes, Decision};
+use crate::authz::Attributes;
 use crate::body::Body;
 use crate::resource::Resolved;
 use crate::user::{MASTERS, UserInfo};
 
-fn list(v: &Value, field: &str) -> Vec<String> {
-    let items = v.get(field).and_then(Value::as_array).into_iter().flatten();
-    items.filter_map(|s| s.as_str().map(str::to_owned)).collect()
+fn items<'a>(v: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
+    v.get(field).and_then(Value::as_array).into_iter().flatten()
 }
 
-/// A `fieldSelector` of a review as the text that a request would have. What cannot be said so selects nothing less.
-fn selected(selector: &Value) -> String {
+fn list(v: &Value, field: &str) -> Vec<String> {
+    items(v, field).filter_map(|s| s.as_str().map(str::to_owned)).collect()
+}
+
+/// What is in a review's selector, and whether that is all of it.
+struct Selected<T> {
+    terms: T,
+    whole: bool,
+}
+
+/// The `fieldSelector` of a review. What cannot be understood is left out: it selects nothing less.
+fn fields(selector: &Value) -> Selected<Field> {
     let raw = text(selector, "/rawSelector");
     if !raw.is_empty() {
-        return raw.to_owned();
+        let parsed = Field::parse(raw);
+        return Selected { whole: parsed.is_ok(), terms: parsed.unwrap_or_default() };
     }
-    let mut all = api::selector::Field::everything();
-    for requirement in selector.get("requirements").and_then(Value::as_array).into_iter().flatten() {
-        if let ("In", [value]) = (text(requirement, "/operator"), &list(requirement, "values")[..]) {
-            all = all.and_equal(text(requirement, "/key"), value);
+    let (mut terms, mut whole) = (Field::everything(), true);
+    for requirement in items(selector, "requirements") {
+        let (key, values) = (text(requirement, "/key"), list(requirement, "values"));
+        match (text(requirement, "/operator"), &values[..]) {
+            ("In", [value]) => terms = terms.and_equal(key, value),
+            ("NotIn", [value]) => terms = terms.and_unequal(key, value),
+            _ => whole = false,
         }
     }
-    all.to_string()
+    Selected { terms, whole }
+}
+
+/// The `labelSelector` of a review, in the same way. No authorizer here goes by labels.
+fn labels(selector: &Value) -> Selected<Label> {
+    let raw = text(selector, "/rawSelector");
+    if !raw.is_empty() {
+        let parsed = Label::parse(raw);
+        return Selected { whole: parsed.is_ok(), terms: parsed.unwrap_or_default() };
+    }
+    let known = |r: &&Value| matches!(text(r, "/operator"), "In" | "NotIn" | "Exists" | "DoesNotExist");
+    let understood: Vec<&Value> = items(selector, "requirements").filter(known).collect();
+    let whole = understood.len() == items(selector, "requirements").count();
+    let parsed = Label::from_selector(&json!({"matchExpressions": understood}));
+    Selected { whole: whole && parsed.is_ok(), terms: parsed.unwrap_or_default() }
+}
+
+/// What is said of a selector that was not understood as a whole.
+fn ignored(selector: &str, nothing: bool) -> String {
+    let partially = if nothing { "" } else { "partially " };
+    format!("spec.resourceAttributes.{selector} {partially}ignored due to parse error")
+}
+
+/// What is wrong with a selector of a review.
+fn check_selector(selector: &Value, path: &Path, of_labels: bool, errors: &mut ErrorList) {
+    let (raw, requirements) = (text(selector, "/rawSelector"), items(selector, "requirements").count());
+    if !raw.is_empty() && requirements > 0 {
+        let why = "may not specified at the same time as requirements";
+        errors.invalid_str(&path.child("rawSelector"), raw, why);
+    }
+    if raw.is_empty() && requirements == 0 {
+        let why = format!("when {path} is specified, requirements or rawSelector is required");
+        errors.required(&path.child("requirements"), why);
+    }
+    for (i, requirement) in items(selector, "requirements").enumerate() {
+        let path = path.child("requirements").index(i);
+        let (key, values) = (text(requirement, "/key"), list(requirement, "values"));
+        if !of_labels && key.is_empty() {
+            errors.required(&path.child("key"), "must be specified");
+        }
+        match text(requirement, "/operator") {
+            "In" | "NotIn" if values.is_empty() => {
+                let why = "must be specified when `operator` is 'In' or 'NotIn'";
+                errors.required(&path.child("values"), why);
+            }
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
+                let why = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
+                errors.forbidden(&path.child("values"), why);
+            }
+            // One that only newer servers know is left out, which asks for more.
+            _ => {}
+        }
+        if of_labels {
+            for why in api::validate::qualified_name(key) {
+                errors.invalid_str(&path.child("key"), key, why);
+            }
+            for (j, value) in values.iter().enumerate() {
+                for why in api::validate::label_value(value) {
+                    errors.invalid_str(&path.child("values").index(j), value, why);
+                }
+            }
+        }
+    }
+}
+
+/// What is wrong with a question of what somebody may do: of whoever asks, of anybody, or of anybody in `namespace`.
+fn check_access(review: &Value, own: bool, namespace: Option<&str>) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let given = |field: &str| review["spec"].get(field).filter(|v| !v.is_null());
+    let (resource, other) = (given("resourceAttributes"), given("nonResourceAttributes"));
+    let path = Path::new("spec");
+    match (resource, other) {
+        (Some(_), Some(other)) => errors.invalid(
+            &path.child("nonResourceAttributes"),
+            other,
+            "cannot be specified in combination with resourceAttributes",
+        ),
+        (None, None) => errors.invalid(
+            &path.child("resourceAttributes"),
+            &Value::Null,
+            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+        ),
+        _ => {}
+    }
+    if !own && text(review, "/spec/user").is_empty() && list(&review["spec"], "groups").is_empty() {
+        let why = "at least one of user or group must be specified";
+        errors.invalid_str(&path.child("user"), "", why);
+    }
+    let path = path.child("resourceAttributes");
+    for (selector, of_labels) in [("fieldSelector", false), ("labelSelector", true)] {
+        if let Some(given) = resource.and_then(|r| r.get(selector)).filter(|v| !v.is_null()) {
+            check_selector(given, &path.child(selector), of_labels, &mut errors);
+        }
+    }
+    let mut meta = api::meta::of(review).as_object().cloned().unwrap_or_default();
+    for field in ["managedFields", "namespace"] {
+        meta.shift_remove(field);
+    }
+    meta.retain(|_, value| !is_empty(value));
+    if !meta.is_empty() {
+        let except = if namespace.is_some() { " except for namespace" } else { "" };
+        errors.invalid(&Path::new("metadata"), &Value::Object(meta), format!("must be empty{except}"));
+    }
+    if let Some(namespace) = namespace {
+        let asked = resource.map(|r| text(r, "/namespace"));
+        if let Some(asked) = asked.filter(|asked| *asked != namespace) {
+            errors.invalid_str(&path.child("namespace"), asked, "must match metadata.namespace");
+        }
+        if let Some(other) = other {
+            let path = Path::new("spec").child("nonResourceAttributes");
+            errors.invalid(&path, other, "disallowed on this kind of request");
+        }
+    }
+    errors
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// Takes what only a server sets off an object's metadata, and gives it the namespace of the path.
+fn own_metadata(review: &mut Value, namespace: &str) -> Result<(), Status> {
+    let given = text(review, "/metadata/namespace").to_owned();
+    if !namespace.is_empty() && !given.is_empty() && given != namespace {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    let meta = api::meta::of_mut(review);
+    for field in [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "namespace",
+    ] {
+        meta.shift_remove(field);
+    }
+    if !namespace.is_empty() {
+        meta.insert("namespace".into(), json!(namespace));
+    }
+    Ok(())
 }
 
 impl ApiServer {
@@ -48,45 +210,47 @@ impl ApiServer {
         let options = r.write_options()?;
         let mut review = r.decode_as(&gvk, &options).await?;
         let user = r.cx.user.clone();
+        let namespace = r.cx.info.namespace.clone();
+        own_metadata(&mut review, &namespace)?;
+        self.admit_document(r, "", &mut review, options.dry_run).await?;
         let spec = review.get("spec").cloned().unwrap_or(Value::Null);
+        let checked = |own: bool, namespace: Option<&str>| {
+            let errors = check_access(&review, own, namespace);
+            if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&gvk, "", &errors)) }
+        };
         let status = match plural.as_str() {
             "tokenreviews" => self.token_review(&spec)?,
-            "selfsubjectreviews" => json!({"userInfo": user.to_value()}),
-            "selfsubjectaccessreviews" => self.access(&spec, &user, &gvk)?,
+            "selfsubjectreviews" => {
+                let now = api::meta::time(base::clock::now());
+                review = json!({"apiVersion": review["apiVersion"], "kind": review["kind"],
+                    "metadata": {"creationTimestamp": now}});
+                json!({"userInfo": user.to_value()})
+            }
+            "selfsubjectaccessreviews" => {
+                checked(true, None)?;
+                self.access(&spec, &user)
+            }
             "subjectaccessreviews" | "localsubjectaccessreviews" => {
-                let namespace = text(&spec, "/resourceAttributes/namespace");
-                if plural == "localsubjectaccessreviews" && namespace != r.cx.info.namespace {
-                    return Err(Status::bad_request(
-                        "spec.resourceAttributes.namespace must match the namespace of the request",
-                    ));
-                }
+                checked(false, plural.starts_with("local").then_some(namespace.as_str()))?;
                 let mut other = UserInfo {
                     name: text(&spec, "/user").to_owned(),
                     uid: text(&spec, "/uid").to_owned(),
                     groups: list(&spec, "groups"),
                     ..UserInfo::default()
                 };
-                if other.name.is_empty() && other.groups.is_empty() {
-                    let mut errors = api::ErrorList::new();
-                    errors.invalid_str(
-                        &api::Path::new("spec").child("user"),
-                        "",
-                        "at least one of user or group must be specified",
-                    );
-                    return Err(Status::invalid(&gvk, "", &errors));
-                }
                 for (k, v) in spec.get("extra").and_then(Value::as_object).into_iter().flatten() {
                     let values =
                         v.as_array().into_iter().flatten().filter_map(|s| s.as_str().map(str::to_owned));
                     other.extra.insert(k.clone(), values.collect());
                 }
-                self.access(&spec, &other, &gvk)?
+                self.access(&spec, &other)
             }
             "selfsubjectrulesreviews" => {
                 let namespace = text(&spec, "/namespace");
                 if namespace.is_empty() {
                     return Err(Status::bad_request("no namespace on request"));
                 }
+                review = json!({"apiVersion": review["apiVersion"], "kind": review["kind"], "metadata": {}, "spec": {}});
                 self.rules(&user, namespace)
             }
             _ => return Err(Status::no_such_path()),
@@ -114,29 +278,20 @@ impl ApiServer {
         })
     }
 
-    fn access(&self, spec: &Value, user: &UserInfo, gvk: &Gvk) -> Result<Value, Status> {
-        let resource = spec.get("resourceAttributes").filter(|v| !v.is_null());
-        let other = spec.get("nonResourceAttributes").filter(|v| !v.is_null());
-        let mut errors = api::ErrorList::new();
-        let path = api::Path::new("spec");
-        match (resource, other) {
-            (Some(_), Some(_)) => errors.invalid(
-                &path.child("nonResourceAttributes"),
-                &json!("nonResourceAttributes"),
-                "cannot be specified in combination with resourceAttributes",
-            ),
-            (None, None) => errors.invalid(
-                &path.child("resourceAttributes"),
-                &json!("resourceAttributes"),
-                "exactly one of nonResourceAttributes or resourceAttributes must be specified",
-            ),
-            _ => {}
+    fn access(&self, spec: &Value, user: &UserInfo) -> Value {
+        let given = |field: &str| spec.get(field).filter(|v| !v.is_null());
+        let resource = given("resourceAttributes");
+        let a = resource.or(given("nonResourceAttributes")).unwrap_or(&Value::Null);
+        let fields = fields(a.get("fieldSelector").unwrap_or(&Value::Null));
+        let labels = labels(a.get("labelSelector").unwrap_or(&Value::Null));
+        let mut faults = Vec::new();
+        if !fields.whole {
+            faults.push(ignored("fieldSelector", fields.terms.is_everything()));
         }
-        if !errors.is_empty() {
-            return Err(Status::invalid(gvk, "", &errors));
+        if !labels.whole {
+            faults.push(ignored("labelSelector", labels.terms.is_everything()));
         }
-        let a = resource.or(other).unwrap_or(&Value::Null);
-        let fields = selected(a.get("fieldSelector").unwrap_or(&Value::Null));
+        let fields = fields.terms.to_string();
         let attributes = Attributes {
             user,
             verb: text(a, "/verb"),
@@ -149,12 +304,15 @@ impl ApiServer {
             path: text(a, "/path"),
             fields: &fields,
         };
-        Ok(match self.authorize(&attributes) {
-            Decision::Allow(reason) if reason.is_empty() => json!({"allowed": true}),
-            Decision::Allow(reason) => json!({"allowed": true, "reason": reason}),
-            Decision::NoOpinion(reason) if reason.is_empty() => json!({"allowed": false}),
-            Decision::NoOpinion(reason) => json!({"allowed": false, "reason": reason}),
-        })
+        let decision = self.authorize(&attributes);
+        let mut status = json!({"allowed": decision.allowed()});
+        if !decision.reason().is_empty() {
+            status["reason"] = json!(decision.reason());
+        }
+        if !faults.is_empty() {
+            status["evaluationError"] = json!(faults.join("; "));
+        }
+        status
     }
 
     fn rules(&self, user: &UserInfo, namespace: &str) -> Value {
@@ -172,14 +330,18 @@ impl ApiServer {
                 target.push(value);
             }
         }
-        let mut status = json!({"resourceRules": resources, "nonResourceRules": others, "incomplete": false});
         // What a kubelet may read follows from its pods, and cannot be listed.
-        let node = user.node().map(|_| "node authorizer does not support user rule resolution".to_owned());
+        let node = user.node().is_some();
+        let mut status = json!({"resourceRules": resources, "nonResourceRules": others, "incomplete": node});
         let faults = rbac.faults(user, namespace);
-        let missing: Vec<String> = node.into_iter().chain([faults]).filter(|why| !why.is_empty()).collect();
-        if !missing.is_empty() {
-            status["incomplete"] = json!(true);
-            status["evaluationError"] = json!(missing.join(", "));
+        let why = "node authorizer does not support user rule resolution";
+        let errors = match (node, faults.trim_start_matches('[').trim_end_matches(']')) {
+            (false, _) => faults,
+            (true, "") => why.to_owned(),
+            (true, others) => format!("[{why}, {others}]"),
+        };
+        if !errors.is_empty() {
+            status["evaluationError"] = json!(errors);
         }
         status
     }

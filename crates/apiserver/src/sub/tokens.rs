@@ -1,5 +1,6 @@
 //! TokenRequest: a token for a service account, bound to what will use it.
 
+use api::meta::text as text_at;
 use api::{ErrorList, Gvk, Path, Status, Value};
 use http::{Response, StatusCode};
 use serde_json::json;
@@ -28,7 +29,33 @@ impl ApiServer {
         let mut request = r.decode_as(gvk, &options).await?;
         let name = r.cx.info.name.clone();
         let namespace = r.cx.info.namespace.clone();
+        let about = Gvk::new("authentication.k8s.io", "v1", "TokenRequest");
+        let mut errors = ErrorList::new();
+        for (field, own) in [("name", &name), ("namespace", &namespace)] {
+            let given = api::meta::of(&request).get(field).and_then(Value::as_str).unwrap_or("");
+            if errors.is_empty() && !given.is_empty() && given != own {
+                let why = format!("must match the service account {field} if specified");
+                errors.invalid_str(&Path::new("metadata").child(field), given, why);
+            }
+        }
+        if !errors.is_empty() {
+            return Err(Status::invalid(&about, &name, &errors));
+        }
         let account = self.get_object(&r.cx, &name).await?;
+        let uid = text_at(&request, "/metadata/uid").to_owned();
+        if !uid.is_empty() && uid != account.uid() {
+            let why = format!(
+                "the UID in the token request ({uid}) does not match the UID of the service account ({})",
+                account.uid()
+            );
+            if self.options.release >= api::Release::TOKENS_OF_A_UID {
+                let gvr = api::Gvr::owned("authentication.k8s.io", "v1", "TokenRequest");
+                return Err(Status::conflict(&gvr, &name, &why));
+            }
+            r.cx.warnings.push(format!(
+                "{why} but TokenRequestServiceAccountUIDValidation is not enabled. In the future, this will return a conflict error"
+            ));
+        }
         self.admit_document(r, "token", &mut request, options.dry_run).await?;
         let spec = request.get("spec").cloned().unwrap_or(Value::Null);
         let seconds = spec.get("expirationSeconds").and_then(Value::as_i64).unwrap_or(DEFAULT);
@@ -41,11 +68,7 @@ impl ApiServer {
             errors.invalid(&path, &json!(seconds), "may not specify a duration larger than 2^32 seconds");
         }
         if !errors.is_empty() {
-            return Err(Status::invalid(
-                &Gvk::new("authentication.k8s.io", "v1", "TokenRequest"),
-                "",
-                &errors,
-            ));
+            return Err(Status::invalid(&about, "", &errors));
         }
         let audiences: Vec<String> = spec
             .get("audiences")
@@ -59,8 +82,11 @@ impl ApiServer {
                 ("v1", "Pod") => ("pod", "pods"),
                 ("v1", "Secret") => ("secret", "secrets"),
                 ("v1", "Node") => ("node", "nodes"),
-                (_, kind) => {
-                    return Err(Status::bad_request(format!("cannot bind token for object of type {kind}")));
+                (api_version, kind) => {
+                    let (group, version) = api::names::split_api_version(api_version);
+                    return Err(Status::bad_request(format!(
+                        "cannot bind token to object of type {group}/{version}, Kind={kind}"
+                    )));
                 }
             };
             let scope = if resource == "nodes" { "" } else { namespace.as_str() };
@@ -75,7 +101,9 @@ impl ApiServer {
                     "the UID in the bound object reference ({}) does not match the UID in record. The object might have been deleted and then recreated",
                     text("uid")
                 );
-                return Err(Status::conflict(&gvr, text("name"), &why));
+                // Upstream names the kind here, not the resource.
+                let kind = api::Gvr::owned("", "v1", text("kind"));
+                return Err(Status::conflict(&kind, text("name"), &why));
             }
             bound.push((claim, json!({"name": object.name(), "uid": object.uid()})));
             if resource == "pods" {
@@ -86,8 +114,12 @@ impl ApiServer {
                     )));
                 }
                 let node = spec.get("nodeName").and_then(Value::as_str).unwrap_or("");
-                if let Some(node) = self.cache.kind("", "nodes").get(node) {
-                    bound.push(("node", json!({"name": node.name(), "uid": node.uid()})));
+                // One that is not there is told by its name.
+                if !node.is_empty() {
+                    bound.push(match self.cache.kind("", "nodes").get(node) {
+                        Some(node) => ("node", json!({"name": node.name(), "uid": node.uid()})),
+                        None => ("node", json!({"name": node})),
+                    });
                 }
             }
         }
@@ -107,6 +139,9 @@ impl ApiServer {
         let meta = api::meta::of_mut(&mut request);
         meta.insert("name".into(), json!(name));
         meta.insert("namespace".into(), json!(namespace));
+        if meta.get("uid").and_then(Value::as_str).is_none_or(str::is_empty) {
+            meta.insert("uid".into(), json!(account.uid()));
+        }
         meta.insert("creationTimestamp".into(), json!(api::meta::time(base::clock::now())));
         r.document(StatusCode::CREATED, &request)
     }
