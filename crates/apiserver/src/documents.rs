@@ -1,10 +1,11 @@
 //! Documents about the server: discovery, OpenAPI, version, health, metrics, token issuer.
 //!
-//! Discovery and OpenAPI documents are made when first asked for and kept until the set of kinds changes. Large ones are made
-//! one at a time, beside the threads that answer requests.
+//! Discovery and OpenAPI documents are made when first asked for and kept until the set of kinds changes, unless they have
+//! nothing of what may change. Large ones are made one at a time, beside the threads that answer requests, and kept compressed
+//! only, which is what nearly everybody asks for.
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -22,15 +23,34 @@ use crate::negotiate::{Form, accept};
 use crate::path::Route;
 use crate::pipeline::Call;
 use crate::registry::reply;
+use crate::resource::Kinds;
 
-/// What was made once is kept, plain and compressed.
+/// Documents of more bytes are kept compressed only.
+const LARGE: usize = 64 << 10;
+
+/// What was made once is kept, compressed and, if it is small, plain.
 #[derive(Clone)]
 struct Document {
     media: &'static str,
     etag: String,
-    plain: Bytes,
+    size: usize,
+    plain: Option<Bytes>,
     gzip: Bytes,
 }
+
+impl Document {
+    fn plain(&self) -> Result<Bytes, Status> {
+        if let Some(plain) = &self.plain {
+            return Ok(plain.clone());
+        }
+        let mut out = Vec::with_capacity(self.size);
+        flate2::read::GzDecoder::new(&*self.gzip).read_to_end(&mut out).map_err(Status::internal)?;
+        Ok(out.into())
+    }
+}
+
+/// What ends the names of documents that stay as they are whatever is served besides.
+const LASTING: char = '?';
 
 /// The documents made so far.
 #[derive(Default)]
@@ -48,11 +68,11 @@ struct Made {
 }
 
 impl Documents {
-    /// Forgets all, because the set of kinds has changed.
+    /// Forgets all that may be other ones, because the set of kinds has changed.
     pub fn clear(&self) {
         let mut made = self.made.lock();
         made.epoch += 1;
-        made.documents.clear();
+        made.documents.retain(|key, _| key.ends_with(LASTING));
     }
 
     fn epoch(&self) -> u64 {
@@ -67,7 +87,9 @@ impl Documents {
     fn keep(&self, epoch: u64, key: &str, media: &'static str, plain: Vec<u8>) -> Result<Document, Status> {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(3));
         let gzip = encoder.write_all(&plain).and_then(|()| encoder.finish()).map_err(Status::internal)?;
-        let d = Document { media, etag: etag(&plain), plain: plain.into(), gzip: gzip.into() };
+        let (etag, size) = (etag(&plain), plain.len());
+        let plain = (size <= LARGE).then(|| plain.into());
+        let d = Document { media, etag, size, plain, gzip: gzip.into() };
         let mut made = self.made.lock();
         if made.epoch == epoch {
             made.documents.insert(key.to_owned(), d.clone());
@@ -168,7 +190,7 @@ impl ApiServer {
                     let (group, version) = ((*group).to_owned(), (*version).to_owned());
                     return self.described_elsewhere(call, &group, &version).await;
                 }
-                self.other(&call, epoch, &path, &kinds.all).await
+                self.other(&call, epoch, &path, &kinds).await
             }
         }
     }
@@ -178,10 +200,10 @@ impl ApiServer {
         call: &Call,
         epoch: u64,
         path: &str,
-        kinds: &[Arc<api::Kind>],
+        kinds: &Kinds,
     ) -> Result<Response<Body>, Status> {
         match path {
-            "" => self.made(call, epoch, "", || Some(json!({"paths": self.paths(kinds)}))),
+            "" => self.made(call, epoch, "", || Some(json!({"paths": self.paths(&kinds.all)}))),
             "/version" => Ok(reply(StatusCode::OK, JSON, api::object::encode(&self.version_info()))),
             "/openapi/v2" => {
                 let others = self.remote.documents();
@@ -196,11 +218,12 @@ impl ApiServer {
                 self.made_apart(call, path, JSON, make).await
             }
             "/openapi/v3" => self.made(call, epoch, path, || {
-                // The version and the set of kinds are all that a document depends on.
-                let names: Vec<String> = kinds.iter().map(|k| format!("{k:?}")).collect();
-                let seed = format!("{}{}", self.version(), names.join(","));
-                let mut index = openapi::v3_index(kinds, &|path| {
-                    etag(format!("{seed}{path}{}", self.crd_generation(path)).as_bytes())
+                // The version, the kinds that are built in and the state of its definitions are all that a document depends on.
+                let names: Vec<String> = kinds.built_in().iter().map(|k| k.gvk().to_string()).collect();
+                let (seed, stamps) = (format!("{}{}", self.version(), names.join(",")), kinds.stamps());
+                let mut index = openapi::v3_index(&kinds.all, &|path| {
+                    let stamp = path.strip_prefix("apis/").and_then(|gv| stamps.get(gv));
+                    etag(format!("{seed}{path}{}", stamp.map_or("", String::as_str)).as_bytes())
                 });
                 if let Some(paths) = index["paths"].as_object_mut() {
                     for (path, entry) in self.remote_index() {
@@ -233,10 +256,12 @@ impl ApiServer {
                         ["apis", group, version] => (group.to_owned(), version.to_owned()),
                         _ => return Err(Status::no_such_path()),
                     };
+                    let stamp = kinds.stamps().remove(&api::names::api_version(&group, &version));
+                    let key = format!("{path}{LASTING}{}", stamp.unwrap_or_default());
                     let make = move |kinds: &[Arc<api::Kind>], docs: &dyn Docs| {
                         openapi::v3(kinds, &group, &version, docs)
                     };
-                    return self.made_apart(call, path, JSON, make).await;
+                    return self.made_apart(call, &key, JSON, make).await;
                 }
                 for root in ["/healthz", "/livez", "/readyz"] {
                     if path == root || path.strip_prefix(root).is_some_and(|r| r.starts_with('/')) {
@@ -246,11 +271,6 @@ impl ApiServer {
                 Err(Status::no_such_path())
             }
         }
-    }
-
-    /// A part of a document's hash that changes when custom resources of the path's version do.
-    fn crd_generation(&self, _path: &str) -> u64 {
-        self.cache.kind("apiextensions.k8s.io", "customresourcedefinitions").last()
     }
 
     /// A small document.
@@ -268,7 +288,7 @@ impl ApiServer {
                 self.documents.keep(epoch, key, JSON, api::object::encode(&value))?
             }
         };
-        Ok(self.send(call, document))
+        self.send(call, &document)
     }
 
     /// A large document, which takes its time.
@@ -280,11 +300,11 @@ impl ApiServer {
         make: impl FnOnce(&[Arc<api::Kind>], &dyn Docs) -> Option<Vec<u8>> + Send + 'static,
     ) -> Result<Response<Body>, Status> {
         if let Some(document) = self.documents.get(key) {
-            return Ok(self.send(call, document));
+            return self.send(call, &document);
         }
         let _one = self.documents.making.lock().await;
         if let Some(document) = self.documents.get(key) {
-            return Ok(self.send(call, document));
+            return self.send(call, &document);
         }
         let (server, name) = (self.clone(), key.to_owned());
         let work = move || {
@@ -298,21 +318,21 @@ impl ApiServer {
             server.documents.keep(epoch, &name, media, bytes)
         };
         let document = tokio::task::spawn_blocking(work).await.map_err(Status::internal)??;
-        Ok(self.send(call, document))
+        self.send(call, &document)
     }
 
-    fn send(&self, call: &Call, document: Document) -> Response<Body> {
+    fn send(&self, call: &Call, document: &Document) -> Result<Response<Body>, Status> {
         let quoted = format!("\"{}\"", document.etag);
         let mut response = if call.header("if-none-match").contains(&document.etag) {
             let mut r = Response::new(Body::default());
             *r.status_mut() = StatusCode::NOT_MODIFIED;
             r
-        } else if call.header("accept-encoding").contains("gzip") && document.plain.len() > 1024 {
-            let mut r = reply(StatusCode::OK, document.media, document.gzip);
+        } else if call.header("accept-encoding").contains("gzip") && document.size > 1024 {
+            let mut r = reply(StatusCode::OK, document.media, document.gzip.clone());
             r.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             r
         } else {
-            reply(StatusCode::OK, document.media, document.plain)
+            reply(StatusCode::OK, document.media, document.plain()?)
         };
         if let Ok(value) = HeaderValue::from_str(&quoted) {
             response.headers_mut().insert(header::ETAG, value);
@@ -322,7 +342,7 @@ impl ApiServer {
             let forever = HeaderValue::from_static("public, immutable");
             response.headers_mut().insert(header::CACHE_CONTROL, forever);
         }
-        response
+        Ok(response)
     }
 
     fn paths(&self, kinds: &[Arc<api::Kind>]) -> Vec<String> {

@@ -198,6 +198,8 @@ pub struct ApiServer {
     compiled: ArcSwap<Compiled>,
     /// Roles, cluster roles, and their bindings: looked at by each request.
     rbac_kinds: [Arc<cache::KindCache>; 4],
+    /// Wakes whoever registers what is served.
+    pub(crate) kinds_changed: tokio::sync::Notify,
     pub(crate) remote: aggregation::Remote,
     pub(crate) pool: pool::Pool,
     /// Judges client certificates.
@@ -241,6 +243,7 @@ impl ApiServer {
             compiled: ArcSwap::default(),
             rbac_kinds: ["roles", "clusterroles", "rolebindings", "clusterrolebindings"]
                 .map(|resource| cache.kind("rbac.authorization.k8s.io", resource)),
+            kinds_changed: tokio::sync::Notify::new(),
             remote: aggregation::Remote::default(),
             pool: pool::Pool::new(identity),
             clients: options.pki.clients()?,
@@ -319,7 +322,7 @@ impl ApiServer {
     /// What ends the watches of a kind.
     pub(crate) fn stop_of(&self, kind: &api::Kind) -> CancellationToken {
         let name = format!("{}.{}", kind.plural, kind.group);
-        self.kinds.load().stops.get(&name).unwrap_or(&self.shutdown).clone()
+        self.kinds.load().custom().get(name.as_str()).map_or(&self.shutdown, |c| &c.stop).clone()
     }
 }
 

@@ -8,6 +8,7 @@ mod format;
 mod judge;
 mod openapi;
 mod structure;
+mod version;
 
 use indexmap::IndexMap;
 use regex::Regex;
@@ -20,6 +21,8 @@ use crate::schema::{ListType, Schema, Shape, TypeId};
 use structure::NoDefault;
 
 pub(crate) use format::fits;
+pub use openapi::openapi;
+pub use version::{VersionedSchema, outline};
 
 /// Whether there is a format of this name for texts.
 pub(super) fn is_format(name: &str) -> bool {
@@ -31,8 +34,6 @@ pub(super) fn is_format(name: &str) -> bool {
 pub struct Structural {
     /// The keywords that say something of the value itself; those that lead on are the fields below.
     raw: Value,
-    /// At the root, the JSON of the schema as it was given, for documents.
-    whole: Box<[u8]>,
     /// Is it the schema of a whole object, with `apiVersion`, `kind` and `metadata` of their own?
     object: bool,
     /// Of one within another?
@@ -205,8 +206,7 @@ impl Structural {
         patterns: &mut Patterns,
         lenient: bool,
     ) -> Structural {
-        let mut root = Self::build(schema, path, found, patterns, At::root(lenient));
-        root.whole = crate::object::encode(schema).into();
+        let root = Self::build(schema, path, found, patterns, At::root(lenient));
         if lenient && root.kind != "object" {
             match root.kind.as_str() {
                 "" => found.schema.required(&path.child("type"), "must not be empty at the root"),
