@@ -53,12 +53,12 @@ pub(super) fn structure(crd: &Value) -> Option<String> {
     (!errors.is_empty()).then(|| errors.message())
 }
 
-/// Whether it has to be asked what [`structure`] says. It costs as much as compiling all schemas, and says nothing of those
-/// that were taken as structural: only what may not be, or is told not to be, or is new is looked at.
+/// Whether it has to be asked what [`structure`] says, which costs as much as compiling all schemas. Those that were taken as
+/// structural are: what need not be, is told not to be, or may have been one of these when nobody had looked yet is asked.
 pub(super) fn may_be_loose(crd: &Value) -> bool {
     crd.pointer("/spec/preserveUnknownFields") == Some(&json!(true))
         || condition(crd, "NonStructuralSchema").is_some()
-        || !is_true(crd, "Established")
+        || api::meta::generation(crd) > 1 && !is_true(crd, "Established")
 }
 
 /// The definition as its status should be, or nothing if it is. `structure` is why its schemas are not structural.
