@@ -111,15 +111,16 @@ fn etag(bytes: &[u8]) -> String {
     hex::encode_upper(Sha256::digest(bytes))
 }
 
-/// A list document with more items.
-fn with_more(mut document: Value, field: &str, more: Vec<Value>) -> Value {
-    if let Some(list) = document.get_mut(field).and_then(Value::as_array_mut) {
-        list.extend(more);
-    }
-    document
-}
-
 impl ApiServer {
+    /// A list of groups with those of other servers, all in their order.
+    fn with_more(&self, mut document: Value, field: &str, more: Vec<Value>) -> Value {
+        if let Some(list) = document.get_mut(field).and_then(Value::as_array_mut) {
+            list.extend(more);
+            *list = self.priorities().arrange(std::mem::take(list), field == "items");
+        }
+        document
+    }
+
     /// Answers a request that is not about a resource.
     pub(crate) async fn document(
         self: &Arc<Self>,
@@ -141,12 +142,14 @@ impl ApiServer {
                 let made = self.made(&call, epoch, &format!("{path} {form:?}"), || {
                     Some(match (&form, core) {
                         (Form::Discovery(v), core) => {
-                            let more = if core { Vec::new() } else { self.remote_discovery() };
-                            with_more(discovery::aggregated(&kinds.all, core, v), "items", more)
+                            let document = discovery::aggregated(&kinds.all, core, v);
+                            let more = || self.remote_discovery();
+                            if core { document } else { self.with_more(document, "items", more()) }
                         }
                         (_, true) => discovery::api_versions(&address),
                         (_, false) => {
-                            with_more(discovery::api_group_list(&kinds.all), "groups", self.remote_groups())
+                            let document = discovery::api_group_list(&kinds.all);
+                            self.with_more(document, "groups", self.remote_groups())
                         }
                     })
                 });
@@ -163,14 +166,17 @@ impl ApiServer {
             }
             Route::Group => {
                 let group = call.info.group.clone();
-                let made = self.made(&call, epoch, &path, || discovery::api_group(&kinds.all, &group));
-                made.or_else(|status| {
-                    let found = self.remote_groups().into_iter().find(|g| g["name"] == group.as_str());
-                    let mut found = found.ok_or(status)?;
+                self.made(&call, epoch, &path, || {
+                    let mut found: Vec<Value> = discovery::api_group(&kinds.all, &group).into_iter().collect();
+                    found.extend(self.remote_groups().into_iter().filter(|g| g["name"] == group.as_str()));
+                    let mut found = self.priorities().arrange(found, false).pop()?;
                     found["kind"] = json!("APIGroup");
                     found["apiVersion"] = json!("v1");
-                    Ok(reply(StatusCode::OK, JSON, api::object::encode(&found)))
+                    Some(found)
                 })
+            }
+            Route::Version if kinds.is_elsewhere(&call.info.group, &call.info.version) => {
+                self.elsewhere(call).await
             }
             Route::Version => {
                 let made = self.made(&call, epoch, &path, || {
@@ -185,7 +191,8 @@ impl ApiServer {
                 // What is described elsewhere is asked for there.
                 if let Some(["apis", group, version]) =
                     path.strip_prefix("/openapi/v3/").map(|p| p.split('/').collect::<Vec<_>>()).as_deref()
-                    && !kinds.all.iter().any(|k| k.served(group, version).is_some_and(|v| v.served))
+                    && (kinds.is_elsewhere(group, version)
+                        || !kinds.all.iter().any(|k| k.served(group, version).is_some_and(|v| v.served)))
                 {
                     let (group, version) = ((*group).to_owned(), (*version).to_owned());
                     return self.described_elsewhere(call, &group, &version).await;

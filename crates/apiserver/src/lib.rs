@@ -256,8 +256,9 @@ impl ApiServer {
         });
         bootstrap::run(&server).await.map_err(|s| Error::Bootstrap(s.message))?;
         pool::follow(&server, &server.shutdown);
-        aggregation::start(server.clone(), server.shutdown.clone());
         crd::start(server.clone(), server.shutdown.clone()).await;
+        // After it: what definitions make is registered, and what they do not make any more is not.
+        aggregation::start(server.clone(), server.shutdown.clone());
         server.ready.store(true, Ordering::Release);
         tokio::spawn(http::serve(server.clone(), listener, Arc::new(tls), shutdown));
         Ok(server)

@@ -1,6 +1,6 @@
 //! Requests on resources: finds the kind, checks that it has the verb, decodes, calls the registry, encodes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use api::codec::MediaType;
@@ -39,6 +39,8 @@ pub struct Kinds {
     built_in: usize,
     /// Custom kinds, by the name of their definition.
     custom: BTreeMap<Arc<str>, Arc<Custom>>,
+    /// By `apiVersion`: what an APIService leads to another server, whatever definitions say.
+    elsewhere: Arc<HashSet<String>>,
 }
 
 /// A custom kind in each of its versions, and what converts between them.
@@ -75,14 +77,28 @@ impl Kinds {
                 by_path.insert((v.group.clone(), v.version.clone(), kind.plural.clone()), (i, j));
             }
         }
-        Self { built_in: all.len(), all, by_path: by_path.into(), custom: BTreeMap::new() }
+        Self { built_in: all.len(), all, by_path: by_path.into(), ..Self::default() }
     }
 
     /// The same with other custom kinds.
     pub(crate) fn with(&self, custom: BTreeMap<Arc<str>, Arc<Custom>>) -> Self {
         let mut all = self.built_in().to_vec();
         all.extend(custom.values().map(|c| c.stored.clone()));
-        Self { all, by_path: self.by_path.clone(), built_in: self.built_in, custom }
+        let (by_path, elsewhere) = (self.by_path.clone(), self.elsewhere.clone());
+        Self { all, by_path, built_in: self.built_in, custom, elsewhere }
+    }
+
+    /// The same where these are other servers' (each an `apiVersion`).
+    pub(crate) fn with_elsewhere(&self, elsewhere: Arc<HashSet<String>>) -> Self {
+        Self { elsewhere, ..self.with(self.custom.clone()) }
+    }
+
+    /// Whether a version of custom resources is another server's.
+    pub(crate) fn is_elsewhere(&self, group: &str, version: &str) -> bool {
+        let built_in = || self.built_in().iter().any(|k| k.served(group, version).is_some_and(|v| v.served));
+        !self.elsewhere.is_empty()
+            && self.elsewhere.contains(&api::names::api_version(group, version))
+            && !built_in()
     }
 
     /// The custom kinds, by the names of their definitions.
@@ -119,6 +135,9 @@ impl Kinds {
             return Some(Found { kind: self.all.get(*i)?.clone(), version: *j, converter: None });
         }
         let custom = self.custom_at(group, resource)?;
+        if self.is_elsewhere(group, version) {
+            return None;
+        }
         let kind = custom.versions.get(version)?;
         let at = kind.versions.iter().position(|v| v.version == version && v.served)?;
         Some(Found { kind: kind.clone(), version: at, converter: Some(custom.converter.clone()) })

@@ -74,7 +74,8 @@ pub(super) fn serve(server: &Arc<ApiServer>, changed: &[Changed]) {
     if same {
         return;
     }
-    server.kinds.store(Arc::new(before.with(custom)));
+    // What it says besides may change meanwhile.
+    server.kinds.rcu(|kinds| kinds.with(custom.clone()));
     server.documents.clear();
     server.kinds_changed.notify_one();
     // Whoever watches a kind that is another one now starts over, as with upstream.
