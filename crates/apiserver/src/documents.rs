@@ -167,7 +167,8 @@ impl ApiServer {
             Route::Group => {
                 let group = call.info.group.clone();
                 self.made(&call, epoch, &path, || {
-                    let mut found: Vec<Value> = discovery::api_group(&kinds.all, &group).into_iter().collect();
+                    let mut found: Vec<Value> =
+                        discovery::api_group(&kinds.all, &group).into_iter().collect();
                     found.extend(self.remote_groups().into_iter().filter(|g| g["name"] == group.as_str()));
                     let mut found = self.priorities().arrange(found, false).pop()?;
                     found["kind"] = json!("APIGroup");

@@ -86,7 +86,8 @@ async fn service(c: &Cluster, name: &str) -> Option<Value> {
 
 async fn groups(c: &Cluster, accept: &str) -> Vec<String> {
     let answer = c.call(Method::GET, "/apis", &[("accept", accept)], "").await.value;
-    let (list, name) = if accept.contains("discovery") { ("items", "/metadata/name") } else { ("groups", "/name") };
+    let (list, name) =
+        if accept.contains("discovery") { ("items", "/metadata/name") } else { ("groups", "/name") };
     let all = answer[list].as_array().unwrap().iter();
     all.map(|g| g.pointer(name).unwrap().as_str().unwrap().to_owned()).collect()
 }
@@ -132,7 +133,8 @@ async fn a_change_of_one_definition_is_a_change_of_that_one() {
     let (foos, bars) = ("/apis/one.example/v1/foos", "/apis/two.example/v1/bars");
     let (mut of_foos, mut of_bars) = (Events::of(&c, foos).await, Events::of(&c, bars).await);
     let hash = async |path: &str| c.get("/openapi/v3").await.value["paths"][path].to_string();
-    let before = [hash("apis/one.example/v1").await, hash("apis/apps/v1").await, hash("apis/two.example/v1").await];
+    let before =
+        [hash("apis/one.example/v1").await, hash("apis/apps/v1").await, hash("apis/two.example/v1").await];
     // A label changes nothing of a kind, another default does.
     let one = format!("{CRDS}/foos.one.example");
     let label = json!({"metadata": {"labels": {"a": "b"}}});
@@ -148,7 +150,8 @@ async fn a_change_of_one_definition_is_a_change_of_that_one() {
         assert_eq!(c.post(path, object).await.value["size"], size);
     }
     assert_eq!(of_foos.next().await.unwrap()["type"], "ADDED", "the watch of what has not changed goes on");
-    let after = [hash("apis/one.example/v1").await, hash("apis/apps/v1").await, hash("apis/two.example/v1").await];
+    let after =
+        [hash("apis/one.example/v1").await, hash("apis/apps/v1").await, hash("apis/two.example/v1").await];
     assert_eq!(before[..2], after[..2]);
     assert_ne!(before[2], after[2]);
     let document = c.get("/openapi/v3/apis/two.example/v1").await.value;
@@ -164,7 +167,7 @@ async fn who_waits_for_a_name_gets_it_when_it_is_free() {
     assert_eq!(c.post(CRDS, definition("x.example", "others", "Foo", &["v1"])).await.code, 201);
     let others = format!("{CRDS}/others.x.example");
     until(&c, CRDS, async || {
-        condition(&c.get(&others).await.value, "NamesAccepted")["reason"] == "KindConflict"
+        condition(&c.get(&others).await.value, "NamesAccepted")["reason"] == "ListKindConflict"
     })
     .await;
     assert_eq!(c.get("/apis/x.example/v1/others").await.code, 404);

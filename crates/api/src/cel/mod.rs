@@ -96,7 +96,9 @@ impl Program {
         let mut variables: Vec<_> = variables.iter().map(|(name, v)| (*name, Val::of(v, None))).collect();
         variables.push(("authorizer", authorizer::Auth::of(authorizer)));
         let spent = *budget < CALL_BUDGET;
-        let failed = |why: String| Err(Unjudged::Failed(format!("expression '{}' resulted in error: {why}", self.source)));
+        let failed = |why: String| {
+            Err(Unjudged::Failed(format!("expression '{}' resulted in error: {why}", self.source)))
+        };
         match self.run(variables, budget) {
             Ok(Val::Bool(b)) => Ok(b),
             Ok(other) => failed(format!("the expression gives {}, not bool", other.type_name())),

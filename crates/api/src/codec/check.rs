@@ -35,7 +35,8 @@ pub fn fit_applied(value: &mut Value, schema: Schema<'_>, unknown: &mut Vec<Stri
 pub fn unsaid(value: &mut Value, schema: Schema<'_>) -> Vec<String> {
     let mut unknown = Vec::new();
     // What is of a wrong type is for validation to refuse.
-    let _ = Walk { most: usize::MAX, room: usize::MAX, drops: true, ..Walk::new(&mut unknown) }.all(value, schema);
+    let _ = Walk { most: usize::MAX, room: usize::MAX, drops: true, ..Walk::new(&mut unknown) }
+        .all(value, schema);
     unknown
 }
 

@@ -560,8 +560,10 @@ mod tests {
         let dear = format!(
             "{ten}.all(a, {ten}.all(b, {ten}.all(c, {ten}.all(d, {ten}.all(e, {ten}.all(f, a + b + c + d + e + f >= 0))))))"
         );
-        let limit = |n: usize| conditions_hold(&hook(&vec![dear.as_str(); n]), &request, &OfPods).unwrap_err();
-        let one = format!("expression '{dear}' resulted in error: operation cancelled: actual cost limit exceeded");
+        let limit =
+            |n: usize| conditions_hold(&hook(&vec![dear.as_str(); n]), &request, &OfPods).unwrap_err();
+        let one =
+            format!("expression '{dear}' resulted in error: operation cancelled: actual cost limit exceeded");
         assert_eq!(limit(1), one);
         assert_eq!(limit(2), one, "what is said twice is said once");
         assert_eq!(

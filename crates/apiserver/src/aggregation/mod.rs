@@ -201,7 +201,8 @@ impl ApiServer {
 
     async fn pass_on(&self, call: Call, service: &Object) -> Result<Response<Body>, Status> {
         let path = call.request.uri().path_and_query().map_or("/", |p| p.as_str()).to_owned();
-        let peer = self.peer_of(service.value())?;
+        // Whoever cannot be found is not there at the moment, which does not say that there is no such path.
+        let peer = self.peer_of(service.value()).map_err(|status| Status::unavailable(status.message))?;
         let headers = identity_headers(&call.user)?;
         let (host, port) = (peer.host.clone(), peer.port);
         self.forward(call, Target { host, port, proof: Proof::Kept(peer), path, headers }).await
@@ -368,9 +369,8 @@ pub fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
                 all.iter().map(|s| (s.uid().to_owned(), s.value()["spec"].clone())).collect();
             if now != known {
                 let elsewhere = all.iter().map(|s| s.value()).filter(|s| is_remote(s));
-                let elsewhere = elsewhere.map(|s| {
-                    api::names::api_version(text(s, "/spec/group"), text(s, "/spec/version"))
-                });
+                let elsewhere = elsewhere
+                    .map(|s| api::names::api_version(text(s, "/spec/group"), text(s, "/spec/version")));
                 let elsewhere: Arc<HashSet<String>> = Arc::new(elsewhere.collect());
                 server.kinds.rcu(|kinds| kinds.with_elsewhere(elsewhere.clone()));
                 server.documents.clear();

@@ -137,13 +137,14 @@ impl Known {
             todo.push((action, (*name).to_owned(), None, Some(*now)));
         }
         todo.retain(|(action, ..)| *action != Action::Nothing);
-        let carry_out = async |(action, name, service, now): (Action, String, Option<&Value>, Option<&Arc<Encoded>>)| {
-            let done = carry_out(server, &action, &name, service, now).await;
-            done.inspect_err(|status| {
-                tracing::warn!(service = name, error = %status.message, "APIService not written");
-            })
-            .map_err(|_| name)
-        };
+        let carry_out =
+            async |(action, name, service, now): (Action, String, Option<&Value>, Option<&Arc<Encoded>>)| {
+                let done = carry_out(server, &action, &name, service, now).await;
+                done.inspect_err(|status| {
+                    tracing::warn!(service = name, error = %status.message, "APIService not written");
+                })
+                .map_err(|_| name)
+            };
         let done: Vec<Result<(), String>> =
             futures::stream::iter(todo).map(carry_out).buffer_unordered(16).collect().await;
         let mut revisions: HashMap<String, u64> =
@@ -164,9 +165,7 @@ async fn carry_out(
     now: Option<&Arc<Encoded>>,
 ) -> Result<(), Status> {
     match (action, service, now) {
-        (Action::Create, Some(service), _) => {
-            crate::bootstrap::ensure(server, service.clone(), false).await
-        }
+        (Action::Create, Some(service), _) => crate::bootstrap::ensure(server, service.clone(), false).await,
         (Action::Update, Some(service), _) => {
             let own = Own { resource: (GROUP, PLURAL), namespace: "", name, subresource: "", dry_run: false };
             let change = &mut |old: &Arc<Object>| {

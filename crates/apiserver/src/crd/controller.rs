@@ -167,7 +167,6 @@ impl Controller {
 }
 
 async fn tell(server: &ApiServer, names: &Names, seen: &Seen) -> Result<(), Status> {
-    let change =
-        |old: &Value| decide(old, names, seen.structure_of(old)).unwrap_or_else(|| old.clone());
+    let change = |old: &Value| decide(old, names, seen.structure_of(old)).unwrap_or_else(|| old.clone());
     write(server, seen.object.name(), "status", &change).await
 }

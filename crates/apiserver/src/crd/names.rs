@@ -110,7 +110,8 @@ pub(super) fn accept(crd: &Value, others: &Names) -> (Value, Option<(&'static st
             }
         };
         let own = named(&before);
-        let Some(name) = named(&wanted).into_iter().find(|n| used.contains(n.as_str()) && !own.contains(n)) else {
+        let Some(name) = named(&wanted).into_iter().find(|n| used.contains(n.as_str()) && !own.contains(n))
+        else {
             continue;
         };
         conflict = Some((reason, format!("\"{name}\" is already in use")));

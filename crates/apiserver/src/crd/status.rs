@@ -1,9 +1,9 @@
 //! What a definition's status says.
 
+use api::Value;
 use api::kinds::Approval;
 use api::kinds::crd::Structural;
 use api::meta::text;
-use api::Value;
 use serde_json::json;
 
 use super::names::{Names, accept};

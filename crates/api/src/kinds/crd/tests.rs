@@ -113,10 +113,7 @@ fn what_is_not_touched_stays_as_it_was() {
         (json!({"b": "long"}), vec!["b"]),
         (json!({"o": {"old": "y"}}), vec!["o.new"]),
         (json!({"map": [{"k": "2"}, {"k": "1", "v": "long", "w": "ok"}]}), vec![]),
-        (
-            json!({"map": [{"k": "1", "v": "longer"}, {"k": "3", "v": "long"}]}),
-            vec!["map[0].v", "map[1].v"],
-        ),
+        (json!({"map": [{"k": "1", "v": "longer"}, {"k": "3", "v": "long"}]}), vec!["map[0].v", "map[1].v"]),
         (json!({"atomic": ["long", "ok"]}), vec!["atomic[0]"]),
         (json!({"set": ["x", "x", "y"]}), vec![]),
         (json!({"rule": {"x": 1}}), vec![]),
@@ -128,8 +125,7 @@ fn what_is_not_touched_stays_as_it_was() {
         let mut errors = s.validate_change(&new, &old);
         let told = s.validate_rules(&new, Some(&old), &errors);
         errors.append(told);
-        let fields: Vec<&str> =
-            errors.0.iter().map(|e| e.field.as_str()).filter(|f| *f != "<nil>").collect();
+        let fields: Vec<&str> = errors.0.iter().map(|e| e.field.as_str()).filter(|f| *f != "<nil>").collect();
         assert_eq!(fields, want, "{change}");
     }
     let twice = s.validate_change(&json!({"set": ["x", "x"]}), &json!({"set": ["x"]}));
@@ -191,9 +187,7 @@ fn schemas_are_structural() {
         of(json!({"x-kubernetes-int-or-string": true, "anyOf": either})),
         of(json!({"x-kubernetes-int-or-string": true, "type": "string"})),
         of(json!({"x-kubernetes-int-or-string": true, "allOf": [{"anyOf": either}, {"pattern": "^a"}]})),
-        of(
-            json!({"type": "object", "additionalProperties": true, "properties": {"b": {"type": "string"}}}),
-        ),
+        of(json!({"type": "object", "additionalProperties": true, "properties": {"b": {"type": "string"}}})),
         of(json!({"type": "object", "additionalProperties": false})),
         json!({"type": "object", "properties": {"metadata": {"type": "object",
             "properties": {"name": {"type": "string", "maxLength": 5}}}}}),
@@ -212,10 +206,7 @@ fn schemas_are_structural() {
             json!({"type": "object", "additionalProperties": {"type": "string"}}),
             "additionalProperties: Forbidden: must not be used at the root",
         ),
-        (
-            of(json!({})),
-            "properties[a].type: Required value: must not be empty for specified object fields",
-        ),
+        (of(json!({})), "properties[a].type: Required value: must not be empty for specified object fields"),
         (
             of(json!({"type": "array", "items": {}})),
             "properties[a].items.type: Required value: must not be empty for specified array items",
@@ -279,9 +270,7 @@ fn schemas_are_structural() {
             "properties[a].default.b: Required value",
         ),
         (
-            of(
-                json!({"type": "integer", "default": 0, "x-kubernetes-validations": [{"rule": "self > 0"}]}),
-            ),
+            of(json!({"type": "integer", "default": 0, "x-kubernetes-validations": [{"rule": "self > 0"}]})),
             "properties[a].default: Invalid value: 0: failed rule: self > 0",
         ),
     ] {
@@ -290,9 +279,7 @@ fn schemas_are_structural() {
     let status = json!({"type": "object", "minProperties": 1, "nullable": true});
     let errors = Structural::check_all([(&status, Path::new("s"), true)], false).message();
     assert!(
-        errors.contains(
-            "fields are allowed at the root of the schema if the status subresource is enabled"
-        )
+        errors.contains("fields are allowed at the root of the schema if the status subresource is enabled")
     );
     assert!(errors.contains("s.nullable: Forbidden: nullable cannot be true at the root"), "{errors}");
 }
@@ -330,8 +317,7 @@ fn objects_within_objects_say_what_they_are() {
             "x-kubernetes-preserve-unknown-fields": true}}}});
     let schema = Structural::compile(&raw, &Path::root()).unwrap();
     let said = |name: &str, inner: Value| {
-        let value =
-            json!({"apiVersion": "g/v1", "kind": "K", "metadata": {"name": name}, "list": [inner]});
+        let value = json!({"apiVersion": "g/v1", "kind": "K", "metadata": {"name": name}, "list": [inner]});
         schema.validate(&value).message()
     };
     let good = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": {}});
@@ -441,8 +427,7 @@ fn patterns_have_room_beside_each_other() {
         let schemas = vec![schema; 20];
         Structural::check_all(schemas.iter().map(|s| (s, Path::root(), false)), false)
     };
-    let wide =
-        r#"{"type": "object", "properties": {"a": {"type": "string", "pattern": "^\\pL{1,63}$"}}}"#;
+    let wide = r#"{"type": "object", "properties": {"a": {"type": "string", "pattern": "^\\pL{1,63}$"}}}"#;
     assert!(!versions(wide).is_empty());
     let narrow = r#"{"type": "object", "properties": {"a": {"type": "string", "pattern": "^[a-z]+$"}}}"#;
     assert!(versions(narrow).is_empty());
@@ -460,9 +445,7 @@ fn metadata_within_objects_is_metadata() {
         json!({"apiVersion": "g/v1", "kind": "K", "metadata": {"name": "a", "what": 1}, "zz": 1,
             "tpl": tpl, "map": {"k": tpl}})
     };
-    let read = |tpl: &Value, validation| {
-        check(object(tpl), "g/v1", "K", Schema::Custom(&schema), validation)
-    };
+    let read = |tpl: &Value, validation| check(object(tpl), "g/v1", "K", Schema::Custom(&schema), validation);
     // What is unknown is told in upstream's order and goes.
     let odd = json!({"apiVersion": "v1", "kind": "X", "other": 1, "spec": {"a": "b", "c": 1},
         "metadata": {"name": "n", "foo": 1, "creationTimestamp": null, "labels": {"a": "b"}}});
@@ -472,7 +455,10 @@ fn metadata_within_objects_is_metadata() {
     assert!(why.ends_with(&want), "{why}");
     let kept = read(&odd, FieldValidation::Ignore).unwrap().value;
     let metadata = json!({"name": "n", "labels": {"a": "b"}});
-    assert_eq!(kept["tpl"], json!({"apiVersion": "v1", "kind": "X", "spec": {"a": "b"}, "metadata": metadata}));
+    assert_eq!(
+        kept["tpl"],
+        json!({"apiVersion": "v1", "kind": "X", "spec": {"a": "b"}, "metadata": metadata})
+    );
     assert_eq!(kept["map"]["k"]["metadata"], metadata);
     assert_eq!(kept["map"]["k"]["other"], 1);
     // What is of a wrong type is refused where it comes from a client, and goes where it was stored.

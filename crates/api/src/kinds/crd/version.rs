@@ -188,9 +188,7 @@ mod tests {
     use super::*;
 
     fn definition() -> Value {
-        let schema = |kind: &str| {
-            json!({"type": "object", "properties": {"spec": {"type": kind, "description": "openAPIV3Schema"}}})
-        };
+        let schema = |kind: &str| json!({"type": "object", "properties": {"spec": {"type": kind, "description": "openAPIV3Schema"}}});
         json!({"metadata": {"name": "foos.x", "generation": 3, "managedFields": [{"manager": "m"}]},
             "spec": {"versions": [
                 {"name": "v1", "served": true, "schema": {"openAPIV3Schema": schema("string")}},
