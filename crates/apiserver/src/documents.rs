@@ -228,7 +228,8 @@ impl ApiServer {
             "/openapi/v3" => self.made(call, epoch, path, || {
                 // The version, the kinds that are built in and the state of its definitions are all that a document depends on.
                 let names: Vec<String> = kinds.built_in().iter().map(|k| k.gvk().to_string()).collect();
-                let (seed, stamps) = (format!("{}{}", self.version(), names.join(",")), kinds.stamps());
+                let seed = etag(format!("{}{}", self.version(), names.join(",")).as_bytes());
+                let stamps = kinds.stamps();
                 let mut index = openapi::v3_index(&kinds.all, &|path| {
                     let stamp = path.strip_prefix("apis/").and_then(|gv| stamps.get(gv));
                     etag(format!("{seed}{path}{}", stamp.map_or("", String::as_str)).as_bytes())

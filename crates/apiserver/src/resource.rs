@@ -29,13 +29,16 @@ pub(crate) const CONNECT: [&str; 5] = ["log", "exec", "attach", "portforward", "
 const STREAMS: [&str; 2] =
     ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
 
+/// Group, version and resource of a path.
+type Place = (String, String, String);
+
 /// Every kind that is served, built in or custom. What one has that the next has too they share.
 #[derive(Debug, Default)]
 pub struct Kinds {
     /// All of them: first those that are built in, then the custom ones by the names of their definitions.
     pub all: Vec<Arc<Kind>>,
     /// Where those that are built in stand: the kind, and the version among its own.
-    by_path: Arc<HashMap<(String, String, String), (usize, usize)>>,
+    by_path: Arc<HashMap<Place, (usize, usize)>>,
     built_in: usize,
     /// Custom kinds, by the name of their definition.
     custom: BTreeMap<Arc<str>, Arc<Custom>>,
