@@ -150,7 +150,7 @@ mod tests {
         let mut second = crd();
         second["metadata"]["name"] = json!("bars.example.com");
         second["spec"]["names"]["plural"] = json!("bars");
-        let refused = decided(&second, &[accepted.clone()]).unwrap();
+        let refused = decided(&second, std::slice::from_ref(&accepted)).unwrap();
         assert!(!is_true(&refused, "Established"));
         assert_eq!(text(condition(&refused, "NamesAccepted").unwrap(), "/reason"), "KindConflict");
         assert_eq!(refused["status"]["acceptedNames"], json!({"plural": "bars", "kind": ""}));
