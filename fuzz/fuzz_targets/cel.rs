@@ -32,7 +32,7 @@ impl Authorizer for Nobody {
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let mut parts = bytes.splitn(2, |b| *b == b'\n');
     let Some(Ok(text)) = parts.next().map(std::str::from_utf8) else { return };
-    let _ = api::cel::check_condition(text);
+    let _ = api::cel::check_condition(text, &[]);
     let Ok(program) = Program::parse(text) else { return };
     let object: Value = parts.next().and_then(|b| serde_json::from_slice(b).ok()).unwrap_or_default();
     let mut budget = CALL_BUDGET / 10;

@@ -11,9 +11,10 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let mut next = || parts.next().and_then(|b| serde_json::from_slice::<Value>(b).ok());
     let Some(schema) = next() else { return };
     let _ = Structural::violations(&schema, &Path::root());
+    for v3 in [true, false] {
+        let _ = api::kinds::crd::openapi(schema.clone(), v3);
+    }
     let Ok(schema) = Structural::compile(&schema, &Path::root()) else { return };
-    let _ = schema.openapi(true);
-    let _ = schema.openapi(false);
     let Some(mut object) = next() else { return };
     let _ = api::codec::prune(&mut object, Schema::Custom(&schema));
     let again = api::codec::prune(&mut object, Schema::Custom(&schema));

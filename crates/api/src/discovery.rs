@@ -2,6 +2,7 @@
 //!
 //! All are made from a slice of kinds, so that custom resources appear as the built-in ones do.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -14,31 +15,71 @@ use crate::kinds::{Version, version_rank};
 use crate::names::api_version;
 use crate::{Kind, Map};
 
-/// The order in which upstream's aggregator lists groups; kubectl takes the first group that has a resource of the name it was
-/// given. Groups not named here follow by name.
-const GROUPS: [&str; 21] = [
-    "apiregistration.k8s.io",
-    "apps",
-    "events.k8s.io",
-    "authentication.k8s.io",
-    "authorization.k8s.io",
-    "autoscaling",
-    "batch",
-    "certificates.k8s.io",
-    "networking.k8s.io",
-    "extensions",
-    "policy",
-    "rbac.authorization.k8s.io",
-    "storage.k8s.io",
-    "admissionregistration.k8s.io",
-    "apiextensions.k8s.io",
-    "scheduling.k8s.io",
-    "coordination.k8s.io",
-    "node.k8s.io",
-    "discovery.k8s.io",
-    "resource.k8s.io",
-    "flowcontrol.apiserver.k8s.io",
+/// The group of APIServices themselves: it comes first and has none.
+const OWN: &str = "apiregistration.k8s.io";
+
+/// The priorities of upstream's groups, by which its aggregator lists them; kubectl takes the first group that has a resource
+/// of the name it was given.
+const GROUPS: [(&str, i64); 24] = [
+    ("", 18000),
+    (OWN, 20000),
+    ("apps", 17800),
+    ("events.k8s.io", 17750),
+    ("authentication.k8s.io", 17700),
+    ("authorization.k8s.io", 17600),
+    ("autoscaling", 17500),
+    ("batch", 17400),
+    ("certificates.k8s.io", 17300),
+    ("networking.k8s.io", 17200),
+    ("extensions", 17150),
+    ("policy", 17100),
+    ("rbac.authorization.k8s.io", 17000),
+    ("storage.k8s.io", 16800),
+    ("admissionregistration.k8s.io", 16700),
+    ("apiextensions.k8s.io", 16700),
+    ("scheduling.k8s.io", 16600),
+    ("coordination.k8s.io", 16500),
+    ("node.k8s.io", 16300),
+    ("discovery.k8s.io", 16200),
+    ("flowcontrol.apiserver.k8s.io", 16100),
+    ("internal.apiserver.k8s.io", 16000),
+    ("resource.k8s.io", 15900),
+    ("storagemigration.k8s.io", 15800),
 ];
+/// What those of custom resources have.
+const CUSTOM: (i64, i64) = (1000, 100);
+
+/// The priority of a group, and of a version within it, if no APIService says otherwise.
+pub fn priority(group: &str, version: &str) -> (i64, i64) {
+    let Some((_, of_group)) = GROUPS.iter().find(|(name, _)| *name == group) else { return CUSTOM };
+    let of_version = match (group, version) {
+        ("", _) | ("autoscaling", "v2beta2") | ("extensions", _) => 1,
+        ("autoscaling", "v2") => 30,
+        ("events.k8s.io", "v1beta1") => 5,
+        ("flowcontrol.apiserver.k8s.io", "v1") => 21,
+        ("flowcontrol.apiserver.k8s.io", "v1beta3") => 18,
+        ("coordination.k8s.io", "v1beta1") => 13,
+        ("flowcontrol.apiserver.k8s.io", "v1beta1")
+        | ("admissionregistration.k8s.io" | "discovery.k8s.io" | "rbac.authorization.k8s.io", "v1beta1")
+        | ("coordination.k8s.io", "v1alpha2") => 12,
+        ("flowcontrol.apiserver.k8s.io" | "admissionregistration.k8s.io", "v1alpha1")
+        | ("rbac.authorization.k8s.io", "v1alpha1")
+        | ("internal.apiserver.k8s.io" | "resource.k8s.io" | "storagemigration.k8s.io", "v1alpha1")
+        | ("resource.k8s.io", "v1alpha3") => 9,
+        ("flowcontrol.apiserver.k8s.io", "v1beta2") => 15,
+        _ => match version_rank(version).0 {
+            3 => 15,
+            2 => 9,
+            _ => 1,
+        },
+    };
+    (*of_group, of_version)
+}
+
+/// Whether the versions of a group have APIServices.
+pub fn is_registered(group: &str) -> bool {
+    group != OWN
+}
 
 /// `/api`: APIVersions. `address` is the server's own, e.g. `10.0.0.1:6443`.
 pub fn api_versions(address: &str) -> Value {
@@ -51,10 +92,10 @@ pub fn api_versions(address: &str) -> Value {
 
 /// Served groups other than core in discovery's order, with their versions from best to worst.
 pub fn groups(kinds: &[Arc<Kind>]) -> Vec<(String, Vec<String>)> {
-    let mut groups: BTreeMap<(usize, &str), Vec<&str>> = BTreeMap::new();
+    let mut groups: BTreeMap<(Reverse<i64>, &str), Vec<&str>> = BTreeMap::new();
     for version in kinds.iter().flat_map(|k| &k.versions).filter(|v| v.served && !v.group.is_empty()) {
-        let place = GROUPS.iter().position(|g| *g == version.group).unwrap_or(GROUPS.len());
-        let versions = groups.entry((place, &version.group)).or_default();
+        let (place, _) = priority(&version.group, &version.version);
+        let versions = groups.entry((Reverse(place), &version.group)).or_default();
         if !versions.contains(&version.version.as_str()) {
             versions.push(&version.version);
         }
@@ -62,7 +103,7 @@ pub fn groups(kinds: &[Arc<Kind>]) -> Vec<(String, Vec<String>)> {
     groups
         .into_iter()
         .map(|((_, group), mut versions)| {
-            versions.sort_by_key(|v| std::cmp::Reverse(version_rank(v)));
+            versions.sort_by_key(|v| Reverse((priority(group, v).1, version_rank(v))));
             (group.to_owned(), versions.into_iter().map(str::to_owned).collect())
         })
         .collect()
@@ -254,6 +295,9 @@ mod tests {
         let names: Vec<String> = groups(all).into_iter().map(|(g, _)| g).collect();
         let place = |g: &str| names.iter().position(|n| n == g).unwrap();
         assert!(place("networking.k8s.io") < place("extensions"));
+        assert_eq!((place(OWN), place("apps")), (0, 1));
+        let autoscaling = groups(all).into_iter().find(|(g, _)| g == "autoscaling").unwrap().1;
+        assert!(autoscaling.starts_with(&["v2".to_owned(), "v1".to_owned()]), "{autoscaling:?}");
         let list = aggregated(all, true, "v2");
         assert_eq!(list["items"][0]["versions"][0]["freshness"], "Current");
         assert_eq!(aggregated(all, false, "v2beta1")["items"].as_array().unwrap().len(), names.len());

@@ -1,7 +1,8 @@
 //! Documents about the server: discovery, OpenAPI, version, health, metrics, token issuer.
 //!
-//! Discovery and OpenAPI documents are made when first asked for and kept until the set of kinds changes. Large ones are made
-//! one at a time, beside the threads that answer requests.
+//! Discovery and OpenAPI documents are made when first asked for and kept until the set of kinds changes, unless they have
+//! nothing of what may change. Large ones are made one at a time, beside the threads that answer requests, and kept compressed
+//! only, which is what nearly everybody asks for.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -22,12 +23,14 @@ use crate::negotiate::{Form, Offer, accept};
 use crate::path::Route;
 use crate::pipeline::Call;
 use crate::registry::reply;
+use crate::resource::Kinds;
 
 /// What was made once is kept compressed, and if it is small plain as well.
 #[derive(Clone)]
 struct Document {
     media: &'static str,
     etag: String,
+    size: usize,
     plain: Option<Bytes>,
     gzip: Bytes,
 }
@@ -37,11 +40,14 @@ const SMALL: usize = 64 << 10;
 
 impl Document {
     fn unpacked(&self) -> Result<Bytes, Status> {
-        let mut plain = Vec::new();
+        let mut plain = Vec::with_capacity(self.size);
         flate2::read::GzDecoder::new(&*self.gzip).read_to_end(&mut plain).map_err(Status::internal)?;
         Ok(plain.into())
     }
 }
+
+/// What ends the names of documents that stay as they are whatever is served besides.
+const LASTING: char = '?';
 
 /// The documents made so far.
 #[derive(Default)]
@@ -59,11 +65,11 @@ struct Made {
 }
 
 impl Documents {
-    /// Forgets all, because the set of kinds has changed.
+    /// Forgets all that may be other ones, because the set of kinds has changed.
     pub fn clear(&self) {
         let mut made = self.made.lock();
         made.epoch += 1;
-        made.documents.clear();
+        made.documents.retain(|key, _| key.ends_with(LASTING));
     }
 
     fn epoch(&self) -> u64 {
@@ -78,9 +84,9 @@ impl Documents {
     fn keep(&self, epoch: u64, key: &str, media: &'static str, plain: Vec<u8>) -> Result<Document, Status> {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(3));
         let gzip = encoder.write_all(&plain).and_then(|()| encoder.finish()).map_err(Status::internal)?;
-        let etag = etag(&plain);
-        let plain = (plain.len() <= SMALL).then(|| plain.into());
-        let d = Document { media, etag, plain, gzip: gzip.into() };
+        let (etag, size) = (etag(&plain), plain.len());
+        let plain = (size <= SMALL).then(|| plain.into());
+        let d = Document { media, etag, size, plain, gzip: gzip.into() };
         let mut made = self.made.lock();
         if made.epoch == epoch {
             made.documents.insert(key.to_owned(), d.clone());
@@ -107,19 +113,24 @@ fn is_known(call: &Call, document: &Document) -> bool {
     call.header("if-none-match").contains(&document.etag)
 }
 
+fn wants_unpacked(call: &Call, document: &Document) -> bool {
+    document.plain.is_none() && !takes_gzip(call) && !is_known(call, document)
+}
+
 fn etag(bytes: &[u8]) -> String {
     hex::encode_upper(Sha256::digest(bytes))
 }
 
-/// A list document with more items.
-fn with_more(mut document: Value, field: &str, more: Vec<Value>) -> Value {
-    if let Some(list) = document.get_mut(field).and_then(Value::as_array_mut) {
-        list.extend(more);
-    }
-    document
-}
-
 impl ApiServer {
+    /// A list of groups with those of other servers, all in their order.
+    fn with_more(&self, mut document: Value, field: &str, more: Vec<Value>) -> Value {
+        if let Some(list) = document.get_mut(field).and_then(Value::as_array_mut) {
+            list.extend(more);
+            *list = self.priorities().arrange(std::mem::take(list), field == "items");
+        }
+        document
+    }
+
     /// Answers a request that is not about a resource.
     pub(crate) async fn document(
         self: &Arc<Self>,
@@ -141,12 +152,14 @@ impl ApiServer {
                 let made = self.made(&call, epoch, &format!("{path} {form:?}"), || {
                     Some(match (&form, core) {
                         (Form::Discovery(v), core) => {
-                            let more = if core { Vec::new() } else { self.remote_discovery() };
-                            with_more(discovery::aggregated(&kinds.all, core, v), "items", more)
+                            let document = discovery::aggregated(&kinds.all, core, v);
+                            let more = || self.remote_discovery();
+                            if core { document } else { self.with_more(document, "items", more()) }
                         }
                         (_, true) => discovery::api_versions(&address),
                         (_, false) => {
-                            with_more(discovery::api_group_list(&kinds.all), "groups", self.remote_groups())
+                            let document = discovery::api_group_list(&kinds.all);
+                            self.with_more(document, "groups", self.remote_groups())
                         }
                     })
                 });
@@ -163,14 +176,18 @@ impl ApiServer {
             }
             Route::Group => {
                 let group = call.info.group.clone();
-                let made = self.made(&call, epoch, &path, || discovery::api_group(&kinds.all, &group));
-                made.or_else(|status| {
-                    let found = self.remote_groups().into_iter().find(|g| g["name"] == group.as_str());
-                    let mut found = found.ok_or(status)?;
+                self.made(&call, epoch, &path, || {
+                    let mut found: Vec<Value> =
+                        discovery::api_group(&kinds.all, &group).into_iter().collect();
+                    found.extend(self.remote_groups().into_iter().filter(|g| g["name"] == group.as_str()));
+                    let mut found = self.priorities().arrange(found, false).pop()?;
                     found["kind"] = json!("APIGroup");
                     found["apiVersion"] = json!("v1");
-                    Ok(reply(StatusCode::OK, JSON, api::object::encode(&found)))
+                    Some(found)
                 })
+            }
+            Route::Version if kinds.is_elsewhere(&call.info.group, &call.info.version) => {
+                self.elsewhere(call).await
             }
             Route::Version => {
                 let made = self.made(&call, epoch, &path, || {
@@ -185,12 +202,13 @@ impl ApiServer {
                 // What is described elsewhere is asked for there.
                 if let Some(["apis", group, version]) =
                     path.strip_prefix("/openapi/v3/").map(|p| p.split('/').collect::<Vec<_>>()).as_deref()
-                    && !kinds.all.iter().any(|k| k.served(group, version).is_some_and(|v| v.served))
+                    && (kinds.is_elsewhere(group, version)
+                        || !kinds.all.iter().any(|k| k.served(group, version).is_some_and(|v| v.served)))
                 {
                     let (group, version) = ((*group).to_owned(), (*version).to_owned());
                     return self.described_elsewhere(call, &group, &version).await;
                 }
-                self.other(&call, epoch, &path, &kinds.all).await
+                self.other(&call, epoch, &path, &kinds).await
             }
         }
     }
@@ -200,10 +218,10 @@ impl ApiServer {
         call: &Call,
         epoch: u64,
         path: &str,
-        kinds: &[Arc<api::Kind>],
+        kinds: &Kinds,
     ) -> Result<Response<Body>, Status> {
         match path {
-            "" => self.made(call, epoch, "", || Some(json!({"paths": self.paths(kinds)}))),
+            "" => self.made(call, epoch, "", || Some(json!({"paths": self.paths(&kinds.all)}))),
             "/version" => Ok(reply(StatusCode::OK, JSON, api::object::encode(&self.version_info()))),
             "/openapi/v2" => {
                 let others = self.remote.documents();
@@ -218,11 +236,13 @@ impl ApiServer {
                 self.made_apart(call, path, JSON, make).await
             }
             "/openapi/v3" => self.made(call, epoch, path, || {
-                // The version and the set of kinds are all that a document depends on.
-                let names: Vec<String> = kinds.iter().map(|k| format!("{k:?}")).collect();
-                let seed = format!("{}{}", self.version(), names.join(","));
-                let mut index = openapi::v3_index(kinds, &|path| {
-                    etag(format!("{seed}{path}{}", self.crd_generation(path)).as_bytes())
+                // The version, the kinds that are built in and the state of its definitions are all that a document depends on.
+                let names: Vec<String> = kinds.built_in().iter().map(|k| k.gvk().to_string()).collect();
+                let seed = etag(format!("{}{}", self.version(), names.join(",")).as_bytes());
+                let stamps = kinds.stamps();
+                let mut index = openapi::v3_index(&kinds.all, &|path| {
+                    let stamp = path.strip_prefix("apis/").and_then(|gv| stamps.get(gv));
+                    etag(format!("{seed}{path}{}", stamp.map_or("", String::as_str)).as_bytes())
                 });
                 if let Some(paths) = index["paths"].as_object_mut() {
                     for (path, entry) in self.remote_index() {
@@ -249,9 +269,17 @@ impl ApiServer {
             }
             _ => {
                 if let Some(rest) = path.strip_prefix("/openapi/v3/").map(str::to_owned) {
+                    // What is made of definitions is that of their state.
+                    let (about, below) =
+                        (rest.trim_start_matches("apis/"), format!("{}/", rest.trim_start_matches("apis/")));
+                    let mut stamps: Vec<(String, String)> = kinds.stamps().into_iter().collect();
+                    stamps.retain(|(version, _)| version == about || version.starts_with(&below));
+                    stamps.sort();
+                    let stamps: String = stamps.into_iter().map(|(_, stamp)| stamp).collect();
+                    let key = format!("{path}{LASTING}{stamps}");
                     let make =
                         move |kinds: &[Arc<api::Kind>], docs: &dyn Docs| openapi::v3(kinds, &rest, docs);
-                    return self.made_apart(call, path, JSON, make).await;
+                    return self.made_apart(call, &key, JSON, make).await;
                 }
                 for root in ["/healthz", "/livez", "/readyz"] {
                     if path == root || path.strip_prefix(root).is_some_and(|r| r.starts_with('/')) {
@@ -263,11 +291,6 @@ impl ApiServer {
         }
     }
 
-    /// A part of a document's hash that changes when custom resources of the path's version do.
-    fn crd_generation(&self, _path: &str) -> u64 {
-        self.cache.kind("apiextensions.k8s.io", "customresourcedefinitions").last()
-    }
-
     /// A small document.
     fn made(
         &self,
@@ -276,13 +299,16 @@ impl ApiServer {
         key: &str,
         make: impl FnOnce() -> Option<Value>,
     ) -> Result<Response<Body>, Status> {
-        let document = match self.documents.get(key) {
+        let mut document = match self.documents.get(key) {
             Some(d) => d,
             None => {
                 let value = make().ok_or_else(Status::no_such_path)?;
                 self.documents.keep(epoch, key, JSON, api::object::encode(&value))?
             }
         };
+        if wants_unpacked(call, &document) {
+            document.plain = Some(document.unpacked()?);
+        }
         Ok(self.send(call, document))
     }
 
@@ -319,7 +345,7 @@ impl ApiServer {
 
     /// Sends a document that may have to be unpacked first, beside the threads that answer requests.
     async fn send_large(&self, call: &Call, mut document: Document) -> Result<Response<Body>, Status> {
-        if document.plain.is_none() && !takes_gzip(call) && !is_known(call, &document) {
+        if wants_unpacked(call, &document) {
             let packed = document.clone();
             let plain = tokio::task::spawn_blocking(move || packed.unpacked());
             document.plain = Some(plain.await.map_err(Status::internal)??);

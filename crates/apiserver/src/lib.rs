@@ -198,6 +198,8 @@ pub struct ApiServer {
     compiled: ArcSwap<Compiled>,
     /// Roles, cluster roles, and their bindings: looked at by each request.
     rbac_kinds: [Arc<cache::KindCache>; 4],
+    /// Wakes whoever registers what is served.
+    pub(crate) kinds_changed: tokio::sync::Notify,
     pub(crate) remote: aggregation::Remote,
     pub(crate) pool: pool::Pool,
     /// Judges client certificates.
@@ -241,6 +243,7 @@ impl ApiServer {
             compiled: ArcSwap::default(),
             rbac_kinds: ["roles", "clusterroles", "rolebindings", "clusterrolebindings"]
                 .map(|resource| cache.kind("rbac.authorization.k8s.io", resource)),
+            kinds_changed: tokio::sync::Notify::new(),
             remote: aggregation::Remote::default(),
             pool: pool::Pool::new(identity),
             clients: options.pki.clients()?,
@@ -253,8 +256,9 @@ impl ApiServer {
         });
         bootstrap::run(&server).await.map_err(|s| Error::Bootstrap(s.message))?;
         pool::follow(&server, &server.shutdown);
-        aggregation::start(server.clone(), server.shutdown.clone());
         crd::start(server.clone(), server.shutdown.clone()).await;
+        // After it: what definitions make is registered, and what they do not make any more is not.
+        aggregation::start(server.clone(), server.shutdown.clone());
         server.ready.store(true, Ordering::Release);
         tokio::spawn(http::serve(server.clone(), listener, Arc::new(tls), shutdown));
         Ok(server)
@@ -319,7 +323,7 @@ impl ApiServer {
     /// What ends the watches of a kind.
     pub(crate) fn stop_of(&self, kind: &api::Kind) -> CancellationToken {
         let name = format!("{}.{}", kind.plural, kind.group);
-        self.kinds.load().stops.get(&name).unwrap_or(&self.shutdown).clone()
+        self.kinds.load().custom().get(name.as_str()).map_or(&self.shutdown, |c| &c.stop).clone()
     }
 }
 

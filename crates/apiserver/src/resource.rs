@@ -1,6 +1,6 @@
 //! Requests on resources: finds the kind, checks that it has the verb, decodes, calls the registry, encodes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use api::codec::MediaType;
@@ -9,6 +9,7 @@ use api::table::Include;
 use api::{Kind, Object, Status, Value};
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
+use tokio_util::sync::CancellationToken;
 
 use crate::ApiServer;
 use crate::body::Body;
@@ -28,18 +29,21 @@ pub(crate) const CONNECT: [&str; 5] = ["log", "exec", "attach", "portforward", "
 const STREAMS: [&str; 2] =
     ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
 
-/// Every kind that is served, built in or custom.
+/// Group, version and resource of a path.
+type Place = (String, String, String);
+
+/// Every kind that is served, built in or custom. What one has that the next has too they share.
 #[derive(Debug, Default)]
 pub struct Kinds {
-    /// All of them.
+    /// All of them: first those that are built in, then the custom ones by the names of their definitions.
     pub all: Vec<Arc<Kind>>,
-    by_path: HashMap<(String, String, String), (usize, usize)>,
-    /// Custom kinds as they are worked on, by the name of their definition.
-    pub(crate) custom: HashMap<String, Arc<Custom>>,
-    /// Ends the watches of kinds that are no longer served.
-    pub(crate) stops: HashMap<String, tokio_util::sync::CancellationToken>,
-    /// Which state of which definitions the custom kinds were made of.
-    pub(crate) generations: Vec<(String, i64)>,
+    /// Where those that are built in stand: the kind, and the version among its own.
+    by_path: Arc<HashMap<Place, (usize, usize)>>,
+    built_in: usize,
+    /// Custom kinds, by the name of their definition.
+    custom: BTreeMap<Arc<str>, Arc<Custom>>,
+    /// By `apiVersion`: what an APIService leads to another server, whatever definitions say.
+    elsewhere: Arc<HashSet<String>>,
 }
 
 /// A custom kind in each of its versions, and what converts between them.
@@ -50,6 +54,10 @@ pub(crate) struct Custom {
     /// By version: the kind as if that were the one it is stored in, with that version's rules and columns.
     pub(crate) versions: HashMap<String, Arc<Kind>>,
     pub(crate) converter: Arc<Converter>,
+    /// Which state of its definition it was made of.
+    pub(crate) made_of: String,
+    /// Ends its watches when it is no longer served, or served otherwise.
+    pub(crate) stop: CancellationToken,
 }
 
 /// A kind that is served at a path.
@@ -64,7 +72,7 @@ pub struct Found {
 }
 
 impl Kinds {
-    /// An index of `all`.
+    /// An index of `all`, which are built in.
     pub fn new(all: Vec<Arc<Kind>>) -> Self {
         let mut by_path = HashMap::new();
         for (i, kind) in all.iter().enumerate() {
@@ -72,26 +80,76 @@ impl Kinds {
                 by_path.insert((v.group.clone(), v.version.clone(), kind.plural.clone()), (i, j));
             }
         }
-        Self { all, by_path, ..Self::default() }
+        Self { built_in: all.len(), all, by_path: by_path.into(), ..Self::default() }
+    }
+
+    /// The same with other custom kinds.
+    pub(crate) fn with(&self, custom: BTreeMap<Arc<str>, Arc<Custom>>) -> Self {
+        let mut all = self.built_in().to_vec();
+        all.extend(custom.values().map(|c| c.stored.clone()));
+        let (by_path, elsewhere) = (self.by_path.clone(), self.elsewhere.clone());
+        Self { all, by_path, built_in: self.built_in, custom, elsewhere }
+    }
+
+    /// The same where these are other servers' (each an `apiVersion`).
+    pub(crate) fn with_elsewhere(&self, elsewhere: Arc<HashSet<String>>) -> Self {
+        Self { elsewhere, ..self.with(self.custom.clone()) }
+    }
+
+    /// Whether a version of custom resources is another server's.
+    pub(crate) fn is_elsewhere(&self, group: &str, version: &str) -> bool {
+        let built_in = || self.built_in().iter().any(|k| k.served(group, version).is_some_and(|v| v.served));
+        !self.elsewhere.is_empty()
+            && self.elsewhere.contains(&api::names::api_version(group, version))
+            && !built_in()
+    }
+
+    /// The custom kinds, by the names of their definitions.
+    pub(crate) fn custom(&self) -> &BTreeMap<Arc<str>, Arc<Custom>> {
+        &self.custom
+    }
+
+    /// Those that are built in.
+    pub(crate) fn built_in(&self) -> &[Arc<Kind>] {
+        self.all.get(..self.built_in).unwrap_or_default()
+    }
+
+    /// By the `apiVersion` of custom kinds that are served: which states of their definitions they are made of.
+    pub(crate) fn stamps(&self) -> HashMap<String, String> {
+        let mut stamps: HashMap<String, String> = HashMap::new();
+        for custom in self.custom.values() {
+            for version in custom.stored.versions.iter().filter(|v| v.served) {
+                let stamp = stamps.entry(version.api_version()).or_default();
+                stamp.push_str(&custom.made_of);
+                stamp.push('\n');
+            }
+        }
+        stamps
+    }
+
+    fn custom_at(&self, group: &str, resource: &str) -> Option<&Arc<Custom>> {
+        self.custom.get(format!("{resource}.{group}").as_str())
     }
 
     /// The kind served at a path.
     pub fn find(&self, group: &str, version: &str, resource: &str) -> Option<Found> {
         let key = (group.to_owned(), version.to_owned(), resource.to_owned());
-        let (i, j) = *self.by_path.get(&key)?;
-        let kind = &self.all[i];
-        if kind.custom
-            && let Some(custom) = self.custom.get(&format!("{resource}.{group}"))
-            && let Some(kind) = custom.versions.get(version)
-        {
-            return Some(Found { kind: kind.clone(), version: j, converter: Some(custom.converter.clone()) });
+        if let Some((i, j)) = self.by_path.get(&key) {
+            return Some(Found { kind: self.all.get(*i)?.clone(), version: *j, converter: None });
         }
-        Some(Found { kind: kind.clone(), version: j, converter: None })
+        let custom = self.custom_at(group, resource)?;
+        if self.is_elsewhere(group, version) {
+            return None;
+        }
+        let kind = custom.versions.get(version)?;
+        let at = kind.versions.iter().position(|v| v.version == version && v.served)?;
+        Some(Found { kind: kind.clone(), version: at, converter: Some(custom.converter.clone()) })
     }
 
     /// The kind stored under a group and resource.
     pub fn stored(&self, group: &str, resource: &str) -> Option<Arc<Kind>> {
-        self.all.iter().find(|k| k.group == group && k.plural == resource).cloned()
+        let found = self.built_in().iter().find(|k| k.group == group && k.plural == resource);
+        found.or_else(|| self.custom_at(group, resource).map(|c| &c.stored)).cloned()
     }
 }
 

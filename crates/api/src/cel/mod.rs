@@ -21,12 +21,15 @@ use crate::kinds::crd::Structural;
 pub use authorizer::Authorizer;
 use check::{Checker, Ty};
 use eval::{Fault, Machine, Outcome};
+pub(crate) use value::RESERVED;
 use value::Val;
 
 /// What one evaluation may cost.
 pub const CALL_BUDGET: u64 = 1_000_000;
+/// What the conditions of one webhook may cost together.
+pub const CONDITIONS_BUDGET: u64 = 2_500_000;
 /// What the rules of one object may cost together.
-pub const OBJECT_BUDGET: u64 = 10_000_000;
+pub(crate) const OBJECT_BUDGET: u64 = 10_000_000;
 /// What one rule may cost at worst, at all the places it applies to.
 const RULE_ESTIMATE: u64 = 10_000_000;
 /// What all rules of a schema may cost at worst.
@@ -82,20 +85,26 @@ impl Program {
         Ok(Program { source: source.into(), tree })
     }
 
-    /// Evaluates a condition over whole JSON values. `budget` is what it may cost; what it cost is taken from it.
+    /// Evaluates a condition over whole JSON values. `budget` is what it and those after it may cost; what it cost is taken
+    /// from it.
     pub fn condition(
         &self,
         variables: &[(&str, &Value)],
         authorizer: &dyn Authorizer,
         budget: &mut u64,
-    ) -> Result<bool, String> {
+    ) -> Result<bool, Unjudged> {
         let mut variables: Vec<_> = variables.iter().map(|(name, v)| (*name, Val::of(v, None))).collect();
         variables.push(("authorizer", authorizer::Auth::of(authorizer)));
-        match Machine::new(variables, budget).eval(&self.tree) {
+        let spent = *budget < CALL_BUDGET;
+        let failed = |why: String| {
+            Err(Unjudged::Failed(format!("expression '{}' resulted in error: {why}", self.source)))
+        };
+        match self.run(variables, budget) {
             Ok(Val::Bool(b)) => Ok(b),
-            Ok(other) => Err(format!("the expression gives {}, not bool", other.type_name())),
-            Err(Fault::Cost) => Err("operation cancelled: actual cost limit exceeded".into()),
-            Err(Fault::Error(text)) => Err(text),
+            Ok(other) => failed(format!("the expression gives {}, not bool", other.type_name())),
+            Err(Fault::Cost) if spent => Err(Unjudged::Spent),
+            Err(Fault::Cost) => failed("operation cancelled: actual cost limit exceeded".into()),
+            Err(Fault::Error(text)) => failed(text),
         }
     }
 
@@ -111,6 +120,17 @@ impl Program {
         *budget -= given - call;
         outcome
     }
+}
+
+/// Why a condition cannot be told, in upstream's words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unjudged {
+    /// It failed, or cost more than one may.
+    #[error("{0}")]
+    Failed(String),
+    /// Together they cost more than they may: those after it are not looked at.
+    #[error("validation failed due to running out of cost budget, no further validation rules will be run")]
+    Spent,
 }
 
 /// What is wrong with the condition of a webhook or a policy, before it has ever run. `more`: what it may speak of

@@ -264,6 +264,15 @@ fn what_is_given_costs_what_it_takes() {
     let within = |budget, source: &str| eval_within(budget, source, &deep);
     assert_eq!(within(CALL_BUDGET / 10, &tens(3, &patterns(20).join(" && "))), Err("cost".into()));
     assert_eq!(within(CALL_BUDGET / 10, &tens(2, r"'x'.matches('\\pL{500}') || true")), Err("cost".into()));
+    // What is counted costs what it becomes, wherever it is matched, and is bounded.
+    let texts = json!({"t": "a".repeat(200)});
+    let matched = |pattern: &str| {
+        eval_within(CALL_BUDGET / 10, &tens(2, &format!("!x.t.matches('{pattern}')")), &texts)
+    };
+    assert_eq!(matched("^[ab]*c$").as_deref(), Ok("true"));
+    assert_eq!(matched("^[ab]{1000}c$"), Err("cost".into()));
+    let most = r"x.t.matches('^(\\pL{1000}|\\pN{1000}|\\pS{1000})$')";
+    assert!(eval(most, &texts).unwrap_err().contains("error parsing regexp"));
     // What costs nothing by itself does not cost nothing for ever.
     let free = format!("{}true", "false || ".repeat(190));
     assert_eq!(within(CALL_BUDGET / 10, &tens(4, &free)), Err("cost".into()));

@@ -109,35 +109,38 @@ pub(crate) enum Val<'a> {
     Auth(Rc<Auth<'a>>),
 }
 
+/// What is no name in an expression: a property of this name is escaped, a variable cannot have it.
+pub(crate) const RESERVED: [&str; 21] = [
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
+];
+
 /// How a property is spelled in an expression, undone: `__dash__` and its kind, and reserved words.
 pub(crate) fn unescape(name: &str) -> Cow<'_, str> {
     if !name.contains("__") {
         return Cow::Borrowed(name);
     }
-    const RESERVED: [&str; 20] = [
-        "true",
-        "false",
-        "null",
-        "in",
-        "as",
-        "break",
-        "const",
-        "continue",
-        "else",
-        "for",
-        "function",
-        "if",
-        "import",
-        "let",
-        "loop",
-        "package",
-        "namespace",
-        "return",
-        "var",
-        "while",
-    ];
     if let Some(word) = name.strip_prefix("__").and_then(|n| n.strip_suffix("__"))
-        && (RESERVED.contains(&word) || word == "void")
+        && RESERVED.contains(&word)
     {
         return Cow::Owned(word.to_owned());
     }

@@ -17,19 +17,26 @@ const MAX_TOLD: usize = 64 << 10;
 
 /// Fits `value` to `schema`. Unknown fields are appended to `unknown` as paths, as many as are told of.
 pub fn fit(value: &mut Value, schema: Schema<'_>, unknown: &mut Vec<String>) -> Result<(), String> {
-    Walk::new(unknown).value(value, schema)
+    Walk::new(unknown).all(value, schema)
+}
+
+/// As [`fit`], of what comes from the store or a conversion: metadata of objects within custom resources that is of a wrong type
+/// goes without a word.
+pub fn fit_stored(value: &mut Value, schema: Schema<'_>, unknown: &mut Vec<String>) -> Result<(), String> {
+    Walk { drops: true, ..Walk::new(unknown) }.all(value, schema)
 }
 
 /// As [`fit`], of what somebody wants to own: a field is theirs whatever its value, so zero values stay.
 pub fn fit_applied(value: &mut Value, schema: Schema<'_>, unknown: &mut Vec<String>) -> Result<(), String> {
-    Walk { zeros: true, ..Walk::new(unknown) }.value(value, schema)
+    Walk { zeros: true, ..Walk::new(unknown) }.all(value, schema)
 }
 
 /// As [`fit`], with the paths of all unknown fields.
 pub fn unsaid(value: &mut Value, schema: Schema<'_>) -> Vec<String> {
     let mut unknown = Vec::new();
     // What is of a wrong type is for validation to refuse.
-    let _ = Walk { most: usize::MAX, room: usize::MAX, ..Walk::new(&mut unknown) }.value(value, schema);
+    let _ = Walk { most: usize::MAX, room: usize::MAX, drops: true, ..Walk::new(&mut unknown) }
+        .all(value, schema);
     unknown
 }
 
@@ -66,6 +73,13 @@ struct Walk<'a> {
     most: usize,
     /// How many bytes their paths may still have.
     room: usize,
+    /// In metadata of a custom resource, or of an object within one: how much of the path leads there. Upstream decodes it by
+    /// itself, and its errors know nothing of what is around it.
+    meta: usize,
+    /// What is unknown in the metadata of objects within a custom resource.
+    within: Vec<String>,
+    /// Whether such metadata goes where it is of a wrong type.
+    drops: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -77,15 +91,60 @@ impl<'a> Walk<'a> {
             zeros: false,
             most: MAX_PROBLEMS,
             room: MAX_TOLD,
+            meta: 0,
+            within: Vec::new(),
+            drops: false,
         }
     }
 
+    fn all(mut self, value: &mut Value, schema: Schema<'_>) -> Result<(), String> {
+        let told = self.unknown.len();
+        self.value(value, schema)?;
+        if let (Schema::Custom(_), Some(own)) = (schema, self.unknown.get_mut(told..)) {
+            // In upstream's order: of the metadata, of the object, of objects within it.
+            own.sort_by(|a, b| (!a.starts_with("metadata."), a).cmp(&(!b.starts_with("metadata."), b)));
+            self.within.sort();
+            self.unknown.append(&mut self.within);
+        }
+        Ok(())
+    }
+
     fn tell(&mut self, field: &str) {
-        if self.unknown.len() < self.most && self.room > 0 {
+        if self.unknown.len() + self.within.len() < self.most && self.room > 0 {
             let path = self.path_with(field);
             self.room = self.room.saturating_sub(path.len());
-            self.unknown.push(path);
+            if self.meta > 1 { self.within.push(path) } else { self.unknown.push(path) }
         }
+    }
+
+    /// Metadata of a custom resource, or of an object within one. Returns whether it stays.
+    fn metadata(&mut self, value: &mut Value, schema: Schema<'_>, embedded: bool) -> Result<bool, String> {
+        let outer = std::mem::replace(&mut self.meta, self.path.len());
+        let depth = self.path.len();
+        let shown = embedded.then(|| value.clone());
+        let fitted = self.value(value, schema);
+        self.path.truncate(depth);
+        self.meta = outer;
+        match (fitted, shown) {
+            (Ok(()), _) => Ok(true),
+            (Err(_), Some(_)) if self.drops => Ok(false),
+            (Err(why), Some(shown)) => Err(self.invalid(&shown, &why)),
+            (Err(why), None) => Err(why),
+        }
+    }
+
+    /// What upstream says of a value in its place.
+    fn invalid(&self, value: &Value, why: &str) -> String {
+        let mut path = crate::Path::root();
+        for step in &self.path {
+            path = match step {
+                Step::Field(name) => path.child(name),
+                Step::Index(i) => path.index(*i),
+            };
+        }
+        let mut errors = crate::ErrorList::new();
+        errors.invalid(&path, value, why);
+        errors.message()
     }
 
     /// `spec.containers[0].image`
@@ -129,6 +188,7 @@ impl<'a> Walk<'a> {
         let fields: Vec<&str> = self
             .path
             .iter()
+            .skip(self.meta)
             .filter_map(|s| match s {
                 Step::Field(f) => Some(f.as_str()),
                 Step::Index(_) => None,
@@ -169,7 +229,18 @@ impl<'a> Walk<'a> {
                         None => self.tell(name),
                         Some(inner) if stays.last() == Some(&true) => {
                             self.path.push(Step::Field(name.clone()));
-                            self.value(item, inner)?;
+                            let depth = self.path.len();
+                            match self.value(item, inner) {
+                                // A field of metadata goes as a whole.
+                                Err(_) if self.drops && self.meta > 1 && self.meta + 1 == depth => {
+                                    self.path.truncate(depth - 1);
+                                    if let Some(last) = stays.last_mut() {
+                                        *last = false;
+                                    }
+                                    continue;
+                                }
+                                fitted => fitted?,
+                            }
                             self.path.pop();
                             if let Some(last) = stays.last_mut().filter(|_| !self.zeros) {
                                 *last = !says_nothing(item, inner);
@@ -227,17 +298,32 @@ impl<'a> Walk<'a> {
                         Some(other) => (other, matches!(other, Schema::Any) || !item.is_null()),
                         None if keeps => (Schema::Any, true),
                         None => {
-                            let path = self.path_with(name);
-                            self.unknown.push(path);
+                            self.tell(name);
                             (Schema::Any, false)
                         }
                     };
                     stays.push(stay);
-                    if stay && !matches!(inner, Schema::Any) {
-                        self.path.push(Step::Field(name.clone()));
-                        self.value(item, inner)?;
-                        self.path.pop();
+                    if !stay {
+                        continue;
                     }
+                    let embedded = schema.is_embedded();
+                    self.path.push(Step::Field(name.clone()));
+                    let fitted = match inner {
+                        Schema::Any if embedded && matches!(name.as_str(), "apiVersion" | "kind") => {
+                            match item.is_string() {
+                                true => Ok(true),
+                                false if self.drops => Ok(false),
+                                false => Err(self.invalid(item, "must be a string")),
+                            }
+                        }
+                        Schema::Any => Ok(true),
+                        Schema::Custom(_) => self.value(item, inner).map(|()| true),
+                        Schema::Builtin(..) => self.metadata(item, inner, embedded),
+                    };
+                    if let Some(last) = stays.last_mut() {
+                        *last = fitted?;
+                    }
+                    self.path.pop();
                 }
                 let mut stays = stays.into_iter();
                 map.retain(|_, _| stays.next().unwrap_or(true));

@@ -170,7 +170,7 @@ pub fn check_applied(
 pub fn prune(value: &mut Value, schema: Schema<'_>) -> Vec<String> {
     // `apiVersion` and `kind` are fields of every schema; what is of a wrong type is for validation to refuse.
     let mut unknown = Vec::new();
-    let _ = check::fit(value, schema, &mut unknown);
+    let _ = check::fit_stored(value, schema, &mut unknown);
     unknown
 }
 

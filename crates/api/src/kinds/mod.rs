@@ -120,7 +120,7 @@ pub enum VersionSchema {
     /// A type of the table.
     Table(TypeId),
     /// A CRD's.
-    Structural(Arc<crd::Structural>),
+    Structural(Arc<crd::VersionedSchema>),
     /// Unknown: anything goes.
     Any,
 }
@@ -130,7 +130,7 @@ impl VersionSchema {
     pub fn schema(&self) -> Schema<'_> {
         match self {
             VersionSchema::Table(t) => t.schema(),
-            VersionSchema::Structural(s) => Schema::Custom(s),
+            VersionSchema::Structural(s) => Schema::Custom(s.compiled()),
             VersionSchema::Any => Schema::Any,
         }
     }

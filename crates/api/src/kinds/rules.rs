@@ -266,9 +266,8 @@ pub(super) fn annotations(annotations: &Value, path: &Path) -> ErrorList {
     errors
 }
 
-fn metadata_maps(kind: &Kind, obj: &Value) -> ErrorList {
-    let path = Path::new("metadata");
-    let m = meta::of(obj);
+/// Checks what all metadata may have, of what kind the object ever is: labels, annotations, owners and finalizers.
+pub(super) fn metadata_parts(m: &Value, path: &Path) -> ErrorList {
     let mut errors = labels(&m["labels"], &path.child("labels"));
     errors.append(annotations(&m["annotations"], &path.child("annotations")));
     let owners = path.child("ownerReferences");
@@ -303,14 +302,22 @@ fn metadata_maps(kind: &Kind, obj: &Value) -> ErrorList {
         }
     }
     let at = path.child("finalizers");
-    for finalizer in meta::finalizers(obj) {
+    let finalizers = || m["finalizers"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    for finalizer in finalizers() {
         for why in validate::qualified_name(finalizer) {
             errors.invalid_str(&at, finalizer, why);
         }
     }
-    if ["orphan", "foregroundDeletion"].iter().all(|f| meta::finalizers(obj).any(|g| g == *f)) {
+    if ["orphan", "foregroundDeletion"].iter().all(|f| finalizers().any(|g| g == *f)) {
         errors.invalid(&at, &m["finalizers"], "finalizer orphan and foregroundDeletion cannot be both set");
     }
+    errors
+}
+
+fn metadata_maps(kind: &Kind, obj: &Value) -> ErrorList {
+    let path = Path::new("metadata");
+    let mut errors = metadata_parts(meta::of(obj), &path);
+    let at = path.child("finalizers");
     if finalizers_need_domain(kind) {
         for (i, finalizer) in meta::finalizers(obj).enumerate() {
             full_finalizer(&mut errors, &at.index(i), finalizer);

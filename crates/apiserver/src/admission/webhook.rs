@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use api::access::Ask;
-use api::cel::Authorizer;
+use api::cel::{Authorizer, Unjudged};
 use api::meta::text;
 use api::{Status, Value};
 use async_trait::async_trait;
@@ -291,25 +291,31 @@ pub(crate) fn try_response(answer: &Value, object: &Value) {
     }
 }
 
-/// Whether all of a webhook's conditions hold. One that does not is enough; else one that cannot be told is an error.
+/// Whether all of a webhook's conditions hold. One that does not is enough; else those that cannot be told are an error.
 fn conditions_hold(hook: &Hook, request: &Value, authorizer: &dyn Authorizer) -> Result<bool, String> {
-    let mut budget = api::cel::OBJECT_BUDGET;
+    let mut budget = api::cel::CONDITIONS_BUDGET;
     let null = Value::Null;
     let part = |name: &str| request.get(name).unwrap_or(&null);
     let variables = [("object", part("object")), ("oldObject", part("oldObject")), ("request", request)];
-    let mut failed = None;
-    for (expression, program) in &hook.conditions {
+    let (mut failed, mut holds) = (Vec::new(), true);
+    for (_, program) in &hook.conditions {
         let judged = match program {
             Ok(program) => program.condition(&variables, authorizer, &mut budget),
-            Err(e) => Err(e.clone()),
+            Err(why) => Err(Unjudged::Failed(format!("compilation failed: {why}"))),
         };
         match judged {
-            Ok(true) => {}
-            Ok(false) => return Ok(false),
-            Err(e) => failed = Some(format!("expression '{expression}' resulted in error: {e}")),
+            Ok(held) => holds &= held,
+            Err(Unjudged::Failed(why)) if failed.contains(&why) => {}
+            Err(Unjudged::Failed(why)) => failed.push(why),
+            Err(spent @ Unjudged::Spent) => return Err(spent.to_string()),
         }
     }
-    failed.map_or(Ok(true), Err)
+    match (holds, failed.as_slice()) {
+        (false, _) => Ok(false),
+        (true, []) => Ok(true),
+        (true, [one]) => Err(one.clone()),
+        (true, several) => Err(format!("[{}]", several.join(", "))),
+    }
 }
 
 /// What the user of a review, or a service account, may do.
@@ -725,6 +731,26 @@ mod tests {
         // One that is false decides, whatever becomes of the others.
         assert_eq!(conditions_hold(&hook(&["object.zz == 1", "false"]), &request, &OfPods), Ok(false));
         let error = conditions_hold(&hook(&["object.zz == 1", "true"]), &request, &OfPods).unwrap_err();
-        assert!(error.contains("no such key: zz"), "{error}");
+        assert_eq!(error, "expression 'object.zz == 1' resulted in error: no such key: zz");
+        let error = conditions_hold(&hook(&["object.zz == 1", "object.y == 1"]), &request, &OfPods);
+        assert_eq!(
+            error.unwrap_err(),
+            "[expression 'object.zz == 1' resulted in error: no such key: zz, expression 'object.y == 1' resulted in error: no such key: y]"
+        );
+        // Each may cost so much, and all together.
+        let ten = "[1, 2, 3, 4, 5, 6, 7, 8, 9, 0]";
+        let dear = format!(
+            "{ten}.all(a, {ten}.all(b, {ten}.all(c, {ten}.all(d, {ten}.all(e, {ten}.all(f, a + b + c + d + e + f >= 0))))))"
+        );
+        let limit =
+            |n: usize| conditions_hold(&hook(&vec![dear.as_str(); n]), &request, &OfPods).unwrap_err();
+        let one =
+            format!("expression '{dear}' resulted in error: operation cancelled: actual cost limit exceeded");
+        assert_eq!(limit(1), one);
+        assert_eq!(limit(2), one, "what is said twice is said once");
+        assert_eq!(
+            limit(3),
+            "validation failed due to running out of cost budget, no further validation rules will be run"
+        );
     }
 }

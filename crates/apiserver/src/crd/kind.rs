@@ -3,26 +3,31 @@
 use std::sync::Arc;
 
 use api::jsonpath::JsonPath;
-use api::kinds::crd::Structural;
+use api::kinds::crd::{Structural, VersionedSchema};
 use api::kinds::{Conversion, Subresource, Version, VersionSchema, version_rank};
 use api::meta::text;
 use api::table::{Columns, PathColumn};
 use api::{Gvk, Kind, Value};
+use bytes::Bytes;
 use serde_json::json;
 
 use super::{list, words};
 
 /// The rules of a custom kind.
 struct Rules {
-    schema: Option<Arc<Structural>>,
+    schema: Option<Arc<VersionedSchema>>,
     scale: Option<api::kinds::ScalePaths>,
     selectable: Vec<std::borrow::Cow<'static, str>>,
 }
 
 impl Rules {
+    fn schema(&self) -> Option<&Structural> {
+        self.schema.as_deref().map(VersionedSchema::compiled)
+    }
+
     /// What the rules say, of what the schema takes.
     fn rules(&self, new: &Value, old: Option<&Value>) -> api::ErrorList {
-        let Some(schema) = self.schema.as_ref().filter(|s| s.has_rules()) else {
+        let Some(schema) = self.schema().filter(|s| s.has_rules()) else {
             return api::ErrorList::new();
         };
         let faults = old.map_or_else(|| schema.validate(new), |old| schema.validate_change(new, old));
@@ -51,17 +56,17 @@ impl Rules {
 
 impl api::Strategy for Rules {
     fn default(&self, obj: &mut Value) {
-        if let Some(schema) = &self.schema {
+        if let Some(schema) = self.schema() {
             schema.fill_in(obj);
         }
     }
 
     fn validate(&self, obj: &Value) -> api::ErrorList {
-        self.schema.as_ref().map(|s| s.validate(obj)).unwrap_or_default()
+        self.schema().map(|s| s.validate(obj)).unwrap_or_default()
     }
 
     fn validate_changed(&self, new: &Value, old: &Value) -> api::ErrorList {
-        self.schema.as_ref().map(|s| s.validate_change(new, old)).unwrap_or_default()
+        self.schema().map(|s| s.validate_change(new, old)).unwrap_or_default()
     }
 
     fn validate_create(&self, obj: &Value) -> api::ErrorList {
@@ -78,7 +83,7 @@ impl api::Strategy for Rules {
 
     fn validate_status(&self, new: &Value, old: &Value) -> api::ErrorList {
         let mut errors = api::ErrorList::new();
-        if let Some(schema) = &self.schema {
+        if let Some(schema) = self.schema() {
             errors = schema.validate_status(new, old);
             let told = schema.validate_rules(new, Some(old), &errors);
             errors.append(told);
@@ -102,15 +107,15 @@ impl api::Strategy for Rules {
 
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
-/// The kind that a definition makes, as it is stored.
-pub(super) fn kind_of(crd: &Value) -> Option<Kind> {
+/// The kind that a definition makes, as it is stored. `definition`: the same as JSON.
+pub(super) fn kind_of(crd: &Value, definition: &Bytes) -> Option<Kind> {
     let storage = list(crd, "/spec/versions").find(|v| v.get("storage") == Some(&json!(true)))?;
-    kind_in(crd, text(storage, "/name"), &schemas(crd))
+    kind_in(crd, text(storage, "/name"), &schemas(crd, definition))
 }
 
-/// The compiled schemas of all versions, in their order.
-pub(super) fn schemas(crd: &Value) -> Vec<VersionSchema> {
-    list(crd, "/spec/versions").map(|version| schema_of(crd, version)).collect()
+/// The schemas of all versions, in their order.
+pub(super) fn schemas(crd: &Value, definition: &Bytes) -> Vec<VersionSchema> {
+    list(crd, "/spec/versions").map(|version| schema_of(version, definition)).collect()
 }
 
 /// The kind that a definition makes, as if `version` were the one in which it is stored.
@@ -243,18 +248,17 @@ fn outdated(crd: &Value, version: &str) -> String {
     format!("{} is deprecated{instead}", named(version))
 }
 
-fn schema_of(crd: &Value, version: &Value) -> VersionSchema {
-    let Some(schema) = version.pointer("/schema/openAPIV3Schema") else { return VersionSchema::Any };
-    let path = api::Path::new("spec").child("versions").key(text(version, "/name"));
-    let path = path.child("schema").child("openAPIV3Schema");
-    let (compiled, errors) = Structural::compile_taken(schema, &path);
-    // Refused when the definition is written; what got past that is done without.
-    if !errors.is_empty() {
-        tracing::warn!(
-            definition = api::meta::name(crd),
-            error = errors.message(),
-            "parts of the schema cannot be used: objects are not validated by these"
-        );
+fn schema_of(version: &Value, definition: &Bytes) -> VersionSchema {
+    if version.pointer("/schema/openAPIV3Schema").is_none() {
+        return VersionSchema::Any;
     }
-    VersionSchema::Structural(Arc::new(compiled))
+    // Refused when the definition is written; what got past that is done without.
+    let told: fn(&api::ErrorList) = |errors| {
+        tracing::warn!(
+            error = errors.message(),
+            "parts of a definition's schema cannot be used: objects are not validated by these"
+        );
+    };
+    let schema = VersionedSchema::new(definition.clone(), text(version, "/name"), told);
+    VersionSchema::Structural(Arc::new(schema))
 }

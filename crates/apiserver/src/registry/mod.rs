@@ -280,7 +280,7 @@ pub fn is_plain(kind: &Kind, version: &Version, api_version: &str) -> bool {
         return true;
     }
     // A default may have come into the schema after the object was stored.
-    let defaults = matches!(&version.schema, VersionSchema::Structural(s) if s.has_defaults());
+    let defaults = matches!(&version.schema, VersionSchema::Structural(s) if s.compiled().has_defaults());
     !defaults && api_version == version.api_version()
 }
 

@@ -198,7 +198,7 @@ pub(in crate::cel) fn cost(name: &str, target: Option<&Val<'_>>, args: &[Val<'_>
         }
         op::IN => 1 + size(args.get(1)),
         "matches" | "find" | "findAll" => {
-            let pattern = size(args.last()).max(4) / 4;
+            let pattern = size(args.get(usize::from(target.is_none()))).max(1).div_ceil(4);
             1 + traversed(first() + 1).saturating_mul(pattern)
         }
         "contains" | "indexOf" | "lastIndexOf" | "replace" | "split" | "join" => {

@@ -13,6 +13,9 @@ use crate::regexp::MAX_SIZE;
 
 /// How many bytes of it cost one step to make.
 const BYTES_PER_STEP: usize = 64;
+/// How many steps it takes to make what is matched by one: four characters of a pattern, as its price is by its text, are this
+/// large or smaller unless they count.
+const STEPS_PER_MATCH: u64 = 16;
 /// How many patterns an evaluation has at hand, and a thread for the evaluations that follow.
 const KEPT: usize = 16;
 
@@ -28,12 +31,12 @@ fn keep(recent: &mut Recent, pattern: &str, regex: &Regex, price: u64) {
     recent.push_front((pattern.to_owned(), regex.clone(), price));
 }
 
-/// A compiled pattern. The last few are kept, because a rule asks for the same one again and again. Each evaluation pays
+/// A compiled pattern, and what it cost to make. The last few are kept, because a rule asks for the same one again and again. Each evaluation pays
 /// for those that it has not used just now, even where another has left them: what it may cost does not depend on what
 /// ran before.
-pub(super) fn regex(pattern: &str, meter: &mut Meter<'_>) -> Result<Regex, Fault> {
+pub(super) fn regex(pattern: &str, meter: &mut Meter<'_>) -> Result<(Regex, u64), Fault> {
     thread_local!(static RECENT: RefCell<Recent> = const { RefCell::new(VecDeque::new()) });
-    if let Some((found, _)) = find(&meter.patterns, pattern) {
+    if let Some(found) = find(&meter.patterns, pattern) {
         return Ok(found);
     }
     let (regex, price) = RECENT.with_borrow_mut(|recent| match find(recent, pattern) {
@@ -51,7 +54,7 @@ pub(super) fn regex(pattern: &str, meter: &mut Meter<'_>) -> Result<Regex, Fault
     draw(meter.budget, price)?;
     let regex = regex?;
     keep(&mut meter.patterns, pattern, &regex, price);
-    Ok(regex)
+    Ok((regex, price))
 }
 
 /// The functions that match a text with a pattern.
@@ -62,7 +65,11 @@ pub(super) fn matched<'a>(
     most: Option<i64>,
     meter: &mut Meter<'_>,
 ) -> Result<Val<'a>, Fault> {
-    let regex = regex(pattern, meter)?;
+    let (regex, price) = regex(pattern, meter)?;
+    // What is counted is written once and compiled many times: that each character may meet all of it, its text does not tell.
+    let written = (pattern.len() as u64).div_ceil(4);
+    let more = (price / STEPS_PER_MATCH).saturating_sub(written);
+    draw(meter.budget, (s.len() as u64 + 1).div_ceil(10).saturating_mul(more))?;
     Ok(match name {
         "matches" => Val::Bool(regex.is_match(s)),
         "find" => Val::text(regex.find(s).map_or("", |m| m.as_str())),

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::super::common::*;
 use super::super::webhook::{check_conditions as match_conditions, check_rule};
-use crate::cel::Program;
+use crate::cel::{Program, RESERVED};
 use crate::field::{ErrorList, Path};
 use crate::{meta, names, validate};
 
@@ -49,32 +49,10 @@ pub(super) fn policy(errors: &mut ErrorList, obj: &Value, old: &Value, mutating:
     }
 }
 
-const RESERVED: [&str; 19] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-];
-
 fn is_identifier(name: &str) -> bool {
     let form = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
-    form && !RESERVED.contains(&name) && !["void", "while"].contains(&name)
+    form && !RESERVED.contains(&name)
 }
 
 fn expression(errors: &mut ErrorList, given: &Value, path: &Path, none: &str) {

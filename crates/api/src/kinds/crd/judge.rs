@@ -174,8 +174,27 @@ impl Structural {
                 errors.invalid_str(&at.child(field), name, why);
             }
         }
-        errors.append(rules::labels(&metadata["labels"], &at.child("labels")));
-        errors.append(rules::annotations(&metadata["annotations"], &at.child("annotations")));
+        if let Some(generation) = metadata["generation"].as_i64().filter(|n| *n < 0) {
+            let why = "must be greater than or equal to 0";
+            errors.invalid(&at.child("generation"), &Value::from(generation), why);
+        }
+        errors.append(rules::metadata_parts(metadata, &at));
+        for (i, entry) in metadata["managedFields"].as_array().into_iter().flatten().enumerate() {
+            let at = at.child("managedFields").index(i);
+            let (operation, fields) = (text(entry, "operation"), text(entry, "fieldsType"));
+            match operation {
+                "Apply" | "Update" => {}
+                "" => errors.required(&at.child("operation"), "must not be empty"),
+                _ => errors.not_supported(
+                    &at.child("operation"),
+                    &Value::from(operation),
+                    &["Apply", "Update"],
+                ),
+            }
+            if !matches!(fields, "" | "FieldsV1") {
+                errors.invalid_str(&at.child("fieldsType"), fields, "must be `FieldsV1`");
+            }
+        }
     }
 
     /// What a list says more than once that says each thing once.

@@ -2,22 +2,17 @@
 
 use serde_json::{Value, json};
 
-use super::Structural;
-
-impl Structural {
-    /// Its OpenAPI form. Version 2 has fewer words: what it cannot say is left out, so that its readers refuse nothing that
-    /// the server takes.
-    pub fn openapi(&self, v3: bool) -> Value {
-        let mut out: Value = serde_json::from_slice(&self.whole).unwrap_or_default();
-        match v3 {
-            true => unfold(&mut out),
-            false => simplify(&mut out),
-        }
-        if out.get("type").is_none() && out.get("x-kubernetes-preserve-unknown-fields").is_none() {
-            crate::meta::as_map(&mut out).insert("type".into(), json!("object"));
-        }
-        out
+/// The OpenAPI form of a version's schema. Version 2 has fewer words: what it cannot say is left out, so that its readers
+/// refuse nothing that the server takes.
+pub fn openapi(mut schema: Value, v3: bool) -> Value {
+    match v3 {
+        true => unfold(&mut schema),
+        false => simplify(&mut schema),
     }
+    if schema.get("type").is_none() && schema.get("x-kubernetes-preserve-unknown-fields").is_none() {
+        crate::meta::as_map(&mut schema).insert("type".into(), json!("object"));
+    }
+    schema
 }
 
 /// Spells out what either an integer or a string is, where the schema does not.

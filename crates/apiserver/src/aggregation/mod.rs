@@ -4,6 +4,9 @@
 //! certificate as proof; its resources appear in discovery. Whether it is available is asked when it or its endpoints
 //! change, and from time to time, since a server that stops answering sends no event.
 
+mod order;
+mod register;
+
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -198,7 +201,8 @@ impl ApiServer {
 
     async fn pass_on(&self, call: Call, service: &Object) -> Result<Response<Body>, Status> {
         let path = call.request.uri().path_and_query().map_or("/", |p| p.as_str()).to_owned();
-        let peer = self.peer_of(service.value())?;
+        // Whoever cannot be found is not there at the moment, which does not say that there is no such path.
+        let peer = self.peer_of(service.value()).map_err(|status| Status::unavailable(status.message))?;
         let headers = identity_headers(&call.user)?;
         let (host, port) = (peer.host.clone(), peer.port);
         self.forward(call, Target { host, port, proof: Proof::Kept(peer), path, headers }).await
@@ -229,26 +233,29 @@ impl ApiServer {
         self.pass_on(call, &service).await
     }
 
-    /// The groups that other servers answer for, as APIGroups.
-    pub(crate) fn remote_groups(&self) -> Vec<Value> {
-        let mut groups: BTreeMap<String, Vec<(i64, String)>> = BTreeMap::new();
+    /// The versions that other servers answer for, by group.
+    fn remote_versions(&self) -> BTreeMap<String, Vec<String>> {
+        let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for service in self.cache.kind(GROUP, PLURAL).all("") {
             let v = service.value();
             if is_remote(v) {
-                let priority = v.pointer("/spec/versionPriority").and_then(Value::as_i64).unwrap_or(0);
                 let version = text(v, "/spec/version").to_owned();
-                groups.entry(text(v, "/spec/group").to_owned()).or_default().push((-priority, version));
+                groups.entry(text(v, "/spec/group").to_owned()).or_default().push(version);
             }
         }
-        let one = |(group, mut versions): (String, Vec<(i64, String)>)| {
-            versions.sort();
+        groups
+    }
+
+    /// The groups that other servers answer for, as APIGroups.
+    pub(crate) fn remote_groups(&self) -> Vec<Value> {
+        let one = |(group, versions): (String, Vec<String>)| {
             let versions: Vec<Value> = versions
                 .iter()
-                .map(|(_, v)| json!({"groupVersion": format!("{group}/{v}"), "version": v}))
+                .map(|v| json!({"groupVersion": format!("{group}/{v}"), "version": v}))
                 .collect();
             json!({"name": group, "preferredVersion": versions[0], "versions": versions})
         };
-        groups.into_iter().map(one).collect()
+        self.remote_versions().into_iter().map(one).collect()
     }
 
     /// The same for aggregated discovery, with the resources each server said it has.
@@ -288,38 +295,23 @@ impl ApiServer {
             };
             Some(mains.iter().map(main).collect())
         };
-        let groups = self.remote_groups();
+        let groups = self.remote_versions();
         groups
             .iter()
-            .map(|g| {
-                let name = text(g, "/name");
-                let versions: Vec<Value> = g["versions"]
-                    .as_array()
-                    .into_iter()
-                    .flatten()
-                    .map(|v| {
-                        let version = text(v, "/version");
-                        match resources(name, version) {
-                            Some(list) => {
-                                json!({"version": version, "resources": list, "freshness": "Current"})
-                            }
-                            None => json!({"version": version, "freshness": "Stale"}),
+            .map(|(name, versions)| {
+                let versions: Vec<Value> = versions
+                    .iter()
+                    .map(|version| match resources(name, version) {
+                        Some(list) => {
+                            json!({"version": version, "resources": list, "freshness": "Current"})
                         }
+                        None => json!({"version": version, "freshness": "Stale"}),
                     })
                     .collect();
                 json!({"metadata": {"name": name, "creationTimestamp": null}, "versions": versions})
             })
             .collect()
     }
-}
-
-/// The APIService of a group and version that this server answers for itself.
-pub fn local(group: &str, version: &str) -> Value {
-    let name = if group.is_empty() { format!("{version}.") } else { format!("{version}.{group}") };
-    let (minimum, priority) = if group.is_empty() { (18000, 1) } else { (17000, 15) };
-    json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
-        "metadata": {"name": name, "labels": {"kube-aggregator.kubernetes.io/automanaged": "onstart"}},
-        "spec": {"group": group, "version": version, "groupPriorityMinimum": minimum, "versionPriority": priority}})
 }
 
 /// The key of the service behind an APIService.
@@ -365,7 +357,7 @@ pub fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
     let ways = server.cache.kind("", "services");
     let (_, mut turns) = server.cache.list_and_watch(ways.clone(), "");
     tokio::spawn(async move {
-        register_local(&server).await;
+        register::start(&server, shutdown.clone()).await;
         // Documents list the services as they are specified; availability is looked after where it changes.
         let mut known = Vec::new();
         loop {
@@ -376,6 +368,11 @@ pub fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
             let now: Vec<(String, Value)> =
                 all.iter().map(|s| (s.uid().to_owned(), s.value()["spec"].clone())).collect();
             if now != known {
+                let elsewhere = all.iter().map(|s| s.value()).filter(|s| is_remote(s));
+                let elsewhere = elsewhere
+                    .map(|s| api::names::api_version(text(s, "/spec/group"), text(s, "/spec/version")));
+                let elsewhere: Arc<HashSet<String>> = Arc::new(elsewhere.collect());
+                server.kinds.rcu(|kinds| kinds.with_elsewhere(elsewhere.clone()));
                 server.documents.clear();
                 // Whoever was asked meanwhile was asked where the services led before.
                 server.pool.clear();
@@ -405,27 +402,6 @@ pub fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
             }
         }
     });
-}
-
-/// Writes the APIServices of what this server answers for itself, where they are missing.
-async fn register_local(server: &Arc<ApiServer>) {
-    let kinds = server.kinds.load();
-    let mut versions: Vec<(String, String)> = kinds
-        .all
-        .iter()
-        .filter(|k| !k.custom)
-        .flat_map(|k| &k.versions)
-        .map(|v| (v.group.clone(), v.version.clone()))
-        .collect();
-    versions.sort();
-    versions.dedup();
-    let write = async |(group, version): (String, String)| {
-        if let Err(status) = crate::bootstrap::ensure(server, local(&group, &version)).await {
-            tracing::warn!(group, version, error = %status.message, "APIService not written");
-        }
-    };
-    futures::stream::iter(versions).for_each_concurrent(16, write).await;
-    let _ = server.cache.caught_up().await;
 }
 
 /// Asks what the types of a service are, if that has changed. A server need not say.

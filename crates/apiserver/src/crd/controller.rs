@@ -1,0 +1,172 @@
+//! Follows the definitions.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use api::kinds::CLEANUP;
+use api::kinds::crd::outline;
+use api::{Object, Status, Value};
+use futures::StreamExt;
+use tokio_util::sync::CancellationToken;
+
+use super::clear::clear;
+use super::names::Names;
+use super::serve::{Changed, serve};
+use super::status::{decide, may_be_loose, structure};
+use super::{AGAIN, GROUP, PLURAL, write};
+use crate::ApiServer;
+use crate::cache::KindCache;
+
+/// How many definitions one pass looks at: the first of many is not to wait for all of them.
+const PASS: usize = 8;
+
+/// A definition, and why its schemas are not structural if that was asked.
+struct Seen {
+    object: Arc<Object>,
+    outline: Value,
+    structure: Option<Option<String>>,
+}
+
+impl Seen {
+    fn of(object: Arc<Object>) -> Self {
+        let outline = outline(object.json());
+        let structure = may_be_loose(&outline).then(|| structure(object.value()));
+        Self { object, outline, structure }
+    }
+
+    /// The same of a definition as it is now, which may have changed since.
+    fn structure_of(&self, crd: &Value) -> Option<String> {
+        let same = |v: &Value| (api::meta::uid(v).to_owned(), api::meta::generation(v));
+        match &self.structure {
+            Some(known) if same(crd) == same(&self.outline) => known.clone(),
+            _ if may_be_loose(crd) => structure(crd),
+            _ => None,
+        }
+    }
+}
+
+struct Controller {
+    server: Arc<ApiServer>,
+    kind: Arc<KindCache>,
+    names: Names,
+    /// Those to be looked at, each once.
+    queue: VecDeque<Arc<str>>,
+    clearing: HashMap<String, tokio::task::JoinHandle<()>>,
+    shutdown: CancellationToken,
+}
+
+/// Follows the definitions until `shutdown`. What is established is served before this returns, so that a server which starts
+/// serves what it served before.
+pub async fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
+    let kind = server.cache.kind(GROUP, PLURAL);
+    let (snapshot, mut watcher) = server.cache.list_and_watch(kind.clone(), "");
+    let (names, queue, clearing) = Default::default();
+    let mut controller = Controller { server, kind, names, queue, clearing, shutdown };
+    let mut changed = Vec::new();
+    for definition in &snapshot.items {
+        let (name, outline) = (Arc::from(definition.name()), outline(definition.json()));
+        controller.names.note(&name, &outline);
+        controller.enqueue(name.clone());
+        changed.push(Changed { name, now: Some((outline, definition.json().clone())) });
+    }
+    serve(&controller.server, &changed);
+    drop((changed, snapshot));
+    tokio::spawn(async move {
+        let mut failed = Vec::new();
+        loop {
+            while !controller.queue.is_empty() {
+                failed.extend(controller.pass().await);
+                tokio::task::yield_now().await;
+            }
+            tokio::select! {
+                () = controller.shutdown.cancelled() => return,
+                events = watcher.next() => match events {
+                    Ok(events) => events.iter().for_each(|e| controller.enqueue(e.object.name().into())),
+                    Err(_) => {
+                        (_, watcher) = controller.server.cache.list_and_watch(controller.kind.clone(), "");
+                        controller.enqueue_all();
+                    }
+                },
+                () = tokio::time::sleep(AGAIN), if !failed.is_empty() => {
+                    failed.drain(..).for_each(|name| controller.enqueue(name));
+                }
+            }
+        }
+    });
+}
+
+impl Controller {
+    fn enqueue(&mut self, name: Arc<str>) {
+        if !self.queue.contains(&name) {
+            self.queue.push_back(name);
+        }
+    }
+
+    /// All that there are, and all that there were.
+    fn enqueue_all(&mut self) {
+        let now: Vec<Arc<str>> = self.kind.all("").iter().map(|o| o.name().into()).collect();
+        let before: Vec<Arc<str>> = self.names.all().cloned().collect();
+        now.into_iter().chain(before).for_each(|name| self.enqueue(name));
+    }
+
+    /// Looks at the next few. Returns those whose status could not be written.
+    async fn pass(&mut self) -> Vec<Arc<str>> {
+        let mut present = Vec::new();
+        let mut changed = Vec::new();
+        for name in self.queue.drain(..PASS.min(self.queue.len())).collect::<Vec<_>>() {
+            let waiting = match self.kind.get(&name) {
+                Some(object) => {
+                    let seen = Seen::of(object);
+                    let waiting = self.names.note(&name, &seen.outline);
+                    present.push((name, seen));
+                    waiting
+                }
+                None => {
+                    let waiting = self.names.forget(&name);
+                    changed.push(Changed { name, now: None });
+                    waiting
+                }
+            };
+            waiting.into_iter().for_each(|name| self.enqueue(name));
+        }
+        let mut unsaid = Vec::new();
+        for (name, seen) in present {
+            let (mut now, json) = (seen.outline.clone(), seen.object.json().clone());
+            if seen.object.is_deleting() {
+                self.end(&seen);
+            } else if let Some(decided) = decide(&now, &self.names, seen.structure_of(&now)) {
+                // What it is given now, those after it cannot have.
+                let waiting = self.names.note(&name, &decided);
+                waiting.into_iter().for_each(|name| self.enqueue(name));
+                unsaid.push((name.clone(), seen));
+                now = decided;
+            }
+            changed.push(Changed { name, now: Some((now, json)) });
+        }
+        // Served first and told then: who hears that it is established uses it at once.
+        serve(&self.server, &changed);
+        drop(changed);
+        let (server, names) = (&self.server, &self.names);
+        let tell = async |(name, seen): (Arc<str>, Seen)| {
+            let told = tell(server, names, &seen).await;
+            let status = told.err()?;
+            tracing::warn!(crd = &*name, error = %status.message, "definition's status not written");
+            Some(name)
+        };
+        futures::stream::iter(unsaid).map(tell).buffer_unordered(PASS).filter_map(async |f| f).collect().await
+    }
+
+    fn end(&mut self, seen: &Seen) {
+        self.clearing.retain(|_, task| !task.is_finished());
+        let held = api::meta::finalizers(&seen.outline).any(|f| f == CLEANUP);
+        if held && !self.clearing.contains_key(seen.object.uid()) {
+            let task = tokio::spawn(clear(self.server.clone(), seen.object.clone(), self.shutdown.clone()));
+            self.clearing.insert(seen.object.uid().to_owned(), task);
+        }
+    }
+}
+
+async fn tell(server: &ApiServer, names: &Names, seen: &Seen) -> Result<(), Status> {
+    let change = |old: &Value| decide(old, names, seen.structure_of(old)).unwrap_or_else(|| old.clone());
+    write(server, seen.object.name(), "status", &change).await
+}
