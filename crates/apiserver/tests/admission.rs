@@ -886,7 +886,7 @@ async fn webhooks_see_reviews() {
     judging.asked();
     for (group, place, kind, spec, code) in [
         (authz, "", "SubjectAccessReview", asked("ann"), 201),
-        (authz, "", "SubjectAccessReview", asked("carl"), 403),
+        (authz, "", "SubjectAccessReview", asked("carl"), 400),
         (authz, "/namespaces/default", "LocalSubjectAccessReview", asked("dan"), 201),
         (
             authz,
