@@ -144,7 +144,9 @@ async fn webhooks_see_what_was_sent_and_the_server_what_they_made_of_it() {
             // A label changes, and with it what is wanted and, were it allowed, what is.
             true => json!([{"op": "replace", "path": "/spec/replicas", "value": 3},
                 {"op": "add", "path": "/status", "value": {"replicas": 99}}]),
-            false => json!([{"op": "add", "path": "/metadata/labels", "value": {"named": new["metadata"]["name"].is_string().to_string(),
+            // What it does to the owners of fields is no good, and does not count.
+            false => json!([{"op": "replace", "path": "/metadata/managedFields/0/operation", "value": "Steal"},
+                {"op": "add", "path": "/metadata/labels", "value": {"named": new["metadata"]["name"].is_string().to_string(),
                 "known": new["metadata"]["uid"].is_string().to_string(), "owned": new["metadata"]["managedFields"].is_array().to_string()}}]),
         };
         let patch = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, ops.to_string());
@@ -165,6 +167,8 @@ async fn webhooks_see_what_was_sent_and_the_server_what_they_made_of_it() {
         "it has neither name nor uid yet, and its fields have an owner"
     );
     assert_eq!(made.value["metadata"]["generation"], 1);
+    assert_eq!(made.value["metadata"]["managedFields"][0]["operation"], "Update");
+    assert!(made.header("warning").contains("managedFields was in an invalid state after admission"));
     let path = format!("{DEPLOYMENTS}/{}", made.value["metadata"]["name"].as_str().unwrap());
     let label = json!({"metadata": {"labels": {"a": "b"}}});
     let changed = c.patch(&path, "merge-patch+json", label.clone()).await;

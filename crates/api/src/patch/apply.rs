@@ -484,9 +484,9 @@ pub fn track_update(
     // A subresource says nothing of them.
     let given = meta::of(new)["managedFields"].as_array().filter(|_| writer.subresource.is_empty());
     let mut managers = match (given, old) {
-        (Some(list), _) if !list.is_empty() && list.iter().all(|e| e["manager"].is_string()) => entries(new),
+        (Some(list), _) if !list.is_empty() && check_managed(new).is_ok() => entries(new),
         // One empty entry, or an empty list, is how a client asks to start afresh.
-        (Some(_), Some(_)) => Vec::new(),
+        (Some(list), Some(_)) if list.iter().all(|e| *e == json!({})) && list.len() <= 1 => Vec::new(),
         (_, Some(old)) => entries(old),
         _ => Vec::new(),
     };
@@ -534,6 +534,33 @@ pub fn track_update(
     }
     managers.retain(|e| !e.set.is_empty());
     write_entries(new, capped(managers));
+    Ok(())
+}
+
+/// Says what in an object's managed fields no server can have written.
+pub fn check_managed(obj: &Value) -> Result<(), String> {
+    for (i, entry) in meta::of(obj)["managedFields"].as_array().into_iter().flatten().enumerate() {
+        let text = |field: &str| entry[field].as_str().unwrap_or_default();
+        if !matches!(text("operation"), "Apply" | "Update") {
+            return Err("operation must be `Apply` or `Update`".to_owned());
+        }
+        if text("apiVersion").is_empty() {
+            return Err("apiVersion must not be empty".to_owned());
+        }
+        match text("fieldsType") {
+            "FieldsV1" => {}
+            "" => return Err(format!("missing fieldsType in managed fields entry {i}")),
+            other => {
+                return Err(format!(
+                    "invalid fieldsType {} in managed fields entry {i}",
+                    crate::field::quote(other)
+                ));
+            }
+        }
+        if !entry["fieldsV1"].is_object() && !entry["fieldsV1"].is_null() {
+            return Err(format!("error decoding managed fields entry {i}: fieldsV1 is no object"));
+        }
+    }
     Ok(())
 }
 

@@ -484,8 +484,27 @@ async fn mutate_by(r: &mut Review<'_>, wanted: &Wanted, called: &mut Option<Call
     }
     let before = r.object.clone();
     take_back(r, form, patched, wanted.version).await?;
+    keep_managed(r, &before);
     *called = answered;
     Ok(before != *r.object)
+}
+
+/// Managed fields that make no sense any more are those of before, and the client hears of it.
+fn keep_managed(r: &mut Review<'_>, before: &Value) {
+    const FIELD: &str = "managedFields";
+    let was = api::meta::of(before).get(FIELD);
+    if api::meta::of(r.object).get(FIELD) == was {
+        return;
+    }
+    let Err(why) = api::patch::apply::check_managed(r.object) else { return };
+    let meta = api::meta::of_mut(r.object);
+    match was {
+        Some(was) => meta.insert(FIELD.to_owned(), was.clone()),
+        None => meta.shift_remove(FIELD),
+    };
+    r.warnings.push(format!(
+        ".metadata.managedFields was in an invalid state after admission; this could be caused by an outdated mutating admission controller; please fix your requests: {why}"
+    ));
 }
 
 #[async_trait]

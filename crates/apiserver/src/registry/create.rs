@@ -154,7 +154,7 @@ impl ApiServer {
         if !errors.is_empty() {
             return Err(Status::invalid(&kind.gvk(), &name, &errors));
         }
-        self.check_escalation(&new.user, kind, &new.namespace, &object, None)?;
+        self.check_escalation((&new.user, &cx.info.name), kind, &new.namespace, &object, None)?;
         // What exists is refused before anything is counted against a quota.
         let stored = || self.cache.kind(&kind.group, &kind.plural).get(&cx.key_of(&name));
         if stored().is_some() {

@@ -68,10 +68,10 @@ impl ApiServer {
         }
     }
 
-    /// Refuses a role that holds, or a binding that gives, more than its writer may do.
+    /// Refuses a role that holds, or a binding that gives, more than its writer may do. `asked`: the name in the path.
     pub(super) fn check_escalation(
         &self,
-        user: &UserInfo,
+        (user, asked): (&UserInfo, &str),
         kind: &Kind,
         namespace: &str,
         object: &Value,
@@ -94,8 +94,8 @@ impl ApiServer {
         }
         let wanted = match kind.plural.as_str() {
             "roles" | "clusterroles" => {
-                // The name that is asked for is that of the path: who creates by POST has none.
-                if ask("escalate", &kind.plural, old.map_or("", |_| name)) {
+                // Who creates by POST asks for no name.
+                if ask("escalate", &kind.plural, asked) {
                     return Ok(());
                 }
                 authz::rules_of(object)

@@ -235,7 +235,7 @@ impl ApiServer {
             }
         }
         if how.subresource.is_empty() {
-            self.check_escalation(&user, &kind, &namespace, review.object, Some(old.value()))
+            self.check_escalation((&user, how.name), &kind, &namespace, review.object, Some(old.value()))
                 .map_err(Missed::Failed)?;
         }
         let charges = if how.checked {
