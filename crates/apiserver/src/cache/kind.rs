@@ -119,6 +119,17 @@ impl KindCache {
         }
     }
 
+    /// Lets go of what has happened to a kind that is no more. Who follows it still is told that this is gone.
+    pub(super) fn forget(&self) {
+        let mut state = self.state.write();
+        state.ring = Default::default();
+        (state.ring_bytes, state.complete_after) = (0, state.last);
+        state.epoch += 1;
+        let last = state.last;
+        drop(state);
+        self.changed.send_replace(last);
+    }
+
     /// Puts what was read anew in the place of all that was known.
     pub(super) fn reset(&self, objects: BTreeMap<Box<str>, Arc<Encoded>>, revision: u64) {
         let mut state = self.state.write();

@@ -223,6 +223,14 @@ impl Cache {
         self.kind_at(&prefix(group, resource))
     }
 
+    /// Lets go of the past of a kind that is no more.
+    pub fn forget(&self, group: &str, resource: &str) {
+        let kind = self.kinds.read().get(&*prefix(group, resource)).cloned();
+        if let Some(kind) = kind {
+            kind.forget();
+        }
+    }
+
     /// The revision up to which the cache is complete.
     pub fn revision(&self) -> u64 {
         *self.progress.borrow()
@@ -418,6 +426,26 @@ mod tests {
         api::object::recent::forget();
         assert!(gone.iter().all(|o| o.strong_count() == 0));
         assert_eq!(pods.state.read().ring.len(), 4);
+        shutdown.cancel();
+    }
+
+    #[tokio::test]
+    async fn the_past_of_what_is_no_more_is_let_go() {
+        let shutdown = CancellationToken::new();
+        let cache = Cache::start(store::memory(), false, shutdown.clone()).await.unwrap();
+        let widgets = cache.kind("example.com", "widgets");
+        let mut watcher = cache.list_and_watch(widgets.clone(), "").1;
+        let first = put(&cache, "/registry/example.com/widgets/a/x", pod("x", "1")).await;
+        cache.caught_up().await.unwrap();
+        assert_eq!(watcher.next().await.unwrap().len(), 1);
+        cache.forget("example.com", "widgets");
+        assert!(widgets.state.read().ring.is_empty());
+        assert!(watcher.next().await.is_err(), "who follows it is told");
+        assert!(cache.watch(widgets.clone(), first - 1).is_err());
+        // Should it come again, it has a past again.
+        let mut watcher = cache.list_and_watch(widgets.clone(), "").1;
+        put(&cache, "/registry/example.com/widgets/a/y", pod("y", "1")).await;
+        assert_eq!(watcher.next().await.unwrap()[0].object.name(), "y");
         shutdown.cancel();
     }
 

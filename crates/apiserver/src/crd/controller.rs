@@ -52,6 +52,8 @@ struct Controller {
     /// Those to be looked at, each once.
     queue: VecDeque<Arc<str>>,
     clearing: HashMap<String, tokio::task::JoinHandle<()>>,
+    /// Those that went last: who follows their objects has until the next go to hear of their ends.
+    gone: Vec<Arc<str>>,
     shutdown: CancellationToken,
 }
 
@@ -60,8 +62,8 @@ struct Controller {
 pub async fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
     let kind = server.cache.kind(GROUP, PLURAL);
     let (snapshot, mut watcher) = server.cache.list_and_watch(kind.clone(), "");
-    let (names, queue, clearing) = Default::default();
-    let mut controller = Controller { server, kind, names, queue, clearing, shutdown };
+    let (names, queue, clearing, gone) = Default::default();
+    let mut controller = Controller { server, kind, names, queue, clearing, gone, shutdown };
     let mut changed = Vec::new();
     for definition in &snapshot.items {
         let (name, outline) = (Arc::from(definition.name()), outline(definition.json()));
@@ -145,6 +147,7 @@ impl Controller {
         }
         // Served first and told then: who hears that it is established uses it at once.
         serve(&self.server, &changed);
+        self.forget(changed.iter().filter(|c| c.now.is_none()).map(|c| c.name.clone()).collect());
         drop(changed);
         let (server, names) = (&self.server, &self.names);
         let tell = async |(name, seen): (Arc<str>, Seen)| {
@@ -154,6 +157,18 @@ impl Controller {
             Some(name)
         };
         futures::stream::iter(unsaid).map(tell).buffer_unordered(PASS).filter_map(async |f| f).collect().await
+    }
+
+    /// Lets go of what has happened to the kinds that went before these.
+    fn forget(&mut self, gone: Vec<Arc<str>>) {
+        if gone.is_empty() {
+            return;
+        }
+        for name in std::mem::replace(&mut self.gone, gone) {
+            if let Some((plural, group)) = name.split_once('.').filter(|_| self.kind.get(&name).is_none()) {
+                self.server.cache.forget(group, plural);
+            }
+        }
     }
 
     fn end(&mut self, seen: &Seen) {
