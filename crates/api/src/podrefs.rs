@@ -146,6 +146,37 @@ pub fn claims(pod: &Value) -> impl Iterator<Item = String> {
     volumes.into_iter().flatten().filter_map(|v| claim(meta::name(pod), v))
 }
 
+/// The secrets that a node needs to mount a PersistentVolume, by JSON pointers into its spec.
+const VOLUME_SECRETS: [&str; 10] = [
+    "/cephfs/secretRef",
+    "/cinder/secretRef",
+    "/csi/nodeExpandSecretRef",
+    "/csi/nodePublishSecretRef",
+    "/csi/nodeStageSecretRef",
+    "/flexVolume/secretRef",
+    "/iscsi/secretRef",
+    "/rbd/secretRef",
+    "/scaleIO/secretRef",
+    "/storageos/secretRef",
+];
+
+/// The secrets that a node needs to mount a volume with this spec: namespace and name.
+pub fn volume_secrets(spec: &Value) -> impl Iterator<Item = (&str, &str)> {
+    // One that names no namespace means that of the claim.
+    let claim = spec.pointer("/claimRef/namespace").and_then(Value::as_str).unwrap_or("");
+    let file = spec.get("azureFile").and_then(|f| {
+        let name = f.get("secretName")?.as_str()?;
+        Some((f.get("secretNamespace").and_then(Value::as_str).unwrap_or(claim), name))
+    });
+    let of = move |reference: &&str| {
+        let reference = spec.pointer(reference)?;
+        let name = reference.get("name")?.as_str()?;
+        let namespace = reference.get("namespace").and_then(Value::as_str).filter(|s| !s.is_empty());
+        Some((namespace.unwrap_or(claim), name))
+    };
+    VOLUME_SECRETS.iter().filter_map(of).chain(file)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,6 +198,26 @@ mod tests {
                     at = at.and_then(|s| s.field(part));
                 }
                 assert!(at.is_some(), "{} has no {pointer}", kind.field);
+            }
+        }
+    }
+
+    #[test]
+    fn secrets_of_volumes_are_where_the_schema_has_them() {
+        let of = TypeId::named("io.k8s.api.core.v1.PersistentVolumeSpec").unwrap();
+        for pointer in VOLUME_SECRETS {
+            let mut at = Some(of.schema());
+            for part in pointer.trim_start_matches('/').split('/') {
+                at = at.and_then(|s| s.field(part));
+            }
+            assert!(at.is_some(), "volumes have no {pointer}");
+        }
+        // All secrets but those that only controllers need.
+        for source in of.fields().iter().filter_map(|f| Some((f.name, of.schema().field(f.name)?))) {
+            for field in ["secretRef", "nodePublishSecretRef", "nodeStageSecretRef", "nodeExpandSecretRef"] {
+                let pointer = format!("/{}/{field}", source.0);
+                let there = source.1.field(field).is_some();
+                assert!(!there || VOLUME_SECRETS.contains(&pointer.as_str()), "{pointer}");
             }
         }
     }

@@ -74,7 +74,6 @@ pub fn definition(bytes: &[u8]) {
     }
     of.prepare_create(&mut definition);
     of.default(&mut definition);
-    crd::prepare(&mut definition);
     let mut faults = of.validate_create(&definition);
     faults.append(crd::check_bundle(&definition, &Value::Null));
     faults.append(crd::check_schemas(&definition, None));

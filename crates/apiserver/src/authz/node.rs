@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::meta::text;
-use api::podrefs::{Referred, references};
+use api::podrefs::{Referred, references, volume_secrets};
 use api::selector::Field;
 use api::{Object, Value};
 
@@ -193,35 +193,6 @@ fn uses(cache: &Cache, node: &str, volume: &Object) -> bool {
     let (Some(namespace), Some(name)) = (claim("namespace"), claim("name")) else { return false };
     let is_it = |(what, named): &(Referred, String)| *what == Referred::Claim && named == name;
     pods_of(cache, node, namespace).any(|pod| references(pod.value()).iter().any(is_it))
-}
-
-/// The secrets that a kubelet needs to mount a volume: namespace and name.
-fn volume_secrets(spec: &Value) -> impl Iterator<Item = (&str, &str)> {
-    const REFERENCES: [&str; 10] = [
-        "/cephfs/secretRef",
-        "/cinder/secretRef",
-        "/csi/nodeExpandSecretRef",
-        "/csi/nodePublishSecretRef",
-        "/csi/nodeStageSecretRef",
-        "/flexVolume/secretRef",
-        "/iscsi/secretRef",
-        "/rbd/secretRef",
-        "/scaleIO/secretRef",
-        "/storageos/secretRef",
-    ];
-    // One that names no namespace means that of the claim.
-    let claim = spec.pointer("/claimRef/namespace").and_then(Value::as_str).unwrap_or("");
-    let file = spec.get("azureFile").and_then(|f| {
-        let name = f.get("secretName")?.as_str()?;
-        Some((f.get("secretNamespace").and_then(Value::as_str).unwrap_or(claim), name))
-    });
-    let of = move |reference: &&str| {
-        let reference = spec.pointer(reference)?;
-        let name = reference.get("name")?.as_str()?;
-        let namespace = reference.get("namespace").and_then(Value::as_str).filter(|s| !s.is_empty());
-        Some((namespace.unwrap_or(claim), name))
-    };
-    REFERENCES.iter().filter_map(of).chain(file)
 }
 
 #[cfg(test)]

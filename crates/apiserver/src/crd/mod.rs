@@ -14,6 +14,7 @@ mod serve;
 mod status;
 
 use api::kinds::crd::Structural;
+#[cfg(any(test, fuzzing))]
 use api::meta::text;
 use api::{Kind, Object, Status, Value};
 use serde_json::json;
@@ -35,29 +36,6 @@ fn list<'a>(v: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
 
 fn words(v: &Value, pointer: &str) -> Vec<String> {
     list(v, pointer).filter_map(|s| s.as_str().map(str::to_owned)).collect()
-}
-
-/// What a creator of a definition may leave out.
-pub fn prepare(crd: &mut Value) {
-    let kind = text(crd, "/spec/names/kind").to_owned();
-    let spec = api::meta::child(crd, "spec");
-    spec.entry("conversion").or_insert_with(|| json!({"strategy": "None"}));
-    let names = api::meta::entry(spec, "names");
-    names.entry("singular").or_insert_with(|| json!(kind.to_lowercase()));
-    names.entry("listKind").or_insert_with(|| json!(format!("{kind}List")));
-    let storage: Vec<Value> = list(crd, "/spec/versions")
-        .filter(|v| v.get("storage") == Some(&json!(true)))
-        .map(|v| v["name"].clone())
-        .collect();
-    let status = api::meta::child(crd, "status");
-    let stored = status.entry("storedVersions").or_insert_with(|| json!([]));
-    if let Some(stored) = stored.as_array_mut() {
-        for v in storage {
-            if !stored.contains(&v) {
-                stored.push(v);
-            }
-        }
-    }
 }
 
 /// Why the webhook that converts the objects of a definition could not be believed whatever it showed.

@@ -117,8 +117,8 @@ pub(super) fn decide(crd: &Value, others: &Names, structure: Option<String>) -> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::check_bundle;
     use super::super::kind::kind_of;
-    use super::super::{check_bundle, prepare};
     use super::*;
 
     fn decided(crd: &Value, others: &[Value]) -> Option<Value> {
@@ -257,8 +257,11 @@ mod tests {
     #[test]
     fn a_kind_is_made() {
         let mut value = crd();
-        prepare(&mut value);
+        let definitions = api::kinds::by_gvr(&api::names::gvr::CUSTOM_RESOURCE_DEFINITIONS).unwrap();
+        definitions.default(&mut value);
+        definitions.prepare_create(&mut value);
         assert_eq!(value["spec"]["names"]["listKind"], "FooList");
+        assert_eq!(value["status"]["storedVersions"], json!(["v1"]));
         assert!(api::meta::finalizers(&value).next().is_none(), "nothing holds it until it is deleted");
         let kind = kind_of(&value, &api::object::encode(&value).into()).unwrap();
         assert_eq!((kind.singular.as_str(), kind.version.as_str(), kind.versions.len()), ("foo", "v1", 2));

@@ -30,9 +30,6 @@ impl ApiServer {
                 self.choose(cx, object, old).await.map(Some)
             }
             ("apiextensions.k8s.io", "customresourcedefinitions") => {
-                if old.is_none() {
-                    crate::crd::prepare(object);
-                }
                 if old.is_none_or(|o| o.get("spec") != object.get("spec")) {
                     let mut errors = crate::crd::check_schemas(object, old);
                     if let Some(old) = old {
@@ -188,7 +185,6 @@ fn check_request(request: &Value, version: &str) -> ErrorList {
     errors
 }
 
-/// Says of the conditions of a certificate request that came or changed when that was.
 /// Says of the taints of devices since when they are. That of a rule is a new one with a new effect.
 fn date_taints(object: &mut Value, old: Option<&Value>) {
     let now = json!(api::meta::time(base::clock::now()));
@@ -226,6 +222,7 @@ fn date_phase(volume: &mut Value, old: Option<&Value>) {
     }
 }
 
+/// Says of the conditions of a certificate request that came or changed when that was.
 fn date_conditions(request: &mut Value, old: &Value) {
     let now = api::meta::time(base::clock::now());
     let before = old.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
