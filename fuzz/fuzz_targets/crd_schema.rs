@@ -23,9 +23,9 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let once = object.clone();
     schema.fill_in(&mut object);
     assert_eq!(once, object, "defaults are set once");
-    let _ = schema.validate(&object);
+    let faults = schema.validate(&object);
     let old = next().unwrap_or_else(|| object.clone());
-    let _ = schema.validate_rules(&object, None);
-    let _ = schema.validate_rules(&object, Some(&old));
+    let _ = schema.validate_rules(&object, None, &faults);
+    let _ = schema.validate_rules(&object, Some(&old), &faults);
     let _ = api::patch::strategic_merge(&old, &object, Schema::Custom(&schema));
 });

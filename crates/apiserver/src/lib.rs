@@ -264,6 +264,11 @@ impl ApiServer {
         Ok(server)
     }
 
+    /// Whether it serves.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address

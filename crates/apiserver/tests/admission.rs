@@ -154,6 +154,8 @@ async fn webhooks_see_what_was_sent_and_the_server_what_they_made_of_it() {
     })
     .await;
     hooks(&c, true, "change", &hook, rule("apps", "*", "deployments"), json!({})).await;
+    let judge = Hook::start(&c.pki, |r| reviewed(r, json!({}))).await;
+    hooks(&c, false, "judge", &judge, rule("apps", "*", "deployments"), json!({})).await;
     let mut generated = deployment("d");
     generated["metadata"] = json!({"generateName": "d-"});
     let made = c.post(DEPLOYMENTS, generated).await;
@@ -161,6 +163,8 @@ async fn webhooks_see_what_was_sent_and_the_server_what_they_made_of_it() {
     let asked = hook.asked();
     assert_eq!(asked.len(), 1);
     assert_eq!(asked[0]["request"].get("name"), None, "{}", asked[0]["request"]);
+    let judged = &judge.asked()[0]["request"];
+    assert_eq!(judged["name"], made.value["metadata"]["name"], "who judges knows what it is called");
     assert_eq!(
         made.value["metadata"]["labels"],
         json!({"named": "false", "known": "false", "owned": "true"}),
@@ -181,6 +185,21 @@ async fn webhooks_see_what_was_sent_and_the_server_what_they_made_of_it() {
         "a change that is taken back is none: {}",
         again.value
     );
+}
+
+#[tokio::test]
+async fn a_webhook_moves_nothing_into_another_namespace() {
+    let c = Cluster::start().await;
+    let hook = Hook::start(&c.pki, |r| {
+        let ops = json!([{"op": "replace", "path": "/metadata/namespace", "value": "other"}]);
+        let patch = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, ops.to_string());
+        reviewed(r, json!({"patchType": "JSONPatch", "patch": patch}))
+    })
+    .await;
+    hooks(&c, true, "move", &hook, rule("", "v1", "configmaps"), json!({})).await;
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}});
+    let refused = c.post("/api/v1/namespaces/default/configmaps", map).await;
+    assert_eq!(refused.code, 400, "{}", refused.value);
 }
 
 #[tokio::test(flavor = "multi_thread")]

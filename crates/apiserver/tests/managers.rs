@@ -404,6 +404,32 @@ async fn what_the_server_adds_is_nobody_s() {
 }
 
 #[tokio::test]
+async fn who_writes_a_status_takes_nothing_that_it_cannot_change() {
+    let c = Cluster::start().await;
+    let path = "/apis/apps/v1/namespaces/default/deployments/d";
+    let template =
+        json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "a", "image": "b"}]}});
+    let config = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "labels": {"mine": "1"}},
+        "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template}});
+    let made = apply(&c, path, "x", &config).await;
+    assert_eq!(made.code, 201, "{}", made.value);
+    let mine = owned(&made.value, "x");
+    assert_eq!(mine[0].1["f:metadata"]["f:labels"]["f:mine"], json!({}));
+    let status = format!("{path}/status?fieldManager=y");
+    for labels in [json!({"mine": "2"}), json!({"mine": null})] {
+        let patch =
+            json!({"metadata": {"labels": labels}, "spec": {"replicas": 9}, "status": {"replicas": 1}});
+        let answer = c.patch(&status, "merge-patch+json", patch).await;
+        assert_eq!((answer.code, &answer.value["metadata"]["labels"]["mine"]), (200, &json!("1")));
+        assert_eq!(owned(&answer.value, "x"), mine, "{}", answer.value);
+        assert_eq!(owned(&answer.value, "y")[0].1, json!({"f:status": {"f:replicas": {}}}));
+    }
+    let before = c.get(path).await.value;
+    let again = c.patch(&status, "merge-patch+json", json!({"metadata": {"labels": {"mine": "3"}}})).await;
+    assert_eq!(again.value, before, "what changes nothing is not written");
+}
+
+#[tokio::test]
 async fn what_nobody_keeps_count_of_is_not_counted_before_it_is_applied() {
     let c = Cluster::start().await;
     let maps = "/api/v1/namespaces/default/configmaps";

@@ -115,6 +115,10 @@ fn plain(pattern: &str) -> String {
             (Some((from, step)), Some(last)) if !from.contains(['-', '*']) => format!("{from}-{last}/{step}"),
             _ => part.to_owned(),
         };
+        // All of them in steps of one are all of them: then only the other of the two fields for days counts.
+        if field.split(',').any(|part| matches!(part, "*" | "?" | "*/1" | "?/1")) {
+            return "*".to_owned();
+        }
         field.split(',').map(part).collect::<Vec<_>>().join(",")
     };
     pattern.split_whitespace().enumerate().map(field).collect::<Vec<_>>().join(" ")
@@ -373,6 +377,8 @@ mod tests {
             ("0 0 * feb-Mar sun", "2026-02-01T00:00:00Z", "2026-02-08T00:00:00Z"),
             // A day of the month or one of the week, if both are said.
             ("0 0 3 * mon", "2026-01-03T00:00:00Z", "2026-01-05T00:00:00Z"),
+            ("0 0 */1 * mon", "2026-01-05T00:00:00Z", "2026-01-12T00:00:00Z"),
+            ("0 0 3 * ?/1", "2026-01-03T00:00:00Z", "2026-02-03T00:00:00Z"),
             ("0 0 29 2 *", "2028-02-29T00:00:00Z", "2032-02-29T00:00:00Z"),
             ("@hourly", "2026-01-01T01:00:00Z", "2026-01-01T02:00:00Z"),
             ("@daily", "2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z"),

@@ -1,6 +1,7 @@
 //! PodDisruptionBudget: how many of its pods may be evicted now. Evictions count it down in the API; here it is counted
 //! anew whenever pods come, go, or change their health.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ impl Budgets {
     /// How many pods there should be, by what makes them. A Deployment's sets count as one.
     async fn expected(&self, pods: &[Arc<Object>]) -> Result<(i64, Vec<String>)> {
         let (mut seen, mut total, mut without) = (Vec::new(), 0, Vec::new());
+        // What has been learnt of controllers of other makes.
+        let mut others: HashMap<String, bool> = HashMap::new();
         for pod in pods {
             let Some(owner) = meta::controller_of(pod.value()) else {
                 without.push(pod.name().to_owned());
@@ -49,14 +52,18 @@ impl Budgets {
                 ("apps", "ReplicaSet") => gvr::REPLICA_SETS,
                 ("", "ReplicationController") => gvr::REPLICATION_CONTROLLERS,
                 ("apps", "StatefulSet") => gvr::STATEFUL_SETS,
-                _ if seen.contains(&owner.uid) => continue,
                 _ => {
-                    match self.scale(ns, &owner).await? {
-                        Some(replicas) => {
-                            total += replicas;
-                            seen.push(owner.uid);
+                    let sized = match others.get(&owner.uid) {
+                        Some(sized) => *sized,
+                        None => {
+                            let replicas = self.scale(ns, &owner).await?;
+                            total += replicas.unwrap_or(0);
+                            others.insert(owner.uid, replicas.is_some());
+                            replicas.is_some()
                         }
-                        None => without.push(pod.name().to_owned()),
+                    };
+                    if !sized {
+                        without.push(pod.name().to_owned());
                     }
                     continue;
                 }
@@ -142,7 +149,10 @@ impl Controller for Budgets {
         };
         let mut pods = self.pods.list(&key.namespace);
         pods.retain(|p| covers(&budget, p) && !view::is_terminal(p));
-        let (scaled, without) = self.expected(&pods).await?;
+        // So many pods are so many, whatever makes them.
+        let spec = budget.spec();
+        let by_size = !spec["maxUnavailable"].is_null() || spec["minAvailable"].is_string();
+        let (scaled, without) = if by_size { self.expected(&pods).await? } else { Default::default() };
         Ok(decide(&Observed { budget: &budget, pods, scaled, without, now: base::clock::now() }))
     }
 }

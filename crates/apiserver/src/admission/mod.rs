@@ -179,7 +179,6 @@ pub fn stock() -> Vec<Box<dyn Plugin>> {
 /// defaults too.
 pub async fn mutate(plugins: &[Box<dyn Plugin>], review: &mut Review<'_>) -> Result<(), Status> {
     let started = Instant::now();
-    dedup_owners(review, "");
     let mut answer = mutate_once(plugins, review).await;
     if answer.is_ok() && review.progress.rounds.again {
         review.progress.rounds.second = true;
@@ -187,19 +186,18 @@ pub async fn mutate(plugins: &[Box<dyn Plugin>], review: &mut Review<'_>) -> Res
     }
     let metrics = &review.server.metrics.admission;
     metrics.step(Half::Admit, review.operation, answer.is_err(), started.elapsed());
-    dedup_owners(review, " after mutating admission happens");
+    if matches!(review.operation, Operation::Create | Operation::Update) {
+        dedup_owners(review.object, review.warnings, " after mutating admission happens");
+    }
     remember(review, answer.is_ok());
     answer
 }
 
 /// Leaves each owner of an object once, and says so to the client.
-fn dedup_owners(review: &mut Review<'_>, when: &str) {
-    if !matches!(review.operation, Operation::Create | Operation::Update) {
-        return;
-    }
-    let again = api::meta::dedup_owners(review.object);
+pub fn dedup_owners(object: &mut Value, warnings: &mut Vec<String>, when: &str) {
+    let again = api::meta::dedup_owners(object);
     if !again.is_empty() {
-        review.warnings.push(format!(
+        warnings.push(format!(
             ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
             again.join(", ")
         ));

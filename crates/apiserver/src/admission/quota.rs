@@ -32,6 +32,7 @@ impl Plugin for ResourceQuota {
         let old = r.old.unwrap_or(&Value::Null);
         counts(r.gvr, r.operation, r.subresource, old, r.object)
             && !r.namespace.is_empty()
+            && r.kind.is_stored()
             && !r.server.cache.kind("", "resourcequotas").is_empty()
     }
 
@@ -134,6 +135,8 @@ fn status_of<'a>(namespace: &'a str, name: &'a str, dry_run: bool) -> Own<'a> {
 /// given a time to end; so is the number of everything.
 fn counts(gvr: &Gvr, operation: Operation, subresource: &str, old: &Value, new: &Value) -> bool {
     match (operation, subresource, &*gvr.group, &*gvr.resource) {
+        // Of events there may be as many as come.
+        (Operation::Create, "", "" | "events.k8s.io", "events") => false,
         (Operation::Create, "", _, _)
         | (Operation::Update, "", "", "services" | "persistentvolumeclaims")
         | (Operation::Update, "", "resource.k8s.io", "resourceclaims")

@@ -518,7 +518,9 @@ impl Plugin for Webhooks {
     }
 
     fn handles(&self, r: &Review<'_>) -> bool {
+        // Who would be asked before this server serves may be one of its own pods, and never come up.
         r.gvr.group != GROUP
+            && r.server.is_ready()
             && (!self.mutating.is_empty(&r.server.cache) || !self.validating.is_empty(&r.server.cache))
     }
 

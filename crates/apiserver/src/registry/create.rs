@@ -37,7 +37,7 @@ struct New {
     version: usize,
     converter: Option<Arc<Converter>>,
     namespace: String,
-    /// Empty if it is yet to be generated.
+    /// As it was sent: empty if it is yet to be generated.
     name: String,
 }
 
@@ -57,6 +57,7 @@ impl New {
     fn review<'a>(
         &'a self,
         server: &'a ApiServer,
+        name: &'a str,
         object: &'a mut Value,
         options: &WriteOptions,
         warnings: &'a mut Vec<String>,
@@ -71,7 +72,7 @@ impl New {
             subresource: "",
             operation: Operation::Create,
             namespace: &self.namespace,
-            name: &self.name,
+            name,
             object,
             old: None,
             dry_run: options.dry_run,
@@ -105,14 +106,18 @@ impl ApiServer {
             meta.shift_remove(field);
         }
         cx.kind.default(&mut value);
+        admission::dedup_owners(&mut value, &mut cx.warnings, "");
         // Its fields are owned by who sends them; what admission and the server add belongs to nobody.
         if !options.applied {
             super::versions::track(cx, None, &mut value, "", options).await?;
         }
         let new = New::of(cx, api::meta::name(&value));
         let mut warnings = Vec::new();
-        admission::mutate(&self.admission, &mut new.review(self, &mut value, options, &mut warnings)).await?;
+        let mut review = new.review(self, &new.name, &mut value, options, &mut warnings);
+        admission::mutate(&self.admission, &mut review).await?;
         cx.warnings.append(&mut warnings);
+        // A webhook may not move it.
+        self.check_namespace(cx, &mut value)?;
         let base = api::meta::generate_name(&value).to_owned();
         if !api::meta::name(&value).is_empty() || base.is_empty() {
             return self.create_named(cx, &new, value, options).await;
@@ -164,7 +169,7 @@ impl ApiServer {
             }
         }
         let mut warnings = Vec::new();
-        let mut review = new.review(self, &mut object, options, &mut warnings);
+        let mut review = new.review(self, &name, &mut object, options, &mut warnings);
         let charges = admission::validate(&self.admission, &mut review).await?;
         cx.warnings.append(&mut warnings);
         cx.warnings.extend(kind.warnings(&object, None));
@@ -217,7 +222,6 @@ impl ApiServer {
     }
 }
 
-/// The object is not of the namespace that the path names.
 /// There is an object of this name, perhaps not for long.
 fn exists(cx: &Context, there: &Object) -> Status {
     let mut status = Status::already_exists(&cx.gvr(), there.name());
@@ -227,6 +231,7 @@ fn exists(cx: &Context, there: &Object) -> Status {
     status
 }
 
+/// The object is not of the namespace that the path names.
 pub(super) fn other_namespace() -> Status {
     Status::bad_request(
         "the namespace of the provided object does not match the namespace sent on the request",

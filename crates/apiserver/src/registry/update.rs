@@ -178,7 +178,13 @@ impl ApiServer {
         mut new: Value,
     ) -> Result<Arc<Object>, Missed> {
         let kind = cx.kind.clone();
+        let mut warnings = Vec::new();
         carry_over(&kind, &mut new, old);
+        if how.checked {
+            // What cannot be changed in this way is nobody's change.
+            kind.prepare_update(&mut new, old.value(), how.subresource);
+            admission::dedup_owners(&mut new, &mut warnings, "");
+        }
         // Its fields are owned by who sends them; what admission and the server add belongs to nobody.
         if !how.applied {
             super::versions::track(cx, Some(old.value()), &mut new, how.subresource, how.options)
@@ -186,7 +192,6 @@ impl ApiServer {
                 .map_err(Missed::Failed)?;
         }
         let (gvr, user, namespace) = (kind.gvr(), cx.user.clone(), cx.namespace().to_owned());
-        let mut warnings = Vec::new();
         let (version, converter) = (cx.version, cx.converter.clone());
         let mut review = Review {
             server: self,

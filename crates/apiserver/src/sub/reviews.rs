@@ -213,6 +213,8 @@ impl ApiServer {
         let namespace = r.cx.info.namespace.clone();
         own_metadata(&mut review, &namespace)?;
         self.admit_document(r, "", &mut review, options.dry_run).await?;
+        let kind = r.cx.kind.clone();
+        kind.to_storage(&mut review)?;
         let spec = review.get("spec").cloned().unwrap_or(Value::Null);
         let checked = |own: bool, namespace: Option<&str>| {
             let errors = check_access(&review, own, namespace);
@@ -256,6 +258,7 @@ impl ApiServer {
             _ => return Err(Status::no_such_path()),
         };
         review["status"] = status;
+        kind.from_storage(&mut review, r.cx.version());
         let meta = api::meta::of_mut(&mut review);
         meta.entry("creationTimestamp").or_insert(Value::Null);
         r.document(StatusCode::CREATED, &review)
