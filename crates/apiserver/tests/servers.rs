@@ -61,6 +61,28 @@ async fn until(c: &Cluster, want: &[&str]) {
 }
 
 #[tokio::test]
+async fn a_webhook_that_is_not_there_keeps_no_server_from_starting() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = pki::Pki::open(dir.path()).unwrap();
+    let store = store::memory();
+    let first = server(&store, &keys, [10, 0, 0, 1]).await.unwrap();
+    let role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/view";
+    assert_eq!(first.delete(role).await.code, 200);
+    let hook = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "all"}, "webhooks": [{"name": "all.example.com", "admissionReviewVersions": ["v1"],
+            "sideEffects": "None", "clientConfig": {"url": "https://127.0.0.1:1/"},
+            "rules": [{"apiGroups": ["*"], "apiVersions": ["*"], "operations": ["*"], "resources": ["*"]}]}]});
+    let made =
+        first.post("/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations", hook).await;
+    assert_eq!(made.code, 201, "{}", made.value);
+    drop(first);
+    let second = server(&store, &keys, [10, 0, 0, 2]).await.unwrap();
+    assert_eq!(second.get(role).await.code, 200, "what is missing is there again");
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}});
+    assert_eq!(second.post("/api/v1/namespaces/default/configmaps", map).await.code, 500, "now it is asked");
+}
+
+#[tokio::test]
 async fn all_living_servers_are_endpoints() {
     let dir = tempfile::tempdir().unwrap();
     let keys = pki::Pki::open(dir.path()).unwrap();
