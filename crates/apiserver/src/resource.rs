@@ -292,9 +292,7 @@ impl ApiServer {
         let offer = match plain_only {
             true => Offer::Plain,
             // Custom resources have none, nor have some kinds of the past.
-            false => Offer::Object {
-                protobuf: kind.versions[version].schema().type_id().is_some_and(TypeId::has_proto),
-            },
+            false => Offer::Object { protobuf: kind.versions[version].schema.proto().is_some() },
         };
         let accept = accept(call.header("accept"), offer)?;
         let include = match (&accept.form, call.query.get("includeObject").unwrap_or("")) {

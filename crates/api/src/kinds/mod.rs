@@ -134,6 +134,14 @@ impl VersionSchema {
             VersionSchema::Any => Schema::Any,
         }
     }
+
+    /// The type that its protobuf form follows, if it has one: known without compiling anything.
+    pub fn proto(&self) -> Option<TypeId> {
+        match self {
+            VersionSchema::Table(t) => Some(*t).filter(|t| t.has_proto()),
+            VersionSchema::Structural(_) | VersionSchema::Any => None,
+        }
+    }
 }
 
 /// A subresource, e.g. `status`.

@@ -73,7 +73,7 @@ pub fn render_object(
             }
             Ok(response)
         }
-        _ => reply_value(code, accept, &value_in(kind, version, object), version.schema()),
+        _ => reply_value(code, accept, &value_in(kind, version, object), wire_schema(version)),
     }
 }
 
@@ -92,6 +92,11 @@ pub fn render_scale(accept: &Accept, include: Include, scale: &Value) -> Result<
         _ => TypeId::of_gvk("autoscaling", "v1", "Scale").map_or(Schema::Any, TypeId::schema),
     };
     reply_value(StatusCode::OK, accept, scale, schema)
+}
+
+/// What an object's bytes are made by: only protobuf takes more than the object.
+fn wire_schema(version: &api::kinds::Version) -> Schema<'static> {
+    version.schema.proto().map_or(Schema::Any, TypeId::schema)
 }
 
 fn meta_schema(kind: &str) -> Schema<'static> {
@@ -182,7 +187,7 @@ pub fn render_event(
             (table(kind, version, items, &table_options(meta, include, headers, v)), Schema::Any)
         }
         Form::Metadata(v) => (partial_metadata(object.value(), v), meta_schema("PartialObjectMetadata")),
-        _ => (value_in(kind, version, object), version.schema()),
+        _ => (value_in(kind, version, object), wire_schema(version)),
     };
     if accept.media == MediaType::Protobuf {
         return protobuf::encode_watch_event(word, &value, schema).map(Bytes::from);

@@ -112,7 +112,14 @@ impl State {
             let events = tokio::select! {
                 events = self.watcher.next() => Some(events),
                 () = &mut self.wake => None,
-                () = &mut self.stop => return None,
+                () = &mut self.stop => {
+                    // What has happened until then is told still.
+                    self.done = true;
+                    match self.watcher.take() {
+                        Ok(events) => Some(Ok(events)),
+                        Err(_) => return None,
+                    }
+                }
             };
             let events = match (events, &self.converter) {
                 (Some(Ok(events)), Some((converter, to))) => match converter.events(events, to).await {
