@@ -84,14 +84,16 @@ fn wanted(server: &ApiServer, built_in: bool) -> Wanted {
     all
 }
 
-/// Looks after the APIServices until `shutdown`. Those of the start are there when this returns.
+/// Looks after the APIServices until `shutdown`. Those of the start are there when this returns, but for what could not be
+/// written: that is tried again, and it is the start until nothing has failed.
 pub(super) async fn start(server: &Arc<ApiServer>, shutdown: CancellationToken) {
     let services = server.cache.kind(GROUP, PLURAL);
+    let (_, mut watcher) = server.cache.list_and_watch(services.clone(), "");
     let mut known = Known::default();
     let mut again = !known.settle(server, true).await;
+    let mut starting = again;
     let server = server.clone();
     tokio::spawn(async move {
-        let (_, mut watcher) = server.cache.list_and_watch(services.clone(), "");
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -101,7 +103,8 @@ pub(super) async fn start(server: &Arc<ApiServer>, shutdown: CancellationToken) 
                 },
                 () = tokio::time::sleep(AGAIN), if again => {}
             }
-            again = !known.settle(&server, false).await;
+            again = !known.settle(&server, starting).await;
+            starting &= again;
         }
     });
 }
