@@ -224,15 +224,18 @@ impl ApiServer {
             "" => self.made(call, epoch, "", || Some(json!({"paths": self.paths(&kinds.all)}))),
             "/version" => Ok(reply(StatusCode::OK, JSON, api::object::encode(&self.version_info()))),
             "/openapi/v2" => {
-                let others = self.remote.documents();
+                // Read when it is made: what comes later forgets the document again.
+                let server = self.clone();
+                let others = move || server.remote.documents();
                 if call.header("accept").contains("proto-openapi") {
                     let make = move |kinds: &[Arc<api::Kind>], docs: &dyn Docs| {
-                        Some(openapi::v2_protobuf(kinds, docs, &others))
+                        Some(openapi::v2_protobuf(kinds, docs, &others()))
                     };
                     return self.made_apart(call, "/openapi/v2 proto", OPENAPI_PROTO, make).await;
                 }
-                let make =
-                    move |kinds: &[Arc<api::Kind>], docs: &dyn Docs| Some(openapi::v2(kinds, docs, &others));
+                let make = move |kinds: &[Arc<api::Kind>], docs: &dyn Docs| {
+                    Some(openapi::v2(kinds, docs, &others()))
+                };
                 self.made_apart(call, path, JSON, make).await
             }
             "/openapi/v3" => self.made(call, epoch, path, || {
