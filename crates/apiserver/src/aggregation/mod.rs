@@ -358,26 +358,31 @@ pub fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
     let (_, mut turns) = server.cache.list_and_watch(ways.clone(), "");
     tokio::spawn(async move {
         register::start(&server, shutdown.clone()).await;
-        // Documents list the services as they are specified; availability is looked after where it changes.
+        // Documents list other servers' groups, and all in the order that the services say; availability is looked after where
+        // it changes.
         let mut known = Vec::new();
+        let mut order = order::Priorities::default();
         loop {
             let all = services.all("");
             let gone = |name: &String| !all.iter().any(|s| s.name() == name);
             server.remote.resources.lock().retain(|name, _| !gone(name));
             server.remote.described.lock().retain(|name, _| !gone(name));
-            let now: Vec<(String, Value)> =
-                all.iter().map(|s| (s.uid().to_owned(), s.value()["spec"].clone())).collect();
-            if now != known {
-                let elsewhere = all.iter().map(|s| s.value()).filter(|s| is_remote(s));
-                let elsewhere = elsewhere
-                    .map(|s| api::names::api_version(text(s, "/spec/group"), text(s, "/spec/version")));
+            let remote = all.iter().filter(|s| is_remote(s.value()));
+            let now: Vec<(String, Value)> = remote.map(|s| (s.uid().to_owned(), s.spec().clone())).collect();
+            let (led, ordered) = (now != known, server.priorities());
+            if led {
+                let elsewhere = now
+                    .iter()
+                    .map(|(_, spec)| api::names::api_version(text(spec, "/group"), text(spec, "/version")));
                 let elsewhere: Arc<HashSet<String>> = Arc::new(elsewhere.collect());
                 server.kinds.rcu(|kinds| kinds.with_elsewhere(elsewhere.clone()));
-                server.documents.clear();
                 // Whoever was asked meanwhile was asked where the services led before.
                 server.pool.clear();
-                known = now;
             }
+            if led || ordered != order {
+                server.documents.clear();
+            }
+            (known, order) = (now, ordered);
             let judge = async |service: Arc<Object>| {
                 if let Err(status) = check(&server, &service).await {
                     tracing::warn!(service = service.name(), error = %status.message, "availability not written");

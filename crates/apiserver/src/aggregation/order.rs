@@ -12,15 +12,19 @@ use api::meta::text;
 use super::{GROUP, PLURAL};
 use crate::ApiServer;
 
-/// What APIServices say of groups and versions: the group's priority and the version's.
-#[derive(Default)]
+/// What APIServices say of groups and versions: the group's priority and the version's, where these are not what they are
+/// without.
+#[derive(Default, Debug, PartialEq, Eq)]
 pub(crate) struct Priorities(HashMap<(String, String), (i64, i64)>);
 
 impl Priorities {
     fn note(&mut self, service: &Value) {
         let number = |field: &str| service.pointer(field).and_then(Value::as_i64).unwrap_or(0);
         let of = (text(service, "/spec/group").to_owned(), text(service, "/spec/version").to_owned());
-        self.0.insert(of, (number("/spec/groupPriorityMinimum"), number("/spec/versionPriority")));
+        let said = (number("/spec/groupPriorityMinimum"), number("/spec/versionPriority"));
+        if said != priority(&of.0, &of.1) {
+            self.0.insert(of, said);
+        }
     }
 
     fn of(&self, group: &str, version: &str) -> (i64, i64) {
@@ -110,6 +114,11 @@ mod tests {
             said.note(&json!({"spec": {"group": group, "version": version,
                 "groupPriorityMinimum": of_group, "versionPriority": of_version}}));
         }
+        let mut usual = Priorities::default();
+        usual.note(&json!({"spec": {"group": "apps", "version": "v1", "groupPriorityMinimum": 17800,
+            "versionPriority": 15}}));
+        assert_eq!(usual, Priorities::default(), "this changes nothing");
+        assert_ne!(said, usual);
         let names = |groups: &[Value]| groups.iter().map(|g| text(g, "/name").to_owned()).collect::<Vec<_>>();
         let arranged = said.arrange(groups(), false);
         assert_eq!(
