@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use api::Value;
@@ -261,4 +263,174 @@ async fn definitions_have_api_services() {
     .await;
     assert_eq!(c.get("/apis/z.example/v1/zeds").await.code, 503);
     assert_eq!(c.get("/apis/z.example/v1").await.code, 503);
+}
+
+async fn made(c: &Cluster, collection: &str, object: Value) -> Value {
+    let answer = c.post(collection, object).await;
+    assert_eq!(answer.code, 201, "{}", answer.value);
+    answer.value
+}
+
+#[tokio::test]
+async fn nothing_is_cleared_for_a_definition_of_none_of_its_own() {
+    let c = Cluster::start().await;
+    let ingresses = "/apis/networking.k8s.io/v1/namespaces/default/ingresses";
+    let backend = json!({"service": {"name": "s", "port": {"number": 80}}});
+    let ingress = json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "real"},
+        "spec": {"defaultBackend": backend}});
+    made(&c, ingresses, ingress).await;
+    made(&c, CRDS, definition("x.example", "foos", "Foo", &["v1"])).await;
+    let unapproved = json!({"api-approved.kubernetes.io": "unapproved, over what is built in"});
+    let mut over = definition("networking.k8s.io", "ingresses", "Ingress", &["v1"]);
+    over["metadata"]["annotations"] = unapproved;
+    // It has no name of its own left, and is never established.
+    let never = definition("x.example", "bars", "Foo", &["v1"]);
+    for (crd, reason, message) in [
+        (over, "OverlappingBuiltInResource", "instances overlap with built-in resources in storage"),
+        (never, "NeverEstablished", "resource was never established"),
+    ] {
+        let name = crd["metadata"]["name"].as_str().unwrap().to_owned();
+        made(&c, CRDS, crd).await;
+        until(&c, CRDS, async || {
+            let told = c.get(&format!("{CRDS}/{name}")).await.value;
+            condition(&told, "NamesAccepted")["status"] == "False"
+        })
+        .await;
+        let mut told = Events::of(&c, CRDS).await;
+        assert_eq!(c.delete(&format!("{CRDS}/{name}")).await.code, 200);
+        let last = loop {
+            let event = told.next().await.unwrap();
+            if event["type"] == "DELETED" && event["object"]["metadata"]["name"] == name.as_str() {
+                break event["object"].clone();
+            }
+        };
+        let ended = condition(&last, "Terminating");
+        assert_eq!(ended["status"], "False", "{name}");
+        assert_eq!((&ended["reason"], &ended["message"]), (&json!(reason), &json!(message)), "{name}");
+    }
+    let real = c.get(&format!("{ingresses}/real")).await;
+    assert_eq!((real.code, &real.value["metadata"]["deletionTimestamp"]), (200, &Value::Null));
+}
+
+#[tokio::test]
+async fn what_a_definition_leaves_is_not_cleared_for_the_next_of_its_name() {
+    let c = Cluster::start().await;
+    let (foos, one) = ("/apis/x.example/v1/foos", format!("{CRDS}/foos.x.example"));
+    let foo = |name: &str, finalizers: Value| {
+        json!({"apiVersion": "x.example/v1", "kind": "Foo",
+            "metadata": {"name": name, "finalizers": finalizers}})
+    };
+    established(&c, &definition("x.example", "foos", "Foo", &["v1"])).await;
+    made(&c, foos, foo("held", json!(["x.example/hold"]))).await;
+    assert_eq!(c.delete(&one).await.code, 200);
+    until(&c, CRDS, async || {
+        let told = condition(&c.get(&one).await.value, "Terminating");
+        told["reason"] == "InstanceDeletionInProgress"
+    })
+    .await;
+    // Somebody lets it go before its objects have gone, and makes it again.
+    let release = json!({"metadata": {"finalizers": null}});
+    assert_eq!(c.patch(&one, "merge-patch+json", release.clone()).await.code, 200);
+    assert_eq!(c.get(&one).await.code, 404);
+    established(&c, &definition("x.example", "foos", "Foo", &["v1"])).await;
+    let mut events = Events::of(&c, foos).await;
+    assert_eq!(events.next().await.unwrap()["object"]["metadata"]["name"], "held");
+    made(&c, foos, foo("new", json!([]))).await;
+    assert_eq!(events.next().await.unwrap()["type"], "ADDED");
+    assert_eq!(c.patch(&format!("{foos}/held"), "merge-patch+json", release).await.code, 200);
+    // Whoever cleared still would have had time to.
+    made(&c, foos, foo("last", json!([]))).await;
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|s| s != "ADDED last") {
+        let event = events.next().await.unwrap();
+        let name = event["object"]["metadata"]["name"].as_str().unwrap();
+        seen.push(format!("{} {name}", event["type"].as_str().unwrap()));
+    }
+    assert_eq!(seen, ["DELETED held", "ADDED last"]);
+    for name in ["new", "last"] {
+        let there = c.get(&format!("{foos}/{name}")).await;
+        assert_eq!(
+            (there.code, &there.value["metadata"]["deletionTimestamp"]),
+            (200, &Value::Null),
+            "{name}"
+        );
+    }
+    assert!(condition(&c.get(&one).await.value, "Terminating").is_null());
+}
+
+#[tokio::test]
+async fn a_watch_sees_the_objects_go_with_their_definition() {
+    let c = Cluster::start().await;
+    established(&c, &definition("x.example", "foos", "Foo", &["v1"])).await;
+    let foos = "/apis/x.example/v1/foos";
+    for name in ["a", "b"] {
+        made(&c, foos, json!({"apiVersion": "x.example/v1", "kind": "Foo", "metadata": {"name": name}}))
+            .await;
+    }
+    let mut events = Events::of(&c, foos).await;
+    for _ in 0..2 {
+        assert_eq!(events.next().await.unwrap()["type"], "ADDED");
+    }
+    assert_eq!(c.delete(&format!("{CRDS}/foos.x.example")).await.code, 200);
+    let mut gone = Vec::new();
+    while let Some(event) = events.next().await {
+        assert_eq!(event["type"], "DELETED");
+        gone.push(event["object"]["metadata"]["name"].as_str().unwrap().to_owned());
+    }
+    gone.sort();
+    assert_eq!(gone, ["a", "b"]);
+}
+
+/// A store that fails to write what has a key with this in it, so many times.
+struct Failing(Arc<dyn store::Store>, &'static str, AtomicUsize);
+
+#[async_trait::async_trait]
+impl store::Store for Failing {
+    async fn range(&self, range: store::Range) -> store::Result<store::RangeResult> {
+        self.0.range(range).await
+    }
+
+    async fn txn(&self, txn: store::Txn) -> store::Result<store::TxnResult> {
+        let fails = String::from_utf8_lossy(&txn.key).contains(self.1);
+        if fails && self.2.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
+            return Err(store::Error::Backend("it is away".into()));
+        }
+        self.0.txn(txn).await
+    }
+
+    async fn watch(&self, prefix: Vec<u8>, from: u64) -> store::Result<store::WatchStream> {
+        self.0.watch(prefix, from).await
+    }
+
+    async fn revision(&self) -> store::Result<u64> {
+        self.0.revision().await
+    }
+
+    async fn size(&self) -> store::Result<u64> {
+        self.0.size().await
+    }
+
+    async fn compact(&self, revision: u64) -> store::Result<()> {
+        self.0.compact(revision).await
+    }
+
+    async fn lease_grant(&self, ttl: Duration) -> store::Result<store::LeaseId> {
+        self.0.lease_grant(ttl).await
+    }
+
+    async fn lease_keep_alive(&self, lease: store::LeaseId) -> store::Result<()> {
+        self.0.lease_keep_alive(lease).await
+    }
+
+    async fn lease_revoke(&self, lease: store::LeaseId) -> store::Result<()> {
+        self.0.lease_revoke(lease).await
+    }
+}
+
+#[tokio::test]
+async fn an_api_service_that_failed_at_the_start_comes_later() {
+    let store = Arc::new(Failing(store::memory(), "/apiservices/v1.apps", AtomicUsize::new(2)));
+    let c = Cluster::start_with(store.clone()).await;
+    until(&c, SERVICES, async || service(&c, "v1.apps").await.is_some()).await;
+    assert_eq!(store.2.load(SeqCst), 0, "it has failed");
 }

@@ -7,13 +7,14 @@ use api::kinds::CLEANUP;
 use api::kinds::crd::outline;
 use api::{Object, Status, Value};
 use futures::StreamExt;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::clear::clear;
 use super::names::Names;
 use super::serve::{Changed, serve};
 use super::status::{decide, may_be_loose, structure};
-use super::{AGAIN, GROUP, PLURAL, write};
+use super::{AGAIN, GROUP, PLURAL, is_built_in, write};
 use crate::ApiServer;
 use crate::cache::KindCache;
 
@@ -42,6 +43,32 @@ impl Seen {
             _ if may_be_loose(crd) => structure(crd),
             _ => None,
         }
+    }
+}
+
+/// Those whose status could not be written, and when they are tried again: other definitions that come do not put it off.
+#[derive(Default)]
+struct Unsaid {
+    names: Vec<Arc<str>>,
+    due: Option<Instant>,
+}
+
+impl Unsaid {
+    fn extend(&mut self, names: Vec<Arc<str>>) {
+        if !names.is_empty() {
+            self.due.get_or_insert_with(|| Instant::now() + AGAIN);
+        }
+        self.names.extend(names);
+    }
+
+    /// All of them, when it is time; does not end if there are none.
+    async fn due(&mut self) -> Vec<Arc<str>> {
+        match self.due {
+            Some(due) => tokio::time::sleep_until(due).await,
+            None => std::future::pending().await,
+        }
+        self.due = None;
+        std::mem::take(&mut self.names)
     }
 }
 
@@ -74,10 +101,10 @@ pub async fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
     serve(&controller.server, &changed);
     drop((changed, snapshot));
     tokio::spawn(async move {
-        let mut failed = Vec::new();
+        let mut unsaid = Unsaid::default();
         loop {
             while !controller.queue.is_empty() {
-                failed.extend(controller.pass().await);
+                unsaid.extend(controller.pass().await);
                 tokio::task::yield_now().await;
             }
             tokio::select! {
@@ -89,9 +116,7 @@ pub async fn start(server: Arc<ApiServer>, shutdown: CancellationToken) {
                         controller.enqueue_all();
                     }
                 },
-                () = tokio::time::sleep(AGAIN), if !failed.is_empty() => {
-                    failed.drain(..).for_each(|name| controller.enqueue(name));
-                }
+                names = unsaid.due() => names.into_iter().for_each(|name| controller.enqueue(name)),
             }
         }
     });
@@ -156,7 +181,25 @@ impl Controller {
             tracing::warn!(crd = &*name, error = %status.message, "definition's status not written");
             Some(name)
         };
-        futures::stream::iter(unsaid).map(tell).buffer_unordered(PASS).filter_map(async |f| f).collect().await
+        let written = !unsaid.is_empty();
+        let failed = futures::stream::iter(unsaid).map(tell).buffer_unordered(PASS).filter_map(async |f| f);
+        let failed = failed.collect().await;
+        if written {
+            self.see_written().await;
+        }
+        failed
+    }
+
+    /// Waits until the cache holds what was written: read as they were before, definitions would not have been given their
+    /// names, and others would get them.
+    async fn see_written(&self) {
+        while let Err(error) = self.server.cache.caught_up().await {
+            tracing::warn!(%error, "the state of definitions is not known");
+            tokio::select! {
+                () = self.shutdown.cancelled() => return,
+                () = tokio::time::sleep(AGAIN) => {}
+            }
+        }
     }
 
     /// Lets go of what has happened to the kinds that went before these.
@@ -165,7 +208,11 @@ impl Controller {
             return;
         }
         for name in std::mem::replace(&mut self.gone, gone) {
-            if let Some((plural, group)) = name.split_once('.').filter(|_| self.kind.get(&name).is_none()) {
+            // What is built in stays, whoever was named like it.
+            let own = |(plural, group): &(&str, &str)| !is_built_in(group, plural);
+            if let Some((plural, group)) = name.split_once('.').filter(own)
+                && self.kind.get(&name).is_none()
+            {
                 self.server.cache.forget(group, plural);
             }
         }
@@ -183,5 +230,24 @@ impl Controller {
 
 async fn tell(server: &ApiServer, names: &Names, seen: &Seen) -> Result<(), Status> {
     let change = |old: &Value| decide(old, names, seen.structure_of(old)).unwrap_or_else(|| old.clone());
-    write(server, seen.object.name(), "status", &change).await
+    write(server, &seen.object, "status", &change).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_unsaid_is_not_put_off() {
+        let start = Instant::now();
+        let mut unsaid = Unsaid::default();
+        unsaid.extend(vec!["a".into()]);
+        let half = AGAIN / 2;
+        assert!(tokio::time::timeout(half, unsaid.due()).await.is_err(), "an event comes first");
+        unsaid.extend(Vec::new());
+        unsaid.extend(vec!["b".into()]);
+        assert_eq!(unsaid.due().await, ["a".into(), "b".into()]);
+        assert_eq!(start.elapsed(), AGAIN);
+        assert!(tokio::time::timeout(AGAIN * 9, unsaid.due()).await.is_err(), "there is none");
+    }
 }

@@ -84,15 +84,23 @@ pub(crate) fn try_kinds(crd: &Value) -> Vec<Kind> {
     list(crd, "/spec/versions").filter_map(|v| kind::kind_in(crd, text(v, "/name"), &schemas)).collect()
 }
 
-/// Changes a definition through a subresource.
+/// Whether a kind that is built in has this group and name.
+fn is_built_in(group: &str, plural: &str) -> bool {
+    api::kinds::all().iter().any(|k| k.group == group && k.plural == plural)
+}
+
+/// Changes a definition through a subresource, if it is still that one.
 async fn write(
     server: &ApiServer,
-    name: &str,
+    crd: &Object,
     subresource: &str,
     change: &(dyn Fn(&Value) -> Value + Sync),
 ) -> Result<(), Status> {
-    let own = Own { resource: (GROUP, PLURAL), namespace: "", name, subresource, dry_run: false };
-    server.modify_own(&own, &mut |old: &std::sync::Arc<Object>| Ok(change(old.value()))).await
+    let own = Own { resource: (GROUP, PLURAL), namespace: "", name: crd.name(), subresource, dry_run: false };
+    let change = &mut |old: &std::sync::Arc<Object>| {
+        Ok(if old.uid() == crd.uid() { change(old.value()) } else { old.value().clone() })
+    };
+    server.modify_own(&own, change).await
 }
 
 /// Whether the definition of a custom kind is being deleted: nothing new of the kind may come then, or the end of it would
