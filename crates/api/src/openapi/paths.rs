@@ -3,7 +3,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Form, META, Texts, definition_name, insert};
+use super::definitions::{definition_name, insert};
+use super::{Form, META, Texts};
 use crate::kinds::{Subresource, Version};
 use crate::names::{Gvk, Gvr};
 use crate::schema::TypeId;

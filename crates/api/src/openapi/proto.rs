@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Docs, Form, all_paths, definitions, foreign_paths, info, roots, with_foreign_definitions};
+use super::definitions::{definitions, roots};
+use super::{Docs, Form, all_paths, foreign_paths, info, with_foreign_definitions};
 use crate::codec::wire::{bytes, double, number};
 use crate::{Kind, Map};
 
