@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use api::Value;
 use bytes::Bytes;
-use common::Cluster;
+use common::{Cluster, made};
 use futures::StreamExt;
 use http::{Method, Request};
 use serde_json::json;
@@ -263,12 +263,6 @@ async fn definitions_have_api_services() {
     .await;
     assert_eq!(c.get("/apis/z.example/v1/zeds").await.code, 503);
     assert_eq!(c.get("/apis/z.example/v1").await.code, 503);
-}
-
-async fn made(c: &Cluster, collection: &str, object: Value) -> Value {
-    let answer = c.post(collection, object).await;
-    assert_eq!(answer.code, 201, "{}", answer.value);
-    answer.value
 }
 
 #[tokio::test]

@@ -365,8 +365,7 @@ fn names(fields: &Value, out: &mut Vec<String>) {
 #[tokio::test]
 async fn what_the_server_adds_is_nobody_s() {
     let c = Cluster::start().await;
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
-    assert_eq!(c.post("/api/v1/namespaces/default/serviceaccounts", account).await.code, 201);
+    common::account(&c).await;
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
         "spec": {"containers": [{"name": "a", "image": "b"}]}});
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"},

@@ -10,7 +10,7 @@ use api::Value;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use common::hook::Hook;
-use common::{Answer, Cluster};
+use common::{Answer, Cluster, account, made, pod};
 use serde_json::json;
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -22,22 +22,8 @@ const PRIORITIES: &str = "/apis/scheduling.k8s.io/v1/priorityclasses";
 /// A server with the service account that pods run as.
 async fn start() -> Cluster {
     let c = Cluster::start().await;
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
-    made(&c, "/api/v1/namespaces/default/serviceaccounts", account).await;
+    account(&c).await;
     c
-}
-
-async fn made(c: &Cluster, path: &str, object: Value) -> Value {
-    let answer = c.post(path, object).await;
-    assert_eq!(answer.code, 201, "{}", answer.value);
-    answer.value
-}
-
-fn pod(name: &str, spec: Value) -> Value {
-    let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
-        "spec": {"containers": [{"name": "a", "image": "b"}]}});
-    api::patch::merge_patch(&mut pod["spec"], &spec);
-    pod
 }
 
 #[track_caller]

@@ -11,17 +11,11 @@ use apiserver::UserInfo;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use client::Transport;
-use common::{Answer, Cluster, JSON, call};
+use common::{Answer, Cluster, JSON, account, call, made};
 use http::Method;
 use serde_json::json;
 
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
-
-async fn made(c: &Cluster, path: &str, object: Value) -> Value {
-    let answer = c.post(path, object).await;
-    assert_eq!(answer.code, 201, "{}", answer.value);
-    answer.value
-}
 
 async fn rules(who: &Arc<dyn Transport>, namespace: &str) -> Answer {
     let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview", "spec": {"namespace": namespace}});
@@ -109,8 +103,7 @@ async fn nodes_read_what_their_pods_volumes_need() {
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
         made(&c, "/api/v1/namespaces", namespace).await;
     }
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
-    made(&c, "/api/v1/namespaces/default/serviceaccounts", account).await;
+    account(&c).await;
     for (namespace, name) in [
         ("vault", "stage"),
         ("vault", "publish"),
@@ -343,8 +336,7 @@ async fn nodes_publish_their_own_devices() {
     assert_eq!(c.get(&format!("{slices}/mine")).await.code, 404);
     assert_eq!(c.get(&format!("{slices}/other")).await.code, 200);
     // Which devices a pod has got is not for the node to say.
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
-    made(&c, "/api/v1/namespaces/default/serviceaccounts", account).await;
+    account(&c).await;
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
         "spec": {"nodeName": "n1", "containers": [{"name": "a", "image": "b",
             "resources": {"limits": {"example.com/d": "1"}}}]}});

@@ -8,24 +8,13 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use common::{Cluster, call};
+use common::{Cluster, account, call, made};
 use http::Method;
 use serde_json::{Value, json};
 
 const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const SECRETS: &str = "/api/v1/namespaces/default/secrets";
-
-async fn made(c: &Cluster, path: &str, object: Value) -> Value {
-    let answer = c.post(path, object).await;
-    assert_eq!(answer.code, 201, "{}", answer.value);
-    answer.value
-}
-
-async fn account(c: &Cluster) -> Value {
-    made(c, ACCOUNTS, json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}))
-        .await
-}
 
 fn claims(token: &str) -> Value {
     let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();

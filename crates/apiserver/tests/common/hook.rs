@@ -197,3 +197,28 @@ pub fn addresses_converted(review: &Value) -> Value {
     json!({"kind": "ConversionReview", "apiVersion": review["apiVersion"],
         "response": {"uid": request["uid"], "convertedObjects": objects, "result": {"status": "Success"}}})
 }
+
+/// An answer to a review, which allows it if `response` says nothing else.
+pub fn reviewed(review: &Value, response: Value) -> Value {
+    let mut all = json!({"kind": "AdmissionReview", "apiVersion": review["apiVersion"],
+        "response": {"uid": review["request"]["uid"], "allowed": true}});
+    api::patch::merge_patch(&mut all["response"], &response);
+    all
+}
+
+/// Registers a webhook, `NAME.example.com`.
+pub async fn hooks(c: &super::Cluster, mutating: bool, name: &str, hook: &Hook, rules: Value, more: Value) {
+    let resource = if mutating { "mutatingwebhookconfigurations" } else { "validatingwebhookconfigurations" };
+    let kind = if mutating { "MutatingWebhookConfiguration" } else { "ValidatingWebhookConfiguration" };
+    let mut one = json!({"name": format!("{name}.example.com"), "admissionReviewVersions": ["v1"],
+        "sideEffects": "None", "clientConfig": hook.config("admit"), "rules": [rules]});
+    api::patch::merge_patch(&mut one, &more);
+    let all = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "webhooks": [one]});
+    let made = c.post(&format!("/apis/admissionregistration.k8s.io/v1/{resource}"), all).await;
+    assert_eq!(made.code, 201, "{}", made.value);
+}
+
+/// Every operation on a resource.
+pub fn rule(group: &str, version: &str, resource: &str) -> Value {
+    json!({"apiGroups": [group], "apiVersions": [version], "operations": ["*"], "resources": [resource]})
+}

@@ -17,6 +17,7 @@ use base::Instance;
 use bytes::Bytes;
 use client::{Client, Transport};
 use http::{Method, Request, Response};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 /// A running server; it stops when this is dropped.
@@ -149,4 +150,25 @@ pub async fn call(
     let response = transport.call(request.body(body.into()).unwrap()).await.unwrap();
     let value = serde_json::from_slice(response.body()).unwrap_or(Value::Null);
     Answer { code: response.status().as_u16(), value, response }
+}
+
+/// Creates an object, which must succeed.
+pub async fn made(c: &Cluster, path: &str, object: Value) -> Value {
+    let answer = c.post(path, object).await;
+    assert_eq!(answer.code, 201, "{}", answer.value);
+    answer.value
+}
+
+/// Makes the service account that pods run as.
+pub async fn account(c: &Cluster) -> Value {
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    made(c, "/api/v1/namespaces/default/serviceaccounts", account).await
+}
+
+/// A pod of one container, and what its spec says besides.
+pub fn pod(name: &str, spec: Value) -> Value {
+    let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+        "spec": {"containers": [{"name": "a", "image": "b"}]}});
+    api::patch::merge_patch(&mut pod["spec"], &spec);
+    pod
 }
