@@ -35,7 +35,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         _ => {
             let now = "2024-01-02T03:04:05Z".parse().unwrap();
             let version = kind.api_version();
-            let writer = |manager| apply::Writer {
+            let writer = |manager| api::patch::Writer {
                 manager,
                 now,
                 subresource: "",

@@ -111,7 +111,7 @@ fn custom_object(kind: &Kind, body: &[u8], change: &[u8]) {
         let mut patched = value.clone();
         patch::merge_patch(&mut patched, &change);
         let _ = patch::json_patch(&value, &change);
-        let writer = apply::Writer {
+        let writer = api::patch::Writer {
             manager: "a",
             now: NOW.parse().expect("a time"),
             subresource: "",

@@ -3,9 +3,11 @@
 pub mod apply;
 mod fields;
 mod json_patch;
+mod managers;
 mod strategic;
 
 pub use json_patch::{apply_operations, json_patch};
+pub use managers::{Writer, check_managed};
 pub use strategic::strategic_merge;
 
 use serde_json::Value;

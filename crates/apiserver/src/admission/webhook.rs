@@ -496,7 +496,7 @@ fn keep_managed(r: &mut Review<'_>, before: &Value) {
     if api::meta::of(r.object).get(FIELD) == was {
         return;
     }
-    let Err(why) = api::patch::apply::check_managed(r.object) else { return };
+    let Err(why) = api::patch::check_managed(r.object) else { return };
     let meta = api::meta::of_mut(r.object);
     match was {
         Some(was) => meta.insert(FIELD.to_owned(), was.clone()),

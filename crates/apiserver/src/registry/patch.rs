@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use api::codec::duplicate;
 use api::kinds::Version;
-use api::patch::apply::{Writer, apply};
+use api::patch::Writer;
+use api::patch::apply::apply;
 use api::schema::{Schema, TypeId};
 use api::{Gvk, Kind, Object, Status, Value};
 use async_trait::async_trait;

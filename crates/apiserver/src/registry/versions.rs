@@ -1,7 +1,8 @@
 //! Objects in the versions that the managers of their fields speak, for server-side apply.
 
 use api::kinds::Version;
-use api::patch::apply::{Stop, Versions, Writer};
+use api::patch::Writer;
+use api::patch::apply::{Stop, Versions};
 use api::schema::Schema;
 use api::{Kind, Status, Value};
 
