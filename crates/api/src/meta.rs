@@ -47,6 +47,11 @@ pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or("")
 }
 
+/// The items of the list at an RFC 6901 pointer; none if there is none.
+pub fn items<'a>(value: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
+    value.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
+}
+
 /// `metadata.name` or `""`.
 pub fn name(obj: &Value) -> &str {
     own(obj, "name")

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::meta;
+use crate::meta::{self, items};
 
 /// What a pod needs the node to read for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,10 +77,6 @@ pub const VOLUMES: [VolumeType; 30] = [
     plain("vsphereVolume"),
 ];
 
-fn list<'a>(v: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
-    v.get(field).and_then(Value::as_array).into_iter().flatten()
-}
-
 fn name<'a>(v: &'a Value, pointer: &str) -> Option<&'a str> {
     v.pointer(pointer).and_then(Value::as_str).filter(|s| !s.is_empty())
 }
@@ -90,29 +86,29 @@ pub fn references(pod: &Value) -> Vec<(Referred, String)> {
     let spec = pod.get("spec").unwrap_or(&Value::Null);
     let mut found = Vec::new();
     let mut note = |what: Referred, named: Option<&str>| found.extend(named.map(|n| (what, n.to_owned())));
-    for secret in list(spec, "imagePullSecrets") {
+    for secret in items(spec, "/imagePullSecrets") {
         note(Referred::Secret, name(secret, "/name"));
     }
     for container in
-        ["initContainers", "containers", "ephemeralContainers"].iter().flat_map(|l| list(spec, l))
+        ["/initContainers", "/containers", "/ephemeralContainers"].iter().flat_map(|l| items(spec, l))
     {
-        for variable in list(container, "env") {
+        for variable in items(container, "/env") {
             note(Referred::Secret, name(variable, "/valueFrom/secretKeyRef/name"));
             note(Referred::ConfigMap, name(variable, "/valueFrom/configMapKeyRef/name"));
         }
-        for all in list(container, "envFrom") {
+        for all in items(container, "/envFrom") {
             note(Referred::Secret, name(all, "/secretRef/name"));
             note(Referred::ConfigMap, name(all, "/configMapRef/name"));
         }
     }
-    for volume in list(spec, "volumes") {
+    for volume in items(spec, "/volumes") {
         for kind in &VOLUMES {
             let Some(source) = volume.get(kind.field) else { continue };
             for (what, pointer) in kind.names {
                 note(*what, name(source, pointer));
             }
         }
-        for source in volume.get("projected").into_iter().flat_map(|p| list(p, "sources")) {
+        for source in volume.get("projected").into_iter().flat_map(|p| items(p, "/sources")) {
             note(Referred::Secret, name(source, "/secret/name"));
             note(Referred::ConfigMap, name(source, "/configMap/name"));
         }

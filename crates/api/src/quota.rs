@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
+use crate::meta::items;
 use crate::quantity::{Format, Quantity};
 use crate::{Gvr, Value, meta};
 
@@ -99,10 +100,6 @@ pub fn usage(gvr: &Gvr, object: &Value, now: jiff::Timestamp) -> Amounts {
 
 fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or("")
-}
-
-fn items<'a>(object: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
-    object.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
 }
 
 fn count(n: usize) -> Quantity {

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::meta::{items, text};
 use api::podrefs::{Referred, references};
 use api::{Object, Status, Value};
 use async_trait::async_trait;
 use serde_json::json;
 
-use super::pods::{creates_pod, push, text};
+use super::pods::{creates_pod, push};
 use super::{Operation, Plugin, Review};
 use crate::cache::local_key;
 
@@ -65,7 +66,7 @@ impl Plugin for ServiceAccount {
 
     async fn validate(&self, r: &mut Review<'_>) -> Result<(), Status> {
         let spec = r.object.get("spec").unwrap_or(&Value::Null);
-        let name = text(spec, "serviceAccountName");
+        let name = text(spec, "/serviceAccountName");
         if !adds_container(r) && is_mirror(r.object) {
             return match forbidden_to_mirrors(r.object, name) {
                 Some(what) => Err(r.forbidden(format!("a mirror pod may not {what}"))),
@@ -103,8 +104,8 @@ fn forbidden_to_mirrors(pod: &Value, account: &str) -> Option<&'static str> {
     if references(pod).iter().any(|(what, _)| *what == Referred::Secret) {
         return Some("reference secrets");
     }
-    let volumes = list(pod.get("spec").unwrap_or(&Value::Null), "volumes");
-    let mut sources = volumes.filter_map(|v| v.get("projected")).flat_map(|p| list(p, "sources"));
+    let volumes = items(pod.get("spec").unwrap_or(&Value::Null), "/volumes");
+    let mut sources = volumes.filter_map(|v| v.get("projected")).flat_map(|p| items(p, "/sources"));
     sources
         .any(|s| s.get("serviceAccountToken").is_some_and(|t| !t.is_null()))
         .then_some("use ServiceAccountToken volume projections")
@@ -118,27 +119,27 @@ fn enforces_mountable_secrets(account: &Value) -> bool {
         .is_some_and(|v| yes.contains(&v))
 }
 
-/// A list of containers in a pod's spec, and what messages call one of it.
+/// A list of containers in a pod's spec by its pointer, and what messages call one of it.
 type Containers = (&'static str, &'static str);
 
-const EPHEMERAL: Containers = ("ephemeralContainers", "ephemeral container");
+const EPHEMERAL: Containers = ("/ephemeralContainers", "ephemeral container");
 
 /// Why a pod is refused: a secret that it uses and its account does not mention.
 fn unmentioned(spec: &Value, account: &Value) -> Option<String> {
-    let (known, of) = (mentioned(account, "secrets"), api::meta::name(account));
+    let (known, of) = (mentioned(account, "/secrets"), api::meta::name(account));
     let secret = |v: &Value| v.pointer("/secret/secretName").and_then(Value::as_str).map(str::to_owned);
-    if let Some(name) = list(spec, "volumes").filter_map(secret).find(|n| !known.contains(&n.as_str())) {
+    if let Some(name) = items(spec, "/volumes").filter_map(secret).find(|n| !known.contains(&n.as_str())) {
         return Some(format!(
             "volume with secret.secretName=\"{name}\" is not allowed because service account {of} does not reference that secret"
         ));
     }
-    for containers in [("initContainers", "init container"), ("containers", "container")] {
+    for containers in [("/initContainers", "init container"), ("/containers", "container")] {
         if let Some(why) = unmentioned_of(spec, account, &containers) {
             return Some(why);
         }
     }
-    let known = mentioned(account, "imagePullSecrets");
-    let pulls = list(spec, "imagePullSecrets").map(|s| text(s, "name")).enumerate();
+    let known = mentioned(account, "/imagePullSecrets");
+    let pulls = items(spec, "/imagePullSecrets").map(|s| text(s, "/name")).enumerate();
     let (i, name) = pulls.into_iter().find(|(_, name)| !known.contains(name))?;
     Some(format!(
         "imagePullSecrets[{i}].name=\"{name}\" is not allowed because service account {of} does not reference that imagePullSecret"
@@ -146,26 +147,26 @@ fn unmentioned(spec: &Value, account: &Value) -> Option<String> {
 }
 
 /// As [`unmentioned`], of what the environments of some containers are made of.
-fn unmentioned_of(spec: &Value, account: &Value, (field, called): &Containers) -> Option<String> {
-    let (known, of) = (mentioned(account, "secrets"), api::meta::name(account));
+fn unmentioned_of(spec: &Value, account: &Value, (pointer, called): &Containers) -> Option<String> {
+    let (known, of) = (mentioned(account, "/secrets"), api::meta::name(account));
     let wrong = |secret: &Value| {
-        let name = text(secret, "name").to_owned();
+        let name = text(secret, "/name").to_owned();
         (!secret.is_null() && !known.contains(&name.as_str())).then_some(name)
     };
-    for container in list(spec, field) {
-        let variables = list(container, "env").map(|v| {
+    for container in items(spec, pointer) {
+        let variables = items(container, "/env").map(|v| {
             (
-                format!("envVar {}", text(v, "name")),
+                format!("envVar {}", text(v, "/name")),
                 v.pointer("/valueFrom/secretKeyRef").unwrap_or(&Value::Null),
             )
         });
-        let whole = list(container, "envFrom")
+        let whole = items(container, "/envFrom")
             .map(|v| ("envFrom".to_owned(), v.get("secretRef").unwrap_or(&Value::Null)));
         for (by, secret) in variables.chain(whole) {
             if let Some(name) = wrong(secret) {
                 return Some(format!(
                     "{called} {} with {by} referencing secret.secretName=\"{name}\" is not allowed because service account {of} does not reference that secret",
-                    text(container, "name")
+                    text(container, "/name")
                 ));
             }
         }
@@ -174,12 +175,8 @@ fn unmentioned_of(spec: &Value, account: &Value, (field, called): &Containers) -
 }
 
 /// The names in a list of a service account's references.
-fn mentioned<'a>(account: &'a Value, field: &str) -> Vec<&'a str> {
-    list(account, field).map(|s| text(s, "name")).collect()
-}
-
-fn list<'a>(v: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
-    v.get(field).and_then(Value::as_array).into_iter().flatten()
+fn mentioned<'a>(account: &'a Value, pointer: &str) -> Vec<&'a str> {
+    items(account, pointer).map(|s| text(s, "/name")).collect()
 }
 
 /// The service account of this name, without which no pod is made.
@@ -221,7 +218,7 @@ fn mount_token(pod: &mut Value) {
     let wants = |c: &Value| {
         !c.get("volumeMounts")
             .and_then(Value::as_array)
-            .is_some_and(|m| m.iter().any(|m| text(m, "mountPath") == TOKEN_PATH))
+            .is_some_and(|m| m.iter().any(|m| text(m, "/mountPath") == TOKEN_PATH))
     };
     let lists = ["initContainers", "containers"];
     let any =
@@ -230,7 +227,7 @@ fn mount_token(pod: &mut Value) {
         return;
     }
     let existing = spec.get("volumes").and_then(Value::as_array).and_then(|v| {
-        v.iter().map(|v| text(v, "name")).find(|n| n.starts_with("kube-api-access-")).map(str::to_owned)
+        v.iter().map(|v| text(v, "/name")).find(|n| n.starts_with("kube-api-access-")).map(str::to_owned)
     });
     let name = existing.clone().unwrap_or_else(|| format!("kube-api-access-{}", base::rng::suffix(5)));
     if existing.is_none() {

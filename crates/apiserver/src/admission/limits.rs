@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::meta::items;
 use api::quantity::Quantity;
 use api::quota::{Amounts, amounts, container_amounts};
 use api::{Object, Status, Value};
@@ -14,10 +15,6 @@ pub struct LimitRanger;
 
 fn amount(v: Option<&Value>) -> Option<Quantity> {
     v.and_then(|v| Quantity::of_value(v).ok())
-}
-
-fn items<'a>(v: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
-    v.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
 }
 
 fn kind_of(item: &Value) -> &str {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::cel::Program;
-use api::meta::text;
+use api::meta::{items, text};
 use api::selector::Label;
 use api::{Object, Status, Value};
 use arc_swap::ArcSwap;
@@ -13,10 +13,6 @@ use super::{Operation, Review};
 use crate::cache::Cache;
 
 pub(super) const GROUP: &str = "admissionregistration.k8s.io";
-
-fn list<'a>(v: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
-    v.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
-}
 
 impl Operation {
     pub(crate) fn word(self) -> &'static str {
@@ -42,14 +38,14 @@ struct Seen<'a> {
 /// Whether a rule covers the write.
 fn covers(rule: &Value, seen: &Seen<'_>) -> bool {
     let any = |field: &str, values: &[&str]| {
-        list(rule, field).any(|v| v == "*" || v.as_str().is_some_and(|v| values.contains(&v)))
+        items(rule, field).any(|v| v == "*" || v.as_str().is_some_and(|v| values.contains(&v)))
     };
     let scope = match text(rule, "/scope") {
         "Namespaced" => seen.namespaced,
         "Cluster" => !seen.namespaced,
         _ => true,
     };
-    let resource = list(rule, "/resources").filter_map(Value::as_str).any(|pattern| {
+    let resource = items(rule, "/resources").filter_map(Value::as_str).any(|pattern| {
         let (r, s) = pattern.split_once('/').unwrap_or((pattern, ""));
         let resource = r == "*" || r == seen.resource;
         match (pattern.contains('/'), s) {
@@ -83,7 +79,7 @@ impl Hook {
             None | Some(Value::Null) => Ok(Label::everything()),
             Some(s) => Label::from_selector(s),
         };
-        let expressions = list(hook, "/matchConditions").map(|c| text(c, "/expression"));
+        let expressions = items(hook, "/matchConditions").map(|c| text(c, "/expression"));
         Self {
             id: format!("{configuration}/{}", text(hook, "/name")),
             conditions: expressions.map(|e| (e.to_owned(), Program::parse(e))).collect(),
@@ -125,7 +121,7 @@ impl Hooks {
         }
         let mut hooks = Vec::new();
         for configuration in kind.all("") {
-            let all = list(configuration.value(), "/webhooks");
+            let all = items(configuration.value(), "/webhooks");
             hooks.extend(all.map(|hook| Arc::new(Hook::compile(configuration.name(), hook))));
         }
         let compiled = Arc::new(Compiled { of, hooks });
@@ -154,7 +150,7 @@ fn version_for(r: &Review<'_>, hook: &Value) -> Option<usize> {
             subresource: r.subresource,
             namespaced: r.kind.namespaced,
         };
-        (version.served && list(hook, "/rules").any(|rule| covers(rule, &seen))).then_some(at)
+        (version.served && items(hook, "/rules").any(|rule| covers(rule, &seen))).then_some(at)
     };
     let others = || (0..r.kind.versions.len()).filter(|at| *at != r.version).find_map(covered);
     covered(r.version).or_else(|| if text(hook, "/matchPolicy") == "Exact" { None } else { others() })

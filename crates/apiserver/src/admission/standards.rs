@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use api::Value;
-use api::meta::text;
+use api::meta::{items, text};
 use api::podrefs::VOLUMES;
 
 use super::security::{Level, Policy, Version};
@@ -72,10 +72,6 @@ pub(super) fn violations(policy: Policy, spec: &Value, annotations: &Value) -> V
 
 fn flag(v: &Value, pointer: &str) -> Option<bool> {
     v.pointer(pointer).and_then(Value::as_bool)
-}
-
-fn items<'a>(v: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
-    v.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
 }
 
 fn quoted<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {

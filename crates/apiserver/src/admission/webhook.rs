@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use api::access::Ask;
 use api::cel::{Authorizer, Unjudged};
-use api::meta::text;
+use api::meta::{items, text};
 use api::{Status, Value};
 use async_trait::async_trait;
 use base64::Engine;
@@ -38,10 +38,6 @@ impl Default for Webhooks {
             validating: Hooks::of("validatingwebhookconfigurations"),
         }
     }
-}
-
-fn list<'a>(v: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
-    v.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
 }
 
 /// Adds to how long the request has waited for webhooks, when it is dropped.
@@ -130,7 +126,7 @@ async fn take_back(r: &mut Review<'_>, form: Form, mut new: Value, version: usiz
 
 /// The version of AdmissionReview that is spoken with a webhook; none if it knows no version that is known here.
 fn review_version(hook: &Value) -> Option<String> {
-    let mut asked = list(hook, "/admissionReviewVersions").filter_map(Value::as_str);
+    let mut asked = items(hook, "/admissionReviewVersions").filter_map(Value::as_str);
     asked.find(|v| matches!(*v, "v1" | "v1beta1")).map(|v| format!("admission.k8s.io/{v}"))
 }
 

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use api::jsonpath::JsonPath;
 use api::kinds::crd::{Structural, VersionedSchema};
 use api::kinds::{Conversion, Subresource, Version, VersionSchema, version_rank};
-use api::meta::text;
+use api::meta::{items, text};
 use api::table::{Columns, PathColumn};
 use api::{Gvk, Kind, Value};
 use bytes::Bytes;
 use serde_json::json;
 
-use super::{list, words};
+use super::words;
 
 /// The rules of a custom kind.
 struct Rules {
@@ -109,13 +109,13 @@ const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list",
 
 /// The kind that a definition makes, as it is stored. `definition`: the same as JSON.
 pub(super) fn kind_of(crd: &Value, definition: &Bytes) -> Option<Kind> {
-    let storage = list(crd, "/spec/versions").find(|v| v.get("storage") == Some(&json!(true)))?;
+    let storage = items(crd, "/spec/versions").find(|v| v.get("storage") == Some(&json!(true)))?;
     kind_in(crd, text(storage, "/name"), &schemas(crd, definition))
 }
 
 /// The schemas of all versions, in their order.
 pub(super) fn schemas(crd: &Value, definition: &Bytes) -> Vec<VersionSchema> {
-    list(crd, "/spec/versions").map(|version| schema_of(version, definition)).collect()
+    items(crd, "/spec/versions").map(|version| schema_of(version, definition)).collect()
 }
 
 /// The kind that a definition makes, as if `version` were the one in which it is stored.
@@ -125,8 +125,8 @@ pub(super) fn kind_in(crd: &Value, version: &str, schemas: &[VersionSchema]) -> 
     let given = |names: &&Value| !text(names, "/plural").is_empty() && !text(names, "/kind").is_empty();
     let names = crd.pointer("/status/acceptedNames").filter(given).or(crd.pointer("/spec/names"))?;
     let plural = text(names, "/plural").to_owned();
-    let at = list(crd, "/spec/versions").find(|v| text(v, "/name") == version)?;
-    let versions: Vec<Version> = list(crd, "/spec/versions")
+    let at = items(crd, "/spec/versions").find(|v| text(v, "/name") == version)?;
+    let versions: Vec<Version> = items(crd, "/spec/versions")
         .zip(schemas)
         .map(|(v, schema)| {
             let name = text(v, "/name").to_owned();
@@ -166,7 +166,7 @@ pub(super) fn kind_in(crd: &Value, version: &str, schemas: &[VersionSchema]) -> 
         Some(VersionSchema::Structural(s)) => Some(s.clone()),
         _ => None,
     };
-    let columns = list(at, "/additionalPrinterColumns").map(|c| {
+    let columns = items(at, "/additionalPrinterColumns").map(|c| {
         Ok(PathColumn {
             name: text(c, "/name").to_owned(),
             kind: text(c, "/type").to_owned(),
@@ -205,7 +205,7 @@ pub(super) fn kind_in(crd: &Value, version: &str, schemas: &[VersionSchema]) -> 
             selector: (!selector.is_empty()).then(|| selector.into()),
         }
     });
-    let selectable = list(at, "/selectableFields")
+    let selectable = items(at, "/selectableFields")
         .map(|f| text(f, "/jsonPath").trim_start_matches('.').to_owned().into())
         .collect();
     let singular = match text(names, "/singular") {
@@ -239,7 +239,7 @@ pub(super) fn kind_in(crd: &Value, version: &str, schemas: &[VersionSchema]) -> 
 fn outdated(crd: &Value, version: &str) -> String {
     let named =
         |version: &str| format!("{}/{version} {}", text(crd, "/spec/group"), text(crd, "/spec/names/kind"));
-    let newer = list(crd, "/spec/versions")
+    let newer = items(crd, "/spec/versions")
         .filter(|v| v.get("served") == Some(&json!(true)) && v.get("deprecated") != Some(&json!(true)))
         .map(|v| text(v, "/name"))
         .filter(|v| version_rank(v) > version_rank(version))

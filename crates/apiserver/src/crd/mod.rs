@@ -14,6 +14,7 @@ mod serve;
 mod status;
 
 use api::kinds::crd::Structural;
+use api::meta::items;
 #[cfg(any(test, fuzzing))]
 use api::meta::text;
 use api::{Kind, Object, Status, Value};
@@ -30,12 +31,8 @@ const PLURAL: &str = "customresourcedefinitions";
 /// How long a failure waits to be tried again. What failed does not say when it would succeed.
 const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
-fn list<'a>(v: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
-    v.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
-}
-
 fn words(v: &Value, pointer: &str) -> Vec<String> {
-    list(v, pointer).filter_map(|s| s.as_str().map(str::to_owned)).collect()
+    items(v, pointer).filter_map(|s| s.as_str().map(str::to_owned)).collect()
 }
 
 /// Why the webhook that converts the objects of a definition could not be believed whatever it showed.
@@ -59,9 +56,9 @@ pub fn check_schemas(crd: &Value, old: Option<&Value>) -> api::ErrorList {
     const SCHEMA: &str = "/schema/openAPIV3Schema";
     let mut errors = api::ErrorList::new();
     let mut schemas = Vec::new();
-    for (i, version) in list(crd, "/spec/versions").enumerate() {
+    for (i, version) in items(crd, "/spec/versions").enumerate() {
         let path = api::Path::new("spec").child("versions").index(i).child("schema").child("openAPIV3Schema");
-        let before = old.and_then(|o| list(o, "/spec/versions").find(|v| v["name"] == version["name"]));
+        let before = old.and_then(|o| items(o, "/spec/versions").find(|v| v["name"] == version["name"]));
         if before.is_some_and(|b| b.pointer(SCHEMA) == version.pointer(SCHEMA)) {
             continue;
         }
@@ -81,7 +78,7 @@ pub fn check_schemas(crd: &Value, old: Option<&Value>) -> api::ErrorList {
 #[cfg(any(test, fuzzing))]
 pub(crate) fn try_kinds(crd: &Value) -> Vec<Kind> {
     let schemas = kind::schemas(crd, &api::object::encode(crd).into());
-    list(crd, "/spec/versions").filter_map(|v| kind::kind_in(crd, text(v, "/name"), &schemas)).collect()
+    items(crd, "/spec/versions").filter_map(|v| kind::kind_in(crd, text(v, "/name"), &schemas)).collect()
 }
 
 /// Whether a kind that is built in has this group and name.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use api::kinds::VersionSchema;
-use api::meta::text;
+use api::meta::{items, text};
 use api::{Kind, Value};
 use bytes::Bytes;
 use serde_json::json;
@@ -12,7 +12,6 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::kind::{kind_in, schemas};
-use super::list;
 use super::status::is_true;
 use crate::ApiServer;
 use crate::conversion::Converter;
@@ -41,9 +40,9 @@ fn state_of(crd: &Value, definition: &Bytes) -> String {
 
 /// The kind of a definition in each of its versions, and what converts between them.
 fn custom_of(server: &Arc<ApiServer>, crd: &Value, definition: &Bytes) -> Option<Custom> {
-    let storage = list(crd, "/spec/versions").find(|v| v.get("storage") == Some(&json!(true)))?;
+    let storage = items(crd, "/spec/versions").find(|v| v.get("storage") == Some(&json!(true)))?;
     let schemas = schemas(crd, definition);
-    let names = list(crd, "/spec/versions").map(|v| text(v, "/name"));
+    let names = items(crd, "/spec/versions").map(|v| text(v, "/name"));
     let versions: HashMap<String, Arc<Kind>> =
         names.filter_map(|name| Some((name.to_owned(), Arc::new(kind_in(crd, name, &schemas)?)))).collect();
     let stored = versions.get(text(storage, "/name"))?.clone();

@@ -3,14 +3,14 @@
 use api::Value;
 use api::kinds::Approval;
 use api::kinds::crd::Structural;
-use api::meta::text;
+use api::meta::{items, text};
 use serde_json::json;
 
 use super::names::{Names, accept};
-use super::{list, unreadable_bundle};
+use super::unreadable_bundle;
 
 pub(super) fn condition<'a>(crd: &'a Value, kind: &str) -> Option<&'a Value> {
-    list(crd, "/status/conditions").find(|c| text(c, "/type") == kind)
+    items(crd, "/status/conditions").find(|c| text(c, "/type") == kind)
 }
 
 pub(super) fn is_true(crd: &Value, kind: &str) -> bool {
@@ -44,7 +44,7 @@ pub(super) fn structure(crd: &Value) -> Option<String> {
         let path = api::Path::new("spec").child("preserveUnknownFields");
         errors.invalid(&path, &json!(true), "must be false");
     }
-    for (i, version) in list(crd, "/spec/versions").enumerate() {
+    for (i, version) in items(crd, "/spec/versions").enumerate() {
         let path = api::Path::new("spec").child("versions").index(i).child("schema").child("openAPIV3Schema");
         if let Some(schema) = version.pointer("/schema/openAPIV3Schema") {
             errors.append(Structural::violations(schema, &path));
@@ -100,7 +100,7 @@ pub(super) fn decide(crd: &Value, others: &Names, structure: Option<String>) -> 
         None => remove_condition(&mut new, "NonStructuralSchema"),
         Some(why) => set_condition(&mut new, "NonStructuralSchema", "True", "Violations", &why),
     }
-    let storage: Vec<Value> = list(crd, "/spec/versions")
+    let storage: Vec<Value> = items(crd, "/spec/versions")
         .filter(|v| v.get("storage") == Some(&json!(true)))
         .map(|v| v["name"].clone())
         .collect();

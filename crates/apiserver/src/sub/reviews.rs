@@ -1,6 +1,6 @@
 //! Kinds that are asked, not stored: who is it, may they, what may they; bindings by collection; component statuses.
 
-use api::meta::text;
+use api::meta::{items, text};
 use api::selector::{Field, Label};
 use api::{ErrorList, Path, Status, Value};
 use http::{Response, StatusCode};
@@ -12,12 +12,8 @@ use crate::body::Body;
 use crate::resource::Resolved;
 use crate::user::{MASTERS, UserInfo};
 
-fn items<'a>(v: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
-    v.get(field).and_then(Value::as_array).into_iter().flatten()
-}
-
-fn list(v: &Value, field: &str) -> Vec<String> {
-    items(v, field).filter_map(|s| s.as_str().map(str::to_owned)).collect()
+fn words(v: &Value, pointer: &str) -> Vec<String> {
+    items(v, pointer).filter_map(|s| s.as_str().map(str::to_owned)).collect()
 }
 
 /// What is in a review's selector, and whether that is all of it.
@@ -34,8 +30,8 @@ fn fields(selector: &Value) -> Selected<Field> {
         return Selected { whole: parsed.is_ok(), terms: parsed.unwrap_or_default() };
     }
     let (mut terms, mut whole) = (Field::everything(), true);
-    for requirement in items(selector, "requirements") {
-        let (key, values) = (text(requirement, "/key"), list(requirement, "values"));
+    for requirement in items(selector, "/requirements") {
+        let (key, values) = (text(requirement, "/key"), words(requirement, "/values"));
         match (text(requirement, "/operator"), &values[..]) {
             ("In", [value]) => terms = terms.and_equal(key, value),
             ("NotIn", [value]) => terms = terms.and_unequal(key, value),
@@ -53,8 +49,8 @@ fn labels(selector: &Value) -> Selected<Label> {
         return Selected { whole: parsed.is_ok(), terms: parsed.unwrap_or_default() };
     }
     let known = |r: &&Value| matches!(text(r, "/operator"), "In" | "NotIn" | "Exists" | "DoesNotExist");
-    let understood: Vec<&Value> = items(selector, "requirements").filter(known).collect();
-    let whole = understood.len() == items(selector, "requirements").count();
+    let understood: Vec<&Value> = items(selector, "/requirements").filter(known).collect();
+    let whole = understood.len() == items(selector, "/requirements").count();
     let parsed = Label::from_selector(&json!({"matchExpressions": understood}));
     Selected { whole: whole && parsed.is_ok(), terms: parsed.unwrap_or_default() }
 }
@@ -67,7 +63,7 @@ fn ignored(selector: &str, nothing: bool) -> String {
 
 /// What is wrong with a selector of a review.
 fn check_selector(selector: &Value, path: &Path, of_labels: bool, errors: &mut ErrorList) {
-    let (raw, requirements) = (text(selector, "/rawSelector"), items(selector, "requirements").count());
+    let (raw, requirements) = (text(selector, "/rawSelector"), items(selector, "/requirements").count());
     if !raw.is_empty() && requirements > 0 {
         let why = "may not specified at the same time as requirements";
         errors.invalid_str(&path.child("rawSelector"), raw, why);
@@ -76,9 +72,9 @@ fn check_selector(selector: &Value, path: &Path, of_labels: bool, errors: &mut E
         let why = format!("when {path} is specified, requirements or rawSelector is required");
         errors.required(&path.child("requirements"), why);
     }
-    for (i, requirement) in items(selector, "requirements").enumerate() {
+    for (i, requirement) in items(selector, "/requirements").enumerate() {
         let path = path.child("requirements").index(i);
-        let (key, values) = (text(requirement, "/key"), list(requirement, "values"));
+        let (key, values) = (text(requirement, "/key"), words(requirement, "/values"));
         if !of_labels && key.is_empty() {
             errors.required(&path.child("key"), "must be specified");
         }
@@ -126,7 +122,7 @@ fn check_access(review: &Value, own: bool, namespace: Option<&str>) -> ErrorList
         ),
         _ => {}
     }
-    if !own && text(review, "/spec/user").is_empty() && list(&review["spec"], "groups").is_empty() {
+    if !own && text(review, "/spec/user").is_empty() && words(&review["spec"], "/groups").is_empty() {
         let why = "at least one of user or group must be specified";
         errors.invalid_str(&path.child("user"), "", why);
     }
@@ -237,7 +233,7 @@ impl ApiServer {
                 let mut other = UserInfo {
                     name: text(&spec, "/user").to_owned(),
                     uid: text(&spec, "/uid").to_owned(),
-                    groups: list(&spec, "groups"),
+                    groups: words(&spec, "/groups"),
                     ..UserInfo::default()
                 };
                 for (k, v) in spec.get("extra").and_then(Value::as_object).into_iter().flatten() {
@@ -269,7 +265,7 @@ impl ApiServer {
         if token.is_empty() {
             return Err(Status::bad_request("token is required for TokenReview in authentication"));
         }
-        Ok(match self.authenticator.token(token, &list(spec, "audiences")) {
+        Ok(match self.authenticator.token(token, &words(spec, "/audiences")) {
             Ok(known) => {
                 let mut status = json!({"authenticated": true, "user": known.user.to_value()});
                 if !known.audiences.is_empty() {
